@@ -1,0 +1,181 @@
+"""Samples of a function given as an expression."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from datamodules.expressions import parse_expression
+from datamodules.regression import Points, RegressionDataModule, check_batches, check_domain, first_true
+from datamodules.regression import seeded_generator as generator
+
+Domain = dict[str, tuple[float, float]]
+
+MAX_POINTS = 10_000_000  # of one split; 10 million points of two inputs are 240 MB
+FREE_KNOT_CELLS = 100_000  # of the midpoint rule
+
+
+class FunctionDataModule(RegressionDataModule):
+    """Points of y = expression(inputs) on a box, after the paper's protocol (METHOD section 5).
+
+    Test points: in the dense regime a grid of their own (one input 20 001 points, two 201 an axis, more: 20 000
+    random points); in the sparse regime the centres of 10 equal cells an axis, which lie between the training points.
+    Validation points choose the best of many seeds, so they are neither training nor test points: as many random
+    points as there are training points, but 500 to 20 000. In the sparse regime nothing else may be known of the
+    function: there the training points are the validation points.
+
+    Args:
+        expression: Right-hand side such as "x**3 - x"; see `parse_expression`.
+        domain: Each variable's lower and upper bound, in the order of the columns of x, e.g. {x: [-1, 1]}.
+        regime: "dense" or "sparse"; sets the test and validation points and the default of `points`.
+        points: Training points, at least 2; each axis has so many if sampling is "grid". None: dense 500, sparse 10.
+        sampling: "equally_spaced" with both ends (one variable), "grid" (any number), or "random" (uniform).
+        noise: Standard deviation, in units of y, of Gaussian noise on the training targets only; at least 0.
+        test_points: Overrides the number of test points, at least 2; per axis for grids and cells.
+        batch_size: Training points in a global batch, over all ranks together; None for all of them.
+        seed: Seed of random points, noise and the order of the training points, at least 0.
+
+    Raises:
+        ValueError: An argument is out of range, or the expression is not finite on the domain.
+        ExpressionError: The expression cannot be read.
+    """
+
+    def __init__(
+        self,
+        expression: str,
+        domain: dict[str, tuple[float, float]],
+        regime: Literal["dense", "sparse"] = "dense",
+        points: int | None = None,
+        sampling: Literal["equally_spaced", "random", "grid"] = "equally_spaced",
+        noise: float = 0.0,
+        test_points: int | None = None,
+        batch_size: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        check_domain(domain)
+        check_batches(batch_size, seed)
+        function = parse_expression(expression, list(domain))
+        if regime not in ("dense", "sparse"):
+            raise ValueError(f"regime must be dense or sparse, got {regime!r}")
+        if not 0 <= noise < math.inf:
+            raise ValueError(f"noise must be a finite standard deviation of at least 0, got {noise}")
+        points = (500 if regime == "dense" else 10) if points is None else points
+        for key, count in {"points": points, "test_points": test_points}.items():
+            if count is not None and count < 2:
+                raise ValueError(f"{key} must be at least 2, got {count}")
+
+        def sample(split: str, x: Tensor) -> Points:
+            y = function(x)
+            row = first_true(~y.isfinite())
+            if row is not None:
+                where = ", ".join(f"{name}={value:g}" for name, value in zip(domain, x[row].tolist(), strict=True))
+                raise ValueError(
+                    f"expression {function.text!r} is {y[row]:g} at {where}, a {split} point: it must be finite on the "
+                    "whole domain"
+                )
+            return Points(x, y)
+
+        train = sample("training", _training_inputs(domain, points, sampling, seed))
+        test = sample("test", _test_inputs(domain, regime, test_points, seed))
+        if noise > 0:
+            deviates = torch.randn(len(train), generator=generator(seed, "noise"), dtype=torch.float64)
+            train = Points(train.x, train.y + noise * deviates)
+        if regime == "sparse":
+            val = train
+        else:
+            count = min(max(len(train), 500), 20_000)
+            val = sample("validation", _random(domain, count, generator(seed, "validation")))
+        super().__init__(domain, train, val, test, batch_size=batch_size, seed=seed)
+        self.expression = function
+        self.target_name = function.text
+
+    def free_knot_mse(self, segments: int) -> float | None:
+        """The asymptotic limit of METHOD section 6 for this function.
+
+        Args:
+            segments: Number of linear pieces, at least 1.
+
+        Returns:
+            The mean squared error; None for several variables, or where f'' is finite nowhere.
+        """
+        if len(self.domain) != 1:
+            return None
+        ((lower, upper),) = self.domain.values()
+        x = _cell_centres({"x": (lower, upper)}, FREE_KNOT_CELLS)
+        curvature = self.expression.second_derivative(x)
+        curvature = curvature[curvature.isfinite()]
+        return free_knot_limit(curvature, upper - lower, segments) if len(curvature) else None
+
+
+def free_knot_limit(second_derivative: Tensor, length: float, segments: int) -> float:
+    """(∫ |f''|^(2/5) dx)^5 / (720 N^4 l): what the best N free segments reach for large N (METHOD section 6).
+
+    Args:
+        second_derivative: f'' at the centres of equal cells of the interval, (n,).
+        length: Length l of the interval.
+        segments: Number N of linear pieces, at least 1.
+
+    Returns:
+        The mean squared error.
+
+    Raises:
+        ValueError: segments is below 1.
+    """
+    if segments < 1:
+        raise ValueError(f"segments must be at least 1, got {segments}")
+    integral = length * float(second_derivative.abs().pow(2 / 5).mean())
+    return integral**5 / (720 * segments**4 * length)
+
+
+def _training_inputs(domain: Domain, points: int, sampling: str, seed: int) -> Tensor:
+    if sampling == "random":
+        return _random(domain, points, generator(seed, "training"))
+    if sampling == "equally_spaced" and len(domain) > 1:
+        raise ValueError(f"sampling equally_spaced is for one variable, the domain has {len(domain)}: use grid, random")
+    if sampling not in ("equally_spaced", "grid"):
+        raise ValueError(f"sampling must be equally_spaced, random or grid, got {sampling!r}")
+    return _grid(domain, points)
+
+
+def _test_inputs(domain: Domain, regime: str, count: int | None, seed: int) -> Tensor:
+    if regime == "sparse":
+        return _cell_centres(domain, count or 10, "test_points")
+    if len(domain) <= 2:
+        return _grid(domain, count or (20_001 if len(domain) == 1 else 201), "test_points")
+    return _random(domain, count or 20_000, generator(seed, "test"), "test_points")
+
+
+def _grid(domain: Domain, points: int, key: str = "points") -> Tensor:
+    """Tensor grid of `points` per axis with both ends, (points ** len(domain), len(domain)) float64."""
+    _check_total(points, len(domain), key)
+    return _tensor_grid([torch.linspace(lo, hi, points, dtype=torch.float64) for lo, hi in domain.values()])
+
+
+def _cell_centres(domain: Domain, cells: int, key: str = "points") -> Tensor:
+    """Centres lower + (i + 1/2) h of `cells` equal cells per axis, (cells ** len(domain), len(domain)) float64."""
+    _check_total(cells, len(domain), key)
+    fraction = (torch.arange(cells, dtype=torch.float64) + 0.5) / cells
+    return _tensor_grid([lower + (upper - lower) * fraction for lower, upper in domain.values()])
+
+
+def _random(domain: Domain, points: int, source: torch.Generator, key: str = "points") -> Tensor:
+    """Uniform points of the box, (points, len(domain)) float64."""
+    _check_total(points, 1, key)
+    fraction = torch.rand(points, len(domain), generator=source, dtype=torch.float64)
+    lower, upper = torch.tensor(list(domain.values()), dtype=torch.float64).unbind(-1)
+    return torch.lerp(lower, upper, fraction)  # never outside, unlike lower + fraction * (upper - lower)
+
+
+def _tensor_grid(axes: list[Tensor]) -> Tensor:
+    return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).flatten(0, -2)
+
+
+def _check_total(points: int, axes: int, key: str) -> None:
+    total = points**axes
+    if total > MAX_POINTS:
+        each = f" on each of {axes} axes make {total}" if axes > 1 else ""
+        most = math.floor(MAX_POINTS ** (1 / axes) + 1e-9)
+        raise ValueError(f"{key} {points}{each}: at most {MAX_POINTS} points are made, so {key} at most {most}")

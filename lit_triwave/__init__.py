@@ -1,0 +1,41 @@
+"""ReLU networks that are constructed instead of drawn at random, for PyTorch Lightning (arXiv 2311.18022)."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lit_triwave.bank import TriangleBank
+    from lit_triwave.baselines import DenseNetwork
+    from lit_triwave.modules.regressor import FunctionRegressor
+    from lit_triwave.networks import TriangleNetwork
+    from lit_triwave.regions import breakpoints, count_linear_regions
+    from lit_triwave.stages import Stage
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "DenseNetwork": "baselines",
+    "FunctionRegressor": "modules.regressor",
+    "Stage": "stages",
+    "TriangleBank": "bank",
+    "TriangleNetwork": "networks",
+    "breakpoints": "regions",
+    "count_linear_regions": "regions",
+}
+
+__all__ = [
+    "DenseNetwork",
+    "FunctionRegressor",
+    "Stage",
+    "TriangleBank",
+    "TriangleNetwork",
+    "breakpoints",
+    "count_linear_regions",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Imports a public name where it is first used: torch takes seconds, and `--help` needs none of it."""
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)

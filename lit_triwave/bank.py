@@ -1,0 +1,247 @@
+"""`TriangleBank`: constructed subnetworks side by side, and the switch from trained peaks to trained weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from lit_triwave import dense
+from lit_triwave.triangle import BlockWeights, block_weights, network_form, theorem31_scales, wave_form
+
+Curvature = Literal["convex", "concave"]
+Release = Literal["blocks", "dense"]
+
+PEAK_PARAMETERS = ("peak_logits", "log_scales", "alpha", "beta")
+WEIGHT_PARAMETERS = BlockWeights._fields
+
+
+class TriangleBank(nn.Module):
+    """Constructed ReLU networks, four neurons wide and `depth` hidden layers deep, evaluated side by side.
+
+    While `parameterization` is `"peaks"`, the peaks, the scales and the affine part are the parameters and each subnetwork
+    has exactly 2^depth linear regions on [0, 1], whatever their values. `release` turns the weights of the same function
+    into the parameters. Inputs are clamped to [0, 1], where the construction holds.
+
+    Why not `torch.nn.utils.parametrize`, PyTorch's own mechanism for weights computed from other parameters: the wave form
+    that is trained here never forms the weights at all (it is several times faster), a parametrised tensor is recomputed
+    for each of the six weight tensors, and `remove_parametrizations` changes the keys of the state dict, so that a
+    checkpoint could not tell a fresh module which of the two it holds. Here `load_state_dict` takes either kind and brings
+    the module into the state that the checkpoint was saved in.
+
+    Args:
+        shape: the subnetworks, n or (…, n), each ≥ 1. The last dimension is the group that `release("dense")` connects;
+            the dimensions before it (replicas) stay independent of each other.
+        depth: hidden layers d ≥ 1.
+        curvature: `"convex"` or `"concave"`, or a sequence of them for the last dimension.
+        theorem31: True ties all scales but the first to the peaks (Theorem 3.1); False makes each scale a parameter, with
+            the values of Theorem 3.1 as a start.
+        margin: peaks stay in [margin, 1 − margin], 0 < margin < 1/2. They are drawn from U(margin, 1 − margin) and stored
+            as logits of that interval.
+        generator: for the draw; PyTorch's global one when None.
+        dtype, device: of the parameters.
+
+    Attributes:
+        parameterization: `"peaks"` or `"weights"`.
+        released: None, `"blocks"` or `"dense"`.
+        alpha, beta: affine part, shape (*shape,), 0 and 1 at the start (until release).
+
+    Raises:
+        ValueError: for an argument outside its range.
+    """
+
+    sign: Tensor
+    released_peaks: Tensor
+    peak_logits: nn.Parameter
+    log_scales: nn.Parameter
+    alpha: nn.Parameter
+    beta: nn.Parameter
+
+    def __init__(
+        self,
+        shape: int | Sequence[int],
+        depth: int,
+        *,
+        curvature: Curvature | Sequence[Curvature] = "convex",
+        theorem31: bool = True,
+        margin: float = 1e-2,
+        generator: torch.Generator | None = None,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ) -> None:
+        super().__init__()
+        self.shape = torch.Size([shape] if isinstance(shape, int) else shape)
+        if not self.shape or min(self.shape) < 1:
+            raise ValueError(f"shape {shape}: at least one dimension, each ≥ 1")
+        if depth < 1:
+            raise ValueError(f"depth {depth}: at least 1")
+        if not 0 < margin < 0.5:
+            raise ValueError(f"margin {margin}: between 0 and 1/2")
+        kinds = [curvature] if isinstance(curvature, str) else list(curvature)
+        if set(kinds) - {"convex", "concave"} or len(kinds) not in (1, self.shape[-1]):
+            raise ValueError(f"curvature {curvature!r}: 'convex' or 'concave', once or {self.shape[-1]} times")
+        self.depth = depth
+        self.theorem31 = theorem31
+        self.margin = margin
+        self.released: Release | None = None
+
+        factory: dict[str, Any] = {"dtype": dtype or torch.get_default_dtype(), "device": device}
+        sign = torch.tensor([-1.0 if kind == "convex" else 1.0 for kind in kinds], **factory)
+        self.register_buffer("sign", sign.expand(self.shape).clone(), persistent=False)
+        uniform = torch.rand(*self.shape, depth + 1, generator=generator, **factory)
+        self._register_peaks(**factory)
+        with torch.no_grad():
+            # Uniform peaks are the logistic map of logits of uniform numbers; 0 itself, which rand can return, is not.
+            self.peak_logits.copy_(torch.logit(uniform, eps=torch.finfo(uniform.dtype).eps))
+            self._reset_scales()
+
+    def _register_peaks(self, **factory: Any) -> None:
+        """Registers the parameters of the peaks' stage, with α = 0, β = 1 and s_0 = 1/4 (Yarotsky's x²)."""
+        self.peak_logits = nn.Parameter(torch.zeros(*self.shape, self.depth + 1, **factory))
+        scales = 1 if self.theorem31 else self.depth
+        self.log_scales = nn.Parameter(torch.full((*self.shape, scales), -math.log(4), **factory))
+        self.alpha = nn.Parameter(torch.zeros(self.shape, **factory))
+        self.beta = nn.Parameter(torch.ones(self.shape, **factory))
+
+    def _reset_scales(self) -> None:
+        """Gives free scales the values of Theorem 3.1 for the present peaks."""
+        if not self.theorem31:
+            self.log_scales.copy_(theorem31_scales(self.peaks, self.log_scales[..., 0].exp()).log())
+
+    @property
+    def parameterization(self) -> Literal["peaks", "weights"]:
+        return "peaks" if self.released is None else "weights"
+
+    @property
+    def peaks(self) -> Tensor:
+        """The peaks a_0 … a_d, shape (*shape, depth + 1), in [margin, 1 − margin]; after release, those of that moment."""
+        if self.released is not None:
+            return self.released_peaks
+        return self.margin + (1 - 2 * self.margin) * self.peak_logits.sigmoid()
+
+    @peaks.setter
+    def peaks(self, value: Tensor) -> None:
+        """Sets the peaks (any shape that broadcasts); free scales follow by Theorem 3.1."""
+        if self.released is not None:
+            raise RuntimeError("the bank is released: its weights, not its peaks, are the parameters")
+        if not bool(((value > self.margin) & (value < 1 - self.margin)).all()):
+            raise ValueError(f"peaks must lie strictly between {self.margin} and {1 - self.margin}")
+        with torch.no_grad():
+            self.peak_logits.copy_(torch.logit((value - self.margin) / (1 - 2 * self.margin)))
+            self._reset_scales()
+
+    @property
+    def scales(self) -> Tensor:
+        """The scales s_0 … s_{d−1}, positive, shape (*shape, depth). Only before release."""
+        if self.released is not None:
+            raise RuntimeError("the bank is released: its scales are part of the weights")
+        first = self.log_scales.exp()
+        return theorem31_scales(self.peaks, first[..., 0]) if self.theorem31 else first
+
+    def weights(self) -> BlockWeights | dense.DenseWeights:
+        """The network's weights: computed from the peaks, or the released parameters themselves."""
+        if self.released is None:
+            return block_weights(self.peaks[..., :-1], self.scales, self.alpha, self.beta, self.sign)
+        kind = BlockWeights if self.released == "blocks" else dense.DenseWeights
+        return kind(*(getattr(self, name) for name in WEIGHT_PARAMETERS))
+
+    def forward(self, u: Tensor) -> Tensor:
+        """Evaluates every subnetwork on its own input.
+
+        Args:
+            u: shape (batch, *shape), clamped to [0, 1].
+
+        Returns:
+            Shape (batch, *shape).
+        """
+        if u.shape[1:] != self.shape:
+            raise ValueError(f"input of shape {tuple(u.shape)}: expected (batch, {', '.join(map(str, self.shape))})")
+        u = u.clamp(0, 1)
+        if self.released is None:
+            return wave_form(u, self.peaks[..., :-1], self.scales, self.alpha, self.beta, self.sign)
+        weights = self.weights()
+        return network_form(u, weights) if isinstance(weights, BlockWeights) else dense.dense_form(u, weights)
+
+    def release(self, kind: Release = "blocks") -> None:
+        """Makes the weights the parameters, in place, keeping the function.
+
+        The parameters of the peaks' stage are removed: optimizers, and wrappers such as DDP, must be made anew.
+
+        Args:
+            kind: `"blocks"`: the 4×4 blocks are trained, zeros between subnetworks stay; `"dense"`: the matrices of each
+                group (last dimension of `shape`) are trained whole.
+
+        Raises:
+            RuntimeError: when the bank is already released.
+            ValueError: for another kind.
+        """
+        if kind not in ("blocks", "dense"):
+            raise ValueError(f"release {kind!r}: 'blocks' or 'dense'")
+        if self.released is not None:
+            raise RuntimeError(f"the bank is already released as {self.released!r}")
+        with torch.no_grad():
+            peaks, weights = self.peaks.clone(), self.weights()
+            assert isinstance(weights, BlockWeights)
+            new = weights if kind == "blocks" else dense.as_dense(weights)
+        for name in PEAK_PARAMETERS:
+            delattr(self, name)
+        self.register_buffer("released_peaks", peaks)
+        for name, value in zip(WEIGHT_PARAMETERS, new, strict=True):
+            self.register_parameter(name, nn.Parameter(value.clone()))
+        self.released = kind
+
+    def _unrelease(self) -> None:
+        factory = {"dtype": self.released_peaks.dtype, "device": self.released_peaks.device}
+        for name in ("released_peaks", *WEIGHT_PARAMETERS):
+            delattr(self, name)
+        self.released = None
+        self._register_peaks(**factory)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """Brings the bank into the stage that the checkpoint was saved in, then loads."""
+        weight = state_dict.get(prefix + "input_weight")
+        saved: Release | None = None
+        if weight is not None:
+            saved = "blocks" if weight.shape == (*self.shape, 4) else "dense"
+        if saved != self.released:
+            if self.released is not None:
+                self._unrelease()
+            if saved is not None:
+                self.release(saved)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def select(self, index: int) -> TriangleBank:
+        """The subnetworks at `index` of the first dimension as a bank of shape `shape[1:]`, with copied parameters."""
+        if len(self.shape) < 2:
+            raise ValueError(f"a bank of shape {tuple(self.shape)} has no replicas to select from")
+        bank = TriangleBank(
+            self.shape[1:],
+            self.depth,
+            theorem31=self.theorem31,
+            margin=self.margin,
+            dtype=self.sign.dtype,
+            device=self.sign.device,
+        )
+        bank.sign.copy_(self.sign[index])
+        bank.load_state_dict({name: value[index] for name, value in self.state_dict().items()})
+        return bank
+
+    def affine_layers(self) -> list[dense.Affine]:
+        """The bank as depth + 1 affine maps with a ReLU between, on flattened inputs and outputs in [0, 1]."""
+        weights = self.weights()
+        return dense.affine_layers(weights if isinstance(weights, dense.DenseWeights) else dense.as_dense(weights))
+
+    def to_sequential(self) -> nn.Sequential:
+        """The bank as plain `nn.Linear` and `nn.ReLU` layers, same outputs on [0, 1], released or not.
+
+        Returns:
+            A network from (batch, n) to (batch, n), n = the number of subnetworks (`shape` flattened), sharing nothing with
+            the bank. Unlike the bank, it does not clamp inputs outside [0, 1].
+        """
+        return dense.sequential(self.affine_layers())
+
+    def extra_repr(self) -> str:
+        return f"{tuple(self.shape)}, depth={self.depth}, parameterization={self.parameterization!r}"

@@ -1,0 +1,130 @@
+"""Dense ReLU networks with random starts, to compare with: Kaiming, RAI and RAAI, batched over replicas."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from lit_triwave import dense
+from lit_triwave.domain import Domain, UnitScaling
+
+RandomStart = Literal["kaiming", "rai", "raai"]
+
+RAI_STD = 0.6007
+"""Standard deviation of RAI's Gaussian entries times √fan_in (Lu et al. 2019, arXiv 1903.06733)."""
+RAAI_SHARE = 1.0
+"""Share of a row's mean that RAAI takes off its Gaussian entries (Singh & Sreejith 2021, arXiv 2103.12499); at 1 the row
+sums to zero. The paper that we compare with gives no constant."""
+
+
+def kaiming_rows(shape: Sequence[int], generator: torch.Generator | None = None) -> Tensor:
+    """The framework's default for `nn.Linear`: weights and biases ~ U(−1/√fan_in, 1/√fan_in).
+
+    Args:
+        shape: (…, out, in + 1).
+
+    Returns:
+        Rows (weights, bias) of that shape, float64.
+    """
+    bound = 1 / math.sqrt(shape[-1] - 1)
+    return torch.empty(*shape, dtype=torch.float64).uniform_(-bound, bound, generator=generator)
+
+
+def rai_rows(
+    shape: Sequence[int], generator: torch.Generator | None = None, *, std: float = RAI_STD, share: float = 0.0
+) -> Tensor:
+    """Randomized asymmetric initialisation; with `share` > 0 its anti-correlated variant RAAI (METHOD section 5).
+
+    Each row (weights and bias together, length fan_in + 1) is N(0, std²/fan_in), less `share` of its own mean; then one
+    entry chosen at random is drawn from Beta(2, 1) instead.
+
+    Args:
+        shape: (…, out, in + 1).
+        generator: for all draws.
+        std: of the Gaussian entries, times √fan_in.
+        share: of the row's mean that is subtracted, 0 to 1.
+
+    Returns:
+        Rows of that shape, float64.
+    """
+    rows = torch.empty(*shape, dtype=torch.float64).normal_(0, std / math.sqrt(shape[-1] - 1), generator=generator)
+    rows -= share * rows.mean(-1, keepdim=True)
+    chosen = torch.randint(shape[-1], (*shape[:-1], 1), generator=generator)
+    # Beta(2, 1) has the distribution function x² on [0, 1]: it is the square root of a uniform number.
+    beta = torch.rand(*shape[:-1], 1, dtype=torch.float64, generator=generator).sqrt()
+    return rows.scatter(-1, chosen, beta)
+
+
+class DenseNetwork(nn.Module):
+    """Ordinary dense ReLU networks of one output, R independent replicas in one batched product.
+
+    Args:
+        domain: name ↦ (lower, upper) of each input. As in the paper the inputs themselves, not scaled ones, are fed.
+        target_range: accepted for the same call as `TriangleNetwork`; the targets themselves are fitted.
+        width: neurons of each hidden layer.
+        depth: hidden layers.
+        initialization: `"kaiming"`, `"rai"` or `"raai"`.
+        replicas: R.
+        raai_share: see `rai_rows`; for `"raai"`.
+        generator: for the draw.
+
+    Raises:
+        ValueError: for an argument outside its range.
+    """
+
+    parameterization: Literal["weights"] = "weights"
+
+    def __init__(
+        self,
+        domain: Domain,
+        target_range: Sequence[float] = (0.0, 1.0),
+        *,
+        width: int = 4,
+        depth: int = 5,
+        initialization: RandomStart = "kaiming",
+        replicas: int = 1,
+        raai_share: float = RAAI_SHARE,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        for name, value in {"width": width, "depth": depth, "replicas": replicas}.items():
+            if value < 1:
+                raise ValueError(f"{name} {value}: at least 1")
+        if initialization not in get_args(RandomStart):
+            raise ValueError(f"initialization {initialization!r}: one of {', '.join(get_args(RandomStart))}")
+        self.scaling = UnitScaling(domain, target_range)
+        self.replicas = replicas
+        sizes = [self.scaling.in_features, *[width] * depth, 1]
+        self.weight, self.bias = nn.ParameterList(), nn.ParameterList()
+        for fan_in, fan_out in zip(sizes[:-1], sizes[1:], strict=True):
+            shape = (replicas, fan_out, fan_in + 1)
+            if initialization == "kaiming":
+                rows = kaiming_rows(shape, generator)
+            else:
+                rows = rai_rows(shape, generator, share=raai_share if initialization == "raai" else 0.0)
+            self.weight.append(nn.Parameter(rows[..., :-1].clone()))
+            self.bias.append(nn.Parameter(rows[..., -1:].mT.clone()))
+
+    @property
+    def segments(self) -> int:
+        """Linear pieces of a constructed network of this depth, for comparison with the same free-knot limit."""
+        return 2 ** (len(self.weight) - 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (batch, in_features) ↦ (batch, replicas)."""
+        h = x.expand(self.replicas, *x.shape)
+        last = len(self.weight) - 1
+        for i, (weight, bias) in enumerate(zip(self.weight, self.bias, strict=True)):
+            h = torch.baddbmm(bias, h, weight.mT)
+            if i < last:
+                h = h.relu()
+        return h[..., 0].T
+
+    def to_sequential(self, replica: int = 0) -> nn.Sequential:
+        """One replica as plain layers, from (batch, in_features) to (batch, 1)."""
+        layers = zip(self.weight, self.bias, strict=True)
+        return dense.sequential([(w[replica].detach(), b[replica, 0].detach()) for w, b in layers])

@@ -1,0 +1,83 @@
+"""Draws a run's figures into its folder, and sends them to Weights & Biases."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.loggers import WandbLogger
+
+from lit_triwave.callbacks.history import SeedHistory
+from lit_triwave.regions import breakpoints
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from lit_triwave.modules.regressor import FunctionRegressor
+
+MAX_POINTS = 40_401  # of the test points are drawn: the whole of a 201 × 201 grid, an even choice of more
+
+
+class RegressionFigures(Callback):
+    """After `test`: the fit, the error, and the loss over training, as `figures/*.png`.
+
+    Args:
+        folder: the run's folder.
+        history: the losses, when there was training.
+    """
+
+    def __init__(self, folder: Path, history: SeedHistory) -> None:
+        self.folder = folder
+        self.history = history
+
+    def on_test_end(self, trainer: Trainer, pl_module: FunctionRegressor) -> None:  # type: ignore[override]
+        if not trainer.is_global_zero:
+            return
+        folder = self.folder / "figures"
+        folder.mkdir(parents=True, exist_ok=True)
+        paths = {}
+        for name, figure in self.draw(trainer.datamodule, pl_module):  # type: ignore[attr-defined]
+            paths[name] = folder / f"{name}.png"
+            figure.savefig(paths[name])
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                for name, path in paths.items():
+                    logger.log_image(f"figures/{name}", [str(path)])
+
+    @torch.no_grad()
+    def draw(self, data: Any, module: FunctionRegressor) -> Iterator[tuple[str, Figure]]:
+        from lit_triwave import plots
+
+        network, best = module.network, int(module.best_replica)
+        points = data.test_set
+        step = -(-len(points) // MAX_POINTS)
+        x, target = points.x[::step], points.y[::step]
+        prediction = network(x.to(module.device, network.scaling.lower.dtype))[:, best].double().cpu()
+        mse = float((prediction - target).square().mean())
+        title = f"{data.target_name}: test MSE {mse:.2e}"
+        names = list(data.domain)
+        if len(names) == 1:
+            order = x[:, 0].argsort()
+            x, target, prediction = x[order, 0], target[order], prediction[order]
+            plain = network.to_sequential(best).double().cpu()
+            kinks = breakpoints(plain, *data.domain[names[0]])
+            values = plain(kinks[:, None])[:, 0]
+            yield "fit", plots.fit_figure(x, target, prediction, kinks, values, (names[0], data.target_name), title)
+            yield "error", plots.error_figure(x, prediction - target, kinks, names[0], title)
+        elif len(names) == 2:
+            yield "surface", plots.surface_figure(x, target, prediction, names, title)
+        else:
+            yield "agreement", plots.agreement_figure(target, prediction, title)
+        if len(self.history.epochs):
+            pretrained = module.stages["pretrain"].epochs
+            switches = {"release of the weights": pretrained} if 0 < pretrained < self.history.epochs[-1] else {}
+            limit = data.free_knot_mse(network.segments)
+            yield (
+                "loss",
+                plots.loss_figure(
+                    self.history.epochs, self.history.mse, best, switches, limit, f"{data.target_name}: training"
+                ),
+            )

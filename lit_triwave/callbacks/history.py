@@ -1,0 +1,48 @@
+"""The loss of every seed over training, for the figure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+
+MAX_RECORDS = 2000
+
+
+class SeedHistory(Callback):
+    """Records the training MSE of every replica, thinned to at most 2 000 records over the run; kept in checkpoints.
+
+    Attributes:
+        epochs: epoch of each record as a fraction, (records,).
+        mse: (records, replicas).
+    """
+
+    def __init__(self) -> None:
+        self._epochs: list[float] = []
+        self._mse: list[Tensor] = []
+
+    @property
+    def epochs(self) -> Tensor:
+        return torch.tensor(self._epochs, dtype=torch.float64)
+
+    @property
+    def mse(self) -> Tensor:
+        return torch.stack(self._mse) if self._mse else torch.zeros(0, 0)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        batches = int(trainer.num_training_batches)
+        step = trainer.current_epoch * batches + batch_idx
+        if step % max(1, (trainer.max_epochs or 1) * batches // MAX_RECORDS) == 0:
+            self._epochs.append(step / batches)
+            self._mse.append(outputs["mse"].cpu())
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"epochs": self.epochs, "mse": self.mse}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._epochs = state_dict["epochs"].tolist()
+        self._mse = list(state_dict["mse"])

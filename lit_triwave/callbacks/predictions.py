@@ -1,0 +1,48 @@
+"""`predict` writes a CSV."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import BasePredictionWriter
+
+from lit_triwave.errors import TriwaveError
+
+
+class PredictionCSV(BasePredictionWriter):
+    """Inputs, target where known, the best seed's prediction and the range over seeds, in the data's own units.
+
+    Args:
+        path: of the CSV file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(write_interval="epoch")
+        self.path = path
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.world_size > 1:
+            raise TriwaveError(f"predict runs in one process, not {trainer.world_size}: add --trainer.devices 1")
+
+    def write_on_epoch_end(
+        self, trainer: Trainer, pl_module: LightningModule, predictions: Sequence[Any], batch_indices: Sequence[Any]
+    ) -> None:
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        columns = {key: torch.cat([batch[key] for batch in predictions]).tolist() for key in predictions[0]}
+        inputs = columns.pop("x")
+        target = columns.pop("target")
+        known = any(value == value for value in target)
+        names = [*data.domain, *(["target"] if known else []), *columns]
+        partial = self.path.with_name(self.path.name + ".partial")
+        with partial.open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(names)
+            for i, point in enumerate(inputs):
+                writer.writerow([*point, *([target[i]] if known else []), *(values[i] for values in columns.values())])
+        partial.replace(self.path)
+        print(f"{len(inputs)} predictions: {self.path}", flush=True)

@@ -1,0 +1,103 @@
+"""One progress bar for a run of thousands of short epochs, naming the stage."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ProgressBar
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+if TYPE_CHECKING:
+    from lit_triwave.modules.staged import StagedModule
+
+REFRESH_SECONDS = 0.1
+LINES_PER_STAGE = 5  # where the output is not a terminal: a log file, a batch job
+
+
+class StageProgress(ProgressBar):
+    """A bar for each stage on a terminal; a few plain lines for each stage elsewhere."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.console = Console()
+        self.enabled = True
+        self._progress: Progress | None = None
+        self._tasks: dict[str, TaskID] = {}
+        self._next_refresh = 0.0
+
+    def enable(self) -> None:
+        self.enabled = True
+
+    def disable(self) -> None:
+        self.enabled = False
+
+    def on_train_start(self, trainer: Trainer, pl_module: StagedModule) -> None:  # type: ignore[override]
+        if not self.enabled or not self.console.is_terminal:
+            return
+        self._progress = Progress(
+            TextColumn("{task.description:9}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("epochs"),
+            TimeRemainingColumn(compact=True, elapsed_when_finished=True),
+            TextColumn("{task.fields[loss]}"),
+            console=self.console,
+        )
+        done = trainer.current_epoch
+        for name, stage in pl_module.stages.items():
+            if stage.epochs:
+                completed = min(done, stage.epochs)
+                self._tasks[name] = self._progress.add_task(
+                    name, total=stage.epochs, completed=completed, start=False, loss=""
+                )
+                done -= completed
+        self._progress.start()
+
+    def on_train_batch_end(  # type: ignore[override]
+        self, trainer: Trainer, pl_module: StagedModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        last = batch_idx + 1 == trainer.num_training_batches and pl_module.ends_stage(trainer.current_epoch)
+        if self._progress is not None and (last or time.monotonic() >= self._next_refresh):
+            self._next_refresh = time.monotonic() + REFRESH_SECONDS
+            epoch, name = self._epoch_in_stage(trainer, pl_module)
+            task = self._tasks.get(name)
+            if task is not None:
+                self._progress.start_task(task)
+                within = (batch_idx + 1) / float(trainer.num_training_batches)
+                self._progress.update(task, completed=int(epoch + within), loss=describe(outputs))
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: StagedModule) -> None:  # type: ignore[override]
+        if not self.enabled or self.console.is_terminal:
+            return
+        epoch, name = self._epoch_in_stage(trainer, pl_module)
+        total = pl_module.stages[name].epochs  # type: ignore[index]
+        if (epoch + 1) % max(1, -(-total // LINES_PER_STAGE)) == 0 or epoch + 1 == total:
+            loss = trainer.callback_metrics.get("train/mse_min")
+            note = "" if loss is None else f"  lowest mse {loss:.2e}"
+            print(f"{name:9} epoch {epoch + 1}/{total}{note}", flush=True)
+
+    @staticmethod
+    def _epoch_in_stage(trainer: Trainer, pl_module: StagedModule) -> tuple[int, str]:
+        name = pl_module.stage_at(trainer.current_epoch)
+        return trainer.current_epoch - (pl_module.stages["pretrain"].epochs if name == "train" else 0), name
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._stop()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._stop()
+
+    def _stop(self) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+
+
+def describe(outputs: Any) -> str:
+    """The numbers at the end of the bar."""
+    mse = outputs["mse"]
+    return f"mse {mse.min():.1e}" + (f" (mean of {len(mse)} seeds {mse.mean():.1e})" if len(mse) > 1 else "")

@@ -1,0 +1,57 @@
+"""The switch from pretraining to standard training inside a running `fit`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
+
+from lit_triwave.errors import TriwaveError
+
+if TYPE_CHECKING:
+    from lit_triwave.modules.staged import StagedModule
+
+
+class StageSwitch(Callback):
+    """Releases the banks of a `StagedModule` at the start of the first epoch of its `train` stage.
+
+    All that the switch involves is here and in `TriangleBank._load_from_state_dict`:
+
+    - (a) The released weights are new parameters, so the optimizer and its schedule are made anew by Lightning's own
+      `setup_optimizers`, which asks the module's `configure_optimizers`, which looks at the stage.
+    - (b) DDP's reducer knows only the parameters that it was built with, so the module is wrapped anew. Each stage then has
+      exactly its own parameters: nothing is unused, and `find_unused_parameters` is not needed.
+    - (c) A resumed run needs nothing: Lightning loads the module's parameters, which bring the banks into their stage,
+      before it wraps the module, makes the optimizers and loads their states.
+    - (d) A checkpoint at the end of the last pretraining epoch still holds peaks; the resumed run switches where the
+      uninterrupted one does, at the start of the next epoch.
+    """
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: StagedModule) -> None:  # type: ignore[override]
+        if pl_module.stage == "pretrain" and pl_module.stage_at(trainer.current_epoch) == "train":
+            pl_module.enter_train_stage()
+            renew_strategy(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: StagedModule) -> None:  # type: ignore[override]
+        if trainer.should_stop or pl_module.ends_stage(trainer.current_epoch):
+            pl_module.on_stage_end()
+
+
+def renew_strategy(trainer: Trainer) -> None:
+    """Wraps the module and makes optimizers and schedules anew, after its parameters were exchanged.
+
+    Raises:
+        TriwaveError: for a strategy that shards parameters; it cannot exchange them in the middle of a run.
+    """
+    strategy = trainer.strategy
+    if isinstance(strategy, DDPStrategy):
+        module = trainer.lightning_module
+        assert isinstance(module, LightningModule)
+        strategy.model = module
+        strategy.configure_ddp()
+    elif not isinstance(strategy, SingleDeviceStrategy):
+        raise TriwaveError(
+            f"strategy {type(strategy).__name__} cannot exchange parameters between stages: use ddp or a single device"
+        )
+    strategy.setup_optimizers(trainer)

@@ -1,0 +1,131 @@
+"""`summary.json` and the closing table of a run."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import WandbLogger
+from rich.console import Console
+from rich.table import Table
+
+from lit_triwave.runs import write_json
+
+if TYPE_CHECKING:
+    from lit_triwave.modules.regressor import FunctionRegressor
+
+
+class RegressionSummary(Callback):
+    """After `test`: a flat `summary.json` in the run folder, and the table that a run closes with.
+
+    Args:
+        folder: the run's folder.
+        seed: of the run.
+        started: when the run's process started, `time.monotonic()` seconds.
+    """
+
+    def __init__(self, folder: Path, seed: int, started: float) -> None:
+        self.path = folder / "summary.json"
+        self.seed = seed
+        self.started = started
+        self.earlier_seconds = 0.0
+
+    @property
+    def seconds(self) -> float:
+        """Wall time of this process and of those that it resumes."""
+        return self.earlier_seconds + time.monotonic() - self.started
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"seconds": self.seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.earlier_seconds = state_dict["seconds"]
+
+    def on_test_end(self, trainer: Trainer, pl_module: FunctionRegressor) -> None:  # type: ignore[override]
+        if not trainer.is_global_zero:
+            return
+        old = json.loads(self.path.read_text()) if self.path.is_file() else {}
+        new = summarize(trainer.datamodule, pl_module)  # type: ignore[attr-defined]
+        fitted = pl_module.train_mse is not None
+        if fitted or not old:
+            new |= {"wall_seconds": self.seconds, "seed": self.seed}
+        summary = old | new
+        write_json(self.path, summary)
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                logger.experiment.summary.update(summary)
+        Console().print(closing_table(summary, pl_module.network.replicas, self.path.parent))
+
+
+def summarize(data: Any, module: FunctionRegressor) -> dict[str, Any]:
+    """The flat summary of a tested module. MSE and errors are in the units of the targets (squared)."""
+    best = int(module.best_replica)
+    test = module.test_results
+    summary: dict[str, Any] = {"stage": module.stage, "replicas": module.network.replicas, "best_replica": best}
+    summary |= {name: float(values[best]) for name, values in test.items()}
+    summary |= spread("test/mse", test["test/mse"])
+    summary["dead"] = float(dead_share(data, module))
+    if module.pretrain_mse.isfinite().any():
+        summary |= {"pretrain/mse": float(module.pretrain_mse[best])} | spread("pretrain/mse", module.pretrain_mse)
+        summary["linear_regions/pretrained"] = int(module.pretrain_regions[best])
+        summary["linear_regions/pretrained_min"] = int(module.pretrain_regions.min())
+    if module.train_mse is not None:
+        summary |= {"train/mse": float(module.train_mse[best])} | spread("train/mse", module.train_mse)
+    summary["linear_regions/final"] = module.linear_regions(best)
+    limit = data.free_knot_mse(module.network.segments)
+    if limit is not None:
+        summary |= {"free_knot/mse": limit, "free_knot/segments": module.network.segments}
+    return summary
+
+
+def spread(name: str, values: torch.Tensor) -> dict[str, float]:
+    return {
+        f"{name}_min": float(values.min()),
+        f"{name}_mean": float(values.mean()),
+        f"{name}_median": float(values.median()),
+    }
+
+
+@torch.no_grad()
+def dead_share(data: Any, module: LightningModule) -> torch.Tensor:
+    """Share of the replicas whose output is the same at all training points: networks that have died."""
+    x = data.train_set.x.to(module.device, module.network.scaling.lower.dtype)  # type: ignore[union-attr]
+    values = module(x)
+    return (values.amax(0) - values.amin(0) <= 1e-12 * values.abs().amax(0)).double().mean()
+
+
+def closing_table(summary: dict[str, Any], replicas: int, folder: Path) -> Table:
+    """What a run closes with; lowest and mean are over seeds."""
+    table = Table(title=str(folder), title_justify="left", caption_justify="left")
+    many = replicas > 1
+    table.add_column("")
+    table.add_column("best seed" if many else "", justify="right")
+    if many:
+        table.add_column("lowest", justify="right")
+        table.add_column(f"mean of {replicas} seeds", justify="right")
+
+    def row(label: str, value: str, low: str = "", mean: str = "") -> None:
+        table.add_row(label, value, *([low, mean] if many else []))
+
+    def mse(label: str, key: str) -> None:
+        if f"{key}_min" in summary:
+            value = summary.get(key, summary[f"{key}_min"])
+            row(label, f"{value:.2e}", f"{summary[f'{key}_min']:.2e}", f"{summary[f'{key}_mean']:.2e}")
+
+    mse("pretrained MSE", "pretrain/mse")
+    mse("final training MSE", "train/mse")
+    mse("test MSE", "test/mse")
+    row("test maximum error", f"{summary['test/max_error']:.2e}")
+    regions = [f"{summary[key]}" for key in ("linear_regions/pretrained", "linear_regions/final") if key in summary]
+    row("linear regions" + (" (pretrained → final)" if len(regions) > 1 else ""), " → ".join(regions))
+    if "free_knot/mse" in summary:
+        row(f"free-knot limit, {summary['free_knot/segments']} segments", f"{summary['free_knot/mse']:.2e}")
+    if summary.get("dead"):
+        row("dead networks", f"{summary['dead']:.0%}")
+    if "wall_seconds" in summary:
+        row("time", f"{summary['wall_seconds']:.1f} s")
+    return table

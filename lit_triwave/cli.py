@@ -1,0 +1,82 @@
+"""The command line. Answers `--help` by itself and hands everything else to Lightning's CLI (`lightning_cli.py`)."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+import traceback
+from collections.abc import Sequence
+
+from lit_triwave import __version__
+
+HELP = """\
+usage: python -m lit_triwave COMMAND --config FILE [--KEY VALUE ...]
+
+Constructed ReLU networks with exponentially many linear regions, under PyTorch Lightning.
+
+commands:
+  fit       train: initialise, pretrain the peaks, release and train the weights; then test, draw and summarise
+  validate  evaluate a checkpoint on the validation data
+  test      evaluate a checkpoint on the test data; redraws the figures
+  predict   write a checkpoint's predictions to predictions.csv
+
+Every field of a config can be given on the command line, for example
+  python -m lit_triwave fit --config configs/x3_minus_x.yaml --model.depth 6 --model.replicas 10
+validate, test and predict take the newest run of the config's experiment unless --ckpt_path FILE is given;
+`fit --ckpt_path last` goes on with it.
+
+  python -m lit_triwave COMMAND --help            all fields of a command
+  python -m lit_triwave COMMAND --print_config    a whole config with its defaults
+  python -m lit_triwave --version
+
+LIT_TRIWAVE_DEBUG=1 shows a traceback with an error."""
+
+STARTED = time.monotonic()  # before the imports that take seconds: they are part of a run's wall time
+INTERRUPTED = 130  # the shell's exit code for Ctrl-C
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Runs one command.
+
+    Args:
+        args: the command line without the program's name; `sys.argv[1:]` when None.
+
+    Returns:
+        The exit code: 0, 1 for an error (one line on standard error), 2 for a wrong command line, 130 after Ctrl-C.
+    """
+    args = list(sys.argv[1:] if args is None else args)
+    if not args or args[0] in ("-h", "--help"):
+        print(HELP)
+        return 0
+    if args[0] == "--version":
+        print(__version__)
+        return 0
+    try:
+        # Imported here: torch and Lightning take seconds, and the help above needs neither.
+        from lit_triwave.lightning_cli import run
+
+        return run(args, STARTED)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else 1
+    except Exception as error:
+        if os.environ.get("LIT_TRIWAVE_DEBUG"):
+            traceback.print_exc()
+        else:
+            print(f"error: {one_line(error)}", file=sys.stderr)
+        return 1
+
+
+def one_line(error: BaseException) -> str:
+    """An error's message in one line, led by its type where the message alone says too little."""
+    from lit_triwave.errors import TriwaveError
+
+    text = " ".join(str(error).split())
+    if isinstance(error, (TriwaveError, ValueError)) and text:
+        return text
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -1,0 +1,65 @@
+"""The affine maps between a problem's own units and the unit intervals in which the construction lives."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from lit_triwave.dense import Affine
+
+Domain = Mapping[str, Sequence[float]]
+"""Input name ↦ (lower, upper), in the order of the input columns."""
+
+
+class UnitScaling(nn.Module):
+    """Maps inputs from their domain to [0, 1] and outputs from the unit range to the targets' range.
+
+    Args:
+        domain: name ↦ (lower, upper) of each input, lower < upper, finite.
+        target_range: (lowest, highest) target, lowest < highest.
+
+    Attributes:
+        lower, span: of the inputs, shape (in_features,), float64 until the module is cast.
+        offset, scale: of the targets, 0-d.
+    """
+
+    lower: Tensor
+    span: Tensor
+    offset: Tensor
+    scale: Tensor
+
+    def __init__(self, domain: Domain, target_range: Sequence[float] = (0.0, 1.0)) -> None:
+        super().__init__()
+        bounds = torch.tensor([tuple(map(float, ends)) for ends in domain.values()], dtype=torch.float64)
+        if bounds.ndim != 2 or bounds.shape[1] != 2:
+            raise ValueError(f"domain {dict(domain)}: needs a (lower, upper) for each input")
+        for name, (low, high) in zip(domain, bounds.tolist(), strict=True):
+            if not low < high or not bounds.isfinite().all():
+                raise ValueError(f"domain of {name}: lower {low} must be below upper {high}, both finite")
+        low, high = map(float, target_range)
+        if not low < high:
+            raise ValueError(f"target_range {tuple(target_range)}: the first must be below the second")
+        self.register_buffer("lower", bounds[:, 0])
+        self.register_buffer("span", bounds[:, 1] - bounds[:, 0])
+        self.register_buffer("offset", torch.tensor(low, dtype=torch.float64))
+        self.register_buffer("scale", torch.tensor(high - low, dtype=torch.float64))
+
+    @property
+    def in_features(self) -> int:
+        return len(self.lower)
+
+    def inputs(self, x: Tensor) -> Tensor:
+        """x (batch, in_features) in the domain ↦ the same in [0, 1]."""
+        return (x - self.lower) / self.span
+
+    def outputs(self, y: Tensor) -> Tensor:
+        """Unit range ↦ the targets' units, elementwise."""
+        return self.offset + self.scale * y
+
+    def input_layer(self) -> Affine:
+        return torch.diag(1 / self.span), -self.lower / self.span
+
+    def output_layer(self) -> Affine:
+        return self.scale.reshape(1, 1), self.offset.reshape(1)

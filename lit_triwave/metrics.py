@@ -1,0 +1,45 @@
+"""Metrics that torchmetrics does not have, one value for each replica."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torchmetrics import MeanAbsoluteError, MeanSquaredError, Metric, MetricCollection
+
+
+class MaxAbsoluteError(Metric):
+    """Largest |prediction − target| of each output.
+
+    Args:
+        num_outputs: outputs R; predictions and targets are (batch, R), the result is (R,).
+    """
+
+    is_differentiable = False
+    higher_is_better = False
+    full_state_update = False
+    largest: Tensor
+
+    def __init__(self, num_outputs: int = 1) -> None:
+        super().__init__()
+        self.add_state("largest", torch.zeros(num_outputs), dist_reduce_fx="max")
+
+    def update(self, preds: Tensor, target: Tensor) -> None:
+        if len(preds):
+            self.largest = torch.maximum(self.largest, (preds - target).abs().amax(0).to(self.largest))
+
+    def compute(self) -> Tensor:
+        return self.largest
+
+
+def regression_metrics(replicas: int, prefix: str) -> MetricCollection:
+    """MSE, MAE and maximum error of each replica, accumulated in float64 (torchmetrics keeps float32 by default)."""
+    metrics = MetricCollection(
+        {
+            "mse": MeanSquaredError(num_outputs=replicas),
+            "mae": MeanAbsoluteError(num_outputs=replicas),
+            "max_error": MaxAbsoluteError(num_outputs=replicas),
+        },
+        prefix=prefix,
+        compute_groups=False,
+    )
+    return metrics.set_dtype(torch.float64)

@@ -1,0 +1,205 @@
+"""`FunctionRegressor`: fits a function with constructed or randomly started networks, many seeds at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torchmetrics import MetricCollection
+
+from lit_triwave.bank import Release
+from lit_triwave.baselines import RAAI_SHARE, DenseNetwork
+from lit_triwave.errors import TrainingDiverged
+from lit_triwave.metrics import regression_metrics
+from lit_triwave.modules.staged import StagedModule
+from lit_triwave.networks import TriangleNetwork, Wiring
+from lit_triwave.regions import count_linear_regions
+from lit_triwave.stages import Stage
+
+DEFAULT_PRETRAIN = Stage(epochs=500, lr=0.1, options={"betas": [0.9, 0.99]})
+DEFAULT_TRAIN = Stage(epochs=1000, lr=1e-3, options={"betas": [0.9, 0.99]})
+
+
+class FunctionRegressor(StagedModule):
+    """Regression of a function of one or several variables: initialise, pretrain the peaks, release, train the weights.
+
+    All replicas (seeds) are trained side by side as one network; the loss is the sum of their mean squared errors, in
+    units of the squared range of the targets, so no replica influences another. The replica with the lowest MSE on the
+    validation data, taken at the end of each stage and at each validation, is the one that `test`, `predict` and the
+    figures use.
+
+    Args:
+        initialization: `"constructed"` (this project's networks) or a dense network with a random start: `"kaiming"`,
+            `"rai"`, `"raai"`.
+        wiring: of constructed subnetworks: `single`, `difference`, `sum`, `composition` (see `TriangleNetwork`).
+        depth: hidden layers of each (sub)network, ≥ 1.
+        width: neurons of each hidden layer of a random start; constructed subnetworks are four wide.
+        replicas: number of seeds, ≥ 1.
+        theorem31: tie the scales to the peaks (Theorem 3.1); False makes them free parameters.
+        release: `"blocks"` or `"dense"`: what standard training may change.
+        curvature: `"convex"`, `"concave"`, or `"auto"` to take it from the training data.
+        margin: peaks stay in [margin, 1 − margin].
+        raai_share: share of a row's mean that RAAI takes off.
+        pretrain: the stage of the peaks. Must have 0 epochs for a random start.
+        train: the stage of the weights.
+        domain: input name ↦ (lower, upper). From the data when run from a config.
+        target_range: (lowest, highest) training target. From the data when run from a config.
+        data_curvature: what `"auto"` means, one for each input. From the data when run from a config.
+
+    Raises:
+        ValueError: for an argument outside its range, or two that contradict each other.
+    """
+
+    pretrain_mse: Tensor
+    pretrain_regions: Tensor
+    best_replica: Tensor
+
+    def __init__(
+        self,
+        initialization: Literal["constructed", "kaiming", "rai", "raai"] = "constructed",
+        wiring: Wiring = "single",
+        depth: int = 5,
+        width: int = 4,
+        replicas: int = 1,
+        theorem31: bool = True,
+        release: Release = "blocks",
+        curvature: Literal["auto", "convex", "concave"] = "auto",
+        margin: float = 1e-2,
+        raai_share: float = RAAI_SHARE,
+        pretrain: Stage = DEFAULT_PRETRAIN,
+        train: Stage = DEFAULT_TRAIN,
+        domain: Mapping[str, Sequence[float]] | None = None,
+        target_range: Sequence[float] = (0.0, 1.0),
+        data_curvature: Sequence[str] | None = None,
+    ) -> None:
+        super().__init__(pretrain, train, release)
+        self.save_hyperparameters(ignore=["pretrain", "train"])
+        domain = domain or {"x": (0.0, 1.0)}
+        self.network: TriangleNetwork | DenseNetwork
+        if initialization == "constructed":
+            shapes: Any = curvature if curvature != "auto" else (data_curvature or "convex")
+            self.network = TriangleNetwork(
+                domain,
+                target_range,
+                wiring=wiring,
+                depth=depth,
+                curvature=shapes,
+                theorem31=theorem31,
+                replicas=replicas,
+                margin=margin,
+            )
+        else:
+            if pretrain.epochs:
+                raise ValueError(
+                    f"initialization {initialization!r} has no peaks to pretrain: set pretrain.epochs to 0"
+                )
+            self.network = DenseNetwork(
+                domain,
+                target_range,
+                width=width,
+                depth=depth,
+                initialization=initialization,
+                replicas=replicas,
+                raai_share=raai_share,
+            )
+        self.val_metrics = regression_metrics(replicas, "val/")
+        self.test_metrics = regression_metrics(replicas, "test/")
+        self.test_results: dict[str, Tensor] = {}
+        self.register_buffer("best_replica", torch.tensor(0))
+        # What pretraining achieved, for the summary of a run that is resumed afterwards.
+        self.register_buffer("pretrain_mse", torch.full((replicas,), torch.nan, dtype=torch.float64))
+        self.register_buffer("pretrain_regions", torch.zeros(replicas, dtype=torch.long))
+        self.train_mse: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (batch, in_features) ↦ the predictions of all replicas, (batch, replicas), in the units of the targets."""
+        return self.network(x)
+
+    def training_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> dict[str, Tensor]:
+        x, y, weight = batch
+        # `self(x)` would bypass the DDP wrapper no more than this does: Lightning calls this method through it.
+        mse = (self.network(x) - y[:, None]).square().mean(0)
+        loss = weight * mse.sum() / self.network.scaling.scale.square()
+        if not loss.isfinite():
+            self._diverged(mse)
+        mse = mse.detach()
+        if self.global_step % self.trainer.log_every_n_steps == 0:
+            self._log_seeds("train/mse", self.trainer.strategy.reduce(weight * mse, reduce_op="mean"))
+        return {"loss": loss, "mse": mse}
+
+    def _diverged(self, mse: Tensor) -> None:
+        seeds = (~mse.isfinite()).nonzero().flatten().tolist()
+        rate = self.trainer.optimizers[0].param_groups[0]["lr"]
+        raise TrainingDiverged(
+            f"the loss is not finite in stage '{self.stage}', epoch {self.current_epoch}, step {self.global_step} "
+            f"(learning rate {rate:.3g}, {len(seeds)} of {len(mse)} seeds): try a lower {self.stage}.lr"
+        )
+
+    def _log_seeds(self, name: str, values: Tensor) -> None:
+        """Logs the lowest, mean and median over seeds."""
+        logged = {f"{name}_min": values.min(), f"{name}_mean": values.mean(), f"{name}_median": values.median()}
+        self.log_dict(logged, rank_zero_only=True)
+
+    def validation_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> None:
+        self._update(self.val_metrics, batch)
+
+    def on_validation_epoch_end(self) -> None:
+        results = self.val_metrics.compute()
+        self.val_metrics.reset()
+        self.best_replica = results["val/mse"].nan_to_num(nan=torch.inf).argmin()
+        self._log_seeds("val/mse", results["val/mse"])
+
+    def test_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> None:
+        self._update(self.test_metrics, batch)
+
+    def on_test_epoch_end(self) -> None:
+        self.test_results = self.test_metrics.compute()
+        self.test_metrics.reset()
+        self.log_dict({name: values[self.best_replica] for name, values in self.test_results.items()}, sync_dist=False)
+        self._log_seeds("test/mse", self.test_results["test/mse"])
+
+    def predict_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> dict[str, Tensor]:
+        x, y, _ = batch
+        values = self.network(x)
+        return {
+            "x": x,
+            "target": y,
+            "prediction": values[:, self.best_replica],
+            "lowest_seed": values.amin(1),
+            "highest_seed": values.amax(1),
+        }
+
+    def _update(self, metrics: MetricCollection, batch: tuple[Tensor, Tensor, Tensor]) -> None:
+        x, y, _ = batch
+        values = self.network(x)
+        metrics.update(values.contiguous(), y[:, None].expand_as(values).contiguous())
+
+    @torch.no_grad()
+    def on_stage_end(self) -> None:
+        """Takes the exact training error of each seed, the best seed and, after pretraining, the region counts."""
+        train = self._mse(self.trainer.train_dataloader)
+        loaders = self.trainer.val_dataloaders
+        self.best_replica = (train if loaders is None else self._mse(loaders)).nan_to_num(nan=torch.inf).argmin()
+        self.train_mse = train
+        if self.stage == "pretrain":
+            self.pretrain_mse = train
+            regions = [self.linear_regions(seed) for seed in range(len(train))]
+            self.pretrain_regions = torch.tensor(regions, device=self.device)
+
+    def _mse(self, loader: Iterable[tuple[Tensor, Tensor, Tensor]]) -> Tensor:
+        """The mean squared error of each replica over a loader, all ranks together, shape (replicas,)."""
+        total = torch.zeros(self.network.replicas + 1, dtype=torch.float64, device=self.device)
+        for batch in loader:
+            x, y, _ = self.trainer.strategy.batch_to_device(batch, self.device)
+            total[:-1] += (self.network(x) - y[:, None]).square().sum(0)
+            total[-1] += len(y)
+        total = self.trainer.strategy.reduce(total, reduce_op="sum")
+        return total[:-1] / total[-1]
+
+    def linear_regions(self, replica: int) -> int:
+        """Linear pieces of one replica: on the domain, or along its diagonal when there are several variables."""
+        lower = self.network.scaling.lower
+        upper = lower + self.network.scaling.span
+        return count_linear_regions(self.network.to_sequential(replica), lower.tolist(), upper.tolist())

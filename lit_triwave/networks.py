@@ -1,0 +1,161 @@
+"""Wirings of the bank: how inputs reach the subnetworks and how their outputs become one function."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from lit_triwave import dense
+from lit_triwave.bank import Curvature, Release, TriangleBank
+from lit_triwave.domain import Domain, UnitScaling
+
+Wiring = Literal["single", "difference", "sum", "composition"]
+
+
+class TriangleNetwork(nn.Module):
+    """Functions of one or several variables as a wiring of constructed subnetworks, for many replicas (seeds) at once.
+
+    | wiring | subnetworks | function |
+    |---|---|---|
+    | `single` | 1 | N(x), one variable, convex or concave |
+    | `difference` | 2 for each input, both convex | Σ_j N_j(x_j) − M_j(x_j) |
+    | `sum` | 1 for each input | Σ_j N_j(x_j) |
+    | `composition` | 1 for each input, started at x_j², and an outer one | N(clamp(g · Σ_j N_j(x_j) + h)) |
+
+    Any function with bounded second derivative is a difference of two convex ones; a composition can represent functions of
+    r² = Σ x_j², which a sum over coordinates cannot (METHOD section 4).
+
+    Args:
+        domain: name ↦ (lower, upper) of each input. Inputs outside are clamped to it.
+        target_range: (lowest, highest) target; the network works in units of it.
+        wiring: see above.
+        depth: hidden layers of each subnetwork.
+        curvature: of the subnetwork(s) of `single` and `sum` (one each input) and of the outer one of `composition`.
+        theorem31: see `TriangleBank`.
+        replicas: independent networks R.
+        margin: see `TriangleBank`.
+        generator: for the random peaks.
+
+    Attributes:
+        bank: of shape (R, subnetworks).
+        outer: of shape (R, 1), or None.
+
+    Raises:
+        ValueError: for an argument outside its range, or a wiring that does not suit the number of inputs.
+    """
+
+    coordinate: Tensor
+    output_sign: Tensor
+
+    def __init__(
+        self,
+        domain: Domain,
+        target_range: Sequence[float] = (0.0, 1.0),
+        *,
+        wiring: Wiring = "single",
+        depth: int = 5,
+        curvature: Curvature | Sequence[Curvature] = "convex",
+        theorem31: bool = True,
+        replicas: int = 1,
+        margin: float = 1e-2,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        if wiring not in get_args(Wiring):
+            raise ValueError(f"wiring {wiring!r}: one of {', '.join(get_args(Wiring))}")
+        if replicas < 1:
+            raise ValueError(f"replicas {replicas}: at least 1")
+        self.wiring = wiring
+        self.scaling = UnitScaling(domain, target_range)
+        m = self.scaling.in_features
+        if wiring == "single" and m > 1:
+            raise ValueError(f"wiring 'single' takes one input, not {m} ({', '.join(domain)}): use sum or composition")
+        bank_options = {"theorem31": theorem31, "margin": margin, "generator": generator, "dtype": torch.float64}
+        nets = 2 * m if wiring == "difference" else m
+        inner_curvature = curvature if wiring in ("single", "sum") else "convex"
+        self.bank = TriangleBank((replicas, nets), depth, curvature=inner_curvature, **bank_options)  # type: ignore[arg-type]
+        self.register_buffer("coordinate", torch.arange(nets) % m, persistent=False)
+        signs = torch.ones(nets, dtype=torch.float64)
+        if wiring == "difference":
+            signs[m:] = -1
+        self.register_buffer("output_sign", signs, persistent=False)
+        self.outer: TriangleBank | None = None
+        if wiring == "composition":
+            outer_curvature = curvature if isinstance(curvature, str) else curvature[0]
+            self.outer = TriangleBank((replicas, 1), depth, curvature=outer_curvature, **bank_options)  # type: ignore[arg-type]
+            self._start_squares()
+
+    def _start_squares(self) -> None:
+        """Starts inner subnetwork j at x_j² and the outer input at Σ x_j² scaled to [0, 1] over the domain."""
+        low, span = self.scaling.lower, self.scaling.span
+        high = low + span
+        # x² = (low + span·t)² and t² = t − Σ 4^{−(i+1)} W_i for peaks 1/2 (Yarotsky).
+        self.bank.peaks = torch.tensor(0.5)
+        with torch.no_grad():
+            self.bank.alpha.copy_((low**2).expand_as(self.bank.alpha))
+            self.bank.beta.copy_((high**2 - low**2).expand_as(self.bank.beta))
+            self.bank.log_scales += (span**2).log()[:, None]
+        top = torch.maximum(low**2, high**2).sum()
+        bottom = torch.where((low < 0) & (high > 0), 0, torch.minimum(low**2, high**2)).sum()
+        replicas = self.bank.shape[0]
+        self.outer_gain = nn.Parameter((1 / (top - bottom)).expand(replicas).clone())
+        self.outer_shift = nn.Parameter((-bottom / (top - bottom)).expand(replicas).clone())
+
+    @property
+    def banks(self) -> list[TriangleBank]:
+        return [self.bank] if self.outer is None else [self.bank, self.outer]
+
+    @property
+    def replicas(self) -> int:
+        return self.bank.shape[0]
+
+    @property
+    def segments(self) -> int:
+        """Linear pieces that the depth buys in one variable: 2^depth for each subnetwork that sees it."""
+        return 2**self.bank.depth * (2 if self.wiring == "difference" else 1)
+
+    @property
+    def parameterization(self) -> Literal["peaks", "weights"]:
+        return self.bank.parameterization
+
+    def release(self, kind: Release = "blocks") -> None:
+        """See `TriangleBank.release`."""
+        for bank in self.banks:
+            bank.release(kind)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Evaluates all replicas.
+
+        Args:
+            x: shape (batch, in_features), in the domain's units.
+
+        Returns:
+            Shape (batch, replicas), in the targets' units.
+        """
+        u = self.scaling.inputs(x)[:, None, self.coordinate].expand(-1, self.replicas, -1)
+        y = (self.bank(u) * self.output_sign).sum(-1)
+        if self.outer is not None:
+            y = self.outer((self.outer_gain * y + self.outer_shift)[..., None])[..., 0]
+        return self.scaling.outputs(y)
+
+    def to_sequential(self, replica: int = 0) -> nn.Sequential:
+        """One replica as plain `nn.Linear` and `nn.ReLU` layers, from (batch, in_features) to (batch, 1).
+
+        Same outputs on the domain; inputs outside it are not clamped.
+        """
+        dtype, m = self.output_sign.dtype, self.scaling.in_features
+        picks = torch.eye(m, dtype=dtype, device=self.output_sign.device)[self.coordinate]
+        none = picks.new_zeros(len(picks))
+        parts = [[self.scaling.input_layer()], [(picks, none)], self.bank.select(replica).affine_layers()]
+        combine = self.output_sign[None]
+        if self.outer is None:
+            parts.append([(combine, none[:1])])
+        else:
+            gain, shift = self.outer_gain[replica].detach(), self.outer_shift[replica].detach()
+            parts.append([(gain * combine, shift[None])])
+            # The clamp's first affine map has to follow its input without a ReLU between: `chain` merges the two.
+            parts += [dense.clamp_layers(1, like=picks), self.outer.select(replica).affine_layers()]
+        return dense.sequential(dense.chain(*parts, [self.scaling.output_layer()]))

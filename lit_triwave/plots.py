@@ -1,0 +1,122 @@
+"""The figures of a run, drawn from plain tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+BLUE, ORANGE, GREY = "#1f5fa8", "#d9622b", "#8a8f98"
+MAX_RUG = 400  # more breakpoints than this are a grey band, not marks
+
+
+def _figure(rows: int = 1, columns: int = 1, size: tuple[float, float] = (7.0, 4.2)) -> tuple[Figure, Sequence[Axes]]:
+    figure = Figure(figsize=size, dpi=150, layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).flatten()
+    for ax in axes:
+        ax.spines[["top", "right"]].set_visible(False)
+    return figure, list(axes)
+
+
+def _decades_grid(ax: Axes) -> None:
+    ax.set_yscale("log")
+    ax.grid(True, which="major", axis="y", color="#e3e5e8", linewidth=0.8)
+
+
+def fit_figure(
+    x: Tensor,
+    target: Tensor,
+    prediction: Tensor,
+    kinks: Tensor,
+    kink_values: Tensor,
+    names: tuple[str, str],
+    title: str,
+) -> Figure:
+    """The fit over the target with the breakpoints marked; all 1-D, x ascending, in the data's units."""
+    figure, (ax,) = _figure()
+    ax.plot(x, target, color=GREY, linewidth=5, alpha=0.45, label="target", solid_capstyle="round")
+    ax.plot(x, prediction, color=BLUE, linewidth=1.3, label="network")
+    if len(kinks) <= MAX_RUG:
+        ax.plot(kinks, kink_values, "o", color=ORANGE, markersize=3.2, label=f"{len(kinks)} breakpoints")
+    ax.set(xlabel=names[0], ylabel=names[1], title=title)
+    ax.legend(frameon=False)
+    return figure
+
+
+def error_figure(x: Tensor, error: Tensor, kinks: Tensor, name: str, title: str) -> Figure:
+    """The error over the domain with the breakpoints as ticks below; all 1-D."""
+    figure, (ax,) = _figure()
+    ax.axhline(0, color=GREY, linewidth=0.8)
+    ax.plot(x, error, color=BLUE, linewidth=0.9)
+    if len(kinks) <= MAX_RUG:
+        ax.plot(kinks, torch.zeros_like(kinks), "|", color=ORANGE, markersize=9, label="breakpoints")
+        ax.legend(frameon=False)
+    ax.ticklabel_format(axis="y", style="sci", scilimits=(0, 0), useMathText=True)
+    ax.set(xlabel=name, ylabel="network − target", title=title)
+    return figure
+
+
+def loss_figure(
+    epochs: Tensor, mse: Tensor, best: int, switches: dict[str, float], limit: float | None, title: str
+) -> Figure:
+    """Training MSE of all seeds, (records, seeds), faint, the best one strong, with the stage switches marked."""
+    figure, (ax,) = _figure()
+    seeds = mse.shape[1]
+    if seeds > 1:
+        ax.plot(epochs, mse, color=GREY, linewidth=0.6, alpha=0.35)
+        ax.plot([], [], color=GREY, linewidth=0.6, label=f"{seeds} seeds")
+    ax.plot(
+        epochs, mse[:, best], color=BLUE, linewidth=1.6, label="best on validation data" if seeds > 1 else "training"
+    )
+    for name, epoch in switches.items():
+        ax.axvline(epoch, color=ORANGE, linewidth=1.0, linestyle="--", label=name)
+    if limit is not None:
+        ax.axhline(limit, color="black", linewidth=0.9, linestyle=":", label="free-knot limit")
+    _decades_grid(ax)
+    ax.set(xlabel="epoch", ylabel="mean squared error", title=title)
+    ax.legend(frameon=False)
+    return figure
+
+
+def surface_figure(x: Tensor, target: Tensor, prediction: Tensor, names: Sequence[str], title: str) -> Figure:
+    """Target, network and error over two variables, points x (n, 2) anywhere in the plane."""
+    figure, axes = _figure(1, 3, (12.0, 3.9))
+    error = prediction - target
+    low, high = float(target.min()), float(target.max())
+    bound = float(error.abs().max()) or 1.0
+    for ax, values, label, style in (
+        (axes[0], target, "target", {"cmap": "viridis", "vmin": low, "vmax": high}),
+        (axes[1], prediction, "network", {"cmap": "viridis", "vmin": low, "vmax": high}),
+        (axes[2], error, "network − target", {"cmap": "RdBu_r", "vmin": -bound, "vmax": bound}),
+    ):
+        grid = _as_image(x, values)
+        if grid is None:
+            image = ax.scatter(x[:, 0], x[:, 1], c=values, s=4, **style)
+        else:
+            extent = (*x[:, 0].aminmax(), *x[:, 1].aminmax())
+            image = ax.imshow(grid.T, origin="lower", extent=[float(v) for v in extent], aspect="auto", **style)
+        figure.colorbar(image, ax=ax, shrink=0.9)
+        ax.set(xlabel=names[0], ylabel=names[1], title=label)
+    figure.suptitle(title)
+    return figure
+
+
+def agreement_figure(target: Tensor, prediction: Tensor, title: str) -> Figure:
+    """Network against target, for data of three or more variables."""
+    figure, (ax,) = _figure(size=(5.0, 4.8))
+    ends = torch.stack([target.min(), target.max()])
+    ax.plot(ends, ends, color=GREY, linewidth=1)
+    ax.scatter(target, prediction, s=4, color=BLUE, alpha=0.5, linewidths=0)
+    ax.set(xlabel="target", ylabel="network", title=title)
+    return figure
+
+
+def _as_image(x: Tensor, values: Tensor) -> Tensor | None:
+    """Values as (columns, rows) when the points are a full grid, first variable slowest, else None."""
+    first, second = x[:, 0].unique(), x[:, 1].unique()
+    if len(first) * len(second) != len(x) or not torch.equal(x, torch.cartesian_prod(first, second)):
+        return None
+    return values.reshape(len(first), len(second))

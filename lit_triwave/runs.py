@@ -1,0 +1,125 @@
+"""Run folders: `runs/<experiment>/<run id>/`, their names, and the files that are not Lightning's."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import secrets
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from lit_triwave.errors import TriwaveError
+
+RUN_ID_VARIABLE = "LIT_TRIWAVE_RUN_ID"
+"""Environment variable by which the first process tells the id to those that Lightning starts beside it."""
+WandbMode = Literal["auto", "online", "offline", "disabled"]
+
+
+@dataclass
+class Run:
+    """Where a run is kept and how it is tracked.
+
+    Args:
+        experiment: name of the experiment; by default the name of the config file.
+        root: folder of all runs.
+        id: of this run, also in Weights & Biases; by default the time and four random digits. Resuming keeps the id.
+        wandb: Weights & Biases: `auto` is online after `wandb login`, else offline; `disabled` leaves it out.
+        project: in Weights & Biases.
+        checkpoint_every: epochs between two checkpoints, besides those at the end of each stage.
+    """
+
+    experiment: str | None = None
+    root: str = "runs"
+    id: str | None = None
+    wandb: WandbMode = "auto"
+    project: str = "lit_triwave"
+    checkpoint_every: int = 100
+
+    def __post_init__(self) -> None:
+        for name, value in {"run.experiment": self.experiment, "run.id": self.id}.items():
+            if value is not None and (not value or Path(value).name != value or value in (".", "..")):
+                raise ValueError(f"{name} {value!r}: a plain name, without slashes")
+        if self.checkpoint_every < 1:
+            raise ValueError(f"run.checkpoint_every {self.checkpoint_every}: at least 1")
+
+    @property
+    def folder(self) -> Path:
+        assert self.experiment is not None and self.id is not None
+        return Path(self.root) / self.experiment / self.id
+
+
+def new_run_id() -> str:
+    """An id that all processes of a distributed run agree on.
+
+    Of the form 20260131-235959-1a2b: it sorts by time, and random digits keep runs apart that start in the same second.
+    """
+    for variable in (RUN_ID_VARIABLE, "SLURM_JOB_ID"):
+        if os.environ.get(variable):
+            return os.environ[variable]
+    return f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+
+
+def open_run_folder(folder: Path) -> None:
+    """Makes a run's folder and shows that it can be written.
+
+    Raises:
+        TriwaveError: it can't.
+    """
+    probe = folder / ".writable"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(b"0" * 4096)
+        probe.unlink()
+    except OSError as error:
+        raise TriwaveError(
+            f"run folder {folder} cannot be written: {error.strerror}; set run.root to another"
+        ) from error
+
+
+def latest_checkpoint(root: str, experiment: str) -> Path:
+    """`last.ckpt` of the newest run of an experiment.
+
+    Raises:
+        TriwaveError: there is none.
+    """
+    found = sorted((Path(root) / experiment).glob("*/checkpoints/last.ckpt"), key=lambda path: path.stat().st_mtime)
+    if not found:
+        raise TriwaveError(
+            f"no checkpoint in {Path(root) / experiment}/*/checkpoints: run `fit` first, or give --ckpt_path FILE"
+        )
+    return found[-1]
+
+
+def run_of_checkpoint(checkpoint: Path) -> tuple[str, str, str] | None:
+    """(root, experiment, run id) when a checkpoint lies in a run folder, else None."""
+    folder = checkpoint.parent.parent
+    if checkpoint.parent.name != "checkpoints" or not (folder / "config.yaml").is_file():
+        return None
+    return str(folder.parent.parent), folder.parent.name, folder.name
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Writes a JSON file that is whole or not there, also when the disk is full or the process is killed."""
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("w") as file:
+        json.dump(content, file, indent=2, allow_nan=True)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def read_metrics(path: Path, before_step: int) -> list[tuple[int, dict[str, float]]]:
+    """Rows (step, metrics) of a `metrics.csv` with a step below `before_step`; [] when there is no such file."""
+    if not path.is_file():
+        return []
+    rows = []
+    with path.open(newline="") as file:
+        for row in csv.DictReader(file):
+            step = int(row.pop("step"))
+            if step < before_step:
+                rows.append((step, {name: float(value) for name, value in row.items() if value}))
+    return rows

@@ -1,0 +1,76 @@
+"""The stages of training: how long, with which optimizer, learning rate and schedule."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+Schedule = Literal["constant", "cosine"]
+
+
+@dataclass
+class Stage:
+    """One stage of training.
+
+    Args:
+        epochs: its length; 0 leaves the stage out.
+        lr: highest learning rate, > 0.
+        optimizer: name of any class in `torch.optim`.
+        options: further arguments of that class.
+        schedule: `"cosine"`: falls to zero over the stage; `"constant"`.
+        warmup: share of the stage, 0 to 1, over which the learning rate rises linearly from zero. Constructed weights
+            start near a good fit, and Adam's first steps, made before it knows the gradients' sizes, would spoil it.
+
+    Raises:
+        ValueError: for an argument outside its range.
+    """
+
+    epochs: int = 1000
+    lr: float = 1e-3
+    optimizer: str = "Adam"
+    options: dict[str, Any] = field(default_factory=dict)
+    schedule: Schedule = "cosine"
+    warmup: float = 0.1
+
+    def __post_init__(self) -> None:
+        if self.epochs < 0:
+            raise ValueError(f"epochs {self.epochs}: at least 0")
+        if not (self.lr > 0 and math.isfinite(self.lr)):
+            raise ValueError(f"lr {self.lr}: above 0")
+        if not 0 <= self.warmup <= 1:
+            raise ValueError(f"warmup {self.warmup}: a share between 0 and 1")
+        if self.schedule not in get_args(Schedule):
+            raise ValueError(f"schedule {self.schedule!r}: one of {', '.join(get_args(Schedule))}")
+        kind = getattr(torch.optim, self.optimizer, None)
+        if not (isinstance(kind, type) and issubclass(kind, Optimizer)) or kind is Optimizer:
+            raise ValueError(f"optimizer {self.optimizer!r}: the name of a class in torch.optim, such as Adam or SGD")
+
+    def configure(self, parameters: Iterable[nn.Parameter], steps: int) -> tuple[Optimizer, LambdaLR]:
+        """The stage's optimizer, and its schedule in optimizer steps.
+
+        Args:
+            parameters: to be trained.
+            steps: optimizer steps of the whole stage.
+
+        Raises:
+            ValueError: for options that the optimizer refuses.
+        """
+        try:
+            optimizer = getattr(torch.optim, self.optimizer)(parameters, lr=self.lr, **self.options)
+        except TypeError as error:
+            raise ValueError(f"options {self.options} do not suit torch.optim.{self.optimizer}: {error}") from error
+        return optimizer, LambdaLR(optimizer, lambda step: self.factor(step / max(1, steps)))
+
+    def factor(self, progress: float) -> float:
+        """Learning rate as a share of `lr`, at a share `progress` of the stage."""
+        rise = min(1.0, progress / self.warmup) if self.warmup else 1.0
+        # Never exactly zero: the first step of a warm-up should move, however little.
+        rise = max(rise, 1e-3)
+        return rise * (0.5 * (1 + math.cos(math.pi * min(progress, 1.0))) if self.schedule == "cosine" else 1.0)

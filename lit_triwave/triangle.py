@@ -1,0 +1,197 @@
+"""The mathematics of the construction, as pure functions on tensors (METHOD sections 1 to 3).
+
+Every function is batched over any leading shape `*shape` (subnetworks, replicas), works in float32 and float64, and is
+differentiable. Symbols follow the paper: peaks `a`, scales `s`, waves `W_i = T_{a_i} ∘ … ∘ T_{a_0}`, and
+
+    F(x) = α + β·x + sign · Σ_{i<d} s_i · W_i(x),     sign = −1 for convex F, +1 for concave F.
+
+Source: Milkert, Hyde, Laine, "Compelling ReLU Networks to Exhibit Exponentially Many Linear Regions at Initialization and
+During Training", ICML 2025, arXiv 2311.18022.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from lit_triwave.kernels import WaveSum
+
+# The `sum` neuron passes through a ReLU. A constant keeps its input at least this far above zero on [0, 1], so that the
+# ReLU's kink never coincides with an end of the domain, where the gradient would depend on rounding.
+SUM_SLACK = 0.25
+
+
+def triangle(x: Tensor, peak: Tensor) -> Tensor:
+    """Triangle function T_a: rises from (0, 0) to (a, 1) and falls to (1, 0).
+
+    Args:
+        x: points in [0, 1], any shape that broadcasts with `peak`.
+        peak: a, in (0, 1).
+
+    Returns:
+        min(x / a, (1 − x) / (1 − a)), of the broadcast shape.
+    """
+    return torch.minimum(x / peak, (1 - x) / (1 - peak))
+
+
+def waves(x: Tensor, peaks: Tensor) -> Tensor:
+    """All waves W_0 … W_{d−1} of a subnetwork.
+
+    Args:
+        x: points in [0, 1], shape (batch, *shape).
+        peaks: a_0 … a_{d−1}, shape (*shape, d).
+
+    Returns:
+        W_i(x), shape (batch, *shape, d); W_i has 2^(i+1) linear pieces.
+    """
+    result = []
+    for peak in peaks.unbind(-1):
+        x = triangle(x, peak)
+        result.append(x)
+    return torch.stack(result, -1)
+
+
+def theorem31_scales(peaks: Tensor, first: Tensor) -> Tensor:
+    """Scales for which F is differentiable in the limit of infinite depth (Theorem 3.1).
+
+    s_{i+1} = s_i · (1 − a_{i+1}) · a_{i+2}, so a depth of d needs one peak more than it has waves.
+
+    Args:
+        peaks: a_0 … a_d, shape (*shape, d + 1), in (0, 1).
+        first: s_0, shape (*shape,).
+
+    Returns:
+        s_0 … s_{d−1}, shape (*shape, d).
+    """
+    ratios = (1 - peaks[..., 1:-1]) * peaks[..., 2:]
+    return first[..., None] * torch.cat([torch.ones_like(first)[..., None], ratios.cumprod(-1)], -1)
+
+
+def wave_form(x: Tensor, peaks: Tensor, scales: Tensor, alpha: Tensor, beta: Tensor, sign: Tensor) -> Tensor:
+    """F(x) as a sum of waves: the fast form, used while the peaks are trained.
+
+    Args:
+        x: points in [0, 1], shape (batch, *shape).
+        peaks: a_0 … a_{d−1}, shape (*shape, d).
+        scales: s_0 … s_{d−1}, shape (*shape, d).
+        alpha, beta: affine part, shape (*shape,).
+        sign: −1 (convex) or +1 (concave), shape (*shape,).
+
+    Returns:
+        F(x), shape (batch, *shape).
+    """
+    shape, n = x.shape[1:], alpha.numel()
+    coefficients = torch.cat([beta[..., None], sign[..., None] * scales], -1)
+    # Samples last, so that each subnetwork's numbers are contiguous.
+    result = WaveSum.apply(
+        x.reshape(len(x), n).T.contiguous(),
+        peaks.reshape(n, peaks.shape[-1]),
+        coefficients.reshape(n, coefficients.shape[-1]),
+        alpha.reshape(n),
+    )
+    return result.T.reshape(len(x), *shape)
+
+
+class BlockWeights(NamedTuple):
+    """Weights of width-4 ReLU networks with d hidden layers, one for each element of `*shape`.
+
+    The neurons of a layer are, in this order, `sum`, `t1`, `t2`, `bias` (METHOD section 3).
+    """
+
+    input_weight: Tensor  # (*shape, 4)
+    input_bias: Tensor  # (*shape, 4)
+    hidden_weight: Tensor  # (*shape, d − 1, 4, 4), entry [i, j] leads from neuron j to neuron i
+    hidden_bias: Tensor  # (*shape, d − 1, 4)
+    output_weight: Tensor  # (*shape, 4)
+    output_bias: Tensor  # (*shape,)
+
+
+def block_weights(peaks: Tensor, scales: Tensor, alpha: Tensor, beta: Tensor, sign: Tensor) -> BlockWeights:
+    """The network that computes F on [0, 1] (METHOD section 3).
+
+    The t-neurons of layer i carry the wave already multiplied by s_{i−1} and the `bias` neuron carries that factor, which
+    keeps the numbers well conditioned.
+
+    Args:
+        peaks: a_0 … a_{d−1}, shape (*shape, d), in (0, 1).
+        scales: s_0 … s_{d−1}, shape (*shape, d), positive.
+        alpha, beta: affine part, shape (*shape,).
+        sign: −1 (convex) or +1 (concave), shape (*shape,).
+
+    Returns:
+        The weights; `network_form` with them equals `wave_form` on [0, 1], gradients to the peaks included.
+    """
+    zero, one = torch.zeros_like(alpha), torch.ones_like(alpha)
+    # Lower bound of the `sum` neuron on [0, 1] before the shift: the smaller end of β·x, less all waves when they are
+    # subtracted.
+    shift = (-beta).clamp_min(0) + torch.where(sign < 0, scales.sum(-1), zero) + SUM_SLACK
+    ratios = torch.cat([scales[..., :1], scales[..., 1:] / scales[..., :-1]], -1)  # S_i = s_i / s_{i−1}, S_0 = s_0
+    rise = ratios / peaks  # S_i / a_i
+    turn = ratios / (peaks * (1 - peaks))  # S_i / (a_i − a_i²)
+
+    def row(*entries: Tensor) -> Tensor:
+        return torch.stack(torch.broadcast_tensors(*entries), -1)
+
+    r, t, s = rise[..., :-1], turn[..., :-1], ratios[..., :-1]
+    signs, zeros, ones = sign[..., None], torch.zeros_like(r), torch.ones_like(r)
+    hidden = torch.stack(
+        [
+            row(ones, signs * r, -signs * t, zeros),
+            row(zeros, r, -t, zeros),
+            row(zeros, r, -t, -s * peaks[..., 1:]),
+            row(zeros, zeros, zeros, s),
+        ],
+        -2,
+    )
+    return BlockWeights(
+        input_weight=row(beta, one, one, zero),
+        input_bias=row(shift, zero, -peaks[..., 0], one),
+        hidden_weight=hidden,
+        hidden_bias=hidden.new_zeros(hidden.shape[:-1]),
+        output_weight=row(one, sign * rise[..., -1], -sign * turn[..., -1], zero),
+        output_bias=alpha - shift,
+    )
+
+
+def network_form(x: Tensor, weights: BlockWeights) -> Tensor:
+    """F(x) as a ReLU network: four neurons wide, d hidden layers deep.
+
+    Args:
+        x: points in [0, 1], shape (batch, *shape).
+        weights: of the same `*shape`.
+
+    Returns:
+        F(x), shape (batch, *shape).
+    """
+    shape = x.shape[1:]
+    n = shape.numel()
+    # One batched matrix product a layer, all subnetworks as its batch dimension: (n, 4, 4) @ (n, 4, batch). The samples
+    # come last, since a product whose long side is contiguous is about twice as fast as its transpose.
+    w = BlockWeights(*(t.reshape(n, *t.shape[len(shape) :]) for t in weights))
+    u = x.reshape(len(x), n).T[:, None]
+    h = torch.addcmul(w.input_bias[..., None], w.input_weight[..., None], u).relu()
+    for layer, bias in zip(w.hidden_weight.unbind(1), w.hidden_bias.unbind(1), strict=True):
+        h = torch.baddbmm(bias[..., None], layer, h).relu()
+    out = torch.baddbmm(w.output_bias[:, None, None], w.output_weight[:, None], h)
+    return out[:, 0].T.reshape(x.shape)
+
+
+def nodes(peaks: Tensor) -> Tensor:
+    """The ends of the 2^d linear pieces: every x with W_{d−1}(x) ∈ {0, 1}.
+
+    At these points all deeper waves vanish, so the truncated F interpolates its own limit there.
+
+    Args:
+        peaks: a_0 … a_{d−1}, shape (*shape, d).
+
+    Returns:
+        Nodes in ascending order from 0 to 1, shape (*shape, 2^d + 1), differentiable in the peaks.
+    """
+    y = peaks.new_tensor([0.0, 1.0]).expand(*peaks.shape[:-1], 2)
+    for peak in reversed(peaks.unbind(-1)):
+        a = peak[..., None]
+        # The two branches of the inverse of T_a; both start from the same peak, which is kept once.
+        y = torch.cat([a * y, (1 - (1 - a) * y.flip(-1))[..., 1:]], -1)
+    return y
