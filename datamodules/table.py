@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -146,11 +146,12 @@ def _read(path: str) -> pandas.DataFrame:
         raise FileNotFoundError(f"{path}: no such file" if not file.exists() else f"{path} is not a file")
     try:
         if suffix == ".parquet":
-            return pandas.read_parquet(file).reset_index(drop=True)
+            stored: pandas.DataFrame = pandas.read_parquet(file).reset_index(drop=True)
+            return stored
         # Numbers keep their last digit, so that a bound of the domain is the same in every file; 3.1 does so unasked.
         old = tuple(int(part) for part in pandas.__version__.split(".")[:2]) < (3, 1)
-        exact = {"float_precision": "round_trip"} if old else {}
-        table = pandas.read_csv(file, sep=SEPARATORS[suffix], skipinitialspace=True, **exact)
+        exact: dict[str, Any] = {"float_precision": "round_trip"} if old else {}
+        table: pandas.DataFrame = pandas.read_csv(file, sep=SEPARATORS[suffix], skipinitialspace=True, **exact)
     except Exception as error:  # pandas, pyarrow and gzip raise many kinds, some of several lines
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"{path} cannot be read as {suffix[1:]}: {reason}") from None

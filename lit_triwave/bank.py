@@ -22,25 +22,25 @@ WEIGHT_PARAMETERS = BlockWeights._fields
 class TriangleBank(nn.Module):
     """Constructed ReLU networks, four neurons wide and `depth` hidden layers deep, evaluated side by side.
 
-    While `parameterization` is `"peaks"`, the peaks, the scales and the affine part are the parameters and each subnetwork
-    has exactly 2^depth linear regions on [0, 1], whatever their values. `release` turns the weights of the same function
-    into the parameters. Inputs are clamped to [0, 1], where the construction holds.
+    While `parameterization` is `"peaks"`, the peaks, the scales and the affine part are the parameters and each
+    subnetwork has exactly 2^depth linear regions on [0, 1], whatever their values. `release` turns the weights of the
+    same function into the parameters. Inputs are clamped to [0, 1], where the construction holds.
 
-    Why not `torch.nn.utils.parametrize`, PyTorch's own mechanism for weights computed from other parameters: the wave form
-    that is trained here never forms the weights at all (it is several times faster), a parametrised tensor is recomputed
-    for each of the six weight tensors, and `remove_parametrizations` changes the keys of the state dict, so that a
-    checkpoint could not tell a fresh module which of the two it holds. Here `load_state_dict` takes either kind and brings
-    the module into the state that the checkpoint was saved in.
+    Why not `torch.nn.utils.parametrize`, PyTorch's own mechanism for weights computed from other parameters: the wave
+    form that is trained here never forms the weights at all (it is several times faster), a parametrised tensor is
+    recomputed for each of the six weight tensors, and `remove_parametrizations` changes the keys of the state dict,
+    so that a checkpoint could not tell a fresh module which of the two it holds. Here `load_state_dict` takes either
+    kind and brings the module into the state that the checkpoint was saved in.
 
     Args:
         shape: the subnetworks, n or (…, n), each ≥ 1. The last dimension is the group that `release("dense")` connects;
             the dimensions before it (replicas) stay independent of each other.
         depth: hidden layers d ≥ 1.
         curvature: `"convex"` or `"concave"`, or a sequence of them for the last dimension.
-        theorem31: True ties all scales but the first to the peaks (Theorem 3.1); False makes each scale a parameter, with
-            the values of Theorem 3.1 as a start.
-        margin: peaks stay in [margin, 1 − margin], 0 < margin < 1/2. They are drawn from U(margin, 1 − margin) and stored
-            as logits of that interval.
+        theorem31: True ties all scales but the first to the peaks (Theorem 3.1); False makes each scale a parameter,
+            with the values of Theorem 3.1 as a start.
+        margin: peaks stay in [margin, 1 − margin], 0 < margin < 1/2. They are drawn from U(margin, 1 − margin) and
+            stored as logits of that interval.
         generator: for the draw; PyTorch's global one when None.
         dtype, device: of the parameters.
 
@@ -117,7 +117,8 @@ class TriangleBank(nn.Module):
 
     @property
     def peaks(self) -> Tensor:
-        """The peaks a_0 … a_d, shape (*shape, depth + 1), in [margin, 1 − margin]; after release, those of that moment."""
+        """The peaks a_0 … a_d, shape (*shape, depth + 1), in [margin, 1 − margin]; after release, those of that
+        moment."""
         if self.released is not None:
             return self.released_peaks
         return self.margin + (1 - 2 * self.margin) * self.peak_logits.sigmoid()
@@ -171,8 +172,8 @@ class TriangleBank(nn.Module):
         The parameters of the peaks' stage are removed: optimizers, and wrappers such as DDP, must be made anew.
 
         Args:
-            kind: `"blocks"`: the 4×4 blocks are trained, zeros between subnetworks stay; `"dense"`: the matrices of each
-                group (last dimension of `shape`) are trained whole.
+            kind: `"blocks"`: the 4×4 blocks are trained, zeros between subnetworks stay; `"dense"`: the matrices of
+                each group (last dimension of `shape`) are trained whole.
 
         Raises:
             RuntimeError: when the bank is already released.
@@ -238,8 +239,8 @@ class TriangleBank(nn.Module):
         """The bank as plain `nn.Linear` and `nn.ReLU` layers, same outputs on [0, 1], released or not.
 
         Returns:
-            A network from (batch, n) to (batch, n), n = the number of subnetworks (`shape` flattened), sharing nothing with
-            the bank. Unlike the bank, it does not clamp inputs outside [0, 1].
+            A network from (batch, n) to (batch, n), n = the number of subnetworks (`shape` flattened), sharing
+            nothing with the bank. Unlike the bank, it does not clamp inputs outside [0, 1].
         """
         return dense.sequential(self.affine_layers())
 

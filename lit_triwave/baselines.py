@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Literal, get_args
@@ -17,7 +18,8 @@ RandomStart = Literal["kaiming", "rai", "raai"]
 RAI_STD = 0.6007
 """Standard deviation of RAI's Gaussian entries times √fan_in (Lu et al. 2019, arXiv 1903.06733)."""
 RAAI_SHARE = 1.0
-"""Share of a row's mean that RAAI takes off its Gaussian entries (Singh & Sreejith 2021, arXiv 2103.12499); at 1 the row
+"""Share of a row's mean that RAAI takes off its Gaussian entries (Singh & Sreejith 2021, arXiv 2103.12499); at 1 the
+row
 sums to zero. The paper that we compare with gives no constant."""
 
 
@@ -100,7 +102,7 @@ class DenseNetwork(nn.Module):
         self.replicas = replicas
         sizes = [self.scaling.in_features, *[width] * depth, 1]
         self.weight, self.bias = nn.ParameterList(), nn.ParameterList()
-        for fan_in, fan_out in zip(sizes[:-1], sizes[1:], strict=True):
+        for fan_in, fan_out in itertools.pairwise(sizes):
             shape = (replicas, fan_out, fan_in + 1)
             if initialization == "kaiming":
                 rows = kaiming_rows(shape, generator)
@@ -112,7 +114,7 @@ class DenseNetwork(nn.Module):
     @property
     def segments(self) -> int:
         """Linear pieces of a constructed network of this depth, for comparison with the same free-knot limit."""
-        return 2 ** (len(self.weight) - 1)
+        return 1 << (len(self.weight) - 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """x (batch, in_features) ↦ (batch, replicas)."""

@@ -32,7 +32,6 @@ validate, test and predict take the newest run of the config's experiment unless
 
 LIT_TRIWAVE_DEBUG=1 shows a traceback with an error."""
 
-STARTED = time.monotonic()  # before the imports that take seconds: they are part of a run's wall time
 INTERRUPTED = 130  # the shell's exit code for Ctrl-C
 
 
@@ -45,6 +44,7 @@ def main(args: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0, 1 for an error (one line on standard error), 2 for a wrong command line, 130 after Ctrl-C.
     """
+    started = time.monotonic()  # before the imports that take seconds: they are part of a run's wall time
     args = list(sys.argv[1:] if args is None else args)
     if not args or args[0] in ("-h", "--help"):
         print(HELP)
@@ -56,7 +56,7 @@ def main(args: Sequence[str] | None = None) -> int:
         # Imported here: torch and Lightning take seconds, and the help above needs neither.
         from lit_triwave.lightning_cli import run
 
-        return run(args, STARTED)
+        return run(args, started)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
@@ -66,17 +66,7 @@ def main(args: Sequence[str] | None = None) -> int:
         if os.environ.get("LIT_TRIWAVE_DEBUG"):
             traceback.print_exc()
         else:
+            from lit_triwave.messages import one_line
+
             print(f"error: {one_line(error)}", file=sys.stderr)
         return 1
-
-
-def one_line(error: BaseException) -> str:
-    """An error's message in one line, led by its type where the message alone says too little."""
-    from lit_triwave.errors import TriwaveError
-
-    text = " ".join(str(error).split())
-    if isinstance(error, (TriwaveError, ValueError)) and text:
-        return text
-    if isinstance(error, OSError) and error.filename:
-        return f"{error.filename}: {error.strerror}"
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -15,7 +15,8 @@ Affine = tuple[Tensor, Tensor]
 
 
 class DenseWeights(NamedTuple):
-    """Weights of ReLU networks with n inputs, d hidden layers of 4·n neurons and n outputs, one per element of `*lead`."""
+    """Weights of ReLU networks with n inputs, d hidden layers of 4·n neurons and n outputs, one per element of
+    `*lead`."""
 
     input_weight: Tensor  # (*lead, 4n, n)
     input_bias: Tensor  # (*lead, 4n)
@@ -111,9 +112,9 @@ def sequential(layers: Sequence[Affine]) -> nn.Sequential:
     """Plain PyTorch layers, Linear, ReLU, …, Linear, holding copies of the given affine maps."""
     modules: list[nn.Module] = []
     for weight, bias in layers:
-        linear = nn.utils.skip_init(
-            nn.Linear, weight.shape[1], weight.shape[0], device=weight.device, dtype=weight.dtype
-        )
+        # Not `nn.Linear(...)` at once: its random start would be thrown away, and would move the global generator.
+        linear = nn.Linear(weight.shape[1], weight.shape[0], device="meta", dtype=weight.dtype)
+        linear.to_empty(device=weight.device)
         with torch.no_grad():
             linear.weight.copy_(weight)
             linear.bias.copy_(bias)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import shlex
+import shutil
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule, Tr
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities import rank_zero_only
 
+from datamodules import FunctionDataModule, TableDataModule
 from lit_triwave.callbacks.checkpoint import StageCheckpoint
 from lit_triwave.callbacks.figures import RegressionFigures
 from lit_triwave.callbacks.history import SeedHistory
@@ -25,16 +28,18 @@ from lit_triwave.callbacks.progress import StageProgress
 from lit_triwave.callbacks.summary import RegressionSummary
 from lit_triwave.errors import TriwaveError
 from lit_triwave.loggers import make_loggers, say
+from lit_triwave.messages import known_classes
 from lit_triwave.modules.regressor import FunctionRegressor
+from lit_triwave.networks import TriangleNetwork
 from lit_triwave.runs import (
     RUN_ID_VARIABLE,
     Run,
     latest_checkpoint,
-    new_run_id,
     open_run_folder,
+    place_run,
     read_metrics,
-    run_of_checkpoint,
 )
+from lit_triwave.stages import Stage
 
 INTERRUPTED = 130
 
@@ -48,19 +53,30 @@ QUIET = (
     ".*does not have many workers.*",
     # Epochs of one full batch are the paper's protocol.
     ".*smaller than the logging interval.*",
-    # Resuming writes into the run's own folder; `RunCSV` puts the earlier rows back.
+    # Resuming writes into the run's own folder; `_loggers` puts the earlier rows back.
     ".*Experiment logs directory.*exists and is not empty.*",
     ".*Checkpoint directory.*exists and is not empty.*",
+    # A run folder may be moved or copied.
+    ".*The dirpath has changed from.*",
+    # Evaluation needs no checkpoint callback.
+    ".*callbacks used to create the checkpoint need to be provided.*",
+    # Predictions are written in the loader's order.
+    ".*Couldn't infer the batch indices.*",
     # https://github.com/Lightning-AI/pytorch-lightning/issues/20027
     ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",
 )
 
 
 class SaveFitConfig(SaveConfigCallback):
-    """Saves `config.yaml` for `fit` alone: evaluating a run must not change how it says it was made."""
+    """Saves `config.yaml` for `fit` alone: evaluating a run must not change how it says it was made.
+
+    Without the run's id and checkpoint, so that the saved config, run again, is another run of the same experiment.
+    """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit":
+            self.config = self.config.clone()
+            self.config.run.id = self.config.ckpt_path = None
             super().setup(trainer, pl_module, stage)
 
 
@@ -85,34 +101,37 @@ class TriwaveCLI(LightningCLI):
         """Not Lightning's: it would let a checkpoint's hyperparameters silently replace those that the user gave."""
 
     def before_instantiate_classes(self) -> None:
-        """Settles which run this is: a new one, or that of the checkpoint."""
+        """Settles the experiment's name and the checkpoint."""
         config = self.config[self.subcommand]
-        run: Namespace = config.run
-        if run.experiment is None:
+        if config.run.experiment is None:
             files = [Path(str(path)).stem for path in config.get("config") or []]
-            run.experiment = files[0] if files else "default"
+            config.run.experiment = files[0] if files else "default"
         checkpoint = config.get("ckpt_path")
         if checkpoint == "last" or (checkpoint is None and self.subcommand != "fit"):
-            checkpoint = latest_checkpoint(run.root, run.experiment)
+            checkpoint = latest_checkpoint(config.run.root, config.run.experiment)
             say(f"checkpoint: {checkpoint}")
-        if checkpoint is not None:
-            if not Path(checkpoint).is_file():
-                raise TriwaveError(f"--ckpt_path {checkpoint}: no such file")
-            config.ckpt_path = str(checkpoint)
-            place = run_of_checkpoint(Path(checkpoint).resolve())
-            if place is not None:
-                run.root, run.experiment, run.id = place
-        run.id = run.id or new_run_id()
+        if checkpoint is not None and not Path(checkpoint).is_file():
+            raise TriwaveError(f"--ckpt_path {checkpoint}: no such file")
+        self.checkpoint_path = None if checkpoint is None else Path(checkpoint)
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        arguments: dict[str, Any] = super()._prepare_subcommand_kwargs(subcommand)
+        arguments["ckpt_path"] = self.checkpoint_path
+        if subcommand == "test":
+            arguments["verbose"] = False  # the summary's table says more
+        return arguments
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         config = self.config_init[self.subcommand]
-        self.run: Run = config.run
-        self.checkpoint: dict[str, Any] | None = None
-        if config.ckpt_path is not None:
-            self.checkpoint = load_checkpoint(Path(config.ckpt_path))
+        self.checkpoint = None if self.checkpoint_path is None else load_checkpoint(self.checkpoint_path)
+        if self.checkpoint is not None:
             check_same_model(self.checkpoint, self.model)
+        self.run = place_run(config.run, self.checkpoint_path)
+        folder = self.run.folder
+        if self.checkpoint is None and rank_zero_only.rank == 0 and folder.is_dir() and any(folder.iterdir()):  # type: ignore[attr-defined]
+            raise TriwaveError(f"run {folder} exists: resume it with --ckpt_path, or give another --run.id")
         open_run_folder(self.run.folder)
-        os.environ[RUN_ID_VARIABLE] = self.run.id or ""
+        os.environ[RUN_ID_VARIABLE] = str(self.run.id)
         callbacks: list[Callback] = []
         if self.subcommand == "fit":
             self.interruption = Interruption()
@@ -128,9 +147,21 @@ class TriwaveCLI(LightningCLI):
         kwargs["default_root_dir"] = self.run.folder
         if self.subcommand != "fit":
             kwargs["logger"] = False
-        elif config.trainer.logger in (None, True):
-            kwargs["logger"] = self._loggers()
-        return super().instantiate_trainer(**kwargs)
+        with self._leave_nothing_half_written():
+            if self.subcommand == "fit" and config.trainer.logger in (None, True):
+                kwargs["logger"] = self._loggers()
+            return super().instantiate_trainer(**kwargs)
+
+    @contextmanager
+    def _leave_nothing_half_written(self) -> Iterator[None]:
+        """Removes the folder of a new run that fails before its first step."""
+        try:
+            yield
+        except Exception:
+            started = self.checkpoint is not None or (hasattr(self, "trainer") and self.trainer.global_step > 0)
+            if self.subcommand == "fit" and not started and rank_zero_only.rank == 0:  # type: ignore[attr-defined]
+                shutil.rmtree(self.run.folder, ignore_errors=True)
+            raise
 
     def _loggers(self) -> Any:
         # Read before the CSV logger starts, which would delete the file of a run that goes on.
@@ -141,8 +172,13 @@ class TriwaveCLI(LightningCLI):
         return loggers
 
     def before_fit(self) -> None:
-        where = f"resumed from {self.config_init.fit.ckpt_path}" if self.checkpoint else "new run"
+        where = f"resumed from {self.checkpoint_path}" if self.checkpoint else "new run"
         say(f"run {self.run.folder}: {where}, {describe(self.model)}")
+
+    def fit(self, **arguments: Any) -> None:
+        """`trainer.fit`."""
+        with self._leave_nothing_half_written():
+            self.trainer.fit(**arguments)
 
     def after_fit(self) -> None:
         """Tests what was fitted, also after Ctrl-C, which draws the figures and writes the summary."""
@@ -150,16 +186,16 @@ class TriwaveCLI(LightningCLI):
             return
         self.trainer.test(self.model, datamodule=self.datamodule, verbose=False)
         if self.interruption.requested is not None:
-            command = f"python -m lit_triwave fit --config {self.run.folder}/config.yaml"
-            resume = shlex.join([*command.split(), "--ckpt_path", f"{self.run.folder}/checkpoints/last.ckpt"])
-            say(
-                f"interrupted in stage '{self.model.stage}' after epoch {self.trainer.current_epoch}; go on with:\n{resume}"
-            )
+            folder = self.run.folder
+            command = ["python", "-m", "lit_triwave", "fit", "--config", f"{folder}/config.yaml"]
+            command += ["--ckpt_path", f"{folder}/checkpoints/last.ckpt"]
+            where = f"in stage '{self.model.stage}' after epoch {self.trainer.current_epoch}"
+            say(f"interrupted {where}; go on with:\n{shlex.join(command)}")
 
 
 def describe(model: LightningModule) -> str:
-    count = sum(parameter.numel() for parameter in model.parameters())
-    return f"{count} parameters"
+    """What is about to be trained."""
+    return f"{sum(parameter.numel() for parameter in model.parameters())} parameters"
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -211,6 +247,9 @@ def run(args: Sequence[str], started: float) -> int:
     try:
         cli = TriwaveCLI(
             started,
+            parser_class=known_classes(
+                FunctionRegressor, FunctionDataModule, TableDataModule, TriangleNetwork, Stage, Run, Trainer
+            ),
             subclass_mode_model=True,
             subclass_mode_data=True,
             seed_everything_default=0,

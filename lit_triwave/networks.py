@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -25,8 +25,8 @@ class TriangleNetwork(nn.Module):
     | `sum` | 1 for each input | Σ_j N_j(x_j) |
     | `composition` | 1 for each input, started at x_j², and an outer one | N(clamp(g · Σ_j N_j(x_j) + h)) |
 
-    Any function with bounded second derivative is a difference of two convex ones; a composition can represent functions of
-    r² = Σ x_j², which a sum over coordinates cannot (METHOD section 4).
+    Any function with bounded second derivative is a difference of two convex ones; a composition can represent
+    functions of r² = Σ x_j², which a sum over coordinates cannot (METHOD section 4).
 
     Args:
         domain: name ↦ (lower, upper) of each input. Inputs outside are clamped to it.
@@ -73,10 +73,15 @@ class TriangleNetwork(nn.Module):
         m = self.scaling.in_features
         if wiring == "single" and m > 1:
             raise ValueError(f"wiring 'single' takes one input, not {m} ({', '.join(domain)}): use sum or composition")
-        bank_options = {"theorem31": theorem31, "margin": margin, "generator": generator, "dtype": torch.float64}
+        bank_options: dict[str, Any] = {
+            "theorem31": theorem31,
+            "margin": margin,
+            "generator": generator,
+            "dtype": torch.float64,
+        }
         nets = 2 * m if wiring == "difference" else m
         inner_curvature = curvature if wiring in ("single", "sum") else "convex"
-        self.bank = TriangleBank((replicas, nets), depth, curvature=inner_curvature, **bank_options)  # type: ignore[arg-type]
+        self.bank = TriangleBank((replicas, nets), depth, curvature=inner_curvature, **bank_options)
         self.register_buffer("coordinate", torch.arange(nets) % m, persistent=False)
         signs = torch.ones(nets, dtype=torch.float64)
         if wiring == "difference":
@@ -85,7 +90,7 @@ class TriangleNetwork(nn.Module):
         self.outer: TriangleBank | None = None
         if wiring == "composition":
             outer_curvature = curvature if isinstance(curvature, str) else curvature[0]
-            self.outer = TriangleBank((replicas, 1), depth, curvature=outer_curvature, **bank_options)  # type: ignore[arg-type]
+            self.outer = TriangleBank((replicas, 1), depth, curvature=outer_curvature, **bank_options)
             self._start_squares()
 
     def _start_squares(self) -> None:
@@ -97,7 +102,7 @@ class TriangleNetwork(nn.Module):
         with torch.no_grad():
             self.bank.alpha.copy_((low**2).expand_as(self.bank.alpha))
             self.bank.beta.copy_((high**2 - low**2).expand_as(self.bank.beta))
-            self.bank.log_scales += (span**2).log()[:, None]
+            self.bank.log_scales.add_((span**2).log()[:, None])
         top = torch.maximum(low**2, high**2).sum()
         bottom = torch.where((low < 0) & (high > 0), 0, torch.minimum(low**2, high**2)).sum()
         replicas = self.bank.shape[0]
@@ -115,7 +120,7 @@ class TriangleNetwork(nn.Module):
     @property
     def segments(self) -> int:
         """Linear pieces that the depth buys in one variable: 2^depth for each subnetwork that sees it."""
-        return 2**self.bank.depth * (2 if self.wiring == "difference" else 1)
+        return (1 << self.bank.depth) * (2 if self.wiring == "difference" else 1)
 
     @property
     def parameterization(self) -> Literal["peaks", "weights"]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -60,7 +62,7 @@ def error_figure(x: Tensor, error: Tensor, kinks: Tensor, name: str, title: str)
 
 
 def loss_figure(
-    epochs: Tensor, mse: Tensor, best: int, switches: dict[str, float], limit: float | None, title: str
+    epochs: Tensor, mse: Tensor, best: int, switches: Mapping[str, float], limit: float | None, title: str
 ) -> Figure:
     """Training MSE of all seeds, (records, seeds), faint, the best one strong, with the stage switches marked."""
     figure, (ax,) = _figure()
@@ -87,17 +89,19 @@ def surface_figure(x: Tensor, target: Tensor, prediction: Tensor, names: Sequenc
     error = prediction - target
     low, high = float(target.min()), float(target.max())
     bound = float(error.abs().max()) or 1.0
-    for ax, values, label, style in (
+    panels: list[tuple[Axes, Tensor, str, dict[str, Any]]] = [
         (axes[0], target, "target", {"cmap": "viridis", "vmin": low, "vmax": high}),
         (axes[1], prediction, "network", {"cmap": "viridis", "vmin": low, "vmax": high}),
         (axes[2], error, "network − target", {"cmap": "RdBu_r", "vmin": -bound, "vmax": bound}),
-    ):
+    ]
+    for ax, values, label, style in panels:
         grid = _as_image(x, values)
+        image: ScalarMappable
         if grid is None:
             image = ax.scatter(x[:, 0], x[:, 1], c=values, s=4, **style)
         else:
-            extent = (*x[:, 0].aminmax(), *x[:, 1].aminmax())
-            image = ax.imshow(grid.T, origin="lower", extent=[float(v) for v in extent], aspect="auto", **style)
+            left, right, bottom, top = (float(end) for axis in x.T for end in axis.aminmax())
+            image = ax.imshow(grid.T.numpy(), origin="lower", extent=(left, right, bottom, top), aspect="auto", **style)
         figure.colorbar(image, ax=ax, shrink=0.9)
         ax.set(xlabel=names[0], ylabel=names[1], title=label)
     figure.suptitle(title)
@@ -116,7 +120,7 @@ def agreement_figure(target: Tensor, prediction: Tensor, title: str) -> Figure:
 
 def _as_image(x: Tensor, values: Tensor) -> Tensor | None:
     """Values as (columns, rows) when the points are a full grid, first variable slowest, else None."""
-    first, second = x[:, 0].unique(), x[:, 1].unique()
+    first, second = torch.unique(x[:, 0]), torch.unique(x[:, 1])
     if len(first) * len(second) != len(x) or not torch.equal(x, torch.cartesian_prod(first, second)):
         return None
     return values.reshape(len(first), len(second))

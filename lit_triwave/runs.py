@@ -7,7 +7,7 @@ import json
 import os
 import secrets
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -93,12 +93,15 @@ def latest_checkpoint(root: str, experiment: str) -> Path:
     return found[-1]
 
 
-def run_of_checkpoint(checkpoint: Path) -> tuple[str, str, str] | None:
-    """(root, experiment, run id) when a checkpoint lies in a run folder, else None."""
-    folder = checkpoint.parent.parent
-    if checkpoint.parent.name != "checkpoints" or not (folder / "config.yaml").is_file():
-        return None
-    return str(folder.parent.parent), folder.parent.name, folder.name
+def place_run(run: Run, checkpoint: Path | None) -> Run:
+    """Where a run belongs: in the run folder of its checkpoint, else in a new one unless an id was given."""
+    if checkpoint is not None:
+        folder = checkpoint.resolve().parent.parent
+        if checkpoint.parent.name == "checkpoints" and (folder / "config.yaml").is_file():
+            experiments = folder.parent.parent
+            root = os.path.relpath(experiments) if experiments.is_relative_to(Path.cwd()) else str(experiments)
+            return replace(run, root=root, experiment=folder.parent.name, id=folder.name)
+    return replace(run, id=run.id or new_run_id())
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
@@ -121,5 +124,7 @@ def read_metrics(path: Path, before_step: int) -> list[tuple[int, dict[str, floa
         for row in csv.DictReader(file):
             step = int(row.pop("step"))
             if step < before_step:
-                rows.append((step, {name: float(value) for name, value in row.items() if value}))
+                # Whole numbers stay whole, so that a row is written again as it was.
+                values = {name: int(value) if value.isdigit() else float(value) for name, value in row.items() if value}
+                rows.append((step, values))
     return rows

@@ -51,6 +51,7 @@ class Stage:
         kind = getattr(torch.optim, self.optimizer, None)
         if not (isinstance(kind, type) and issubclass(kind, Optimizer)) or kind is Optimizer:
             raise ValueError(f"optimizer {self.optimizer!r}: the name of a class in torch.optim, such as Adam or SGD")
+        self.configure([nn.Parameter(torch.zeros(1))], steps=1)  # refuses bad options now, not when the stage begins
 
     def configure(self, parameters: Iterable[nn.Parameter], steps: int) -> tuple[Optimizer, LambdaLR]:
         """The stage's optimizer, and its schedule in optimizer steps.

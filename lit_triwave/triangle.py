@@ -5,8 +5,8 @@ differentiable. Symbols follow the paper: peaks `a`, scales `s`, waves `W_i = T_
 
     F(x) = α + β·x + sign · Σ_{i<d} s_i · W_i(x),     sign = −1 for convex F, +1 for concave F.
 
-Source: Milkert, Hyde, Laine, "Compelling ReLU Networks to Exhibit Exponentially Many Linear Regions at Initialization and
-During Training", ICML 2025, arXiv 2311.18022.
+Source: Milkert, Hyde, Laine, "Compelling ReLU Networks to Exhibit Exponentially Many Linear Regions at Initialization
+and During Training", ICML 2025, arXiv 2311.18022.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def wave_form(x: Tensor, peaks: Tensor, scales: Tensor, alpha: Tensor, beta: Ten
     shape, n = x.shape[1:], alpha.numel()
     coefficients = torch.cat([beta[..., None], sign[..., None] * scales], -1)
     # Samples last, so that each subnetwork's numbers are contiguous.
-    result = WaveSum.apply(
+    result: Tensor = WaveSum.apply(  # type: ignore[no-untyped-call]
         x.reshape(len(x), n).T.contiguous(),
         peaks.reshape(n, peaks.shape[-1]),
         coefficients.reshape(n, coefficients.shape[-1]),
@@ -111,8 +111,8 @@ class BlockWeights(NamedTuple):
 def block_weights(peaks: Tensor, scales: Tensor, alpha: Tensor, beta: Tensor, sign: Tensor) -> BlockWeights:
     """The network that computes F on [0, 1] (METHOD section 3).
 
-    The t-neurons of layer i carry the wave already multiplied by s_{i−1} and the `bias` neuron carries that factor, which
-    keeps the numbers well conditioned.
+    The t-neurons of layer i carry the wave already multiplied by s_{i−1} and the `bias` neuron carries that factor,
+    which keeps the numbers well conditioned.
 
     Args:
         peaks: a_0 … a_{d−1}, shape (*shape, d), in (0, 1).
@@ -132,7 +132,7 @@ def block_weights(peaks: Tensor, scales: Tensor, alpha: Tensor, beta: Tensor, si
     turn = ratios / (peaks * (1 - peaks))  # S_i / (a_i − a_i²)
 
     def row(*entries: Tensor) -> Tensor:
-        return torch.stack(torch.broadcast_tensors(*entries), -1)
+        return torch.stack(torch.broadcast_tensors(*entries), -1)  # type: ignore[no-untyped-call]
 
     r, t, s = rise[..., :-1], turn[..., :-1], ratios[..., :-1]
     signs, zeros, ones = sign[..., None], torch.zeros_like(r), torch.ones_like(r)

@@ -56,7 +56,7 @@ def test_validation_points_are_neither_training_nor_test_points():
     ],
 )
 def test_numbers_of_points(variables, arguments, train, test):
-    domain = {name: (-1.0, 2.0) for name in "xyz"[:variables]}
+    domain = dict.fromkeys("xyz"[:variables], (-1.0, 2.0))
     data = FunctionDataModule("x", domain, **arguments)
     assert (len(data.train_set), len(data.test_set)) == (train, test)
     for points in (data.train_set, data.val_set, data.test_set):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 from fractions import Fraction
 
 import pytest
@@ -62,7 +63,7 @@ def side_by_side(f: nn.Sequential, g: nn.Sequential) -> nn.Sequential:
 def kaiming_net(width: int, depth: int, seed: int, dtype: torch.dtype = F64, inputs: int = 1) -> nn.Sequential:
     torch.manual_seed(seed)
     sizes = [inputs, *[width] * depth, 1]
-    return relu_net(*(nn.Linear(a, b, dtype=dtype) for a, b in zip(sizes[:-1], sizes[1:], strict=True)))
+    return relu_net(*(nn.Linear(a, b, dtype=dtype) for a, b in itertools.pairwise(sizes)))
 
 
 def rational_kinks(f: nn.Sequential, start: list[Fraction], end: list[Fraction]) -> list[Fraction]:
@@ -84,13 +85,13 @@ def rational_kinks(f: nn.Sequential, start: list[Fraction], end: list[Fraction])
             ]
         else:
             cut = [line[0]]
-            for (t0, v0), (t1, v1) in zip(line[:-1], line[1:], strict=True):
+            for (t0, v0), (t1, v1) in itertools.pairwise(line):
                 for share in sorted({a / (a - b) for a, b in zip(v0, v1, strict=True) if a * b < 0}):
                     values = [a + share * (b - a) for a, b in zip(v0, v1, strict=True)]
                     cut.append((t0 + share * (t1 - t0), values))
                 cut.append((t1, v1))
             line = [(t, [max(v, Fraction(0)) for v in values]) for t, values in cut]
-    slopes = [(v1[0] - v0[0]) / (t1 - t0) for (t0, v0), (t1, v1) in zip(line[:-1], line[1:], strict=True)]
+    slopes = [(v1[0] - v0[0]) / (t1 - t0) for (t0, v0), (t1, v1) in itertools.pairwise(line)]
     return [line[i + 1][0] for i in range(len(slopes) - 1) if slopes[i] != slopes[i + 1]]
 
 

@@ -38,9 +38,8 @@ class StageCheckpoint(ModelCheckpoint):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: StagedModule) -> None:  # type: ignore[override]
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
-        ends = pl_module.ends_stage(trainer.current_epoch)
-        if ends or trainer.should_stop or trainer.current_epoch + 1 == trainer.max_epochs:
-            if ends and pl_module.stage == "pretrain":
+        if pl_module.ends_here():
+            if pl_module.stage == "pretrain" and pl_module.ends_stage(trainer.current_epoch):
                 trainer.save_checkpoint(self.path("pretrained"))
             self._save_checkpoint(trainer, str(self.path("last")))
             self.best_model_path = str(self.path("last"))

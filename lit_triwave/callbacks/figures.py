@@ -73,7 +73,7 @@ class RegressionFigures(Callback):
             yield "agreement", plots.agreement_figure(target, prediction, title)
         if len(self.history.epochs):
             pretrained = module.stages["pretrain"].epochs
-            switches = {"release of the weights": pretrained} if 0 < pretrained < self.history.epochs[-1] else {}
+            switches = {"release of the weights": float(pretrained)} if 0 < pretrained < self.history.epochs[-1] else {}
             limit = data.free_knot_mse(network.segments)
             yield (
                 "loss",

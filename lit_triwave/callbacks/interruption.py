@@ -36,7 +36,8 @@ class Interruption(Callback):
         name = "Ctrl-C" if self.requested == signal.SIGINT else "SIGTERM"
         Console(stderr=True).print(f"{name}: stopping after this epoch; once more stops at once", highlight=False)
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # Not earlier: Lightning sets its own handler of SIGTERM after `on_fit_start`.
         if threading.current_thread() is threading.main_thread():
             self._previous = {number: signal.signal(number, self._handle) for number in SIGNALS}
 

@@ -27,6 +27,7 @@ class StageProgress(ProgressBar):
         self._progress: Progress | None = None
         self._tasks: dict[str, TaskID] = {}
         self._next_refresh = 0.0
+        self._outputs: Any = None
 
     def enable(self) -> None:
         self.enabled = True
@@ -60,6 +61,9 @@ class StageProgress(ProgressBar):
         self, trainer: Trainer, pl_module: StagedModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        if not self.enabled:
+            return
+        self._outputs = outputs
         last = batch_idx + 1 == trainer.num_training_batches and pl_module.ends_stage(trainer.current_epoch)
         if self._progress is not None and (last or time.monotonic() >= self._next_refresh):
             self._next_refresh = time.monotonic() + REFRESH_SECONDS
@@ -76,9 +80,7 @@ class StageProgress(ProgressBar):
         epoch, name = self._epoch_in_stage(trainer, pl_module)
         total = pl_module.stages[name].epochs  # type: ignore[index]
         if (epoch + 1) % max(1, -(-total // LINES_PER_STAGE)) == 0 or epoch + 1 == total:
-            loss = trainer.callback_metrics.get("train/mse_min")
-            note = "" if loss is None else f"  lowest mse {loss:.2e}"
-            print(f"{name:9} epoch {epoch + 1}/{total}{note}", flush=True)
+            print(f"{name:9} epoch {epoch + 1}/{total}  {describe(self._outputs)}", flush=True)
 
     @staticmethod
     def _epoch_in_stage(trainer: Trainer, pl_module: StagedModule) -> tuple[int, str]:

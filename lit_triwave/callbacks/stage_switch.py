@@ -20,7 +20,8 @@ class StageSwitch(Callback):
 
     - (a) The released weights are new parameters, so the optimizer and its schedule are made anew by Lightning's own
       `setup_optimizers`, which asks the module's `configure_optimizers`, which looks at the stage.
-    - (b) DDP's reducer knows only the parameters that it was built with, so the module is wrapped anew. Each stage then has
+    - (b) DDP's reducer knows only the parameters that it was built with, so the module is wrapped anew. Each stage
+    then has
       exactly its own parameters: nothing is unused, and `find_unused_parameters` is not needed.
     - (c) A resumed run needs nothing: Lightning loads the module's parameters, which bring the banks into their stage,
       before it wraps the module, makes the optimizers and loads their states.
@@ -34,7 +35,7 @@ class StageSwitch(Callback):
             renew_strategy(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: StagedModule) -> None:  # type: ignore[override]
-        if trainer.should_stop or pl_module.ends_stage(trainer.current_epoch):
+        if pl_module.ends_here():
             pl_module.on_stage_end()
 
 

@@ -58,7 +58,8 @@ class RegressionSummary(Callback):
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 logger.experiment.summary.update(summary)
-        Console().print(closing_table(summary, pl_module.network.replicas, self.path.parent))
+        print(self.path.parent, flush=True)
+        Console().print(closing_table(summary, pl_module.network.replicas))
 
 
 def summarize(data: Any, module: FunctionRegressor) -> dict[str, Any]:
@@ -83,6 +84,7 @@ def summarize(data: Any, module: FunctionRegressor) -> dict[str, Any]:
 
 
 def spread(name: str, values: torch.Tensor) -> dict[str, float]:
+    """Lowest, mean and median over seeds, (replicas,)."""
     return {
         f"{name}_min": float(values.min()),
         f"{name}_mean": float(values.mean()),
@@ -95,12 +97,13 @@ def dead_share(data: Any, module: LightningModule) -> torch.Tensor:
     """Share of the replicas whose output is the same at all training points: networks that have died."""
     x = data.train_set.x.to(module.device, module.network.scaling.lower.dtype)  # type: ignore[union-attr]
     values = module(x)
-    return (values.amax(0) - values.amin(0) <= 1e-12 * values.abs().amax(0)).double().mean()
+    constant: torch.Tensor = values.amax(0) - values.amin(0) <= 1e-12 * values.abs().amax(0)
+    return constant.double().mean()
 
 
-def closing_table(summary: dict[str, Any], replicas: int, folder: Path) -> Table:
+def closing_table(summary: dict[str, Any], replicas: int) -> Table:
     """What a run closes with; lowest and mean are over seeds."""
-    table = Table(title=str(folder), title_justify="left", caption_justify="left")
+    table = Table()
     many = replicas > 1
     table.add_column("")
     table.add_column("best seed" if many else "", justify="right")
@@ -121,7 +124,7 @@ def closing_table(summary: dict[str, Any], replicas: int, folder: Path) -> Table
     mse("test MSE", "test/mse")
     row("test maximum error", f"{summary['test/max_error']:.2e}")
     regions = [f"{summary[key]}" for key in ("linear_regions/pretrained", "linear_regions/final") if key in summary]
-    row("linear regions" + (" (pretrained → final)" if len(regions) > 1 else ""), " → ".join(regions))
+    row("linear regions" + (", before → after" if len(regions) > 1 else ""), " → ".join(regions))
     if "free_knot/mse" in summary:
         row(f"free-knot limit, {summary['free_knot/segments']} segments", f"{summary['free_knot/mse']:.2e}")
     if summary.get("dead"):

@@ -115,7 +115,8 @@ class FunctionRegressor(StagedModule):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (batch, in_features) ↦ the predictions of all replicas, (batch, replicas), in the units of the targets."""
-        return self.network(x)
+        values: Tensor = self.network(x)
+        return values
 
     def training_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> dict[str, Tensor]:
         x, y, weight = batch
@@ -125,7 +126,7 @@ class FunctionRegressor(StagedModule):
         if not loss.isfinite():
             self._diverged(mse)
         mse = mse.detach()
-        if self.global_step % self.trainer.log_every_n_steps == 0:
+        if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             self._log_seeds("train/mse", self.trainer.strategy.reduce(weight * mse, reduce_op="mean"))
         return {"loss": loss, "mse": mse}
 
@@ -138,9 +139,10 @@ class FunctionRegressor(StagedModule):
         )
 
     def _log_seeds(self, name: str, values: Tensor) -> None:
-        """Logs the lowest, mean and median over seeds."""
+        """Logs the lowest, mean and median over seeds of values that all ranks have alike."""
         logged = {f"{name}_min": values.min(), f"{name}_mean": values.mean(), f"{name}_median": values.median()}
-        self.log_dict(logged, rank_zero_only=True)
+        training = self.trainer.training
+        self.log_dict(logged, rank_zero_only=training, sync_dist=not training)
 
     def validation_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> None:
         self._update(self.val_metrics, batch)
@@ -157,7 +159,7 @@ class FunctionRegressor(StagedModule):
     def on_test_epoch_end(self) -> None:
         self.test_results = self.test_metrics.compute()
         self.test_metrics.reset()
-        self.log_dict({name: values[self.best_replica] for name, values in self.test_results.items()}, sync_dist=False)
+        self.log_dict({name: values[self.best_replica] for name, values in self.test_results.items()}, sync_dist=True)
         self._log_seeds("test/mse", self.test_results["test/mse"])
 
     def predict_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> dict[str, Tensor]:
@@ -179,6 +181,7 @@ class FunctionRegressor(StagedModule):
     @torch.no_grad()
     def on_stage_end(self) -> None:
         """Takes the exact training error of each seed, the best seed and, after pretraining, the region counts."""
+        assert self.trainer.train_dataloader is not None
         train = self._mse(self.trainer.train_dataloader)
         loaders = self.trainer.val_dataloaders
         self.best_replica = (train if loaders is None else self._mse(loaders)).nan_to_num(nan=torch.inf).argmin()

@@ -19,8 +19,8 @@ class StagedModule(LightningModule):
     """Training in stages within one `fit`: `pretrain` (the peaks), then `train` (the released weights).
 
     Which stage the module is in is not stored: it is read off its banks. A checkpoint's parameters say what they are
-    (`TriangleBank` loads either kind), so a resumed run, an evaluation and a fresh run all agree on the stage without any
-    bookkeeping. `StageSwitch`, which this module brings along, does the switch.
+    (`TriangleBank` loads either kind), so a resumed run, an evaluation and a fresh run all agree on the stage without
+    any bookkeeping. `StageSwitch`, which this module brings along, does the switch.
 
     Args:
         pretrain: the stage in which peaks, scales and affine parts are the parameters. Without banks it must be empty.
@@ -54,6 +54,11 @@ class StagedModule(LightningModule):
         """Whether an epoch (from 0) is the last of its stage."""
         return epoch + 1 in (self.stages["pretrain"].epochs, self.total_epochs)
 
+    def ends_here(self) -> bool:
+        """Whether this epoch is the last of its stage, of the run as limited by the user, or of an interrupted run."""
+        epoch, trainer = self.trainer.current_epoch, self.trainer
+        return trainer.should_stop or self.ends_stage(epoch) or epoch + 1 == trainer.max_epochs
+
     def enter_train_stage(self) -> None:
         """Releases all banks. Optimizers and wrappers of the old parameters are void afterwards."""
         for bank in self.banks:
@@ -61,7 +66,8 @@ class StagedModule(LightningModule):
                 bank.release(self.release_kind)
 
     def on_stage_end(self) -> None:
-        """Called on all ranks after the last epoch of a stage, or of an interrupted one, before checkpoints are saved."""
+        """Called on all ranks after the last epoch of a stage, or of an interrupted one, before checkpoints are
+        saved."""
 
     def setup(self, stage: str) -> None:
         if stage == "fit" and self.trainer.max_epochs == -1:

@@ -1,0 +1,72 @@
+"""One clear line for every error: what jsonargparse reports over many lines, condensed to what the user can mend."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import re
+from collections.abc import Iterable
+from typing import Any, NoReturn
+
+from lightning.pytorch.cli import LightningArgumentParser
+
+from lit_triwave.errors import TriwaveError
+
+# How jsonargparse wraps the one line that matters when an argument may be of several types.
+WRAPPING = ("Does not validate against", "Subtypes:", "Errors:", "Expected a <class 'NoneType'>", "Given value")
+
+
+class OneLineParser(LightningArgumentParser):
+    """Lightning's parser, with errors in one line instead of a page of usage.
+
+    Attributes:
+        classes: whose arguments are the known keys, for near matches.
+    """
+
+    classes: Iterable[type] = ()
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Exits with code 2."""
+        text = condense(message)
+        unknown = re.search(
+            r"Option '([\w.]+)' is not accepted|unrecognized arguments: --([\w.]+)|key '([\w.]+)'", text
+        )
+        if unknown:
+            text += self._near_match(next(group for group in unknown.groups() if group))
+        if re.search(r"required: \w+\.(data|model)", text):
+            text = "a config is needed: --config FILE, for example configs/x3_minus_x.yaml"
+        self.exit(2, f"error: {text}\n")
+        raise SystemExit(2)  # `exit` does not return; its annotation does not say so
+
+    def _near_match(self, key: str) -> str:
+        known = {name for kind in self.classes for name in inspect.signature(kind).parameters}
+        last = key.split(".")[-1]
+        matches = difflib.get_close_matches(last, known - {last}, n=1)
+        return f"; did you mean '{matches[0]}'?" if matches and last not in known else ""
+
+
+def condense(message: str) -> str:
+    """The lines of a jsonargparse message that say something, joined."""
+    lines = (line.strip().removeprefix("- ").strip() for line in message.splitlines())
+    kept = [line for line in lines if line and not line.startswith(WRAPPING)]
+    text = re.sub(r"Problem with given class_path '([\w.]+)':", r"\1:", " ".join(kept))
+    return re.sub(r'Parser key "([\w.]+)":', r"\1:", text)
+
+
+def one_line(error: BaseException) -> str:
+    """An error's message in one line, led by its type where the message alone says too little."""
+    text = str(error)
+    while text.startswith(WRAPPING[0]) and error.__cause__ is not None:
+        error = error.__cause__  # what a constructor raised, before jsonargparse wrapped it
+        text = str(error)
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    text = " ".join(condense(text).split())
+    if text and isinstance(error, (TriwaveError, ValueError, OSError)):
+        return text
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def known_classes(*classes: Any) -> type[OneLineParser]:
+    """A parser class whose near matches come from the arguments of `classes`."""
+    return type("Parser", (OneLineParser,), {"classes": classes})

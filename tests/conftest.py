@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+import os
+
+# One thread a process: the tests run in parallel, and these networks are small. Children inherit it.
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["WANDB_MODE"] = "disabled"
+for variable in ("SLURM_JOB_ID", "LIT_TRIWAVE_RUN_ID", "WANDB_API_KEY"):
+    os.environ.pop(variable, None)
+
+import signal  # noqa: E402
+from collections.abc import Callable  # noqa: E402
+from pathlib import Path  # noqa: E402
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
+from hypothesis import settings  # noqa: E402
+
+from lit_triwave.cli import main  # noqa: E402
+
+torch.set_num_threads(1)
+settings.register_profile("default", deadline=None)  # machines are shared; a slow draw is no failure
+settings.load_profile("default")
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+@pytest.fixture(autouse=True)
+def _keep_signal_handlers():
+    kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in kept.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture
+def fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """Runs `fit` of a small x³ − x problem through the front door and returns the run's folder."""
+    monkeypatch.chdir(REPOSITORY)
+
+    def run(name: str, *args: str, config: str = "configs/x3_minus_x.yaml", code: int = 0) -> Path:
+        small = ["--model.replicas", "3", "--model.pretrain.epochs", "5", "--model.train.epochs", "5"]
+        small += ["--data.batch_size", "100", "--run.checkpoint_every", "1", "--trainer.check_val_every_n_epoch", "2"]
+        place = ["--run.root", str(tmp_path)] + (["--run.id", name] if name else [])
+        assert main(["fit", "--config", config, *small, *place, *args]) == code
+        return tmp_path / Path(config).stem / name
+
+    return run

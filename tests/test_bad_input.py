@@ -1,0 +1,189 @@
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from lit_triwave.cli import main
+from tests.conftest import REPOSITORY
+
+CONFIG = ["--config", "configs/x3_minus_x.yaml"]
+
+
+@pytest.fixture(autouse=True)
+def _in_the_repository(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(REPOSITORY)
+
+
+def refuse(capsys: pytest.CaptureFixture[str], root: Path, *args: str, left: bool = False) -> str:
+    """Runs a command that must fail with one line, and leave nothing; returns the line."""
+    capsys.readouterr()
+    assert main([*args, "--run.root", str(root)]) in (1, 2)
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("error: ")
+    assert len(lines[0]) < 400
+    if not left:
+        assert not list(root.glob("*/*"))
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["--model.dept", "3"], "'dept' is not accepted; did you mean 'depth'?"),
+        (["--model.pretrain.epohcs", "3"], "pretrain.epohcs=3; did you mean 'epochs'?"),
+        (["--modell", "3"], "--modell 3"),
+        (["--model.depth", "0"], "depth 0: at least 1"),
+        (["--model.depth", "many"], "depth: Expected a <class 'int'>"),
+        (["--model.replicas", "0"], "replicas 0: at least 1"),
+        (["--model.replicas", "-3"], "replicas -3: at least 1"),
+        (["--model.wiring", "chain"], "wiring"),
+        (["--model.margin", "0.5"], "margin 0.5"),
+        (["--model.pretrain.lr", "-1"], "lr -1.0: above 0"),
+        (["--model.train.epochs", "-1"], "epochs -1: at least 0"),
+        (["--model.train.optimizer", "Adamm"], "optimizer 'Adamm'"),
+        (["--model.train.options", "{beta: 3}"], "options {'beta': 3} do not suit torch.optim.Adam"),
+        (["--model.initialization", "kaiming"], "no peaks to pretrain: set pretrain.epochs to 0"),
+        (["--data.expression", "x**3 + foo(x)"], "unknown function 'foo'"),
+        (["--data.expression", "x*y"], "'y'"),
+        (["--data.expression", "__import__('os').getcwd()"], "not part of an expression"),
+        (["--data.expression", "log(x)"], "log(x)"),
+        (["--data.domain", "{x: [1, -1]}"], "domain of x: lower 1.0 must be below upper -1.0"),
+        (["--data.domain", "{x: [1, 1]}"], "domain of x: lower 1.0 must be below upper 1.0"),
+        (["--data.domain", "{}"], "domain"),
+        (["--data.points", "1"], "points"),
+        (["--data.noise", "-1"], "noise"),
+        (["--run.id", "a/b"], "run.id 'a/b'"),
+        (["--run.checkpoint_every", "0"], "run.checkpoint_every 0"),
+        (["--trainer.devices", "2", "--trainer.strategy", "fsdp"], "fsdp"),
+        (["--ckpt_path", "absent.ckpt"], "absent.ckpt: no such file"),
+        (["--ckpt_path", "last"], "no checkpoint in"),
+    ],
+)
+def test_a_bad_value_gets_one_line_that_names_it(args: list[str], says: str, tmp_path: Path, capsys) -> None:
+    assert says in refuse(capsys, tmp_path, "fit", *CONFIG, *args)
+
+
+def test_a_missing_or_broken_config_is_named(tmp_path: Path, capsys) -> None:
+    assert "absent.yaml" in refuse(capsys, tmp_path, "fit", "--config", "absent.yaml")
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("model: [")
+    assert "config" in refuse(capsys, tmp_path, "fit", "--config", str(broken))
+    misspelt = tmp_path / "misspelt.yaml"
+    misspelt.write_text(Path("configs/x3_minus_x.yaml").read_text().replace("replicas", "replica"))
+    assert "did you mean 'replicas'?" in refuse(capsys, tmp_path, "fit", "--config", str(misspelt))
+    assert "a config is needed" in refuse(capsys, tmp_path, "fit")
+    assert "'fitt'" in refuse(capsys, tmp_path, "fitt")
+
+
+@pytest.mark.parametrize("command", ["validate", "test", "predict"])
+def test_evaluation_without_a_run_says_so(command: str, tmp_path: Path, capsys) -> None:
+    assert "run `fit` first" in refuse(capsys, tmp_path, command, *CONFIG)
+
+
+@pytest.mark.parametrize(
+    ("table", "says"),
+    [
+        ("x,y\n0,1\n1,nan\n2,3\n3,4\n4,5\n", "line 3"),
+        ("x,z\n0,1\n1,2\n2,3\n3,4\n", "'y'"),
+        ("x,y\n0,1\n0,2\n0,3\n0,4\n", "x"),
+        ("x,y\n0,a\n1,b\n2,c\n3,d\n", "y"),
+        (None, "no such file"),
+    ],
+)
+def test_bad_tables_are_refused(table: str | None, says: str, tmp_path: Path, capsys) -> None:
+    path = tmp_path / "table.csv"
+    if table is not None:
+        path.write_text(table)
+    arguments = {"path": str(path), "inputs": ["x"], "target": "y"}
+    config = {
+        "model": {"class_path": "lit_triwave.modules.FunctionRegressor"},
+        "data": {"class_path": "datamodules.TableDataModule", "init_args": arguments},
+    }
+    (tmp_path / "table.yaml").write_text(yaml.safe_dump(config))
+    assert says in refuse(capsys, tmp_path / "runs", "fit", "--config", str(tmp_path / "table.yaml"))
+
+
+def test_a_run_folder_that_cannot_be_written_stops_the_run_before_it_starts(tmp_path: Path, capsys) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    assert "cannot be written" in refuse(capsys, blocked, "fit", *CONFIG)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_read_only_run_folder_is_refused(tmp_path: Path, capsys) -> None:
+    tmp_path.chmod(0o500)
+    assert "cannot be written" in refuse(capsys, tmp_path, "fit", *CONFIG)
+
+
+def test_a_checkpoint_of_another_shape_is_refused_by_its_fields(fit, tmp_path: Path, capsys) -> None:
+    run = fit("r")
+    before = sorted(path.name for path in run.rglob("*"))
+    checkpoint = ["--ckpt_path", str(run / "checkpoints" / "last.ckpt")]
+    line = refuse(
+        capsys, tmp_path, "fit", *CONFIG, "--model.replicas", "3", "--model.depth", "4", *checkpoint, left=True
+    )
+    assert "depth is 5 there and 4 here" in line
+    line = refuse(
+        capsys,
+        tmp_path,
+        "test",
+        *CONFIG,
+        "--model.replicas",
+        "3",
+        "--data.domain",
+        "{x: [0, 2]}",
+        *checkpoint,
+        left=True,
+    )
+    assert "domain" in line
+    assert sorted(path.name for path in run.rglob("*")) == before
+
+
+def test_an_existing_run_is_not_overwritten(fit, tmp_path: Path, capsys) -> None:
+    fit("r")
+    assert "exists" in refuse(capsys, tmp_path, "fit", *CONFIG, "--run.id", "r", left=True)
+
+
+def test_a_broken_checkpoint_is_refused(tmp_path: Path, capsys) -> None:
+    (tmp_path / "torn.ckpt").write_bytes(b"PK\x03\x04 torn")
+    assert "cannot be read" in refuse(
+        capsys, tmp_path / "r", "fit", *CONFIG, "--ckpt_path", str(tmp_path / "torn.ckpt")
+    )
+
+    class Evil:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "pwned"),)
+
+    torch.save({"state_dict": {}, "global_step": Evil()}, tmp_path / "evil.ckpt")
+    assert "cannot be read" in refuse(
+        capsys, tmp_path / "r", "fit", *CONFIG, "--ckpt_path", str(tmp_path / "evil.ckpt")
+    )
+    assert not (tmp_path / "pwned").exists()
+
+
+def test_a_diverging_run_stops_names_stage_and_step_and_keeps_the_last_good_checkpoint(fit, capsys) -> None:
+    run = fit(
+        "r",
+        "--model.train.optimizer",
+        "SGD",
+        "--model.train.options",
+        "{}",
+        "--model.train.lr",
+        "1e200",
+        "--model.train.warmup",
+        "0",
+        code=1,
+    )
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "not finite in stage 'train', epoch 5, step" in line
+    assert "lower train.lr" in line
+    kept = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    assert kept["epoch"] == 4
+    assert all(value.isfinite().all() for key, value in kept["state_dict"].items() if "metric" not in key)
+    assert math.isfinite(float(kept["state_dict"]["pretrain_mse"][0]))

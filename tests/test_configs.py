@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import csv
+import json
+import math
+from pathlib import Path
+
+import pytest
+import yaml
+from PIL import Image
+
+from lit_triwave.cli import main
+from tests.conftest import REPOSITORY
+
+CONFIGS = sorted((REPOSITORY / "configs").rglob("*.yaml"))
+STABLE = ["test/mse", "test/max_error", "linear_regions/final", "wall_seconds", "seed"]
+PRETRAINED = ["pretrain/mse", "linear_regions/pretrained"]
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: str(path.relative_to(REPOSITORY / "configs")))
+def test_every_shipped_config_runs_and_leaves_a_whole_run_folder(config: Path, tmp_path: Path, capsys) -> None:
+    settings = yaml.safe_load(config.read_text())["model"]["init_args"]
+    constructed = settings.get("initialization", "constructed") == "constructed"
+    args = ["--model.train.epochs", "3", "--model.replicas", "2", "--run.root", str(tmp_path), "--run.id", "r"]
+    args += ["--model.pretrain.epochs", "3"] if constructed else []
+    assert main(["fit", "--config", str(config), *args, "--trainer.log_every_n_steps", "1"]) == 0
+
+    run = tmp_path / config.stem / "r"
+    summary = json.loads((run / "summary.json").read_text())
+    for key in STABLE + (PRETRAINED if constructed else []):
+        assert math.isfinite(summary[key]), key
+    depth = settings["depth"]
+    if settings.get("wiring") == "single":
+        assert summary["linear_regions/pretrained"] == 2**depth
+    elif settings.get("wiring") == "difference":
+        assert summary["linear_regions/pretrained"] == 2 * 2**depth - 1
+    assert yaml.safe_load((run / "config.yaml").read_text())["model"]["init_args"]["depth"] == depth
+    with (run / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    steps = [int(row["step"]) for row in rows if row["train/mse_min"]]
+    assert steps == list(range(6 if constructed else 3))
+    assert (run / "checkpoints" / "last.ckpt").is_file()
+    assert (run / "checkpoints" / "pretrained.ckpt").is_file() == constructed
+    two_variables = "r3" in config.stem
+    for figure in ["loss", "surface"] if two_variables else ["loss", "fit", "error"]:
+        with Image.open(run / "figures" / f"{figure}.png") as image:
+            assert min(image.size) > 500
+            assert len(image.convert("L").resize((64, 64)).getcolors(256) or []) > 5  # not a blank page
+    shown = capsys.readouterr().out
+    for part in ["test MSE", "test maximum error", "linear regions", "time"] + ["pretrained MSE"] * constructed:
+        assert part in shown
+
+
+def test_a_saved_config_run_again_is_another_run_of_the_same_experiment(fit, tmp_path: Path) -> None:
+    run = fit("first")
+    assert main(["fit", "--config", str(run / "config.yaml"), "--run.root", str(tmp_path)]) == 0
+    runs = sorted(path.name for path in (tmp_path / "x3_minus_x").iterdir())
+    assert len(runs) == 2
+    first, second = (json.loads((tmp_path / "x3_minus_x" / r / "summary.json").read_text()) for r in runs)
+    assert first["test/mse"] == second["test/mse"]  # the same seed, the same figures
+
+
+def test_evaluation_uses_the_newest_run_and_predictions_are_those_of_the_best_seed(fit, tmp_path: Path, capsys) -> None:
+    run = fit("one")
+    before = json.loads((run / "summary.json").read_text())
+    config = (run / "config.yaml").read_text()
+    common = ["--config", "configs/x3_minus_x.yaml", "--model.replicas", "3", "--run.root", str(tmp_path)]
+    (run / "figures" / "fit.png").unlink()
+    assert main(["validate", *common]) == 0
+    assert main(["test", *common]) == 0
+    assert main(["predict", *common, "--data.test_points", "11"]) == 0
+    assert str(run / "checkpoints" / "last.ckpt") in capsys.readouterr().out
+    after = json.loads((run / "summary.json").read_text())
+    assert after == before
+    assert (run / "config.yaml").read_text() == config
+    assert (run / "figures" / "fit.png").is_file()
+    with (run / "predictions.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["x"]) for row in rows] == pytest.approx([-1 + i / 5 for i in range(11)])
+    for row in rows:
+        assert float(row["target"]) == pytest.approx(float(row["x"]) ** 3 - float(row["x"]))
+        assert float(row["lowest_seed"]) <= float(row["prediction"]) <= float(row["highest_seed"])
+
+
+def test_a_table_is_fitted_and_predicted_in_its_own_units(tmp_path: Path) -> None:
+    # y = 40 000 + 3 000 t² for t in [1990, 2020] scaled: offsets and scales far from 1.
+    lines = ["year,load"] + [f"{1990 + i / 10},{40_000 + 3_000 * (i / 300) ** 2}" for i in range(301)]
+    (tmp_path / "data.csv").write_text("\n".join(lines))
+    (tmp_path / "ask.csv").write_text("year\n1990\n2005\n2020\n")
+    config = {
+        "trainer": {"accelerator": "cpu", "precision": "64-true"},
+        "model": {
+            "class_path": "lit_triwave.modules.FunctionRegressor",
+            "init_args": {"depth": 4, "replicas": 4, "pretrain": {"epochs": 300, "lr": 0.03}, "train": {"epochs": 0}},
+        },
+        "data": {
+            "class_path": "datamodules.TableDataModule",
+            "init_args": {"path": str(tmp_path / "data.csv"), "inputs": ["year"], "target": "load"},
+        },
+    }
+    (tmp_path / "load.yaml").write_text(yaml.safe_dump(config))
+    common = ["--config", str(tmp_path / "load.yaml"), "--run.root", str(tmp_path / "runs"), "--run.id", "r"]
+    assert main(["fit", *common]) == 0
+    run = tmp_path / "runs" / "load" / "r"
+    summary = json.loads((run / "summary.json").read_text())
+    # Yarotsky's interpolant of a parabola with 2^4 pieces is off by 3 000 / 4^5 ≈ 3 at the most.
+    assert summary["test/max_error"] < 12
+    assert summary["linear_regions/final"] == 16
+    assert main(["predict", *common[:4], "--data.predict_path", str(tmp_path / "ask.csv")]) == 0
+    with (run / "predictions.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert "target" not in rows[0]
+    assert [float(row["prediction"]) for row in rows] == pytest.approx([40_000, 40_750, 43_000], abs=12)

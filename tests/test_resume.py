@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+FIRST_TRAIN_EPOCH = 5
+
+
+def state(run: Path) -> dict[str, Any]:
+    content: dict[str, Any] = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    return {key: content[key] for key in ("epoch", "global_step", "state_dict", "optimizer_states", "lr_schedulers")}
+
+
+def assert_identical(a: Any, b: Any) -> None:
+    if isinstance(a, torch.Tensor):
+        torch.testing.assert_close(a, b, rtol=0, atol=0, equal_nan=True)
+    elif isinstance(a, dict):
+        assert a.keys() == b.keys()
+        for key in a:
+            assert_identical(a[key], b[key])
+    elif isinstance(a, (list, tuple)):
+        assert len(a) == len(b)
+        for x, y in zip(a, b, strict=True):
+            assert_identical(x, y)
+    else:
+        assert a == b
+
+
+def rows(run: Path) -> list[dict[str, str]]:
+    with (run / "metrics.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize("release", ["blocks", "dense"])
+def test_a_run_resumed_in_any_stage_ends_bit_identical(fit, release: str) -> None:
+    options = ["--model.release", release, "--trainer.log_every_n_steps", "1"]
+    whole = fit("whole", *options)
+    summary = json.loads((whole / "summary.json").read_text())
+    # In pretraining, at its last epoch (the switch comes next), after the first epoch of training, and in training.
+    for epochs in (2, FIRST_TRAIN_EPOCH, FIRST_TRAIN_EPOCH + 1, 8):
+        name = f"stopped{epochs}"
+        run = fit(name, *options, "--trainer.max_epochs", str(epochs))
+        assert state(run)["epoch"] == epochs - 1
+        assert fit("", *options, "--ckpt_path", str(run / "checkpoints" / "last.ckpt")).is_dir()
+        assert_identical(state(whole), state(run))
+        assert rows(run) == [row for row in rows(run) if row["step"]]
+        trained = [row for row in rows(run) if row["train/mse_min"]]
+        assert trained == [row for row in rows(whole) if row["train/mse_min"]]
+        resumed = json.loads((run / "summary.json").read_text())
+        assert {k: v for k, v in resumed.items() if k != "wall_seconds"} == {
+            k: v for k, v in summary.items() if k != "wall_seconds"
+        }
+
+
+def test_a_run_resumed_from_the_end_of_pretraining_ends_bit_identical(fit) -> None:
+    whole = fit("whole")
+    copy = whole.with_name("copy")
+    shutil.copytree(whole, copy)
+    (copy / "checkpoints" / "last.ckpt").unlink()
+    fit("", "--ckpt_path", str(copy / "checkpoints" / "pretrained.ckpt"))
+    assert_identical(state(whole), state(copy))
+
+
+def test_ckpt_path_last_goes_on_with_the_newest_run(fit, tmp_path: Path) -> None:
+    older, newer = fit("older", "--trainer.max_epochs", "3"), fit("newer", "--trainer.max_epochs", "3")
+    fit("", "--ckpt_path", "last")
+    assert state(older)["epoch"] == 2
+    assert state(newer)["epoch"] == 9
+    assert sorted(path.name for path in (tmp_path / "x3_minus_x").iterdir()) == ["newer", "older"]
+
+
+def test_a_finished_run_resumed_changes_nothing(fit) -> None:
+    run = fit("done")
+    before = state(run)
+    fit("", "--ckpt_path", str(run / "checkpoints" / "last.ckpt"))
+    assert_identical(before, state(run))
+
+
+def test_training_can_be_prolonged(fit) -> None:
+    run = fit("short")
+    fit("", "--ckpt_path", str(run / "checkpoints" / "last.ckpt"), "--model.train.epochs", "7")
+    assert state(run)["epoch"] == 11
+
+
+def test_stages_of_no_epochs_are_left_out(fit) -> None:
+    skipped = fit("skipped", "--model.pretrain.epochs", "0")
+    assert "pretrain/mse" not in json.loads((skipped / "summary.json").read_text())
+    only = fit("only", "--model.train.epochs", "0")
+    summary = json.loads((only / "summary.json").read_text())
+    assert summary["stage"] == "pretrain"
+    assert summary["linear_regions/final"] == 63

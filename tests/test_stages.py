@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from lit_triwave.stages import Stage
+
+# What a warm-up starts from instead of zero.
+FLOOR = 1e-3
+
+
+def rates(stage: Stage, steps: int) -> list[float]:
+    """The learning rate of each optimizer step of a stage, and the one after the last."""
+    optimizer, schedule = stage.configure([nn.Parameter(torch.zeros(1))], steps)
+    seen = []
+    for _ in range(steps + 1):
+        seen.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    return seen
+
+
+@settings(deadline=None)
+@given(progress=st.floats(0, 1), warmup=st.floats(0, 1))
+def test_constant_schedule_rises_linearly_and_stays(progress: float, warmup: float) -> None:
+    factor = Stage(schedule="constant", warmup=warmup).factor(progress)
+    expected = 1.0 if progress >= warmup else max(progress / warmup, FLOOR)
+    assert factor == pytest.approx(expected, rel=1e-12)
+
+
+@settings(deadline=None)
+@given(progress=st.floats(0, 1), warmup=st.floats(0, 1))
+def test_cosine_schedule_is_the_warm_up_times_half_a_cosine(progress: float, warmup: float) -> None:
+    rise = Stage(schedule="constant", warmup=warmup).factor(progress)
+    factor = Stage(schedule="cosine", warmup=warmup).factor(progress)
+    assert factor == pytest.approx(rise * math.cos(math.pi * progress / 2) ** 2, rel=1e-9, abs=1e-15)
+
+
+def test_cosine_falls_to_zero_and_does_not_rise_again() -> None:
+    stage = Stage(schedule="cosine", warmup=0.0)
+    values = [stage.factor(i / 100) for i in range(101)]
+    assert values[0] == 1
+    assert values[-1] == pytest.approx(0, abs=1e-15)
+    assert values == sorted(values, reverse=True)
+    assert stage.factor(1.5) == values[-1]
+
+
+def test_the_optimizer_sees_the_schedule_step_by_step() -> None:
+    seen = rates(Stage(lr=0.5, warmup=0.2, schedule="constant"), steps=10)
+    assert seen == pytest.approx([0.5 * FLOOR, 0.25, *[0.5] * 9])
+    seen = rates(Stage(lr=0.5, warmup=0.0), steps=4)
+    assert seen == pytest.approx([0.5, 0.5 * math.cos(math.pi / 8) ** 2, 0.25, 0.5 * math.sin(math.pi / 8) ** 2, 0.0])
+
+
+def test_the_first_step_moves() -> None:
+    parameter = nn.Parameter(torch.ones(1))
+    optimizer, _ = Stage(optimizer="SGD", lr=1.0).configure([parameter], steps=10)
+    parameter.grad = torch.ones(1)
+    optimizer.step()
+    assert parameter.item() == pytest.approx(1 - FLOOR)
+
+
+def test_a_stage_without_steps_can_be_configured() -> None:
+    assert len(rates(Stage(epochs=0), steps=0)) == 1
+
+
+@pytest.mark.parametrize("name", ["Adam", "AdamW", "SGD", "RMSprop", "NAdam"])
+def test_any_optimizer_of_torch_is_found_by_its_name(name: str) -> None:
+    optimizer, _ = Stage(optimizer=name, options={"weight_decay": 0.125}).configure([nn.Parameter(torch.zeros(1))], 5)
+    assert type(optimizer) is getattr(torch.optim, name)
+    assert optimizer.param_groups[0]["weight_decay"] == 0.125
+
+
+def test_options_are_not_shared_between_stages() -> None:
+    one, other = Stage(), Stage()
+    one.options["eps"] = 1.0
+    assert other.options == {}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"epochs": -1}, "epochs -1"),
+        ({"lr": 0.0}, "lr 0.0"),
+        ({"lr": -1e-3}, "lr -0.001"),
+        ({"lr": math.inf}, "lr inf"),
+        ({"lr": math.nan}, "lr nan"),
+        ({"warmup": -0.1}, "warmup -0.1"),
+        ({"warmup": 1.1}, "warmup 1.1"),
+        ({"warmup": math.nan}, "warmup nan"),
+        ({"schedule": "linear"}, "schedule 'linear': one of constant, cosine"),
+        ({"optimizer": "Adan"}, "optimizer 'Adan': the name of a class in torch.optim"),
+        ({"optimizer": "lr_scheduler"}, "optimizer 'lr_scheduler'"),
+        ({"optimizer": "Optimizer"}, "optimizer 'Optimizer'"),
+    ],
+)
+def test_a_value_outside_its_range_is_named_with_its_key_in_one_line(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message) as raised:
+        Stage(**arguments)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"bets": [0.9, 0.99]},
+        {"lr": 1.0},
+        {"betas": "high"},
+        pytest.param({"betas": [2.0, 0.99]}, marks=pytest.mark.xfail(strict=True, reason="torch's own words")),
+        pytest.param({"eps": -1.0}, marks=pytest.mark.xfail(strict=True, reason="torch's own words")),
+        pytest.param(
+            {"fused": True, "foreach": True}, marks=pytest.mark.xfail(strict=True, reason="a RuntimeError of torch")
+        ),
+    ],
+)
+def test_options_that_the_optimizer_refuses_are_named_in_one_line(options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"options \{.*torch\.optim\.Adam") as raised:
+        Stage(options=options).configure([nn.Parameter(torch.zeros(1))], 5)
+    assert "\n" not in str(raised.value)
