@@ -85,9 +85,9 @@ def test_a_bank_maps_its_shape_to_its_shape(shape: Any, expected: tuple[int, ...
 
 @pytest.mark.parametrize("theorem31", [True, False])
 def test_a_bank_computes_the_wave_form_of_its_peaks_and_scales(theorem31: bool) -> None:
-    bank = new_bank(curvature=["convex", "concave", "convex"], theorem31=theorem31)
+    bank = new_bank(curvature=["convex", "concave", "concave"], theorem31=theorem31)
     u = points(bank)
-    sign = torch.tensor([-1.0, 1.0, -1.0], dtype=F64).expand(2, 3)
+    sign = torch.tensor([-1.0, 1.0, 1.0], dtype=F64).expand(2, 3)
     expected = wave_form(u, bank.peaks[..., :-1], bank.scales, bank.alpha, bank.beta, sign)
     torch.testing.assert_close(bank(u), expected, rtol=0, atol=0)
 
@@ -197,6 +197,15 @@ def test_free_scales_start_at_those_of_theorem31_and_are_parameters(theorem31: b
     if not theorem31:
         (gradient,) = torch.autograd.grad(bank.scales.sum(), bank.log_scales)
         torch.testing.assert_close(gradient, bank.scales.detach())
+
+
+def test_training_the_peaks_goes_through_the_scales_that_they_fix() -> None:
+    # log s_1 − log s_0 = log(1 − a_1) + log a_2, and da/d logit = (a − m)·(1 − m − a) / (1 − 2m).
+    bank = TriangleBank(1, 2, margin=0.1, generator=seeded(), dtype=F64)
+    (gradient,) = torch.autograd.grad(bank.scales.log().diff().sum(), bank.peak_logits)
+    a = bank.peaks.detach()[0]
+    slope = (a - 0.1) * (0.9 - a) / 0.8
+    torch.testing.assert_close(gradient[0], slope * torch.stack([0 * a[0], -1 / (1 - a[1]), 1 / a[2]]))
 
 
 @pytest.mark.parametrize("depth", range(1, 15))

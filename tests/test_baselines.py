@@ -122,14 +122,16 @@ def test_batched_replicas_are_the_plain_networks(domain: Any, start: Any) -> Non
     assert torch.equal(net(x), y)
 
 
-def test_a_row_of_weights_and_bias_belongs_to_one_neuron() -> None:
-    # With RAAI a row sums to zero but for one entry, so |sum| of (weights, bias) tells rows from columns.
-    net = DenseNetwork(UNIT, width=50, depth=2, initialization="raai", generator=seeded())
-    rows = torch.cat([net.weight[1][0], net.bias[1][0].T], 1).detach()
-    assert rows.shape == (50, 51)
-    values = rows.max(1).values
-    # Without its largest entry a row is 50 of 51 numbers of sum zero: as large as one of them, not as √50 of them.
-    assert (rows.sum(1) - values).abs().median() < 2 * RAI_STD / math.sqrt(50)
+def test_a_row_holds_the_weights_and_the_bias_of_one_neuron() -> None:
+    rows = kaiming_rows((3, 5, 3), seeded())
+    net = DenseNetwork(TWO, width=5, depth=1, replicas=3, generator=seeded())
+    x = torch.randn(4, 2, generator=seeded(1), dtype=F64)
+    hidden = torch.einsum("roi,bi->bro", rows, torch.cat([x, torch.ones(4, 1, dtype=F64)], 1)).relu()
+    last = rai_rows((3, 1, 6), seeded(2))
+    with torch.no_grad():
+        net.weight[1].copy_(last[..., :-1])
+        net.bias[1].copy_(last[..., -1:])
+    torch.testing.assert_close(net(x), (hidden * last[:, 0, :-1]).sum(-1) + last[:, 0, -1])
 
 
 def test_the_loss_of_one_replica_moves_no_other() -> None:

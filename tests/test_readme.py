@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import REPOSITORY
+
+README = (REPOSITORY / "README.md").read_text()
+BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, flags=re.DOTALL)
+
+
+def blocks(language: str) -> list[str]:
+    return [text for kind, text in BLOCKS if kind == language]
+
+
+def commands() -> list[str]:
+    return [line for text in blocks("bash") for line in text.splitlines() if line.startswith("python ")]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that looks like the repository's root, so that runs are written elsewhere."""
+    path = tmp_path_factory.mktemp("readme")
+    (path / "configs").symlink_to(REPOSITORY / "configs")
+    return path
+
+
+def run(folder: Path, *args: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    return subprocess.run(
+        [sys.executable, *args], cwd=folder, env=environment, capture_output=True, text=True, timeout=500
+    )
+
+
+# One test, in the README's order: `test` and `predict` use the run that `fit` made.
+def test_every_command_runs_as_written(folder: Path) -> None:
+    assert len(commands()) >= 8
+    for command in commands():
+        done = run(folder, *shlex.split(command)[1:])
+        assert done.returncode == 0, f"{command}\n{done.stderr}"
+        assert "Warning" not in done.stderr, f"{command}\n{done.stderr}"
+    assert list((folder / "runs" / "x3_minus_x").glob("*/predictions.csv"))
+
+
+def test_make_fit_is_the_first_command(folder: Path) -> None:
+    makefile = (REPOSITORY / "Makefile").read_text()
+    assert commands()[0].removeprefix("python ") in makefile
+
+
+def test_python_examples_run_as_written(folder: Path) -> None:
+    (code,) = blocks("python")
+    done = run(folder, "-c", code)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_table_config_runs_as_written(folder: Path) -> None:
+    (config,) = blocks("yaml")
+    (folder / "my_table.yaml").write_text(config)
+    rows = [f"{w},{h},{1000 + 20 * w * h}" for w in range(20) for h in range(20)]
+    (folder / "my_table.csv").write_text("\n".join(["width,height,price", *rows]))
+    epochs = ["--model.pretrain.epochs", "20", "--model.train.epochs", "20"]
+    done = run(folder, "-m", "lit_triwave", "fit", "--config", "my_table.yaml", *epochs)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("args", [[], ["--help"], ["-h"], ["--version"]])
+def test_help_needs_no_torch(folder: Path, args: list[str]) -> None:
+    # What makes it answer at once; a time would measure the machine.
+    code = f"import sys\nfrom lit_triwave.cli import main\nassert main({args}) == 0\nassert 'torch' not in sys.modules"
+    done = run(folder, "-c", code)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
