@@ -78,8 +78,9 @@ class TriangleBank(nn.Module):
             raise ValueError(f"shape {shape}: at least one dimension, each ≥ 1")
         if depth < 1:
             raise ValueError(f"depth {depth}: at least 1")
-        if not 0 < margin < 0.5:
-            raise ValueError(f"margin {margin}: between 0 and 1/2")
+        eps = torch.finfo(dtype or torch.get_default_dtype()).eps
+        if not eps <= margin < 0.5:
+            raise ValueError(f"margin {margin}: below 1/2, and at least the {eps:.1g} that the dtype can tell from 0")
         kinds = [curvature] if isinstance(curvature, str) else list(curvature)
         if set(kinds) - {"convex", "concave"} or len(kinds) not in (1, self.shape[-1]):
             raise ValueError(f"curvature {curvature!r}: 'convex' or 'concave', once or {self.shape[-1]} times")
@@ -90,7 +91,7 @@ class TriangleBank(nn.Module):
 
         factory: dict[str, Any] = {"dtype": dtype or torch.get_default_dtype(), "device": device}
         sign = torch.tensor([-1.0 if kind == "convex" else 1.0 for kind in kinds], **factory)
-        self.register_buffer("sign", sign.expand(self.shape).clone(), persistent=False)
+        self.register_buffer("sign", sign.expand(self.shape).clone())
         uniform = torch.rand(*self.shape, depth + 1, generator=generator, **factory)
         self._register_peaks(**factory)
         with torch.no_grad():
@@ -124,10 +125,13 @@ class TriangleBank(nn.Module):
         return self.margin + (1 - 2 * self.margin) * self.peak_logits.sigmoid()
 
     @peaks.setter
-    def peaks(self, value: Tensor) -> None:
+    def peaks(self, value: Tensor | float) -> None:
         """Sets the peaks (any shape that broadcasts); free scales follow by Theorem 3.1."""
         if self.released is not None:
             raise RuntimeError("the bank is released: its weights, not its peaks, are the parameters")
+        value = torch.as_tensor(value).to(
+            self.peak_logits
+        )  # the logit in the bank's precision, not in that of the value
         if not bool(((value > self.margin) & (value < 1 - self.margin)).all()):
             raise ValueError(f"peaks must lie strictly between {self.margin} and {1 - self.margin}")
         with torch.no_grad():
@@ -204,9 +208,11 @@ class TriangleBank(nn.Module):
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         """Brings the bank into the stage that the checkpoint was saved in, then loads."""
         weight = state_dict.get(prefix + "input_weight")
-        saved: Release | None = None
+        saved = self.released  # of a partial state dict without this bank
         if weight is not None:
             saved = "blocks" if weight.shape == (*self.shape, 4) else "dense"
+        elif prefix + "peak_logits" in state_dict:
+            saved = None
         if saved != self.released:
             if self.released is not None:
                 self._unrelease()
@@ -223,10 +229,10 @@ class TriangleBank(nn.Module):
             self.depth,
             theorem31=self.theorem31,
             margin=self.margin,
+            generator=torch.Generator(self.sign.device),  # its peaks are overwritten: leave the global generator alone
             dtype=self.sign.dtype,
             device=self.sign.device,
         )
-        bank.sign.copy_(self.sign[index])
         bank.load_state_dict({name: value[index] for name, value in self.state_dict().items()})
         return bank
 

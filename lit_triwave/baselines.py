@@ -98,6 +98,8 @@ class DenseNetwork(nn.Module):
                 raise ValueError(f"{name} {value}: at least 1")
         if initialization not in get_args(RandomStart):
             raise ValueError(f"initialization {initialization!r}: one of {', '.join(get_args(RandomStart))}")
+        if not 0 <= raai_share <= 1:
+            raise ValueError(f"raai_share {raai_share}: a share between 0 and 1")
         self.scaling = UnitScaling(domain, target_range)
         self.replicas = replicas
         sizes = [self.scaling.in_features, *[width] * depth, 1]

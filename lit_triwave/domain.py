@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -32,15 +33,17 @@ class UnitScaling(nn.Module):
 
     def __init__(self, domain: Domain, target_range: Sequence[float] = (0.0, 1.0)) -> None:
         super().__init__()
-        bounds = torch.tensor([tuple(map(float, ends)) for ends in domain.values()], dtype=torch.float64)
-        if bounds.ndim != 2 or bounds.shape[1] != 2:
+        if not domain or any(len(ends) != 2 for ends in domain.values()):
             raise ValueError(f"domain {dict(domain)}: needs a (lower, upper) for each input")
+        bounds = torch.tensor([tuple(map(float, ends)) for ends in domain.values()], dtype=torch.float64)
         for name, (low, high) in zip(domain, bounds.tolist(), strict=True):
             if not low < high or not bounds.isfinite().all():
                 raise ValueError(f"domain of {name}: lower {low} must be below upper {high}, both finite")
+        if len(target_range) != 2 or not -math.inf < target_range[0] < target_range[1] < math.inf:
+            raise ValueError(
+                f"target_range {tuple(target_range)}: (lowest, highest), the first below the second, finite"
+            )
         low, high = map(float, target_range)
-        if not low < high:
-            raise ValueError(f"target_range {tuple(target_range)}: the first must be below the second")
         self.register_buffer("lower", bounds[:, 0])
         self.register_buffer("span", bounds[:, 1] - bounds[:, 0])
         self.register_buffer("offset", torch.tensor(low, dtype=torch.float64))
@@ -52,6 +55,8 @@ class UnitScaling(nn.Module):
 
     def inputs(self, x: Tensor) -> Tensor:
         """x (batch, in_features) in the domain ↦ the same in [0, 1]."""
+        if x.ndim != 2 or x.shape[1] != self.in_features:
+            raise ValueError(f"input of shape {tuple(x.shape)}: expected (batch, {self.in_features})")
         return (x - self.lower) / self.span
 
     def outputs(self, y: Tensor) -> Tensor:

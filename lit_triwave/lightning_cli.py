@@ -39,7 +39,7 @@ from lit_triwave.runs import (
     place_run,
     read_metrics,
 )
-from lit_triwave.stages import Stage
+from lit_triwave.stages import Polish, Stage
 
 INTERRUPTED = 130
 
@@ -223,7 +223,7 @@ def check_same_model(checkpoint: dict[str, Any], model: LightningModule) -> None
     differing = [
         f"{name} is {saved[name]!r} there and {value!r} here"
         for name, value in plain(dict(model.hparams)).items()
-        if name not in ("pretrain", "train", "_class_path", "_instantiator")
+        if name not in ("pretrain", "train", "polish", "_class_path", "_instantiator")
         and name in saved
         and plain(saved[name]) != value
     ]
@@ -248,7 +248,7 @@ def run(args: Sequence[str], started: float) -> int:
         cli = TriwaveCLI(
             started,
             parser_class=known_classes(
-                FunctionRegressor, FunctionDataModule, TableDataModule, TriangleNetwork, Stage, Run, Trainer
+                FunctionRegressor, FunctionDataModule, TableDataModule, TriangleNetwork, Stage, Polish, Run, Trainer
             ),
             subclass_mode_model=True,
             subclass_mode_data=True,

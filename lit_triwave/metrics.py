@@ -31,9 +31,16 @@ class MaxAbsoluteError(Metric):
         return self.largest
 
 
+class _PerReplica(MetricCollection):
+    """Keeps results of one replica 1-d; torchmetrics makes them 0-d."""
+
+    def compute(self) -> dict[str, Tensor]:
+        return {name: value.reshape(-1) for name, value in super().compute().items()}
+
+
 def regression_metrics(replicas: int, prefix: str) -> MetricCollection:
     """MSE, MAE and maximum error of each replica, accumulated in float64 (torchmetrics keeps float32 by default)."""
-    metrics = MetricCollection(
+    metrics = _PerReplica(
         {
             "mse": MeanSquaredError(num_outputs=replicas),
             "mae": MeanAbsoluteError(num_outputs=replicas),

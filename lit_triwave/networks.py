@@ -68,6 +68,9 @@ class TriangleNetwork(nn.Module):
             raise ValueError(f"wiring {wiring!r}: one of {', '.join(get_args(Wiring))}")
         if replicas < 1:
             raise ValueError(f"replicas {replicas}: at least 1")
+        kinds = [curvature] if isinstance(curvature, str) else list(curvature)
+        if not kinds or set(kinds) - set(get_args(Curvature)):
+            raise ValueError(f"curvature {curvature!r}: 'convex' or 'concave'")
         self.wiring = wiring
         self.scaling = UnitScaling(domain, target_range)
         m = self.scaling.in_features
@@ -89,8 +92,7 @@ class TriangleNetwork(nn.Module):
         self.register_buffer("output_sign", signs, persistent=False)
         self.outer: TriangleBank | None = None
         if wiring == "composition":
-            outer_curvature = curvature if isinstance(curvature, str) else curvature[0]
-            self.outer = TriangleBank((replicas, 1), depth, curvature=outer_curvature, **bank_options)
+            self.outer = TriangleBank((replicas, 1), depth, curvature=kinds[0], **bank_options)
             self._start_squares()
 
     def _start_squares(self) -> None:

@@ -53,7 +53,7 @@ class Stage:
             raise ValueError(f"optimizer {self.optimizer!r}: the name of a class in torch.optim, such as Adam or SGD")
         self.configure([nn.Parameter(torch.zeros(1))], steps=1)  # refuses bad options now, not when the stage begins
 
-    def configure(self, parameters: Iterable[nn.Parameter], steps: int) -> tuple[Optimizer, LambdaLR]:
+    def configure(self, parameters: Iterable[nn.Parameter], steps: int) -> tuple[Optimizer, LambdaLR | None]:
         """The stage's optimizer, and its schedule in optimizer steps.
 
         Args:
@@ -65,7 +65,7 @@ class Stage:
         """
         try:
             optimizer = getattr(torch.optim, self.optimizer)(parameters, lr=self.lr, **self.options)
-        except TypeError as error:
+        except (TypeError, ValueError, RuntimeError) as error:
             raise ValueError(f"options {self.options} do not suit torch.optim.{self.optimizer}: {error}") from error
         return optimizer, LambdaLR(optimizer, lambda step: self.factor(step / max(1, steps)))
 
@@ -75,3 +75,48 @@ class Stage:
         # Never exactly zero: the first step of a warm-up should move, however little.
         rise = max(rise, 1e-3)
         return rise * (0.5 * (1 + math.cos(math.pi * min(progress, 1.0))) if self.schedule == "cosine" else 1.0)
+
+
+@dataclass
+class Polish:
+    """The last stage: Levenberg–Marquardt with kicks on the released weights, for small networks (METHOD section 6).
+
+    One step an epoch, on all training points; `chunk` bounds its memory.
+
+    Args:
+        epochs: its length in steps; 0 leaves the stage out.
+        exchange: share of the seeds, 0 to 1/2, that go on from a better one's weights every third round of kicks. The
+            best seed profits; the seeds are then no longer independent, so their mean says little. 0 keeps them apart.
+        chunk: samples whose derivatives are held in memory at a time, ≥ 1.
+        seed: of the kicks.
+        options: further arguments of `lit_triwave.optim.LevenbergMarquardt`.
+
+    Raises:
+        ValueError: for an argument outside its range.
+    """
+
+    epochs: int = 0
+    exchange: float = 0.0
+    chunk: int = 512
+    seed: int = 0
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.epochs < 0:
+            raise ValueError(f"polish.epochs {self.epochs}: at least 0")
+        if self.chunk < 1:
+            raise ValueError(f"polish.chunk {self.chunk}: at least 1")
+        self.configure([nn.Parameter(torch.zeros(1, 1))], steps=1)
+
+    def configure(self, parameters: Iterable[nn.Parameter], steps: int) -> tuple[Optimizer, LambdaLR | None]:
+        """The optimizer; it has no schedule.
+
+        Raises:
+            ValueError: for options that it refuses.
+        """
+        from lit_triwave.optim import LevenbergMarquardt
+
+        try:
+            return LevenbergMarquardt(parameters, exchange=self.exchange, seed=self.seed, **self.options), None
+        except TypeError as error:
+            raise ValueError(f"options {self.options} do not suit LevenbergMarquardt: {error}") from error

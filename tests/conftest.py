@@ -40,6 +40,7 @@ def fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
 
     def run(name: str, *args: str, config: str = "configs/x3_minus_x.yaml", code: int = 0) -> Path:
         small = ["--model.replicas", "3", "--model.pretrain.epochs", "5", "--model.train.epochs", "5"]
+        small += ["--model.polish.epochs", "0"]
         small += ["--data.batch_size", "100", "--run.checkpoint_every", "1", "--trainer.check_val_every_n_epoch", "2"]
         place = ["--run.root", str(tmp_path)] + (["--run.id", name] if name else [])
         assert main(["fit", "--config", config, *small, *place, *args]) == code

@@ -149,7 +149,6 @@ def test_peaks_can_be_set_and_free_scales_follow(theorem31: bool) -> None:
     torch.testing.assert_close(bank.peaks.detach(), torch.full((2, 3, 5), 0.5, dtype=F64), rtol=0, atol=1e-15)
 
 
-@pytest.mark.xfail(strict=True, reason="the setter takes the logit in the precision of the value")
 @pytest.mark.parametrize("margin", [0.21, 0.29])
 def test_half_is_set_exactly_from_any_precision(margin: float) -> None:
     bank = TriangleBank(1, 4, margin=margin, dtype=F64)
@@ -355,7 +354,6 @@ def test_a_state_dict_of_another_shape_is_refused() -> None:
             new_bank((2, 3), 4).load_state_dict(new_bank((2, 3), 5, released).state_dict())
 
 
-@pytest.mark.xfail(strict=True, reason="keys that are missing are taken for those of the peaks' stage")
 @pytest.mark.parametrize("released", ["blocks", "dense"])
 def test_a_partial_state_dict_leaves_the_bank_as_it_is(released: str) -> None:
     bank = new_bank(released=released)
@@ -399,7 +397,6 @@ def test_select_needs_a_dimension_of_replicas() -> None:
         TriangleBank(3, 2).select(0)
 
 
-@pytest.mark.xfail(strict=True, reason="select draws peaks that it then overwrites")
 def test_select_leaves_the_random_numbers_alone() -> None:
     bank, state = new_bank(), torch.random.get_rng_state()
     bank.select(0)

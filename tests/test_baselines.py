@@ -191,7 +191,6 @@ def test_an_argument_outside_its_range_is_named_in_one_line(arguments: dict[str,
     assert "\n" not in str(raised.value)
 
 
-@pytest.mark.xfail(strict=True, reason="not checked yet")
 @pytest.mark.parametrize("share", [-0.1, 1.5, math.nan])
 def test_a_share_outside_zero_to_one_is_refused(share: float) -> None:
     with pytest.raises(ValueError, match="raai_share"):

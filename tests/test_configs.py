@@ -23,6 +23,8 @@ def test_every_shipped_config_runs_and_leaves_a_whole_run_folder(config: Path, t
     constructed = settings.get("initialization", "constructed") == "constructed"
     args = ["--model.train.epochs", "3", "--model.replicas", "2", "--run.root", str(tmp_path), "--run.id", "r"]
     args += ["--model.pretrain.epochs", "3"] if constructed else []
+    polished = "polish" in settings
+    args += ["--model.polish.epochs", "2"] if polished else []
     assert main(["fit", "--config", str(config), *args, "--trainer.log_every_n_steps", "1"]) == 0
 
     run = tmp_path / config.stem / "r"
@@ -38,7 +40,7 @@ def test_every_shipped_config_runs_and_leaves_a_whole_run_folder(config: Path, t
     with (run / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
     steps = [int(row["step"]) for row in rows if row["train/mse_min"]]
-    assert steps == list(range(6 if constructed else 3))
+    assert steps == list(range(3 + 3 * constructed + 2 * polished))
     assert (run / "checkpoints" / "last.ckpt").is_file()
     assert (run / "checkpoints" / "pretrained.ckpt").is_file() == constructed
     two_variables = "r3" in config.stem

@@ -15,6 +15,7 @@ import torch
 from tests.conftest import REPOSITORY
 
 ARGS = ["--model.replicas", "3", "--model.pretrain.epochs", "400", "--model.train.epochs", "400"]
+ARGS += ["--model.polish.epochs", "100"]
 
 
 def start(root: Path, *args: str) -> subprocess.Popen[str]:
@@ -34,7 +35,9 @@ def start(root: Path, *args: str) -> subprocess.Popen[str]:
     )
 
 
-@pytest.mark.parametrize(("stage", "number"), [("pretrain", signal.SIGINT), ("train", signal.SIGTERM)])
+@pytest.mark.parametrize(
+    ("stage", "number"), [("pretrain", signal.SIGINT), ("train", signal.SIGTERM), ("polish", signal.SIGINT)]
+)
 def test_an_interrupted_run_is_whole_and_goes_on_as_if_nothing_had_been(
     tmp_path: Path, stage: str, number: signal.Signals
 ) -> None:
@@ -54,7 +57,7 @@ def test_an_interrupted_run_is_whole_and_goes_on_as_if_nothing_had_been(
     assert summary["stage"] == stage
     assert (run / "figures" / "fit.png").is_file()
     reached = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["epoch"]
-    assert 0 < reached < 799
+    assert 0 < reached < 899
 
     # The line that it printed, run as printed (with this Python), ends where an uninterrupted run does.
     resume = shlex.split(re.search(r"python -m lit_triwave fit .*", output)[0])  # type: ignore[index]

@@ -3,7 +3,6 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -37,7 +36,6 @@ def test_metrics_of_parts_are_those_of_the_whole(sizes: list[int], replicas: int
         np.testing.assert_allclose(results[f"val/{name}"].numpy(), values, rtol=1e-13)
 
 
-@pytest.mark.xfail(strict=True, reason="torchmetrics makes a result of one element 0-d")
 def test_one_replica_has_one_value_of_each_metric() -> None:
     metrics = regression_metrics(1, "val/")
     metrics.update(torch.zeros(3, 1), torch.ones(3, 1))

@@ -9,8 +9,6 @@ from typing import Any
 import pytest
 import torch
 
-FIRST_TRAIN_EPOCH = 5
-
 
 def state(run: Path) -> dict[str, Any]:
     content: dict[str, Any] = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
@@ -37,13 +35,26 @@ def rows(run: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-@pytest.mark.parametrize("release", ["blocks", "dense"])
-def test_a_run_resumed_in_any_stage_ends_bit_identical(fit, release: str) -> None:
-    options = ["--model.release", release, "--trainer.log_every_n_steps", "1"]
+POLISH = ["--data.batch_size", "null", "--model.polish.epochs", "5"]
+POLISH += ["--model.polish.options", "{warmup: 1, round_length: 1}", "--model.polish.exchange", "0.4"]
+
+
+@pytest.mark.parametrize(
+    ("options", "stops"),
+    [
+        # In pretraining, at its last epoch (the switch comes next), after the first epoch of training, and in training.
+        (["--model.release", "blocks"], (2, 5, 6, 8)),
+        (["--model.release", "dense"], (2, 5, 6, 8)),
+        # At the last epoch of training, after the first of the polish, and after kicks and exchange have begun.
+        (POLISH, (10, 11, 14)),
+    ],
+    ids=["blocks", "dense", "polish"],
+)
+def test_a_run_resumed_in_any_stage_ends_bit_identical(fit, options: list[str], stops: tuple[int, ...]) -> None:
+    options = [*options, "--trainer.log_every_n_steps", "1"]
     whole = fit("whole", *options)
     summary = json.loads((whole / "summary.json").read_text())
-    # In pretraining, at its last epoch (the switch comes next), after the first epoch of training, and in training.
-    for epochs in (2, FIRST_TRAIN_EPOCH, FIRST_TRAIN_EPOCH + 1, 8):
+    for epochs in stops:
         name = f"stopped{epochs}"
         run = fit(name, *options, "--trainer.max_epochs", str(epochs))
         assert state(run)["epoch"] == epochs - 1

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from lit_triwave.modules.regressor import FunctionRegressor
+    from lit_triwave.modules.staged import StageName
 
 MAX_POINTS = 40_401  # of the test points are drawn: the whole of a 201 × 201 grid, an even choice of more
 
@@ -72,8 +73,11 @@ class RegressionFigures(Callback):
         else:
             yield "agreement", plots.agreement_figure(target, prediction, title)
         if len(self.history.epochs):
-            pretrained = module.stages["pretrain"].epochs
-            switches = {"release of the weights": float(pretrained)} if 0 < pretrained < self.history.epochs[-1] else {}
+            labels: dict[StageName, str] = {"train": "release of the weights", "polish": "Levenberg–Marquardt"}
+            begins = {
+                label: float(module.first_epoch(name)) for name, label in labels.items() if module.stages[name].epochs
+            }
+            switches = {label: epoch for label, epoch in begins.items() if 0 < epoch < self.history.epochs[-1]}
             limit = data.free_knot_mse(network.segments)
             yield (
                 "loss",

@@ -85,7 +85,7 @@ class StageProgress(ProgressBar):
     @staticmethod
     def _epoch_in_stage(trainer: Trainer, pl_module: StagedModule) -> tuple[int, str]:
         name = pl_module.stage_at(trainer.current_epoch)
-        return trainer.current_epoch - (pl_module.stages["pretrain"].epochs if name == "train" else 0), name
+        return trainer.current_epoch - pl_module.first_epoch(name), name
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._stop()

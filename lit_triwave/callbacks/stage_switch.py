@@ -1,4 +1,4 @@
-"""The switch from pretraining to standard training inside a running `fit`."""
+"""The switch from one stage of training to the next inside a running `fit`."""
 
 from __future__ import annotations
 
@@ -14,24 +14,25 @@ if TYPE_CHECKING:
 
 
 class StageSwitch(Callback):
-    """Releases the banks of a `StagedModule` at the start of the first epoch of its `train` stage.
+    """Takes a `StagedModule` into its next stage at the start of the stage's first epoch.
 
     All that the switch involves is here and in `TriangleBank._load_from_state_dict`:
 
-    - (a) The released weights are new parameters, so the optimizer and its schedule are made anew by Lightning's own
+    - (a) Released weights are new parameters, so the optimizer and its schedule are made anew by Lightning's own
       `setup_optimizers`, which asks the module's `configure_optimizers`, which looks at the stage.
     - (b) DDP's reducer knows only the parameters that it was built with, so the module is wrapped anew. Each stage
     then has
       exactly its own parameters: nothing is unused, and `find_unused_parameters` is not needed.
-    - (c) A resumed run needs nothing: Lightning loads the module's parameters, which bring the banks into their stage,
-      before it wraps the module, makes the optimizers and loads their states.
+    - (c) A resumed run needs nothing: Lightning loads the module's stage and parameters, which bring the banks into
+      theirs, before it wraps the module, makes the optimizers and loads their states.
     - (d) A checkpoint at the end of the last pretraining epoch still holds peaks; the resumed run switches where the
       uninterrupted one does, at the start of the next epoch.
     """
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: StagedModule) -> None:  # type: ignore[override]
-        if pl_module.stage == "pretrain" and pl_module.stage_at(trainer.current_epoch) == "train":
-            pl_module.enter_train_stage()
+        name = pl_module.stage_at(trainer.current_epoch)
+        if name != pl_module.stage:
+            pl_module.enter_stage(name)
             renew_strategy(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: StagedModule) -> None:  # type: ignore[override]

@@ -11,14 +11,16 @@ from torchmetrics import MetricCollection
 
 from lit_triwave.bank import Release
 from lit_triwave.baselines import RAAI_SHARE, DenseNetwork
-from lit_triwave.errors import TrainingDiverged
+from lit_triwave.errors import TrainingDiverged, TriwaveError
 from lit_triwave.metrics import regression_metrics
 from lit_triwave.modules.staged import StagedModule
 from lit_triwave.networks import TriangleNetwork, Wiring
+from lit_triwave.optim import LeastSquares
 from lit_triwave.regions import count_linear_regions
-from lit_triwave.stages import Stage
+from lit_triwave.stages import Polish, Stage
 
 DEFAULT_PRETRAIN = Stage(epochs=500, lr=0.1, options={"betas": [0.9, 0.99]})
+DEFAULT_POLISH = Polish(epochs=0)
 DEFAULT_TRAIN = Stage(epochs=1000, lr=1e-3, options={"betas": [0.9, 0.99]})
 
 
@@ -44,6 +46,7 @@ class FunctionRegressor(StagedModule):
         raai_share: share of a row's mean that RAAI takes off.
         pretrain: the stage of the peaks. Must have 0 epochs for a random start.
         train: the stage of the weights.
+        polish: a last stage of Levenberg–Marquardt; 0 epochs unless asked for. It takes all points in one batch.
         domain: input name ↦ (lower, upper). From the data when run from a config.
         target_range: (lowest, highest) training target. From the data when run from a config.
         data_curvature: what `"auto"` means, one for each input. From the data when run from a config.
@@ -70,12 +73,13 @@ class FunctionRegressor(StagedModule):
         raai_share: float = RAAI_SHARE,
         pretrain: Stage = DEFAULT_PRETRAIN,
         train: Stage = DEFAULT_TRAIN,
+        polish: Polish = DEFAULT_POLISH,
         domain: Mapping[str, Sequence[float]] | None = None,
         target_range: Sequence[float] = (0.0, 1.0),
         data_curvature: Sequence[str] | None = None,
     ) -> None:
-        super().__init__(pretrain, train, release)
-        self.save_hyperparameters(ignore=["pretrain", "train"])
+        super().__init__(pretrain, train, release, polish)
+        self.save_hyperparameters(ignore=["pretrain", "train", "polish"])
         domain = domain or {"x": (0.0, 1.0)}
         self.network: TriangleNetwork | DenseNetwork
         if initialization == "constructed":
@@ -120,22 +124,52 @@ class FunctionRegressor(StagedModule):
 
     def training_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> dict[str, Tensor]:
         x, y, weight = batch
-        # `self(x)` would bypass the DDP wrapper no more than this does: Lightning calls this method through it.
+        if self.stage == "polish":
+            return self._polish_step(x, y)
         mse = (self.network(x) - y[:, None]).square().mean(0)
         loss = weight * mse.sum() / self.network.scaling.scale.square()
         if not loss.isfinite():
             self._diverged(mse)
         mse = mse.detach()
-        if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+        if self._is_logged():
             self._log_seeds("train/mse", self.trainer.strategy.reduce(weight * mse, reduce_op="mean"))
         return {"loss": loss, "mse": mse}
 
+    def _polish_step(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+        """One Levenberg–Marquardt step of all replicas on all points, the sums taken over all ranks."""
+        if self.trainer.num_training_batches != 1:
+            raise TriwaveError(
+                f"polish takes all training points in one batch, not in {self.trainer.num_training_batches}: "
+                "set data.batch_size to null (polish.chunk bounds the memory)"
+            )
+        polish = self.stages["polish"]
+        assert isinstance(polish, Polish)
+        problem = LeastSquares(self.network, x, y, chunk=polish.chunk, reduce=self._sum_over_ranks)
+        logged = self._is_logged()  # the optimizer's step counts the step
+        optimizer: Any = self.optimizers()
+        mse: Tensor = optimizer.step(problem)
+        if not mse.isfinite().all():
+            self._diverged(mse)
+        if logged:
+            self._log_seeds("train/mse", mse)
+        return {"loss": mse.sum(), "mse": mse}
+
+    def _is_logged(self) -> bool:
+        """Whether Lightning writes this step's metrics; logging the others would cost time for nothing."""
+        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        return (self.global_step + 1) % every == 0
+
+    def _sum_over_ranks(self, values: Tensor) -> Tensor:
+        total: Tensor = self.trainer.strategy.reduce(values, reduce_op="sum")
+        return total
+
     def _diverged(self, mse: Tensor) -> None:
         seeds = (~mse.isfinite()).nonzero().flatten().tolist()
-        rate = self.trainer.optimizers[0].param_groups[0]["lr"]
+        rate = self.trainer.optimizers[0].param_groups[0].get("lr")
+        advice = "" if rate is None else f" at learning rate {rate:.3g}: try a lower {self.stage}.lr"
         raise TrainingDiverged(
-            f"the loss is not finite in stage '{self.stage}', epoch {self.current_epoch}, step {self.global_step} "
-            f"(learning rate {rate:.3g}, {len(seeds)} of {len(mse)} seeds): try a lower {self.stage}.lr"
+            f"the loss is not finite in stage '{self.stage}', epoch {self.current_epoch}, step {self.global_step}, "
+            f"for {len(seeds)} of {len(mse)} seeds{advice}"
         )
 
     def _log_seeds(self, name: str, values: Tensor) -> None:

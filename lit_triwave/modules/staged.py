@@ -7,62 +7,88 @@ from typing import Any, Literal
 
 import torch
 from lightning.pytorch import Callback, LightningModule
+from torch import Tensor
 
 from lit_triwave.bank import Release, TriangleBank
 from lit_triwave.callbacks.stage_switch import StageSwitch
-from lit_triwave.stages import Stage
+from lit_triwave.stages import Polish, Stage
 
-StageName = Literal["pretrain", "train"]
+StageName = Literal["pretrain", "train", "polish"]
+STAGES: tuple[StageName, ...] = ("pretrain", "train", "polish")
 
 
 class StagedModule(LightningModule):
-    """Training in stages within one `fit`: `pretrain` (the peaks), then `train` (the released weights).
+    """Training in stages within one `fit`: `pretrain` (the peaks), `train` (the released weights), perhaps `polish`.
 
-    Which stage the module is in is not stored: it is read off its banks. A checkpoint's parameters say what they are
-    (`TriangleBank` loads either kind), so a resumed run, an evaluation and a fresh run all agree on the stage without
-    any bookkeeping. `StageSwitch`, which this module brings along, does the switch.
+    The stage is a buffer, so it is in every checkpoint with the parameters that belong to it, and is known again before
+    a resumed run makes its optimizers. `StageSwitch`, which this module brings along, does the switch.
 
     Args:
         pretrain: the stage in which peaks, scales and affine parts are the parameters. Without banks it must be empty.
         train: the stage in which the weights are.
         release: how the banks are released, `"blocks"` or `"dense"`.
+        polish: a last stage of second-order steps.
     """
 
-    def __init__(self, pretrain: Stage, train: Stage, release: Release = "blocks") -> None:
+    stage_number: Tensor
+
+    def __init__(
+        self, pretrain: Stage, train: Stage, release: Release = "blocks", polish: Polish | None = None
+    ) -> None:
         super().__init__()
-        self.stages: dict[StageName, Stage] = {"pretrain": pretrain, "train": train}
+        self.stages: dict[StageName, Stage | Polish] = {
+            "pretrain": pretrain,
+            "train": train,
+            "polish": polish or Polish(epochs=0),
+        }
         self.release_kind: Release = release
+        self.register_buffer("stage_number", torch.tensor(0))
 
     @property
     def banks(self) -> list[TriangleBank]:
+        """All banks of the module."""
         return [module for module in self.modules() if isinstance(module, TriangleBank)]
 
     @property
     def stage(self) -> StageName:
-        """The stage whose parameters the module holds now."""
-        return "pretrain" if any(bank.parameterization == "peaks" for bank in self.banks) else "train"
+        """The stage that the module is in."""
+        return STAGES[int(self.stage_number)]
 
     @property
     def total_epochs(self) -> int:
+        """Length of all stages."""
         return sum(stage.epochs for stage in self.stages.values())
 
     def stage_at(self, epoch: int) -> StageName:
-        """The stage that an epoch (from 0) belongs to."""
-        return "pretrain" if epoch < self.stages["pretrain"].epochs else "train"
+        """The stage that an epoch (from 0) belongs to; epochs after the last stage belong to it."""
+        present: StageName = "train"
+        for name, stage in self.stages.items():
+            if stage.epochs:
+                present = name
+            if epoch < stage.epochs:
+                return name
+            epoch -= stage.epochs
+        return present
+
+    def first_epoch(self, name: StageName) -> int:
+        """The epoch at which a stage begins."""
+        return sum(self.stages[earlier].epochs for earlier in STAGES[: STAGES.index(name)])
 
     def ends_stage(self, epoch: int) -> bool:
         """Whether an epoch (from 0) is the last of its stage."""
-        return epoch + 1 in (self.stages["pretrain"].epochs, self.total_epochs)
+        name = self.stage_at(epoch)
+        return epoch + 1 == self.first_epoch(name) + self.stages[name].epochs
 
     def ends_here(self) -> bool:
         """Whether this epoch is the last of its stage, of the run as limited by the user, or of an interrupted run."""
         epoch, trainer = self.trainer.current_epoch, self.trainer
         return trainer.should_stop or self.ends_stage(epoch) or epoch + 1 == trainer.max_epochs
 
-    def enter_train_stage(self) -> None:
-        """Releases all banks. Optimizers and wrappers of the old parameters are void afterwards."""
+    def enter_stage(self, name: StageName) -> None:
+        """Releases all banks where the stage needs it. Optimizers and wrappers of the old parameters are void."""
+        self.stage_number.fill_(STAGES.index(name))
         for bank in self.banks:
-            if bank.parameterization == "peaks":
+            if name != "pretrain" and bank.parameterization == "peaks":
                 bank.release(self.release_kind)
 
     def on_stage_end(self) -> None:
@@ -82,8 +108,12 @@ class StagedModule(LightningModule):
 
     def configure_optimizers(self) -> Any:
         stage = self.stages[self.stage]
+        # A second-order step evaluates the network many times and takes no gradients of Lightning's.
+        self.automatic_optimization = not isinstance(stage, Polish)
         max_epochs = self.trainer.max_epochs
         assert max_epochs is not None
         steps_per_epoch = self.trainer.estimated_stepping_batches / max(1, max_epochs)
         optimizer, schedule = stage.configure(self.parameters(), round(steps_per_epoch * stage.epochs))
+        if schedule is None:
+            return optimizer
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
