@@ -165,7 +165,7 @@ class TriwaveCLI(LightningCLI):
 
     def _loggers(self) -> Any:
         # Read before the CSV logger starts, which would delete the file of a run that goes on.
-        rows = read_metrics(self.run.folder / "metrics.csv", self.checkpoint["global_step"]) if self.checkpoint else []
+        rows = read_metrics(self.run.folder / "metrics.csv", self.checkpoint["epoch"]) if self.checkpoint else []
         loggers = make_loggers(self.run)
         for step, metrics in rows:
             loggers[0].log_metrics(metrics, step)
@@ -206,7 +206,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     """
     try:
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        content["state_dict"], content["global_step"]
+        content["state_dict"], content["epoch"]
     except Exception as error:
         reason = " ".join(str(error).split())[:150]
         raise TriwaveError(f"checkpoint {path} cannot be read ({type(error).__name__}: {reason})") from error

@@ -115,15 +115,15 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     partial.replace(path)
 
 
-def read_metrics(path: Path, before_step: int) -> list[tuple[int, dict[str, float]]]:
-    """Rows (step, metrics) of a `metrics.csv` with a step below `before_step`; [] when there is no such file."""
+def read_metrics(path: Path, last_epoch: int) -> list[tuple[int, dict[str, float]]]:
+    """Rows (step, metrics) of a `metrics.csv` up to an epoch; [] when there is no such file."""
     if not path.is_file():
         return []
     rows = []
     with path.open(newline="") as file:
         for row in csv.DictReader(file):
-            step = int(row.pop("step"))
-            if step < before_step:
+            if int(row["epoch"]) <= last_epoch:
+                step = int(row.pop("step"))
                 # Whole numbers stay whole, so that a row is written again as it was.
                 values = {name: int(value) if value.isdigit() else float(value) for name, value in row.items() if value}
                 rows.append((step, values))

@@ -125,17 +125,17 @@ class FunctionRegressor(StagedModule):
     def training_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> dict[str, Tensor]:
         x, y, weight = batch
         if self.stage == "polish":
-            return self._polish_step(x, y)
+            return self._polish_step(x, y, batch_idx)
         mse = (self.network(x) - y[:, None]).square().mean(0)
         loss = weight * mse.sum() / self.network.scaling.scale.square()
         if not loss.isfinite():
-            self._diverged(mse)
+            self._diverged(mse, batch_idx)
         mse = mse.detach()
-        if self._is_logged():
+        if self._is_logged(batch_idx):
             self._log_seeds("train/mse", self.trainer.strategy.reduce(weight * mse, reduce_op="mean"))
         return {"loss": loss, "mse": mse}
 
-    def _polish_step(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+    def _polish_step(self, x: Tensor, y: Tensor, batch_idx: int) -> dict[str, Tensor]:
         """One Levenberg–Marquardt step of all replicas on all points, the sums taken over all ranks."""
         if self.trainer.num_training_batches != 1:
             raise TriwaveError(
@@ -145,30 +145,33 @@ class FunctionRegressor(StagedModule):
         polish = self.stages["polish"]
         assert isinstance(polish, Polish)
         problem = LeastSquares(self.network, x, y, chunk=polish.chunk, reduce=self._sum_over_ranks)
-        logged = self._is_logged()  # the optimizer's step counts the step
         optimizer: Any = self.optimizers()
         mse: Tensor = optimizer.step(problem)
         if not mse.isfinite().all():
-            self._diverged(mse)
-        if logged:
+            self._diverged(mse, batch_idx)
+        if self._is_logged(batch_idx):
             self._log_seeds("train/mse", mse)
         return {"loss": mse.sum(), "mse": mse}
 
-    def _is_logged(self) -> bool:
+    def _step(self, batch_idx: int) -> int:
+        """Steps before this one, over all stages: Lightning's `global_step` begins anew with manual optimization."""
+        return self.current_epoch * int(self.trainer.num_training_batches) + batch_idx
+
+    def _is_logged(self, batch_idx: int) -> bool:
         """Whether Lightning writes this step's metrics; logging the others would cost time for nothing."""
         every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
-        return (self.global_step + 1) % every == 0
+        return (self._step(batch_idx) + 1) % every == 0
 
     def _sum_over_ranks(self, values: Tensor) -> Tensor:
         total: Tensor = self.trainer.strategy.reduce(values, reduce_op="sum")
         return total
 
-    def _diverged(self, mse: Tensor) -> None:
+    def _diverged(self, mse: Tensor, batch_idx: int) -> None:
         seeds = (~mse.isfinite()).nonzero().flatten().tolist()
         rate = self.trainer.optimizers[0].param_groups[0].get("lr")
         advice = "" if rate is None else f" at learning rate {rate:.3g}: try a lower {self.stage}.lr"
         raise TrainingDiverged(
-            f"the loss is not finite in stage '{self.stage}', epoch {self.current_epoch}, step {self.global_step}, "
+            f"the loss is not finite in stage '{self.stage}', epoch {self.current_epoch}, step {self._step(batch_idx)}, "
             f"for {len(seeds)} of {len(mse)} seeds{advice}"
         )
 
