@@ -19,8 +19,7 @@ RAI_STD = 0.6007
 """Standard deviation of RAI's Gaussian entries times √fan_in (Lu et al. 2019, arXiv 1903.06733)."""
 RAAI_SHARE = 1.0
 """Share of a row's mean that RAAI takes off its Gaussian entries (Singh & Sreejith 2021, arXiv 2103.12499); at 1 the
-row
-sums to zero. The paper that we compare with gives no constant."""
+row sums to zero. The paper that we compare with gives no constant."""
 
 
 def kaiming_rows(shape: Sequence[int], generator: torch.Generator | None = None) -> Tensor:

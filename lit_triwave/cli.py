@@ -54,14 +54,23 @@ def main(args: Sequence[str] | None = None) -> int:
         return 0
     try:
         # Imported here: torch and Lightning take seconds, and the help above needs neither.
-        from lit_triwave.lightning_cli import run
-
+        try:
+            from lit_triwave.lightning_cli import run
+        except ModuleNotFoundError as error:
+            print(
+                f"error: {error}: run `make setup` and use .venv/bin/python, or pip install lit_triwave",
+                file=sys.stderr,
+            )
+            return 1
         return run(args, started)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
     except SystemExit as stop:
-        return stop.code if isinstance(stop.code, int) else 1
+        if isinstance(stop.__context__, KeyboardInterrupt):  # Lightning's way of ending after Ctrl-C
+            print("interrupted", file=sys.stderr)
+            return INTERRUPTED
+        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except Exception as error:
         if os.environ.get("LIT_TRIWAVE_DEBUG"):
             traceback.print_exc()

@@ -44,6 +44,10 @@ class UnitScaling(nn.Module):
                 f"target_range {tuple(target_range)}: (lowest, highest), the first below the second, finite"
             )
         low, high = map(float, target_range)
+        if not 1e-100 < high - low < 1e100:
+            raise ValueError(
+                f"target_range {low:g} to {high:g}: squared errors would leave float64; rescale the targets"
+            )
         self.register_buffer("lower", bounds[:, 0])
         self.register_buffer("span", bounds[:, 1] - bounds[:, 0])
         self.register_buffer("offset", torch.tensor(low, dtype=torch.float64))

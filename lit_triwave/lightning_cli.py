@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import shlex
 import shutil
+import signal
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +21,16 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.utilities import rank_zero_only
 
 from datamodules import FunctionDataModule, TableDataModule
-from lit_triwave.callbacks.checkpoint import StageCheckpoint
+from lit_triwave.callbacks.checkpoint import AtomicCheckpointIO, StageCheckpoint
 from lit_triwave.callbacks.figures import RegressionFigures
 from lit_triwave.callbacks.history import SeedHistory
-from lit_triwave.callbacks.interruption import Interruption
+from lit_triwave.callbacks.interruption import SIGNALS, Interruption
 from lit_triwave.callbacks.predictions import PredictionCSV
 from lit_triwave.callbacks.progress import StageProgress
 from lit_triwave.callbacks.summary import RegressionSummary
-from lit_triwave.errors import TriwaveError
-from lit_triwave.loggers import make_loggers, say
+from lit_triwave.cli import INTERRUPTED
+from lit_triwave.errors import TrainingDiverged, TriwaveError
+from lit_triwave.loggers import finish_wandb, make_loggers, say
 from lit_triwave.messages import known_classes
 from lit_triwave.modules.regressor import FunctionRegressor
 from lit_triwave.networks import TriangleNetwork
@@ -40,8 +43,6 @@ from lit_triwave.runs import (
     read_metrics,
 )
 from lit_triwave.stages import Polish, Stage
-
-INTERRUPTED = 130
 
 LINKS = {"data.domain": "domain", "data.target_range": "target_range", "data.curvature": "data_curvature"}
 """What a module learns from its data: attribute of the data ↦ argument of the module."""
@@ -105,7 +106,7 @@ class TriwaveCLI(LightningCLI):
         config = self.config[self.subcommand]
         if config.run.experiment is None:
             files = [Path(str(path)).stem for path in config.get("config") or []]
-            config.run.experiment = files[0] if files else "default"
+            config.run.experiment = re.sub(r"[^\w.-]+", "_", files[0]) if files else "default"
         checkpoint = config.get("ckpt_path")
         if checkpoint == "last" or (checkpoint is None and self.subcommand != "fit"):
             checkpoint = latest_checkpoint(config.run.root, config.run.experiment)
@@ -130,11 +131,14 @@ class TriwaveCLI(LightningCLI):
         folder = self.run.folder
         if self.checkpoint is None and rank_zero_only.rank == 0 and folder.is_dir() and any(folder.iterdir()):  # type: ignore[attr-defined]
             raise TriwaveError(f"run {folder} exists: resume it with --ckpt_path, or give another --run.id")
-        open_run_folder(self.run.folder)
+        self.created = not folder.is_dir()
+        if self.subcommand == "fit":
+            open_run_folder(folder)
         os.environ[RUN_ID_VARIABLE] = str(self.run.id)
         callbacks: list[Callback] = []
         if self.subcommand == "fit":
             self.interruption = Interruption()
+            self.interruption.install()
             callbacks += [self.interruption, StageCheckpoint(self.run.checkpoint_every)]
         if isinstance(self.model, FunctionRegressor):
             history = SeedHistory()
@@ -148,6 +152,8 @@ class TriwaveCLI(LightningCLI):
         if self.subcommand != "fit":
             kwargs["logger"] = False
         with self._leave_nothing_half_written():
+            plugins = config.trainer.plugins or []
+            kwargs["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), AtomicCheckpointIO()]
             if self.subcommand == "fit" and config.trainer.logger in (None, True):
                 kwargs["logger"] = self._loggers()
             return super().instantiate_trainer(**kwargs)
@@ -157,10 +163,17 @@ class TriwaveCLI(LightningCLI):
         """Removes the folder of a new run that fails before its first step."""
         try:
             yield
-        except Exception:
-            started = self.checkpoint is not None or (hasattr(self, "trainer") and self.trainer.global_step > 0)
-            if self.subcommand == "fit" and not started and rank_zero_only.rank == 0:  # type: ignore[attr-defined]
-                shutil.rmtree(self.run.folder, ignore_errors=True)
+        except BaseException as error:
+            folder = self.run.folder
+            last = folder / "checkpoints" / "last.ckpt"
+            if isinstance(error, TrainingDiverged):
+                kept = f"the last good checkpoint is {last}" if last.is_file() else "there is no checkpoint yet"
+                raise TrainingDiverged(f"{error}; {kept}") from error
+            begun = last.is_file() or (hasattr(self, "trainer") and self.trainer.global_step > 0)
+            if self.subcommand == "fit" and self.created and not begun and rank_zero_only.rank == 0:  # type: ignore[attr-defined]
+                shutil.rmtree(folder, ignore_errors=True)
+                with suppress(OSError):
+                    folder.parent.rmdir()  # the experiment's, if it is empty
             raise
 
     def _loggers(self) -> Any:
@@ -185,12 +198,17 @@ class TriwaveCLI(LightningCLI):
         if self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         self.trainer.test(self.model, datamodule=self.datamodule, verbose=False)
-        if self.interruption.requested is not None:
+        if self.interrupted:
             folder = self.run.folder
             command = ["python", "-m", "lit_triwave", "fit", "--config", f"{folder}/config.yaml"]
             command += ["--ckpt_path", f"{folder}/checkpoints/last.ckpt"]
             where = f"in stage '{self.model.stage}' after epoch {self.trainer.current_epoch}"
             say(f"interrupted {where}; go on with:\n{shlex.join(command)}")
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether Ctrl-C or SIGTERM ended the run before its last epoch."""
+        return self.interruption.requested is not None and self.trainer.current_epoch < (self.trainer.max_epochs or 0)
 
 
 def describe(model: LightningModule) -> str:
@@ -206,7 +224,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     """
     try:
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        content["state_dict"], content["epoch"]
+        content["state_dict"], content["epoch"], content["loops"], content["pytorch-lightning_version"]
     except Exception as error:
         reason = " ".join(str(error).split())[:150]
         raise TriwaveError(f"checkpoint {path} cannot be read ({type(error).__name__}: {reason})") from error
@@ -244,6 +262,7 @@ def run(args: Sequence[str], started: float) -> int:
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
     for message in QUIET:
         warnings.filterwarnings("ignore", message=message)
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}
     try:
         cli = TriwaveCLI(
             started,
@@ -266,7 +285,9 @@ def run(args: Sequence[str], started: float) -> int:
             },
             args=list(args),
         )
+        return INTERRUPTED if cli.subcommand == "fit" and cli.interrupted else 0
     finally:
+        finish_wandb()
         os.environ.pop(RUN_ID_VARIABLE, None)
-    interruption = getattr(cli, "interruption", None)
-    return INTERRUPTED if interruption is not None and interruption.requested is not None else 0
+        for number, handler in handlers.items():
+            signal.signal(number, handler)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import inspect
 import os
+import sys
 from typing import Any, Literal
 
 from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
+from lit_triwave.errors import TriwaveError
 from lit_triwave.runs import Run, WandbMode
 
 FLUSH_EVERY = 20
@@ -22,20 +24,37 @@ def make_loggers(run: Run) -> list[Logger]:
     loggers: list[Logger] = [
         CSVLogger(save_dir=run.root, name=run.experiment or "", version=run.id, flush_logs_every_n_steps=FLUSH_EVERY)
     ]
-    mode = wandb_mode(run.wandb)
+    mode, why = wandb_mode(run.wandb)
     if mode != "disabled":
-        loggers.append(start_wandb(run, mode))
+        os.environ.pop("WANDB_MODE", None)  # settled; W&B would read it again
+        try:
+            loggers.append(start_wandb(run, mode, why))
+        except Exception as error:  # tracking must not cost a run
+            say(f"Weights & Biases: left out ({' '.join(str(error).split())[:150]})")
     return loggers
 
 
-def wandb_mode(asked: WandbMode) -> WandbMode:
-    """What `auto` means here: WANDB_MODE if it is set, online if there is a login, else offline."""
+def wandb_mode(asked: WandbMode) -> tuple[WandbMode, str]:
+    """The mode, and why. `auto` means WANDB_MODE or WANDB_DISABLED if set, online if there is a login, else offline.
+
+    Raises:
+        TriwaveError: WANDB_MODE is none of W&B's modes.
+    """
     if asked != "auto":
-        return asked
+        return asked, "run.wandb"
+    if os.environ.get("WANDB_DISABLED", "").lower() in ("true", "1"):
+        return "disabled", "WANDB_DISABLED"
     mode = os.environ.get("WANDB_MODE", "").lower()
-    if mode in ("online", "offline", "disabled"):
-        return mode  # type: ignore[return-value]
-    return "online" if has_wandb_login() else "offline"
+    if mode:
+        modes: dict[str, WandbMode] = {"online": "online", "shared": "online", "offline": "offline"}
+        modes |= {"dryrun": "offline", "disabled": "disabled"}
+        if mode not in modes:
+            raise TriwaveError(f"WANDB_MODE {mode!r}: online, offline or disabled")
+        return modes[mode], f"WANDB_MODE={mode}"
+    try:
+        return ("online", "") if has_wandb_login() else ("offline", "no login")
+    except Exception as error:  # a malformed key, say; W&B has many kinds
+        return "offline", f"the login can't be used: {' '.join(str(error).split())[:100]}"
 
 
 def has_wandb_login() -> bool:
@@ -53,14 +72,14 @@ def say(text: str) -> None:
     print(text, flush=True)
 
 
-def start_wandb(run: Run, mode: WandbMode) -> WandbLogger:
+def start_wandb(run: Run, mode: WandbMode, why: str) -> WandbLogger:
     """A W&B run with the run's own id, started; offline when there is no login or the server can't be reached."""
-    experiment = _init_wandb(run, mode)
+    experiment = _init_wandb(run, mode, why)
     return WandbLogger(project=run.project, id=run.id, save_dir=run.folder, experiment=experiment)
 
 
 @rank_zero_only
-def _init_wandb(run: Run, mode: WandbMode) -> Any:
+def _init_wandb(run: Run, mode: WandbMode, why: str) -> Any:
     import wandb
 
     def init(mode: Literal["online", "offline"]) -> Any:
@@ -79,7 +98,6 @@ def _init_wandb(run: Run, mode: WandbMode) -> Any:
         experiment.define_metric("*", step_metric="trainer/global_step", step_sync=True)
         return experiment
 
-    why = "" if run.wandb == "offline" else " (no login)"
     if mode == "online":
         try:
             experiment = init("online")
@@ -87,6 +105,13 @@ def _init_wandb(run: Run, mode: WandbMode) -> Any:
             return experiment
         except wandb.Error as error:
             wandb.teardown()  # its service keeps the failed run's id until it is stopped
-            why = f" (the server can't be used: {' '.join(str(error).split())[:100]})"
-    say(f"Weights & Biases: offline{why}; to send it later: wandb sync {run.folder}/wandb/offline-run-*")
+            why = f"the server can't be used: {' '.join(str(error).split())[:100]}"
+    say(f"Weights & Biases: offline ({why}); to send it later: wandb sync {run.folder}/wandb/offline-run-*")
     return init("offline")
+
+
+def finish_wandb() -> None:
+    """Ends this process's W&B run, if it has one: all that was logged is written, and sent when online."""
+    wandb = sys.modules.get("wandb")
+    if wandb is not None and wandb.run is not None:
+        wandb.finish()

@@ -13,6 +13,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 from lit_triwave.errors import TriwaveError
 
 # How jsonargparse wraps the one line that matters when an argument may be of several types.
+LONGEST = 350  # characters of a line; torch lists every tensor of a checkpoint that does not fit
 WRAPPING = ("Does not validate against", "Subtypes:", "Errors:", "Expected a <class 'NoneType'>", "Given value")
 
 
@@ -25,9 +26,14 @@ class OneLineParser(LightningArgumentParser):
 
     classes: Iterable[type] = ()
 
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, allow_abbrev=False, **options)
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Exits with code 2."""
         text = condense(message)
+        if "expected one argument" in text:
+            text += "; a value that begins with - needs an equals sign, as in --data.expression=-x**2"
         unknown = re.search(
             r"Option '([\w.]+)' is not accepted|unrecognized arguments: --([\w.]+)|key '([\w.]+)'", text
         )
@@ -62,6 +68,7 @@ def one_line(error: BaseException) -> str:
     if isinstance(error, OSError) and error.filename:
         return f"{error.filename}: {error.strerror}"
     text = " ".join(condense(text).split())
+    text = text if len(text) <= LONGEST else text[:LONGEST] + " …"
     if text and isinstance(error, (TriwaveError, ValueError, OSError)):
         return text
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -12,7 +12,8 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 BLUE, ORANGE, GREY = "#1f5fa8", "#d9622b", "#8a8f98"
-MAX_RUG = 400  # more breakpoints than this are a grey band, not marks
+MAX_MARKS = 400  # more breakpoints than this would hide the curve; their number still stands in the legend
+FEW_POINTS = 1000  # fewer are drawn as points, since lines between them would show what is not known
 
 
 def _figure(rows: int = 1, columns: int = 1, size: tuple[float, float] = (7.0, 4.2)) -> tuple[Figure, Sequence[Axes]]:
@@ -31,29 +32,39 @@ def _decades_grid(ax: Axes) -> None:
 def fit_figure(
     x: Tensor,
     target: Tensor,
-    prediction: Tensor,
-    kinks: Tensor,
-    kink_values: Tensor,
+    network: tuple[Tensor, Tensor],
+    kinks: tuple[Tensor, Tensor],
     names: tuple[str, str],
     title: str,
 ) -> Figure:
-    """The fit over the target with the breakpoints marked; all 1-D, x ascending, in the data's units."""
+    """The fit over the target with the breakpoints marked; all 1-D, in the data's units.
+
+    Args:
+        x, target: points of the target, x ascending; few of them are drawn as points, many as a line.
+        network: (x, value) of the network on a grid.
+        kinks: (x, value) at the breakpoints.
+        names: of the input and the target.
+        title: of the figure.
+    """
     figure, (ax,) = _figure()
-    ax.plot(x, target, color=GREY, linewidth=5, alpha=0.45, label="target", solid_capstyle="round")
-    ax.plot(x, prediction, color=BLUE, linewidth=1.3, label="network")
-    if len(kinks) <= MAX_RUG:
-        ax.plot(kinks, kink_values, "o", color=ORANGE, markersize=3.2, label=f"{len(kinks)} breakpoints")
+    if len(x) > FEW_POINTS:
+        ax.plot(x, target, color=GREY, linewidth=5, alpha=0.45, label="target", solid_capstyle="round")
+    else:
+        ax.plot(x, target, "o", color=GREY, markersize=7, alpha=0.6, label="test points")
+    ax.plot(*network, color=BLUE, linewidth=1.3, label=f"network, {len(kinks[0]) + 1} linear pieces")
+    if len(kinks[0]) <= MAX_MARKS:
+        ax.plot(*kinks, "o", color=ORANGE, markersize=3.2, label=f"{len(kinks[0])} breakpoints")
     ax.set(xlabel=names[0], ylabel=names[1], title=title)
     ax.legend(frameon=False)
     return figure
 
 
 def error_figure(x: Tensor, error: Tensor, kinks: Tensor, name: str, title: str) -> Figure:
-    """The error over the domain with the breakpoints as ticks below; all 1-D."""
+    """The error over the domain with the breakpoints as ticks; all 1-D, x ascending."""
     figure, (ax,) = _figure()
     ax.axhline(0, color=GREY, linewidth=0.8)
-    ax.plot(x, error, color=BLUE, linewidth=0.9)
-    if len(kinks) <= MAX_RUG:
+    ax.plot(x, error, "-" if len(x) > FEW_POINTS else "o", color=BLUE, linewidth=0.9, markersize=4)
+    if len(kinks) <= MAX_MARKS:
         ax.plot(kinks, torch.zeros_like(kinks), "|", color=ORANGE, markersize=9, label="breakpoints")
         ax.legend(frameon=False)
     ax.ticklabel_format(axis="y", style="sci", scilimits=(0, 0), useMathText=True)

@@ -13,6 +13,7 @@ section 3.3):
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -284,6 +285,10 @@ def _layers(f: nn.Module) -> Iterator[nn.Module]:
         to_sequential = getattr(f, "to_sequential", None)
         if to_sequential is None:
             raise TypeError(f"{type(f).__name__} is neither an nn.Sequential nor has it a method to_sequential()")
+        if getattr(f, "parameterization", None) == "peaks":
+            # Weights computed from the peaks in float64 have all pieces, those computed in float32 not at depth 9 and
+            # more. Released weights are parameters, and are taken as they are.
+            to_sequential = getattr(copy.deepcopy(f).double(), "to_sequential")  # noqa: B009
         f = to_sequential()
         if not isinstance(f, nn.Sequential):
             raise TypeError(f"to_sequential() must return an nn.Sequential, not {type(f).__name__}")

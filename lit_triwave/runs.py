@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import os
+import re
 import secrets
 import time
 from dataclasses import dataclass, replace
@@ -39,9 +41,14 @@ class Run:
     checkpoint_every: int = 100
 
     def __post_init__(self) -> None:
-        for name, value in {"run.experiment": self.experiment, "run.id": self.id}.items():
-            if value is not None and (not value or Path(value).name != value or value in (".", "..")):
-                raise ValueError(f"{name} {value!r}: a plain name, without slashes")
+        names = {"run.experiment": self.experiment, "run.id": self.id, "run.project": self.project}
+        for name, value in names.items():
+            if value is not None and not re.fullmatch(r"(?!\.+$)[^/\\#?%:\s]{1,100}", value):
+                raise ValueError(
+                    f"{name} {value!r}: a plain name of up to 100 characters, without spaces or / \\ # ? % :"
+                )
+        if not self.root:
+            raise ValueError("run.root '': the folder of all runs; . is the current one")
         if self.checkpoint_every < 1:
             raise ValueError(f"run.checkpoint_every {self.checkpoint_every}: at least 1")
 
@@ -56,9 +63,10 @@ def new_run_id() -> str:
 
     Of the form 20260131-235959-1a2b: it sorts by time, and random digits keep runs apart that start in the same second.
     """
-    for variable in (RUN_ID_VARIABLE, "SLURM_JOB_ID"):
-        if os.environ.get(variable):
-            return os.environ[variable]
+    if os.environ.get(RUN_ID_VARIABLE):
+        return os.environ[RUN_ID_VARIABLE]
+    if int(os.environ.get("SLURM_NTASKS", "1")) > 1 and "SLURM_STEP_ID" in os.environ:
+        return f"slurm-{os.environ['SLURM_JOB_ID']}.{os.environ['SLURM_STEP_ID']}"
     return f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
 
 
@@ -106,9 +114,11 @@ def place_run(run: Run, checkpoint: Path | None) -> Run:
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Writes a JSON file that is whole or not there, also when the disk is full or the process is killed."""
+    # JSON has no NaN and no Infinity.
+    content = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in content.items()}
     partial = path.with_name(path.name + ".partial")
     with partial.open("w") as file:
-        json.dump(content, file, indent=2, allow_nan=True)
+        json.dump(content, file, indent=2, allow_nan=False)
         file.write("\n")
         file.flush()
         os.fsync(file.fileno())

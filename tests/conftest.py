@@ -8,7 +8,6 @@ os.environ["WANDB_MODE"] = "disabled"
 for variable in ("SLURM_JOB_ID", "LIT_TRIWAVE_RUN_ID", "WANDB_API_KEY"):
     os.environ.pop(variable, None)
 
-import signal  # noqa: E402
 from collections.abc import Callable  # noqa: E402
 from pathlib import Path  # noqa: E402
 
@@ -23,14 +22,6 @@ settings.register_profile("default", deadline=None)  # machines are shared; a sl
 settings.load_profile("default")
 
 REPOSITORY = Path(__file__).parents[1]
-
-
-@pytest.fixture(autouse=True)
-def _keep_signal_handlers():
-    kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for number, handler in kept.items():
-        signal.signal(number, handler)
 
 
 @pytest.fixture

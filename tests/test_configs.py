@@ -113,3 +113,43 @@ def test_a_table_is_fitted_and_predicted_in_its_own_units(tmp_path: Path) -> Non
         rows = list(csv.DictReader(file))
     assert "target" not in rows[0]
     assert [float(row["prediction"]) for row in rows] == pytest.approx([40_000, 40_750, 43_000], abs=12)
+
+
+@pytest.mark.parametrize("options", [["--model.replicas", "1"], ["--trainer.precision", "32-true"]])
+def test_one_seed_and_single_precision_are_fitted_too(fit, options: list[str], tmp_path: Path) -> None:
+    run = fit("r", *options)
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["linear_regions/pretrained"] == 63
+    assert 0 < summary["test/mse"] < 1
+    common = ["--config", "configs/x3_minus_x.yaml", "--model.replicas", "3", "--run.root", str(tmp_path)]
+    assert main(["predict", *common, *options]) == 0
+
+
+def test_a_limit_in_steps_ends_the_run_with_a_true_summary(fit) -> None:
+    run = fit("r", "--trainer.max_steps", "37", "--data.test_points", "500")
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["stage"] == "train"
+    assert summary["train/mse"] == pytest.approx(summary["test/mse"], rel=1e-9)  # on the same 500 points
+
+
+@pytest.mark.parametrize(
+    ("environment", "says"),
+    [
+        ({"WANDB_MODE": "offline"}, "offline (WANDB_MODE=offline)"),
+        ({"WANDB_API_KEY": "short"}, "offline (the login can't be used"),
+        ({"WANDB_MODE": ""}, "offline (no login)"),
+    ],
+)
+def test_weights_and_biases_is_on_by_default_and_offline_without_a_login(
+    fit, capsys, monkeypatch, tmp_path: Path, environment: dict[str, str], says: str
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))  # no login of the machine's
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.delenv("WANDB_MODE")
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    run = fit("r")
+    assert says in capsys.readouterr().out
+    (offline,) = run.glob("wandb/offline-run-*-r")
+    assert list(offline.glob("*.wandb"))
+    assert list(offline.glob("files/media/images/figures/fit*.png"))

@@ -2,20 +2,44 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+from lit_triwave.errors import TriwaveError
 
 if TYPE_CHECKING:
     from lit_triwave.modules.staged import StagedModule
 
 
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes a checkpoint beside its place and renames it when it is whole.
+
+    Lightning's own writes to the system's temporary folder and, where that is another file system, copies: a full disk
+    or a kill then leaves half a checkpoint where the last good one was.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        partial = Path(f"{path}.partial")
+        try:
+            super().save_checkpoint(checkpoint, partial, storage_options)
+            with partial.open("rb") as file:
+                os.fsync(file.fileno())
+            partial.replace(path)
+        except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
+            partial.unlink(missing_ok=True)
+            reason = " ".join(str(error).split())[:150]
+            raise TriwaveError(f"checkpoint {path} cannot be written ({reason}); the one before is kept") from error
+
+
 class StageCheckpoint(ModelCheckpoint):
     """Keeps `checkpoints/last.ckpt`, and `checkpoints/pretrained.ckpt` from the last epoch of pretraining.
 
-    Lightning writes a checkpoint to a temporary file and renames it, so `last.ckpt` is always a whole one.
+    Nothing is saved of a module that has diverged.
 
     Args:
         every_n_epochs: how often `last.ckpt` is renewed, besides the end of each stage, an interruption and the end.
@@ -45,3 +69,8 @@ class StageCheckpoint(ModelCheckpoint):
             self.best_model_path = str(self.path("last"))
         else:
             super().on_train_epoch_end(trainer, pl_module)
+
+    def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:
+        module: Any = trainer.lightning_module
+        module.check_finite()
+        super()._save_checkpoint(trainer, filepath)

@@ -11,6 +11,7 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import WandbLogger
 
 from lit_triwave.callbacks.history import SeedHistory
+from lit_triwave.errors import TriwaveError
 from lit_triwave.regions import breakpoints
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from lit_triwave.modules.regressor import FunctionRegressor
     from lit_triwave.modules.staged import StageName
 
+GRID_POINTS = 5001  # of the network's curve
 MAX_POINTS = 40_401  # of the test points are drawn: the whole of a 201 × 201 grid, an even choice of more
 
 
@@ -42,7 +44,10 @@ class RegressionFigures(Callback):
         paths = {}
         for name, figure in self.draw(trainer.datamodule, pl_module):  # type: ignore[attr-defined]
             paths[name] = folder / f"{name}.png"
-            figure.savefig(paths[name])
+            try:
+                figure.savefig(paths[name])
+            except OSError as error:
+                raise TriwaveError(f"figure {paths[name]} cannot be written: {error.strerror}") from error
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 for name, path in paths.items():
@@ -56,7 +61,7 @@ class RegressionFigures(Callback):
         points = data.test_set
         step = -(-len(points) // MAX_POINTS)
         x, target = points.x[::step], points.y[::step]
-        prediction = network(x.to(module.device, network.scaling.lower.dtype))[:, best].double().cpu()
+        prediction = module(x.to(module.device))[:, best].double().cpu()
         mse = float((prediction - target).square().mean())
         title = f"{data.target_name}: test MSE {mse:.2e}"
         names = list(data.domain)
@@ -64,9 +69,11 @@ class RegressionFigures(Callback):
             order = x[:, 0].argsort()
             x, target, prediction = x[order, 0], target[order], prediction[order]
             plain = network.to_sequential(best).double().cpu()
-            kinks = breakpoints(plain, *data.domain[names[0]])
-            values = plain(kinks[:, None])[:, 0]
-            yield "fit", plots.fit_figure(x, target, prediction, kinks, values, (names[0], data.target_name), title)
+            lower, upper = data.domain[names[0]]
+            grid = torch.linspace(lower, upper, GRID_POINTS, dtype=torch.float64)
+            kinks = breakpoints(plain, lower, upper)
+            curve, marks = ((u, plain(u[:, None])[:, 0]) for u in (grid, kinks))
+            yield "fit", plots.fit_figure(x, target, curve, marks, (names[0], data.target_name), title)
             yield "error", plots.error_figure(x, prediction - target, kinks, names[0], title)
         elif len(names) == 2:
             yield "surface", plots.surface_figure(x, target, prediction, names, title)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -36,7 +37,8 @@ class SeedHistory(Callback):
     ) -> None:
         batches = int(trainer.num_training_batches)
         step = trainer.current_epoch * batches + batch_idx
-        if step % max(1, (trainer.max_epochs or 1) * batches // MAX_RECORDS) == 0:
+        every = max(1, math.ceil((trainer.max_epochs or 1) * batches / MAX_RECORDS))
+        if step % every == 0:
             self._epochs.append(step / batches)
             self._mse.append(outputs["mse"].cpu())
 

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 from types import FrameType
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
-from rich.console import Console
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interruption(Callback):
     """Turns the first Ctrl-C (or SIGTERM) into an orderly stop at the end of the epoch; the second one stops at once.
+
+    Between `install` and `remove`; once training is over, the first one lets figures and summary be finished.
 
     Attributes:
         requested: the signal that asked for the stop, or None.
@@ -34,20 +36,26 @@ class Interruption(Callback):
     @rank_zero_only
     def _say(self) -> None:
         name = "Ctrl-C" if self.requested == signal.SIGINT else "SIGTERM"
-        Console(stderr=True).print(f"{name}: stopping after this epoch; once more stops at once", highlight=False)
+        print(f"{name}: stopping after this epoch; once more stops at once", file=sys.stderr, flush=True)
+
+    def install(self) -> None:
+        """Takes over the two signals."""
+        if threading.current_thread() is threading.main_thread():
+            for number in SIGNALS:
+                self._previous.setdefault(number, signal.getsignal(number))
+                signal.signal(number, self._handle)
+
+    def remove(self) -> None:
+        """Gives them back."""
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self._previous = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # Not earlier: Lightning sets its own handler of SIGTERM after `on_fit_start`.
-        if threading.current_thread() is threading.main_thread():
-            self._previous = {number: signal.signal(number, self._handle) for number in SIGNALS}
+        self.install()  # again: Lightning has put its own handler of SIGTERM in place
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # A signal may reach the ranks in different epochs; all stop together, as soon as one has it.
         if trainer.strategy.reduce_boolean_decision(self.requested is not None, all=False):
             self.requested = self.requested or signal.SIGINT
             trainer.should_stop = True
-
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-        self._previous = {}

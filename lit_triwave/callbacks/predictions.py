@@ -38,6 +38,7 @@ class PredictionCSV(BasePredictionWriter):
         target = columns.pop("target")
         known = any(value == value for value in target)
         names = [*data.domain, *(["target"] if known else []), *columns]
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         partial = self.path.with_name(self.path.name + ".partial")
         with partial.open("w", newline="") as file:
             writer = csv.writer(file)

@@ -20,9 +20,8 @@ class StageSwitch(Callback):
 
     - (a) Released weights are new parameters, so the optimizer and its schedule are made anew by Lightning's own
       `setup_optimizers`, which asks the module's `configure_optimizers`, which looks at the stage.
-    - (b) DDP's reducer knows only the parameters that it was built with, so the module is wrapped anew. Each stage
-    then has
-      exactly its own parameters: nothing is unused, and `find_unused_parameters` is not needed.
+    - (b) DDP's reducer knows only the parameters that it was built with, so the module is wrapped anew. Each stage has
+      exactly its own parameters then: nothing is unused, and `find_unused_parameters` is not needed.
     - (c) A resumed run needs nothing: Lightning loads the module's stage and parameters, which bring the banks into
       theirs, before it wraps the module, makes the optimizers and loads their states.
     - (d) A checkpoint at the end of the last pretraining epoch still holds peaks; the resumed run switches where the

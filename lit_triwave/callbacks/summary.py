@@ -54,6 +54,7 @@ class RegressionSummary(Callback):
         if fitted or not old:
             new |= {"wall_seconds": self.seconds, "seed": self.seed}
         summary = old | new
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         write_json(self.path, summary)
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
@@ -88,15 +89,14 @@ def spread(name: str, values: torch.Tensor) -> dict[str, float]:
     return {
         f"{name}_min": float(values.min()),
         f"{name}_mean": float(values.mean()),
-        f"{name}_median": float(values.median()),
+        f"{name}_median": float(values.quantile(0.5)),
     }
 
 
 @torch.no_grad()
 def dead_share(data: Any, module: LightningModule) -> torch.Tensor:
     """Share of the replicas whose output is the same at all training points: networks that have died."""
-    x = data.train_set.x.to(module.device, module.network.scaling.lower.dtype)  # type: ignore[union-attr]
-    values = module(x)
+    values = module(data.train_set.x.to(module.device))
     constant: torch.Tensor = values.amax(0) - values.amin(0) <= 1e-12 * values.abs().amax(0)
     return constant.double().mean()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -19,6 +20,7 @@ from lit_triwave.optim import LeastSquares
 from lit_triwave.regions import count_linear_regions
 from lit_triwave.stages import Polish, Stage
 
+MAX_DEPTH = 16
 DEFAULT_PRETRAIN = Stage(epochs=500, lr=0.1, options={"betas": [0.9, 0.99]})
 DEFAULT_POLISH = Polish(epochs=0)
 DEFAULT_TRAIN = Stage(epochs=1000, lr=1e-3, options={"betas": [0.9, 0.99]})
@@ -36,7 +38,7 @@ class FunctionRegressor(StagedModule):
         initialization: `"constructed"` (this project's networks) or a dense network with a random start: `"kaiming"`,
             `"rai"`, `"raai"`.
         wiring: of constructed subnetworks: `single`, `difference`, `sum`, `composition` (see `TriangleNetwork`).
-        depth: hidden layers of each (sub)network, ≥ 1.
+        depth: hidden layers of each (sub)network, 1 to 16.
         width: neurons of each hidden layer of a random start; constructed subnetworks are four wide.
         replicas: number of seeds, ≥ 1.
         theorem31: tie the scales to the peaks (Theorem 3.1); False makes them free parameters.
@@ -78,6 +80,8 @@ class FunctionRegressor(StagedModule):
         target_range: Sequence[float] = (0.0, 1.0),
         data_curvature: Sequence[str] | None = None,
     ) -> None:
+        if depth > MAX_DEPTH:
+            raise ValueError(f"depth {depth}: at most {MAX_DEPTH}, since 2^depth pieces are counted for every seed")
         super().__init__(pretrain, train, release, polish)
         self.save_hyperparameters(ignore=["pretrain", "train", "polish"])
         domain = domain or {"x": (0.0, 1.0)}
@@ -119,20 +123,20 @@ class FunctionRegressor(StagedModule):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (batch, in_features) ↦ the predictions of all replicas, (batch, replicas), in the units of the targets."""
-        values: Tensor = self.network(x)
+        values: Tensor = self.network(x.to(self.network.scaling.lower.dtype))
         return values
 
     def training_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> dict[str, Tensor]:
         x, y, weight = batch
         if self.stage == "polish":
             return self._polish_step(x, y, batch_idx)
-        mse = (self.network(x) - y[:, None]).square().mean(0)
+        mse = (self(x) - y[:, None]).square().mean(0)
         loss = weight * mse.sum() / self.network.scaling.scale.square()
         if not loss.isfinite():
             self._diverged(mse, batch_idx)
-        mse = mse.detach()
+        mse = self.trainer.strategy.reduce(weight * mse.detach(), reduce_op="mean")  # that of the global batch
         if self._is_logged(batch_idx):
-            self._log_seeds("train/mse", self.trainer.strategy.reduce(weight * mse, reduce_op="mean"))
+            self._log_seeds("train/mse", mse)
         return {"loss": loss, "mse": mse}
 
     def _polish_step(self, x: Tensor, y: Tensor, batch_idx: int) -> dict[str, Tensor]:
@@ -142,9 +146,9 @@ class FunctionRegressor(StagedModule):
                 f"polish takes all training points in one batch, not in {self.trainer.num_training_batches}: "
                 "set data.batch_size to null (polish.chunk bounds the memory)"
             )
-        polish = self.stages["polish"]
+        polish, dtype = self.stages["polish"], self.network.scaling.lower.dtype
         assert isinstance(polish, Polish)
-        problem = LeastSquares(self.network, x, y, chunk=polish.chunk, reduce=self._sum_over_ranks)
+        problem = LeastSquares(self.network, x.to(dtype), y.to(dtype), chunk=polish.chunk, reduce=self._sum_over_ranks)
         optimizer: Any = self.optimizers()
         mse: Tensor = optimizer.step(problem)
         if not mse.isfinite().all():
@@ -170,14 +174,12 @@ class FunctionRegressor(StagedModule):
         seeds = (~mse.isfinite()).nonzero().flatten().tolist()
         rate = self.trainer.optimizers[0].param_groups[0].get("lr")
         advice = "" if rate is None else f" at learning rate {rate:.3g}: try a lower {self.stage}.lr"
-        raise TrainingDiverged(
-            f"the loss is not finite in stage '{self.stage}', epoch {self.current_epoch}, step {self._step(batch_idx)}, "
-            f"for {len(seeds)} of {len(mse)} seeds{advice}"
-        )
+        where = f"stage '{self.stage}', epoch {self.current_epoch}, step {self._step(batch_idx)}"
+        raise TrainingDiverged(f"the loss is not finite in {where}, for {len(seeds)} of {len(mse)} seeds{advice}")
 
     def _log_seeds(self, name: str, values: Tensor) -> None:
         """Logs the lowest, mean and median over seeds of values that all ranks have alike."""
-        logged = {f"{name}_min": values.min(), f"{name}_mean": values.mean(), f"{name}_median": values.median()}
+        logged = {f"{name}_min": values.min(), f"{name}_mean": values.mean(), f"{name}_median": values.quantile(0.5)}
         training = self.trainer.training
         self.log_dict(logged, rank_zero_only=training, sync_dist=not training)
 
@@ -201,7 +203,7 @@ class FunctionRegressor(StagedModule):
 
     def predict_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> dict[str, Tensor]:
         x, y, _ = batch
-        values = self.network(x)
+        values = self(x)
         return {
             "x": x,
             "target": y,
@@ -212,14 +214,18 @@ class FunctionRegressor(StagedModule):
 
     def _update(self, metrics: MetricCollection, batch: tuple[Tensor, Tensor, Tensor]) -> None:
         x, y, _ = batch
-        values = self.network(x)
-        metrics.update(values.contiguous(), y[:, None].expand_as(values).contiguous())
+        values = self(x).double()
+        metrics.update(values.contiguous(), y[:, None].double().expand_as(values).contiguous())
+
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        if self.trainer.precision not in ("64-true", "32-true", "bf16-mixed", "16-mixed"):
+            raise TriwaveError(f"precision {self.trainer.precision}: functions are fitted in 64-true or 32-true")
 
     @torch.no_grad()
     def on_stage_end(self) -> None:
         """Takes the exact training error of each seed, the best seed and, after pretraining, the region counts."""
-        assert self.trainer.train_dataloader is not None
-        train = self._mse(self.trainer.train_dataloader)
+        train = self.check_finite()
         loaders = self.trainer.val_dataloaders
         self.best_replica = (train if loaders is None else self._mse(loaders)).nan_to_num(nan=torch.inf).argmin()
         self.train_mse = train
@@ -228,18 +234,34 @@ class FunctionRegressor(StagedModule):
             regions = [self.linear_regions(seed) for seed in range(len(train))]
             self.pretrain_regions = torch.tensor(regions, device=self.device)
 
+    @torch.no_grad()
+    def check_finite(self) -> Tensor:
+        """The training error of each seed after the last step, (replicas,).
+
+        Raises:
+            TrainingDiverged: it is not finite; what is about to be saved is not worth keeping.
+        """
+        assert self.trainer.train_dataloader is not None
+        mse = self._mse(self.trainer.train_dataloader)
+        if not mse.isfinite().all():
+            self._diverged(mse, int(self.trainer.num_training_batches) - 1)
+        return mse
+
     def _mse(self, loader: Iterable[tuple[Tensor, Tensor, Tensor]]) -> Tensor:
         """The mean squared error of each replica over a loader, all ranks together, shape (replicas,)."""
         total = torch.zeros(self.network.replicas + 1, dtype=torch.float64, device=self.device)
         for batch in loader:
             x, y, _ = self.trainer.strategy.batch_to_device(batch, self.device)
-            total[:-1] += (self.network(x) - y[:, None]).square().sum(0)
+            total[:-1] += (self(x) - y[:, None]).square().sum(0)
             total[-1] += len(y)
         total = self.trainer.strategy.reduce(total, reduce_op="sum")
         return total[:-1] / total[-1]
 
     def linear_regions(self, replica: int) -> int:
         """Linear pieces of one replica: on the domain, or along its diagonal when there are several variables."""
-        lower = self.network.scaling.lower
-        upper = lower + self.network.scaling.span
-        return count_linear_regions(self.network.to_sequential(replica), lower.tolist(), upper.tolist())
+        network = self.network
+        if network.parameterization == "peaks" and self.dtype != torch.float64:
+            network = copy.deepcopy(network).double()  # the weights of these peaks, not their rounding to float32
+        lower = network.scaling.lower
+        upper = lower + network.scaling.span
+        return count_linear_regions(network.to_sequential(replica), lower.tolist(), upper.tolist())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -82,7 +83,8 @@ class StagedModule(LightningModule):
     def ends_here(self) -> bool:
         """Whether this epoch is the last of its stage, of the run as limited by the user, or of an interrupted run."""
         epoch, trainer = self.trainer.current_epoch, self.trainer
-        return trainer.should_stop or self.ends_stage(epoch) or epoch + 1 == trainer.max_epochs
+        limits = epoch + 1 == trainer.max_epochs or trainer.global_step == trainer.max_steps
+        return trainer.should_stop or limits or self.ends_stage(epoch)
 
     def enter_stage(self, name: StageName) -> None:
         """Releases all banks where the stage needs it. Optimizers and wrappers of the old parameters are void."""
@@ -94,6 +96,13 @@ class StagedModule(LightningModule):
     def on_stage_end(self) -> None:
         """Called on all ranks after the last epoch of a stage, or of an interrupted one, before checkpoints are
         saved."""
+
+    def check_finite(self) -> Any:
+        """Called on all ranks before a checkpoint is saved.
+
+        Raises:
+            TrainingDiverged: the module is not worth keeping.
+        """
 
     def setup(self, stage: str) -> None:
         if stage == "fit" and self.trainer.max_epochs == -1:
@@ -110,10 +119,9 @@ class StagedModule(LightningModule):
         stage = self.stages[self.stage]
         # A second-order step evaluates the network many times and takes no gradients of Lightning's.
         self.automatic_optimization = not isinstance(stage, Polish)
-        max_epochs = self.trainer.max_epochs
-        assert max_epochs is not None
-        steps_per_epoch = self.trainer.estimated_stepping_batches / max(1, max_epochs)
-        optimizer, schedule = stage.configure(self.parameters(), round(steps_per_epoch * stage.epochs))
+        _ = self.trainer.estimated_stepping_batches  # Lightning loads the data, if it has not yet
+        steps_per_epoch = math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
+        optimizer, schedule = stage.configure(self.parameters(), steps_per_epoch * stage.epochs)
         if schedule is None:
             return optimizer
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
