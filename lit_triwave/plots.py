@@ -85,12 +85,25 @@ def loss_figure(
         epochs, mse[:, best], color=BLUE, linewidth=1.6, label="best on validation data" if seeds > 1 else "training"
     )
     for name, epoch in switches.items():
-        ax.axvline(epoch, color=ORANGE, linewidth=1.0, linestyle="--", label=name)
+        ax.axvline(epoch, color=ORANGE, linewidth=1.0, linestyle="--")
+        # Beside its line, from the top: several switches would look alike in a legend.
+        ax.annotate(
+            name,
+            (epoch, 0.98),
+            xycoords=("data", "axes fraction"),
+            xytext=(-4, 0),
+            textcoords="offset points",
+            rotation=90,
+            ha="right",
+            va="top",
+            color=ORANGE,
+            fontsize=9,
+        )
     if limit is not None:
         ax.axhline(limit, color="black", linewidth=0.9, linestyle=":", label="free-knot limit")
     _decades_grid(ax)
     ax.set(xlabel="epoch", ylabel="mean squared error", title=title)
-    ax.legend(frameon=False)
+    ax.legend(loc="lower left", framealpha=0.9, edgecolor="white")
     return figure
 
 
@@ -99,11 +112,12 @@ def surface_figure(x: Tensor, target: Tensor, prediction: Tensor, names: Sequenc
     figure, axes = _figure(1, 3, (12.0, 3.9))
     error = prediction - target
     low, high = float(target.min()), float(target.max())
-    bound = float(error.abs().max()) or 1.0
+    # The few largest errors, at corners mostly, would bleach the rest: they are beyond the colours, and named.
+    bound, largest = float(error.abs().quantile(0.995)) or 1.0, float(error.abs().max())
     panels: list[tuple[Axes, Tensor, str, dict[str, Any]]] = [
         (axes[0], target, "target", {"cmap": "viridis", "vmin": low, "vmax": high}),
         (axes[1], prediction, "network", {"cmap": "viridis", "vmin": low, "vmax": high}),
-        (axes[2], error, "network − target", {"cmap": "RdBu_r", "vmin": -bound, "vmax": bound}),
+        (axes[2], error, f"network − target, at most {largest:.1e}", {"cmap": "RdBu_r", "vmin": -bound, "vmax": bound}),
     ]
     for ax, values, label, style in panels:
         grid = _as_image(x, values)
@@ -113,7 +127,7 @@ def surface_figure(x: Tensor, target: Tensor, prediction: Tensor, names: Sequenc
         else:
             left, right, bottom, top = (float(end) for axis in x.T for end in axis.aminmax())
             image = ax.imshow(grid.T.numpy(), origin="lower", extent=(left, right, bottom, top), aspect="auto", **style)
-        figure.colorbar(image, ax=ax, shrink=0.9)
+        figure.colorbar(image, ax=ax, shrink=0.9, extend="both" if ax is axes[2] else "neither")
         ax.set(xlabel=names[0], ylabel=names[1], title=label)
     figure.suptitle(title)
     return figure
