@@ -8,6 +8,7 @@ import keyword
 import math
 import operator
 import unicodedata
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -209,7 +210,9 @@ def _check_variables(variables: Sequence[str]) -> None:
 
 def _parse(text: str) -> ast.expr:
     try:
-        return ast.parse(text, mode="eval").body
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Python warns of escapes in what is refused as a string anyway
+            return ast.parse(text, mode="eval").body
     except SyntaxError as error:
         # Python says 0, or a place past the end, where something is missing at the end.
         position = min(error.offset or len(text), len(text))

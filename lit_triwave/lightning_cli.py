@@ -63,8 +63,6 @@ QUIET = (
     ".*callbacks used to create the checkpoint need to be provided.*",
     # Predictions are written in the loader's order.
     ".*Couldn't infer the batch indices.*",
-    # https://github.com/Lightning-AI/pytorch-lightning/issues/20027
-    ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",
 )
 
 
@@ -169,6 +167,8 @@ class TriwaveCLI(LightningCLI):
             if isinstance(error, TrainingDiverged):
                 kept = f"the last good checkpoint is {last}" if last.is_file() else "there is no checkpoint yet"
                 raise TrainingDiverged(f"{error}; {kept}") from error
+            if isinstance(error, (KeyboardInterrupt, SystemExit)) and last.is_file():
+                say(f"the last checkpoint is {last}")
             begun = last.is_file() or (hasattr(self, "trainer") and self.trainer.global_step > 0)
             if self.subcommand == "fit" and self.created and not begun and rank_zero_only.rank == 0:  # type: ignore[attr-defined]
                 shutil.rmtree(folder, ignore_errors=True)

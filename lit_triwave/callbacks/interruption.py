@@ -6,7 +6,6 @@ import signal
 import sys
 import threading
 from types import FrameType
-from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
@@ -17,15 +16,16 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 class Interruption(Callback):
     """Turns the first Ctrl-C (or SIGTERM) into an orderly stop at the end of the epoch; the second one stops at once.
 
-    Between `install` and `remove`; once training is over, the first one lets figures and summary be finished.
+    From `install` on; once training is over, the first one lets figures and summary be finished.
 
     Attributes:
         requested: the signal that asked for the stop, or None.
+        trained: whether training is over.
     """
 
     def __init__(self) -> None:
         self.requested: signal.Signals | None = None
-        self._previous: dict[signal.Signals, Any] = {}
+        self.trained = False
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.requested is not None:
@@ -36,20 +36,14 @@ class Interruption(Callback):
     @rank_zero_only
     def _say(self) -> None:
         name = "Ctrl-C" if self.requested == signal.SIGINT else "SIGTERM"
-        print(f"{name}: stopping after this epoch; once more stops at once", file=sys.stderr, flush=True)
+        what = "finishing figures and summary" if self.trained else "stopping after this epoch"
+        print(f"{name}: {what}; once more stops at once", file=sys.stderr, flush=True)
 
     def install(self) -> None:
-        """Takes over the two signals."""
+        """Takes over the two signals; who calls it gives them back."""
         if threading.current_thread() is threading.main_thread():
             for number in SIGNALS:
-                self._previous.setdefault(number, signal.getsignal(number))
                 signal.signal(number, self._handle)
-
-    def remove(self) -> None:
-        """Gives them back."""
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-        self._previous = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.install()  # again: Lightning has put its own handler of SIGTERM in place
@@ -59,3 +53,6 @@ class Interruption(Callback):
         if trainer.strategy.reduce_boolean_decision(self.requested is not None, all=False):
             self.requested = self.requested or signal.SIGINT
             trainer.should_stop = True
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.trained = True
