@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from lit_triwave.bank import TriangleBank
 from lit_triwave.regions import breakpoints, count_linear_regions
 from lit_triwave.triangle import block_weights, nodes, theorem31_scales
 
@@ -280,3 +281,12 @@ def test_weights_that_are_not_finite_are_refused() -> None:
         nn.init.constant_(parameter, float("nan"))
     with pytest.raises(ValueError, match="Linear 1 has weights that are not finite"):
         count_linear_regions(net)
+
+
+@pytest.mark.parametrize("depth", range(1, 15))
+@pytest.mark.parametrize("theorem31", [True, False])
+def test_a_bank_of_the_default_dtype_has_all_its_pieces(depth: int, theorem31: bool) -> None:
+    generator = torch.Generator().manual_seed(depth)
+    bank = TriangleBank(1, depth, theorem31=theorem31, generator=generator, dtype=torch.float32)
+    assert count_linear_regions(bank) == 2**depth
+    assert bank.peak_logits.dtype == torch.float32  # the bank itself is left as it was
