@@ -63,6 +63,8 @@ QUIET = (
     ".*callbacks used to create the checkpoint need to be provided.*",
     # Predictions are written in the loader's order.
     ".*Couldn't infer the batch indices.*",
+    # Lightning 2.6 asks PyTorch's pytree in a way that PyTorch has since deprecated.
+    ".*LeafSpec.*is deprecated.*",
 )
 
 
