@@ -9,6 +9,8 @@ import os
 import re
 import secrets
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -112,17 +114,30 @@ def place_run(run: Run, checkpoint: Path | None) -> Run:
     return replace(run, id=run.id or new_run_id())
 
 
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """A file beside `path` to write to, which takes its place when it is whole.
+
+    A full disk, an error or a kill leaves what was at `path` before.
+    """
+    partial = path.with_name(path.name + ".partial")
+    try:
+        yield partial
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Writes a JSON file that is whole or not there, also when the disk is full or the process is killed."""
     # JSON has no NaN and no Infinity.
     content = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in content.items()}
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("w") as file:
+    with written_whole(path) as partial, partial.open("w") as file:
         json.dump(content, file, indent=2, allow_nan=False)
         file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
 
 
 def read_metrics(path: Path, last_epoch: int) -> list[tuple[int, dict[str, float]]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +10,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from lit_triwave.errors import TriwaveError
+from lit_triwave.runs import written_whole
 
 if TYPE_CHECKING:
     from lit_triwave.modules.staged import StagedModule
@@ -24,14 +24,10 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        partial = Path(f"{path}.partial")
         try:
-            super().save_checkpoint(checkpoint, partial, storage_options)
-            with partial.open("rb") as file:
-                os.fsync(file.fileno())
-            partial.replace(path)
+            with written_whole(Path(path)) as partial:
+                super().save_checkpoint(checkpoint, partial, storage_options)
         except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
-            partial.unlink(missing_ok=True)
             reason = " ".join(str(error).split())[:150]
             raise TriwaveError(f"checkpoint {path} cannot be written ({reason}); the one before is kept") from error
 

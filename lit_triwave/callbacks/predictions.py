@@ -12,6 +12,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 
 from lit_triwave.errors import TriwaveError
+from lit_triwave.runs import written_whole
 
 
 class PredictionCSV(BasePredictionWriter):
@@ -39,11 +40,9 @@ class PredictionCSV(BasePredictionWriter):
         known = any(value == value for value in target)
         names = [*data.domain, *(["target"] if known else []), *columns]
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        partial = self.path.with_name(self.path.name + ".partial")
-        with partial.open("w", newline="") as file:
+        with written_whole(self.path) as partial, partial.open("w", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(names)
             for i, point in enumerate(inputs):
                 writer.writerow([*point, *([target[i]] if known else []), *(values[i] for values in columns.values())])
-        partial.replace(self.path)
         print(f"{len(inputs)} predictions: {self.path}", flush=True)
