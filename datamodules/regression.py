@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from lightning.pytorch import LightningDataModule
@@ -28,7 +28,7 @@ class Batch(NamedTuple):
 
     Attributes:
         x: Inputs of shape (batch, in_features), float64.
-        y: Targets of shape (batch,), float64.
+        y: Targets of shape (batch,), float64, or (batch, F) of F functions of the same inputs.
         weight: 0-d float64, batch * world_size / size of the global batch. DDP averages over ranks, so `weight` times
             the mean over this batch becomes the mean over the global batch even where shards are unequal.
     """
@@ -43,15 +43,17 @@ class Points(Dataset[Batch]):
 
     Args:
         x: Inputs of shape (n, in_features), n at least 1; kept as float64.
-        y: Targets of shape (n,); kept as float64.
+        y: Targets of shape (n,), or (n, F) of F functions; kept as float64.
 
     Raises:
         ValueError: The shapes do not fit.
     """
 
     def __init__(self, x: Tensor, y: Tensor) -> None:
-        if x.ndim != 2 or y.shape != x.shape[:1] or len(y) == 0:
-            raise ValueError(f"points need x of shape (n, in_features) and y of (n,), got {(*x.shape,)}, {(*y.shape,)}")
+        if x.ndim != 2 or y.ndim not in (1, 2) or y.shape[:1] != x.shape[:1] or len(y) == 0:
+            raise ValueError(
+                f"points need x of shape (n, in_features) and y of (n,) or (n, F), got {(*x.shape,)}, {(*y.shape,)}"
+            )
         self.x = x.double()
         self.y = y.double()
 
@@ -77,6 +79,7 @@ class ShardedBatches(Sampler[Shard]):
         rank: This process, in [0, world_size).
         world_size: Number of processes.
         allow_empty: Whether a rank may get nothing from a batch, as in an evaluation.
+        repeats: Times that an epoch goes through the points, each time in another order if they are shuffled.
 
     Raises:
         ValueError: A global batch has fewer points than there are ranks and `allow_empty` is False.
@@ -91,8 +94,10 @@ class ShardedBatches(Sampler[Shard]):
         rank: int = 0,
         world_size: int = 1,
         allow_empty: bool = False,
+        repeats: int = 1,
     ) -> None:
         self.size = size
+        self.repeats = repeats
         self.batch_size = size if batch_size is None else batch_size
         self.shuffle = shuffle and batch_size is not None
         self.seed = seed
@@ -111,17 +116,17 @@ class ShardedBatches(Sampler[Shard]):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return -(-self.size // self.batch_size)
+        return self.repeats * -(-self.size // self.batch_size)
 
     def __iter__(self) -> Iterator[Shard]:
-        if self.shuffle:
-            order = torch.randperm(self.size, generator=seeded_generator(self.seed, "epoch", self.epoch))
-        else:
-            order = torch.arange(self.size)
-        for start in range(0, self.size, self.batch_size):
-            batch = order[start : start + self.batch_size]
-            indices = batch[self.rank :: self.world_size]
-            yield Shard(indices, len(indices) * self.world_size / len(batch))
+        # One generator for the epoch: each pass draws on where the one before stopped.
+        generator = seeded_generator(self.seed, "epoch", self.epoch) if self.shuffle else None
+        for _ in range(self.repeats):
+            order = torch.arange(self.size) if generator is None else torch.randperm(self.size, generator=generator)
+            for start in range(0, self.size, self.batch_size):
+                batch = order[start : start + self.batch_size]
+                indices = batch[self.rank :: self.world_size]
+                yield Shard(indices, len(indices) * self.world_size / len(batch))
 
 
 class RegressionDataModule(LightningDataModule):
@@ -137,6 +142,8 @@ class RegressionDataModule(LightningDataModule):
         predict: Points to predict at, whose targets may be nan; the test points when None.
         batch_size: Training points in a global batch, over all ranks together; None for all of them.
         seed: Seed of the order of the training points, at least 0.
+        repeats: Times that an epoch goes through the training points, at least 1. For few points Lightning's
+            bookkeeping of an epoch takes longer than a step.
 
     Attributes:
         target_name: What the target is called in figures.
@@ -156,9 +163,13 @@ class RegressionDataModule(LightningDataModule):
         predict: Points | None = None,
         batch_size: int | None = None,
         seed: int = 0,
+        repeats: int = 1,
     ) -> None:
         super().__init__()
         check_batches(batch_size, seed)
+        if repeats < 1:
+            raise ValueError(f"repeats must be at least 1, got {repeats}")
+        self.repeats = repeats
         check_domain(domain)
         self.domain: dict[str, tuple[float, float]] = {n: (float(lo), float(hi)) for n, (lo, hi) in domain.items()}
         self.train_set = train
@@ -177,10 +188,11 @@ class RegressionDataModule(LightningDataModule):
         return (lower, upper) if lower < upper else (lower, lower + 1.0)
 
     @cached_property
-    def curvature(self) -> list[str]:
+    def curvature(self) -> list[Any]:
         """For each input "convex" or "concave": the sign of c_j in a least-squares fit y ~ a + sum b_j x_j + c_j x_j².
 
-        Inputs are scaled to [0, 1] for the fit. A function without curvature counts as convex.
+        Inputs are scaled to [0, 1] for the fit. A function without curvature counts as convex. Of F functions a list of
+        such lists.
         """
         x, y = self.train_set.x, self.train_set.y
         if len(y) > CURVATURE_POINTS:
@@ -190,9 +202,11 @@ class RegressionDataModule(LightningDataModule):
         u = (x - lower) / (upper - lower)
         features = torch.cat([torch.ones_like(u[:, :1]), u, u.square()], dim=1)
         # gelsd: two points an axis make u and u² the same column, which the default driver does not survive.
-        fit = torch.linalg.lstsq(features, y[:, None], driver="gelsd").solution[:, 0]
-        rounding = 1e-9 * float(y.abs().max())
-        return ["convex" if c >= -rounding else "concave" for c in fit[-len(self.domain) :].tolist()]
+        targets = y[:, None] if y.ndim == 1 else y
+        fit = torch.linalg.lstsq(features, targets, driver="gelsd").solution[-len(self.domain) :]  # (inputs, F)
+        convex = (fit >= -1e-9 * targets.abs().amax(0)).T.tolist()
+        kinds = [["convex" if is_convex else "concave" for is_convex in of_one] for of_one in convex]
+        return kinds[0] if y.ndim == 1 else kinds
 
     def free_knot_mse(self, segments: int) -> float | None:
         """The error a piecewise linear function of so many segments can reach, where that is known; here it is not."""
@@ -216,7 +230,8 @@ class RegressionDataModule(LightningDataModule):
 
     def _loader(self, points: Points, batch_size: int | None, training: bool = False) -> DataLoader[Batch]:
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        sampler = ShardedBatches(len(points), batch_size, training, self.seed, rank, world_size, not training)
+        repeats = self.repeats if training else 1
+        sampler = ShardedBatches(len(points), batch_size, training, self.seed, rank, world_size, not training, repeats)
         # batch_size=None: what the sampler yields, a whole shard, indexes the points once; nothing is collated.
         return DataLoader(points, batch_size=None, sampler=sampler)
 
@@ -225,11 +240,33 @@ class RegressionDataModule(LightningDataModule):
             raise ValueError(f"the {split} points have {points.x.shape[1]} inputs, the domain has {len(self.domain)}")
         columns = {f"input {name}": points.x[:, j] for j, name in enumerate(self.domain)}
         if split != "predict":
-            columns["target"] = points.y
+            columns["target"] = points.y if points.y.ndim == 1 else points.y.sum(1)  # not finite where one is not
         for name, column in columns.items():
             row = first_true(~column.isfinite())
             if row is not None:
                 raise ValueError(f"non-finite {name} {column[row]:g} at row {row} (from 0) of the {split} points")
+
+
+def side_by_side(parts: Sequence[RegressionDataModule], repeats: int = 1) -> RegressionDataModule:
+    """F functions of the same inputs as one problem with targets of shape (n, F).
+
+    Args:
+        parts: One for each function; domain, order of the points and batch size are those of the first.
+        repeats: See `RegressionDataModule`.
+
+    Raises:
+        ValueError: The inputs of the parts differ.
+    """
+    first = parts[0]
+
+    def stacked(split: str) -> Points:
+        points = [getattr(part, f"{split}_set") for part in parts]
+        if not all(torch.equal(points[0].x, other.x) for other in points):
+            raise ValueError(f"the {split} inputs of the functions differ")
+        return Points(points[0].x, torch.stack([one.y for one in points], 1))
+
+    sets = {split: stacked(split) for split in ("train", "val", "test")}
+    return RegressionDataModule(first.domain, **sets, batch_size=first.batch_size, seed=first.seed, repeats=repeats)
 
 
 def check_domain(domain: dict[str, tuple[float, float]]) -> None:

@@ -13,6 +13,8 @@ from lit_triwave import dense
 from lit_triwave.triangle import BlockWeights, block_weights, network_form, theorem31_scales, wave_form
 
 Curvature = Literal["convex", "concave"]
+Curvatures = Curvature | Sequence["Curvatures"]
+"""Of all subnetworks, or nested sequences that broadcast against their shape as tensors do."""
 Release = Literal["blocks", "dense"]
 
 PEAK_PARAMETERS = ("peak_logits", "log_scales", "alpha", "beta")
@@ -36,7 +38,7 @@ class TriangleBank(nn.Module):
         shape: the subnetworks, n or (…, n), each ≥ 1. The last dimension is the group that `release("dense")` connects;
             the dimensions before it (replicas) stay independent of each other.
         depth: hidden layers d ≥ 1.
-        curvature: `"convex"` or `"concave"`, or a sequence of them for the last dimension.
+        curvature: `"convex"` or `"concave"`, or (nested) sequences of them that broadcast against `shape`.
         theorem31: True ties all scales but the first to the peaks (Theorem 3.1); False makes each scale a parameter,
             with the values of Theorem 3.1 as a start.
         margin: peaks stay in [margin, 1 − margin], 0 < margin < 1/2. They are drawn from U(margin, 1 − margin) and
@@ -65,7 +67,7 @@ class TriangleBank(nn.Module):
         shape: int | Sequence[int],
         depth: int,
         *,
-        curvature: Curvature | Sequence[Curvature] = "convex",
+        curvature: Curvatures = "convex",
         theorem31: bool = True,
         margin: float = 1e-2,
         generator: torch.Generator | None = None,
@@ -81,17 +83,17 @@ class TriangleBank(nn.Module):
         eps = torch.finfo(dtype or torch.get_default_dtype()).eps
         if not eps <= margin < 0.5:
             raise ValueError(f"margin {margin}: below 1/2, and at least the {eps:.1g} that the dtype can tell from 0")
-        kinds = [curvature] if isinstance(curvature, str) else list(curvature)
-        if set(kinds) - {"convex", "concave"} or len(kinds) not in (1, self.shape[-1]):
-            raise ValueError(f"curvature {curvature!r}: 'convex' or 'concave', once or {self.shape[-1]} times")
         self.depth = depth
         self.theorem31 = theorem31
         self.margin = margin
         self.released: Release | None = None
 
         factory: dict[str, Any] = {"dtype": dtype or torch.get_default_dtype(), "device": device}
-        sign = torch.tensor([-1.0 if kind == "convex" else 1.0 for kind in kinds], **factory)
-        self.register_buffer("sign", sign.expand(self.shape).clone())
+        signs = wave_signs(curvature)
+        try:
+            self.register_buffer("sign", torch.tensor(signs, **factory).expand(self.shape).clone())
+        except (ValueError, RuntimeError) as error:
+            raise ValueError(f"curvature {curvature!r}: does not broadcast to shape {tuple(self.shape)}") from error
         uniform = torch.rand(*self.shape, depth + 1, generator=generator, **factory)
         self._register_peaks(**factory)
         with torch.no_grad():
@@ -252,3 +254,18 @@ class TriangleBank(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{tuple(self.shape)}, depth={self.depth}, parameterization={self.parameterization!r}"
+
+
+def wave_signs(curvature: Curvatures) -> Any:
+    """Those of the waves, −1 for convex and +1 for concave, in the same nesting.
+
+    Raises:
+        ValueError: for another word, or an empty list.
+    """
+    if isinstance(curvature, str):
+        if curvature not in ("convex", "concave"):
+            raise ValueError(f"curvature {curvature!r}: 'convex' or 'concave'")
+        return -1.0 if curvature == "convex" else 1.0
+    if not curvature:
+        raise ValueError("curvature []: 'convex' or 'concave' for each")
+    return [wave_signs(part) for part in curvature]

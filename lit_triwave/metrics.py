@@ -50,3 +50,14 @@ def regression_metrics(replicas: int, prefix: str) -> MetricCollection:
         compute_groups=False,
     )
     return metrics.set_dtype(torch.float64)
+
+
+def spread(name: str, values: Tensor) -> dict[str, Tensor]:
+    """Lowest, mean and median over seeds, values (replicas,), as `name_min`, `name_mean`, `name_median`, all 0-d."""
+    return {f"{name}_min": values.min(), f"{name}_mean": values.mean(), f"{name}_median": values.quantile(0.5)}
+
+
+def dead(outputs: Tensor) -> Tensor:
+    """Which networks have died: (replicas,) bool, whether the outputs (batch, replicas) are the same for all inputs."""
+    constant: Tensor = outputs.amax(0) - outputs.amin(0) <= 1e-12 * outputs.abs().amax(0)
+    return constant

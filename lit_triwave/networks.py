@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_triwave import dense
-from lit_triwave.bank import Curvature, Release, TriangleBank
+from lit_triwave.bank import Curvatures, Release, TriangleBank, wave_signs
 from lit_triwave.domain import Domain, UnitScaling
 
 Wiring = Literal["single", "difference", "sum", "composition"]
@@ -33,7 +33,8 @@ class TriangleNetwork(nn.Module):
         target_range: (lowest, highest) target; the network works in units of it.
         wiring: see above.
         depth: hidden layers of each subnetwork.
-        curvature: of the subnetwork(s) of `single` and `sum` (one each input) and of the outer one of `composition`.
+        curvature: of the subnetwork(s) of `single` and `sum`: one for all, one for each input, or nested sequences that
+            broadcast against (R, inputs); and of the outer one of `composition`.
         theorem31: see `TriangleBank`.
         replicas: independent networks R.
         margin: see `TriangleBank`.
@@ -57,7 +58,7 @@ class TriangleNetwork(nn.Module):
         *,
         wiring: Wiring = "single",
         depth: int = 5,
-        curvature: Curvature | Sequence[Curvature] = "convex",
+        curvature: Curvatures = "convex",
         theorem31: bool = True,
         replicas: int = 1,
         margin: float = 1e-2,
@@ -68,9 +69,7 @@ class TriangleNetwork(nn.Module):
             raise ValueError(f"wiring {wiring!r}: one of {', '.join(get_args(Wiring))}")
         if replicas < 1:
             raise ValueError(f"replicas {replicas}: at least 1")
-        kinds = [curvature] if isinstance(curvature, str) else list(curvature)
-        if not kinds or set(kinds) - set(get_args(Curvature)):
-            raise ValueError(f"curvature {curvature!r}: 'convex' or 'concave'")
+        wave_signs(curvature)  # refuses what is no curvature, also where the wiring needs none
         self.wiring = wiring
         self.scaling = UnitScaling(domain, target_range)
         m = self.scaling.in_features
@@ -92,7 +91,9 @@ class TriangleNetwork(nn.Module):
         self.register_buffer("output_sign", signs, persistent=False)
         self.outer: TriangleBank | None = None
         if wiring == "composition":
-            self.outer = TriangleBank((replicas, 1), depth, curvature=kinds[0], **bank_options)
+            # What the data say of each input, they say of the outer network by the first.
+            outer = curvature if isinstance(curvature, str) else curvature[0]
+            self.outer = TriangleBank((replicas, 1), depth, curvature=outer, **bank_options)
             self._start_squares()
 
     def _start_squares(self) -> None:

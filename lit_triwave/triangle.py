@@ -171,9 +171,9 @@ def network_form(x: Tensor, weights: BlockWeights) -> Tensor:
     # come last, since a product whose long side is contiguous is about twice as fast as its transpose.
     w = BlockWeights(*(t.reshape(n, *t.shape[len(shape) :]) for t in weights))
     u = x.reshape(len(x), n).T[:, None]
-    h = torch.addcmul(w.input_bias[..., None], w.input_weight[..., None], u).relu()
+    h = torch.addcmul(w.input_bias[..., None], w.input_weight[..., None], u).relu_()
     for layer, bias in zip(w.hidden_weight.unbind(1), w.hidden_bias.unbind(1), strict=True):
-        h = torch.baddbmm(bias[..., None], layer, h).relu()
+        h = torch.baddbmm(bias[..., None], layer, h).relu_()
     out = torch.baddbmm(w.output_bias[:, None, None], w.output_weight[:, None], h)
     return out[:, 0].T.reshape(x.shape)
 

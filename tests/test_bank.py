@@ -176,7 +176,7 @@ def test_peaks_at_or_beyond_the_margin_are_refused(value: float) -> None:
         ({"margin": 0.5}, "margin 0.5"),
         ({"margin": math.nan}, "margin nan"),
         ({"curvature": "flat"}, "curvature 'flat'"),
-        ({"curvature": ["convex"] * 2}, "3 times"),
+        ({"curvature": ["convex"] * 2}, "does not broadcast"),
         ({"curvature": []}, "curvature"),
     ],
 )

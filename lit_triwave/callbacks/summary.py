@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import WandbLogger
 from rich.console import Console
 from rich.table import Table
 
+from lit_triwave.metrics import dead, spread
 from lit_triwave.runs import write_json
 
 if TYPE_CHECKING:
@@ -70,35 +71,20 @@ def summarize(data: Any, module: FunctionRegressor) -> dict[str, Any]:
     summary: dict[str, Any] = {"stage": module.stage, "replicas": module.network.replicas, "best_replica": best}
     summary |= {name: float(values[best]) for name, values in test.items()}
     summary |= spread("test/mse", test["test/mse"])
-    summary["dead"] = float(dead_share(data, module))
+    with torch.no_grad():
+        outputs = module(data.train_set.x.to(module.device))
+    summary["dead"] = float(dead(outputs).double().mean())
     if module.pretrain_mse.isfinite().any():
-        summary |= {"pretrain/mse": float(module.pretrain_mse[best])} | spread("pretrain/mse", module.pretrain_mse)
+        summary |= {"pretrain/mse": module.pretrain_mse[best]} | spread("pretrain/mse", module.pretrain_mse)
         summary["linear_regions/pretrained"] = int(module.pretrain_regions[best])
         summary["linear_regions/pretrained_min"] = int(module.pretrain_regions.min())
     if module.train_mse is not None:
-        summary |= {"train/mse": float(module.train_mse[best])} | spread("train/mse", module.train_mse)
+        summary |= {"train/mse": module.train_mse[best]} | spread("train/mse", module.train_mse)
     summary["linear_regions/final"] = module.linear_regions(best)
     limit = data.free_knot_mse(module.network.segments)
     if limit is not None:
         summary |= {"free_knot/mse": limit, "free_knot/segments": module.network.segments}
-    return summary
-
-
-def spread(name: str, values: torch.Tensor) -> dict[str, float]:
-    """Lowest, mean and median over seeds, (replicas,)."""
-    return {
-        f"{name}_min": float(values.min()),
-        f"{name}_mean": float(values.mean()),
-        f"{name}_median": float(values.quantile(0.5)),
-    }
-
-
-@torch.no_grad()
-def dead_share(data: Any, module: LightningModule) -> torch.Tensor:
-    """Share of the replicas whose output is the same at all training points: networks that have died."""
-    values = module(data.train_set.x.to(module.device))
-    constant: torch.Tensor = values.amax(0) - values.amin(0) <= 1e-12 * values.abs().amax(0)
-    return constant.double().mean()
+    return {name: float(value) if isinstance(value, torch.Tensor) else value for name, value in summary.items()}
 
 
 def closing_table(summary: dict[str, Any], replicas: int) -> Table:

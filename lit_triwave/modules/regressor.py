@@ -13,7 +13,7 @@ from torchmetrics import MetricCollection
 from lit_triwave.bank import Release
 from lit_triwave.baselines import RAAI_SHARE, DenseNetwork
 from lit_triwave.errors import TrainingDiverged, TriwaveError
-from lit_triwave.metrics import regression_metrics
+from lit_triwave.metrics import regression_metrics, spread
 from lit_triwave.modules.staged import StagedModule
 from lit_triwave.networks import TriangleNetwork, Wiring
 from lit_triwave.optim import LeastSquares
@@ -34,13 +34,16 @@ class FunctionRegressor(StagedModule):
     validation data, taken at the end of each stage and at each validation, is the one that `test`, `predict` and the
     figures use.
 
+    Data of F targets (functions of the same inputs) are fitted side by side as well: replicas R / F · t to
+    R / F · (t + 1) − 1 learn target t.
+
     Args:
         initialization: `"constructed"` (this project's networks) or a dense network with a random start: `"kaiming"`,
             `"rai"`, `"raai"`.
         wiring: of constructed subnetworks: `single`, `difference`, `sum`, `composition` (see `TriangleNetwork`).
         depth: hidden layers of each (sub)network, 1 to 16.
         width: neurons of each hidden layer of a random start; constructed subnetworks are four wide.
-        replicas: number of seeds, ≥ 1.
+        replicas: number of seeds R ≥ 1, a multiple of the number of targets.
         theorem31: tie the scales to the peaks (Theorem 3.1); False makes them free parameters.
         release: `"blocks"` or `"dense"`: what standard training may change.
         curvature: `"convex"`, `"concave"`, or `"auto"` to take it from the training data.
@@ -51,7 +54,8 @@ class FunctionRegressor(StagedModule):
         polish: a last stage of Levenberg–Marquardt; 0 epochs unless asked for. It takes all points in one batch.
         domain: input name ↦ (lower, upper). From the data when run from a config.
         target_range: (lowest, highest) training target. From the data when run from a config.
-        data_curvature: what `"auto"` means, one for each input. From the data when run from a config.
+        data_curvature: what `"auto"` means, one for each input; of F targets, F such lists. From the data when run from
+            a config.
 
     Raises:
         ValueError: for an argument outside its range, or two that contradict each other.
@@ -78,7 +82,7 @@ class FunctionRegressor(StagedModule):
         polish: Polish = DEFAULT_POLISH,
         domain: Mapping[str, Sequence[float]] | None = None,
         target_range: Sequence[float] = (0.0, 1.0),
-        data_curvature: Sequence[str] | None = None,
+        data_curvature: Sequence[Any] | None = None,
     ) -> None:
         if depth > MAX_DEPTH:
             raise ValueError(f"depth {depth}: at most {MAX_DEPTH}, since 2^depth pieces are counted for every seed")
@@ -88,6 +92,8 @@ class FunctionRegressor(StagedModule):
         self.network: TriangleNetwork | DenseNetwork
         if initialization == "constructed":
             shapes: Any = curvature if curvature != "auto" else (data_curvature or "convex")
+            if not isinstance(shapes[0], str):  # of each of F targets, which have R / F seeds each
+                shapes = [kinds for kinds in shapes for _ in range(replicas // len(shapes))]
             self.network = TriangleNetwork(
                 domain,
                 target_range,
@@ -130,7 +136,7 @@ class FunctionRegressor(StagedModule):
         x, y, weight = batch
         if self.stage == "polish":
             return self._polish_step(x, y, batch_idx)
-        mse = (self(x) - y[:, None]).square().mean(0)
+        mse = (self(x) - self._targets(y)).square().mean(0)
         loss = weight * mse.sum() / self.network.scaling.scale.square()
         if not loss.isfinite():
             self._diverged(mse, batch_idx)
@@ -139,16 +145,22 @@ class FunctionRegressor(StagedModule):
             self._log_seeds("train/mse", mse)
         return {"loss": loss, "mse": mse}
 
+    def _targets(self, y: Tensor) -> Tensor:
+        """The targets of the replicas, (batch, 1) or (batch, replicas), of y (batch,) or (batch, F)."""
+        return y[:, None] if y.ndim == 1 else y.repeat_interleave(self.network.replicas // y.shape[1], 1)
+
     def _polish_step(self, x: Tensor, y: Tensor, batch_idx: int) -> dict[str, Tensor]:
         """One Levenberg–Marquardt step of all replicas on all points, the sums taken over all ranks."""
-        if self.trainer.num_training_batches != 1:
+        passes = getattr(self.trainer.datamodule, "repeats", 1)  # type: ignore[attr-defined]
+        if self.trainer.num_training_batches != passes:
             raise TriwaveError(
-                f"polish takes all training points in one batch, not in {self.trainer.num_training_batches}: "
+                f"polish takes all training points in one batch, not in {self.trainer.num_training_batches // passes}: "
                 "set data.batch_size to null (polish.chunk bounds the memory)"
             )
         polish, dtype = self.stages["polish"], self.network.scaling.lower.dtype
         assert isinstance(polish, Polish)
-        problem = LeastSquares(self.network, x.to(dtype), y.to(dtype), chunk=polish.chunk, reduce=self._sum_over_ranks)
+        y = self._targets(y.to(dtype))
+        problem = LeastSquares(self.network, x.to(dtype), y, chunk=polish.chunk, reduce=self._sum_over_ranks)
         optimizer: Any = self.optimizers()
         mse: Tensor = optimizer.step(problem)
         if not mse.isfinite().all():
@@ -179,9 +191,8 @@ class FunctionRegressor(StagedModule):
 
     def _log_seeds(self, name: str, values: Tensor) -> None:
         """Logs the lowest, mean and median over seeds of values that all ranks have alike."""
-        logged = {f"{name}_min": values.min(), f"{name}_mean": values.mean(), f"{name}_median": values.quantile(0.5)}
         training = self.trainer.training
-        self.log_dict(logged, rank_zero_only=training, sync_dist=not training)
+        self.log_dict(spread(name, values), rank_zero_only=training, sync_dist=not training)
 
     def validation_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> None:
         self._update(self.val_metrics, batch)
@@ -215,7 +226,7 @@ class FunctionRegressor(StagedModule):
     def _update(self, metrics: MetricCollection, batch: tuple[Tensor, Tensor, Tensor]) -> None:
         x, y, _ = batch
         values = self(x).double()
-        metrics.update(values.contiguous(), y[:, None].double().expand_as(values).contiguous())
+        metrics.update(values.contiguous(), self._targets(y).double().expand_as(values).contiguous())
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
@@ -252,7 +263,7 @@ class FunctionRegressor(StagedModule):
         total = torch.zeros(self.network.replicas + 1, dtype=torch.float64, device=self.device)
         for batch in loader:
             x, y, _ = self.trainer.strategy.batch_to_device(batch, self.device)
-            total[:-1] += (self(x) - y[:, None]).square().sum(0)
+            total[:-1] += (self(x) - self._targets(y)).square().sum(0)
             total[-1] += len(y)
         total = self.trainer.strategy.reduce(total, reduce_op="sum")
         return total[:-1] / total[-1]
