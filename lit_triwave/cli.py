@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 import time
@@ -20,6 +21,7 @@ commands:
   validate  evaluate a checkpoint on the validation data
   test      evaluate a checkpoint on the test data; redraws the figures
   predict   write a checkpoint's predictions to predictions.csv
+  reproduce the paper's tables, and ours beside them; --table, --methods, --functions, --seeds, --polish, --out
 
 Every field of a config can be given on the command line, for example
   python -m lit_triwave fit --config configs/x3_minus_x.yaml --model.depth 6 --model.replicas 10
@@ -31,6 +33,9 @@ validate, test and predict take the newest run of the config's experiment unless
   python -m lit_triwave --version
 
 LIT_TRIWAVE_DEBUG=1 shows a traceback with an error."""
+
+COMMANDS = {"reproduce": "lit_triwave.reproduction"}
+"""This project's own commands: name ↦ module with `run(args, started)`. The others are Lightning's."""
 
 INTERRUPTED = 130  # the shell's exit code for Ctrl-C
 
@@ -55,14 +60,16 @@ def main(args: Sequence[str] | None = None) -> int:
     try:
         # Imported here: torch and Lightning take seconds, and the help above needs neither.
         try:
-            from lit_triwave.lightning_cli import run
+            own = COMMANDS.get(args[0])
+            run = importlib.import_module(own or "lit_triwave.lightning_cli").run
         except ModuleNotFoundError as error:
             print(
                 f"error: {error}: run `make setup` and use .venv/bin/python, or pip install lit_triwave",
                 file=sys.stderr,
             )
             return 1
-        return run(args, started)
+        code: int = run(args[1:] if own else args, started)
+        return code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED

@@ -258,12 +258,17 @@ def plain(value: Any) -> Any:
     return [plain(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
-def run(args: Sequence[str], started: float) -> int:
-    """Parses and runs one command in a process that started at `started`; returns the exit code."""
+def quiet() -> None:
+    """Keeps what Lightning says of itself, and warnings that are none here, from the user's sight."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
     for message in QUIET:
         warnings.filterwarnings("ignore", message=message)
+
+
+def run(args: Sequence[str], started: float) -> int:
+    """Parses and runs one command in a process that started at `started`; returns the exit code."""
+    quiet()
     handlers = {number: signal.getsignal(number) for number in SIGNALS}
     try:
         cli = TriwaveCLI(

@@ -91,8 +91,10 @@ class TriangleNetwork(nn.Module):
         self.register_buffer("output_sign", signs, persistent=False)
         self.outer: TriangleBank | None = None
         if wiring == "composition":
-            # What the data say of each input, they say of the outer network by the first.
-            outer = curvature if isinstance(curvature, str) else curvature[0]
+            # What is said of each input is taken for the outer network from the first.
+            outer: Curvatures = curvature if isinstance(curvature, str) else curvature[0]
+            if not isinstance(outer, str):
+                outer = [[of_one if isinstance(of_one, str) else of_one[0]] for of_one in curvature]
             self.outer = TriangleBank((replicas, 1), depth, curvature=outer, **bank_options)
             self._start_squares()
 

@@ -16,7 +16,10 @@ MAX_MARKS = 400  # more breakpoints than this would hide the curve; their number
 FEW_POINTS = 1000  # fewer are drawn as points, since lines between them would show what is not known
 
 
-def _figure(rows: int = 1, columns: int = 1, size: tuple[float, float] = (7.0, 4.2)) -> tuple[Figure, Sequence[Axes]]:
+def new_figure(
+    rows: int = 1, columns: int = 1, size: tuple[float, float] = (7.0, 4.2)
+) -> tuple[Figure, Sequence[Axes]]:
+    """An empty figure of so many panels, in inches, and its axes, row by row."""
     figure = Figure(figsize=size, dpi=150, layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False).flatten()
     for ax in axes:
@@ -24,7 +27,8 @@ def _figure(rows: int = 1, columns: int = 1, size: tuple[float, float] = (7.0, 4
     return figure, list(axes)
 
 
-def _decades_grid(ax: Axes) -> None:
+def decades_grid(ax: Axes) -> None:
+    """A logarithmic vertical axis with a line at each decade."""
     ax.set_yscale("log")
     ax.grid(True, which="major", axis="y", color="#e3e5e8", linewidth=0.8)
 
@@ -46,7 +50,7 @@ def fit_figure(
         names: of the input and the target.
         title: of the figure.
     """
-    figure, (ax,) = _figure()
+    figure, (ax,) = new_figure()
     if len(x) > FEW_POINTS:
         ax.plot(x, target, color=GREY, linewidth=5, alpha=0.45, label="target", solid_capstyle="round")
     else:
@@ -61,7 +65,7 @@ def fit_figure(
 
 def error_figure(x: Tensor, error: Tensor, kinks: Tensor, name: str, title: str) -> Figure:
     """The error over the domain with the breakpoints as ticks; all 1-D, x ascending."""
-    figure, (ax,) = _figure()
+    figure, (ax,) = new_figure()
     ax.axhline(0, color=GREY, linewidth=0.8)
     ax.plot(x, error, "-" if len(x) > FEW_POINTS else "o", color=BLUE, linewidth=0.9, markersize=4)
     if len(kinks) <= MAX_MARKS:
@@ -76,7 +80,7 @@ def loss_figure(
     epochs: Tensor, mse: Tensor, best: int, switches: Mapping[str, float], limit: float | None, title: str
 ) -> Figure:
     """Training MSE of all seeds, (records, seeds), faint, the best one strong, with the stage switches marked."""
-    figure, (ax,) = _figure()
+    figure, (ax,) = new_figure()
     seeds = mse.shape[1]
     if seeds > 1:
         ax.plot(epochs, mse, color=GREY, linewidth=0.6, alpha=0.35)
@@ -101,7 +105,7 @@ def loss_figure(
         )
     if limit is not None:
         ax.axhline(limit, color="black", linewidth=0.9, linestyle=":", label="free-knot limit")
-    _decades_grid(ax)
+    decades_grid(ax)
     ax.set(xlabel="epoch", ylabel="mean squared error", title=title)
     ax.legend(loc="lower left", framealpha=0.9, edgecolor="white")
     return figure
@@ -109,7 +113,7 @@ def loss_figure(
 
 def surface_figure(x: Tensor, target: Tensor, prediction: Tensor, names: Sequence[str], title: str) -> Figure:
     """Target, network and error over two variables, points x (n, 2) anywhere in the plane."""
-    figure, axes = _figure(1, 3, (12.0, 3.9))
+    figure, axes = new_figure(1, 3, (12.0, 3.9))
     error = prediction - target
     low, high = float(target.min()), float(target.max())
     # The few largest errors, at corners mostly, would bleach the rest: they are beyond the colours, and named.
@@ -135,7 +139,7 @@ def surface_figure(x: Tensor, target: Tensor, prediction: Tensor, names: Sequenc
 
 def agreement_figure(target: Tensor, prediction: Tensor, title: str) -> Figure:
     """Network against target, for data of three or more variables."""
-    figure, (ax,) = _figure(size=(5.0, 4.8))
+    figure, (ax,) = new_figure(size=(5.0, 4.8))
     ends = torch.stack([target.min(), target.max()])
     ax.plot(ends, ends, color=GREY, linewidth=1)
     ax.scatter(target, prediction, s=4, color=BLUE, alpha=0.5, linewidths=0)

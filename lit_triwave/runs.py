@@ -78,15 +78,27 @@ def open_run_folder(folder: Path) -> None:
     Raises:
         TriwaveError: it can't.
     """
+    open_folder(folder, "set run.root to another", "run folder")
+
+
+def open_folder(folder: Path, advice: str, name: str = "folder") -> None:
+    """Makes a folder and shows that it can be written.
+
+    Args:
+        folder: with its parents.
+        advice: what to do if it cannot.
+        name: what the folder is called in the error.
+
+    Raises:
+        TriwaveError: it can't be written.
+    """
     probe = folder / ".writable"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe.write_bytes(b"0" * 4096)
         probe.unlink()
     except OSError as error:
-        raise TriwaveError(
-            f"run folder {folder} cannot be written: {error.strerror}; set run.root to another"
-        ) from error
+        raise TriwaveError(f"{name} {folder} cannot be written: {error.strerror}; {advice}") from error
 
 
 def latest_checkpoint(root: str, experiment: str) -> Path:

@@ -106,7 +106,9 @@ class Polish:
             raise ValueError(f"polish.epochs {self.epochs}: at least 0")
         if self.chunk < 1:
             raise ValueError(f"polish.chunk {self.chunk}: at least 1")
-        self.configure([nn.Parameter(torch.zeros(1, 1))], steps=1)
+        groups = self.options.get("groups", 1)
+        replicas = groups if isinstance(groups, int) and groups > 0 else 1  # of which the groups are made
+        self.configure([nn.Parameter(torch.zeros(replicas, 1))], steps=1)
 
     def configure(self, parameters: Iterable[nn.Parameter], steps: int) -> tuple[Optimizer, LambdaLR | None]:
         """The optimizer; it has no schedule.

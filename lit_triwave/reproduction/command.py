@@ -1,0 +1,167 @@
+"""The command: which programs, in which folder, with a progress bar; then the tables, the figures and the page."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import shlex
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from lit_triwave.errors import TriwaveError
+from lit_triwave.lightning_cli import quiet
+from lit_triwave.messages import OneLineParser
+from lit_triwave.reproduction import figures, report
+from lit_triwave.reproduction.methods import METHODS, TABLE_METHODS
+from lit_triwave.reproduction.page import page
+from lit_triwave.reproduction.paper import FUNCTIONS, TABLE_FUNCTIONS, TABLES, Table
+from lit_triwave.reproduction.programs import Program, programs, train
+from lit_triwave.reproduction.results import RESULTS_FILE, Results, machine, statistics
+from lit_triwave.runs import write_json, written_whole
+
+DESCRIPTION = "The paper's tables, and ours beside them: all seeds and functions of a method are one tensor program."
+
+
+def run(args: Sequence[str], started: float) -> int:
+    """`reproduce` with its command line; returns the exit code."""
+    options = parse(args)
+    quiet()
+    functions = chosen_functions(options.table, options.functions)
+    methods = chosen_methods(list(functions), options.methods, options.polish)
+    todo = programs(functions, methods, options.seeds)
+    settings = {"functions": functions, "methods": methods, "seeds": options.seeds}
+    results = Results(Path(options.out), settings, options.overwrite)
+    try:
+        train_all(todo, results)
+    except (KeyboardInterrupt, SystemExit):
+        if results.finished:
+            print(f"{len(results.finished)} of {len(todo)} parts are kept in {options.out}; the same command goes on")
+        raise
+    write_all(todo, results, shlex.join(["python", "-m", "lit_triwave", "reproduce", *args]), options.page)
+    return 0
+
+
+def parse(args: Sequence[str]) -> Any:
+    """The command line as a namespace; exits with code 2 and one line on a wrong one."""
+    parser = OneLineParser(prog="python -m lit_triwave reproduce", description=DESCRIPTION)
+    parser.add_argument("--table", default="all", help=f"{', '.join(TABLES)} or all")
+    parser.add_argument("--seeds", type=int, default=30, help="networks in each cell")
+    parser.add_argument("--methods", nargs="+", type=str, help=f"among {', '.join(METHODS)}")
+    parser.add_argument("--functions", nargs="+", type=str, help=f"among {', '.join(FUNCTIONS)}")
+    parser.add_argument("--polish", type=bool, default=True, help="our second-order last stage, too")
+    parser.add_argument("--out", type=str, default="runs/reproduction", help="folder of the results")
+    parser.add_argument("--overwrite", type=bool, nargs="?", const=True, default=False, help="drop what --out holds")
+    parser.add_argument("--page", type=str, help="also write the page to this file, and its figures beside it")
+    options = parser.parse_args(list(args))
+    if options.seeds < 1:
+        parser.error(f"--seeds {options.seeds}: at least 1")
+    known = {"--table": ([options.table], [*TABLES, "all"])}
+    known["--methods"] = (words(options.methods), list(METHODS))
+    known["--functions"] = (words(options.functions), list(FUNCTIONS))
+    for key, (given, names) in known.items():
+        for name in given:
+            if name not in names:
+                near = difflib.get_close_matches(name, names, n=1)
+                hint = f"; did you mean '{near[0]}'?" if near else ""
+                parser.error(f"{key} {name}: one of {', '.join(names)}{hint}")
+    options.methods, options.functions = words(options.methods), words(options.functions)
+    return options
+
+
+def words(given: Iterable[str] | None) -> list[str]:
+    """Names separated by spaces or commas, each once."""
+    return list(dict.fromkeys(word for part in given or [] for word in part.split(",") if word))
+
+
+def chosen_functions(table: str, names: list[str]) -> dict[Table, list[str]]:
+    """Table ↦ its functions that were asked for.
+
+    Raises:
+        TriwaveError: a table has none of them.
+    """
+    tables = TABLES if table == "all" else [name for name in TABLES if name == table]
+    chosen = {name: [f for f in TABLE_FUNCTIONS[name] if not names or f in names] for name in tables}
+    if table != "all":
+        missing = [name for name in names if name not in TABLE_FUNCTIONS[tables[0]]]
+        if missing:
+            has = ", ".join(TABLE_FUNCTIONS[tables[0]])
+            raise TriwaveError(f"--functions {missing[0]}: table {table} has {has}")
+    return {name: functions for name, functions in chosen.items() if functions}
+
+
+def chosen_methods(tables: list[Table], names: list[str], polish: bool) -> dict[Table, list[str]]:
+    """Table ↦ methods: those asked for, or those of the paper and ours.
+
+    Raises:
+        TriwaveError: nothing is left.
+    """
+    if names == ["polish"] and not polish:
+        raise TriwaveError("--methods polish and --polish false: there is nothing to do")
+    chosen = {table: [m for m in (names or TABLE_METHODS[table]) if polish or m != "polish"] for table in tables}
+    return {table: sorted(methods, key=list(METHODS).index) for table, methods in chosen.items()}
+
+
+def train_all(todo: list[Program], results: Results) -> None:
+    """Trains the programs that are not finished yet."""
+    console = Console()
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:3.0f} %"))
+    with Progress(
+        *columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, disable=not console.is_terminal
+    ) as bar:
+        task = bar.add_task("", total=sum(program.cost for program in todo))
+        for program in todo:
+            title = f"{program.table}: {METHODS[program.method].label}, {', '.join(map(report.label, program.columns))}"
+            if program.name in results.finished:
+                bar.advance(task, program.cost)
+                continue
+            bar.update(task, description=title)
+            found = train(program, lambda share, cost=program.cost: bar.advance(task, share * cost))  # type: ignore[misc]
+            results.add(program, found)
+            if not console.is_terminal:
+                print(f"{title}: {found['seconds']:.1f} s", flush=True)
+
+
+def write_all(todo: list[Program], results: Results, command: str, page_file: str | None) -> None:
+    """Shows the tables and writes them, the figures and the page."""
+    cells = results.cells(todo)
+    stats = {
+        table: {method: {c: statistics(cell) for c, cell in row.items()} for method, row in rows.items()}
+        for table, rows in cells.items()
+    }
+    report.show(stats)
+    drawn = {report.TITLES[table]: (table, figures.boxes(table, cells[table])) for table in cells if table != "depths"}  # type: ignore[index,arg-type]
+    if "depths" in cells:
+        drawn[report.TITLES["depths"]] = ("depths", figures.depth_figure(cells["depths"]))
+    counts = figures.region_counts(min(30, results.settings["seeds"]))
+    drawn["Linear regions at initialisation by depth"] = ("regions", figures.regions_figure(counts))
+    facts = machine() | {"seeds": str(results.settings["seeds"]), "training time": f"{results.seconds:.0f} s"}
+    pages = [results.folder / "reproduction.md"] + ([Path(page_file)] if page_file else [])
+    for file in pages:
+        folder = file.with_name(f"{file.stem}_figures") if page_file and file == pages[-1] else file.parent / "figures"
+        folder.mkdir(parents=True, exist_ok=True)
+        links = {}
+        for caption, (name, figure) in drawn.items():
+            with written_whole(folder / f"{name}.png") as partial:
+                figure.savefig(partial, format="png")
+            links[caption] = os.path.relpath(folder / f"{name}.png", file.parent)
+        with written_whole(file) as partial:
+            partial.write_text(page(command, facts, stats, links, pretrained_regions(todo, results)))
+    report.write_csv(results.folder / "results.csv", stats)
+    write_json(results.folder / RESULTS_FILE, stats)
+    print(f"{results.folder}: {RESULTS_FILE}, results.csv, reproduction.md, figures/, seeds.json")
+
+
+def pretrained_regions(todo: list[Program], results: Results) -> dict[str, int]:
+    """How many pretrained networks of one subnetwork were counted, and how many of them have 2^d pieces."""
+    found = [
+        count == 2**program.depth
+        for program in todo
+        if program.table != "nonconvex"
+        for cell in results.finished[program.name]["cells"].values()
+        for count in cell.get("regions", [])
+    ]
+    return {"networks": len(found), "as_many": sum(found)}

@@ -1,0 +1,176 @@
+"""One tensor program: all functions of a table and all seeds, by one method."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, Trainer
+
+from datamodules import FunctionDataModule
+from datamodules.regression import side_by_side
+from lit_triwave.metrics import dead
+from lit_triwave.reproduction.methods import METHODS, STEPS_PER_EPOCH, epochs, new_module
+from lit_triwave.reproduction.paper import DEPTH, DEPTHS, FUNCTIONS, Table
+
+CHUNK = 120
+"""Seeds of each function in one program; more are trained in chunks of so many, which bounds the memory: the Jacobian
+of four functions takes 180 MB."""
+
+
+@dataclass(frozen=True)
+class Program:
+    """What is trained in one go.
+
+    Args:
+        table: name of the table.
+        method: name of the method.
+        functions: names; several only if they share inputs and wiring.
+        seeds: of each function.
+        chunk: number of the chunk of seeds.
+        depth: hidden layers.
+    """
+
+    table: Table
+    method: str
+    functions: tuple[str, ...]
+    seeds: int
+    chunk: int = 0
+    depth: int = DEPTH
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns of the table that the program fills."""
+        return (str(self.depth),) if self.table == "depths" else self.functions
+
+    @property
+    def name(self) -> str:
+        """A name that no other program of a run has."""
+        return ".".join([self.table, self.method, "-".join(self.columns), str(self.chunk)])
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps."""
+        method = METHODS[self.method]
+        stages = (method.pretrain_steps, method.train_steps, method.polish_steps)
+        return STEPS_PER_EPOCH * sum(epochs(steps) for steps in stages)
+
+    @property
+    def cost(self) -> float:
+        """Expected work, for a progress bar: steps times samples; one of the polish costs as much as 20 others."""
+        method = METHODS[self.method]
+        points = 10 if self.table == "sparse" else FUNCTIONS[self.functions[0]].random_points or 500
+        networks = self.seeds * len(self.functions)
+        return (method.pretrain_steps + method.train_steps + 20 * method.polish_steps) * (50 * 50 + points * networks)
+
+
+def programs(functions: dict[Table, list[str]], methods: dict[Table, list[str]], seeds: int) -> list[Program]:
+    """All programs of a run, in the order of the tables.
+
+    Args:
+        functions: table ↦ functions.
+        methods: table ↦ methods.
+        seeds: of each cell.
+    """
+    chunks = [min(CHUNK, seeds - first) for first in range(0, seeds, CHUNK)]
+    found = []
+    for table, names in functions.items():
+        # Only functions of one variable on one domain and with one wiring fit into one program.
+        groups = [(name,) for name in names] if table == "nonconvex" else [tuple(names)]
+        for method in methods[table]:
+            for group in groups:
+                for depth in DEPTHS if table == "depths" else [DEPTH]:
+                    found += [Program(table, method, group, size, chunk, depth) for chunk, size in enumerate(chunks)]
+    return found
+
+
+def new_data(program: Program) -> Any:
+    """The data module of a program."""
+    parts = []
+    for name in program.functions:
+        function = FUNCTIONS[name]
+        parts.append(
+            FunctionDataModule(
+                function.expression,
+                function.domain,
+                regime="sparse" if program.table == "sparse" else "dense",
+                points=function.random_points,
+                sampling="random" if function.random_points else "equally_spaced",
+            )
+        )
+    return side_by_side(parts, repeats=STEPS_PER_EPOCH)
+
+
+@cache
+def free_knot_mse(function: str, depth: int) -> float | None:
+    """The free-knot limit with as many segments as the depth buys (METHOD section 6); None for several variables."""
+    target = FUNCTIONS[function]
+    if len(target.domain) > 1:
+        return None
+    segments = 2**depth * (2 if target.wiring == "difference" else 1)
+    return FunctionDataModule(target.expression, target.domain).free_knot_mse(segments)
+
+
+class _Steps(Callback):
+    """Tells what share of its steps a program has taken since it last told."""
+
+    def __init__(self, program: Program, tell: Callable[[float], None]) -> None:
+        self.share = 1 / program.steps
+        self.tell = tell
+
+    def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
+        self.tell(self.share)
+
+
+def train(program: Program, tell: Callable[[float], None] = lambda share: None) -> dict[str, Any]:
+    """Trains and tests a program.
+
+    Args:
+        program: what.
+        tell: called after each step with the share of all steps that it is.
+
+    Returns:
+        `seconds` of wall time, and `cells`: column ↦ `mse` of each seed on the test points, `dead` flags of each seed,
+        and after pretraining `regions`, the linear pieces of each seed.
+    """
+    started = time.monotonic()
+    method, function = METHODS[program.method], FUNCTIONS[program.functions[0]]
+    data, targets = new_data(program), len(program.functions)
+    module = new_module(method, function, data, program.depth, program.seeds, targets)
+    # Every function gets the same starts, so a cell does not depend on which others are run beside it.
+    torch.manual_seed(program.chunk)
+    one_data = new_data(replace(program, functions=program.functions[:1]))
+    starts = new_module(method, function, one_data, program.depth, program.seeds, 1).network
+    with torch.no_grad():
+        for parameter, start in zip(module.network.parameters(), starts.parameters(), strict=True):
+            parameter.copy_(torch.cat([start] * targets))
+    trainer = Trainer(
+        accelerator="cpu",
+        devices=1,
+        precision="64-true",
+        max_epochs=-1,
+        callbacks=[_Steps(program, tell)],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        limit_val_batches=0,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        log_every_n_steps=1_000_000_000,
+    )
+    trainer.fit(module, datamodule=data)
+    trainer.test(module, datamodule=data, verbose=False)
+    with torch.no_grad():
+        constant = dead(module(data.train_set.x))
+    cells = {}
+    for t, column in enumerate(program.columns):
+        mine = slice(t * program.seeds, (t + 1) * program.seeds)
+        cells[column] = {"mse": module.test_results["test/mse"][mine].tolist(), "dead": constant[mine].tolist()}
+        if method.pretrain_steps:
+            cells[column]["regions"] = module.pretrain_regions[mine].tolist()
+    return {"seconds": time.monotonic() - started, "cells": cells}
