@@ -7,6 +7,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.quasirandom import SobolEngine
 
 from datamodules.expressions import parse_expression
 from datamodules.regression import Points, RegressionDataModule, check_batches, check_domain, first_true
@@ -32,7 +33,8 @@ class FunctionDataModule(RegressionDataModule):
         domain: Each variable's lower and upper bound, in the order of the columns of x, e.g. {x: [-1, 1]}.
         regime: "dense" or "sparse"; sets the test and validation points and the default of `points`.
         points: Training points, at least 2; each axis has so many if sampling is "grid". None: dense 500, sparse 10.
-        sampling: "equally_spaced" with both ends (one variable), "grid" (any number), or "random" (uniform).
+        sampling: "equally_spaced" with both ends (one variable), "grid" (any number), "random" (uniform), or "sobol"
+            (Sobol's sequence, scrambled by the seed: as random as random points, without their gaps and clusters).
         noise: Standard deviation, in units of y, of Gaussian noise on the training targets only; at least 0.
         test_points: Overrides the number of test points, at least 2; per axis for grids and cells.
         batch_size: Training points in a global batch, over all ranks together; None for all of them.
@@ -49,7 +51,7 @@ class FunctionDataModule(RegressionDataModule):
         domain: dict[str, tuple[float, float]],
         regime: Literal["dense", "sparse"] = "dense",
         points: int | None = None,
-        sampling: Literal["equally_spaced", "random", "grid"] = "equally_spaced",
+        sampling: Literal["equally_spaced", "random", "grid", "sobol"] = "equally_spaced",
         noise: float = 0.0,
         test_points: int | None = None,
         batch_size: int | None = None,
@@ -133,10 +135,14 @@ def free_knot_limit(second_derivative: Tensor, length: float, segments: int) -> 
 def _training_inputs(domain: Domain, points: int, sampling: str, seed: int) -> Tensor:
     if sampling == "random":
         return _random(domain, points, generator(seed, "training"))
+    if sampling == "sobol":
+        return _sobol(domain, points, seed)
     if sampling == "equally_spaced" and len(domain) > 1:
-        raise ValueError(f"sampling equally_spaced is for one variable, the domain has {len(domain)}: use grid, random")
+        raise ValueError(
+            f"sampling equally_spaced is for one variable, the domain has {len(domain)}: use grid, random or sobol"
+        )
     if sampling not in ("equally_spaced", "grid"):
-        raise ValueError(f"sampling must be equally_spaced, random or grid, got {sampling!r}")
+        raise ValueError(f"sampling must be equally_spaced, random, grid or sobol, got {sampling!r}")
     return _grid(domain, points)
 
 
@@ -164,9 +170,21 @@ def _cell_centres(domain: Domain, cells: int, key: str = "points") -> Tensor:
 def _random(domain: Domain, points: int, source: torch.Generator, key: str = "points") -> Tensor:
     """Uniform points of the box, (points, len(domain)) float64."""
     _check_total(points, 1, key)
-    fraction = torch.rand(points, len(domain), generator=source, dtype=torch.float64)
+    return _in_box(domain, torch.rand(points, len(domain), generator=source, dtype=torch.float64))
+
+
+def _sobol(domain: Domain, points: int, seed: int) -> Tensor:
+    """A scrambled Sobol sequence in the box, (points, len(domain)) float64."""
+    _check_total(points, 1, "points")
+    engine = SobolEngine(len(domain), scramble=True, seed=seed)  # type: ignore[no-untyped-call]
+    fraction = engine.draw(points, dtype=torch.float64)
+    return _in_box(domain, fraction)
+
+
+def _in_box(domain: Domain, fraction: Tensor) -> Tensor:
+    """Points of the unit cube ↦ points of the domain, never outside, unlike lower + fraction * (upper - lower)."""
     lower, upper = torch.tensor(list(domain.values()), dtype=torch.float64).unbind(-1)
-    return torch.lerp(lower, upper, fraction)  # never outside, unlike lower + fraction * (upper - lower)
+    return torch.lerp(lower, upper, fraction)
 
 
 def _tensor_grid(axes: list[Tensor]) -> Tensor:

@@ -52,6 +52,7 @@ def test_validation_points_are_neither_training_nor_test_points():
         (2, {"points": 7, "sampling": "random", "test_points": 5}, 7, 25),
         (2, {"points": 7, "sampling": "grid", "regime": "sparse"}, 49, 100),
         (3, {"points": 7, "sampling": "random"}, 7, 20_000),
+        (2, {"points": 7, "sampling": "sobol"}, 7, 201**2),
         (3, {"points": 7, "sampling": "grid", "test_points": 30}, 343, 30),
     ],
 )
@@ -261,7 +262,7 @@ def test_a_trainer_permutes_each_epoch_anew_and_predicts_every_point_in_order():
         ({"domain": {"t": (0, 1)}}, "unknown symbol 'x'; the symbols are t"),
         ({"expression": "x +"}, "position"),
         ({"regime": "thin"}, "regime must be dense or sparse, got 'thin'"),
-        ({"sampling": "sobol"}, "sampling must be equally_spaced, random or grid, got 'sobol'"),
+        ({"sampling": "halton"}, "sampling must be equally_spaced, random, grid or sobol, got 'halton'"),
         ({"domain": SQUARE}, "equally_spaced is for one variable, the domain has 2: use grid, random"),
         ({"points": 1}, "points must be at least 2, got 1"),
         ({"test_points": 0}, "test_points must be at least 2, got 0"),
@@ -301,3 +302,20 @@ def test_points_must_fit_together():
         Points(torch.rand(30, 1), torch.rand(29))
     with pytest.raises(ValueError, match="2 inputs, the domain has 1"):
         RegressionDataModule(UNIT, *[Points(torch.rand(30, 2), torch.rand(30))] * 3)
+
+
+def test_sobol_points_fill_the_domain_more_evenly_than_random_ones():
+    domain = {"x": (-1, 1), "y": (0, 4)}
+
+    def fullest_cell(sampling, seed):
+        x = FunctionDataModule("x + y", domain, points=256, sampling=sampling, seed=seed).train_set.x
+        cells = ((x - torch.tensor([-1.0, 0.0])) / torch.tensor([2.0, 4.0]) * 16).long()
+        assert cells.amin() >= 0 and cells.amax() <= 15
+        return int((cells[:, 0] * 16 + cells[:, 1]).bincount().max())
+
+    assert [fullest_cell("sobol", seed) for seed in range(3)] == [1, 1, 1]  # 256 points, one in each of 256 squares
+    assert min(fullest_cell("random", seed) for seed in range(3)) > 1
+    first, again, other = (
+        FunctionDataModule("x + y", domain, points=9, sampling="sobol", seed=seed).train_set.x for seed in (0, 0, 1)
+    )
+    assert torch.equal(first, again) and not torch.equal(first, other)
