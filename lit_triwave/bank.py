@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_triwave import dense
-from lit_triwave.triangle import BlockWeights, block_weights, network_form, theorem31_scales, wave_form
+from lit_triwave.triangle import BlockWeights, block_weights, network_form, recruit, theorem31_scales, wave_form
 
 Curvature = Literal["convex", "concave"]
 Curvatures = Curvature | Sequence["Curvatures"]
@@ -172,7 +172,7 @@ class TriangleBank(nn.Module):
         weights = self.weights()
         return network_form(u, weights) if isinstance(weights, BlockWeights) else dense.dense_form(u, weights)
 
-    def release(self, kind: Release = "blocks") -> None:
+    def release(self, kind: Release = "blocks", recruited: bool = False) -> None:
         """Makes the weights the parameters, in place, keeping the function.
 
         The parameters of the peaks' stage are removed: optimizers, and wrappers such as DDP, must be made anew.
@@ -180,6 +180,7 @@ class TriangleBank(nn.Module):
         Args:
             kind: `"blocks"`: the 4×4 blocks are trained, zeros between subnetworks stay; `"dense"`: the matrices of
                 each group (last dimension of `shape`) are trained whole.
+            recruited: let the neurons that carry constants make further kinks, see `triangle.recruit`.
 
         Raises:
             RuntimeError: when the bank is already released.
@@ -192,6 +193,8 @@ class TriangleBank(nn.Module):
         with torch.no_grad():
             peaks, weights = self.peaks.clone(), self.weights()
             assert isinstance(weights, BlockWeights)
+            if recruited:
+                weights = recruit(weights, peaks[..., :-1])
             new = weights if kind == "blocks" else dense.as_dense(weights)
         for name in PEAK_PARAMETERS:
             delattr(self, name)

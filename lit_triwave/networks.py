@@ -131,10 +131,10 @@ class TriangleNetwork(nn.Module):
     def parameterization(self) -> Literal["peaks", "weights"]:
         return self.bank.parameterization
 
-    def release(self, kind: Release = "blocks") -> None:
+    def release(self, kind: Release = "blocks", recruited: bool = False) -> None:
         """See `TriangleBank.release`."""
         for bank in self.banks:
-            bank.release(kind)
+            bank.release(kind, recruited)
 
     def forward(self, x: Tensor) -> Tensor:
         """Evaluates all replicas.

@@ -155,6 +155,50 @@ def block_weights(peaks: Tensor, scales: Tensor, alpha: Tensor, beta: Tensor, si
     )
 
 
+def recruit(weights: BlockWeights, peaks: Tensor) -> BlockWeights:
+    """The same function, with the neurons that only carry a constant or an affine function made into kinks.
+
+    On [0, 1] the `bias` neurons are constants, and the first layer's `sum` neuron is affine in its `t1` neuron. What
+    they pass on can as well come from the biases of the next layer and from `t1`. Each becomes a ReLU that bends the
+    wave at one more place, the middle of the longer (`bias`) or shorter (`sum`) side of the peak. Its outgoing weights
+    start at zero, so nothing changes until they are trained; then the network has more than 2^d pieces to place.
+
+    Not in the paper. The block structure and the number of weights stay.
+
+    Args:
+        weights: as `block_weights` makes them, of any `*shape`.
+        peaks: a_0 … a_{d−1} of those weights, shape (*shape, d).
+
+    Returns:
+        The weights; `network_form` with them is the same on [0, 1].
+    """
+    input_weight, input_bias, hidden_weight, hidden_bias, output_weight, output_bias = (t.clone() for t in weights)
+    longer = torch.where(peaks <= 0.5, (1 + peaks) / 2, peaks / 2)
+    shorter = torch.where(peaks <= 0.5, peaks / 2, (1 + peaks) / 2)
+    # What each layer's `bias` neuron holds: 1, s_0, s_1, …, in whose units the waves of that layer are.
+    first = input_bias[..., 3:]
+    held = torch.cat([first, first * hidden_weight[..., 3, 3].cumprod(-1)], -1)
+    hidden_bias += hidden_weight[..., 3] * held[..., :-1, None]
+    hidden_weight[..., 3] = 0
+    hidden_weight[..., 3, :] = hidden_weight[..., 1, :]
+    hidden_bias[..., 3] = hidden_bias[..., 1] - longer[..., 1:] * held[..., 1:]
+    # The layer after the first takes the affine part from `t1`, which on [0, 1] is the input.
+    slope, constant = input_weight[..., 0], input_bias[..., 0]
+    if hidden_weight.shape[-3]:
+        passed = hidden_weight[..., 0, :, 0].clone()
+        hidden_weight[..., 0, :, 1] += passed * slope[..., None]
+        hidden_weight[..., 0, :, 0] = 0
+        hidden_bias[..., 0, :] += passed * constant[..., None]
+    else:
+        output_bias = output_bias + output_weight[..., 0] * constant
+        output_weight[..., 1] += output_weight[..., 0] * slope
+        output_weight[..., 0] = 0
+    for neuron, place in ((0, shorter), (3, longer)):
+        input_weight[..., neuron] = 1
+        input_bias[..., neuron] = -place[..., 0]
+    return BlockWeights(input_weight, input_bias, hidden_weight, hidden_bias, output_weight, output_bias)
+
+
 def network_form(x: Tensor, weights: BlockWeights) -> Tensor:
     """F(x) as a ReLU network: four neurons wide, d hidden layers deep.
 

@@ -228,13 +228,14 @@ def test_pretraining_keeps_every_region_and_lowers_the_loss(theorem31: bool) -> 
 @pytest.mark.parametrize("kind", ["blocks", "dense"])
 @pytest.mark.parametrize("theorem31", [True, False])
 @pytest.mark.parametrize("shape", [1, 3, (2, 3), (2, 1, 2)])
-def test_release_keeps_the_function(kind: Any, theorem31: bool, shape: Any) -> None:
+@pytest.mark.parametrize("recruited", [False, True])
+def test_release_keeps_the_function(kind: Any, theorem31: bool, shape: Any, recruited: bool) -> None:
     last = shape if isinstance(shape, int) else shape[-1]
     bank = new_bank(shape, 6, theorem31=theorem31, curvature=["convex", "concave", "convex"][:last])
     u = torch.cat([points(bank), torch.zeros(1, *bank.shape), torch.ones(1, *bank.shape)])
     before, peaks = bank(u), bank.peaks
     assert (bank.released, bank.parameterization) == (None, "peaks")
-    bank.release(kind)
+    bank.release(kind, recruited)
     assert (bank.released, bank.parameterization) == (kind, "weights")
     torch.testing.assert_close(bank(u), before, rtol=0, atol=1e-12)
     assert torch.equal(bank.peaks, peaks)
@@ -242,13 +243,32 @@ def test_release_keeps_the_function(kind: Any, theorem31: bool, shape: Any) -> N
     assert all(parameter.requires_grad and parameter.is_leaf for parameter in bank.parameters())
 
 
+@pytest.mark.parametrize("recruited", [False, True])
 @pytest.mark.parametrize("kind", ["blocks", "dense"])
-def test_a_released_depth_one_bank_is_the_same_function(kind: Any) -> None:
+def test_a_released_depth_one_bank_is_the_same_function(kind: Any, recruited: bool) -> None:
     bank = new_bank(3, 1)
     u = points(bank)
     before = bank(u)
-    bank.release(kind)
+    bank.release(kind, recruited)
     torch.testing.assert_close(bank(u), before, rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("depth", [1, 2, 5])
+def test_recruited_neurons_add_kinks_as_soon_as_they_are_trained(depth: int) -> None:
+    bank = TriangleBank(1, depth, margin=0.1, generator=seeded(depth), dtype=F64)
+    bank.release(recruited=True)
+    assert count_linear_regions(bank) == 2**depth  # nothing passes on what they make
+    bank(torch.linspace(0, 1, 200, dtype=F64)[:, None]).square().mean().backward()
+    # One more neuron in every layer, and in the first also `sum`: what they pass on has a gradient.
+    gradients = [bank.output_weight.grad[0, 3].abs()]
+    if depth == 1:
+        gradients.append(bank.output_weight.grad[0, 0].abs())
+    else:
+        gradients += [*bank.hidden_weight.grad[0, :, :3, 3].abs().amax(-1), bank.hidden_weight.grad[0, 0, 1, 0].abs()]
+    assert min(gradients) > 0
+    with torch.no_grad():
+        bank.output_weight[0, 3] += 0.1
+    assert count_linear_regions(bank) > 2**depth
 
 
 @settings(max_examples=20, deadline=None)

@@ -15,6 +15,7 @@ from lit_triwave.triangle import (
     block_weights,
     network_form,
     nodes,
+    recruit,
     theorem31_scales,
     triangle,
     wave_form,
@@ -305,3 +306,20 @@ def test_deeper_waves_leave_the_function_at_the_nodes_as_it_is(seed: int, depth:
     middle = (x[1:] + x[:-1]) / 2
     shallow, deep = (wave_form(middle, *smooth(peaks, sign, d)) for d in (depth, depth + more))
     assert (sign * (deep - shallow) > 0).all()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    peaks=st.lists(st.floats(0.05, 0.95), min_size=2, max_size=9),
+    beta=st.floats(-2, 2),
+    sign=st.sampled_from([-1.0, 1.0]),
+)
+def test_recruiting_neurons_changes_nothing_at_first(peaks: list[float], beta: float, sign: float) -> None:
+    a = tensor(*peaks)
+    scales = theorem31_scales(a, scalar(0.25))
+    weights = block_weights(a[:-1], scales, scalar(0.3), scalar(beta), scalar(sign))
+    recruited = recruit(weights, a[:-1])
+    x = torch.linspace(0, 1, 501, dtype=torch.float64)
+    torch.testing.assert_close(network_form(x, recruited), network_form(x, weights), rtol=0, atol=1e-12)
+    assert [t.shape for t in recruited] == [t.shape for t in weights]
+    assert not recruited.hidden_weight[..., 3].any() and not recruited.output_weight[..., 3].any()

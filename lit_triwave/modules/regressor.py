@@ -46,6 +46,7 @@ class FunctionRegressor(StagedModule):
         replicas: number of seeds R ≥ 1, a multiple of the number of targets.
         theorem31: tie the scales to the peaks (Theorem 3.1); False makes them free parameters.
         release: `"blocks"` or `"dense"`: what standard training may change.
+        recruit: let the neurons that carry only constants make further kinks after the release; not in the paper.
         curvature: `"convex"`, `"concave"`, or `"auto"` to take it from the training data.
         margin: peaks stay in [margin, 1 − margin].
         raai_share: share of a row's mean that RAAI takes off.
@@ -74,6 +75,7 @@ class FunctionRegressor(StagedModule):
         replicas: int = 1,
         theorem31: bool = True,
         release: Release = "blocks",
+        recruit: bool = False,
         curvature: Literal["auto", "convex", "concave"] = "auto",
         margin: float = 1e-2,
         raai_share: float = RAAI_SHARE,
@@ -86,7 +88,7 @@ class FunctionRegressor(StagedModule):
     ) -> None:
         if depth > MAX_DEPTH:
             raise ValueError(f"depth {depth}: at most {MAX_DEPTH}, since 2^depth pieces are counted for every seed")
-        super().__init__(pretrain, train, release, polish)
+        super().__init__(pretrain, train, release, polish, recruit)
         self.save_hyperparameters(ignore=["pretrain", "train", "polish"])
         domain = domain or {"x": (0.0, 1.0)}
         self.network: TriangleNetwork | DenseNetwork

@@ -29,12 +29,18 @@ class StagedModule(LightningModule):
         train: the stage in which the weights are.
         release: how the banks are released, `"blocks"` or `"dense"`.
         polish: a last stage of second-order steps.
+        recruit: whether the release lets neurons that carry constants make further kinks, see `triangle.recruit`.
     """
 
     stage_number: Tensor
 
     def __init__(
-        self, pretrain: Stage, train: Stage, release: Release = "blocks", polish: Polish | None = None
+        self,
+        pretrain: Stage,
+        train: Stage,
+        release: Release = "blocks",
+        polish: Polish | None = None,
+        recruit: bool = False,
     ) -> None:
         super().__init__()
         self.stages: dict[StageName, Stage | Polish] = {
@@ -43,6 +49,7 @@ class StagedModule(LightningModule):
             "polish": polish or Polish(epochs=0),
         }
         self.release_kind: Release = release
+        self.recruit = recruit
         self.register_buffer("stage_number", torch.tensor(0))
 
     @property
@@ -91,7 +98,7 @@ class StagedModule(LightningModule):
         self.stage_number.fill_(STAGES.index(name))
         for bank in self.banks:
             if name != "pretrain" and bank.parameterization == "peaks":
-                bank.release(self.release_kind)
+                bank.release(self.release_kind, self.recruit)
 
     def on_stage_end(self) -> None:
         """Called on all ranks after the last epoch of a stage, or of an interrupted one, before checkpoints are
