@@ -34,9 +34,12 @@ class FunctionDataModule(RegressionDataModule):
         regime: "dense" or "sparse"; sets the test and validation points and the default of `points`.
         points: Training points, at least 2; each axis has so many if sampling is "grid". None: dense 500, sparse 10.
         sampling: "equally_spaced" with both ends (one variable), "grid" (any number), "random" (uniform), or "sobol"
-            (Sobol's sequence, scrambled by the seed: as random as random points, without their gaps and clusters).
+            (Sobol's sequence, scrambled by the seed: random points without gaps and clusters, 2 % of them an axis on
+            the boundary).
         noise: Standard deviation, in units of y, of Gaussian noise on the training targets only; at least 0.
         test_points: Overrides the number of test points, at least 2; per axis for grids and cells.
+        test_sampling: "regular" as said above, or "random" in the dense regime: uniform points, 20 000 by default. A
+            grid weighs the boundary more than its share.
         batch_size: Training points in a global batch, over all ranks together; None for all of them.
         seed: Seed of random points, noise and the order of the training points, at least 0.
 
@@ -54,6 +57,7 @@ class FunctionDataModule(RegressionDataModule):
         sampling: Literal["equally_spaced", "random", "grid", "sobol"] = "equally_spaced",
         noise: float = 0.0,
         test_points: int | None = None,
+        test_sampling: Literal["regular", "random"] = "regular",
         batch_size: int | None = None,
         seed: int = 0,
     ) -> None:
@@ -62,6 +66,8 @@ class FunctionDataModule(RegressionDataModule):
         function = parse_expression(expression, list(domain))
         if regime not in ("dense", "sparse"):
             raise ValueError(f"regime must be dense or sparse, got {regime!r}")
+        if test_sampling not in ("regular", "random"):
+            raise ValueError(f"test_sampling must be regular or random, got {test_sampling!r}")
         if not 0 <= noise < math.inf:
             raise ValueError(f"noise must be a finite standard deviation of at least 0, got {noise}")
         points = (500 if regime == "dense" else 10) if points is None else points
@@ -81,7 +87,7 @@ class FunctionDataModule(RegressionDataModule):
             return Points(x, y)
 
         train = sample("training", _training_inputs(domain, points, sampling, seed))
-        test = sample("test", _test_inputs(domain, regime, test_points, seed))
+        test = sample("test", _test_inputs(domain, regime, test_sampling, test_points, seed))
         if noise > 0:
             deviates = torch.randn(len(train), generator=generator(seed, "noise"), dtype=torch.float64)
             train = Points(train.x, train.y + noise * deviates)
@@ -146,10 +152,10 @@ def _training_inputs(domain: Domain, points: int, sampling: str, seed: int) -> T
     return _grid(domain, points)
 
 
-def _test_inputs(domain: Domain, regime: str, count: int | None, seed: int) -> Tensor:
+def _test_inputs(domain: Domain, regime: str, sampling: str, count: int | None, seed: int) -> Tensor:
     if regime == "sparse":
         return _cell_centres(domain, count or 10, "test_points")
-    if len(domain) <= 2:
+    if len(domain) <= 2 and sampling == "regular":
         return _grid(domain, count or (20_001 if len(domain) == 1 else 201), "test_points")
     return _random(domain, count or 20_000, generator(seed, "test"), "test_points")
 
@@ -174,11 +180,15 @@ def _random(domain: Domain, points: int, source: torch.Generator, key: str = "po
 
 
 def _sobol(domain: Domain, points: int, seed: int) -> Tensor:
-    """A scrambled Sobol sequence in the box, (points, len(domain)) float64."""
+    """A scrambled Sobol sequence in the box, (points, len(domain)) float64, some of it on the boundary.
+
+    It is stretched by a hundredth at either end and clamped: between the outermost points and the boundary a network
+    that fits closely would be free to do anything.
+    """
     _check_total(points, 1, "points")
     engine = SobolEngine(len(domain), scramble=True, seed=seed)  # type: ignore[no-untyped-call]
     fraction = engine.draw(points, dtype=torch.float64)
-    return _in_box(domain, fraction)
+    return _in_box(domain, torch.lerp(fraction.new_tensor(-0.01), fraction.new_tensor(1.01), fraction).clamp(0, 1))
 
 
 def _in_box(domain: Domain, fraction: Tensor) -> Tensor:

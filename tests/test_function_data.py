@@ -53,6 +53,8 @@ def test_validation_points_are_neither_training_nor_test_points():
         (2, {"points": 7, "sampling": "grid", "regime": "sparse"}, 49, 100),
         (3, {"points": 7, "sampling": "random"}, 7, 20_000),
         (2, {"points": 7, "sampling": "sobol"}, 7, 201**2),
+        (1, {"points": 7, "test_sampling": "random"}, 7, 20_000),
+        (2, {"points": 7, "sampling": "sobol", "test_sampling": "random", "test_points": 30}, 7, 30),
         (3, {"points": 7, "sampling": "grid", "test_points": 30}, 343, 30),
     ],
 )
@@ -262,6 +264,7 @@ def test_a_trainer_permutes_each_epoch_anew_and_predicts_every_point_in_order():
         ({"domain": {"t": (0, 1)}}, "unknown symbol 'x'; the symbols are t"),
         ({"expression": "x +"}, "position"),
         ({"regime": "thin"}, "regime must be dense or sparse, got 'thin'"),
+        ({"test_sampling": "grid"}, "test_sampling must be regular or random, got 'grid'"),
         ({"sampling": "halton"}, "sampling must be equally_spaced, random, grid or sobol, got 'halton'"),
         ({"domain": SQUARE}, "equally_spaced is for one variable, the domain has 2: use grid, random"),
         ({"points": 1}, "points must be at least 2, got 1"),
@@ -307,15 +310,19 @@ def test_points_must_fit_together():
 def test_sobol_points_fill_the_domain_more_evenly_than_random_ones():
     domain = {"x": (-1, 1), "y": (0, 4)}
 
-    def fullest_cell(sampling, seed):
+    def unit_points(sampling, seed):
         x = FunctionDataModule("x + y", domain, points=256, sampling=sampling, seed=seed).train_set.x
-        cells = ((x - torch.tensor([-1.0, 0.0])) / torch.tensor([2.0, 4.0]) * 16).long()
-        assert cells.amin() >= 0 and cells.amax() <= 15
-        return int((cells[:, 0] * 16 + cells[:, 1]).bincount().max())
+        assert (x >= torch.tensor([-1.0, 0.0])).all() and (x <= torch.tensor([1.0, 4.0])).all()
+        return (x - torch.tensor([-1.0, 0.0])) / torch.tensor([2.0, 4.0])
 
-    assert [fullest_cell("sobol", seed) for seed in range(3)] == [1, 1, 1]  # 256 points, one in each of 256 squares
-    assert min(fullest_cell("random", seed) for seed in range(3)) > 1
-    first, again, other = (
-        FunctionDataModule("x + y", domain, points=9, sampling="sobol", seed=seed).train_set.x for seed in (0, 0, 1)
-    )
-    assert torch.equal(first, again) and not torch.equal(first, other)
+    def empty_cells(sampling, seed):
+        cells = (unit_points(sampling, seed) * 12).long().clamp_max(11)
+        return int(((cells[:, 0] * 12 + cells[:, 1]).bincount(minlength=144) == 0).sum())
+
+    for seed in range(3):
+        # Of 144 cells, 256 random points leave 17 % empty.
+        assert empty_cells("sobol", seed) < 10 < 15 < empty_cells("random", seed)
+        sobol = unit_points("sobol", seed)
+        assert (sobol == 0).any() and (sobol == 1).any()  # some lie on the boundary
+    assert torch.equal(unit_points("sobol", 0), unit_points("sobol", 0))
+    assert not torch.equal(unit_points("sobol", 0), unit_points("sobol", 1))

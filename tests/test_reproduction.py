@@ -23,13 +23,9 @@ from lit_triwave.reproduction.report import remarks, scientific
 
 @pytest.fixture(autouse=True)
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stages of 50 steps at most, few points and depths."""
-    for name, method in METHODS.items():
-        lengths = {
-            f"{stage}_steps": min(50, getattr(method, f"{stage}_steps")) for stage in ("pretrain", "train", "polish")
-        }
-        monkeypatch.setitem(METHODS, name, dataclasses.replace(method, **lengths))
-    monkeypatch.setitem(FUNCTIONS, "r3", dataclasses.replace(FUNCTIONS["r3"], random_points=300))
+    """Stages of 50 steps, few points and depths."""
+    monkeypatch.setattr("lit_triwave.reproduction.methods.epochs", lambda steps: 1)
+    monkeypatch.setitem(FUNCTIONS, "r3", dataclasses.replace(FUNCTIONS["r3"], random_points=60))
     for module in ("programs", "figures"):
         monkeypatch.setattr(f"lit_triwave.reproduction.{module}.DEPTHS", range(1, 4))
 

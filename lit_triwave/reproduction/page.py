@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lit_triwave.reproduction.methods import BETAS, METHODS, PRETRAIN_LR, STEPS_PER_EPOCH, TRAIN_LR, epochs
+from lit_triwave.reproduction.methods import METHODS, STEPS_PER_EPOCH
+from lit_triwave.reproduction.paper import FUNCTIONS, TABLE_FUNCTIONS
 from lit_triwave.reproduction.report import Stats, markdown, remarks
+from lit_triwave.stages import Polish, Stage
 
 INTRODUCTION = """\
 # The paper's tables, and ours
@@ -18,8 +20,8 @@ Written by
 The paper: M. Milkert, D. Hyde, F. Laine, *Compelling ReLU Networks to Exhibit Exponentially Many Linear Regions at
 Initialization and During Training*, ICML 2025, [arXiv 2311.18022](https://arxiv.org/abs/2311.18022). Its figures are
 those in brackets. {seeds} seeds, float64, networks of depth 5, four neurons wide; x³ − x and r³ take two and three of
-them, against an ordinary network 8 wide. The MSE is that on test points: a grid of 20 001 points (r³: 201 × 201), in
-the sparse table the centres of ten equal cells.
+them, against an ordinary network 8 wide. The MSE is that on test points: a grid of 20 001 points (r³: 20 000 random
+ones), in the sparse table the centres of ten equal cells.
 
 | | |
 |---|---|
@@ -30,17 +32,21 @@ PROTOCOL = """\
 
 {recipes}
 
-One step is one full batch. Random starts: Adam at 1e-3, as in the paper. Constructed networks: Adam at {pretrain_lr:g}
-for the logits of the peaks and at {train_lr:g} for the weights, betas {betas}, with a warm-up and a cosine to zero. The
+A step is one full batch; the number after "at" is Adam's highest learning rate. Random starts are trained as in the
+paper, at a constant rate and with the default betas; constructed networks with a warm-up and a cosine to zero. The
 paper says neither how long it pretrains nor its constants of RAAI (here: standard deviation 0.6007 / √fan_in, a row's
-mean taken off whole).
+mean taken off whole). r³ is learnt from 500 Sobol points, by the polish from 3000.
 
-The polish is Levenberg–Marquardt with kicks on the released weights, directly after pretraining. Every third round of
-kicks some seeds go on from the weights of better ones (`exchange`): **its seeds are not independent, so its mean and
-median say how the whole group ended, not what one seed would do.** The row is ours, not the paper's.
+The polish is ours, not the paper's. It follows pretraining directly: the neurons that carry only constants are
+recruited for further kinks, without a change of the function or of the number of weights, and Levenberg–Marquardt
+with kicks moves all weights. Every third round of kicks half of the seeds go on from the weights of better ones
+(`exchange`): **its seeds are not independent, so its mean and median say how the whole group ended, not what one seed
+would do.**
 
 The free-knot limit is that of METHOD section 6 for as many segments as the depth buys. Released networks may use more
-pieces than that, and may then lie below it.
+pieces than that, recruited ones up to 3^d, and may then lie below it.
+
+On sparse data the lowest of many test errors is the luck of one seed: with other starts it moves by a factor of two.
 """
 
 
@@ -62,7 +68,7 @@ def page(
     text += "".join(f"![{caption}]({path})\n\n" for caption, path in figures.items())
     text += "## Worse than the paper, or far from it\n\n"
     text += "".join(f"- {remark}\n" for remark in remarks(stats)) or "No cell.\n"
-    text += "\n" + PROTOCOL.format(recipes=recipes(stats), pretrain_lr=PRETRAIN_LR, train_lr=TRAIN_LR, betas=BETAS)
+    text += "\n" + PROTOCOL.format(recipes=recipes(stats))
     if counts["networks"]:
         share = f"{counts['as_many']} of {counts['networks']} networks of one subnetwork have 2^d"
         text += f"\nLinear regions after pretraining, counted exactly: {share}.\n"
@@ -70,12 +76,23 @@ def page(
 
 
 def recipes(stats: Stats) -> str:
-    """The lengths of the stages of the methods that were run."""
-    run = {method for methods in stats.values() for method in methods}
-    rows = ["| method | pretraining | Adam | polish |", "|---|---:|---:|---:|"]
-    for name, method in METHODS.items():
-        if name in run:
-            lengths = (method.pretrain_steps, method.train_steps, method.polish_steps)
-            steps = [f"{epochs(length) * STEPS_PER_EPOCH} steps" if length else "" for length in lengths]
-            rows.append(f"| {method.label} | {' | '.join(steps)} |")
+    """The stages of every row: full-batch steps and learning rates."""
+    rows = ["| table | method | pretraining | Adam | polish |", "|---|---|---:|---:|---:|"]
+    for table, methods in stats.items():
+        wirings = dict.fromkeys(FUNCTIONS[name].wiring for name in TABLE_FUNCTIONS[table])  # type: ignore[index]
+        for name in methods:
+            for wiring in wirings:
+                stages = METHODS[name].stages(table, wiring)  # type: ignore[arg-type]
+                where = table if len(wirings) == 1 else f"{table}, {wiring}"
+                rows.append(f"| {where} | {METHODS[name].label} | {' | '.join(map(_stage, stages.values()))} |")
     return "\n".join(rows)
+
+
+def _stage(stage: Stage | Polish) -> str:
+    steps = stage.epochs * STEPS_PER_EPOCH
+    if not steps:
+        return ""
+    if isinstance(stage, Polish):
+        return f"{steps}"
+    betas = stage.options.get("betas")
+    return f"{steps} at {stage.lr:g}" + (f", betas {betas[0]:g} {betas[1]:g}" if betas else "")

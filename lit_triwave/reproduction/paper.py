@@ -25,7 +25,8 @@ class Function:
         domain: variable ↦ (lower, upper).
         wiring: of the constructed network that fits it.
         width: of the randomly started network that it is compared with.
-        random_points: number of random training points; None: 500 equally spaced ones, or ten for the sparse table.
+        random_points: number of random (Sobol) training points; None: 500 equally spaced ones, or ten in the sparse
+            table.
     """
 
     label: str
@@ -49,7 +50,7 @@ FUNCTIONS = {
         {"x": (-1.0, 1.0), "y": (-1.0, 1.0)},
         wiring="composition",
         width=8,
-        random_points=3000,
+        random_points=500,
     ),
 }
 CONVEX = ("x3", "x11", "sin", "tanh3x")

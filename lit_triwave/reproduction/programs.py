@@ -14,12 +14,14 @@ from lightning.pytorch import Callback, Trainer
 from datamodules import FunctionDataModule
 from datamodules.regression import side_by_side
 from lit_triwave.metrics import dead
-from lit_triwave.reproduction.methods import METHODS, STEPS_PER_EPOCH, epochs, new_module
+from lit_triwave.reproduction.methods import METHODS, STEPS_PER_EPOCH, new_module
 from lit_triwave.reproduction.paper import DEPTH, DEPTHS, FUNCTIONS, Table
 
 CHUNK = 120
 """Seeds of each function in one program; more are trained in chunks of so many, which bounds the memory: the Jacobian
 of four functions takes 180 MB."""
+DEPTHS_SEEDS = 10
+"""Most seeds at each depth of the study by depth, whose ten programs would else take longer than the tables."""
 
 
 @dataclass(frozen=True)
@@ -53,19 +55,24 @@ class Program:
         return ".".join([self.table, self.method, "-".join(self.columns), str(self.chunk)])
 
     @property
-    def steps(self) -> int:
-        """Optimizer steps."""
-        method = METHODS[self.method]
-        stages = (method.pretrain_steps, method.train_steps, method.polish_steps)
-        return STEPS_PER_EPOCH * sum(epochs(steps) for steps in stages)
+    def points(self) -> int | None:
+        """Training points; None for the regime's default.
+
+        The polish comes close to an exact fit, for which a function of two variables needs more of them, and a deep
+        network some for each of its pieces.
+        """
+        if self.table == "depths":
+            return int(max(500, 4 * 2**self.depth))
+        random = FUNCTIONS[self.functions[0]].random_points
+        return 6 * random if random and self.method == "polish" else random
 
     @property
     def cost(self) -> float:
         """Expected work, for a progress bar: steps times samples; one of the polish costs as much as 20 others."""
-        method = METHODS[self.method]
-        points = 10 if self.table == "sparse" else FUNCTIONS[self.functions[0]].random_points or 500
-        networks = self.seeds * len(self.functions)
-        return (method.pretrain_steps + method.train_steps + 20 * method.polish_steps) * (50 * 50 + points * networks)
+        stages = METHODS[self.method].stages(self.table, FUNCTIONS[self.functions[0]].wiring)
+        steps = sum(stage.epochs * (20 if name == "polish" else 1) for name, stage in stages.items())
+        samples = (self.points or (10 if self.table == "sparse" else 500)) * self.seeds * len(self.functions)
+        return float(steps * (2500 + samples))
 
 
 def programs(functions: dict[Table, list[str]], methods: dict[Table, list[str]], seeds: int) -> list[Program]:
@@ -74,11 +81,12 @@ def programs(functions: dict[Table, list[str]], methods: dict[Table, list[str]],
     Args:
         functions: table ↦ functions.
         methods: table ↦ methods.
-        seeds: of each cell.
+        seeds: of each cell; at most `DEPTHS_SEEDS` in the study by depth.
     """
-    chunks = [min(CHUNK, seeds - first) for first in range(0, seeds, CHUNK)]
     found = []
     for table, names in functions.items():
+        count = min(seeds, DEPTHS_SEEDS) if table == "depths" else seeds
+        chunks = [min(CHUNK, count - first) for first in range(0, count, CHUNK)]
         # Only functions of one variable on one domain and with one wiring fit into one program.
         groups = [(name,) for name in names] if table == "nonconvex" else [tuple(names)]
         for method in methods[table]:
@@ -98,8 +106,9 @@ def new_data(program: Program) -> Any:
                 function.expression,
                 function.domain,
                 regime="sparse" if program.table == "sparse" else "dense",
-                points=function.random_points,
-                sampling="random" if function.random_points else "equally_spaced",
+                points=program.points,
+                sampling="sobol" if function.random_points else "equally_spaced",
+                test_sampling="random" if function.random_points else "regular",
             )
         )
     return side_by_side(parts, repeats=STEPS_PER_EPOCH)
@@ -118,12 +127,12 @@ def free_knot_mse(function: str, depth: int) -> float | None:
 class _Steps(Callback):
     """Tells what share of its steps a program has taken since it last told."""
 
-    def __init__(self, program: Program, tell: Callable[[float], None]) -> None:
-        self.share = 1 / program.steps
+    def __init__(self, steps: int, tell: Callable[[float], None]) -> None:
+        self.steps = steps
         self.tell = tell
 
     def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
-        self.tell(self.share)
+        self.tell(1 / self.steps)
 
 
 def train(program: Program, tell: Callable[[float], None] = lambda share: None) -> dict[str, Any]:
@@ -140,11 +149,11 @@ def train(program: Program, tell: Callable[[float], None] = lambda share: None) 
     started = time.monotonic()
     method, function = METHODS[program.method], FUNCTIONS[program.functions[0]]
     data, targets = new_data(program), len(program.functions)
-    module = new_module(method, function, data, program.depth, program.seeds, targets)
+    module = new_module(program.table, method, function, data, program.depth, program.seeds, targets)
     # Every function gets the same starts, so a cell does not depend on which others are run beside it.
     torch.manual_seed(program.chunk)
     one_data = new_data(replace(program, functions=program.functions[:1]))
-    starts = new_module(method, function, one_data, program.depth, program.seeds, 1).network
+    starts = new_module(program.table, method, function, one_data, program.depth, program.seeds, 1).network
     with torch.no_grad():
         for parameter, start in zip(module.network.parameters(), starts.parameters(), strict=True):
             parameter.copy_(torch.cat([start] * targets))
@@ -153,7 +162,7 @@ def train(program: Program, tell: Callable[[float], None] = lambda share: None) 
         devices=1,
         precision="64-true",
         max_epochs=-1,
-        callbacks=[_Steps(program, tell)],
+        callbacks=[_Steps(module.total_epochs * STEPS_PER_EPOCH, tell)],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -171,6 +180,6 @@ def train(program: Program, tell: Callable[[float], None] = lambda share: None) 
     for t, column in enumerate(program.columns):
         mine = slice(t * program.seeds, (t + 1) * program.seeds)
         cells[column] = {"mse": module.test_results["test/mse"][mine].tolist(), "dead": constant[mine].tolist()}
-        if method.pretrain_steps:
+        if method.pretrained:
             cells[column]["regions"] = module.pretrain_regions[mine].tolist()
     return {"seconds": time.monotonic() - started, "cells": cells}
