@@ -44,8 +44,15 @@ from lit_triwave.runs import (
 )
 from lit_triwave.stages import Polish, Stage
 
-LINKS = {"data.domain": "domain", "data.target_range": "target_range", "data.curvature": "data_curvature"}
-"""What a module learns from its data: attribute of the data ↦ argument of the module."""
+LINKS = {
+    "data.domain": "domain",
+    "data.target_range": "target_range",
+    "data.curvature": "data_curvature",
+    "data.num_classes": "num_classes",
+    "data.image_shape": "image_shape",
+}
+"""What a module learns from its data: attribute of the data ↦ argument of the module. jsonargparse leaves out the links
+whose ends the chosen classes do not have."""
 
 QUIET = (
     # `main(args)` is called from Python by tests and notebooks, whose own command line is not ours.
@@ -140,11 +147,7 @@ class TriwaveCLI(LightningCLI):
             self.interruption = Interruption()
             self.interruption.install()
             callbacks += [self.interruption, StageCheckpoint(self.run.checkpoint_every)]
-        if isinstance(self.model, FunctionRegressor):
-            history = SeedHistory()
-            summary = RegressionSummary(self.run.folder, config.seed_everything, self.started)
-            callbacks += [history, summary, RegressionFigures(self.run.folder, history)]
-            callbacks += [PredictionCSV(self.run.folder / "predictions.csv")] if self.subcommand == "predict" else []
+        callbacks += self._reporting(config.seed_everything)
         if config.trainer.enable_progress_bar is not False:
             callbacks.append(StageProgress())
         self.trainer_defaults["callbacks"] = callbacks
@@ -157,6 +160,16 @@ class TriwaveCLI(LightningCLI):
             if self.subcommand == "fit" and config.trainer.logger in (None, True):
                 kwargs["logger"] = self._loggers()
             return super().instantiate_trainer(**kwargs)
+
+    def _reporting(self, seed: int) -> list[Callback]:
+        """What writes summary, figures and predictions of the model's kind into the run folder."""
+        folder, predicts = self.run.folder, self.subcommand == "predict"
+        if isinstance(self.model, FunctionRegressor):
+            history = SeedHistory()
+            summary = RegressionSummary(folder, seed, self.started)
+            written: list[Callback] = [PredictionCSV(folder / "predictions.csv")] if predicts else []
+            return [history, summary, RegressionFigures(folder, history), *written]
+        return []
 
     @contextmanager
     def _leave_nothing_half_written(self) -> Iterator[None]:

@@ -50,3 +50,22 @@ def regression_metrics(replicas: int, prefix: str) -> MetricCollection:
         compute_groups=False,
     )
     return metrics.set_dtype(torch.float64)
+
+
+def classification_metrics(num_classes: int, prefix: str) -> MetricCollection:
+    """Share of images whose class is the first, or among the first five, and the expected calibration error.
+
+    The calibration error is the mean distance, over 15 bins of confidence weighted by their images, between the
+    confidence of the first class and the share of images for which it is right.
+    """
+    from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError
+
+    return MetricCollection(
+        {
+            "accuracy": MulticlassAccuracy(num_classes, average="micro"),
+            "top5_accuracy": MulticlassAccuracy(num_classes, top_k=min(5, num_classes), average="micro"),
+            "calibration_error": MulticlassCalibrationError(num_classes, n_bins=15),
+        },
+        prefix=prefix,
+        compute_groups=False,
+    )

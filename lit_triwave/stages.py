@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 Schedule = Literal["constant", "cosine"]
+Parameters = Iterable[nn.Parameter] | Iterable[dict[str, Any]]
 
 
 @dataclass
@@ -53,12 +54,13 @@ class Stage:
             raise ValueError(f"optimizer {self.optimizer!r}: the name of a class in torch.optim, such as Adam or SGD")
         self.configure([nn.Parameter(torch.zeros(1))], steps=1)  # refuses bad options now, not when the stage begins
 
-    def configure(self, parameters: Iterable[nn.Parameter], steps: int) -> tuple[Optimizer, LambdaLR | None]:
+    def configure(self, parameters: Parameters, steps: int, begun: int = 0) -> tuple[Optimizer, LambdaLR | None]:
         """The stage's optimizer, and its schedule in optimizer steps.
 
         Args:
-            parameters: to be trained.
-            steps: optimizer steps of the whole stage.
+            parameters: to be trained, or groups of them as `torch.optim` takes them.
+            steps: optimizer steps that the schedule spans: those of the whole stage, or of the whole run.
+            begun: how many of them lie before this stage.
 
         Raises:
             ValueError: for options that the optimizer refuses.
@@ -67,7 +69,7 @@ class Stage:
             optimizer = getattr(torch.optim, self.optimizer)(parameters, lr=self.lr, **self.options)
         except (TypeError, ValueError, RuntimeError) as error:
             raise ValueError(f"options {self.options} do not suit torch.optim.{self.optimizer}: {error}") from error
-        return optimizer, LambdaLR(optimizer, lambda step: self.factor(step / max(1, steps)))
+        return optimizer, LambdaLR(optimizer, lambda step: self.factor((begun + step) / max(1, steps)))
 
     def factor(self, progress: float) -> float:
         """Learning rate as a share of `lr`, at a share `progress` of the stage."""
@@ -108,7 +110,7 @@ class Polish:
             raise ValueError(f"polish.chunk {self.chunk}: at least 1")
         self.configure([nn.Parameter(torch.zeros(1, 1))], steps=1)
 
-    def configure(self, parameters: Iterable[nn.Parameter], steps: int) -> tuple[Optimizer, LambdaLR | None]:
+    def configure(self, parameters: Parameters, steps: int, begun: int = 0) -> tuple[Optimizer, LambdaLR | None]:
         """The optimizer; it has no schedule.
 
         Raises:
