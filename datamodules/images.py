@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -184,7 +185,9 @@ class ImageDataModule(LightningDataModule):
         from torchdata.stateful_dataloader import StatefulDataLoader
 
         sampler = self._batches(size, self.batch_size, training=True)
-        loader = StatefulDataLoader(images, batch_size=None, sampler=sampler, **self._options(workers))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "'set_vital' is deprecated")  # torchdata 0.11 under PyTorch 2.15
+            loader = StatefulDataLoader(images, batch_size=None, sampler=sampler, **self._options(workers))
         state, self._resume = self._resume, {}
         if state:
             sampler.epoch = state["epoch"]

@@ -12,7 +12,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-Schedule = Literal["constant", "cosine"]
+Schedule = Literal["constant", "cosine", "step"]
 Parameters = Iterable[nn.Parameter] | Iterable[dict[str, Any]]
 
 
@@ -25,7 +25,8 @@ class Stage:
         lr: highest learning rate, > 0.
         optimizer: name of any class in `torch.optim`.
         options: further arguments of that class.
-        schedule: `"cosine"`: falls to zero over the stage; `"constant"`.
+        schedule: `"cosine"`: falls to zero over the stage; `"step"`: to a tenth after each third of it, as in
+            torchvision's reference recipe (epochs 30 and 60 of 90); `"constant"`.
         warmup: share of the stage, 0 to 1, over which the learning rate rises linearly from zero. Constructed weights
             start near a good fit, and Adam's first steps, made before it knows the gradients' sizes, would spoil it.
 
@@ -76,7 +77,11 @@ class Stage:
         rise = min(1.0, progress / self.warmup) if self.warmup else 1.0
         # Never exactly zero: the first step of a warm-up should move, however little.
         rise = max(rise, 1e-3)
-        return rise * (0.5 * (1 + math.cos(math.pi * min(progress, 1.0))) if self.schedule == "cosine" else 1.0)
+        if self.schedule == "cosine":
+            return rise * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+        if self.schedule == "step":
+            return rise * 0.1 ** min(2, math.floor(3 * progress + 1e-9))  # 1/3 + 1/3 + 1/3 may be less than 1
+        return rise
 
 
 @dataclass
