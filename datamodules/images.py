@@ -214,7 +214,14 @@ class ImageDataModule(LightningDataModule):
 
     def _options(self, workers: int) -> dict[str, Any]:
         pinned = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda" and workers > 0
-        return {"num_workers": workers, "persistent_workers": workers > 0, "pin_memory": pinned}
+        # A generator of its own: a loader draws a seed for its workers, which nothing here needs, from the global one.
+        generator = seeded_generator(self.seed, "workers")
+        return {
+            "num_workers": workers,
+            "persistent_workers": workers > 0,
+            "pin_memory": pinned,
+            "generator": generator,
+        }
 
     def worker_count(self) -> int:
         """Processes that load images for this device."""

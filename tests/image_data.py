@@ -23,7 +23,12 @@ def write_cifar10(root: Path, per_batch: int = 20, test: int = 30) -> dict[str, 
         labels = [i % 10 for i in range(size)]
         noise = generator.integers(0, 24, (size, 3072))
         data = (np.array(labels)[:, None] * 23 + noise).astype(np.uint8)
-        contents[name] = {"batch_label": name, "labels": labels, "data": data, "filenames": [f"{i}.png" for i in labels]}
+        contents[name] = {
+            "batch_label": name,
+            "labels": labels,
+            "data": data,
+            "filenames": [f"{i}.png" for i in labels],
+        }
     contents["batches.meta"] = {"label_names": CLASSES, "num_cases_per_batch": per_batch, "num_vis": 3072}
     for name, content in contents.items():
         (folder / name).write_bytes(pickle.dumps(content, protocol=2))

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-import json
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -100,11 +100,11 @@ def test_ranks_share_each_batch_without_repeats_and_evaluation_takes_every_image
     expected = [sorted(shard.indices.tolist()) for shard in one]
     assert len(expected) == 5
     train = shards(training=True)
-    assert [sorted(sum(parts, [])) for parts in zip(*train, strict=True)] == expected
+    assert [sorted(chain(*parts)) for parts in zip(*train, strict=True)] == expected
     assert {len(part) for rank in train for part in rank} == {8 // world_size}
     assert shards(training=True, epoch=1) != train
     evaluated = shards(training=False)
-    assert sorted(sum((part for rank in evaluated for part in rank), [])) == list(range(46))
+    assert sorted(chain(*(part for rank in evaluated for part in rank))) == list(range(46))
     assert all(part for rank in evaluated for part in rank)  # none is left without images
 
 
