@@ -33,6 +33,10 @@ class StageSwitch(Callback):
       uninterrupted one does, at the start of the next epoch.
     """
 
+    def on_train_start(self, trainer: Trainer, pl_module: StagedModule) -> None:  # type: ignore[override]
+        # From a checkpoint of an epoch's last step, Lightning goes on with the next epoch, but without its start hook.
+        self.on_train_epoch_start(trainer, pl_module)
+
     def on_train_epoch_start(self, trainer: Trainer, pl_module: StagedModule) -> None:  # type: ignore[override]
         name = pl_module.stage_at(trainer.current_epoch)
         if name != pl_module.stage:
