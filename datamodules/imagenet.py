@@ -183,7 +183,7 @@ class ImageNetDataModule(ImageDataModule):
             split, what = ("train", "replaced by others") if trainer.training else ("val", "left out")
             where = f"epoch {trainer.current_epoch}: " if trainer.state.fn == "fit" else ""
             some = f", such as {listed(names)}" if names else ""
-            print(f"{where}{count} corrupt images in {split}/ {what}{some}", file=sys.stderr, flush=True)
+            print(f"{where}{count} corrupt in {split}/, {what}{some}", file=sys.stderr, flush=True)
 
 
 def class_names(root: Path, folders: list[str]) -> list[str]:
