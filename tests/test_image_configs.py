@@ -153,7 +153,7 @@ def test_a_missing_folder_is_one_line_and_leaves_no_run(config: str, says: str, 
 
 def test_two_ddp_processes_train_on_images_as_one(tmp_path: Path, capsys: Any) -> None:
     config = "configs/baselines/imagenet_vgg16.yaml"
-    # Without batch norm, whose statistics are a rank's own on CPUs; evaluated in batches that do not divide by the ranks.
+    # Without batch norm, whose statistics are a rank's own on CPUs; evaluated in batches of an odd number.
     options = [*imagenet(tmp_path / "data"), "--data.eval_batch_size", "7", "--data.skip_corrupt", "true"]
     options += ["--model.backbone", "none", "--model.head", "dense", "--model.width", "8", "--model.train.epochs", "2"]
     options += ["--run.root", str(tmp_path / "runs"), "--run.experiment", "e"]
