@@ -143,6 +143,67 @@ def agreement_figure(target: Tensor, prediction: Tensor, title: str) -> Figure:
     return figure
 
 
+def learning_figure(rows: Sequence[Mapping[str, Any]], switch: int | None, title: str) -> Figure:
+    """Error and loss after each epoch.
+
+    Args:
+        rows: with `epoch`, and where known `train/loss`, `val/loss`, `val/accuracy`.
+        switch: epochs before the release of the weights, marked.
+        title: of the figure.
+    """
+    figure, (error, loss) = _figure(1, 2, (9.5, 3.8))
+    for ax, key, label, color in (
+        (error, "val/accuracy", "validation", BLUE),
+        (loss, "val/loss", "validation", BLUE),
+        (loss, "train/loss", "training, last step", GREY),
+    ):
+        points = [(row["epoch"], row[key]) for row in rows if key in row]
+        if points:
+            x, y = zip(*points, strict=True)
+            values = [100 * (1 - value) for value in y] if key == "val/accuracy" else y
+            ax.plot(x, values, "o-", color=color, markersize=3, linewidth=1.4, label=label)
+    for ax in (error, loss):
+        if switch is not None:
+            ax.axvline(switch, color=ORANGE, linewidth=1.0, linestyle="--", label="release of the weights")
+        ax.set_ylim(bottom=0)
+        ax.legend(frameon=False)
+    error.set(xlabel="epoch", ylabel="error / %", title=title)
+    loss.set(xlabel="epoch", ylabel="cross-entropy")
+    return figure
+
+
+def confusion_figure(counts: Tensor, names: Sequence[str], title: str) -> Figure:
+    """Confusion matrix, (true, predicted) counts; the diagonal is left pale so that the mistakes are seen."""
+    figure, (ax,) = _figure(size=(5.6, 5.2))
+    mistakes = counts.clone().fill_diagonal_(0)
+    ax.imshow(mistakes.numpy(), cmap="Oranges", vmin=0, vmax=max(1, int(mistakes.max())))
+    few = len(names) <= 20
+    if few:
+        for i, row in enumerate(counts.tolist()):
+            for j, count in enumerate(row):
+                if count:
+                    ax.text(j, i, str(count), ha="center", va="center", fontsize=8, color=GREY if i == j else "black")
+        ax.set_xticks(range(len(names)), names, rotation=0 if len(max(names, key=len)) < 3 else 60)
+        ax.set_yticks(range(len(names)), names)
+    ax.set(xlabel="predicted class", ylabel="true class", title=title)
+    ax.spines[["top", "right"]].set_visible(True)
+    return figure
+
+
+def subnetworks_figure(u: Tensor, curves: Tensor, numbers: Sequence[int], state: str) -> Figure:
+    """What single subnetworks compute on [0, 1]: u (points,), curves (points, subnetworks)."""
+    columns = 4
+    figure, axes = _figure(-(-len(numbers) // columns), columns, (9.0, 1.7 * -(-len(numbers) // columns)))
+    for ax, number, curve in zip(axes, numbers, curves.T, strict=False):
+        ax.plot(u, curve, color=BLUE, linewidth=1.2)
+        ax.set_title(f"subnetwork {number}", fontsize=8, color=GREY)
+        ax.tick_params(labelsize=7)
+    for ax in axes[len(numbers) :]:
+        ax.set_visible(False)
+    figure.suptitle(f"subnetworks over their squashed input ({state})")
+    return figure
+
+
 def _as_image(x: Tensor, values: Tensor) -> Tensor | None:
     """Values as (columns, rows) when the points are a full grid, first variable slowest, else None."""
     first, second = torch.unique(x[:, 0]), torch.unique(x[:, 1])

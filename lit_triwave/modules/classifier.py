@@ -248,9 +248,7 @@ class ImageClassifier(StagedModule):
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         logits = self._evaluate("test", batch, batch_idx)
         assert self.confusion is not None
-        self.confusion.index_put_(
-            (batch[1], logits.argmax(1)), torch.ones_like(batch[1]), accumulate=True
-        )
+        self.confusion.index_put_((batch[1], logits.argmax(1)), torch.ones_like(batch[1]), accumulate=True)
 
     def on_test_epoch_end(self) -> None:
         self.results = {name: float(value) for name, value in self._results("test").items()}
