@@ -11,9 +11,12 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from torch import nn
 
 from benchmarks.loop import main as measure
 from lit_triwave.cli import main
+from lit_triwave.modules import ImageClassifier
+from lit_triwave.stages import Stage
 from tests.conftest import REPOSITORY
 from tests.image_data import write_cifar10, write_imagenet
 from tests.test_resume import assert_identical, state
@@ -72,6 +75,18 @@ def test_every_shipped_image_config_runs_and_leaves_a_whole_run_folder(config: s
     summary = json.loads((run / "summary.json").read_text())
     assert 0 <= summary["test/accuracy"] <= summary["test/top5_accuracy"] <= 1
     assert summary["seed"] == 0
+
+
+def test_the_shipped_vgg_config_is_the_papers_network() -> None:
+    settings = yaml.safe_load((REPOSITORY / "configs/imagenet_vgg16.yaml").read_text())["model"]["init_args"]
+    stages = {name: Stage(**settings.pop(name)) for name in ("pretrain", "train")}
+    assert stages["pretrain"].epochs + stages["train"].epochs == 90
+    with torch.device("meta"):  # 123 million parameters, none of which is needed
+        model = ImageClassifier(**settings, **stages, num_classes=1000, image_shape=(3, 224, 224))
+    (bank,) = model.banks
+    assert (bank.shape, bank.depth) == ((1024,), 5)  # 1024 blocks of 4 in the 4096-wide layer
+    dense = {module.out_features for module in model.modules() if isinstance(module, nn.Linear)}
+    assert dense == {1024, 1000}  # the projection and the classes: no 4096-wide dense layer is left
 
 
 @pytest.mark.parametrize("overlay", ["one_node_8gpu", "multi_node"])
