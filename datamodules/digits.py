@@ -73,7 +73,8 @@ class DigitsDataModule(LightningDataModule):
         shift: training images are moved by up to so many pixels in both directions, 0 to 4.
         validation: training images set aside for validation, 0 to 1 000, equally many of each class.
         test_images: images held out, 10 to 1 000.
-        seed: of the splits, the shifts and the order, at least 0.
+        seed: of the shifts and the order, at least 0.
+        split_seed: of the splits.
 
     Attributes:
         num_classes: 10.
@@ -89,7 +90,13 @@ class DigitsDataModule(LightningDataModule):
     class_names = tuple("0123456789")
 
     def __init__(
-        self, batch_size: int = 64, shift: int = 0, validation: int = 0, test_images: int = 360, seed: int = 0
+        self,
+        batch_size: int = 64,
+        shift: int = 0,
+        validation: int = 0,
+        test_images: int = 360,
+        seed: int = 0,
+        split_seed: int = 0,
     ) -> None:
         super().__init__()
         check_batches(batch_size, seed)
@@ -102,12 +109,13 @@ class DigitsDataModule(LightningDataModule):
         self.validation = validation
         self.test_images = test_images
         self.seed = seed
+        self.split_seed = split_seed
 
     def setup(self, stage: str) -> None:
         if hasattr(self, "train_set"):
             return
         images, labels = load_digits()
-        order = stratified(labels, seeded_generator(self.seed, "split"))
+        order = stratified(labels, seeded_generator(self.split_seed, "split"))
         test, rest = order[: self.test_images], order[self.test_images :]
         val, train = rest[: self.validation], rest[self.validation :]
         if len(train) < self.batch_size:
@@ -182,7 +190,7 @@ def load_digits() -> Images:
 def stratified(labels: Tensor, source: torch.Generator) -> Tensor:
     """A random order of all samples in which every stretch has its share of each class, (n,) int64."""
     place = torch.empty(len(labels), dtype=torch.float64)
-    for label in labels.unique():
+    for label in range(int(labels.max()) + 1):
         members = (labels == label).nonzero()[:, 0]
         members = members[torch.randperm(len(members), generator=source)]
         # Spread evenly over [0, 1), with a random start.

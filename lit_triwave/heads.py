@@ -26,9 +26,9 @@ class BlockDiagonalLayers(nn.Module):
 
     Which squash: on the digits (small CNN, 20 epochs, 5 seeds, 360 validation images of the training part) `"normal"`
     reached 73.2 % after one epoch and 98.89 ± 0.28 % at the end, `"sigmoid"` 69.7 and 98.78 ± 0.32 %, `"hard"` 69.6 and
-    98.72 ± 0.54 %: hardly more than the spread, but in the order that one would expect. Batch-normalised values are roughly normal, so their distribution
-    function spreads them evenly over [0, 1]: every linear piece sees samples. And it is smooth: beyond ±2 standard
-    deviations, where `"hard"` has no gradient at all, 5 % of the samples still have some.
+    98.72 ± 0.54 %: hardly more than the spread, but in the order that one would expect. Batch-normalised values are
+    roughly normal, so their distribution function spreads them evenly over [0, 1]: every linear piece sees samples. And
+    it is smooth: beyond ±2 standard deviations, where `"hard"` has no gradient at all, 5 % of the samples have some.
 
     Args:
         in_features: features of a sample, ≥ 1.

@@ -102,7 +102,7 @@ class WideWaveSum(torch.autograd.Function):
         """See `wide_wave_sum`."""
         rise, fall = 1 / peaks, 1 / (1 - peaks)
         y, rows = torch.empty_like(x), max(1, CHUNK // x.shape[1])
-        for part, result in zip(x.split(rows), y.split(rows), strict=True):
+        for part, result in zip(torch.split(x, rows), torch.split(y, rows), strict=True):
             torch.addcmul(alpha, part, coefficients[0], out=result)
             waves = part.new_empty(2, *part.shape)
             wave = part
@@ -123,7 +123,7 @@ class WideWaveSum(torch.autograd.Function):
         )
         depth, rows = len(peaks), max(1, CHUNK // x.shape[1])
         waves, spare = x.new_empty(depth, rows, x.shape[1]), x.new_empty(rows, x.shape[1])
-        for part, dy, g in zip(x.split(rows), grad.split(rows), grad_x.split(rows), strict=True):
+        for part, dy, g in zip(*(torch.split(t, rows) for t in (x, grad, grad_x)), strict=True):
             tmp, w = spare[: len(part)], [part, *waves[:, : len(part)]]
             for i in range(depth):
                 _next_wave(w[i], rise[i], fall[i], w[i + 1], tmp)

@@ -163,12 +163,50 @@ def learning_figure(rows: Sequence[Mapping[str, Any]], switch: int | None, title
             values = [100 * (1 - value) for value in y] if key == "val/accuracy" else y
             ax.plot(x, values, "o-", color=color, markersize=3, linewidth=1.4, label=label)
     for ax in (error, loss):
+        ax.xaxis.get_major_locator().set_params(integer=True)
         if switch is not None:
             ax.axvline(switch, color=ORANGE, linewidth=1.0, linestyle="--", label="release of the weights")
         ax.set_ylim(bottom=0)
         ax.legend(frameon=False)
     error.set(xlabel="epoch", ylabel="error / %", title=title)
     loss.set(xlabel="epoch", ylabel="cross-entropy")
+    return figure
+
+
+def heads_figure(curves: Mapping[str, Tensor], first: str, title: str) -> Figure:
+    """Error after each epoch, mean and range over seeds, on a logarithmic axis; one panel for each kind of rival.
+
+    Args:
+        curves: head ↦ accuracy in %, (seeds, epochs).
+        first: the head that is shown in every panel.
+        title: of the figure.
+    """
+    panels: dict[str, list[str]] = {}
+    for name in curves:
+        if name != first:
+            panels.setdefault(name.removesuffix(" + batch norm"), []).append(name)
+    figure, axes = _figure(1, len(panels), (4.0 * len(panels), 4.0))
+    highest = max(float((100 - curve).mean(0).max()) for curve in curves.values())
+    for ax, (panel, names) in zip(axes, panels.items(), strict=True):
+        for name, color in zip([first, *names], (BLUE, ORANGE, GREY), strict=False):
+            error = (100 - curves[name]).clamp_min(0)
+            epochs = range(1, error.shape[1] + 1)
+            label = "batch norm" if name.endswith("batch norm") else "no batch norm"
+            ax.plot(
+                epochs, error.mean(0), color=color, linewidth=1.6, label=name if name == first else f"dense, {label}"
+            )
+            ax.fill_between(epochs, error.amin(0), error.amax(0), color=color, alpha=0.15, linewidth=0)
+        ax.set_yscale("symlog", linthresh=1)
+        ax.set_ylim(0, highest * 1.2)
+        ticks = [0, 0.5, 1, 2, 5, 10, 20, 50]
+        ax.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+        ax.set_ylim(0, highest * 1.2)
+        ax.minorticks_off()
+        ax.xaxis.get_major_locator().set_params(integer=True)
+        ax.set(xlabel="epoch", title=panel)
+        ax.legend(frameon=False)
+    axes[0].set_ylabel("error / %, mean and range over seeds")
+    figure.suptitle(title, fontsize=10)
     return figure
 
 

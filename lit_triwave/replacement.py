@@ -88,8 +88,8 @@ def replace_dense(
     """Replaces the hidden dense layers of a classifier, in place, by constructed subnetworks (METHOD section 4).
 
     The classifier is an `nn.Sequential` with at least two `nn.Linear`. Its hidden layers, all but the last
-    `nn.Linear`, become one `BlockDiagonalLayers`; dropout after them stays; the last layer is made anew, with `num_nets`
-    inputs.
+    `nn.Linear`, become one `BlockDiagonalLayers`; dropout after them stays; the last layer is made anew for
+    `num_nets` inputs.
     VGG-16's 25088 → 4096 → 4096 → 1000 becomes 25088 → 1024 subnetworks, 4096 wide → 1000.
 
     Args:

@@ -86,8 +86,8 @@ def wave_form(x: Tensor, peaks: Tensor, scales: Tensor, alpha: Tensor, beta: Ten
     coefficients = torch.cat([beta[..., None], sign[..., None] * scales], -1)
     flat = x.reshape(len(x), n)
     if n >= WIDE or torch.compiler.is_compiling():
-        by_net = (t.reshape(n, t.shape[-1]).T for t in (peaks, coefficients))
-        return wide_wave_sum(flat, *by_net, alpha.reshape(n)).reshape(x.shape)
+        first, second = (t.reshape(n, t.shape[-1]).T for t in (peaks, coefficients))
+        return wide_wave_sum(flat, first, second, alpha.reshape(n)).reshape(x.shape)
     # Samples last, so that each subnetwork's numbers are contiguous.
     result: Tensor = WaveSum.apply(  # type: ignore[no-untyped-call]
         flat.T.contiguous(),

@@ -104,7 +104,7 @@ class ImageClassifier(StagedModule):
                 raise ValueError(f"{name} {value}: at least 0")
         if head in ("dense", "original") and pretrain.epochs:
             raise ValueError(f"head {head!r} has no peaks to pretrain: set pretrain.epochs to 0")
-        self.network = build_network(
+        self.network: nn.Module = build_network(
             image_shape,
             num_classes,
             backbone=backbone,
@@ -126,8 +126,8 @@ class ImageClassifier(StagedModule):
         self.compiled = compile
         self.mixing = mixing(mixup, cutmix, num_classes)
         metrics = {name: classification_metrics(num_classes, f"{name}/") for name in ("val", "test")}
-        self.metrics = nn.ModuleDict(metrics)
-        self.losses = nn.ModuleDict({name: MeanMetric() for name in metrics})
+        self.metrics: Any = nn.ModuleDict(metrics)
+        self.losses: Any = nn.ModuleDict({name: MeanMetric() for name in metrics})
         self.results: dict[str, float] = {}
         self.confusion: Tensor | None = None
         self._unchecked: list[tuple[int, float]] = []  # (step, learning rate) since the loss was last looked at
@@ -147,7 +147,8 @@ class ImageClassifier(StagedModule):
 
     def parameter_groups(self) -> Parameters:
         """Two groups: weights of layers, and peaks, scales, norms and biases, which are not decayed."""
-        decayed, kept = [], []
+        decayed: list[nn.Parameter] = []
+        kept: list[nn.Parameter] = []
         for module in self.modules():
             for name, parameter in module.named_parameters(recurse=False):
                 decays = name.endswith("weight") and (parameter.ndim > 1 or isinstance(module, TriangleBank))
@@ -186,8 +187,8 @@ class ImageClassifier(StagedModule):
         """Raises TrainingDiverged, on all ranks, if a loss since the last call was not finite on any."""
         if not self._unchecked:
             return
-        bad = (~torch.stack(self._unchecked_losses).isfinite()).float()
-        bad = self.trainer.strategy.reduce(bad, reduce_op="sum").nonzero().flatten().tolist()
+        infinite: Any = (~torch.stack(self._unchecked_losses).isfinite()).float()
+        bad = self.trainer.strategy.reduce(infinite, reduce_op="sum").nonzero().flatten().tolist()
         steps = self._unchecked
         self._unchecked, self._unchecked_losses = [], []
         if bad:
