@@ -174,8 +174,10 @@ class ImageClassifier(StagedModule):
         self._unchecked.append((self.global_step, self.trainer.optimizers[0].param_groups[0]["lr"]))
         self._unchecked_losses.append(value)
         # Looking at a loss waits for the device: on a GPU only where Lightning does so anyway.
-        if self.device.type == "cpu" or self._is_logged(batch_idx) or len(self._unchecked) >= 50:
+        logged = self._is_logged(batch_idx)
+        if self.device.type == "cpu" or logged or len(self._unchecked) >= 50:
             self.check_losses()
+        if logged:  # `log` takes a millisecond, and the other steps' values would be written nowhere
             self.log("train/loss", value)
         return {"loss": loss}
 
@@ -224,7 +226,7 @@ class ImageClassifier(StagedModule):
         images, labels = batch
         if batch_idx == 0:
             self._check_labels(labels)
-        logits = self(images).float()
+        logits: Tensor = self(images).float()
         if len(labels):
             self.losses[name].update(functional.cross_entropy(logits, labels), len(labels))
             self.metrics[name].update(logits.softmax(1), labels)
