@@ -113,7 +113,8 @@ class Cells:
     def instantiate(self, head: str, seed: int) -> tuple[Trainer, ImageClassifier, LightningDataModule]:
         """Trainer, model and data of one run; the trainer brings an `EpochHistory`."""
         config = self.config.clone()
-        config.model.init_args.update(Namespace(self.heads[head]))
+        for key, value in self.heads[head].items():
+            config.model.init_args[key] = value
         for name in (
             "seed",
             "split_seed",
@@ -122,7 +123,8 @@ class Cells:
                 config.data.init_args[name] = seed
         quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "max_epochs": -1}
         quiet |= {"enable_model_summary": False, "num_sanity_val_steps": 0, "use_distributed_sampler": False}
-        config.trainer.update(Namespace(quiet | {"check_val_every_n_epoch": 1}))
+        for key, setting in (quiet | {"check_val_every_n_epoch": 1}).items():
+            config.trainer[key] = setting
         seed_everything(seed, verbose=False)
         made = self.parser.instantiate_classes(config)
         callbacks = [*(made.trainer.callbacks or []), EpochHistory()]

@@ -161,7 +161,8 @@ def compiled_blocks(x: Tensor, first: Tensor, hidden: Tensor, last: Tensor) -> T
     h = [(w[0] * x + w[1]).relu() for w in first]
     for layer in hidden:
         h = [_affine(w, h).relu() for w in layer]
-    return settled(_affine(last[0], h))
+    y: Tensor = settled(_affine(last[0], h))
+    return y
 
 
 def _affine(w: Tensor, h: list[Tensor]) -> Tensor:

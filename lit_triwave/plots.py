@@ -9,6 +9,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 BLUE, ORANGE, GREY = "#1f5fa8", "#d9622b", "#8a8f98"
@@ -163,7 +164,7 @@ def learning_figure(rows: Sequence[Mapping[str, Any]], switch: int | None, title
             values = [100 * (1 - value) for value in y] if key == "val/accuracy" else y
             ax.plot(x, values, "o-", color=color, markersize=3, linewidth=1.4, label=label)
     for ax in (error, loss):
-        ax.xaxis.get_major_locator().set_params(integer=True)
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         if switch is not None:
             ax.axvline(switch, color=ORANGE, linewidth=1.0, linestyle="--", label="release of the weights")
         ax.set_ylim(bottom=0)
@@ -202,7 +203,7 @@ def heads_figure(curves: Mapping[str, Tensor], first: str, title: str) -> Figure
         ax.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
         ax.set_ylim(0, highest * 1.2)
         ax.minorticks_off()
-        ax.xaxis.get_major_locator().set_params(integer=True)
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.set(xlabel="epoch", title=panel)
         ax.legend(frameon=False)
     axes[0].set_ylabel("error / %, mean and range over seeds")

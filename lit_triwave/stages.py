@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import nn
@@ -124,6 +124,8 @@ class Polish:
         from lit_triwave.optim import LevenbergMarquardt
 
         try:
-            return LevenbergMarquardt(parameters, exchange=self.exchange, seed=self.seed, **self.options), None
+            return LevenbergMarquardt(
+                cast(Iterable[nn.Parameter], parameters), exchange=self.exchange, seed=self.seed, **self.options
+            ), None
         except TypeError as error:
             raise ValueError(f"options {self.options} do not suit LevenbergMarquardt: {error}") from error

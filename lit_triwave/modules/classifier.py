@@ -158,9 +158,11 @@ class ImageClassifier(StagedModule):
     def on_fit_start(self) -> None:
         self.seed = torch.initial_seed()
 
-    def on_train_epoch_start(self) -> None:
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         # Dropout, mixup and cutmix go on after a resume as they would have without it; ranks draw different numbers.
-        torch.manual_seed(random.Random(f"{self.seed} {self.current_epoch} {self.global_rank}").getrandbits(63))
+        # Not once an epoch: Lightning's loaders draw from the same generator, in a resumed epoch at another moment.
+        purpose = f"{self.seed} {self.current_epoch} {batch_idx} {self.global_rank}"
+        torch.manual_seed(random.Random(purpose).getrandbits(63))
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         images, labels = batch
