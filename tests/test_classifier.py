@@ -65,7 +65,8 @@ def test_the_digits_are_learned_in_four_epochs_and_leave_a_whole_run_folder(digi
 def test_a_classifier_resumed_in_any_stage_ends_bit_identical(digits, kind: str) -> None:
     options = ["--model.release", kind, "--model.dropout", "0.2", "--data.shift", "1"]
     whole = digits("whole", *options)
-    for epochs in (1, 2, 3):  # in pretraining, at its last epoch, and after the first of training
+    # In pretraining, at its last epoch, and after the first of training.
+    for epochs in (1, 2, 3) if kind == "blocks" else (2,):
         run = digits(f"stopped{epochs}", *options, "--trainer.max_epochs", str(epochs))
         digits("", *options, "--ckpt_path", str(run / "checkpoints" / "last.ckpt"))
         assert_identical(state(whole), state(run))
