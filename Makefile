@@ -1,9 +1,10 @@
 # make setup: .venv with the pinned dependencies    make fit: the main job    make test: all tests    make lint
+# make fit-digits: the main job of classification
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup fit test lint lock
+.PHONY: setup fit fit-digits test lint lock
 
 setup: $(VENV)/.installed
 
@@ -19,6 +20,9 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 
 fit: setup
 	$(BIN)/python -m lit_triwave fit --config configs/x3_minus_x.yaml
+
+fit-digits: setup
+	$(BIN)/python -m lit_triwave fit --config configs/digits.yaml
 
 test: setup
 	$(BIN)/python -m pytest -n 2

@@ -1,7 +1,17 @@
 """Data for `lit_triwave`; knows nothing of the models."""
 
+from datamodules.cifar10 import CIFAR10DataModule
+from datamodules.digits import DigitsDataModule
 from datamodules.function import FunctionDataModule
+from datamodules.imagenet import ImageNetDataModule
 from datamodules.regression import RegressionDataModule
 from datamodules.table import TableDataModule
 
-__all__ = ["FunctionDataModule", "RegressionDataModule", "TableDataModule"]
+__all__ = [
+    "CIFAR10DataModule",
+    "DigitsDataModule",
+    "FunctionDataModule",
+    "ImageNetDataModule",
+    "RegressionDataModule",
+    "TableDataModule",
+]

@@ -6,31 +6,40 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lit_triwave.bank import TriangleBank
     from lit_triwave.baselines import DenseNetwork
+    from lit_triwave.heads import BlockDiagonalHead
+    from lit_triwave.modules.classifier import ImageClassifier
     from lit_triwave.modules.regressor import FunctionRegressor
     from lit_triwave.networks import TriangleNetwork
     from lit_triwave.regions import breakpoints, count_linear_regions
+    from lit_triwave.replacement import replace_dense
     from lit_triwave.stages import Stage
 
 __version__ = "0.1.0"
 
 _HOME = {
+    "BlockDiagonalHead": "heads",
     "DenseNetwork": "baselines",
     "FunctionRegressor": "modules.regressor",
+    "ImageClassifier": "modules.classifier",
     "Stage": "stages",
     "TriangleBank": "bank",
     "TriangleNetwork": "networks",
     "breakpoints": "regions",
     "count_linear_regions": "regions",
+    "replace_dense": "replacement",
 }
 
 __all__ = [
+    "BlockDiagonalHead",
     "DenseNetwork",
     "FunctionRegressor",
+    "ImageClassifier",
     "Stage",
     "TriangleBank",
     "TriangleNetwork",
     "breakpoints",
     "count_linear_regions",
+    "replace_dense",
 ]
 
 

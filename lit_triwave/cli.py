@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import sys
 import time
 import traceback
 from collections.abc import Sequence
+from importlib import import_module
 
 from lit_triwave import __version__
+from lit_triwave.quick_imports import without_scipy_signal
 
 HELP = """\
 usage: python -m lit_triwave COMMAND --config FILE [--KEY VALUE ...]
@@ -21,7 +22,8 @@ commands:
   validate  evaluate a checkpoint on the validation data
   test      evaluate a checkpoint on the test data; redraws the figures
   predict   write a checkpoint's predictions to predictions.csv
-  reproduce the paper's tables, and ours beside them; --table, --methods, --functions, --seeds, --polish, --out
+  reproduce      the paper's tables, and ours beside them
+  compare-heads  constructed and dense classifier heads from the same config, over many seeds
 
 Every field of a config can be given on the command line, for example
   python -m lit_triwave fit --config configs/x3_minus_x.yaml --model.depth 6 --model.replicas 10
@@ -34,8 +36,8 @@ validate, test and predict take the newest run of the config's experiment unless
 
 LIT_TRIWAVE_DEBUG=1 shows a traceback with an error."""
 
-COMMANDS = {"reproduce": "lit_triwave.reproduction"}
-"""This project's own commands: name ↦ module with `run(args, started)`. The others are Lightning's."""
+COMMANDS = {"compare-heads": "lit_triwave.comparison", "reproduce": "lit_triwave.reproduction"}
+"""This project's own commands: name ↦ module with `run(args, started) -> exit code`; all others are Lightning's."""
 
 INTERRUPTED = 130  # the shell's exit code for Ctrl-C
 
@@ -60,16 +62,15 @@ def main(args: Sequence[str] | None = None) -> int:
     try:
         # Imported here: torch and Lightning take seconds, and the help above needs neither.
         try:
-            own = COMMANDS.get(args[0])
-            run = importlib.import_module(own or "lit_triwave.lightning_cli").run
+            with without_scipy_signal():
+                run = import_module(COMMANDS.get(args[0], "lit_triwave.lightning_cli")).run
         except ModuleNotFoundError as error:
             print(
                 f"error: {error}: run `make setup` and use .venv/bin/python, or pip install lit_triwave",
                 file=sys.stderr,
             )
             return 1
-        code: int = run(args[1:] if own else args, started)
-        return code
+        return int(run(args[1:] if args[0] in COMMANDS else args, started))
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED

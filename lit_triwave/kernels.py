@@ -41,3 +41,129 @@ class WaveSum(torch.autograd.Function):
             grad_peaks[:, i] = -torch.linalg.vecdot(g, waves[i + 1])
             g = torch.addcmul(g, coefficients[:, i : i + 1], grad)
         return g, grad_peaks, torch.einsum("nb,inb->ni", grad, waves), grad.sum(1)
+
+
+WIDE = 512
+"""From so many subnetworks on, `WideWaveSum` is faster than `WaveSum`, which puts all samples of a subnetwork last."""
+CHUNK = 1 << 16
+"""Numbers of one intermediate that are worked on at a time, so that all of them stay in the processor's cache."""
+
+
+@torch.library.custom_op("lit_triwave::settled", mutates_args=())
+def settled(t: Tensor) -> Tensor:
+    """A contiguous copy that the compiler does not see through.
+
+    Otherwise it would compute what depends on the subnetwork alone (peaks from logits, say) once for every sample, and
+    read the weights in strides: four to eight times slower, forward and backward.
+    """
+    return t.clone(memory_format=torch.contiguous_format)
+
+
+@settled.register_fake
+def _(t: Tensor) -> Tensor:
+    return torch.empty_like(t, memory_format=torch.contiguous_format)
+
+
+settled.register_autograd(lambda ctx, grad: settled(grad))
+
+
+def wide_wave_sum(x: Tensor, peaks: Tensor, coefficients: Tensor, alpha: Tensor) -> Tensor:
+    """What `WaveSum` computes, for many subnetworks, samples first.
+
+    Args:
+        x: shape (batch, n).
+        peaks: shape (d, n).
+        coefficients: shape (d + 1, n).
+        alpha: shape (n,).
+
+    Returns:
+        Shape (batch, n).
+    """
+    if not torch.compiler.is_compiling():
+        y: Tensor = WideWaveSum.apply(x, peaks, coefficients, alpha)  # type: ignore[no-untyped-call]
+        return y
+    peaks = settled(peaks)
+    rise, fall, coefficients = settled(1 / peaks), settled(1 / (1 - peaks)), settled(coefficients)
+    y = alpha + coefficients[0] * x
+    for up, down, c in zip(rise, fall, coefficients[1:], strict=True):
+        x = torch.minimum(x * up, down - down * x)
+        y = y + c * x
+    return y
+
+
+class WideWaveSum(torch.autograd.Function):
+    """`wide_wave_sum` without a compiler: some rows at a time; the backward pass computes the waves again.
+
+    Nothing is transposed and only x is kept, which makes it 1.5 times faster than `WaveSum` for 1 024 subnetworks.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, peaks: Tensor, coefficients: Tensor, alpha: Tensor) -> Tensor:
+        """See `wide_wave_sum`."""
+        rise, fall = 1 / peaks, 1 / (1 - peaks)
+        y, rows = torch.empty_like(x), max(1, CHUNK // x.shape[1])
+        for part, result in zip(torch.split(x, rows), torch.split(y, rows), strict=True):
+            torch.addcmul(alpha, part, coefficients[0], out=result)
+            waves = part.new_empty(2, *part.shape)
+            wave = part
+            for i in range(len(peaks)):
+                wave = _next_wave(wave, rise[i], fall[i], *waves)
+                result.addcmul_(wave, coefficients[i + 1])
+        ctx.save_for_backward(x, peaks, rise, fall, coefficients)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # type: ignore[override]
+        x, peaks, rise, fall, coefficients = ctx.saved_tensors
+        grad_x, grad_peaks, grad_c = (
+            torch.empty_like(x),
+            torch.zeros_like(peaks),
+            torch.zeros_like(coefficients),
+        )
+        depth, rows = len(peaks), max(1, CHUNK // x.shape[1])
+        waves, spare = x.new_empty(depth, rows, x.shape[1]), x.new_empty(rows, x.shape[1])
+        for part, dy, g in zip(*(torch.split(t, rows) for t in (x, grad, grad_x)), strict=True):
+            tmp, w = spare[: len(part)], [part, *waves[:, : len(part)]]
+            for i in range(depth):
+                _next_wave(w[i], rise[i], fall[i], w[i + 1], tmp)
+            torch.mul(dy, coefficients[depth], out=g)
+            for i in range(depth - 1, -1, -1):
+                grad_c[i + 1] += torch.mul(dy, w[i + 1], out=tmp).sum(0)
+                g.mul_(torch.where(w[i] < peaks[i], rise[i], -fall[i]))
+                grad_peaks[i] -= torch.mul(g, w[i + 1], out=tmp).sum(0)
+                g.addcmul_(dy, coefficients[i])
+            grad_c[0] += torch.mul(dy, part, out=tmp).sum(0)
+        return grad_x, grad_peaks, grad_c, grad.sum(0)
+
+
+def _next_wave(x: Tensor, rise: Tensor, fall: Tensor, out: Tensor, tmp: Tensor) -> Tensor:
+    """min(x · rise, (1 − x) · fall) into `out`, which may be x itself."""
+    torch.addcmul(fall, x, fall, value=-1, out=tmp)
+    torch.mul(x, rise, out=out)
+    return torch.minimum(out, tmp, out=out)
+
+
+def compiled_blocks(x: Tensor, first: Tensor, hidden: Tensor, last: Tensor) -> Tensor:
+    """Many ReLU networks, four neurons wide, each matrix with its bias as the last column, for the compiler.
+
+    Args:
+        x: shape (n, batch).
+        first: shape (n, 4, 2).
+        hidden: shape (n, d − 1, 4, 5).
+        last: shape (n, 1, 5).
+
+    Returns:
+        Shape (n, batch).
+    """
+    first, hidden, last = (settled(t.movedim(0, -1))[..., None] for t in (first, hidden, last))
+    x = settled(x)
+    h = [(w[0] * x + w[1]).relu() for w in first]
+    for layer in hidden:
+        h = [_affine(w, h).relu() for w in layer]
+    y: Tensor = settled(_affine(last[0], h))
+    return y
+
+
+def _affine(w: Tensor, h: list[Tensor]) -> Tensor:
+    return w[4] + w[0] * h[0] + w[1] * h[1] + w[2] * h[2] + w[3] * h[3]

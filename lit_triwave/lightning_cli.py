@@ -20,18 +20,19 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule, Tr
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities import rank_zero_only
 
-from datamodules import FunctionDataModule, TableDataModule
+from datamodules import DigitsDataModule, FunctionDataModule, TableDataModule
 from lit_triwave.callbacks.checkpoint import AtomicCheckpointIO, StageCheckpoint
-from lit_triwave.callbacks.figures import RegressionFigures
-from lit_triwave.callbacks.history import SeedHistory
+from lit_triwave.callbacks.figures import ClassificationFigures, RegressionFigures
+from lit_triwave.callbacks.history import EpochHistory, SeedHistory
 from lit_triwave.callbacks.interruption import SIGNALS, Interruption
-from lit_triwave.callbacks.predictions import PredictionCSV
+from lit_triwave.callbacks.predictions import ClassCSV, PredictionCSV
 from lit_triwave.callbacks.progress import StageProgress
-from lit_triwave.callbacks.summary import RegressionSummary
+from lit_triwave.callbacks.summary import ClassificationSummary, RegressionSummary
 from lit_triwave.cli import INTERRUPTED
 from lit_triwave.errors import TrainingDiverged, TriwaveError
 from lit_triwave.loggers import finish_wandb, make_loggers, say
 from lit_triwave.messages import known_classes
+from lit_triwave.modules.classifier import ImageClassifier
 from lit_triwave.modules.regressor import FunctionRegressor
 from lit_triwave.networks import TriangleNetwork
 from lit_triwave.runs import (
@@ -44,8 +45,18 @@ from lit_triwave.runs import (
 )
 from lit_triwave.stages import Polish, Stage
 
-LINKS = {"data.domain": "domain", "data.target_range": "target_range", "data.curvature": "data_curvature"}
-"""What a module learns from its data: attribute of the data ↦ argument of the module."""
+LINKS = {
+    "data.domain": "domain",
+    "data.target_range": "target_range",
+    "data.curvature": "data_curvature",
+    "data.num_classes": "num_classes",
+    "data.image_shape": "image_shape",
+}
+"""What a module learns from its data: attribute of the data ↦ argument of the module. jsonargparse leaves out the links
+whose ends the chosen classes do not have."""
+
+MAY_DIFFER = ("pretrain", "train", "polish", "weights", "compile", "channels_last", "_class_path", "_instantiator")
+"""Hyperparameters that a resumed run may change."""
 
 QUIET = (
     # `main(args)` is called from Python by tests and notebooks, whose own command line is not ours.
@@ -63,6 +74,8 @@ QUIET = (
     ".*callbacks used to create the checkpoint need to be provided.*",
     # Predictions are written in the loader's order.
     ".*Couldn't infer the batch indices.*",
+    # No validation images were asked for.
+    ".*Total length of `list` across ranks is zero.*",
     # Lightning 2.6 asks PyTorch's pytree in a way that PyTorch has since deprecated.
     ".*LeafSpec.*is deprecated.*",
 )
@@ -140,11 +153,7 @@ class TriwaveCLI(LightningCLI):
             self.interruption = Interruption()
             self.interruption.install()
             callbacks += [self.interruption, StageCheckpoint(self.run.checkpoint_every)]
-        if isinstance(self.model, FunctionRegressor):
-            history = SeedHistory()
-            summary = RegressionSummary(self.run.folder, config.seed_everything, self.started)
-            callbacks += [history, summary, RegressionFigures(self.run.folder, history)]
-            callbacks += [PredictionCSV(self.run.folder / "predictions.csv")] if self.subcommand == "predict" else []
+        callbacks += self._reporting(config.seed_everything)
         if config.trainer.enable_progress_bar is not False:
             callbacks.append(StageProgress())
         self.trainer_defaults["callbacks"] = callbacks
@@ -157,6 +166,25 @@ class TriwaveCLI(LightningCLI):
             if self.subcommand == "fit" and config.trainer.logger in (None, True):
                 kwargs["logger"] = self._loggers()
             return super().instantiate_trainer(**kwargs)
+
+    def _reporting(self, seed: int) -> list[Callback]:
+        """What writes summary, figures and predictions of the model's kind into the run folder."""
+        folder, predicts = self.run.folder, self.subcommand == "predict"
+        if isinstance(self.model, FunctionRegressor):
+            history = SeedHistory()
+            summary = RegressionSummary(folder, seed, self.started)
+            written: list[Callback] = [PredictionCSV(folder / "predictions.csv")] if predicts else []
+            return [history, summary, RegressionFigures(folder, history), *written]
+        if isinstance(self.model, ImageClassifier):
+            epochs = EpochHistory()
+            rows: list[Callback] = [ClassCSV(folder / "predictions.csv")] if predicts else []
+            return [
+                epochs,
+                ClassificationSummary(folder, seed, self.started),
+                ClassificationFigures(folder, epochs),
+                *rows,
+            ]
+        return []
 
     @contextmanager
     def _leave_nothing_half_written(self) -> Iterator[None]:
@@ -243,9 +271,7 @@ def check_same_model(checkpoint: dict[str, Any], model: LightningModule) -> None
     differing = [
         f"{name} is {saved[name]!r} there and {value!r} here"
         for name, value in plain(dict(model.hparams)).items()
-        if name not in ("pretrain", "train", "polish", "_class_path", "_instantiator")
-        and name in saved
-        and plain(saved[name]) != value
+        if name not in MAY_DIFFER and name in saved and plain(saved[name]) != value
     ]
     if differing:
         raise TriwaveError(f"the checkpoint is of another model: {'; '.join(differing)}")
@@ -274,7 +300,16 @@ def run(args: Sequence[str], started: float) -> int:
         cli = TriwaveCLI(
             started,
             parser_class=known_classes(
-                FunctionRegressor, FunctionDataModule, TableDataModule, TriangleNetwork, Stage, Polish, Run, Trainer
+                FunctionRegressor,
+                ImageClassifier,
+                FunctionDataModule,
+                TableDataModule,
+                DigitsDataModule,
+                TriangleNetwork,
+                Stage,
+                Polish,
+                Run,
+                Trainer,
             ),
             subclass_mode_model=True,
             subclass_mode_data=True,

@@ -14,6 +14,7 @@ from lit_triwave.errors import TriwaveError
 
 # How jsonargparse wraps the one line that matters when an argument may be of several types.
 LONGEST = 350  # characters of a line; torch lists every tensor of a checkpoint that does not fit
+WORKER = "in DataLoader worker process"
 WRAPPING = ("Does not validate against", "Subtypes:", "Errors:", "Expected a <class 'NoneType'>", "Given value")
 
 
@@ -65,6 +66,8 @@ def one_line(error: BaseException) -> str:
     while text.startswith(WRAPPING[0]) and error.__cause__ is not None:
         error = error.__cause__  # what a constructor raised, before jsonargparse wrapped it
         text = str(error)
+    if WORKER in text:  # what a worker process raised comes with its traceback; the last line says what
+        text = text.rstrip().splitlines()[-1].partition(": ")[2]
     if isinstance(error, OSError) and error.filename:
         return f"{error.filename}: {error.strerror}"
     text = " ".join(condense(text).split())

@@ -61,3 +61,22 @@ def dead(outputs: Tensor) -> Tensor:
     """Which networks have died: (replicas,) bool, whether the outputs (batch, replicas) are the same for all inputs."""
     constant: Tensor = outputs.amax(0) - outputs.amin(0) <= 1e-12 * outputs.abs().amax(0)
     return constant
+
+
+def classification_metrics(num_classes: int, prefix: str) -> MetricCollection:
+    """Share of images whose class is the first, or among the first five, and the expected calibration error.
+
+    The calibration error is the mean distance, over 15 bins of confidence weighted by their images, between the
+    confidence of the first class and the share of images for which it is right.
+    """
+    from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError
+
+    return MetricCollection(
+        {
+            "accuracy": MulticlassAccuracy(num_classes, average="micro"),
+            "top5_accuracy": MulticlassAccuracy(num_classes, top_k=min(5, num_classes), average="micro"),
+            "calibration_error": MulticlassCalibrationError(num_classes, n_bins=15),
+        },
+        prefix=prefix,
+        compute_groups=False,
+    )

@@ -9,6 +9,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 BLUE, ORANGE, GREY = "#1f5fa8", "#d9622b", "#8a8f98"
@@ -144,6 +145,105 @@ def agreement_figure(target: Tensor, prediction: Tensor, title: str) -> Figure:
     ax.plot(ends, ends, color=GREY, linewidth=1)
     ax.scatter(target, prediction, s=4, color=BLUE, alpha=0.5, linewidths=0)
     ax.set(xlabel="target", ylabel="network", title=title)
+    return figure
+
+
+def learning_figure(rows: Sequence[Mapping[str, Any]], switch: int | None, title: str) -> Figure:
+    """Error and loss after each epoch.
+
+    Args:
+        rows: with `epoch`, and where known `train/loss`, `val/loss`, `val/accuracy`.
+        switch: epochs before the release of the weights, marked.
+        title: of the figure.
+    """
+    figure, (error, loss) = new_figure(1, 2, (9.5, 3.8))
+    for ax, key, label, color in (
+        (error, "val/accuracy", "validation", BLUE),
+        (loss, "val/loss", "validation", BLUE),
+        (loss, "train/loss", "training, last step", GREY),
+    ):
+        points = [(row["epoch"], row[key]) for row in rows if key in row]
+        if points:
+            x, y = zip(*points, strict=True)
+            values = [100 * (1 - value) for value in y] if key == "val/accuracy" else y
+            ax.plot(x, values, "o-", color=color, markersize=3, linewidth=1.4, label=label)
+    for ax in (error, loss):
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        if switch is not None:
+            ax.axvline(switch, color=ORANGE, linewidth=1.0, linestyle="--", label="release of the weights")
+        ax.set_ylim(bottom=0)
+        ax.legend(frameon=False)
+    error.set(xlabel="epoch", ylabel="error / %", title=title)
+    loss.set(xlabel="epoch", ylabel="cross-entropy")
+    return figure
+
+
+def heads_figure(curves: Mapping[str, Tensor], first: str, title: str) -> Figure:
+    """Error after each epoch, mean and range over seeds, on a logarithmic axis; one panel for each kind of rival.
+
+    Args:
+        curves: head ↦ accuracy in %, (seeds, epochs).
+        first: the head that is shown in every panel.
+        title: of the figure.
+    """
+    panels: dict[str, list[str]] = {}
+    for name in curves:
+        if name != first:
+            panels.setdefault(name.removesuffix(" + batch norm"), []).append(name)
+    figure, axes = new_figure(1, len(panels), (4.0 * len(panels), 4.0))
+    highest = max(float((100 - curve).mean(0).max()) for curve in curves.values())
+    for ax, (panel, names) in zip(axes, panels.items(), strict=True):
+        for name, color in zip([first, *names], (BLUE, ORANGE, GREY), strict=False):
+            error = (100 - curves[name]).clamp_min(0)
+            epochs = range(1, error.shape[1] + 1)
+            label = "batch norm" if name.endswith("batch norm") else "no batch norm"
+            ax.plot(
+                epochs, error.mean(0), color=color, linewidth=1.6, label=name if name == first else f"dense, {label}"
+            )
+            ax.fill_between(epochs, error.amin(0), error.amax(0), color=color, alpha=0.15, linewidth=0)
+        ax.set_yscale("symlog", linthresh=1)
+        ax.set_ylim(0, highest * 1.2)
+        ticks = [0, 0.5, 1, 2, 5, 10, 20, 50]
+        ax.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+        ax.set_ylim(0, highest * 1.2)
+        ax.minorticks_off()
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        ax.set(xlabel="epoch", title=panel)
+        ax.legend(frameon=False)
+    axes[0].set_ylabel("error / %, mean and range over seeds")
+    figure.suptitle(title, fontsize=10)
+    return figure
+
+
+def confusion_figure(counts: Tensor, names: Sequence[str], title: str) -> Figure:
+    """Confusion matrix, (true, predicted) counts; the diagonal is left pale so that the mistakes are seen."""
+    figure, (ax,) = new_figure(size=(5.6, 5.2))
+    mistakes = counts.clone().fill_diagonal_(0)
+    ax.imshow(mistakes.numpy(), cmap="Oranges", vmin=0, vmax=max(1, int(mistakes.max())))
+    few = len(names) <= 20
+    if few:
+        for i, row in enumerate(counts.tolist()):
+            for j, count in enumerate(row):
+                if count:
+                    ax.text(j, i, str(count), ha="center", va="center", fontsize=8, color=GREY if i == j else "black")
+        ax.set_xticks(range(len(names)), names, rotation=0 if len(max(names, key=len)) < 3 else 60)
+        ax.set_yticks(range(len(names)), names)
+    ax.set(xlabel="predicted class", ylabel="true class", title=title)
+    ax.spines[["top", "right"]].set_visible(True)
+    return figure
+
+
+def subnetworks_figure(u: Tensor, curves: Tensor, numbers: Sequence[int], state: str) -> Figure:
+    """What single subnetworks compute on [0, 1]: u (points,), curves (points, subnetworks)."""
+    columns = 4
+    figure, axes = new_figure(-(-len(numbers) // columns), columns, (9.0, 1.7 * -(-len(numbers) // columns)))
+    for ax, number, curve in zip(axes, numbers, curves.T, strict=False):
+        ax.plot(u, curve, color=BLUE, linewidth=1.2)
+        ax.set_title(f"subnetwork {number}", fontsize=8, color=GREY)
+        ax.tick_params(labelsize=7)
+    for ax in axes[len(numbers) :]:
+        ax.set_visible(False)
+    figure.suptitle(f"subnetworks over their squashed input ({state})")
     return figure
 
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-Schedule = Literal["constant", "cosine"]
+Schedule = Literal["constant", "cosine", "step"]
+Parameters = Iterable[nn.Parameter] | Iterable[dict[str, Any]]
 
 
 @dataclass
@@ -24,7 +25,8 @@ class Stage:
         lr: highest learning rate, > 0.
         optimizer: name of any class in `torch.optim`.
         options: further arguments of that class.
-        schedule: `"cosine"`: falls to zero over the stage; `"constant"`.
+        schedule: `"cosine"`: falls to zero over the stage; `"step"`: to a tenth after each third of it, as in
+            torchvision's reference recipe (epochs 30 and 60 of 90); `"constant"`.
         warmup: share of the stage, 0 to 1, over which the learning rate rises linearly from zero. Constructed weights
             start near a good fit, and Adam's first steps, made before it knows the gradients' sizes, would spoil it.
 
@@ -53,12 +55,13 @@ class Stage:
             raise ValueError(f"optimizer {self.optimizer!r}: the name of a class in torch.optim, such as Adam or SGD")
         self.configure([nn.Parameter(torch.zeros(1))], steps=1)  # refuses bad options now, not when the stage begins
 
-    def configure(self, parameters: Iterable[nn.Parameter], steps: int) -> tuple[Optimizer, LambdaLR | None]:
+    def configure(self, parameters: Parameters, steps: int, begun: int = 0) -> tuple[Optimizer, LambdaLR | None]:
         """The stage's optimizer, and its schedule in optimizer steps.
 
         Args:
-            parameters: to be trained.
-            steps: optimizer steps of the whole stage.
+            parameters: to be trained, or groups of them as `torch.optim` takes them.
+            steps: optimizer steps that the schedule spans: those of the whole stage, or of the whole run.
+            begun: how many of them lie before this stage.
 
         Raises:
             ValueError: for options that the optimizer refuses.
@@ -67,14 +70,18 @@ class Stage:
             optimizer = getattr(torch.optim, self.optimizer)(parameters, lr=self.lr, **self.options)
         except (TypeError, ValueError, RuntimeError) as error:
             raise ValueError(f"options {self.options} do not suit torch.optim.{self.optimizer}: {error}") from error
-        return optimizer, LambdaLR(optimizer, lambda step: self.factor(step / max(1, steps)))
+        return optimizer, LambdaLR(optimizer, lambda step: self.factor((begun + step) / max(1, steps)))
 
     def factor(self, progress: float) -> float:
         """Learning rate as a share of `lr`, at a share `progress` of the stage."""
         rise = min(1.0, progress / self.warmup) if self.warmup else 1.0
         # Never exactly zero: the first step of a warm-up should move, however little.
         rise = max(rise, 1e-3)
-        return rise * (0.5 * (1 + math.cos(math.pi * min(progress, 1.0))) if self.schedule == "cosine" else 1.0)
+        if self.schedule == "cosine":
+            return rise * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+        if self.schedule == "step":
+            return rise * 0.1 ** min(2, math.floor(3 * progress + 1e-9))  # 1/3 + 1/3 + 1/3 may be less than 1
+        return rise
 
 
 @dataclass
@@ -110,7 +117,7 @@ class Polish:
         replicas = groups if isinstance(groups, int) and groups > 0 else 1  # of which the groups are made
         self.configure([nn.Parameter(torch.zeros(replicas, 1))], steps=1)
 
-    def configure(self, parameters: Iterable[nn.Parameter], steps: int) -> tuple[Optimizer, LambdaLR | None]:
+    def configure(self, parameters: Parameters, steps: int, begun: int = 0) -> tuple[Optimizer, LambdaLR | None]:
         """The optimizer; it has no schedule.
 
         Raises:
@@ -119,6 +126,8 @@ class Polish:
         from lit_triwave.optim import LevenbergMarquardt
 
         try:
-            return LevenbergMarquardt(parameters, exchange=self.exchange, seed=self.seed, **self.options), None
+            return LevenbergMarquardt(
+                cast(Iterable[nn.Parameter], parameters), exchange=self.exchange, seed=self.seed, **self.options
+            ), None
         except TypeError as error:
             raise ValueError(f"options {self.options} do not suit LevenbergMarquardt: {error}") from error

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lit_triwave.kernels import WaveSum
+from lit_triwave.kernels import WIDE, WaveSum, compiled_blocks, wide_wave_sum
 
 # The `sum` neuron passes through a ReLU. A constant keeps its input at least this far above zero on [0, 1], so that the
 # ReLU's kink never coincides with an end of the domain, where the gradient would depend on rounding.
@@ -84,9 +84,13 @@ def wave_form(x: Tensor, peaks: Tensor, scales: Tensor, alpha: Tensor, beta: Ten
     """
     shape, n = x.shape[1:], alpha.numel()
     coefficients = torch.cat([beta[..., None], sign[..., None] * scales], -1)
+    flat = x.reshape(len(x), n)
+    if n >= WIDE or torch.compiler.is_compiling():
+        first, second = (t.reshape(n, t.shape[-1]).T for t in (peaks, coefficients))
+        return wide_wave_sum(flat, first, second, alpha.reshape(n)).reshape(x.shape)
     # Samples last, so that each subnetwork's numbers are contiguous.
     result: Tensor = WaveSum.apply(  # type: ignore[no-untyped-call]
-        x.reshape(len(x), n).T.contiguous(),
+        flat.T.contiguous(),
         peaks.reshape(n, peaks.shape[-1]),
         coefficients.reshape(n, coefficients.shape[-1]),
         alpha.reshape(n),
@@ -214,7 +218,13 @@ def network_form(x: Tensor, weights: BlockWeights) -> Tensor:
     # One batched matrix product a layer, all subnetworks as its batch dimension: (n, 4, 4) @ (n, 4, batch). The samples
     # come last, since a product whose long side is contiguous is about twice as fast as its transpose.
     w = BlockWeights(*(t.reshape(n, *t.shape[len(shape) :]) for t in weights))
-    u = x.reshape(len(x), n).T[:, None]
+    flat = x.reshape(len(x), n)
+    if torch.compiler.is_compiling():
+        first = torch.stack([w.input_weight, w.input_bias], -1)
+        hidden = torch.cat([w.hidden_weight, w.hidden_bias[..., None]], -1)
+        last = torch.cat([w.output_weight, w.output_bias[:, None]], -1)[:, None]
+        return compiled_blocks(flat.T.contiguous(), first, hidden, last).T.reshape(x.shape)
+    u = flat.T[:, None]
     h = torch.addcmul(w.input_bias[..., None], w.input_weight[..., None], u).relu_()
     for layer, bias in zip(w.hidden_weight.unbind(1), w.hidden_bias.unbind(1), strict=True):
         h = torch.baddbmm(bias[..., None], layer, h).relu_()

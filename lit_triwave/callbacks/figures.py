@@ -7,36 +7,41 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
 
-from lit_triwave.callbacks.history import SeedHistory
+from lit_triwave.callbacks.history import EpochHistory, SeedHistory
 from lit_triwave.errors import TriwaveError
 from lit_triwave.regions import breakpoints
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from lit_triwave.modules.classifier import ImageClassifier
     from lit_triwave.modules.regressor import FunctionRegressor
     from lit_triwave.modules.staged import StageName
 
 GRID_POINTS = 5001  # of the network's curve
+MAX_CLASSES = 100  # of a confusion matrix that can still be read
+SHOWN_NETS = 16
 MAX_POINTS = 40_401  # of the test points are drawn: the whole of a 201 × 201 grid, an even choice of more
 
 
-class RegressionFigures(Callback):
-    """After `test`: the fit, the error, and the loss over training, as `figures/*.png`.
+class RunFigures(Callback):
+    """After `test`: `figures/*.png`.
 
     Args:
         folder: the run's folder.
-        history: the losses, when there was training.
     """
 
-    def __init__(self, folder: Path, history: SeedHistory) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.history = history
 
-    def on_test_end(self, trainer: Trainer, pl_module: FunctionRegressor) -> None:  # type: ignore[override]
+    def draw(self, data: Any, module: Any) -> Iterator[tuple[str, Figure]]:
+        """Names and figures of a tested module."""
+        raise NotImplementedError
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.is_global_zero:
             return
         folder = self.folder / "figures"
@@ -52,6 +57,19 @@ class RegressionFigures(Callback):
             if isinstance(logger, WandbLogger):
                 for name, path in paths.items():
                     logger.log_image(f"figures/{name}", [str(path)])
+
+
+class RegressionFigures(RunFigures):
+    """The fit, the error, and the loss over training.
+
+    Args:
+        folder: the run's folder.
+        history: the losses, when there was training.
+    """
+
+    def __init__(self, folder: Path, history: SeedHistory) -> None:
+        super().__init__(folder)
+        self.history = history
 
     @torch.no_grad()
     def draw(self, data: Any, module: FunctionRegressor) -> Iterator[tuple[str, Figure]]:
@@ -92,3 +110,35 @@ class RegressionFigures(Callback):
                     self.history.epochs, self.history.mse, best, switches, limit, f"{data.target_name}: training"
                 ),
             )
+
+
+class ClassificationFigures(RunFigures):
+    """Accuracy and loss after each epoch, the confusion matrix, and what the subnetworks have become.
+
+    Args:
+        folder: the run's folder.
+        history: of the epochs, when there was training.
+    """
+
+    def __init__(self, folder: Path, history: EpochHistory) -> None:
+        super().__init__(folder)
+        self.history = history
+
+    @torch.no_grad()
+    def draw(self, data: Any, module: ImageClassifier) -> Iterator[tuple[str, Figure]]:
+        from lit_triwave import plots
+
+        title = f"test accuracy {module.results['test/accuracy']:.2%}"
+        if self.history.rows:
+            begin = module.first_epoch("train")
+            switch = begin if 0 < begin < len(self.history.rows) and module.banks else None
+            yield "learning", plots.learning_figure(self.history.rows, switch, title)
+        assert module.confusion is not None
+        if module.num_classes <= MAX_CLASSES:
+            yield "confusion", plots.confusion_figure(module.confusion.cpu(), list(data.class_names), title)
+        for bank in module.banks[:1]:
+            chosen = torch.linspace(0, bank.shape.numel() - 1, min(SHOWN_NETS, bank.shape.numel())).long()
+            grid = torch.linspace(0, 1, 501, device=module.device, dtype=bank.sign.dtype)
+            curves = bank(grid[:, None].expand(-1, bank.shape.numel()))[:, chosen.to(module.device)].cpu()
+            state = "peaks" if bank.released is None else f"released as {bank.released}"
+            yield "subnetworks", plots.subnetworks_figure(grid.cpu(), curves, chosen.tolist(), state)

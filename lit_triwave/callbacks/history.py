@@ -48,3 +48,24 @@ class SeedHistory(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._epochs = state_dict["epochs"].tolist()
         self._mse = list(state_dict["mse"])
+
+
+class EpochHistory(Callback):
+    """Training loss and validation figures after each epoch; kept in checkpoints.
+
+    Attributes:
+        rows: for each epoch its number of epochs so far, the stage, and what was logged.
+    """
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, Any]] = []
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
+        logged = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        self.rows.append({"epoch": trainer.current_epoch + 1, "stage": pl_module.stage} | logged)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"rows": self.rows}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.rows = state_dict["rows"]

@@ -46,3 +46,20 @@ class PredictionCSV(BasePredictionWriter):
             for i, point in enumerate(inputs):
                 writer.writerow([*point, *([target[i]] if known else []), *(values[i] for values in columns.values())])
         print(f"{len(inputs)} predictions: {self.path}", flush=True)
+
+
+class ClassCSV(PredictionCSV):
+    """For each image, in the order of the data: its label, the class that was predicted, and with what confidence."""
+
+    def write_on_epoch_end(
+        self, trainer: Trainer, pl_module: LightningModule, predictions: Sequence[Any], batch_indices: Sequence[Any]
+    ) -> None:
+        names = trainer.datamodule.class_names  # type: ignore[attr-defined]
+        columns = {key: torch.cat([batch[key] for batch in predictions]).tolist() for key in predictions[0]}
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with written_whole(self.path) as partial, partial.open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(columns)
+            for label, prediction, confidence in zip(*columns.values(), strict=True):
+                writer.writerow([names[label], names[prediction], confidence])
+        print(f"{len(columns['label'])} predictions: {self.path}", flush=True)

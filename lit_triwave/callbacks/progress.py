@@ -101,5 +101,7 @@ class StageProgress(ProgressBar):
 
 def describe(outputs: Any) -> str:
     """The numbers at the end of the bar."""
+    if "mse" not in outputs:
+        return f"loss {float(outputs['loss']):.3g}"
     mse = outputs["mse"]
     return f"mse {mse.min():.1e}" + (f" (mean of {len(mse)} seeds {mse.mean():.1e})" if len(mse) > 1 else "")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
+from torch.optim import Optimizer
 
 from lit_triwave.errors import TriwaveError
 
@@ -24,19 +26,39 @@ class StageSwitch(Callback):
       exactly its own parameters then: nothing is unused, and `find_unused_parameters` is not needed.
     - (c) A resumed run needs nothing: Lightning loads the module's stage and parameters, which bring the banks into
       theirs, before it wraps the module, makes the optimizers and loads their states.
-    - (d) A checkpoint at the end of the last pretraining epoch still holds peaks; the resumed run switches where the
+    - (d) What a module trains through all stages (a backbone beside a bank) goes on as if nothing had been: a
+      `continuous` module keeps the optimizer's state of every parameter that stays, so that Adam does not forget the
+      gradients' sizes nor SGD its momentum. In function regression everything is exchanged, and each stage begins anew.
+    - (e) A checkpoint at the end of the last pretraining epoch still holds peaks; the resumed run switches where the
       uninterrupted one does, at the start of the next epoch.
     """
+
+    def on_train_start(self, trainer: Trainer, pl_module: StagedModule) -> None:  # type: ignore[override]
+        # From a checkpoint of an epoch's last step, Lightning goes on with the next epoch, but without its start hook.
+        self.on_train_epoch_start(trainer, pl_module)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: StagedModule) -> None:  # type: ignore[override]
         name = pl_module.stage_at(trainer.current_epoch)
         if name != pl_module.stage:
             pl_module.enter_stage(name)
+            before = list(trainer.optimizers)
             renew_strategy(trainer)
+            if pl_module.continuous:
+                keep_state(before, trainer.optimizers)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: StagedModule) -> None:  # type: ignore[override]
         if pl_module.ends_here():
             pl_module.on_stage_end()
+
+
+def keep_state(before: Sequence[Optimizer], after: Sequence[Optimizer]) -> None:
+    """Hands over the state of the parameters that stay, where the kind of optimizer stays too."""
+    for old, new in zip(before, after, strict=True):
+        if type(getattr(old, "optimizer", old)) is type(getattr(new, "optimizer", new)):
+            for group in new.param_groups:
+                for parameter in group["params"]:
+                    if parameter in old.state:
+                        new.state[parameter] = old.state[parameter]
 
 
 def renew_strategy(trainer: Trainer) -> None:

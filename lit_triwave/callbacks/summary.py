@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
 from rich.console import Console
 from rich.table import Table
@@ -17,10 +17,11 @@ from lit_triwave.metrics import dead, spread
 from lit_triwave.runs import write_json
 
 if TYPE_CHECKING:
+    from lit_triwave.modules.classifier import ImageClassifier
     from lit_triwave.modules.regressor import FunctionRegressor
 
 
-class RegressionSummary(Callback):
+class RunSummary(Callback):
     """After `test`: a flat `summary.json` in the run folder, and the table that a run closes with.
 
     Args:
@@ -34,6 +35,7 @@ class RegressionSummary(Callback):
         self.seed = seed
         self.started = started
         self.earlier_seconds = 0.0
+        self.fitted = False
 
     @property
     def seconds(self) -> float:
@@ -46,13 +48,23 @@ class RegressionSummary(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.earlier_seconds = state_dict["seconds"]
 
-    def on_test_end(self, trainer: Trainer, pl_module: FunctionRegressor) -> None:  # type: ignore[override]
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.fitted = True
+
+    def summarize(self, data: Any, module: Any) -> dict[str, Any]:
+        """The flat summary of a tested module."""
+        raise NotImplementedError
+
+    def table(self, summary: dict[str, Any]) -> Table:
+        """What a run closes with."""
+        raise NotImplementedError
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.is_global_zero:
             return
         old = json.loads(self.path.read_text()) if self.path.is_file() else {}
-        new = summarize(trainer.datamodule, pl_module)  # type: ignore[attr-defined]
-        fitted = pl_module.train_mse is not None
-        if fitted or not old:
+        new = self.summarize(trainer.datamodule, pl_module)  # type: ignore[attr-defined]
+        if self.fitted or not old:
             new |= {"wall_seconds": self.seconds, "seed": self.seed}
         summary = old | new
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -61,7 +73,42 @@ class RegressionSummary(Callback):
             if isinstance(logger, WandbLogger):
                 logger.experiment.summary.update(summary)
         print(self.path.parent, flush=True)
-        Console().print(closing_table(summary, pl_module.network.replicas))
+        Console().print(self.table(summary))
+
+
+class RegressionSummary(RunSummary):
+    """The summary of a `FunctionRegressor`."""
+
+    def summarize(self, data: Any, module: FunctionRegressor) -> dict[str, Any]:
+        """See `summarize`."""
+        return summarize(data, module)
+
+    def table(self, summary: dict[str, Any]) -> Table:
+        """See `closing_table`."""
+        return closing_table(summary, summary["replicas"])
+
+
+class ClassificationSummary(RunSummary):
+    """The summary of an `ImageClassifier`."""
+
+    def summarize(self, data: Any, module: ImageClassifier) -> dict[str, Any]:
+        """Accuracies and calibration error are shares, 0 to 1; the loss is in nats."""
+        parameters = sum(parameter.numel() for parameter in module.parameters())
+        return {"stage": module.stage, "parameters": parameters, "classes": module.num_classes} | module.results
+
+    def table(self, summary: dict[str, Any]) -> Table:
+        """Shares in per cent."""
+        table = Table(show_header=False)
+        table.add_column()
+        table.add_column(justify="right")
+        table.add_row("test accuracy", f"{summary['test/accuracy']:.2%}")
+        if summary["classes"] > 5:
+            table.add_row("test top-5 accuracy", f"{summary['test/top5_accuracy']:.2%}")
+        table.add_row("test loss", f"{summary['test/loss']:.4f}")
+        table.add_row("calibration error", f"{summary['test/calibration_error']:.2%}")
+        table.add_row("parameters", f"{summary['parameters']:,}")
+        table.add_row("time", f"{summary['wall_seconds']:.1f} s")
+        return table
 
 
 def summarize(data: Any, module: FunctionRegressor) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lit_triwave.bank import Release, TriangleBank
 from lit_triwave.callbacks.stage_switch import StageSwitch
-from lit_triwave.stages import Polish, Stage
+from lit_triwave.stages import Parameters, Polish, Stage
 
 StageName = Literal["pretrain", "train", "polish"]
 STAGES: tuple[StageName, ...] = ("pretrain", "train", "polish")
@@ -33,6 +33,9 @@ class StagedModule(LightningModule):
     """
 
     stage_number: Tensor
+    continuous = False
+    """Whether most parameters are trained through all stages (a backbone): then one schedule spans the whole run, each
+    stage taking its part of its own, and parameters that stay keep their optimizer's state at the switch."""
 
     def __init__(
         self,
@@ -122,13 +125,18 @@ class StagedModule(LightningModule):
     def configure_callbacks(self) -> Sequence[Callback]:
         return [StageSwitch()]
 
+    def parameter_groups(self) -> Parameters:
+        """What the optimizer of the present stage trains."""
+        return self.parameters()
+
     def configure_optimizers(self) -> Any:
         stage = self.stages[self.stage]
         # A second-order step evaluates the network many times and takes no gradients of Lightning's.
         self.automatic_optimization = not isinstance(stage, Polish)
         _ = self.trainer.estimated_stepping_batches  # Lightning loads the data, if it has not yet
         steps_per_epoch = math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
-        optimizer, schedule = stage.configure(self.parameters(), steps_per_epoch * stage.epochs)
+        span, begun = (self.total_epochs, self.first_epoch(self.stage)) if self.continuous else (stage.epochs, 0)
+        optimizer, schedule = stage.configure(self.parameter_groups(), steps_per_epoch * span, steps_per_epoch * begun)
         if schedule is None:
             return optimizer
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -1,0 +1,159 @@
+"""Random flips, shifts and cutouts of a whole batch at once, on the device that holds the images."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+Crop = Literal["none", "translate", "pad_crop"]
+
+# The increment and the two multipliers of SplitMix64 (Steele, Lea, Flood 2014, figure 11), as signed 64-bit numbers.
+GAMMA, MIX_1, MIX_2 = 0x9E3779B97F4A7C15 - 2**64, 0xBF58476D1CE4E5B9 - 2**64, 0x94D049BB133111EB - 2**64
+
+
+def image_seed(seed: int, epoch: int, index: int) -> int:
+    """The seed, in [0, 2^63), of one image's augmentation in one epoch."""
+    return random.Random(f"{seed} {epoch} {index}").getrandbits(63)
+
+
+def uniforms(seed: int, epoch: int, indices: Tensor, count: int) -> Tensor:
+    """Random numbers that are a function of the image and the epoch alone.
+
+    A hash, not a generator: whatever the batch, the rank, the device or the point at which a run was resumed, an image
+    is augmented in the same way.
+
+    Args:
+        seed: Of the run.
+        epoch: From 0.
+        indices: Of the images, (n,) int64.
+        count: Numbers for each image.
+
+    Returns:
+        (n, count) float64 in [0, 1), on the device of `indices`.
+    """
+    start = image_seed(seed, epoch, 0)
+    streams = torch.arange(count, device=indices.device)
+    state = (indices[:, None] * count + streams + 1) * GAMMA + start  # 64-bit arithmetic that wraps around
+    state = (state ^ _shifted(state, 30)) * MIX_1
+    state = (state ^ _shifted(state, 27)) * MIX_2
+    state = state ^ _shifted(state, 31)
+    return _shifted(state, 11).double() * 2.0**-53
+
+
+def _shifted(value: Tensor, bits: int) -> Tensor:
+    """The 64 bits shifted right with zeros coming in; >> alone repeats the sign."""
+    return (value >> bits) & ((1 << (64 - bits)) - 1)
+
+
+@dataclass
+class Augmentation:
+    """What is done at random to training images.
+
+    Args:
+        flip: Mirror half of the images, left to right.
+        crop: Shift by up to `pixels` each way: `"translate"` continues the image by its mirror image, as airbench
+            does; `"pad_crop"` by black, as He et al. 2016 do; `"none"`.
+        pixels: Largest shift.
+        cutout: Side in pixels of a square of the mean colour put over the image, wholly inside; 0 for none.
+
+    Raises:
+        ValueError: An argument is out of range.
+    """
+
+    flip: bool = True
+    crop: Crop = "pad_crop"
+    pixels: int = 4
+    cutout: int = 0
+
+    def __post_init__(self) -> None:
+        if self.crop not in get_args(Crop):
+            raise ValueError(f"crop {self.crop!r}: one of {', '.join(get_args(Crop))}")
+        for name, value in (("pixels", self.pixels), ("cutout", self.cutout)):
+            if value < 0:
+                raise ValueError(f"{name} {value}: at least 0")
+
+    def check(self, height: int, width: int) -> None:
+        """Raises ValueError where the images are too small for a shift or a cutout."""
+        if self.crop != "none" and self.pixels >= min(height, width):
+            raise ValueError(f"pixels {self.pixels}: less than the side of the images, {min(height, width)}")
+        if self.cutout > min(height, width):
+            raise ValueError(f"cutout {self.cutout}: at most the side of the images, {min(height, width)}")
+
+    def pixels_of(self, images: PixelTable, indices: Tensor, seed: int, epoch: int) -> Tensor:
+        """Where each pixel of the augmented images is found in a table of pixels, without a loop over images.
+
+        Args:
+            images: The set.
+            indices: Which images, (batch,) int64 on the device of the set.
+            seed: Of the run.
+            epoch: From 0.
+
+        Returns:
+            (batch, height, width) int64.
+        """
+        height, width = images.height, images.width
+        draws = uniforms(seed, epoch, indices, 5)
+        rows = torch.arange(height, device=indices.device).expand(len(indices), -1)
+        columns = torch.arange(width, device=indices.device).expand(len(indices), -1)
+        if self.flip:
+            columns = torch.where(draws[:, :1] < 0.5, width - 1 - columns, columns)
+        if self.crop != "none":
+            shifts = (draws[:, 1:3] * (2 * self.pixels + 1)).long() - self.pixels
+            rows, columns = rows + shifts[:, :1], columns + shifts[:, 1:]
+        firsts = (indices[:, None] * height + _mirrored(rows, height)) * width
+        pixels = firsts[:, :, None] + _mirrored(columns, width)[:, None, :]
+        if self.crop == "pad_crop":
+            inside = _within(rows, 0, height)[:, :, None] & _within(columns, 0, width)[:, None, :]
+            pixels.masked_fill_(~inside, images.black)
+        if self.cutout:
+            top = (draws[:, 3] * (height - self.cutout + 1)).long()[:, None]
+            left = (draws[:, 4] * (width - self.cutout + 1)).long()[:, None]
+            down = _within(torch.arange(height, device=indices.device), top, top + self.cutout)
+            across = _within(torch.arange(width, device=indices.device), left, left + self.cutout)
+            pixels.masked_fill_(down[:, :, None] & across[:, None, :], images.mean)
+        return pixels
+
+
+class PixelTable:
+    """A set of images as one flat list of pixels, so that a batch, however augmented, is one look-up.
+
+    Args:
+        images: (n, height, width, channels) uint8.
+        mean: The colour of a cutout, (channels,) uint8.
+
+    Attributes:
+        height: Of an image.
+        width: Of an image.
+        black: Position of a black pixel.
+        mean: Position of a pixel of the mean colour.
+    """
+
+    def __init__(self, images: Tensor, mean: Tensor) -> None:
+        count, self.height, self.width, channels = images.shape
+        self.black = count * self.height * self.width
+        self.mean = self.black + 1
+        self._pixels = torch.cat([images.reshape(-1, channels), torch.zeros_like(mean)[None], mean[None]])
+
+    def take(self, indices: Tensor) -> Tensor:
+        """The images as they are, (batch, channels, height, width) uint8, in channels-last memory."""
+        whole = torch.arange(self.height * self.width, device=indices.device).view(self.height, self.width)
+        return self.look_up(indices[:, None, None] * (self.height * self.width) + whole)
+
+    def look_up(self, pixels: Tensor) -> Tensor:
+        """Pixels at positions (batch, height, width), as (batch, channels, height, width) in channels-last memory."""
+        batch = self._pixels.index_select(0, pixels.flatten())
+        return batch.view(*pixels.shape, -1).permute(0, 3, 1, 2)
+
+
+def _mirrored(positions: Tensor, size: int) -> Tensor:
+    """Positions up to size − 1 outside [0, size), reflected at the first and the last one."""
+    positions = positions.abs()
+    return torch.where(positions < size, positions, 2 * (size - 1) - positions)
+
+
+def _within(positions: Tensor, lower: Tensor | int, upper: Tensor | int) -> Tensor:
+    return (positions >= lower) & (positions < upper)

@@ -1,0 +1,281 @@
+"""CIFAR-10 from its folder of pickled batches, held on the training device."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from datamodules.augmentation import Augmentation, Crop, PixelTable
+from datamodules.images import ImageBatch, ImageDataModule, Shard, listed, transformed
+from datamodules.regression import seeded_generator
+
+FOLDER = "cifar-10-batches-py"
+LAYOUT = f"{FOLDER}/ with data_batch_1 to data_batch_5, test_batch and batches.meta"
+CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)  # of the 50 000 training images, each channel in [0, 1]
+
+
+class DeviceImages(Dataset[ImageBatch]):
+    """Images of one split on one device, indexed by a whole `Shard` at once.
+
+    Args:
+        images: (n, height, width, channels) uint8.
+        labels: (n,) int64, on the same device.
+        mean: The mean colour, (channels,) uint8.
+        augmentation: None for images as they are.
+        seed: Of the augmentation.
+    """
+
+    def __init__(
+        self, images: Tensor, labels: Tensor, mean: Tensor, augmentation: Augmentation | None = None, seed: int = 0
+    ) -> None:
+        self.table = PixelTable(images, mean.to(images.device))
+        self.labels = labels
+        self.augmentation = augmentation
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, shard: Shard) -> ImageBatch:
+        indices = shard.indices.to(self.labels.device, non_blocking=True)
+        if self.augmentation is None:
+            images = self.table.take(indices)
+        else:
+            images = self.table.look_up(self.augmentation.pixels_of(self.table, indices, self.seed, shard.epoch))
+        return ImageBatch(images, self.labels[indices], [])
+
+
+class WorkerImages(Dataset[ImageBatch]):
+    """Training images in main memory, augmented one by one with torchvision's transforms by worker processes.
+
+    Args:
+        images: (n, height, width, channels) uint8.
+        labels: (n,) int64.
+        mean: The mean colour, (channels,) uint8.
+        augmentation: The same augmentation as on the device, from other random numbers.
+        seed: Of the augmentation.
+    """
+
+    def __init__(self, images: Tensor, labels: Tensor, mean: Tensor, augmentation: Augmentation, seed: int) -> None:
+        from torchvision.transforms import v2
+
+        self.images = images.permute(0, 3, 1, 2)
+        self.labels = labels
+        self.seed = seed
+        size = images.shape[1:3]
+        steps: list[Any] = [v2.RandomHorizontalFlip()] if augmentation.flip else []
+        if augmentation.crop != "none":
+            padding = "reflect" if augmentation.crop == "translate" else "constant"
+            steps.append(v2.RandomCrop(size, padding=augmentation.pixels, padding_mode=padding))
+        if augmentation.cutout:
+            share = augmentation.cutout**2 / (size[0] * size[1])
+            square = {"scale": (share, share), "ratio": (1.0, 1.0)}
+            steps.append(v2.RandomErasing(p=1.0, value=mean.tolist(), **square))
+        self.transform = v2.Compose(steps or [v2.Identity()])
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, shard: Shard) -> ImageBatch:
+        numbers = shard.indices.tolist()
+        images = [transformed(self.transform, self.images[i], self.seed, shard.epoch, i) for i in numbers]
+        return ImageBatch(torch.stack(images), self.labels[shard.indices], [])
+
+
+class CIFAR10DataModule(ImageDataModule):
+    """CIFAR-10 (Krizhevsky 2009): 60 000 photographs of 32 × 32 pixels in ten classes.
+
+    The whole set lies on the training device as bytes (154 MB) and is augmented there a batch at a time: for images so
+    small, worker processes are the bottleneck. With `on_device: false` workers do it, with torchvision's transforms.
+
+    The test set is the official one and chooses nothing: validation images are held out of the training set.
+
+    Args:
+        root: Folder that holds, or will hold, cifar-10-batches-py/.
+        download: Fetch the data set into `root` unless it is there.
+        batch_size: Training images in a global batch, over all ranks together; the incomplete last one is left out.
+        flip: Mirror half of the training images.
+        crop: Shift training images by up to `pixels`: "translate" continues them by their mirror image, "pad_crop" by
+            black, "none".
+        pixels: Largest shift, 0 to 31.
+        cutout: Side of a square of the mean colour put over each training image, 0 to 32; 0 for none.
+        val_images: Training images held out for validation; 0 trains on all of them and leaves validation out.
+        on_device: Hold and augment the images on the training device.
+        workers: Where `on_device` is false, processes that augment; null for a share of the CPU cores.
+        channels_last: Memory layout that convolutions prefer on GPUs.
+        eval_batch_size: Images in a global batch of an evaluation.
+        seed: Of the held-out images, the order and the augmentation, at least 0.
+        mean: Of each channel in [0, 1], subtracted.
+        std: Of each channel, divided by.
+        checksums: MD5 of each of the seven files, for other images in the same layout; null for the official ones.
+            Files are unpickled: give checksums only of files that you made or trust.
+
+    Raises:
+        ValueError: An argument is out of range, or the folder is not whole; the message says what was found.
+    """
+
+    num_classes = 10
+    image_shape = (3, 32, 32)
+
+    def __init__(
+        self,
+        root: str,
+        download: bool = False,
+        batch_size: int = 512,
+        flip: bool = True,
+        crop: Crop = "pad_crop",
+        pixels: int = 4,
+        cutout: int = 0,
+        val_images: int = 5000,
+        on_device: bool = True,
+        workers: int | None = None,
+        channels_last: bool = True,
+        eval_batch_size: int = 2000,
+        seed: int = 0,
+        mean: Sequence[float] = MEAN,
+        std: Sequence[float] = STD,
+        checksums: dict[str, str] | None = None,
+    ) -> None:
+        super().__init__(batch_size, eval_batch_size, workers, channels_last, seed, mean, std)
+        self.augmentation = Augmentation(flip, crop, pixels, cutout)
+        self.augmentation.check(*self.image_shape[1:])
+        if val_images < 0:
+            raise ValueError(f"val_images {val_images}: at least 0")
+        self.root = Path(root).expanduser()
+        self.download = download
+        self.val_images = val_images
+        self.on_device = on_device
+        self.class_names = CLASSES
+        self.files = official_checksums() if checksums is None else checksums
+        missing = [name for name in official_checksums() if name not in self.files]
+        if missing:
+            raise ValueError(f"checksums: the MD5 of {', '.join(missing)} is missing")
+        if download and checksums is not None:
+            raise ValueError("download fetches the official files: leave checksums out")
+        if not download:
+            check_folder(self.root, self.files)
+
+    def prepare_data(self) -> None:
+        """Downloads in one process where asked; the others wait."""
+        if not self.download or not faults(self.root, self.files):
+            return
+        from torchvision.datasets import CIFAR10
+
+        try:
+            CIFAR10(self.root, download=True)
+        except (OSError, RuntimeError) as error:  # no network, no space, a file that arrives damaged
+            raise ValueError(
+                f"CIFAR-10 could not be downloaded to {self.root} ({error}): get {CIFAR10.url} elsewhere and extract "
+                "it there"
+            ) from error
+
+    def setup(self, stage: str) -> None:
+        if hasattr(self, "test_set"):
+            return
+        if self.download:  # else it was checked at once
+            check_folder(self.root, self.files)
+        images, labels = self._read(train=True)
+        if self.val_images >= len(labels):
+            raise ValueError(f"val_images {self.val_images}: fewer than the {len(labels)} training images")
+        order = torch.randperm(len(labels), generator=seeded_generator(self.seed, "split"))
+        val, train = order[: self.val_images].sort().values, order[self.val_images :].sort().values
+        device = self.trainer.strategy.root_device if self.trainer and self.on_device else torch.device("cpu")
+        color, augmentation = self.mean_color, self.augmentation
+        self.train_set: Dataset[ImageBatch]
+        if self.on_device:
+            self.train_set = DeviceImages(
+                images[train].to(device), labels[train].to(device), color, augmentation, self.seed
+            )
+        else:
+            self.train_set = WorkerImages(images[train], labels[train], color, augmentation, self.seed)
+        self.train_size = len(train)
+        self.val_set = DeviceImages(images[val].to(device), labels[val].to(device), color)
+        images, labels = self._read(train=False)
+        self.test_set = DeviceImages(images.to(device), labels.to(device), color)
+
+    def _read(self, train: bool) -> tuple[Tensor, Tensor]:
+        """One official split: images (n, 32, 32, 3) uint8 and labels (n,) int64."""
+        from torchvision.datasets import CIFAR10
+
+        table = self.files
+
+        class WithChecksums(CIFAR10):  # type: ignore[misc]
+            train_list: ClassVar = [[name, table[name]] for name, _ in CIFAR10.train_list]
+            test_list: ClassVar = [[name, table[name]] for name, _ in CIFAR10.test_list]
+            meta: ClassVar = {**CIFAR10.meta, "md5": table["batches.meta"]}
+
+        try:
+            stored = WithChecksums(self.root, train=train)
+            images, labels = torch.from_numpy(stored.data), torch.tensor(stored.targets, dtype=torch.int64)
+            names = list(stored.classes)
+        except Exception as error:  # files with checksums of the user's own may hold anything
+            reason = " ".join(str(error).split())
+            raise ValueError(f"{self.root / FOLDER} cannot be read as CIFAR-10's batches: {reason}") from error
+        if len(names) != self.num_classes or int(labels.max()) >= self.num_classes or int(labels.min()) < 0:
+            raise ValueError(
+                f"{self.root / FOLDER} has {len(names)} class names and labels {int(labels.min())} to "
+                f"{int(labels.max())}: CIFAR-10 has {self.num_classes} classes"
+            )
+        self.class_names = names
+        return images.contiguous(), labels
+
+    def train_dataloader(self) -> DataLoader[ImageBatch]:
+        """Shuffled, augmented global batches, shared among the ranks."""
+        return self.training_loader(self.train_set, self.train_size, 0 if self.on_device else self.worker_count())
+
+    def val_dataloader(self) -> DataLoader[ImageBatch] | list[Any]:
+        """The held-out training images, each on one rank; nothing where there are none."""
+        return self.evaluation_loader(self.val_set, self.val_images, 0) if self.val_images else []
+
+    def test_dataloader(self) -> DataLoader[ImageBatch]:
+        """The official test images in order, each on one rank."""
+        return self.evaluation_loader(self.test_set, len(self.test_set), 0)
+
+    def predict_dataloader(self) -> DataLoader[ImageBatch]:
+        """The official test images in order."""
+        return self.test_dataloader()
+
+
+def official_checksums() -> dict[str, str]:
+    """MD5 of each file, as torchvision knows them."""
+    from torchvision.datasets import CIFAR10
+
+    meta = CIFAR10.meta
+    return dict([*CIFAR10.train_list, *CIFAR10.test_list, (meta["filename"], meta["md5"])])
+
+
+def faults(root: Path, checksums: dict[str, str]) -> str:
+    """What is wrong with the folder, or nothing: what was found there and what should be."""
+    from torchvision.datasets.utils import check_integrity
+
+    folder = root / FOLDER
+    if not folder.is_dir():
+        if (root / "data_batch_1").is_file():
+            return f"{root} is the folder of the batches itself: give the folder that {root.name}/ lies in"
+        archives = sorted(path.name for path in root.glob("cifar-10-python*")) if root.is_dir() else []
+        if archives:
+            return f"{root} has {archives[0]}, but not {FOLDER}/: extract it there (tar xzf {archives[0]})"
+        found = f"it holds {listed(os.listdir(root))}" if root.is_dir() else "there is no such folder"
+        return f"no CIFAR-10 in {root}: {found}; expected {LAYOUT}; data.download: true fetches it"
+    missing = [name for name in checksums if not (folder / name).is_file()]
+    if missing:
+        found = listed(os.listdir(folder))
+        return f"{folder} is not whole: {', '.join(missing)} missing, it holds {found}; expected {LAYOUT}"
+    damaged = [name for name, md5 in checksums.items() if not check_integrity(folder / name, md5)]
+    if damaged:
+        return f"{folder}: {', '.join(damaged)} damaged (another MD5 than expected): extract the archive again"
+    return ""
+
+
+def check_folder(root: Path, checksums: dict[str, str]) -> None:
+    """Raises ValueError unless the folder is whole."""
+    fault = faults(root, checksums)
+    if fault:
+        raise ValueError(fault)

@@ -1,0 +1,199 @@
+"""scikit-learn's digits: 1 797 real images of 8 × 8 pixels that come with the package."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningDataModule
+from torch import Tensor
+from torch.nn import functional
+from torch.utils.data import DataLoader, Dataset
+
+from datamodules.regression import Shard, ShardedBatches, check_batches, seeded_generator
+
+Images = tuple[Tensor, Tensor]
+
+
+class DigitImages(Dataset[Images]):
+    """Images of one split, indexed by a whole `Shard` at once.
+
+    Args:
+        images: shape (n, 1, 8, 8), normalised.
+        labels: shape (n,), int64.
+        shift: images are moved by up to so many pixels, anew in each epoch; pixels moved in are those of the paper.
+        seed: of the shifts.
+    """
+
+    def __init__(self, images: Tensor, labels: Tensor, shift: int = 0, seed: int = 0) -> None:
+        self.images, self.labels, self.shift, self.seed = images, labels, shift, seed
+        self.padded = functional.pad(images, (shift,) * 4, value=float(images.min())) if shift else images
+        self.set_epoch(0)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draws the shift of every image: a function of the seed, the epoch and the image, not of ranks or batches."""
+        source = seeded_generator(self.seed, "shift", epoch)
+        self.offsets = torch.randint(2 * self.shift + 1, (len(self.labels), 2), generator=source)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, shard: Shard) -> Images:
+        labels = self.labels[shard.indices]
+        if not self.shift:
+            return self.images[shard.indices], labels
+        side = torch.arange(self.images.shape[-1])
+        row, column = ((offset[:, None] + side) for offset in self.offsets[shard.indices].unbind(1))
+        picked = self.padded[shard.indices[:, None, None], 0, row[:, :, None], column[:, None, :]]
+        return picked[:, None], labels
+
+
+class WholeBatches(ShardedBatches):
+    """`ShardedBatches` that leaves out the incomplete last batch, so that every step has the same shape."""
+
+    def __len__(self) -> int:
+        return self.size // self.batch_size
+
+    def __iter__(self) -> Any:
+        for shard, _ in zip(super().__iter__(), range(len(self)), strict=False):
+            yield shard
+
+
+class DigitsDataModule(LightningDataModule):
+    """scikit-learn's digits in memory: 360 of the 1 797 images are held out for the test, equally many of each class.
+
+    Without validation images (`validation: 0`) all others are trained on, and the accuracy after each epoch is that of
+    the held-out images: a figure to look at, by which nothing is chosen. To choose settings, set some aside.
+
+    Args:
+        batch_size: training images in a global batch, over all ranks; the images that do not fill one sit an epoch out.
+        shift: training images are moved by up to so many pixels in both directions, 0 to 4.
+        validation: training images set aside for validation, 0 to 1 000, equally many of each class.
+        test_images: images held out, 10 to 1 000.
+        seed: of the shifts and the order, at least 0.
+        split_seed: of the splits.
+
+    Attributes:
+        num_classes: 10.
+        class_names: "0" to "9".
+        image_shape: (1, 8, 8).
+
+    Raises:
+        ValueError: an argument is out of range.
+    """
+
+    num_classes = 10
+    image_shape = (1, 8, 8)
+    class_names = tuple("0123456789")
+
+    def __init__(
+        self,
+        batch_size: int = 64,
+        shift: int = 0,
+        validation: int = 0,
+        test_images: int = 360,
+        seed: int = 0,
+        split_seed: int = 0,
+    ) -> None:
+        super().__init__()
+        check_batches(batch_size, seed)
+        limits = {"shift": (shift, 0, 4), "validation": (validation, 0, 1000), "test_images": (test_images, 10, 1000)}
+        for name, (value, low, high) in limits.items():
+            if not low <= value <= high:
+                raise ValueError(f"{name} {value}: from {low} to {high}")
+        self.batch_size = batch_size
+        self.shift = shift
+        self.validation = validation
+        self.test_images = test_images
+        self.seed = seed
+        self.split_seed = split_seed
+
+    def setup(self, stage: str) -> None:
+        if hasattr(self, "train_set"):
+            return
+        images, labels = load_digits()
+        order = stratified(labels, seeded_generator(self.split_seed, "split"))
+        test, rest = order[: self.test_images], order[self.test_images :]
+        val, train = rest[: self.validation], rest[self.validation :]
+        if len(train) < self.batch_size:
+            raise ValueError(f"batch_size {self.batch_size}: at most the {len(train)} training images")
+        if self.trainer is not None:
+            device = self.trainer.strategy.root_device
+            images, labels = images.to(device), labels.to(device)
+        images = (images - images[train].mean()) / images[train].std()
+        self.train_set = DigitImages(images[train], labels[train], self.shift, self.seed)
+        self.test_set = DigitImages(images[test], labels[test])
+        self.val_set = DigitImages(images[val], labels[val]) if self.validation else self.test_set
+
+    def train_dataloader(self) -> DataLoader[Images]:
+        """Shuffled batches, shared among the ranks."""
+        return self._loader(self.train_set, training=True)
+
+    def val_dataloader(self) -> DataLoader[Images]:
+        """The validation images, or the test images where none were set aside."""
+        return self._loader(self.val_set)
+
+    def test_dataloader(self) -> DataLoader[Images]:
+        """The held-out images."""
+        return self._loader(self.test_set)
+
+    def predict_dataloader(self) -> DataLoader[Images]:
+        """The held-out images."""
+        return self._loader(self.test_set)
+
+    def _loader(self, images: DigitImages, training: bool = False) -> DataLoader[Images]:
+        rank, ranks = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        if training and self.batch_size % ranks:
+            raise ValueError(f"batch_size {self.batch_size}: a multiple of the {ranks} ranks")
+        kind = WholeBatches if training else ShardedBatches
+        size = self.batch_size if training else None
+        sampler = kind(len(images), size, training, self.seed, rank, ranks, not training)
+        return DataLoader(images, batch_size=None, sampler=EpochSampler(sampler, images) if training else sampler)
+
+
+class EpochSampler:
+    """Tells the data set the epoch that Lightning tells the sampler."""
+
+    def __init__(self, sampler: ShardedBatches, images: DigitImages) -> None:
+        self.sampler, self.images = sampler, images
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by Lightning before each epoch."""
+        self.sampler.set_epoch(epoch)
+        self.images.set_epoch(epoch)
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+    def __iter__(self) -> Any:
+        return iter(self.sampler)
+
+
+def load_digits() -> Images:
+    """The 1 797 images, (1797, 1, 8, 8) with values 0 to 1, and their labels, (1797,) int64."""
+    package = find_spec("sklearn")
+    folder = Path(package.submodule_search_locations[0]) if package and package.submodule_search_locations else None
+    file = folder / "datasets" / "data" / "digits.csv.gz" if folder else None
+    if file is not None and file.is_file():  # reading it takes 20 ms; importing scikit-learn to read it, 2 s
+        rows = torch.as_tensor(np.loadtxt(file, delimiter=",", dtype=np.float32))
+        return rows[:, :-1].reshape(-1, 1, 8, 8) / 16, rows[:, -1].long()
+    from sklearn import datasets
+
+    bunch: Any = datasets.load_digits()
+    images = torch.as_tensor(bunch.images, dtype=torch.float32)[:, None] / 16
+    return images, torch.as_tensor(bunch.target, dtype=torch.long)
+
+
+def stratified(labels: Tensor, source: torch.Generator) -> Tensor:
+    """A random order of all samples in which every stretch has its share of each class, (n,) int64."""
+    place = torch.empty(len(labels), dtype=torch.float64)
+    for label in range(int(labels.max()) + 1):
+        members = (labels == label).nonzero()[:, 0]
+        members = members[torch.randperm(len(members), generator=source)]
+        # Spread evenly over [0, 1), with a random start.
+        start = torch.rand(1, generator=source, dtype=torch.float64)
+        place[members] = (torch.arange(len(members), dtype=torch.float64) + start) / len(members)
+    return place.argsort()

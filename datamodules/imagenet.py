@@ -1,0 +1,212 @@
+"""ImageNet, and any folder of pictures laid out like it."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from torch.utils.data import DataLoader
+
+from datamodules.image_files import ClassFolders, ImageFiles
+from datamodules.images import ImageBatch, ImageDataModule, listed
+
+AutoAugment = Literal["none", "trivial", "rand"]
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # torchvision's, of ImageNet's training images
+
+
+class ImageNetDataModule(ImageDataModule):
+    """ImageNet-1k (Russakovsky et al. 2015), or other pictures, in train/<class>/*.JPEG and val/<class>/*.JPEG.
+
+    Training pictures are cropped at random and mirrored, those of an evaluation resized and cropped in the middle, as
+    in torchvision's reference recipe. ImageNet's test labels are not public: `test` and `predict` use val/, as
+    published accuracies do; choose nothing by it that you then report.
+
+    Args:
+        root: Folder with train/ and val/.
+        batch_size: Training images in a global batch, over all ranks together; the incomplete last one is left out.
+        image_size: Side in pixels of the images that the model gets.
+        resize: Shorter side to which an evaluation resizes before it crops, at least `image_size`; null for
+            image_size · 256/224, as usual.
+        auto_augment: "none", or torchvision's "trivial" (TrivialAugmentWide) or "rand" (RandAugment).
+        erase: Probability of erasing a random rectangle of a training image, in [0, 1].
+        fraction: Share of the training images of each class to use, in (0, 1].
+        per_class: Number of training images of each class to use, instead of a share.
+        skip_corrupt: Go on when an image can't be read: in training the next one that can be stands in for it, in an
+            evaluation it is left out; the number is reported at the end of each epoch. False stops and names it.
+        allow_empty_classes: Accept class folders without images.
+        workers: Processes that load images, for each device; 0 loads in the training process; null for this device's
+            share of the CPU cores.
+        channels_last: Memory layout that convolutions prefer on GPUs.
+        eval_batch_size: Images in a global batch of an evaluation.
+        seed: Of the subset, the order and the augmentation, at least 0.
+        mean: Of each channel in [0, 1], subtracted.
+        std: Of each channel, divided by.
+
+    Attributes:
+        folders: The classes' folder names (for ImageNet: WordNet ids), in the order of the labels.
+        class_names: From root/LOC_synset_mapping.txt where it exists; torchvision's for the 1 000 folders of ImageNet;
+            else the folders' names.
+
+    Raises:
+        ValueError: An argument is out of range, or the folders are not as they should be.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        batch_size: int = 256,
+        image_size: int = 224,
+        resize: int | None = None,
+        auto_augment: AutoAugment = "none",
+        erase: float = 0.0,
+        fraction: float = 1.0,
+        per_class: int | None = None,
+        skip_corrupt: bool = False,
+        allow_empty_classes: bool = False,
+        workers: int | None = None,
+        channels_last: bool = True,
+        eval_batch_size: int = 1024,
+        seed: int = 0,
+        mean: Sequence[float] = MEAN,
+        std: Sequence[float] = STD,
+    ) -> None:
+        super().__init__(batch_size, eval_batch_size, workers, channels_last, seed, mean, std)
+        if image_size < 1:
+            raise ValueError(f"image_size {image_size}: at least 1")
+        if resize is not None and resize < image_size:
+            raise ValueError(f"resize {resize}: at least image_size, {image_size}")
+        if auto_augment not in get_args(AutoAugment):
+            raise ValueError(f"auto_augment {auto_augment!r}: one of {', '.join(get_args(AutoAugment))}")
+        if not 0 <= erase <= 1:
+            raise ValueError(f"erase {erase}: a probability, 0 to 1")
+        if not 0 < fraction <= 1:
+            raise ValueError(f"fraction {fraction}: above 0 and at most 1")
+        if per_class is not None and (per_class < 1 or fraction != 1):
+            raise ValueError(f"per_class {per_class}: at least 1, and not together with a fraction ({fraction})")
+        self.root = Path(root).expanduser()
+        self.image_size = image_size
+        self.resize = round(image_size * 256 / 224) if resize is None else resize
+        self.auto_augment = auto_augment
+        self.erase = erase
+        self.skip_corrupt = skip_corrupt
+        self.train_files = ClassFolders(self.root / "train", allow_empty_classes)
+        self.val_files = ClassFolders(self.root / "val", allow_empty_classes)
+        self._check_classes()
+        self.train_files.keep(per_class, fraction, seed)
+        self.folders = self.train_files.classes
+        self.num_classes = len(self.folders)
+        self.class_names = class_names(self.root, self.folders)
+        self.image_shape = (3, image_size, image_size)
+        self._unreadable: list[str] = []
+
+    def _check_classes(self) -> None:
+        train, val = set(self.train_files.classes), set(self.val_files.classes)
+        if train != val:
+            differing = [
+                f"{len(names)} only in {split}/ ({listed(names)})"
+                for split, names in (("train", train - val), ("val", val - train))
+                if names
+            ]
+            raise ValueError(f"{self.root}: train/ and val/ must have the same class folders: {'; '.join(differing)}")
+
+    def training_transform(self) -> Any:
+        """Random crop, mirror image, and what else was asked for, of one uint8 image."""
+        from torchvision.transforms import v2
+
+        steps: list[Any] = [v2.RandomResizedCrop(self.image_size, antialias=True), v2.RandomHorizontalFlip()]
+        if self.auto_augment != "none":
+            steps.append(v2.TrivialAugmentWide() if self.auto_augment == "trivial" else v2.RandAugment())
+        if self.erase:
+            steps.append(v2.RandomErasing(p=self.erase, value=self.mean_color.tolist()))
+        return v2.Compose(steps)
+
+    def evaluation_transform(self) -> Any:
+        """Resize and centre crop of one uint8 image."""
+        from torchvision.transforms import v2
+
+        return v2.Compose([v2.Resize(self.resize, antialias=True), v2.CenterCrop(self.image_size)])
+
+    def train_dataloader(self) -> DataLoader[ImageBatch]:
+        """Shuffled, augmented global batches, shared among the ranks."""
+        corrupt = "replace" if self.skip_corrupt else "raise"
+        images = ImageFiles(self.train_files, self.training_transform(), self.seed, corrupt)
+        return self.training_loader(images, len(images), self.worker_count())
+
+    def val_dataloader(self) -> DataLoader[ImageBatch]:
+        """The images of val/ in order, each on one rank."""
+        corrupt = "omit" if self.skip_corrupt else "raise"
+        images = ImageFiles(self.val_files, self.evaluation_transform(), self.seed, corrupt)
+        return self.evaluation_loader(images, len(images), self.worker_count())
+
+    def test_dataloader(self) -> DataLoader[ImageBatch]:
+        """The images of val/: the test labels are not public."""
+        return self.val_dataloader()
+
+    def predict_dataloader(self) -> DataLoader[ImageBatch]:
+        """The images of val/ in order."""
+        return self.val_dataloader()
+
+    def on_before_batch_transfer(self, batch: ImageBatch, dataloader_idx: int) -> ImageBatch:
+        """Notes the images that could not be read, and reports them with the last batch of an epoch."""
+        if self.skip_corrupt and self.trainer is not None:
+            self._unreadable += batch.unreadable
+            if self._in_last_batch():
+                self._report()
+        return batch
+
+    def _in_last_batch(self) -> bool:
+        """Whether the batch at hand is the last of its epoch; Lightning has said so before it hands the batch over."""
+        trainer = self.trainer
+        assert trainer is not None
+        if trainer.training:
+            return trainer.is_last_batch
+        loops: dict[str, Any] = {
+            "fit": trainer.fit_loop.epoch_loop.val_loop,
+            "validate": trainer.validate_loop,
+            "test": trainer.test_loop,
+            "predict": trainer.predict_loop,
+        }
+        return bool(loops[str(trainer.state.fn and trainer.state.fn.value)].batch_progress.is_last_batch)
+
+    def _report(self) -> None:
+        """Says how many images could not be read in the epoch, on all ranks together."""
+        trainer = self.trainer
+        assert trainer is not None
+        names, self._unreadable = self._unreadable, []
+        local = torch.tensor(float(len(names)), device=trainer.strategy.root_device)
+        count = int(trainer.strategy.reduce(local, reduce_op="sum"))
+        if count and trainer.is_global_zero:
+            split, what = ("train", "replaced by others") if trainer.training else ("val", "left out")
+            where = f"epoch {trainer.current_epoch}: " if trainer.state.fn == "fit" else ""
+            some = f", such as {listed(names)}" if names else ""
+            print(f"{where}{count} corrupt in {split}/, {what}{some}", file=sys.stderr, flush=True)
+
+
+def class_names(root: Path, folders: list[str]) -> list[str]:
+    """What the classes are called.
+
+    Args:
+        root: Where LOC_synset_mapping.txt may be: lines of a folder's name and the names of its class.
+        folders: The classes' folder names.
+
+    Raises:
+        ValueError: The file lacks one of the folders.
+    """
+    mapping = root / "LOC_synset_mapping.txt"
+    if mapping.is_file():
+        lines = [line.partition(" ") for line in mapping.read_text(encoding="utf-8").splitlines() if line.strip()]
+        names = {folder: name.strip() or folder for folder, _, name in lines}
+        unknown = [folder for folder in folders if folder not in names]
+        if unknown:
+            raise ValueError(f"{mapping} has no line for {listed(unknown)}")
+        return [names[folder] for folder in folders]
+    if len(folders) == 1000 and all(re.fullmatch(r"n\d{8}", folder) for folder in folders):
+        from torchvision.models import VGG16_BN_Weights
+
+        names_in_order: list[str] = VGG16_BN_Weights.DEFAULT.meta["categories"]
+        return names_in_order
+    return list(folders)

@@ -1,0 +1,269 @@
+"""`compare-heads`: a constructed head against dense ones on the same backbone, data and seeds."""
+
+from __future__ import annotations
+
+import copy
+import csv
+import hashlib
+import json
+import logging
+import shutil
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from jsonargparse import Namespace
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer, seed_everything
+from rich.console import Console
+from rich.table import Table
+
+from lit_triwave.callbacks.history import EpochHistory
+from lit_triwave.errors import TriwaveError
+from lit_triwave.heads import BlockDiagonalHead
+from lit_triwave.lightning_cli import LINKS, QUIET
+from lit_triwave.messages import OneLineParser, known_classes
+from lit_triwave.modules.classifier import ImageClassifier
+from lit_triwave.runs import Run, write_json
+from lit_triwave.stages import Stage
+
+SHOWN_EPOCHS = (1, 2, 5)
+CONSTRUCTED = "constructed"
+RIVALS = ("equal parameters", "equal width", "equal depth")
+
+Results = dict[str, list[dict[str, Any]]]
+
+
+def compare_heads(config: str, seeds: int = 10, out: str | None = None, overwrite: bool = False) -> None:
+    """Trains the config's constructed head and its dense rivals, each over many seeds.
+
+    Args:
+        config: YAML file of a `fit` with an `ImageClassifier` whose head is block_diagonal.
+        seeds: how many, from 0 on; ≥ 1.
+        out: folder of the results; runs/compare_heads/<name of the config> by default. Finished runs that are in it are
+            kept.
+        overwrite: start anew where the folder holds runs of another config.
+    """
+
+
+def run(args: Sequence[str], started: float) -> int:
+    """Parses the command's arguments, trains what is missing, writes tables and figure; returns the exit code."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    for message in (*QUIET, ".*no logger configured.*", ".*enable_checkpointing.*"):
+        warnings.filterwarnings("ignore", message=message)
+    parser = OneLineParser(prog="python -m lit_triwave compare-heads", description=compare_heads.__doc__)
+    parser.classes = (compare_heads,)  # type: ignore[assignment]
+    parser.add_argument("--config", type=str, required=True, help="YAML file of a fit with a block_diagonal head")
+    parser.add_argument("--seeds", type=int, default=10, help="how many, from 0 on")
+    parser.add_argument("--out", type=str, help="folder of the results")
+    parser.add_argument("--overwrite", action="store_true", help="start anew where runs of another config are")
+    asked = parser.parse_args(list(args))
+    if asked.seeds < 1:
+        raise TriwaveError(f"--seeds {asked.seeds}: at least 1")
+    path = Path(asked.config)
+    if not path.is_file():
+        raise TriwaveError(f"--config {path}: no such file")
+    cells = Cells(path)
+    folder = Path(asked.out or Path("runs") / "compare_heads" / path.stem)
+    open_results(folder, cells.fingerprint, asked.overwrite)
+    results = train_missing(cells, folder, asked.seeds)
+    write_results(results, folder, path)
+    print(folder, flush=True)
+    return 0
+
+
+class Cells:
+    """The runs of a comparison: heads × seeds.
+
+    Args:
+        path: of the config.
+
+    Attributes:
+        heads: name ↦ what it changes in the model's arguments.
+        fingerprint: of the config, to tell runs of another one.
+
+    Raises:
+        TriwaveError: the config is not of a constructed head.
+    """
+
+    def __init__(self, path: Path) -> None:
+        parser = known_classes(ImageClassifier, Stage, Trainer, Run)()
+        parser.add_argument("--seed_everything", type=bool | int, default=0)
+        parser.add_lightning_class_args(Trainer, "trainer")
+        parser.add_lightning_class_args(LightningModule, "model", subclass_mode=True)
+        parser.add_lightning_class_args(LightningDataModule, "data", subclass_mode=True)
+        parser.add_class_arguments(Run, "run")
+        for source, target in LINKS.items():
+            parser.link_arguments(source, f"model.init_args.{target}", apply_on="instantiate")
+        self.parser = parser
+        self.config: Namespace = parser.parse_path(str(path))
+        model = self.config.model
+        head = model.init_args.get("head")
+        if head != "block_diagonal":
+            raise TriwaveError(
+                f"{path}: compare-heads starts from an ImageClassifier with head block_diagonal, not {head}"
+            )
+        self.fingerprint = hashlib.sha256(parser.dump(self.config, skip_none=False).encode()).hexdigest()[:16]
+        torch.manual_seed(0)
+        module = parser.instantiate_classes(self.config).model
+        self.heads = rivals(module.network.head, model.init_args)
+
+    def instantiate(self, head: str, seed: int) -> tuple[Trainer, ImageClassifier, LightningDataModule]:
+        """Trainer, model and data of one run; the trainer brings an `EpochHistory`."""
+        config = self.config.clone()
+        for key, value in self.heads[head].items():
+            config.model.init_args[key] = value
+        for name in (
+            "seed",
+            "split_seed",
+        ):  # a split for each seed: some are so easy that every head has all images right
+            if name in config.data.init_args:
+                config.data.init_args[name] = seed
+        quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "max_epochs": -1}
+        quiet |= {"enable_model_summary": False, "num_sanity_val_steps": 0, "use_distributed_sampler": False}
+        for key, setting in (quiet | {"check_val_every_n_epoch": 1}).items():
+            config.trainer[key] = setting
+        seed_everything(seed, verbose=False)
+        made = self.parser.instantiate_classes(config)
+        callbacks = [*(made.trainer.callbacks or []), EpochHistory()]
+        return Trainer(**made.trainer.as_dict() | {"callbacks": callbacks}), made.model, made.data
+
+
+def rivals(head: BlockDiagonalHead, arguments: Namespace) -> dict[str, dict[str, Any]]:
+    """The constructed head and the dense ones: of as many parameters (one hidden layer), of equal width (one hidden
+    layer), of equal width and depth; each with and without the batch norm that the constructed one has."""
+    released = copy.deepcopy(head)
+    released.release(arguments.release)
+    parameters = sum(parameter.numel() for parameter in released.parameters())
+    features, classes = head.layers.projection.in_features, head.classes.out_features
+    width = 4 * head.bank.shape.numel()
+    sizes = {
+        "equal parameters": (max(1, round((parameters - classes) / (features + 1 + classes))), 1),
+        "equal width": (width, 1),
+        "equal depth": (width, head.bank.depth),
+    }
+    epochs = arguments.pretrain.epochs + arguments.train.epochs
+    whole = {"pretrain.epochs": 0, "train.epochs": epochs, "head": "dense"}
+    result: dict[str, dict[str, Any]] = {CONSTRUCTED: {}}
+    for name in RIVALS:
+        neurons, depth = sizes[name]
+        for norm in (False, True):
+            label = f"dense, {name}" + (" + batch norm" if norm else "")
+            result[label] = whole | {"width": neurons, "depth": depth, "batch_norm": norm}
+    return result
+
+
+def open_results(folder: Path, fingerprint: str, overwrite: bool) -> None:
+    """Makes the folder, or takes what it holds of the same config.
+
+    Raises:
+        TriwaveError: it holds runs of another config, or cannot be written.
+    """
+    mark = folder / "fingerprint"
+    if folder.is_dir() and any(folder.iterdir()):
+        if not mark.is_file():
+            raise TriwaveError(f"--out {folder} holds something else: choose another folder")
+        if mark.read_text() != fingerprint:
+            if not overwrite:
+                raise TriwaveError(f"--out {folder} holds runs of another config: choose another, or add --overwrite")
+            shutil.rmtree(folder)
+        elif overwrite:
+            shutil.rmtree(folder)
+    try:
+        (folder / "runs").mkdir(parents=True, exist_ok=True)
+        mark.write_text(fingerprint)
+    except OSError as error:
+        raise TriwaveError(f"--out {folder} cannot be written: {error.strerror}") from error
+
+
+def train_missing(cells: Cells, folder: Path, seeds: int) -> Results:
+    """Trains every run that the folder does not hold yet, seed by seed, so that an early stop is still a comparison."""
+    results: Results = {name: [] for name in cells.heads}
+    for seed in range(seeds):
+        for name in cells.heads:
+            file = folder / "runs" / f"{name.replace(', ', '-').replace(' + ', '-').replace(' ', '_')}-{seed}.json"
+            if not file.is_file():
+                write_json(file, train(cells, name, seed))
+            record = json.loads(file.read_text())
+            results[name].append(record)
+            print(f"seed {seed}  {name:36} {record['test/accuracy']:.2%}", flush=True)
+    return results
+
+
+def train(cells: Cells, name: str, seed: int) -> dict[str, Any]:
+    """One run: the accuracy after each epoch, on the validation data, and on the test data at the end."""
+    trainer, model, data = cells.instantiate(name, seed)
+    trainer.fit(model, datamodule=data)
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    trainer.test(model, datamodule=data, verbose=False)
+    parameters = sum(parameter.numel() for parameter in model.network.parameters())
+    (history,) = (callback for callback in trainer.callbacks if isinstance(callback, EpochHistory))  # type: ignore[attr-defined]
+    curve = [row["val/accuracy"] for row in history.rows]
+    return {"head": name, "seed": seed, "parameters": parameters, "accuracy": curve} | model.results
+
+
+def write_results(results: Results, folder: Path, config: Path) -> None:
+    """Table on the screen, as Markdown and CSV; everything as JSON; the figure."""
+    from lit_triwave import plots
+
+    curves = {name: 100 * torch.tensor([r["accuracy"] for r in runs]) for name, runs in results.items()}
+    epochs = len(next(iter(curves.values()))[0])
+    shown = [epoch for epoch in SHOWN_EPOCHS if epoch < epochs] + [epochs]
+    header = ["head", "parameters", *(f"epoch {epoch}" for epoch in shown), "test"]
+    rows = []
+    for name, runs in results.items():
+        test = 100 * torch.tensor([r["test/accuracy"] for r in runs])
+        values = [*(curves[name][:, epoch - 1] for epoch in shown), test]
+        rows.append([name, f"{runs[0]['parameters']:,}", *map(mean_and_spread, values)])
+    seeds = len(results[CONSTRUCTED])
+    title = f"{config.name}: accuracy in %, mean ± standard deviation of {seeds} seeds"
+    lead = verdict(curves, shown)
+    table = Table(title=title)
+    for i, column in enumerate(header):
+        table.add_column(column, justify="left" if i == 0 else "right")
+    for row in rows:
+        table.add_row(*row)
+    console = Console()
+    Console(width=console.width if console.is_terminal else max(console.width, 120)).print(table)
+    print(lead)
+    lines = [
+        f"{title}.",
+        "",
+        *(f"| {' | '.join(row)} |" for row in (header, ["---"] * len(header), *rows)),
+        "",
+        lead,
+        "",
+    ]
+    (folder / "comparison.md").write_text("\n".join(lines))
+    with (folder / "comparison.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["head", "seed", "parameters", "epoch", "accuracy"])
+        for name, runs in results.items():
+            for r in runs:
+                writer.writerows([name, r["seed"], r["parameters"], i + 1, a] for i, a in enumerate(r["accuracy"]))
+    write_json(folder / "comparison.json", dict(results))
+    plots.heads_figure(curves, CONSTRUCTED, title).savefig(folder / "accuracy.png")
+
+
+def mean_and_spread(values: torch.Tensor) -> str:
+    """Mean ± standard deviation over seeds."""
+    spread = f" ± {values.std():.2f}" if len(values) > 1 else ""
+    return f"{values.mean():.2f}{spread}"
+
+
+def verdict(curves: dict[str, torch.Tensor], epochs: Sequence[int]) -> str:
+    """Where the constructed head stands among the dense ones, by the mean over seeds, after each of some epochs."""
+    parts = []
+    for epoch in epochs:
+        means = {name: float(curve[:, epoch - 1].mean()) for name, curve in curves.items()}
+        own = means.pop(CONSTRUCTED)
+        best = max(means, key=means.__getitem__)
+        behind = sum(own > value for value in means.values())
+        parts.append(
+            f"after epoch {epoch} it is ahead of {behind} of {len(means)} dense heads, {own - means[best]:+.2f} points "
+            f"from the best ({best})"
+        )
+    return "The constructed head: " + "; ".join(parts) + "."

@@ -1,0 +1,204 @@
+"""Constructed subnetworks as classifier heads, and the ordinary dense head to compare with."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from lit_triwave import dense
+from lit_triwave.bank import Curvature, Release, TriangleBank
+
+Squash = Literal["normal", "sigmoid", "hard"]
+
+SQUASHES: dict[Squash, Callable[[Tensor], Tensor]] = {
+    "normal": torch.special.ndtr,
+    "sigmoid": torch.sigmoid,
+    "hard": lambda z: (0.5 + z / 4).clamp(0, 1),
+}
+
+
+class BlockDiagonalLayers(nn.Module):
+    """Features → K numbers in [0, 1] → K constructed subnetworks: what stands in for hidden dense layers.
+
+    Which squash: on the digits (small CNN, 20 epochs, 5 seeds, 360 validation images of the training part) `"normal"`
+    reached 73.2 % after one epoch and 98.89 ± 0.28 % at the end, `"sigmoid"` 69.7 and 98.78 ± 0.32 %, `"hard"` 69.6 and
+    98.72 ± 0.54 %: hardly more than the spread, but in the order that one would expect. Batch-normalised values are
+    roughly normal, so their distribution function spreads them evenly over [0, 1]: every linear piece sees samples. And
+    it is smooth: beyond ±2 standard deviations, where `"hard"` has no gradient at all, 5 % of the samples have some.
+
+    Args:
+        in_features: features of a sample, ≥ 1.
+        num_nets: subnetworks K ≥ 1; the hidden layers are 4·K wide.
+        depth: hidden layers of the subnetworks, ≥ 1.
+        squash: how a batch-normalised projection z becomes a number in [0, 1]: `"normal"`, the normal distribution
+            function; `"sigmoid"`; `"hard"`, 1/2 + z/4 clamped to [0, 1].
+        curvature, theorem31, margin, generator: see `TriangleBank`.
+
+    Attributes:
+        bank: of shape (num_nets,), in float32 under autocast.
+
+    Raises:
+        ValueError: for an argument outside its range.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        num_nets: int = 64,
+        depth: int = 5,
+        *,
+        squash: Squash = "normal",
+        curvature: Curvature = "convex",
+        theorem31: bool = True,
+        margin: float = 1e-2,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        check_sizes(in_features=in_features, num_nets=num_nets, depth=depth)
+        if squash not in get_args(Squash):
+            raise ValueError(f"squash {squash!r}: one of {', '.join(get_args(Squash))}")
+        self.squash: Squash = squash
+        self.projection = nn.Linear(in_features, num_nets, bias=False)  # the norm has the bias
+        self.norm = nn.BatchNorm1d(num_nets)
+        self.bank = TriangleBank(
+            num_nets, depth, curvature=curvature, theorem31=theorem31, margin=margin, generator=generator
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (batch, in_features) ↦ (batch, num_nets)."""
+        z = self.norm(self.projection(x))
+        # The waves multiply differences of their input by up to 2^depth and more: eight bits are not enough for them.
+        with torch.autocast(z.device.type, enabled=False):
+            y: Tensor = self.bank(SQUASHES[self.squash](z.to(self.bank.sign.dtype)))
+        return y
+
+    def release(self, kind: Release = "blocks") -> None:
+        """See `TriangleBank.release`."""
+        self.bank.release(kind)
+
+
+class BlockDiagonalHead(nn.Module):
+    """Features → K numbers in [0, 1] → K constructed subnetworks → classes (METHOD section 4).
+
+    Args:
+        in_features: features of a sample, ≥ 1.
+        num_classes: ≥ 1.
+        num_nets: subnetworks K ≥ 1; the hidden layers are 4·K wide.
+        depth: hidden layers of the subnetworks, ≥ 1.
+        dropout: share of the subnetworks' outputs that are set to zero in training, 0 ≤ dropout < 1.
+        options: further arguments of `BlockDiagonalLayers`.
+
+    Raises:
+        ValueError: for an argument outside its range.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        num_classes: int,
+        num_nets: int = 64,
+        depth: int = 5,
+        *,
+        dropout: float = 0.0,
+        **options: Any,
+    ) -> None:
+        super().__init__()
+        check_sizes(num_classes=num_classes)
+        self.layers = BlockDiagonalLayers(in_features, num_nets, depth, **options)
+        self.dropout = nn.Dropout(dropout)
+        self.classes = nn.Linear(num_nets, num_classes)
+
+    @property
+    def bank(self) -> TriangleBank:
+        """The subnetworks."""
+        return self.layers.bank
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (batch, in_features) ↦ logits (batch, num_classes)."""
+        logits: Tensor = self.classes(self.dropout(self.layers(x)))
+        return logits
+
+    def release(self, kind: Release = "blocks") -> None:
+        """See `TriangleBank.release`."""
+        self.layers.release(kind)
+
+    @torch.no_grad()
+    def to_sequential(self, pieces: int = 256) -> nn.Sequential:
+        """The head, as it is in evaluation, as plain `nn.Linear` and `nn.ReLU` layers with copied weights.
+
+        Projection and batch norm become one layer, the squash another. `"hard"` is exact; a smooth squash becomes its
+        interpolation on so many equal pieces of [−6, 6]: off by at most 36 / pieces² · max |squash''|, 1.4e-4 for 256.
+        """
+        layers = self.layers
+        norm, weight = layers.norm, layers.projection.weight
+        assert norm.running_var is not None and norm.running_mean is not None
+        gain = norm.weight / (norm.running_var + norm.eps).sqrt()
+        project = (gain[:, None] * weight, norm.bias - gain * norm.running_mean)
+        knots = torch.linspace(-6, 6, pieces + 1) if layers.squash != "hard" else torch.tensor([-2.0, 2.0])
+        squash = interpolation_layers(SQUASHES[layers.squash], knots.to(weight), len(weight))
+        classes = (self.classes.weight, self.classes.bias)
+        return dense.sequential(dense.chain([project], squash, self.bank.affine_layers(), [classes]))
+
+
+def interpolation_layers(f: Callable[[Tensor], Tensor], knots: Tensor, n: int) -> list[dense.Affine]:
+    """A function of one variable, for each of n values, as one hidden ReLU layer: linear between the knots, constant
+    beyond them.
+
+    Args:
+        f: the function.
+        knots: ascending, shape (k,).
+        n: how many values.
+    """
+    values = f(knots)
+    slopes = nn.functional.pad(values.diff() / knots.diff(), (1, 1))
+    eye = torch.eye(n, dtype=knots.dtype, device=knots.device)
+    rise = eye.repeat(len(knots), 1), -knots.repeat_interleave(n)
+    return [rise, (torch.cat([turn * eye for turn in slopes.diff()], 1), values[:1].expand(n).clone())]
+
+
+class DenseHead(nn.Sequential):
+    """An ordinary head: `depth` hidden layers of `width` neurons with ReLU, and a Linear to the classes.
+
+    Args:
+        in_features: features of a sample.
+        num_classes: classes.
+        width: neurons of each hidden layer, ≥ 1.
+        depth: hidden layers, ≥ 0; 0 is one linear layer.
+        batch_norm: batch norm before each ReLU.
+        dropout: after each ReLU.
+
+    Raises:
+        ValueError: for an argument outside its range.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        num_classes: int,
+        width: int = 256,
+        depth: int = 1,
+        *,
+        batch_norm: bool = False,
+        dropout: float = 0.0,
+    ) -> None:
+        check_sizes(in_features=in_features, width=width)
+        if depth < 0:
+            raise ValueError(f"depth {depth}: at least 0")
+        layers: list[nn.Module] = []
+        for fan_in, fan_out in itertools.pairwise([in_features, *[width] * depth]):
+            layers.append(nn.Linear(fan_in, fan_out, bias=not batch_norm))
+            layers += [nn.BatchNorm1d(fan_out)] if batch_norm else []
+            layers.append(nn.ReLU())
+            layers += [nn.Dropout(dropout)] if dropout else []
+        super().__init__(*layers, nn.Linear(width if depth else in_features, num_classes))
+
+
+def check_sizes(**sizes: int) -> None:
+    """Raises ValueError for a size below 1, naming it."""
+    for name, value in sizes.items():
+        if value < 1:
+            raise ValueError(f"{name} {value}: at least 1")

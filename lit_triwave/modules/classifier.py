@@ -1,0 +1,276 @@
+"""`ImageClassifier`: a backbone and a head, trained through the stages of the head's constructed subnetworks."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torchmetrics import MeanMetric
+
+from lit_triwave.backbones import build_network
+from lit_triwave.bank import Curvature, Release, TriangleBank
+from lit_triwave.errors import TrainingDiverged, TriwaveError
+from lit_triwave.heads import Squash
+from lit_triwave.metrics import classification_metrics
+from lit_triwave.modules.staged import StagedModule
+from lit_triwave.stages import Parameters, Stage
+
+Batch = tuple[Tensor, Tensor]
+HeadKind = Literal["block_diagonal", "dense", "replaced", "original"]
+
+DEFAULT_PRETRAIN = Stage(epochs=10, lr=0.01, optimizer="AdamW", warmup=0.05)
+DEFAULT_TRAIN = Stage(epochs=10, lr=0.01, optimizer="AdamW", warmup=0.05)
+
+
+class ImageClassifier(StagedModule):
+    """Classification of images by a backbone and a head: constructed subnetworks, an ordinary dense head, or either in
+    place of the classifier that a torchvision model has.
+
+    Backbone and projections are trained in every stage; the schedule spans the whole run (`Stage.warmup` and a cosine
+    count from its beginning), and they keep their optimizer's state when the subnetworks are released. Weight decay is
+    for weights alone: peaks, scales, norms and biases go without.
+
+    Args:
+        backbone: `"cnn"` (`SmallCNN`), `"none"` (pixels) or the name of any classification model of torchvision.
+        head: `"block_diagonal"` (`BlockDiagonalHead`), `"dense"` (`DenseHead`); for torchvision models also
+            `"replaced"` (their own classifier after `replace_dense`) and `"original"` (their own classifier).
+        num_nets: subnetworks K of a block-diagonal head; for `"replaced"` a quarter of the dense layer's width if None.
+        depth: hidden layers of the subnetworks, or of a dense head.
+        width: neurons of each hidden layer of a dense head; 4 · num_nets, the width of the subnetworks, if None.
+        batch_norm: of a dense head, before each ReLU.
+        dropout: of the head.
+        squash, curvature, theorem31, margin: see `BlockDiagonalHead`.
+        release: `"blocks"` or `"dense"`: what standard training may change.
+        channels, convolutions: of the small CNN.
+        weights: file with a state dict of the torchvision model, to start from.
+        label_smoothing: 0 to 1.
+        mixup, cutmix: parameters of their Beta distributions, > 0; 0 leaves them out. With both, one is drawn for each
+            batch.
+        pretrain: the stage of the peaks. Must have 0 epochs for a head without subnetworks.
+        train: the stage of the weights.
+        channels_last: memory format of the images and the backbone, faster on GPUs.
+        compile: `torch.compile` of backbone and head.
+        num_classes, image_shape: from the data when run from a config; image_shape is (C, H, W).
+
+    Attributes:
+        network: images (batch, C, H, W) ↦ logits (batch, num_classes).
+
+    Raises:
+        ValueError: for an argument outside its range, or two that contradict each other.
+    """
+
+    continuous = True
+
+    def __init__(
+        self,
+        backbone: str = "cnn",
+        head: HeadKind = "block_diagonal",
+        num_nets: int | None = None,
+        depth: int = 5,
+        width: int | None = None,
+        batch_norm: bool = False,
+        dropout: float = 0.0,
+        squash: Squash = "normal",
+        curvature: Curvature = "convex",
+        theorem31: bool = True,
+        margin: float = 1e-2,
+        release: Release = "blocks",
+        channels: Sequence[int] = (32, 64),
+        convolutions: int = 1,
+        weights: str | None = None,
+        label_smoothing: float = 0.0,
+        mixup: float = 0.0,
+        cutmix: float = 0.0,
+        pretrain: Stage = DEFAULT_PRETRAIN,
+        train: Stage = DEFAULT_TRAIN,
+        channels_last: bool = False,
+        compile: bool = False,
+        num_classes: int | None = None,
+        image_shape: Sequence[int] | None = None,
+    ) -> None:
+        super().__init__(pretrain, train, release)
+        self.save_hyperparameters(ignore=["pretrain", "train"])
+        if num_classes is None or image_shape is None:
+            raise ValueError("num_classes and image_shape: the data has to say them, and this data does not")
+        for name, share in {"label_smoothing": label_smoothing, "dropout": dropout}.items():
+            if not 0 <= share < 1:
+                raise ValueError(f"{name} {share}: at least 0, and below 1")
+        for name, value in {"mixup": mixup, "cutmix": cutmix}.items():
+            if not value >= 0:
+                raise ValueError(f"{name} {value}: at least 0")
+        if head in ("dense", "original") and pretrain.epochs:
+            raise ValueError(f"head {head!r} has no peaks to pretrain: set pretrain.epochs to 0")
+        self.network: nn.Module = build_network(
+            image_shape,
+            num_classes,
+            backbone=backbone,
+            head=head,
+            num_nets=num_nets,
+            depth=depth,
+            width=width,
+            batch_norm=batch_norm,
+            dropout=dropout,
+            bank={"squash": squash, "curvature": curvature, "theorem31": theorem31, "margin": margin},
+            channels=channels,
+            convolutions=convolutions,
+            weights=weights,
+        )
+        self.num_classes = num_classes
+        self.label_smoothing = label_smoothing
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.network.to(memory_format=self.memory_format)  # type: ignore[call-overload]
+        self.compiled = compile
+        self.mixing = mixing(mixup, cutmix, num_classes)
+        metrics = {name: classification_metrics(num_classes, f"{name}/") for name in ("val", "test")}
+        self.metrics: Any = nn.ModuleDict(metrics)
+        self.losses: Any = nn.ModuleDict({name: MeanMetric() for name in metrics})
+        self.results: dict[str, float] = {}
+        self.confusion: Tensor | None = None
+        self._unchecked: list[tuple[int, float]] = []  # (step, learning rate) since the loss was last looked at
+        self._unchecked_losses: list[Tensor] = []
+
+    def forward(self, images: Tensor) -> Tensor:
+        """images (batch, C, H, W), normalised ↦ logits (batch, num_classes)."""
+        logits: Tensor = self.network(images.to(memory_format=self.memory_format))
+        return logits
+
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        if self.trainer.precision in ("64-true",):
+            self.double()
+        if self.compiled:
+            self.network.compile()
+
+    def parameter_groups(self) -> Parameters:
+        """Two groups: weights of layers, and peaks, scales, norms and biases, which are not decayed."""
+        decayed: list[nn.Parameter] = []
+        kept: list[nn.Parameter] = []
+        for module in self.modules():
+            for name, parameter in module.named_parameters(recurse=False):
+                decays = name.endswith("weight") and (parameter.ndim > 1 or isinstance(module, TriangleBank))
+                (decayed if decays else kept).append(parameter)
+        return [group for group in ({"params": decayed}, {"params": kept, "weight_decay": 0.0}) if group["params"]]
+
+    def on_fit_start(self) -> None:
+        self.seed = torch.initial_seed()
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        # Dropout, mixup and cutmix go on after a resume as they would have without it; ranks draw different numbers.
+        # Not once an epoch: Lightning's loaders draw from the same generator, in a resumed epoch at another moment.
+        purpose = f"{self.seed} {self.current_epoch} {batch_idx} {self.global_rank}"
+        torch.manual_seed(random.Random(purpose).getrandbits(63))
+
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        images, labels = batch
+        if batch_idx == 0:
+            self._check_labels(labels)
+        target = labels
+        if self.mixing is not None:
+            images, target = self.mixing(images, labels)
+        loss = functional.cross_entropy(self(images).float(), target, label_smoothing=self.label_smoothing)
+        value = loss.detach()
+        self._unchecked.append((self.global_step, self.trainer.optimizers[0].param_groups[0]["lr"]))
+        self._unchecked_losses.append(value)
+        # Looking at a loss waits for the device: on a GPU only where Lightning does so anyway.
+        logged = self._is_logged(batch_idx)
+        if self.device.type == "cpu" or logged or len(self._unchecked) >= 50:
+            self.check_losses()
+        if logged:  # `log` takes a millisecond, and the other steps' values would be written nowhere
+            self.log("train/loss", value)
+        return {"loss": loss}
+
+    def _is_logged(self, batch_idx: int) -> bool:
+        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        return (self.global_step + 1) % every == 0
+
+    def check_losses(self) -> None:
+        """Raises TrainingDiverged, on all ranks, if a loss since the last call was not finite on any."""
+        if not self._unchecked:
+            return
+        infinite: Any = (~torch.stack(self._unchecked_losses).isfinite()).float()
+        bad = self.trainer.strategy.reduce(infinite, reduce_op="sum").nonzero().flatten().tolist()
+        steps = self._unchecked
+        self._unchecked, self._unchecked_losses = [], []
+        if bad:
+            step, rate = steps[bad[0]]
+            raise TrainingDiverged(
+                f"the loss is not finite in stage '{self.stage}', epoch {self.current_epoch}, step {step} at learning "
+                f"rate {rate:.3g}, precision {self.trainer.precision}: try a lower {self.stage}.lr"
+            )
+
+    def check_finite(self) -> None:
+        """Called on all ranks before a checkpoint is saved.
+
+        Raises:
+            TrainingDiverged: a loss, or a parameter after the last step, is not finite.
+        """
+        self.check_losses()
+        finite = torch.stack([tensor.isfinite().all() for tensor in self.parameters()]).all()
+        if not finite:  # the same on all ranks, which hold the same parameters
+            raise TrainingDiverged(
+                f"parameters are not finite after stage '{self.stage}', epoch {self.current_epoch}, step "
+                f"{self.global_step}: try a lower {self.stage}.lr"
+            )
+
+    def _check_labels(self, labels: Tensor) -> None:
+        """Raises TriwaveError for labels that the head has no class for."""
+        if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < self.num_classes:
+            raise TriwaveError(
+                f"labels from {int(labels.min())} to {int(labels.max())}: the model has {self.num_classes} classes, "
+                f"0 to {self.num_classes - 1}"
+            )
+
+    def _evaluate(self, name: str, batch: Batch, batch_idx: int) -> Tensor:
+        images, labels = batch
+        if batch_idx == 0:
+            self._check_labels(labels)
+        logits: Tensor = self(images).float()
+        if len(labels):
+            self.losses[name].update(functional.cross_entropy(logits, labels), len(labels))
+            self.metrics[name].update(logits.softmax(1), labels)
+        return logits
+
+    def _results(self, name: str) -> dict[str, Tensor]:
+        results: dict[str, Tensor] = self.metrics[name].compute() | {f"{name}/loss": self.losses[name].compute()}
+        self.metrics[name].reset()
+        self.losses[name].reset()
+        self.log_dict(results, rank_zero_only=False, sync_dist=True)
+        return results
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self._evaluate("val", batch, batch_idx)
+
+    def on_validation_epoch_end(self) -> None:
+        self._results("val")
+
+    def on_test_start(self) -> None:
+        self.confusion = torch.zeros(self.num_classes, self.num_classes, dtype=torch.long, device=self.device)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        logits = self._evaluate("test", batch, batch_idx)
+        assert self.confusion is not None
+        self.confusion.index_put_((batch[1], logits.argmax(1)), torch.ones_like(batch[1]), accumulate=True)
+
+    def on_test_epoch_end(self) -> None:
+        self.results = {name: float(value) for name, value in self._results("test").items()}
+        self.confusion = self.trainer.strategy.reduce(self.confusion, reduce_op="sum")
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        images, labels = batch
+        confidence, prediction = self(images).float().softmax(1).max(1)
+        return {"label": labels, "prediction": prediction, "confidence": confidence}
+
+
+def mixing(mixup: float, cutmix: float, num_classes: int) -> Any:
+    """torchvision's MixUp, CutMix, one of both drawn for each batch, or None."""
+    if not (mixup or cutmix):
+        return None
+    from torchvision.transforms import v2  # takes seconds
+
+    chosen = [v2.MixUp(alpha=mixup, num_classes=num_classes)] if mixup else []
+    chosen += [v2.CutMix(alpha=cutmix, num_classes=num_classes)] if cutmix else []
+    return v2.RandomChoice(chosen) if len(chosen) > 1 else chosen[0]

@@ -1,0 +1,228 @@
+"""`replace_dense`: constructed subnetworks in place of the hidden dense layers of a model's classifier."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from lit_triwave.heads import BlockDiagonalLayers, check_sizes
+
+BETWEEN = (
+    nn.ReLU,
+    nn.ReLU6,
+    nn.LeakyReLU,
+    nn.GELU,
+    nn.SiLU,
+    nn.Hardswish,
+    nn.Tanh,
+    nn.Sigmoid,
+    nn.Dropout,
+    nn.BatchNorm1d,
+    nn.LayerNorm,
+    nn.Identity,
+)
+"""What may stand between dense layers: activations and norms belong to the layer before, and go with it."""
+
+
+@dataclass
+class Cost:
+    """What the classifier costs.
+
+    Attributes:
+        parameters: numbers that are trained.
+        multiply_adds: for one image, in matrix products; in the block form, blocks count without the zeros between.
+    """
+
+    parameters: int
+    multiply_adds: int
+
+
+@dataclass
+class Replacement:
+    """What `replace_dense` did.
+
+    Attributes:
+        layers: names of the layers that went, and their sizes (in, out).
+        name: of the module that came in their place.
+        num_nets, depth: of the subnetworks.
+        before, blocks, dense: of the whole classifier: before, and after in either release.
+        model_before: parameters of the whole model before.
+    """
+
+    layers: dict[str, tuple[int, int]]
+    name: str
+    num_nets: int
+    depth: int
+    before: Cost
+    blocks: Cost
+    dense: Cost
+    model_before: int
+
+    def __str__(self) -> str:
+        gone = ", ".join(f"{name} ({fan_in} → {fan_out})" for name, (fan_in, fan_out) in self.layers.items())
+        lines = [
+            f"{gone} → {self.name}: {self.num_nets} subnetworks, {4 * self.num_nets} neurons wide, {self.depth} deep",
+            f"{'classifier':16}{'parameters':>14}{'multiply-adds':>16}",
+        ]
+        for name, cost in {
+            "before": self.before,
+            "released blocks": self.blocks,
+            "released dense": self.dense,
+        }.items():
+            lines.append(f"{name:16}{cost.parameters:14,}{cost.multiply_adds:16,}")
+        return "\n".join(lines)
+
+
+def replace_dense(
+    model: nn.Module,
+    depth: int,
+    num_nets: int | None = None,
+    *,
+    classifier: str | None = None,
+    keep: int = 0,
+    **options: Any,
+) -> Replacement:
+    """Replaces the hidden dense layers of a classifier, in place, by constructed subnetworks (METHOD section 4).
+
+    The classifier is an `nn.Sequential` with at least two `nn.Linear`. Its hidden layers, all but the last
+    `nn.Linear`, become one `BlockDiagonalLayers`; dropout after them stays; the last layer is made anew for
+    `num_nets` inputs.
+    VGG-16's 25088 → 4096 → 4096 → 1000 becomes 25088 → 1024 subnetworks, 4096 wide → 1000.
+
+    Args:
+        model: any model of torchvision, or one's own.
+        depth: hidden layers of the subnetworks, ≥ 1.
+        num_nets: their number K; by default a quarter of the width of the last layer that goes, which keeps the width.
+        classifier: name of the `nn.Sequential` in the model ("" is the model itself); by default the last that fits.
+        keep: hidden layers that stay as they are, from the first on: 1 keeps VGG-16's 25088 → 4096.
+        options: further arguments of `BlockDiagonalLayers`.
+
+    Returns:
+        A report, which `print` shows.
+
+    Raises:
+        ValueError: the model has no hidden dense layers, or an argument is out of its range.
+    """
+    check_sizes(depth=depth)
+    name, stack = find_classifier(model, classifier)
+    places = [i for i, layer in enumerate(stack) if isinstance(layer, nn.Linear)]
+    if not 0 <= keep < len(places) - 1:
+        raise ValueError(f"keep {keep}: 0 to {len(places) - 2}, so that one of {len(places) - 1} hidden layers goes")
+    places = places[keep:]
+    first, end = places[0], places[-1]
+    strange = [type(layer).__name__ for layer in stack[first:end] if not isinstance(layer, (nn.Linear, *BETWEEN))]
+    if strange:
+        raise ValueError(f"classifier {name!r} holds {', '.join(strange)} between its dense layers: can't be replaced")
+    linears: list[Any] = [stack[i] for i in places]
+    width = linears[-2].out_features
+    if num_nets is None:
+        if width % 4:
+            raise ValueError(f"a layer of width {width} is no number of blocks of four: give num_nets")
+        num_nets = width // 4
+    before, model_before = dense_cost(stack), sum(p.numel() for p in model.parameters())
+    like = linears[0].weight
+    layers = BlockDiagonalLayers(linears[0].in_features, num_nets, depth, **options)
+    last = nn.Linear(num_nets, linears[-1].out_features)
+    dropout = [layer for layer in stack[places[-2] : end] if isinstance(layer, nn.Dropout)]
+    new = [*stack[:first], layers, *dropout, last, *stack[end + 1 :]]
+    for module in (layers, last):
+        module.to(like.device, like.dtype)
+    for key in list(stack._modules):
+        del stack._modules[key]
+    for i, module in enumerate(new):
+        stack.add_module(str(i), module)
+    others = dense_cost(stack, without=layers)
+    prefix = f"{name}." if name else ""
+    return Replacement(
+        layers={
+            f"{prefix}{i}": (linear.in_features, linear.out_features)
+            for i, linear in zip(places[:-1], linears, strict=False)
+        },
+        name=f"{prefix}{first}",
+        num_nets=num_nets,
+        depth=depth,
+        before=before,
+        blocks=added(others, released_cost(layers, num_nets, 4, depth, num_nets)),
+        dense=added(others, released_cost(layers, 1, 4 * num_nets, depth, num_nets)),
+        model_before=model_before,
+    )
+
+
+def released_cost(layers: BlockDiagonalLayers, networks: int, width: int, depth: int, inputs: int) -> Cost:
+    """Cost of the layers when released as `networks` networks of a width, which share the `inputs` evenly."""
+    each = inputs // networks
+    weights = networks * (2 * each * width + (depth - 1) * width * width)
+    biases = networks * (depth * width + each)
+    projection, norm = layers.projection.weight.numel(), 2 * inputs
+    return Cost(projection + norm + weights + biases, projection + weights)
+
+
+def added(a: Cost, b: Cost) -> Cost:
+    """The sum of two costs."""
+    return Cost(a.parameters + b.parameters, a.multiply_adds + b.multiply_adds)
+
+
+def dense_cost(stack: nn.Module, without: nn.Module | None = None) -> Cost:
+    """Cost of a classifier's layers, except one."""
+    skipped = set(without.modules()) if without is not None else set()
+    kept = [module for module in stack.modules() if module not in skipped]
+    parameters = sum(p.numel() for module in kept for p in module.parameters(recurse=False))
+    return Cost(parameters, sum(m.weight.numel() for m in kept if isinstance(m, nn.Linear)))
+
+
+def find_classifier(model: nn.Module, name: str | None = None) -> tuple[str, nn.Sequential]:
+    """Name and module of the classifier: the last `nn.Sequential` that holds two `nn.Linear` or more.
+
+    Raises:
+        ValueError: there is none, or the one that was named has no hidden dense layer.
+    """
+    modules = dict(model.named_modules())
+    if name is not None and name not in modules:
+        raise ValueError(f"classifier {name!r}: the model has no such module")
+    candidates = modules if name is None else {name: modules[name]}
+    found = [(key, module) for key, module in candidates.items() if hidden_linears(module) > 0]
+    if not found:
+        what = type(model).__name__ if name is None else f"classifier {name!r}"
+        raise ValueError(
+            f"{what} has no hidden dense layers to replace: an nn.Sequential with at least two nn.Linear is needed, as "
+            "in VGG or AlexNet"
+        )
+    key, module = found[-1]
+    assert isinstance(module, nn.Sequential)
+    return key, module
+
+
+def hidden_linears(module: nn.Module) -> int:
+    """Dense layers that an `nn.Sequential` holds before its last one."""
+    children = module.children() if isinstance(module, nn.Sequential) else ()
+    return sum(isinstance(child, nn.Linear) for child in children) - 1
+
+
+def cut_classifier(model: nn.Module) -> tuple[nn.Module, int]:
+    """Takes the dense layers at a model's end off, in place, and returns the model and its number of features.
+
+    Raises:
+        ValueError: the model does not end in a dense layer.
+    """
+    linears = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    if not linears or not ends_in(model, linears[-1][0]):
+        raise ValueError(f"{type(model).__name__} does not end in a dense layer: no head can take its place")
+    parent, _, key = linears[-1][0].rpartition(".")
+    owner = model.get_submodule(parent)
+    if not isinstance(owner, nn.Sequential) or owner is model:
+        features = linears[-1][1].in_features
+        setattr(owner, key, nn.Identity())
+        return model, features
+    places: Sequence[int] = [i for i, layer in enumerate(owner) if isinstance(layer, nn.Linear)]
+    features = owner[places[0]].in_features  # type: ignore[assignment]
+    del owner[places[0] :]
+    return model, features
+
+
+def ends_in(model: nn.Module, name: str) -> bool:
+    """Whether nothing with parameters comes after the module of that name."""
+    names = [key for key, module in model.named_modules() if next(module.parameters(recurse=False), None) is not None]
+    return bool(names) and names[-1] == name

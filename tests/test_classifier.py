@@ -1,0 +1,235 @@
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from datamodules.digits import DigitsDataModule
+from lit_triwave import ImageClassifier
+from lit_triwave.cli import main
+from lit_triwave.stages import Stage
+from tests.conftest import REPOSITORY
+from tests.test_resume import assert_identical, state
+
+SMALL = ["--model.channels", "[4,8]", "--model.num_nets", "8", "--model.depth", "2"]
+SHORT = ["--model.pretrain.epochs", "2", "--model.train.epochs", "2", "--run.checkpoint_every", "1"]
+
+
+@pytest.fixture
+def digits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Runs a command on the digits through the front door and returns the run's folder."""
+    monkeypatch.chdir(REPOSITORY)
+
+    def run(name: str, *args: str, command: str = "fit", code: int = 0, config: str = "configs/digits.yaml") -> Path:
+        place = ["--run.root", str(tmp_path)] + (["--run.id", name] if name else [])
+        small = [] if "baselines" in config else SMALL + SHORT
+        assert main([command, "--config", config, *small, *place, *args]) == code
+        return tmp_path / Path(config).stem / name
+
+    return run
+
+
+def test_the_digits_are_learned_in_four_epochs_and_leave_a_whole_run_folder(digits, tmp_path: Path, capsys) -> None:
+    run = digits("r", "--model.channels", "[8,16]", "--model.num_nets", "16")
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["test/accuracy"] > 0.85
+    assert summary["test/accuracy"] <= summary["test/top5_accuracy"] <= 1
+    assert 0 < summary["test/calibration_error"] < 1
+    assert 0 < summary["test/loss"] < 1
+    assert summary["seed"] == 0
+    assert summary["wall_seconds"] > 0
+    assert summary["stage"] == "train"
+    assert "test accuracy" in capsys.readouterr().out
+    assert (run / "checkpoints" / "pretrained.ckpt").is_file()
+    with (run / "metrics.csv").open() as file:
+        assert sum(bool(row["val/accuracy"]) for row in csv.DictReader(file)) == 4
+    for figure in ("learning", "confusion", "subnetworks"):
+        with Image.open(run / "figures" / f"{figure}.png") as image:
+            assert len(image.convert("L").resize((64, 64)).getcolors(256) or []) > 5  # not a blank page
+    again = ["--model.channels", "[8,16]", "--model.num_nets", "16"]
+    digits("", *again, command="test")
+    digits("", *again, command="predict")
+    assert json.loads((run / "summary.json").read_text()) == summary
+    with (run / "predictions.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 360
+    right = sum(row["label"] == row["prediction"] for row in rows) / 360
+    assert right == pytest.approx(summary["test/accuracy"])
+
+
+@pytest.mark.parametrize("kind", ["blocks", "dense"])
+def test_a_classifier_resumed_in_any_stage_ends_bit_identical(digits, kind: str) -> None:
+    options = ["--model.release", kind, "--model.dropout", "0.2", "--data.shift", "1"]
+    whole = digits("whole", *options)
+    # In pretraining, at its last epoch, and after the first of training.
+    for epochs in (1, 2, 3) if kind == "blocks" else (2,):
+        run = digits(f"stopped{epochs}", *options, "--trainer.max_epochs", str(epochs))
+        digits("", *options, "--ckpt_path", str(run / "checkpoints" / "last.ckpt"))
+        assert_identical(state(whole), state(run))
+
+
+def test_a_dense_head_and_every_mixture_of_images_run(digits) -> None:
+    short = ["--model.channels", "[4,8]", "--model.train.epochs", "1"]
+    run = digits("r", *short, "--model.mixup", "0.2", "--model.cutmix", "1", config="configs/baselines/digits.yaml")
+    assert not (run / "figures" / "subnetworks.png").exists()
+    assert json.loads((run / "summary.json").read_text())["test/accuracy"] > 0.2
+
+
+# --- the module ---
+
+
+def classifier(**options) -> ImageClassifier:
+    torch.manual_seed(0)
+    return ImageClassifier(**{"channels": [4], "num_nets": 4, "num_classes": 10, "image_shape": (1, 8, 8)} | options)
+
+
+def test_weight_decay_is_for_weights_alone() -> None:
+    model = classifier(depth=2)
+    for released in (False, True):
+        if released:
+            model.enter_stage("train")
+        decayed, kept = model.parameter_groups()
+        names = {id(parameter): name for name, parameter in model.named_parameters()}
+        decayed, kept = ({names[id(p)] for p in group["params"]} for group in (decayed, kept))
+        assert decayed | kept == set(names.values())
+        assert not decayed & kept
+        assert all(name.endswith("weight") and "norm" not in name for name in decayed)
+        assert "network.backbone.1.weight" in kept  # a batch norm's
+        assert "network.head.layers.projection.weight" in decayed
+        bank = {name for name in decayed if ".bank." in name}
+        assert {name.rpartition(".")[2] for name in bank} == (
+            {"input_weight", "hidden_weight", "output_weight"} if released else set()
+        )
+    assert model.parameter_groups()[1]["weight_decay"] == 0
+
+
+def test_one_schedule_spans_the_run_and_what_stays_keeps_its_optimizers_state(digits) -> None:
+    options = ["--trainer.log_every_n_steps", "1"]
+    before = torch.load(
+        digits("a", *options, "--trainer.max_epochs", "2") / "checkpoints" / "last.ckpt", weights_only=True
+    )
+    after = torch.load(
+        digits("b", *options, "--trainer.max_epochs", "3") / "checkpoints" / "last.ckpt", weights_only=True
+    )
+    steps = 1437 // 64
+    # Adam's own count of steps: of a convolution in both stages, of released weights in the second alone.
+    counts = {int(value["step"]) for value in before["optimizer_states"][0]["state"].values()}
+    assert counts == {2 * steps}
+    counts = {int(value["step"]) for value in after["optimizer_states"][0]["state"].values()}
+    assert counts == {3 * steps, steps}
+    # Half-way through four epochs the cosine is at a half.
+    assert before["optimizer_states"][0]["param_groups"][0]["lr"] == pytest.approx(0.01 / 2, rel=0.02)
+    assert after["optimizer_states"][0]["param_groups"][0]["lr"] == pytest.approx(0.01 * 0.1464, rel=0.05)
+
+
+def test_a_compiled_classifier_trains_through_the_switch_as_an_eager_one(digits, monkeypatch) -> None:
+    compiled = torch.nn.Module.compile
+    # The graphs that inductor would get, all of them whole, without waiting for the C++ compiler.
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self: compiled(self, backend="aot_eager", fullgraph=True))
+    few = ["--trainer.limit_train_batches", "2", "--model.pretrain.epochs", "1", "--model.train.epochs", "1"]
+    a, b = digits("a", *few), digits("b", *few, "--model.compile", "true")
+    one, two = (state(run)["state_dict"] for run in (a, b))
+    assert one.keys() == two.keys()
+    for key in one:
+        torch.testing.assert_close(one[key], two[key], rtol=1e-3, atol=1e-4, msg=key)
+
+
+def test_a_loss_that_is_not_finite_is_named_and_the_last_good_checkpoint_kept(digits, capsys) -> None:
+    huge = ["--model.train.lr", "1e30", "--model.train.optimizer", "SGD", "--model.train.options", "{}"]
+    run = digits("r", *huge, "--trainer.precision", "bf16-mixed", code=1)
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    for part in ("stage 'train', epoch 2, step 4", "learning rate", "bf16-mixed", "lower train.lr", "last.ckpt"):
+        assert part in line
+    kept = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    assert kept["epoch"] == 1
+    assert all(value.isfinite().all() for value in kept["state_dict"].values())
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["--model.depth", "0"], "depth 0: at least 1"),
+        (["--model.head", "dense"], "no peaks to pretrain: set pretrain.epochs to 0"),
+        (["--model.head", "replaced"], "backbone 'cnn' has no classifier of its own"),
+        (["--model.backbone", "vgg16bn"], "did you mean 'vgg16_bn'?"),
+        (["--model.backbone", "vgg16_bn"], "takes images of 3 channels"),
+        (["--model.channels", "[4,4,4,4]"], "one to 3 blocks for images of 8 × 8"),
+        (["--model.label_smoothing", "1.5"], "label_smoothing 1.5"),
+        (["--model.num_net", "3"], "did you mean 'num_nets'?"),
+        (["--data.shift", "5"], "shift 5: from 0 to 4"),
+        (["--data.batch_size", "5000"], "batch_size 5000: at most the 1437"),
+        (["--model.weights", "absent.pt"], "weights absent.pt"),
+    ],
+)
+def test_a_bad_value_gets_one_line_that_names_it(digits, args: list[str], says: str, capsys) -> None:
+    digits("r", *args, code=2 if "num_net" in args[0] and "num_nets" not in args[0] else 1)
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert line.startswith("error: ")
+    assert says in line
+
+
+def test_labels_without_a_class_are_refused(digits, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(DigitsDataModule, "num_classes", 8)
+    digits("r", code=1)
+    assert "labels from 0 to 9: the model has 8 classes" in capsys.readouterr().err
+
+
+def test_torchvision_models_get_any_head_and_local_weights(tmp_path: Path) -> None:
+    from torchvision.models import alexnet, squeezenet1_0
+
+    shape = {"image_shape": (3, 64, 64), "num_classes": 5, "backbone": "alexnet", "num_nets": 4}
+    none = Stage(epochs=0)
+    torch.save(alexnet(num_classes=7).state_dict(), tmp_path / "seven.pt")
+    images = torch.rand(2, 3, 64, 64)
+    for head in ("block_diagonal", "replaced"):
+        model = classifier(**shape, head=head)
+        assert [bank.shape for bank in model.banks] == [torch.Size([4])]
+        assert model(images).shape == (2, 5)
+    assert not classifier(**shape, head="original", pretrain=none).banks
+    tuned = classifier(**shape, weights=str(tmp_path / "seven.pt"))  # its classifier goes, so its classes do not matter
+    first = torch.load(tmp_path / "seven.pt", weights_only=True)["features.0.weight"]
+    assert torch.equal(tuned.network.backbone.features[0].weight, first)
+    with pytest.raises(ValueError, match=r"classifier.6.* is \(7, ?.* there and \(5, ?.* here; the data has 5 classes"):
+        classifier(**shape, head="original", pretrain=none, weights=str(tmp_path / "seven.pt"))
+    torch.save(squeezenet1_0().state_dict(), tmp_path / "other.pt")
+    with pytest.raises(ValueError, match="are not of alexnet"):
+        classifier(**shape, weights=str(tmp_path / "other.pt"))
+    with pytest.raises(ValueError, match="no hidden dense layers"):
+        classifier(**shape | {"backbone": "resnet18"}, head="replaced")
+    assert classifier(**shape | {"backbone": "resnet18"})(images).shape == (2, 5)
+
+
+# --- the data ---
+
+
+def test_the_digits_are_split_evenly_and_without_overlap() -> None:
+    data = DigitsDataModule(validation=200)
+    data.setup("fit")
+    sets = [data.train_set, data.val_set, data.test_set]
+    assert [len(part) for part in sets] == [1237, 200, 360]
+    for part in sets:
+        counts = part.labels.bincount()
+        assert counts.min() > 0.085 * len(part)
+        assert counts.max() < 0.115 * len(part)
+    pixels = torch.cat([part.images.flatten(1) for part in sets])
+    assert len(pixels.unique(dim=0)) == 1797
+    assert float(data.train_set.images.mean()) == pytest.approx(0, abs=1e-5)
+    assert float(data.train_set.images.std()) == pytest.approx(1, abs=1e-5)
+
+
+def test_training_images_are_shifted_by_whole_pixels_anew_in_each_epoch() -> None:
+    data = DigitsDataModule(shift=1)
+    data.setup("fit")
+    loader = data.train_dataloader()
+    seen = []
+    for epoch in (0, 1, 0):
+        loader.sampler.set_epoch(epoch)
+        seen.append([images for images, _ in loader])
+    assert [len(batch) for batch in seen[0]] == [64] * (1437 // 64)
+    assert all(torch.equal(a, b) for a, b in zip(seen[0], seen[2], strict=True))
+    assert not torch.equal(seen[0][0], seen[1][0])
+    assert seen[0][0].shape == (64, 1, 8, 8)

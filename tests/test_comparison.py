@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import csv
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from lit_triwave import comparison
+from lit_triwave.cli import main
+from tests.conftest import REPOSITORY
+
+
+@pytest.fixture
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A small copy of the digits' config, run in an empty folder."""
+    text = (REPOSITORY / "configs" / "digits_pixels.yaml").read_text()
+    text = (
+        re.sub("epochs: 10", "epochs: 1", text).replace("num_nets: 64", "num_nets: 4").replace("depth: 5", "depth: 2")
+    )
+    path = tmp_path / "small.yaml"
+    path.write_text(text.replace("check_val_every_n_epoch: 1", "limit_train_batches: 4"))
+    monkeypatch.chdir(tmp_path)
+    return path
+
+
+def test_heads_are_compared_at_equal_parameters_width_and_depth_and_an_interrupted_comparison_goes_on(
+    config: Path, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    command = ["compare-heads", "--config", str(config), "--seeds", "2", "--out", str(out)]
+    train, calls = comparison.train, []
+
+    def interrupted(cells, name, seed):
+        calls.append((name, seed))
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return train(cells, name, seed)
+
+    monkeypatch.setattr(comparison, "train", interrupted)
+    assert main(command) == 130
+    assert len(list((out / "runs").iterdir())) == 3
+    assert main(command) == 0
+    assert len(calls) == 2 * 7 + 1  # no finished run is made again
+    results = json.loads((out / "comparison.json").read_text())
+    assert len(results) == 7
+    parameters = {name: runs[0]["parameters"] for name, runs in results.items()}
+    assert parameters["dense, equal parameters"] == pytest.approx(parameters["constructed"], rel=0.1)
+    assert parameters["dense, equal width"] == 64 * 16 + 16 + 16 * 10 + 10
+    assert parameters["dense, equal depth"] == parameters["dense, equal width"] + 16 * 17
+    assert parameters["dense, equal depth + batch norm"] == parameters["dense, equal depth"] + 2 * 16
+    for runs in results.values():
+        assert [run["seed"] for run in runs] == [0, 1]
+        for run in runs:
+            assert len(run["accuracy"]) == 2  # both stages' epochs
+            assert run["accuracy"][-1] == pytest.approx(run["test/accuracy"])
+    shown = capsys.readouterr().out
+    table = (out / "comparison.md").read_text()
+    mean = 100 * torch.tensor([run["test/accuracy"] for run in results["constructed"]]).mean()
+    for text in (shown, table):
+        assert f"{mean:.2f} ± " in text
+        assert "after epoch 1 it is ahead of" in " ".join(text.split())
+    with (out / "comparison.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == 7 * 2 * 2
+    with Image.open(out / "accuracy.png") as image:
+        assert len(image.convert("L").resize((64, 64)).getcolors(256) or []) > 5
+
+
+def test_a_seed_gives_the_same_run_again(config: Path) -> None:
+    cells = comparison.Cells(config)
+    assert comparison.train(cells, "constructed", 3) == comparison.train(cells, "constructed", 3)
+    assert comparison.train(cells, "constructed", 3) != comparison.train(cells, "constructed", 4)
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["--config", "absent.yaml"], "absent.yaml: no such file"),
+        (["--config", "small.yaml", "--seeds", "0"], "--seeds 0: at least 1"),
+        (["--config", "small.yaml", "--sedes", "3"], "did you mean 'seeds'?"),
+        (["--config", "small.yaml", "--out", "."], "holds something else"),
+        (["--config", str(REPOSITORY / "configs/baselines/digits.yaml")], "head block_diagonal, not dense"),
+        ([], "required: config"),
+    ],
+)
+def test_a_bad_argument_gets_one_line(config: Path, args: list[str], says: str, capsys) -> None:
+    assert main(["compare-heads", *args]) in (1, 2)
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("error: ")
+    assert says in lines[0]
+
+
+def test_runs_of_another_config_are_kept_unless_told_otherwise(config: Path, tmp_path: Path, capsys) -> None:
+    comparison.open_results(tmp_path / "out", "another", False)
+    (tmp_path / "out" / "runs" / "kept").write_text("")
+    assert main(["compare-heads", "--config", str(config), "--seeds", "1", "--out", str(tmp_path / "out")]) == 1
+    assert "holds runs of another config: choose another, or add --overwrite" in capsys.readouterr().err
+    assert (tmp_path / "out" / "runs" / "kept").exists()

@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from lit_triwave import BlockDiagonalHead, TriangleBank, kernels, replace_dense
+from lit_triwave.heads import DenseHead, interpolation_layers
+
+
+def head(squash: str = "normal", **options) -> BlockDiagonalHead:
+    torch.manual_seed(0)
+    return BlockDiagonalHead(20, 7, 6, 3, squash=squash, **options)
+
+
+@pytest.mark.parametrize("kind", ["blocks", "dense"])
+def test_release_inside_a_head_keeps_its_function_and_changes_the_parameters(kind: str) -> None:
+    model, x = head().double().eval(), torch.randn(9, 20, dtype=torch.float64)
+    before, names = model(x), set(dict(model.named_parameters()))
+    model.release(kind)
+    torch.testing.assert_close(model(x), before)
+    assert {name.rpartition(".")[2] for name in names ^ set(dict(model.named_parameters()))} >= {
+        "peak_logits",
+        "hidden_weight",
+    }
+
+
+@pytest.mark.parametrize("squash", ["normal", "sigmoid", "hard"])
+def test_no_part_of_a_head_starves(squash: str) -> None:
+    model = head(squash)
+    nn.functional.cross_entropy(model(torch.randn(64, 20)), torch.arange(64) % 7).backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert bool((parameter.grad.abs().flatten(1) > 0).any(1).all() if parameter.ndim > 1 else True), name
+
+
+@pytest.mark.parametrize(("squash", "tolerance"), [("hard", 1e-12), ("normal", 3e-3), ("sigmoid", 3e-3)])
+@pytest.mark.parametrize("released", [False, True])
+def test_a_head_is_exported_to_plain_layers(squash: str, tolerance: float, released: bool) -> None:
+    model = head(squash).double()
+    model(3 * torch.randn(64, 20, dtype=torch.float64) + 1)  # statistics of the norm other than 0 and 1
+    model.eval()
+    if released:
+        model.release()
+    plain = model.to_sequential()
+    assert {type(layer) for layer in plain} == {nn.Linear, nn.ReLU}
+    x = 3 * torch.randn(50, 20, dtype=torch.float64)
+    torch.testing.assert_close(plain(x), model(x), rtol=0, atol=tolerance)
+
+
+def test_an_interpolated_squash_is_exact_at_its_knots_and_constant_beyond() -> None:
+    (w1, b1), (w2, b2) = interpolation_layers(torch.sigmoid, torch.linspace(-2, 2, 5), 3)
+    z = torch.tensor([-9.0, -2, -1, 0, 1, 2, 9])[:, None].expand(-1, 3)
+    torch.testing.assert_close((z @ w1.T + b1).relu() @ w2.T + b2, z.clamp(-2, 2).sigmoid())
+
+
+def test_the_subnetworks_stay_in_single_precision_under_autocast() -> None:
+    model, x = head().eval(), torch.randn(9, 20)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        z = model.layers.norm(model.layers.projection(x))
+        y = model.layers(x)
+    assert z.dtype == torch.bfloat16
+    assert y.dtype == torch.float32
+    assert torch.equal(y, model.bank(torch.special.ndtr(z.float())))
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: BlockDiagonalHead(5, 3, depth=0), "depth 0: at least 1"),
+        (lambda: BlockDiagonalHead(5, 3, num_nets=0), "num_nets 0: at least 1"),
+        (lambda: BlockDiagonalHead(5, 3, squash="relu"), "squash 'relu': one of normal"),
+        (lambda: DenseHead(5, 3, depth=-1), "depth -1"),
+        (lambda: replace_dense(nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2)), depth=0), "depth 0"),
+        (lambda: replace_dense(nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(8, 2)), 5), "no hidden dense"),
+        (lambda: replace_dense(nn.Sequential(nn.Linear(3, 7), nn.ReLU(), nn.Linear(7, 2)), 5), "give num_nets"),
+        (lambda: replace_dense(nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2)), 5, keep=1), "keep 1"),
+        (lambda: replace_dense(nn.Sequential(nn.Linear(4, 8), nn.Softmax(1), nn.Linear(8, 2)), 5), "Softmax"),
+        (lambda: replace_dense(nn.ReLU(), 5, classifier="head"), "'head'"),
+    ],
+)
+def test_a_bad_argument_is_named(make, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        make()
+
+
+# --- kernels for many subnetworks ---
+
+
+def gradients(bank: TriangleBank, f, x: torch.Tensor, grad: torch.Tensor) -> list[torch.Tensor]:
+    y = f(x)
+    return [y.detach(), *torch.autograd.grad(y, [x, *bank.parameters()], grad)]
+
+
+@pytest.mark.parametrize("released", [False, True])
+@pytest.mark.parametrize("theorem31", [False, True])
+def test_wide_and_compiled_banks_have_the_values_and_gradients_of_narrow_ones(
+    released: bool, theorem31: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bank = TriangleBank(37, 4, dtype=torch.float64, theorem31=theorem31, generator=torch.Generator().manual_seed(0))
+    if released:
+        bank.release()
+        with torch.no_grad():
+            for parameter in bank.parameters():
+                parameter.add_(0.01 * torch.randn_like(parameter))
+    x = (1.2 * torch.rand(23, 37, dtype=torch.float64) - 0.1).requires_grad_()
+    grad = torch.randn(23, 37, dtype=torch.float64)
+    narrow = gradients(bank, bank, x, grad)
+    compiled = torch.compile(bank, fullgraph=True, backend="aot_eager")  # what inductor gets; needs no C++ compiler
+    torch.testing.assert_close(gradients(bank, compiled, x, grad), narrow)
+    monkeypatch.setattr("lit_triwave.triangle.WIDE", 1)
+    monkeypatch.setattr(kernels, "CHUNK", 37 * 5)  # several parts, the last of another size
+    torch.testing.assert_close(gradients(bank, bank, x, grad), narrow)
+
+
+# --- replace_dense ---
+
+
+def test_vgg16s_hidden_layers_become_1024_subnetworks_at_no_more_than_half_a_per_cent_more_multiply_adds() -> None:
+    from torch.utils.flop_counter import FlopCounterMode
+    from torchvision.models import vgg16_bn
+
+    with torch.device("meta"):
+        model = vgg16_bn()
+        with FlopCounterMode(display=False) as counter:
+            model(torch.zeros(1, 3, 224, 224))
+        whole = counter.get_total_flops() // 2
+        assert whole == pytest.approx(15.47e9, rel=0.01)  # torchvision's documentation says 15.47 G
+        report = replace_dense(model, depth=5)
+        one = replace_dense(vgg16_bn(), depth=5, keep=1)
+    assert report.layers == {"classifier.0": (25088, 4096), "classifier.3": (4096, 4096)}
+    assert (report.num_nets, report.name) == (1024, "classifier.0")
+    assert [type(layer).__name__ for layer in model.classifier] == ["BlockDiagonalLayers", "Dropout", "Linear"]
+    assert one.layers == {"classifier.3": (4096, 4096)}
+    for made in (report, one):
+        assert made.before.multiply_adds == 25088 * 4096 + 4096 * 4096 + 4096 * 1000
+        assert made.blocks.multiply_adds < made.before.multiply_adds
+        assert whole - made.before.multiply_adds + made.dense.multiply_adds <= 1.005 * whole
+    assert "1024 subnetworks, 4096 neurons wide, 5 deep" in str(report)
+
+
+@pytest.mark.parametrize("kind", ["blocks", "dense"])
+def test_the_reports_parameters_are_those_of_the_model(kind: str) -> None:
+    model = nn.Sequential(
+        nn.Flatten(),
+        nn.Dropout(),
+        nn.Linear(12, 16),
+        nn.ReLU(),
+        nn.Dropout(),
+        nn.Linear(16, 8),
+        nn.Tanh(),
+        nn.Linear(8, 3),
+    )
+    report = replace_dense(model, depth=3)
+    assert report.num_nets == 2
+    assert [type(layer).__name__ for layer in model] == ["Flatten", "Dropout", "BlockDiagonalLayers", "Linear"]
+    assert model(torch.rand(5, 3, 2, 2)).shape == (5, 3)
+    model[2].release(kind)
+    assert getattr(report, kind).parameters == sum(p.numel() for p in model.parameters())

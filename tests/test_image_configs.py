@@ -1,0 +1,207 @@
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from torch import nn
+
+from benchmarks.loop import main as measure
+from lit_triwave.cli import main
+from lit_triwave.modules import ImageClassifier
+from lit_triwave.stages import Stage
+from tests.conftest import REPOSITORY
+from tests.image_data import write_cifar10, write_imagenet
+from tests.test_resume import assert_identical, state
+
+CPU = ["--trainer.accelerator", "cpu", "--trainer.precision", "32-true", "--trainer.log_every_n_steps", "1"]
+NO_TEST = ["--trainer.limit_test_batches", "0"]  # nor the figures that come with it
+
+
+def cifar10(root: Path) -> list[str]:
+    """Writes CIFAR-10's layout and returns the arguments that make a shipped config use it."""
+    table = json.dumps(write_cifar10(root))
+    return ["--data.root", str(root), "--data.checksums", table, "--data.batch_size", "16", "--data.val_images", "20"]
+
+
+def imagenet(root: Path) -> list[str]:
+    """The same for ImageNet's layout; six classes, so that a top-5 accuracy says something."""
+    write_imagenet(root, classes=6, train=4)
+    return ["--data.root", str(root), "--data.batch_size", "6", "--data.image_size", "16", "--data.workers", "0"]
+
+
+def small(config: str) -> list[str]:
+    """Overrides that make a shipped config's network small."""
+    if "cifar10" in config:
+        return ["--model.channels", "[8, 8]"]
+    return ["--model.backbone", "mobilenet_v3_small"]  # has a hidden dense layer to replace, like VGG
+
+
+def fit(config: str, root: Path, name: str, *args: str, code: int = 0) -> Path:
+    settings = yaml.safe_load((REPOSITORY / config).read_text())
+    staged = settings["model"]["init_args"]["pretrain"]["epochs"] > 0
+    epochs = ["--model.train.epochs", "2"] + (["--model.pretrain.epochs", "1"] if staged else [])
+    place = ["--run.root", str(root / "runs"), "--run.experiment", "e"] + (["--run.id", name] if name else [])
+    assert main(["fit", "--config", config, *CPU, *small(config), *epochs, *place, *args]) == code
+    return root / "runs" / "e" / name
+
+
+CONFIGS = [f"configs/{twin}{name}.yaml" for name in ("cifar10", "imagenet_vgg16") for twin in ("", "baselines/")]
+
+
+@pytest.fixture(autouse=True)
+def in_repository(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(REPOSITORY)
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_every_shipped_image_config_runs_and_leaves_a_whole_run_folder(config: str, tmp_path: Path) -> None:
+    data = (cifar10 if "cifar10" in config else imagenet)(tmp_path / "data")
+    run = fit(config, tmp_path, "r", *data)
+    constructed = "baselines" not in config
+    assert (run / "checkpoints" / "last.ckpt").is_file()
+    assert (run / "checkpoints" / "pretrained.ckpt").is_file() == constructed
+    with (run / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    accuracies = [float(row["val/accuracy"]) for row in rows if row["val/accuracy"]]
+    assert len(accuracies) == 2 + constructed
+    assert all(0 <= value <= 1 for value in accuracies)
+    summary = json.loads((run / "summary.json").read_text())
+    assert 0 <= summary["test/accuracy"] <= summary["test/top5_accuracy"] <= 1
+    assert summary["seed"] == 0
+
+
+def test_the_shipped_vgg_config_is_the_papers_network() -> None:
+    settings = yaml.safe_load((REPOSITORY / "configs/imagenet_vgg16.yaml").read_text())["model"]["init_args"]
+    stages = {name: Stage(**settings.pop(name)) for name in ("pretrain", "train")}
+    assert stages["pretrain"].epochs + stages["train"].epochs == 90
+    with torch.device("meta"):  # 123 million parameters, none of which is needed
+        model = ImageClassifier(**settings, **stages, num_classes=1000, image_shape=(3, 224, 224))
+    (bank,) = model.banks
+    assert (bank.shape, bank.depth) == ((1024,), 5)  # 1024 blocks of 4 in the 4096-wide layer
+    dense = {module.out_features for module in model.modules() if isinstance(module, nn.Linear)}
+    assert dense == {1024, 1000}  # the projection and the classes: no 4096-wide dense layer is left
+
+
+@pytest.mark.parametrize(
+    ("config", "overlay"),
+    [("configs/imagenet_vgg16.yaml", "multi_node"), ("configs/baselines/imagenet_vgg16.yaml", "one_node_8gpu")],
+)
+def test_a_trainer_overlay_changes_what_it_names_and_nothing_else(config: str, overlay: str, capsys: Any) -> None:
+    def printed(*configs: str) -> dict[str, Any]:
+        args = [arg for path in configs for arg in ("--config", path)]
+        assert main(["fit", *args, "--print_config"]) == 0
+        settings: dict[str, Any] = yaml.safe_load(capsys.readouterr().out)
+        return settings
+
+    alone, both = printed(config), printed(config, f"configs/trainer/{overlay}.yaml")
+    expected = yaml.safe_load((REPOSITORY / "configs" / "trainer" / f"{overlay}.yaml").read_text())
+    assert overlaid(alone, expected) == both
+    assert both["trainer"]["callbacks"][0]["class_path"].endswith("ModelCheckpoint")  # lists are kept too
+    assert (both["trainer"]["devices"], both["trainer"]["precision"]) == (8, "bf16-mixed")
+    assert both["trainer"]["num_nodes"] == {"one_node_8gpu": 1, "multi_node": 4}[overlay]
+
+
+def overlaid(base: Any, over: Any) -> Any:
+    if not isinstance(base, dict) or not isinstance(over, dict):
+        return over
+    return base | {key: overlaid(base.get(key), value) for key, value in over.items()}
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_a_run_resumed_inside_an_epoch_ends_bit_identical(tmp_path: Path, workers: str) -> None:
+    config = "configs/imagenet_vgg16.yaml"
+    # No dropout, whose random numbers Lightning does not keep: what is under test is which images are left.
+    options = ["--model.backbone", "cnn", "--model.channels", "[4, 4]", "--model.head", "block_diagonal"]
+    options += ["--model.num_nets", "8", *imagenet(tmp_path / "data"), "--data.workers", workers, *NO_TEST]
+    every = [f"--trainer.callbacks.init_args.{key}" for key in ("every_n_train_steps", "save_top_k", "filename")]
+    options += [every[0], "1", every[1], "-1", every[2], "{step}"]
+    whole = fit(config, tmp_path, "whole", *options)
+    # In pretraining, at the last step of its last epoch (the switch comes next), in training, and between two epochs.
+    for step in (2, 4, 8) if workers == "0" else (7,):
+        resumed = tmp_path / "runs" / "e" / f"from{step}"
+        shutil.copytree(whole, resumed)
+        (resumed / "checkpoints" / "last.ckpt").unlink()
+        fit(config, tmp_path, "", *options, "--ckpt_path", str(resumed / "checkpoints" / f"step={step}.ckpt"))
+        assert_identical(state(whole), state(resumed))
+
+
+def test_a_position_in_an_epoch_of_other_batches_is_refused(tmp_path: Path, capsys: Any) -> None:
+    config = "configs/imagenet_vgg16.yaml"
+    options = ["--model.backbone", "cnn", "--model.channels", "[4]", "--model.head", "block_diagonal"]
+    options += ["--model.num_nets", "4", *imagenet(tmp_path / "data"), *NO_TEST]
+    run = fit(config, tmp_path, "r", *options, "--trainer.callbacks.init_args.every_n_train_steps", "5")
+    checkpoint = ["--ckpt_path", str(run / "checkpoints" / "inside_epoch.ckpt")]
+    fit(config, tmp_path, "", *options, *checkpoint, "--data.batch_size", "8", code=1)
+    says = "error: the checkpoint was taken inside an epoch of other batches: batch_size 6 there and 8 here"
+    assert says in capsys.readouterr().err
+
+
+def test_a_corrupt_image_ends_a_run_by_name_or_is_counted_each_epoch(tmp_path: Path, capsys: Any) -> None:
+    config = "configs/baselines/imagenet_vgg16.yaml"
+    options = [*imagenet(tmp_path / "data"), "--data.workers", "2", *NO_TEST]  # errors come from worker processes
+    options += ["--model.backbone", "none", "--model.head", "dense", "--model.width", "8"]
+    bad = sorted((tmp_path / "data" / "train").glob("*/*.JPEG"))[3]
+    bad.write_bytes(b"<html>404</html>")
+    fit(config, tmp_path, "stops", *options, code=1)
+    assert f"error: corrupt image {bad} (" in capsys.readouterr().err
+    fit(config, tmp_path, "goes_on", *options, "--data.skip_corrupt", "true")
+    reports = [line for line in capsys.readouterr().err.splitlines() if "corrupt" in line]
+    assert reports == [f"epoch {e}: 1 corrupt in train/, replaced by others, such as {bad}" for e in range(2)]
+
+
+@pytest.mark.parametrize(
+    ("config", "says"),
+    [("configs/cifar10.yaml", "no CIFAR-10 in "), ("configs/imagenet_vgg16.yaml", "no train/ in ")],
+)
+def test_a_missing_folder_is_one_line_and_leaves_no_run(config: str, says: str, tmp_path: Path, capsys: Any) -> None:
+    fit(config, tmp_path, "r", "--data.root", str(tmp_path / "absent"), code=1)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {says}{tmp_path}") and "expected" in line
+    assert not (tmp_path / "runs").exists()
+
+
+def test_two_ddp_processes_train_on_images_as_one(tmp_path: Path, capsys: Any) -> None:
+    config = "configs/baselines/imagenet_vgg16.yaml"
+    # Without batch norm, whose statistics are a rank's own on CPUs; evaluated in batches of an odd number.
+    options = [*imagenet(tmp_path / "data"), "--data.eval_batch_size", "7", "--data.skip_corrupt", "true"]
+    options += ["--model.backbone", "none", "--model.head", "dense", "--model.width", "8", "--model.train.epochs", "2"]
+    options += ["--run.root", str(tmp_path / "runs"), "--run.experiment", "e"]
+    bad = [sorted((tmp_path / "data" / split).glob("*/*.JPEG"))[5] for split in ("train", "val")]
+    for path in bad:
+        path.write_bytes(b"")
+    assert main(["fit", "--config", config, *CPU, *options, "--run.id", "one"]) == 0
+    alone = capsys.readouterr().err
+    command = [sys.executable, "-m", "lit_triwave", "fit", "--config", config, *CPU, *options, "--run.id", "two"]
+    command += ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "Warning" not in done.stderr
+    for text in (alone, done.stderr):  # the corrupt image that one of the ranks met is in the count
+        counts = [line.split(",")[0] for line in text.splitlines() if "corrupt" in line]
+        epochs = [f"epoch {e}: 1 corrupt in {split}/" for e in range(2) for split in ("train", "val")]
+        assert counts == [*epochs, "1 corrupt in val/"]
+    one, two = (tmp_path / "runs" / "e" / run for run in ("one", "two"))
+    weights = [state(run)["state_dict"] for run in (one, two)]
+    for key, value in weights[0].items():
+        torch.testing.assert_close(weights[1][key], value, rtol=1e-4, atol=1e-6)
+    last = []
+    for run in (one, two):  # the metrics over all images, each counted once
+        with (run / "metrics.csv").open() as file:
+            last.append([row for row in csv.DictReader(file) if row["val/accuracy"]][-1])
+    for key in ("val/accuracy", "val/top5_accuracy", "val/loss"):
+        assert float(last[0][key]) == pytest.approx(float(last[1][key]), rel=1e-4), key
+
+
+def test_the_loop_benchmark_measures_both_loops(capsys: Any) -> None:
+    measure(["--backbone", "none", "--head", "dense", "--images", "16", "--batch", "8", "--size", "8", "--turns", "1"])
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "median" in line]
+    lightning, plain, ratio, _ = [float(cell) for cell in line.strip("│ ").split("│")[1:]]
+    assert ratio == pytest.approx(lightning / plain, rel=0.05)
