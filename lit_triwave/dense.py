@@ -112,11 +112,9 @@ def sequential(layers: Sequence[Affine]) -> nn.Sequential:
     """Plain PyTorch layers, Linear, ReLU, …, Linear, holding copies of the given affine maps."""
     modules: list[nn.Module] = []
     for weight, bias in layers:
-        # Not `nn.Linear(...)` at once: its random start would be thrown away, and would move the global generator.
-        linear = nn.Linear(weight.shape[1], weight.shape[0], device="meta", dtype=weight.dtype)
-        linear.to_empty(device=weight.device)
-        with torch.no_grad():
-            linear.weight.copy_(weight)
-            linear.bias.copy_(bias)
+        # On no device: a random start would be thrown away, and would move the global generator.
+        linear = nn.Linear(1, 1, device="meta")
+        linear.out_features, linear.in_features = weight.shape
+        linear.weight, linear.bias = nn.Parameter(weight.detach().clone()), nn.Parameter(bias.detach().clone())
         modules += [linear, nn.ReLU()]
     return nn.Sequential(*modules[:-1])

@@ -53,8 +53,8 @@ def test_make_fit_is_the_first_command(folder: Path) -> None:
     assert commands()[0].removeprefix("python ") in makefile
 
 
-def test_python_examples_run_as_written(folder: Path) -> None:
-    (code,) = blocks("python")
+@pytest.mark.parametrize("code", blocks("python"))
+def test_python_examples_run_as_written(folder: Path, code: str) -> None:
     done = run(folder, "-c", code)
     assert done.returncode == 0, done.stderr
 
