@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from lit_triwave import __version__
-from lit_triwave.memory import keep_freed_memory
 from lit_triwave.quick_imports import without_scipy_signal
 
 HELP = """\
@@ -60,7 +59,6 @@ def main(args: Sequence[str] | None = None) -> int:
     if args[0] == "--version":
         print(__version__)
         return 0
-    keep_freed_memory()
     try:
         # Imported here: torch and Lightning take seconds, and the help above needs neither.
         try:
