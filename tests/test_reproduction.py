@@ -128,7 +128,8 @@ def test_a_folder_of_other_settings_or_other_files_is_refused(
         (["--functions", "x5"], 2, "--functions x5: one of x3, x11"),
         (["--table", "denes"], 2, "--table denes: one of dense, sparse, nonconvex, depths, all; did you mean 'dense'?"),
         (["--seeds", "0"], 2, "--seeds 0: at least 1"),
-        (["--seed", "3"], 2, "--seed"),
+        (["--seeed", "3"], 2, "--seeed"),
+        (["--seed", "-1"], 2, "--seed -1: at least 0"),
         (["--table", "dense", "--functions", "r3"], 1, "--functions r3: table dense has x3, x11, sin, tanh3x"),
         (["--methods", "polish", "--polish", "false"], 1, "nothing to do"),
     ],
@@ -167,6 +168,8 @@ def test_many_seeds_are_trained_in_chunks_that_differ() -> None:
     assert len({program.name for program in found}) == 3
     first, second = (train(dataclasses.replace(program, seeds=1))["cells"]["x3"]["mse"] for program in found[:2])
     assert first != second
+    other = train(dataclasses.replace(found[0], seeds=1, seed=1))["cells"]["x3"]["mse"]
+    assert other not in (first, second)
 
 
 def test_limits_are_those_of_method_section_6() -> None:
@@ -192,8 +195,8 @@ def test_remarks_name_what_is_worse_than_the_paper_or_another_rival() -> None:
 
     stats = {"dense": {"kaiming": {"sin": cell(4.5e-6, 1)}, "theorem31": {"x3": cell(7.86e-8, 1.054e-6)}}}
     better, worse = remarks(stats)
-    assert "sin x" in better and "10 times better" in better
-    assert "x³" in worse and "mean" in worse and "2.0 times worse" in worse
+    assert "sin x" in better and "10 times lower" in better
+    assert "x³" in worse and "mean" in worse and "2.00 times as high" in worse
 
 
 def test_every_function_is_finite_and_has_the_curvature_its_wiring_needs() -> None:

@@ -32,8 +32,8 @@ def run(args: Sequence[str], started: float) -> int:
     quiet()
     functions = chosen_functions(options.table, options.functions)
     methods = chosen_methods(list(functions), options.methods, options.polish)
-    todo = programs(functions, methods, options.seeds)
-    settings = {"functions": functions, "methods": methods, "seeds": options.seeds}
+    todo = programs(functions, methods, options.seeds, options.seed)
+    settings = {"functions": functions, "methods": methods, "seeds": options.seeds, "seed": options.seed}
     results = Results(Path(options.out), settings, options.overwrite)
     try:
         train_all(todo, results)
@@ -50,6 +50,7 @@ def parse(args: Sequence[str]) -> Any:
     parser = OneLineParser(prog="python -m lit_triwave reproduce", description=DESCRIPTION)
     parser.add_argument("--table", default="all", help=f"{', '.join(TABLES)} or all")
     parser.add_argument("--seeds", type=int, default=30, help="networks in each cell")
+    parser.add_argument("--seed", type=int, default=0, help="of the starts")
     parser.add_argument("--methods", nargs="+", type=str, help=f"among {', '.join(METHODS)}")
     parser.add_argument("--functions", nargs="+", type=str, help=f"among {', '.join(FUNCTIONS)}")
     parser.add_argument("--polish", type=bool, default=True, help="our second-order last stage, too")
@@ -57,6 +58,8 @@ def parse(args: Sequence[str]) -> Any:
     parser.add_argument("--overwrite", type=bool, nargs="?", const=True, default=False, help="drop what --out holds")
     parser.add_argument("--page", type=str, help="also write the page to this file, and its figures beside it")
     options = parser.parse_args(list(args))
+    if options.seed < 0:
+        parser.error(f"--seed {options.seed}: at least 0")
     if options.seeds < 1:
         parser.error(f"--seeds {options.seeds}: at least 1")
     known = {"--table": ([options.table], [*TABLES, "all"])}
@@ -138,7 +141,10 @@ def write_all(todo: list[Program], results: Results, command: str, page_file: st
         drawn[report.TITLES["depths"]] = ("depths", figures.depth_figure(cells["depths"]))
     counts = figures.region_counts(min(30, results.settings["seeds"]))
     drawn["Linear regions at initialisation by depth"] = ("regions", figures.regions_figure(counts))
-    facts = machine() | {"seeds": str(results.settings["seeds"]), "training time": f"{results.seconds:.0f} s"}
+    facts = machine() | {
+        "seeds": f"{results.settings['seeds']}, starts of --seed {results.settings['seed']}",
+        "training time": f"{results.seconds:.0f} s",
+    }
     pages = [results.folder / "reproduction.md"] + ([Path(page_file)] if page_file else [])
     for file in pages:
         folder = file.with_name(f"{file.stem}_figures") if page_file and file == pages[-1] else file.parent / "figures"

@@ -35,7 +35,7 @@ def boxes(table: Table, methods: Mapping[str, Mapping[str, Mapping[str, Sequence
     """
     columns = list(next(iter(methods.values())))
     legend: dict[str, Any] = {}
-    figure, axes = new_figure(1, len(columns), (0.9 + 0.62 * (len(methods) + 1) * len(columns), 4.6))
+    figure, axes = new_figure(1, len(columns), (max(7.0, 0.9 + 0.62 * (len(methods) + 1) * len(columns)), 4.6))
     for ax, column in zip(axes, columns, strict=True):
         values = [cells[column]["mse"] for cells in methods.values()]
         ax.boxplot(

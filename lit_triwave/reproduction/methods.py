@@ -14,7 +14,7 @@ STEPS_PER_EPOCH = 50
 """Full-batch steps in an epoch of Lightning's, whose bookkeeping would otherwise take longer than the steps."""
 FUSED = {"fused": True}
 """One kernel for Adam's step: the same arithmetic, in less time where networks are small."""
-POLISH_STEPS: dict[Wiring, int] = {"single": 300, "difference": 200, "composition": 50}
+POLISH_STEPS: dict[Wiring, int] = {"single": 300, "difference": 200, "composition": 80}
 """By wiring: a step of the last takes as long as five of the others."""
 DEPTHS_POLISH_STEPS = 100
 """At each depth of the study by depth."""

@@ -20,7 +20,7 @@ from lit_triwave.reproduction.paper import DEPTH, DEPTHS, FUNCTIONS, Table
 CHUNK = 120
 """Seeds of each function in one program; more are trained in chunks of so many, which bounds the memory: the Jacobian
 of four functions takes 180 MB."""
-DEPTHS_SEEDS = 10
+DEPTHS_SEEDS = 6
 """Most seeds at each depth of the study by depth, whose ten programs would else take longer than the tables."""
 
 
@@ -35,6 +35,7 @@ class Program:
         seeds: of each function.
         chunk: number of the chunk of seeds.
         depth: hidden layers.
+        seed: of the starts.
     """
 
     table: Table
@@ -43,6 +44,7 @@ class Program:
     seeds: int
     chunk: int = 0
     depth: int = DEPTH
+    seed: int = 0
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -75,13 +77,16 @@ class Program:
         return float(steps * (2500 + samples))
 
 
-def programs(functions: dict[Table, list[str]], methods: dict[Table, list[str]], seeds: int) -> list[Program]:
+def programs(
+    functions: dict[Table, list[str]], methods: dict[Table, list[str]], seeds: int, seed: int = 0
+) -> list[Program]:
     """All programs of a run, in the order of the tables.
 
     Args:
         functions: table ↦ functions.
         methods: table ↦ methods.
         seeds: of each cell; at most `DEPTHS_SEEDS` in the study by depth.
+        seed: of the starts.
     """
     found = []
     for table, names in functions.items():
@@ -92,7 +97,9 @@ def programs(functions: dict[Table, list[str]], methods: dict[Table, list[str]],
         for method in methods[table]:
             for group in groups:
                 for depth in DEPTHS if table == "depths" else [DEPTH]:
-                    found += [Program(table, method, group, size, chunk, depth) for chunk, size in enumerate(chunks)]
+                    found += [
+                        Program(table, method, group, size, chunk, depth, seed) for chunk, size in enumerate(chunks)
+                    ]
     return found
 
 
@@ -151,7 +158,7 @@ def train(program: Program, tell: Callable[[float], None] = lambda share: None) 
     data, targets = new_data(program), len(program.functions)
     module = new_module(program.table, method, function, data, program.depth, program.seeds, targets)
     # Every function gets the same starts, so a cell does not depend on which others are run beside it.
-    torch.manual_seed(program.chunk)
+    torch.manual_seed(1000 * program.seed + program.chunk)
     one_data = new_data(replace(program, functions=program.functions[:1]))
     starts = new_module(program.table, method, function, one_data, program.depth, program.seeds, 1).network
     with torch.no_grad():

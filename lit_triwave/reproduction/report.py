@@ -108,9 +108,9 @@ def remarks(stats: Stats) -> list[str]:
                     name = f"{table}, {METHODS[method].label}, {label(column)}, {STATISTICS[statistic]}"
                     figures = f"{scientific(values[statistic])}, the paper's {scientific(paper)}"
                     if ratio > 1:
-                        found.append(f"{name}: {figures} ({ratio:.1f} times worse).")
+                        found.append(f"{name}: {figures} ({ratio:.2f} times as high).")
                     elif rival and ratio < 1 / 5:
-                        found.append(f"{name}: {figures} ({1 / ratio:.0f} times better: not the same rival).")
+                        found.append(f"{name}: {figures} ({1 / ratio:.0f} times lower: not the same rival).")
     return found
 
 
