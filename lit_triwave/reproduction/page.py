@@ -51,8 +51,8 @@ The lowest of 30 seeds is the luck of one of them and moves with the starts (`--
 two.
 
 By depth (at most {depths_seeds} seeds): a family of self-similar waves reproduces x² but not x³, so pretraining alone
-stays near 1.2e-5 from depth 4 on. The polish is left with 20·d − 7 weights for 2^d pieces, too few to place them freely:
-the error does not go on falling by a factor of ten with each layer.
+stays near 1.2e-5 from depth 4 on. The polish is left with 20·d − 7 weights for 2^d pieces, too few to place them
+freely: the error does not go on falling by a factor of ten with each layer.
 """
 
 
