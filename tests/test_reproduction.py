@@ -110,9 +110,12 @@ def test_a_folder_of_other_settings_or_other_files_is_refused(
     (out / "results.json").unlink()
     assert main(["reproduce", "--out", str(out), "--seeds", "3", *args]) == 1
     assert "seeds 2 there and 3 here" in capsys.readouterr().err
-    (out / "seeds.json").write_text("{")
-    assert reproduce(out, *args) == 1
-    assert "cannot be read" in capsys.readouterr().err
+    cut = json.loads((out / "seeds.json").read_text())
+    cut["programs"] = {name: {"seconds": 1} for name in cut["programs"]}
+    for damaged in ("{", "[]", "null", json.dumps(cut)):
+        (out / "seeds.json").write_text(damaged)
+        assert reproduce(out, *args) == 1
+    assert "is damaged" in capsys.readouterr().err
     other = tmp_path / "other"
     other.mkdir()
     (other / "thesis.tex").write_text("mine")
@@ -132,6 +135,7 @@ def test_a_folder_of_other_settings_or_other_files_is_refused(
         (["--seed", "-1"], 2, "--seed -1: at least 0"),
         (["--table", "dense", "--functions", "r3"], 1, "--functions r3: table dense has x3, x11, sin, tanh3x"),
         (["--methods", "polish", "--polish", "false"], 1, "nothing to do"),
+        (["--table", "depths", "--polish", "false"], 1, "nothing to do"),
     ],
 )
 def test_a_wrong_argument_is_refused_by_its_name(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import shlex
+import signal
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,17 +33,27 @@ def run(args: Sequence[str], started: float) -> int:
     quiet()
     functions = chosen_functions(options.table, options.functions)
     methods = chosen_methods(list(functions), options.methods, options.polish)
+    functions = {table: names for table, names in functions.items() if table in methods}
     todo = programs(functions, methods, options.seeds, options.seed)
     settings = {"functions": functions, "methods": methods, "seeds": options.seeds, "seed": options.seed}
+    before = signal.signal(signal.SIGTERM, interrupt)
     results = Results(Path(options.out), settings, options.overwrite)
+    done = f", {len(results.finished)} of them finished before" if results.finished else ""
+    print(f"{len(todo)} parts{done}; results go to {options.out}", flush=True)
     try:
         train_all(todo, results)
+        write_all(todo, results, shlex.join(["python", "-m", "lit_triwave", "reproduce", *args]), options.page)
     except (KeyboardInterrupt, SystemExit):
-        if results.finished:
-            print(f"{len(results.finished)} of {len(todo)} parts are kept in {options.out}; the same command goes on")
+        print(f"{len(results.finished)} of {len(todo)} parts are kept in {options.out}; the same command goes on")
         raise
-    write_all(todo, results, shlex.join(["python", "-m", "lit_triwave", "reproduce", *args]), options.page)
+    finally:
+        signal.signal(signal.SIGTERM, before)
     return 0
+
+
+def interrupt(number: int, frame: Any) -> None:
+    """Ends on SIGTERM as on Ctrl-C."""
+    raise KeyboardInterrupt
 
 
 def parse(args: Sequence[str]) -> Any:
@@ -102,10 +113,10 @@ def chosen_methods(tables: list[Table], names: list[str], polish: bool) -> dict[
     Raises:
         TriwaveError: nothing is left.
     """
-    if names == ["polish"] and not polish:
-        raise TriwaveError("--methods polish and --polish false: there is nothing to do")
     chosen = {table: [m for m in (names or TABLE_METHODS[table]) if polish or m != "polish"] for table in tables}
-    return {table: sorted(methods, key=list(METHODS).index) for table, methods in chosen.items()}
+    if not any(chosen.values()):
+        raise TriwaveError("with --polish false no method is left: there is nothing to do")
+    return {table: sorted(methods, key=list(METHODS).index) for table, methods in chosen.items() if methods}
 
 
 def train_all(todo: list[Program], results: Results) -> None:

@@ -73,7 +73,9 @@ def page(
     text += markdown(stats) + "\n"
     text += "".join(f"![{caption}]({path})\n\n" for caption, path in figures.items())
     text += "## Worse than the paper, or far from it\n\n"
-    text += "".join(f"- {remark}\n" for remark in remarks(stats)) or "No cell.\n"
+    text += (
+        "".join(f"- {remark}\n" for remark in remarks(stats)) or "No cell that has a figure of the paper beside it.\n"
+    )
     text += "\n" + PROTOCOL.format(recipes=recipes(stats), depths_seeds=DEPTHS_SEEDS)
     if counts["networks"]:
         share = f"{counts['as_many']} of {counts['networks']} networks of one subnetwork have 2^d"

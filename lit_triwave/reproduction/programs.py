@@ -153,7 +153,9 @@ def train(program: Program, tell: Callable[[float], None] = lambda share: None) 
         `seconds` of wall time, and `cells`: column ↦ `mse` of each seed on the test points, `dead` flags of each seed,
         and after pretraining `regions`, the linear pieces of each seed.
     """
-    started = time.monotonic()
+    started, threads = time.monotonic(), torch.get_num_threads()
+    if program.table == "sparse":
+        torch.set_num_threads(1)  # with ten points, threads wait for each other more than they work
     method, function = METHODS[program.method], FUNCTIONS[program.functions[0]]
     data, targets = new_data(program), len(program.functions)
     module = new_module(program.table, method, function, data, program.depth, program.seeds, targets)
@@ -179,8 +181,11 @@ def train(program: Program, tell: Callable[[float], None] = lambda share: None) 
         use_distributed_sampler=False,
         log_every_n_steps=1_000_000_000,
     )
-    trainer.fit(module, datamodule=data)
-    trainer.test(module, datamodule=data, verbose=False)
+    try:
+        trainer.fit(module, datamodule=data)
+        trainer.test(module, datamodule=data, verbose=False)
+    finally:
+        torch.set_num_threads(threads)
     with torch.no_grad():
         constant = dead(module(data.train_set.x))
     cells = {}

@@ -55,9 +55,11 @@ class Results:
     def _go_on(self) -> None:
         try:
             saved = json.loads(self.path.read_text())
-            there, self.finished = saved["settings"], saved["programs"]
-        except (ValueError, KeyError) as error:
-            raise TriwaveError(f"{self.path} cannot be read ({error}): choose another --out, or --overwrite") from error
+            there, self.finished = dict(saved["settings"]), dict(saved["programs"])
+            for found in self.finished.values():
+                found["seconds"], [(cell["mse"], cell["dead"]) for cell in found["cells"].values()]
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise TriwaveError(f"{self.path} is damaged: choose another --out, or --overwrite") from error
         if (self.folder / RESULTS_FILE).is_file():
             raise TriwaveError(f"--out {self.folder} holds a finished run: choose another, or --overwrite")
         differing = [
