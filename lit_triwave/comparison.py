@@ -68,7 +68,11 @@ def run(args: Sequence[str], started: float) -> int:
     cells = Cells(path)
     folder = Path(asked.out or Path("runs") / "compare_heads" / path.stem)
     open_results(folder, cells.fingerprint, asked.overwrite)
-    results = train_missing(cells, folder, asked.seeds)
+    try:
+        results = train_missing(cells, folder, asked.seeds)
+    except (KeyboardInterrupt, SystemExit):
+        print(f"finished runs are kept in {folder}; the same command goes on")
+        raise
     write_results(results, folder, path)
     print(folder, flush=True)
     return 0
@@ -103,7 +107,8 @@ class Cells:
         head = model.init_args.get("head")
         if head != "block_diagonal":
             raise TriwaveError(
-                f"{path}: compare-heads starts from an ImageClassifier with head block_diagonal, not {head}"
+                f"{path}: compare-heads starts from an ImageClassifier with head block_diagonal, not "
+                f"{head or model.class_path.rsplit('.', 1)[-1]}"
             )
         self.fingerprint = hashlib.sha256(parser.dump(self.config, skip_none=False).encode()).hexdigest()[:16]
         torch.manual_seed(0)
@@ -219,7 +224,8 @@ def write_results(results: Results, folder: Path, config: Path) -> None:
         values = [*(curves[name][:, epoch - 1] for epoch in shown), test]
         rows.append([name, f"{runs[0]['parameters']:,}", *map(mean_and_spread, values)])
     seeds = len(results[CONSTRUCTED])
-    title = f"{config.name}: accuracy in %, mean ± standard deviation of {seeds} seeds"
+    of = f"mean ± standard deviation of {seeds} seeds" if seeds > 1 else "one seed"
+    title = f"{config.name}: accuracy in %, {of}"
     lead = verdict(curves, shown)
     table = Table(title=title)
     for i, column in enumerate(header):
@@ -245,7 +251,8 @@ def write_results(results: Results, folder: Path, config: Path) -> None:
             for r in runs:
                 writer.writerows([name, r["seed"], r["parameters"], i + 1, a] for i, a in enumerate(r["accuracy"]))
     write_json(folder / "comparison.json", dict(results))
-    plots.heads_figure(curves, CONSTRUCTED, title).savefig(folder / "accuracy.png")
+    figure = plots.heads_figure(curves, CONSTRUCTED, f"{config.name}: error on held-out images, {seeds} seed(s)")
+    figure.savefig(folder / "accuracy.png")
 
 
 def mean_and_spread(values: torch.Tensor) -> str:
