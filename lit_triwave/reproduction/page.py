@@ -49,8 +49,9 @@ pieces than that, recruited ones up to 3^d, and may then lie below it.
 
 Where rows of Adam are above the paper's, other rates (3e-4 to 1e-2), betas, warm-ups and lengths of pretraining were
 tried; those used are the best compromise of four functions by these very test errors (the sparse one among some 20
-settings), and what is left moves with the starts. Random starts follow the paper's protocol to the letter; why some of them end far from its figures is not known. Sparse data: a polish
-of ten points reaches an exact fit and no lower test error; more pretraining makes x¹¹ and tanh 3x worse.
+settings), and what is left moves with the starts. Random starts follow the paper's protocol to the letter; why some of
+them end far from its figures is not known. Sparse data: a polish of ten points reaches an exact fit and no lower
+test error; more pretraining makes x¹¹ and tanh 3x worse.
 
 The lowest of 30 seeds is the luck of one of them and moves with the starts (`--seed`), on sparse data by a factor of
 two.
