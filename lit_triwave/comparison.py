@@ -22,10 +22,10 @@ from rich.table import Table
 from lit_triwave.callbacks.history import EpochHistory
 from lit_triwave.errors import TriwaveError
 from lit_triwave.heads import BlockDiagonalHead
-from lit_triwave.lightning_cli import LINKS, QUIET
+from lit_triwave.lightning_cli import LINKS, QUIET, UNRECORDED
 from lit_triwave.messages import OneLineParser, known_classes
 from lit_triwave.modules.classifier import ImageClassifier
-from lit_triwave.runs import Run, write_json
+from lit_triwave.runs import Run, write_json, written_whole
 from lit_triwave.stages import Stage
 
 SHOWN_EPOCHS = (1, 2, 5)
@@ -126,9 +126,7 @@ class Cells:
         ):  # a split for each seed: some are so easy that every head has all images right
             if name in config.data.init_args:
                 config.data.init_args[name] = seed
-        quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "max_epochs": -1}
-        quiet |= {"enable_model_summary": False, "num_sanity_val_steps": 0, "use_distributed_sampler": False}
-        for key, setting in (quiet | {"check_val_every_n_epoch": 1}).items():
+        for key, setting in (UNRECORDED | {"check_val_every_n_epoch": 1}).items():
             config.trainer[key] = setting
         seed_everything(seed, verbose=False)
         made = self.parser.instantiate_classes(config)
@@ -243,8 +241,9 @@ def write_results(results: Results, folder: Path, config: Path) -> None:
         lead,
         "",
     ]
-    (folder / "comparison.md").write_text("\n".join(lines))
-    with (folder / "comparison.csv").open("w", newline="") as file:
+    with written_whole(folder / "comparison.md") as partial:
+        partial.write_text("\n".join(lines))
+    with written_whole(folder / "comparison.csv") as partial, partial.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["head", "seed", "parameters", "epoch", "accuracy"])
         for name, runs in results.items():

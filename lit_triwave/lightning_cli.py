@@ -81,6 +81,18 @@ QUIET = (
 )
 
 
+UNRECORDED: dict[str, Any] = {
+    "max_epochs": -1,  # as many as the stages ask for
+    "logger": False,
+    "enable_checkpointing": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+    "num_sanity_val_steps": 0,
+    "use_distributed_sampler": False,  # the data modules shard their batches themselves
+}
+"""Trainer options of the runs that make up a table, which keeps what it needs of them itself."""
+
+
 class SaveFitConfig(SaveConfigCallback):
     """Saves `config.yaml` for `fit` alone: evaluating a run must not change how it says it was made.
 

@@ -48,8 +48,13 @@ class OneLineParser(LightningArgumentParser):
     def _near_match(self, key: str) -> str:
         known = {name for kind in self.classes for name in inspect.signature(kind).parameters}
         last = key.split(".")[-1]
-        matches = difflib.get_close_matches(last, known - {last}, n=1)
-        return f"; did you mean '{matches[0]}'?" if matches and last not in known else ""
+        return "" if last in known else did_you_mean(last, known)
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The end of an error about an unknown name: the known one that is near it, or nothing."""
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean '{near[0]}'?" if near else ""
 
 
 def condense(message: str) -> str:

@@ -202,7 +202,6 @@ def heads_figure(curves: Mapping[str, Tensor], first: str, title: str) -> Figure
             )
             ax.fill_between(epochs, error.amin(0), error.amax(0), color=color, alpha=0.15, linewidth=0)
         ax.set_yscale("symlog", linthresh=1)
-        ax.set_ylim(0, highest * 1.2)
         ticks = [0, 0.5, 1, 2, 5, 10, 20, 50]
         ax.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
         ax.set_ylim(0, highest * 1.2)

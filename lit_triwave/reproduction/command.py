@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import shlex
 import signal
@@ -15,7 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 from lit_triwave.errors import TriwaveError
 from lit_triwave.lightning_cli import quiet
-from lit_triwave.messages import OneLineParser
+from lit_triwave.messages import OneLineParser, did_you_mean
 from lit_triwave.reproduction import figures, report
 from lit_triwave.reproduction.methods import METHODS, TABLE_METHODS
 from lit_triwave.reproduction.page import page
@@ -36,10 +35,10 @@ def run(args: Sequence[str], started: float) -> int:
     functions = {table: names for table, names in functions.items() if table in methods}
     todo = programs(functions, methods, options.seeds, options.seed)
     settings = {"functions": functions, "methods": methods, "seeds": options.seeds, "seed": options.seed}
-    before = signal.signal(signal.SIGTERM, interrupt)
     results = Results(Path(options.out), settings, options.overwrite)
     done = f", {len(results.finished)} of them finished before" if results.finished else ""
     print(f"{len(todo)} parts{done}; results go to {options.out}", flush=True)
+    before = signal.signal(signal.SIGTERM, interrupt)
     try:
         train_all(todo, results)
         write_all(todo, results, shlex.join(["python", "-m", "lit_triwave", "reproduce", *args]), options.page)
@@ -79,9 +78,7 @@ def parse(args: Sequence[str]) -> Any:
     for key, (given, names) in known.items():
         for name in given:
             if name not in names:
-                near = difflib.get_close_matches(name, names, n=1)
-                hint = f"; did you mean '{near[0]}'?" if near else ""
-                parser.error(f"{key} {name}: one of {', '.join(names)}{hint}")
+                parser.error(f"{key} {name}: one of {', '.join(names)}{did_you_mean(name, names)}")
     options.methods, options.functions = words(options.methods), words(options.functions)
     return options
 
@@ -156,9 +153,11 @@ def write_all(todo: list[Program], results: Results, command: str, page_file: st
         "seeds": f"{results.settings['seeds']}, starts of --seed {results.settings['seed']}",
         "training time": f"{results.seconds:.0f} s",
     }
-    pages = [results.folder / "reproduction.md"] + ([Path(page_file)] if page_file else [])
-    for file in pages:
-        folder = file.with_name(f"{file.stem}_figures") if page_file and file == pages[-1] else file.parent / "figures"
+    pages = {results.folder / "reproduction.md": results.folder / "figures"}
+    if page_file:
+        pages[Path(page_file)] = Path(page_file).with_name(f"{Path(page_file).stem}_figures")
+    regions = pretrained_regions(todo, results)
+    for file, folder in pages.items():
         folder.mkdir(parents=True, exist_ok=True)
         links = {}
         for caption, (name, figure) in drawn.items():
@@ -166,7 +165,7 @@ def write_all(todo: list[Program], results: Results, command: str, page_file: st
                 figure.savefig(partial, format="png")
             links[caption] = os.path.relpath(folder / f"{name}.png", file.parent)
         with written_whole(file) as partial:
-            partial.write_text(page(command, facts, stats, links, pretrained_regions(todo, results)))
+            partial.write_text(page(command, facts, stats, links, regions))
     report.write_csv(results.folder / "results.csv", stats)
     write_json(results.folder / RESULTS_FILE, stats)
     print(f"{results.folder}: {RESULTS_FILE}, results.csv, reproduction.md, figures/, seeds.json")

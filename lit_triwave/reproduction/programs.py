@@ -13,6 +13,7 @@ from lightning.pytorch import Callback, Trainer
 
 from datamodules import FunctionDataModule
 from datamodules.regression import side_by_side
+from lit_triwave.lightning_cli import UNRECORDED
 from lit_triwave.metrics import dead
 from lit_triwave.reproduction.methods import METHODS, STEPS_PER_EPOCH, new_module
 from lit_triwave.reproduction.paper import DEPTH, DEPTHS, FUNCTIONS, Table
@@ -170,16 +171,10 @@ def train(program: Program, tell: Callable[[float], None] = lambda share: None) 
         accelerator="cpu",
         devices=1,
         precision="64-true",
-        max_epochs=-1,
         callbacks=[_Steps(module.total_epochs * STEPS_PER_EPOCH, tell)],
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
         limit_val_batches=0,
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,
         log_every_n_steps=1_000_000_000,
+        **UNRECORDED,
     )
     try:
         trainer.fit(module, datamodule=data)
