@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +28,7 @@ SHOWN_NETS = 16
 MAX_POINTS = 40_401  # of the test points are drawn: the whole of a 201 × 201 grid, an even choice of more
 
 
-class RunFigures(Callback):
+class RunFigures(Callback, ABC):
     """After `test`: `figures/*.png`.
 
     Args:
@@ -37,9 +38,9 @@ class RunFigures(Callback):
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
+    @abstractmethod
     def draw(self, data: Any, module: Any) -> Iterator[tuple[str, Figure]]:
         """Names and figures of a tested module."""
-        raise NotImplementedError
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.is_global_zero:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from lit_triwave.modules.regressor import FunctionRegressor
 
 
-class RunSummary(Callback):
+class RunSummary(Callback, ABC):
     """After `test`: a flat `summary.json` in the run folder, and the table that a run closes with.
 
     Args:
@@ -51,13 +52,13 @@ class RunSummary(Callback):
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.fitted = True
 
+    @abstractmethod
     def summarize(self, data: Any, module: Any) -> dict[str, Any]:
         """The flat summary of a tested module."""
-        raise NotImplementedError
 
+    @abstractmethod
     def table(self, summary: dict[str, Any]) -> Table:
         """What a run closes with."""
-        raise NotImplementedError
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.is_global_zero:
