@@ -142,28 +142,3 @@ def _next_wave(x: Tensor, rise: Tensor, fall: Tensor, out: Tensor, tmp: Tensor) 
     torch.addcmul(fall, x, fall, value=-1, out=tmp)
     torch.mul(x, rise, out=out)
     return torch.minimum(out, tmp, out=out)
-
-
-def compiled_blocks(x: Tensor, first: Tensor, hidden: Tensor, last: Tensor) -> Tensor:
-    """Many ReLU networks, four neurons wide, each matrix with its bias as the last column, for the compiler.
-
-    Args:
-        x: shape (n, batch).
-        first: shape (n, 4, 2).
-        hidden: shape (n, d − 1, 4, 5).
-        last: shape (n, 1, 5).
-
-    Returns:
-        Shape (n, batch).
-    """
-    first, hidden, last = (settled(t.movedim(0, -1))[..., None] for t in (first, hidden, last))
-    x = settled(x)
-    h = [(w[0] * x + w[1]).relu() for w in first]
-    for layer in hidden:
-        h = [_affine(w, h).relu() for w in layer]
-    y: Tensor = settled(_affine(last[0], h))
-    return y
-
-
-def _affine(w: Tensor, h: list[Tensor]) -> Tensor:
-    return w[4] + w[0] * h[0] + w[1] * h[1] + w[2] * h[2] + w[3] * h[3]

@@ -16,7 +16,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lit_triwave.kernels import WIDE, WaveSum, compiled_blocks, wide_wave_sum
+from lit_triwave.block_kernels import blocks
+from lit_triwave.kernels import WIDE, WaveSum, wide_wave_sum
 
 # The `sum` neuron passes through a ReLU. A constant keeps its input at least this far above zero on [0, 1], so that the
 # ReLU's kink never coincides with an end of the domain, where the gradient would depend on rounding.
@@ -215,15 +216,17 @@ def network_form(x: Tensor, weights: BlockWeights) -> Tensor:
     """
     shape = x.shape[1:]
     n = shape.numel()
-    # One batched matrix product a layer, all subnetworks as its batch dimension: (n, 4, 4) @ (n, 4, batch). The samples
-    # come last, since a product whose long side is contiguous is about twice as fast as its transpose.
     w = BlockWeights(*(t.reshape(n, *t.shape[len(shape) :]) for t in weights))
     flat = x.reshape(len(x), n)
-    if torch.compiler.is_compiling():
-        first = torch.stack([w.input_weight, w.input_bias], -1)
-        hidden = torch.cat([w.hidden_weight, w.hidden_bias[..., None]], -1)
-        last = torch.cat([w.output_weight, w.output_bias[:, None]], -1)[:, None]
-        return compiled_blocks(flat.T.contiguous(), first, hidden, last).T.reshape(x.shape)
+    unrolled = torch.compiler.is_compiling()
+    if (unrolled or n >= WIDE) and not torch.compiler.is_exporting():
+        layers = [torch.stack([w.input_weight, w.input_bias], -1)]
+        layers.append(torch.cat([w.hidden_weight, w.hidden_bias[..., None]], -1))
+        layers.append(torch.cat([w.output_weight, w.output_bias[:, None]], -1))
+        y: Tensor = blocks(flat.T.contiguous(), torch.cat([layer.flatten(1) for layer in layers], 1), unrolled)
+        return y.T.reshape(x.shape)
+    # One batched matrix product a layer, all subnetworks as its batch dimension: (n, 4, 4) @ (n, 4, batch). The samples
+    # come last, since a product whose long side is contiguous is about twice as fast as its transpose.
     u = flat.T[:, None]
     h = torch.addcmul(w.input_bias[..., None], w.input_weight[..., None], u).relu_()
     for layer, bias in zip(w.hidden_weight.unbind(1), w.hidden_bias.unbind(1), strict=True):

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import shutil
+
 import pytest
 import torch
 from torch import nn
 
-from lit_triwave import BlockDiagonalHead, TriangleBank, kernels, replace_dense
+from lit_triwave import BlockDiagonalHead, TriangleBank, block_kernels, kernels, replace_dense
 from lit_triwave.heads import DenseHead, interpolation_layers
 
 
@@ -89,7 +91,8 @@ def test_a_bad_argument_is_named(make, says: str) -> None:
 
 def gradients(bank: TriangleBank, f, x: torch.Tensor, grad: torch.Tensor) -> list[torch.Tensor]:
     y = f(x)
-    return [y.detach(), *torch.autograd.grad(y, [x, *bank.parameters()], grad)]
+    parameters = [parameter for parameter in bank.parameters() if parameter.numel()]  # depth 1 has no hidden matrices
+    return [y.detach(), *torch.autograd.grad(y, [x, *parameters], grad)]
 
 
 @pytest.mark.parametrize("released", [False, True])
@@ -106,11 +109,23 @@ def test_wide_and_compiled_banks_have_the_values_and_gradients_of_narrow_ones(
     x = (1.2 * torch.rand(23, 37, dtype=torch.float64) - 0.1).requires_grad_()
     grad = torch.randn(23, 37, dtype=torch.float64)
     narrow = gradients(bank, bank, x, grad)
+    monkeypatch.setattr("lit_triwave.block_kernels.compiled", lambda function: function)
     compiled = torch.compile(bank, fullgraph=True, backend="aot_eager")  # what inductor gets; needs no C++ compiler
     torch.testing.assert_close(gradients(bank, compiled, x, grad), narrow)
     monkeypatch.setattr("lit_triwave.triangle.WIDE", 1)
-    monkeypatch.setattr(kernels, "CHUNK", 37 * 5)  # several parts, the last of another size
+    for module in (kernels, block_kernels):
+        monkeypatch.setattr(module, "CHUNK", 37 * 5)  # several parts, the last of another size
     torch.testing.assert_close(gradients(bank, bank, x, grad), narrow)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+@pytest.mark.parametrize("depth", [1, 3])
+def test_blocks_compiled_for_real_have_the_values_and_gradients_of_others(depth: int) -> None:
+    bank = TriangleBank(6, depth, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    bank.release()
+    x, grad = torch.rand(50, 6, dtype=torch.float64).requires_grad_(), torch.randn(50, 6, dtype=torch.float64)
+    compiled = torch.compile(bank, fullgraph=True)
+    torch.testing.assert_close(gradients(bank, compiled, x, grad), gradients(bank, bank, x, grad))
 
 
 # --- replace_dense ---
