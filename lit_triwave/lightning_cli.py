@@ -74,6 +74,8 @@ QUIET = (
     ".*callbacks used to create the checkpoint need to be provided.*",
     # Predictions are written in the loader's order.
     ".*Couldn't infer the batch indices.*",
+    # The runs that make up a table keep what they need themselves.
+    ".*no logger configured.*",
     # No validation images were asked for.
     ".*Total length of `list` across ranks is zero.*",
     # Lightning 2.6 asks PyTorch's pytree in a way that PyTorch has since deprecated.
