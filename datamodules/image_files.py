@@ -15,7 +15,6 @@ from datamodules.images import ImageBatch, Shard, listed, transformed
 from datamodules.regression import seeded_generator
 
 EXTENSIONS = (".jpeg", ".jpg", ".png")
-LAYOUT = "train/<class>/*.JPEG and val/<class>/*.JPEG"
 
 
 class ClassFolders:
@@ -32,33 +31,31 @@ class ClassFolders:
         labels: (n,) int64.
 
     Raises:
-        ValueError: The folder does not hold that; the message says what was found.
+        ValueError: The folder does not hold that; the message says what was found, without the path to it.
     """
 
     def __init__(self, folder: Path, allow_empty: bool = False) -> None:
         self.folder = folder
         if not folder.is_dir():
-            parent = folder.parent
-            found = f"it holds {listed(os.listdir(parent))}" if parent.is_dir() else "there is no such folder"
-            raise ValueError(f"no {folder.name}/ in {parent}: {found}; expected {LAYOUT}")
+            raise ValueError(f"there is no {folder.name}/")
         with os.scandir(folder) as entries:
             names = {entry.name: entry.is_dir() for entry in entries if not entry.name.startswith(".")}
         self.classes = sorted(name for name, is_folder in names.items() if is_folder)
         if not self.classes:
             found = f"{len(names)} files ({listed(names, 2)})" if names else "nothing"
-            raise ValueError(f"{folder} holds {found}, but no folder for each class; expected {LAYOUT}")
+            raise ValueError(f"{folder.name}/ holds {found}, but no folder for each class")
         files = [self._images(name) for name in self.classes]
         empty = [name for name, inside in zip(self.classes, files, strict=True) if not inside]
+        if len(empty) == len(self.classes):
+            raise ValueError(f"{folder.name}/ has {len(empty)} class folders, but no image in them")
         if empty and not allow_empty:
             raise ValueError(
-                f"{folder} has {len(empty)} of {len(self.classes)} class folders without images ({listed(empty)}): "
-                "extract them, or set data.allow_empty_classes: true"
+                f"{folder.name}/ has {len(empty)} of {len(self.classes)} class folders without images "
+                f"({listed(empty)}; data.allow_empty_classes: true accepts them)"
             )
         pairs = zip(self.classes, files, strict=True)
         self.paths = np.array([os.fsencode(f"{name}/{file}") for name, inside in pairs for file in inside])
         self.labels = torch.arange(len(files)).repeat_interleave(torch.tensor([len(inside) for inside in files]))
-        if len(self.paths) == 0:
-            raise ValueError(f"{folder} has {len(self.classes)} class folders, but no image in them; expected {LAYOUT}")
 
     def _images(self, name: str) -> list[str]:
         with os.scandir(self.folder / name) as entries:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from datamodules.image_files import ClassFolders, ImageFiles
 from datamodules.images import ImageBatch, ImageDataModule, listed
 
 AutoAugment = Literal["none", "trivial", "rand"]
+LAYOUT = "train/<class>/*.JPEG and val/<class>/*.JPEG"
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # torchvision's, of ImageNet's training images
 
 
@@ -93,8 +95,8 @@ class ImageNetDataModule(ImageDataModule):
         self.auto_augment = auto_augment
         self.erase = erase
         self.skip_corrupt = skip_corrupt
-        self.train_files = ClassFolders(self.root / "train", allow_empty_classes)
-        self.val_files = ClassFolders(self.root / "val", allow_empty_classes)
+        self.train_files, self.val_files = class_folders(self.root, allow_empty_classes)
+        self.val_set = self.test_set = self.val_files
         self._check_classes()
         self.train_files.keep(per_class, fraction, seed)
         self.folders = self.train_files.classes
@@ -181,9 +183,28 @@ class ImageNetDataModule(ImageDataModule):
         count = int(trainer.strategy.reduce(local, reduce_op="sum"))
         if count and trainer.is_global_zero:
             split, what = ("train", "replaced by others") if trainer.training else ("val", "left out")
-            where = f"epoch {trainer.current_epoch}: " if trainer.state.fn == "fit" else ""
+            where = f"epoch {trainer.current_epoch + 1}: " if trainer.state.fn == "fit" else ""
             some = f", such as {listed(names)}" if names else ""
             print(f"{where}{count} corrupt in {split}/, {what}{some}", file=sys.stderr, flush=True)
+
+
+def class_folders(root: Path, allow_empty: bool) -> list[ClassFolders]:
+    """The images of train/ and of val/.
+
+    Raises:
+        ValueError: One of them, or both, are not as they should be.
+    """
+    if not root.is_dir():
+        raise ValueError(f"data.root {root}: there is no such folder; expected {LAYOUT}, in --data.root FOLDER")
+    found, faults = [], []
+    for split in ("train", "val"):
+        try:
+            found.append(ClassFolders(root / split, allow_empty))
+        except ValueError as error:
+            faults.append(str(error))
+    if faults:
+        raise ValueError(f"data.root {root} holds {listed(os.listdir(root))}: {'; '.join(faults)}; expected {LAYOUT}")
+    return found
 
 
 def class_names(root: Path, folders: list[str]) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from lit_triwave.errors import did_you_mean
 from lit_triwave.heads import BlockDiagonalHead, DenseHead, check_sizes
 from lit_triwave.replacement import cut_classifier, replace_dense
 
@@ -127,9 +127,8 @@ def torchvision_model(
 
     known = models.list_models(models)
     if name not in known:
-        near = difflib.get_close_matches(name, [*known, "cnn", "none"], n=1)
-        hint = f"did you mean {near[0]!r}?" if near else "cnn, none, or a model of torchvision such as vgg16_bn"
-        raise ValueError(f"backbone {name!r}: {hint}")
+        near = did_you_mean(name, [*known, "cnn", "none"], most=3)
+        raise ValueError(f"backbone {name!r}: cnn, none, or a model of torchvision such as vgg16_bn{near}")
     if image_shape[0] != 3:
         raise ValueError(f"backbone {name!r} takes images of 3 channels, these have {image_shape[0]}: take cnn or none")
     state = {} if weights is None else read_weights(weights)

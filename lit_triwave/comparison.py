@@ -6,31 +6,35 @@ import copy
 import csv
 import hashlib
 import json
-import logging
 import shutil
-import warnings
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from jsonargparse import Namespace
-from lightning.pytorch import LightningDataModule, LightningModule, Trainer, seed_everything
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer, seed_everything
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from lit_triwave.callbacks.history import EpochHistory
+from lit_triwave.callbacks.history import EpochHistory, validation_images
 from lit_triwave.errors import TriwaveError
 from lit_triwave.heads import BlockDiagonalHead
-from lit_triwave.lightning_cli import LINKS, QUIET, UNRECORDED
+from lit_triwave.lightning_cli import LINKS, UNRECORDED, quiet
 from lit_triwave.messages import OneLineParser, known_classes
 from lit_triwave.modules.classifier import ImageClassifier
-from lit_triwave.runs import Run, write_json, written_whole
+from lit_triwave.runs import Run, open_folder, write_json, written_whole
 from lit_triwave.stages import Stage
 
 SHOWN_EPOCHS = (1, 2, 5)
 CONSTRUCTED = "constructed"
 RIVALS = ("equal parameters", "equal width", "equal depth")
+RECORD = 2
+"""Counts the changes of what is kept of a run, so that records of an earlier kind are not taken for whole ones."""
+LINE_SECONDS = 30.0
+"""How long a log file may be without a word of a run."""
 
 Results = dict[str, list[dict[str, Any]]]
 
@@ -49,10 +53,7 @@ def compare_heads(config: str, seeds: int = 10, out: str | None = None, overwrit
 
 def run(args: Sequence[str], started: float) -> int:
     """Parses the command's arguments, trains what is missing, writes tables and figure; returns the exit code."""
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    for message in (*QUIET, ".*no logger configured.*", ".*enable_checkpointing.*"):
-        warnings.filterwarnings("ignore", message=message)
+    quiet()
     parser = OneLineParser(prog="python -m lit_triwave compare-heads", description=compare_heads.__doc__)
     parser.classes = (compare_heads,)  # type: ignore[assignment]
     parser.add_argument("--config", type=str, required=True, help="YAML file of a fit with a block_diagonal head")
@@ -110,13 +111,16 @@ class Cells:
                 f"{path}: compare-heads starts from an ImageClassifier with head block_diagonal, not "
                 f"{head or model.class_path.rsplit('.', 1)[-1]}"
             )
-        self.fingerprint = hashlib.sha256(parser.dump(self.config, skip_none=False).encode()).hexdigest()[:16]
+        text = f"{RECORD} {parser.dump(self.config, skip_none=False)}"
+        self.fingerprint = hashlib.sha256(text.encode()).hexdigest()[:16]
         torch.manual_seed(0)
         module = parser.instantiate_classes(self.config).model
         self.heads = rivals(module.network.head, model.init_args)
 
-    def instantiate(self, head: str, seed: int) -> tuple[Trainer, ImageClassifier, LightningDataModule]:
-        """Trainer, model and data of one run; the trainer brings an `EpochHistory`."""
+    def instantiate(
+        self, head: str, seed: int, *callbacks: Callback
+    ) -> tuple[Trainer, ImageClassifier, LightningDataModule]:
+        """Trainer, model and data of one run; the trainer gets `callbacks` besides those of the config."""
         config = self.config.clone()
         for key, value in self.heads[head].items():
             config.model.init_args[key] = value
@@ -130,8 +134,8 @@ class Cells:
             config.trainer[key] = setting
         seed_everything(seed, verbose=False)
         made = self.parser.instantiate_classes(config)
-        callbacks = [*(made.trainer.callbacks or []), EpochHistory()]
-        return Trainer(**made.trainer.as_dict() | {"callbacks": callbacks}), made.model, made.data
+        everything = [*(made.trainer.callbacks or []), *callbacks]
+        return Trainer(**made.trainer.as_dict() | {"callbacks": everything}), made.model, made.data
 
 
 def rivals(head: BlockDiagonalHead, arguments: Namespace) -> dict[str, dict[str, Any]]:
@@ -168,62 +172,123 @@ def open_results(folder: Path, fingerprint: str, overwrite: bool) -> None:
     if folder.is_dir() and any(folder.iterdir()):
         if not mark.is_file():
             raise TriwaveError(f"--out {folder} holds something else: choose another folder")
-        if mark.read_text() != fingerprint:
-            if not overwrite:
-                raise TriwaveError(f"--out {folder} holds runs of another config: choose another, or add --overwrite")
+        if overwrite:
             shutil.rmtree(folder)
-        elif overwrite:
-            shutil.rmtree(folder)
-    try:
-        (folder / "runs").mkdir(parents=True, exist_ok=True)
-        mark.write_text(fingerprint)
-    except OSError as error:
-        raise TriwaveError(f"--out {folder} cannot be written: {error.strerror}") from error
+        elif mark.read_text() != fingerprint:
+            raise TriwaveError(f"--out {folder} holds runs of another config: choose another, or add --overwrite")
+    open_folder(folder / "runs", "give another --out")
+    mark.write_text(fingerprint)
 
 
 def train_missing(cells: Cells, folder: Path, seeds: int) -> Results:
     """Trains every run that the folder does not hold yet, seed by seed, so that an early stop is still a comparison."""
     results: Results = {name: [] for name in cells.heads}
-    for seed in range(seeds):
-        for name in cells.heads:
-            file = folder / "runs" / f"{name.replace(', ', '-').replace(' + ', '-').replace(' ', '_')}-{seed}.json"
-            if not file.is_file():
-                write_json(file, train(cells, name, seed))
+    files = {
+        (name, seed): folder / "runs" / f"{name.replace(', ', '-').replace(' + ', '-').replace(' ', '_')}-{seed}.json"
+        for seed in range(seeds)
+        for name in cells.heads
+    }
+    kept = {run for run, file in files.items() if file.is_file()}
+    if kept:
+        print(f"{len(kept)} of {len(files)} runs are kept from before", flush=True)
+    with ComparisonProgress(len(files)) as progress:
+        for (name, seed), file in files.items():
+            progress.begin(name, seed)
+            if (name, seed) not in kept:
+                write_json(file, train(cells, name, seed, progress))
             record = json.loads(file.read_text())
             results[name].append(record)
-            print(f"seed {seed}  {name:36} {record['test/accuracy']:.2%}", flush=True)
+            progress.end(record["test/accuracy"], (name, seed) in kept)
     return results
 
 
-def train(cells: Cells, name: str, seed: int) -> dict[str, Any]:
+class ComparisonProgress(Callback):
+    """How far the comparison is, and its present run: two bars on a terminal; elsewhere a line for each run, and one
+    every 30 s within a run.
+
+    Args:
+        runs: how many there are.
+    """
+
+    def __init__(self, runs: int) -> None:
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[unit]}"),
+        )
+        console = Console()
+        self.bars = Progress(
+            *columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, disable=not console.is_terminal
+        )
+        self.runs = self.bars.add_task("all heads and seeds", total=runs, unit="runs")
+        self.epochs = self.bars.add_task("", total=None, unit="epochs")
+        self.run = ""
+        self.said = time.monotonic()
+
+    def __enter__(self) -> ComparisonProgress:
+        self.bars.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.bars.stop()
+
+    def begin(self, name: str, seed: int) -> None:
+        """A run begins."""
+        self.run = f"seed {seed}  {name:36}"
+        self.bars.reset(self.epochs, description=f"seed {seed}, {name}")
+
+    def end(self, accuracy: float, kept: bool) -> None:
+        """It is finished, or was before."""
+        self._say(f"{accuracy:.2%}{'  kept from before' if kept else ''}")
+        self.bars.advance(self.runs)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        done, epochs = trainer.current_epoch + 1, trainer.max_epochs
+        self.bars.update(self.epochs, completed=done, total=epochs)
+        if self.bars.disable and time.monotonic() >= self.said + LINE_SECONDS:
+            self._say(f"epoch {done}/{epochs}")
+
+    def _say(self, what: str) -> None:
+        self.said = time.monotonic()
+        print(f"{self.run} {what}", flush=True)
+
+
+def train(cells: Cells, name: str, seed: int, *callbacks: Callback) -> dict[str, Any]:
     """One run: the accuracy after each epoch, on the validation data, and on the test data at the end."""
-    trainer, model, data = cells.instantiate(name, seed)
+    history = EpochHistory()
+    trainer, model, data = cells.instantiate(name, seed, history, *callbacks)
     trainer.fit(model, datamodule=data)
     if trainer.interrupted:
         raise KeyboardInterrupt
     trainer.test(model, datamodule=data, verbose=False)
     parameters = sum(parameter.numel() for parameter in model.network.parameters())
-    (history,) = (callback for callback in trainer.callbacks if isinstance(callback, EpochHistory))  # type: ignore[attr-defined]
     curve = [row["val/accuracy"] for row in history.rows]
-    return {"head": name, "seed": seed, "parameters": parameters, "accuracy": curve} | model.results
+    images = validation_images(data)
+    return {"head": name, "seed": seed, "parameters": parameters, "images": images, "accuracy": curve} | model.results
 
 
 def write_results(results: Results, folder: Path, config: Path) -> None:
-    """Table on the screen, as Markdown and CSV; everything as JSON; the figure."""
+    """Table on the screen, as Markdown and CSV; everything as JSON; the figure.
+
+    The test accuracy has a column of its own where the curves are of other images.
+    """
     from lit_triwave import plots
 
     curves = {name: 100 * torch.tensor([r["accuracy"] for r in runs]) for name, runs in results.items()}
     epochs = len(next(iter(curves.values()))[0])
     shown = [epoch for epoch in SHOWN_EPOCHS if epoch < epochs] + [epochs]
-    header = ["head", "parameters", *(f"epoch {epoch}" for epoch in shown), "test"]
+    images = results[CONSTRUCTED][0]["images"]
+    header = ["head", "parameters", *(f"epoch {epoch}" for epoch in shown), *(["test"] if images != "test" else [])]
     rows = []
     for name, runs in results.items():
-        test = 100 * torch.tensor([r["test/accuracy"] for r in runs])
-        values = [*(curves[name][:, epoch - 1] for epoch in shown), test]
+        values = [curves[name][:, epoch - 1] for epoch in shown]
+        values += [100 * torch.tensor([r["test/accuracy"] for r in runs])] if images != "test" else []
         rows.append([name, f"{runs[0]['parameters']:,}", *map(mean_and_spread, values)])
     seeds = len(results[CONSTRUCTED])
-    of = f"mean ± standard deviation of {seeds} seeds" if seeds > 1 else "one seed"
-    title = f"{config.name}: accuracy in %, {of}"
+    of = ("mean ± standard deviation of " if seeds > 1 else "") + of_seeds(seeds)
+    last = "" if images == "test" else " and, at the end, on the test images"
+    title = f"{config.name}: accuracy in % on the {images} images after some epochs{last}, {of}"
     lead = verdict(curves, shown)
     table = Table(title=title)
     for i, column in enumerate(header):
@@ -250,8 +315,13 @@ def write_results(results: Results, folder: Path, config: Path) -> None:
             for r in runs:
                 writer.writerows([name, r["seed"], r["parameters"], i + 1, a] for i, a in enumerate(r["accuracy"]))
     write_json(folder / "comparison.json", dict(results))
-    figure = plots.heads_figure(curves, CONSTRUCTED, f"{config.name}: error on held-out images, {seeds} seed(s)")
+    figure = plots.heads_figure(curves, CONSTRUCTED, f"{config.name}: error on the {images} images, {of_seeds(seeds)}")
     figure.savefig(folder / "accuracy.png")
+
+
+def of_seeds(seeds: int) -> str:
+    """How many they are."""
+    return f"{seeds} seeds" if seeds > 1 else "one seed"
 
 
 def mean_and_spread(values: torch.Tensor) -> str:
@@ -268,8 +338,10 @@ def verdict(curves: dict[str, torch.Tensor], epochs: Sequence[int]) -> str:
         own = means.pop(CONSTRUCTED)
         best = max(means, key=means.__getitem__)
         behind = sum(own > value for value in means.values())
+        gap = own - means[best]
+        place = f"{abs(gap):.2f} points {'above' if gap > 0 else 'below'}" if gap else "level with"
         parts.append(
-            f"after epoch {epoch} it is ahead of {behind} of {len(means)} dense heads, {own - means[best]:+.2f} points "
-            f"from the best ({best})"
+            f"after epoch {epoch} it is ahead of {behind} of {len(means)} dense heads, {place} the best of them "
+            f"({best})"
         )
     return "The constructed head: " + "; ".join(parts) + "."

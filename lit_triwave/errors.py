@@ -1,5 +1,10 @@
 """Errors that the command line shows as one line, without a traceback."""
 
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
 
 class TriwaveError(Exception):
     """Something that the user can mend; its message says what was wrong and what would be right."""
@@ -7,3 +12,9 @@ class TriwaveError(Exception):
 
 class TrainingDiverged(TriwaveError):
     """The loss is no longer finite."""
+
+
+def did_you_mean(name: str, known: Iterable[str], most: int = 1) -> str:
+    """The end of an error about an unknown name: up to `most` known ones that are near it, or nothing."""
+    near = [f"'{other}'" for other in difflib.get_close_matches(name, known, n=most)]
+    return f"; did you mean {' or '.join(filter(None, [', '.join(near[:-1]), near[-1]]))}?" if near else ""

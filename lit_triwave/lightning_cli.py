@@ -74,6 +74,8 @@ QUIET = (
     ".*callbacks used to create the checkpoint need to be provided.*",
     # Predictions are written in the loader's order.
     ".*Couldn't infer the batch indices.*",
+    # The runs that make up a table keep what they need themselves.
+    ".*no logger configured.*",
     # No validation images were asked for.
     ".*Total length of `list` across ranks is zero.*",
     # Lightning 2.6 asks PyTorch's pytree in a way that PyTorch has since deprecated.
@@ -143,7 +145,7 @@ class TriwaveCLI(LightningCLI):
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         arguments: dict[str, Any] = super()._prepare_subcommand_kwargs(subcommand)
         arguments["ckpt_path"] = self.checkpoint_path
-        if subcommand == "test":
+        if subcommand in ("validate", "test"):
             arguments["verbose"] = False  # the summary's table says more
         return arguments
 
@@ -152,6 +154,9 @@ class TriwaveCLI(LightningCLI):
         self.checkpoint = None if self.checkpoint_path is None else load_checkpoint(self.checkpoint_path)
         if self.checkpoint is not None:
             check_same_model(self.checkpoint, self.model)
+        if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
+            # Lightning does so too, once the run has a folder and a W&B run: a download that fails should leave none.
+            self.datamodule.prepare_data()
         self.run = place_run(config.run, self.checkpoint_path)
         folder = self.run.folder
         if self.checkpoint is None and rank_zero_only.rank == 0 and folder.is_dir() and any(folder.iterdir()):  # type: ignore[attr-defined]
@@ -209,8 +214,8 @@ class TriwaveCLI(LightningCLI):
             if isinstance(error, TrainingDiverged):
                 kept = f"the last good checkpoint is {last}" if last.is_file() else "there is no checkpoint yet"
                 raise TrainingDiverged(f"{error}; {kept}") from error
-            if isinstance(error, (KeyboardInterrupt, SystemExit)) and last.is_file():
-                say(f"the last checkpoint is {last}")
+            if self.subcommand == "fit" and isinstance(error, (KeyboardInterrupt, SystemExit)) and last.is_file():
+                say(f"stopped at once, the last checkpoint is {last}; {self._how_to_go_on()}")
             begun = last.is_file() or (hasattr(self, "trainer") and self.trainer.global_step > 0)
             if self.subcommand == "fit" and self.created and not begun and rank_zero_only.rank == 0:  # type: ignore[attr-defined]
                 shutil.rmtree(folder, ignore_errors=True)
@@ -239,13 +244,17 @@ class TriwaveCLI(LightningCLI):
         """Tests what was fitted, also after Ctrl-C, which draws the figures and writes the summary."""
         if self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
-        self.trainer.test(self.model, datamodule=self.datamodule, verbose=False)
-        if self.interrupted:
-            folder = self.run.folder
-            command = ["python", "-m", "lit_triwave", "fit", "--config", f"{folder}/config.yaml"]
-            command += ["--ckpt_path", f"{folder}/checkpoints/last.ckpt"]
-            where = f"in stage '{self.model.stage}' after epoch {self.trainer.current_epoch}"
-            say(f"interrupted {where}; go on with:\n{shlex.join(command)}")
+        try:
+            self.trainer.test(self.model, datamodule=self.datamodule, verbose=False)
+        finally:  # also when a second Ctrl-C leaves the figures out
+            if self.interrupted:
+                say(f"interrupted in {self.model.place(self.trainer.current_epoch - 1)}; {self._how_to_go_on()}")
+
+    def _how_to_go_on(self) -> str:
+        """The command that resumes this run."""
+        folder = self.run.folder
+        command = ["python", "-m", "lit_triwave", "fit", "--config", f"{folder}/config.yaml"]
+        return f"go on with:\n{shlex.join([*command, '--ckpt_path', f'{folder}/checkpoints/last.ckpt'])}"
 
     @property
     def interrupted(self) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import re
 from collections.abc import Iterable
@@ -10,7 +9,7 @@ from typing import Any, NoReturn
 
 from lightning.pytorch.cli import LightningArgumentParser
 
-from lit_triwave.errors import TriwaveError
+from lit_triwave.errors import TriwaveError, did_you_mean
 
 # How jsonargparse wraps the one line that matters when an argument may be of several types.
 LONGEST = 350  # characters of a line; torch lists every tensor of a checkpoint that does not fit
@@ -51,18 +50,27 @@ class OneLineParser(LightningArgumentParser):
         return "" if last in known else did_you_mean(last, known)
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """The end of an error about an unknown name: the known one that is near it, or nothing."""
-    near = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean '{near[0]}'?" if near else ""
-
-
 def condense(message: str) -> str:
-    """The lines of a jsonargparse message that say something, joined."""
+    """The lines of a jsonargparse message that say something, joined; of a wrong choice, what there is to choose."""
+    choice = wrong_choice(message)
+    if choice:
+        return choice
     lines = (line.strip().removeprefix("- ").strip() for line in message.splitlines())
     kept = [line for line in lines if line and not line.startswith(WRAPPING)]
     text = re.sub(r"Problem with given class_path '([\w.]+)':", r"\1:", " ".join(kept))
     return re.sub(r'Parser key "([\w.]+)":', r"\1:", text)
+
+
+def wrong_choice(message: str) -> str:
+    """A jsonargparse message about a value that is none of a `Literal`'s, in words; "" for any other message."""
+    groups = re.findall(r"Expected a typing\.Literal\[(.*)\]", message)
+    given = re.search(r"(?:Given value|Got value): (.*)", message)
+    keys = re.findall(r'Parser key "([\w.]+)":', message)
+    if not (groups and given and keys):
+        return ""
+    choices = list(dict.fromkeys(choice.strip(" '") for group in groups for choice in group.split(",")))
+    value = given[1].strip()
+    return f"{keys[-1]} '{value}': one of {', '.join(choices)}{did_you_mean(value, choices)}"
 
 
 def one_line(error: BaseException) -> str:

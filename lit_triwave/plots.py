@@ -148,19 +148,20 @@ def agreement_figure(target: Tensor, prediction: Tensor, title: str) -> Figure:
     return figure
 
 
-def learning_figure(rows: Sequence[Mapping[str, Any]], switch: int | None, title: str) -> Figure:
-    """Error and loss after each epoch.
+def learning_figure(rows: Sequence[Mapping[str, Any]], images: str, switch: int | None, title: str) -> Figure:
+    """Error, on a linear scale, and loss, on a logarithmic one, after each epoch.
 
     Args:
         rows: with `epoch`, and where known `train/loss`, `val/loss`, `val/accuracy`.
+        images: what the `val/` figures are of.
         switch: epochs before the release of the weights, marked.
         title: of the figure.
     """
     figure, (error, loss) = new_figure(1, 2, (9.5, 3.8))
     for ax, key, label, color in (
-        (error, "val/accuracy", "validation", BLUE),
-        (loss, "val/loss", "validation", BLUE),
-        (loss, "train/loss", "training, last step", GREY),
+        (error, "val/accuracy", images, BLUE),
+        (loss, "val/loss", images, BLUE),
+        (loss, "train/loss", "last training batch logged", GREY),
     ):
         points = [(row["epoch"], row[key]) for row in rows if key in row]
         if points:
@@ -171,10 +172,13 @@ def learning_figure(rows: Sequence[Mapping[str, Any]], switch: int | None, title
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         if switch is not None:
             ax.axvline(switch, color=ORANGE, linewidth=1.0, linestyle="--", label="release of the weights")
-        ax.set_ylim(bottom=0)
         ax.legend(frameon=False)
-    error.set(xlabel="epoch", ylabel="error / %", title=title)
-    loss.set(xlabel="epoch", ylabel="cross-entropy")
+        ax.set(xlabel="epoch")
+    error.set_ylim(bottom=0)
+    error.set(ylabel=f"wrongly classified {images} / %")
+    decades_grid(loss)
+    loss.set(ylabel="cross-entropy / nats, logarithmic")
+    figure.suptitle(title)
     return figure
 
 
@@ -209,22 +213,26 @@ def heads_figure(curves: Mapping[str, Tensor], first: str, title: str) -> Figure
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.set(xlabel="epoch", title=panel)
         ax.legend(frameon=False)
-    axes[0].set_ylabel("error / %, mean and range over seeds")
+    axes[0].set_ylabel("error / %, mean and range over seeds\n(linear below 1 %, logarithmic above)")
     figure.suptitle(title, fontsize=10)
     return figure
 
 
 def confusion_figure(counts: Tensor, names: Sequence[str], title: str) -> Figure:
     """Confusion matrix, (true, predicted) counts; the diagonal is left pale so that the mistakes are seen."""
-    figure, (ax,) = new_figure(size=(5.6, 5.2))
+    figure, (ax,) = new_figure(size=(6.2, 5.2))
     mistakes = counts.clone().fill_diagonal_(0)
-    ax.imshow(mistakes.numpy(), cmap="Oranges", vmin=0, vmax=max(1, int(mistakes.max())))
+    most = max(1, int(mistakes.max()))
+    colors = ax.imshow(mistakes.numpy(), cmap="Oranges", vmin=0, vmax=most)
+    bar = figure.colorbar(colors, ax=ax, shrink=0.8, ticks=MaxNLocator(integer=True))
+    bar.set_label("images taken for another class (grey: right ones)")
     few = len(names) <= 20
     if few:
         for i, row in enumerate(counts.tolist()):
             for j, count in enumerate(row):
                 if count:
-                    ax.text(j, i, str(count), ha="center", va="center", fontsize=8, color=GREY if i == j else "black")
+                    color = GREY if i == j else "white" if 2 * count > most else "black"
+                    ax.text(j, i, str(count), ha="center", va="center", fontsize=8, color=color)
         ax.set_xticks(range(len(names)), names, rotation=0 if len(max(names, key=len)) < 3 else 60)
         ax.set_yticks(range(len(names)), names)
     ax.set(xlabel="predicted class", ylabel="true class", title=title)
@@ -233,7 +241,14 @@ def confusion_figure(counts: Tensor, names: Sequence[str], title: str) -> Figure
 
 
 def subnetworks_figure(u: Tensor, curves: Tensor, numbers: Sequence[int], state: str) -> Figure:
-    """What single subnetworks compute on [0, 1]: u (points,), curves (points, subnetworks)."""
+    """What single subnetworks compute on [0, 1], each on a vertical scale of its own.
+
+    Args:
+        u: (points,).
+        curves: (points, subnetworks).
+        numbers: of these subnetworks in the bank.
+        state: of the bank.
+    """
     columns = 4
     figure, axes = new_figure(-(-len(numbers) // columns), columns, (9.0, 1.7 * -(-len(numbers) // columns)))
     for ax, number, curve in zip(axes, numbers, curves.T, strict=False):
@@ -242,7 +257,9 @@ def subnetworks_figure(u: Tensor, curves: Tensor, numbers: Sequence[int], state:
         ax.tick_params(labelsize=7)
     for ax in axes[len(numbers) :]:
         ax.set_visible(False)
-    figure.suptitle(f"subnetworks over their squashed input ({state})")
+    figure.supxlabel("input, squashed to [0, 1]", fontsize=9)
+    figure.supylabel("output, each on its own scale", fontsize=9)
+    figure.suptitle(f"what {len(numbers)} subnetworks compute ({state})")
     return figure
 
 

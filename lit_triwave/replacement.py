@@ -49,7 +49,8 @@ class Replacement:
         name: of the module that came in their place.
         num_nets, depth: of the subnetworks.
         before, blocks, dense: of the whole classifier: before, and after in either release.
-        model_before: parameters of the whole model before.
+        model_before: parameters of the whole model before. Its multiply-adds depend on the images' size, except that
+            they change by as many as the classifier's do.
     """
 
     layers: dict[str, tuple[int, int]]
@@ -61,18 +62,27 @@ class Replacement:
     dense: Cost
     model_before: int
 
+    @property
+    def model_parameters(self) -> dict[str, int]:
+        """Parameters of the whole model, before and after in either release."""
+        rest = self.model_before - self.before.parameters
+        return {name: rest + cost.parameters for name, cost in self.costs.items()}
+
+    @property
+    def costs(self) -> dict[str, Cost]:
+        """The three costs of the classifier by name."""
+        return {"before": self.before, "released blocks": self.blocks, "released dense": self.dense}
+
     def __str__(self) -> str:
         gone = ", ".join(f"{name} ({fan_in} → {fan_out})" for name, (fan_in, fan_out) in self.layers.items())
         lines = [
             f"{gone} → {self.name}: {self.num_nets} subnetworks, {4 * self.num_nets} neurons wide, {self.depth} deep",
-            f"{'classifier':16}{'parameters':>14}{'multiply-adds':>16}",
+            f"{'':16}{'classifier':>14}{'classifier':>16}{'whole model':>16}",
+            f"{'':16}{'parameters':>14}{'multiply-adds':>16}{'parameters':>16}",
         ]
-        for name, cost in {
-            "before": self.before,
-            "released blocks": self.blocks,
-            "released dense": self.dense,
-        }.items():
-            lines.append(f"{name:16}{cost.parameters:14,}{cost.multiply_adds:16,}")
+        for name, cost in self.costs.items():
+            whole = self.model_parameters[name]
+            lines.append(f"{name:16}{cost.parameters:14,}{cost.multiply_adds:16,}{whole:16,}")
         return "\n".join(lines)
 
 
@@ -104,7 +114,7 @@ def replace_dense(
         A report, which `print` shows.
 
     Raises:
-        ValueError: the model has no hidden dense layers, or an argument is out of its range.
+        ValueError: the model has no hidden dense layers, or none any more, or an argument is out of its range.
     """
     check_sizes(depth=depth)
     name, stack = find_classifier(model, classifier)
@@ -114,6 +124,8 @@ def replace_dense(
     places = places[keep:]
     first, end = places[0], places[-1]
     strange = [type(layer).__name__ for layer in stack[first:end] if not isinstance(layer, (nn.Linear, *BETWEEN))]
+    if BlockDiagonalLayers.__name__ in strange:
+        raise ValueError(f"classifier {name!r}: its dense layers are already replaced by subnetworks")
     if strange:
         raise ValueError(f"classifier {name!r} holds {', '.join(strange)} between its dense layers: can't be replaced")
     linears: list[Any] = [stack[i] for i in places]
@@ -184,6 +196,11 @@ def find_classifier(model: nn.Module, name: str | None = None) -> tuple[str, nn.
         raise ValueError(f"classifier {name!r}: the model has no such module")
     candidates = modules if name is None else {name: modules[name]}
     found = [(key, module) for key, module in candidates.items() if hidden_linears(module) > 0]
+    done = [
+        key for key, module in candidates.items() if any(isinstance(c, BlockDiagonalLayers) for c in module.children())
+    ]
+    if not found and done:
+        raise ValueError(f"classifier {done[-1]!r}: its dense layers are already replaced by subnetworks")
     if not found:
         what = type(model).__name__ if name is None else f"classifier {name!r}"
         raise ValueError(

@@ -183,7 +183,7 @@ def test_a_diverging_run_stops_names_stage_and_step_and_keeps_the_last_good_chec
     options = ["--model.train.optimizer", "SGD", "--model.train.options", "{}", "--model.train.lr", "1e200"]
     run = fit("r", *options, "--model.train.warmup", "0", "--run.checkpoint_every", every, code=1)
     line = capsys.readouterr().err.strip().splitlines()[-1]
-    assert "not finite in stage 'train', epoch 5, step" in line
+    assert "not finite in stage 'train', epoch 1/5, step" in line
     assert "lower train.lr" in line
     assert str(run / "checkpoints" / "last.ckpt") in line
     kept = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
@@ -194,7 +194,7 @@ def test_a_diverging_run_stops_names_stage_and_step_and_keeps_the_last_good_chec
 def test_a_run_that_diverges_in_its_last_step_is_no_success(fit, capsys) -> None:
     options = ["--model.pretrain.epochs", "0", "--model.train.epochs", "1", "--model.train.lr", "1e300"]
     run = fit("r", *options, "--model.train.warmup", "0", "--data.batch_size", "null", code=1)
-    assert "not finite in stage 'train', epoch 0, step 0" in capsys.readouterr().err
+    assert "not finite in stage 'train', epoch 1/1, step 0" in capsys.readouterr().err
     assert not (run / "summary.json").exists()
 
 

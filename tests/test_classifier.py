@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
+import shlex
+import signal
 from pathlib import Path
 
 import pytest
@@ -16,6 +19,12 @@ from tests.conftest import REPOSITORY
 from tests.test_resume import assert_identical, state
 
 SMALL = ["--model.channels", "[4,8]", "--model.num_nets", "8", "--model.depth", "2"]
+PARSED = {
+    "--model.num_net",
+    "--model.release",
+    "--model.train.schedule",
+    "--trainer.precision",
+}  # refused by the parser
 SHORT = ["--model.pretrain.epochs", "2", "--model.train.epochs", "2", "--run.checkpoint_every", "1"]
 
 
@@ -51,7 +60,18 @@ def test_the_digits_are_learned_in_four_epochs_and_leave_a_whole_run_folder(digi
         with Image.open(run / "figures" / f"{figure}.png") as image:
             assert len(image.convert("L").resize((64, 64)).getcolors(256) or []) > 5  # not a blank page
     again = ["--model.channels", "[8,16]", "--model.num_nets", "16"]
+    peaks, weights = 3 + 3, 2 * 4 + (16 + 4) + (4 + 1)  # of a subnetwork of depth 2, with s_0, α and β
+    assert summary["parameters"] - summary["pretrain/parameters"] == 16 * (weights - peaks)
+    capsys.readouterr()
     digits("", *again, command="test")
+    shown = capsys.readouterr().out
+    assert f"{summary['pretrain/parameters']:,} → {summary['parameters']:,}" in shown
+    assert "time of the fit" in shown
+    digits("", *again, command="validate")
+    shown = capsys.readouterr().out
+    assert "on the test images" in shown  # no others were set aside
+    assert f"validation accuracy          │  {summary['test/accuracy']:.2%}" in shown
+    assert "val/accuracy" not in shown
     digits("", *again, command="predict")
     assert json.loads((run / "summary.json").read_text()) == summary
     with (run / "predictions.csv").open() as file:
@@ -77,6 +97,23 @@ def test_a_dense_head_and_every_mixture_of_images_run(digits) -> None:
     run = digits("r", *short, "--model.mixup", "0.2", "--model.cutmix", "1", config="configs/baselines/digits.yaml")
     assert not (run / "figures" / "subnetworks.png").exists()
     assert json.loads((run / "summary.json").read_text())["test/accuracy"] > 0.2
+
+
+def test_a_second_interruption_stops_at_once_and_still_says_how_to_go_on(digits, monkeypatch, capsys) -> None:
+    step, steps = ImageClassifier.training_step, itertools.count()
+
+    def interrupted(self, batch, batch_idx):
+        if next(steps) == 30:  # in the second epoch
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+        return step(self, batch, batch_idx)
+
+    monkeypatch.setattr(ImageClassifier, "training_step", interrupted)
+    run = digits("r", code=130)
+    command = capsys.readouterr().out.strip().splitlines()[-1]
+    assert command.startswith("python -m lit_triwave fit --config ")
+    assert main(shlex.split(command)[3:]) == 0
+    assert json.loads((run / "summary.json").read_text())["stage"] == "train"
 
 
 # --- the module ---
@@ -143,7 +180,7 @@ def test_a_loss_that_is_not_finite_is_named_and_the_last_good_checkpoint_kept(di
     huge = ["--model.train.lr", "1e30", "--model.train.optimizer", "SGD", "--model.train.options", "{}"]
     run = digits("r", *huge, "--trainer.precision", "bf16-mixed", code=1)
     line = capsys.readouterr().err.strip().splitlines()[-1]
-    for part in ("stage 'train', epoch 2, step 4", "learning rate", "bf16-mixed", "lower train.lr", "last.ckpt"):
+    for part in ("stage 'train', epoch 1/2, step 4", "learning rate", "bf16-mixed", "lower train.lr", "last.ckpt"):
         assert part in line
     kept = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
     assert kept["epoch"] == 1
@@ -156,7 +193,10 @@ def test_a_loss_that_is_not_finite_is_named_and_the_last_good_checkpoint_kept(di
         (["--model.depth", "0"], "depth 0: at least 1"),
         (["--model.head", "dense"], "no peaks to pretrain: set pretrain.epochs to 0"),
         (["--model.head", "replaced"], "backbone 'cnn' has no classifier of its own"),
-        (["--model.backbone", "vgg16bn"], "did you mean 'vgg16_bn'?"),
+        (["--model.backbone", "vgg16bn"], "such as vgg16_bn; did you mean 'vgg16_bn', 'vgg16' or 'vgg19_bn'?"),
+        (["--model.release", "block"], "error: release 'block': one of blocks, dense; did you mean 'blocks'?"),
+        (["--model.train.schedule", "cosin"], "schedule 'cosin': one of constant, cosine, step; did you mean"),
+        (["--trainer.precision", "bf16-mix"], "error: trainer.precision 'bf16-mix': one of "),
         (["--model.backbone", "vgg16_bn"], "takes images of 3 channels"),
         (["--model.channels", "[4,4,4,4]"], "one to 3 blocks for images of 8 × 8"),
         (["--model.label_smoothing", "1.5"], "label_smoothing 1.5"),
@@ -167,7 +207,7 @@ def test_a_loss_that_is_not_finite_is_named_and_the_last_good_checkpoint_kept(di
     ],
 )
 def test_a_bad_value_gets_one_line_that_names_it(digits, args: list[str], says: str, capsys) -> None:
-    digits("r", *args, code=2 if "num_net" in args[0] and "num_nets" not in args[0] else 1)
+    digits("r", *args, code=2 if args[0] in PARSED else 1)
     line = capsys.readouterr().err.strip().splitlines()[-1]
     assert line.startswith("error: ")
     assert says in line

@@ -34,15 +34,17 @@ def test_heads_are_compared_at_equal_parameters_width_and_depth_and_an_interrupt
     command = ["compare-heads", "--config", str(config), "--seeds", "2", "--out", str(out)]
     train, calls = comparison.train, []
 
-    def interrupted(cells, name, seed):
+    def interrupted(cells, name, seed, *callbacks):
         calls.append((name, seed))
         if len(calls) == 4:
             raise KeyboardInterrupt
-        return train(cells, name, seed)
+        return train(cells, name, seed, *callbacks)
 
     monkeypatch.setattr(comparison, "train", interrupted)
+    monkeypatch.setattr(comparison, "LINE_SECONDS", 0)
     assert main(command) == 130
     assert len(list((out / "runs").iterdir())) == 3
+    assert "epoch 1/2\nseed 0  constructed" in capsys.readouterr().out  # not a terminal: lines
     assert main(command) == 0
     assert len(calls) == 2 * 7 + 1  # no finished run is made again
     results = json.loads((out / "comparison.json").read_text())
@@ -58,15 +60,42 @@ def test_heads_are_compared_at_equal_parameters_width_and_depth_and_an_interrupt
             assert len(run["accuracy"]) == 2  # both stages' epochs
             assert run["accuracy"][-1] == pytest.approx(run["test/accuracy"])
     shown = capsys.readouterr().out
+    assert "3 of 14 runs are kept from before" in shown
+    assert shown.count("%  kept from before") == 3
     table = (out / "comparison.md").read_text()
     mean = 100 * torch.tensor([run["test/accuracy"] for run in results["constructed"]]).mean()
     for text in (shown, table):
         assert f"{mean:.2f} ± " in text
         assert "after epoch 1 it is ahead of" in " ".join(text.split())
+        assert "on the test images after some epochs" in " ".join(text.split())
+    assert "| head | parameters | epoch 1 | epoch 2 |\n" in table  # the last epoch's images are those of the test
     with (out / "comparison.csv").open() as file:
         assert len(list(csv.DictReader(file))) == 7 * 2 * 2
     with Image.open(out / "accuracy.png") as image:
         assert len(image.convert("L").resize((64, 64)).getcolors(256) or []) > 5
+
+
+def test_test_images_have_a_column_of_their_own_where_others_are_set_aside(config: Path, tmp_path: Path) -> None:
+    config.write_text(config.read_text() + "    validation: 100\n")
+    assert main(["compare-heads", "--config", str(config), "--seeds", "1", "--out", str(tmp_path / "out")]) == 0
+    table = (tmp_path / "out" / "comparison.md").read_text()
+    assert "on the validation images after some epochs and, at the end, on the test images, one seed" in table
+    assert "| head | parameters | epoch 1 | epoch 2 | test |\n" in table
+    (run, *_) = json.loads((tmp_path / "out" / "comparison.json").read_text())["constructed"]
+    assert f"{100 * run['accuracy'][-1]:.2f} | {100 * run['test/accuracy']:.2f} |\n" in table
+
+
+@pytest.mark.parametrize(
+    ("rival", "says"),
+    [
+        (97.0, "1 of 2 dense heads, 0.50 points below the best of them (b)"),
+        (96.5, "level with"),
+        (96.0, "0.50 points above"),
+    ],
+)
+def test_the_verdict_names_the_side_of_the_best_rival(rival: float, says: str) -> None:
+    curves = {"constructed": 96.5, "a": 95.0, "b": rival}
+    assert says in comparison.verdict({name: torch.tensor([[value]]) for name, value in curves.items()}, [1])
 
 
 def test_a_seed_gives_the_same_run_again(config: Path) -> None:

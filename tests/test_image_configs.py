@@ -154,17 +154,26 @@ def test_a_corrupt_image_ends_a_run_by_name_or_is_counted_each_epoch(tmp_path: P
     assert f"error: corrupt image {bad} (" in capsys.readouterr().err
     fit(config, tmp_path, "goes_on", *options, "--data.skip_corrupt", "true")
     reports = [line for line in capsys.readouterr().err.splitlines() if "corrupt" in line]
-    assert reports == [f"epoch {e}: 1 corrupt in train/, replaced by others, such as {bad}" for e in range(2)]
+    assert reports == [f"epoch {e}: 1 corrupt in train/, replaced by others, such as {bad}" for e in (1, 2)]
 
 
 @pytest.mark.parametrize(
     ("config", "says"),
-    [("configs/cifar10.yaml", "no CIFAR-10 in "), ("configs/imagenet_vgg16.yaml", "no train/ in ")],
+    [("configs/cifar10.yaml", "no CIFAR-10 in "), ("configs/imagenet_vgg16.yaml", "data.root ")],
 )
 def test_a_missing_folder_is_one_line_and_leaves_no_run(config: str, says: str, tmp_path: Path, capsys: Any) -> None:
     fit(config, tmp_path, "r", "--data.root", str(tmp_path / "absent"), code=1)
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"error: {says}{tmp_path}") and "expected" in line
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_download_that_fails_is_refused_before_a_run_begins(tmp_path: Path, capsys: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr("torchvision.datasets.CIFAR10.url", "http://localhost:9/cifar.tar.gz")  # the discard port
+    fit("configs/cifar10.yaml", tmp_path, "r", "--data.root", str(tmp_path / "data"), "--data.download", "true", code=1)
+    output, errors = capsys.readouterr()
+    assert "run " not in output
+    assert errors.splitlines()[-1].startswith(f"error: CIFAR-10 could not be downloaded to {tmp_path / 'data'} (")
     assert not (tmp_path / "runs").exists()
 
 
@@ -186,7 +195,7 @@ def test_two_ddp_processes_train_on_images_as_one(tmp_path: Path, capsys: Any) -
     assert "Warning" not in done.stderr
     for text in (alone, done.stderr):  # the corrupt image that one of the ranks met is in the count
         counts = [line.split(",")[0] for line in text.splitlines() if "corrupt" in line]
-        epochs = [f"epoch {e}: 1 corrupt in {split}/" for e in range(2) for split in ("train", "val")]
+        epochs = [f"epoch {e}: 1 corrupt in {split}/" for e in (1, 2) for split in ("train", "val")]
         assert counts == [*epochs, "1 corrupt in val/"]
     one, two = (tmp_path / "runs" / "e" / run for run in ("one", "two"))
     weights = [state(run)["state_dict"] for run in (one, two)]

@@ -184,25 +184,29 @@ def test_without_a_readable_image_even_skipping_ends_with_an_error(root: Path) -
 
 def test_folders_that_are_not_whole_are_described(root: Path) -> None:
     layout = "expected train/<class>/.*JPEG and val/<class>/.*JPEG"
-    with pytest.raises(ValueError, match=f"no train/ in .*absent: there is no such folder; {layout}"):
+    with pytest.raises(ValueError, match=f"data.root .*absent: there is no such folder; {layout}"):
         module(root / "absent")
-    with pytest.raises(ValueError, match=f"no train/ in .*: it holds n00001000, n00001001, n00001002; {layout}"):
+    with pytest.raises(ValueError, match=f"n00001002: there is no train/; there is no val/; {layout}"):
         module(root / "train")
     (root / "train" / "n00001001").rename(root / "spare")
     with pytest.raises(ValueError, match=r"must have the same class folders: 1 only in val/ \(n00001001\)"):
         module(root)
     (root / "train" / "n00001001").mkdir()
-    with pytest.raises(ValueError, match=r"train has 1 of 3 class folders without images \(n00001001\)"):
+    with pytest.raises(ValueError, match=r"train/ has 1 of 3 class folders without images \(n00001001; "):
         module(root)
     data = module(root, allow_empty_classes=True)
     assert (data.num_classes, len(data.train_files)) == (3, 16)
     assert set(data.train_files.labels.tolist()) == {0, 2}
+    (root / "val").rename(root / "valid")
+    with pytest.raises(ValueError, match=r"holds .*valid: train/ has 1 of 3 class .*; there is no val/"):
+        module(root)
+    (root / "valid").rename(root / "val")
     for path in sorted((root / "val").glob("*/*.JPEG")):
         path.rename(root / "val" / path.name)
     for folder in (root / "val").iterdir():
         if folder.is_dir():
             folder.rmdir()
-    with pytest.raises(ValueError, match=r"val holds 12 files \(.*\), but no folder for each class"):
+    with pytest.raises(ValueError, match=r"val/ holds 12 files \(.*\), but no folder for each class"):
         module(root, allow_empty_classes=True)
 
 

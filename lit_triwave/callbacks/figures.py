@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
 
-from lit_triwave.callbacks.history import EpochHistory, SeedHistory
+from lit_triwave.callbacks.history import EpochHistory, SeedHistory, validation_images
 from lit_triwave.errors import TriwaveError
 from lit_triwave.regions import breakpoints
 
@@ -133,10 +133,14 @@ class ClassificationFigures(RunFigures):
         if self.history.rows:
             begin = module.first_epoch("train")
             switch = begin if 0 < begin < len(self.history.rows) and module.banks else None
-            yield "learning", plots.learning_figure(self.history.rows, switch, title)
+            images = f"{validation_images(data)} images"
+            yield "learning", plots.learning_figure(self.history.rows, images, switch, title)
         assert module.confusion is not None
         if module.num_classes <= MAX_CLASSES:
-            yield "confusion", plots.confusion_figure(module.confusion.cpu(), list(data.class_names), title)
+            counts = module.confusion.cpu()
+            wrong, seen = int(counts.sum() - counts.diag().sum()), int(counts.sum())
+            heading = f"{title}: {wrong} of {seen} images wrong"
+            yield "confusion", plots.confusion_figure(counts, list(data.class_names), heading)
         for bank in module.banks[:1]:
             chosen = torch.linspace(0, bank.shape.numel() - 1, min(SHOWN_NETS, bank.shape.numel())).long()
             grid = torch.linspace(0, 1, 501, device=module.device, dtype=bank.sign.dtype)

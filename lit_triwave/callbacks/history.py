@@ -12,6 +12,12 @@ from torch import Tensor
 MAX_RECORDS = 2000
 
 
+def validation_images(data: Any) -> str:
+    """What the images of the validation are: "test" where the data set none aside, else "validation"."""
+    images = getattr(data, "val_set", None)
+    return "test" if images is not None and images is getattr(data, "test_set", None) else "validation"
+
+
 class SeedHistory(Callback):
     """Records the training MSE of every replica, thinned to at most 2 000 records over the run; kept in checkpoints.
 

@@ -14,6 +14,7 @@ from lightning.pytorch.loggers import WandbLogger
 from rich.console import Console
 from rich.table import Table
 
+from lit_triwave.callbacks.history import validation_images
 from lit_triwave.metrics import dead, spread
 from lit_triwave.runs import write_json
 
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
 
 
 class RunSummary(Callback, ABC):
-    """After `test`: a flat `summary.json` in the run folder, and the table that a run closes with.
+    """After `test`: a flat `summary.json` in the run folder, and the table that a run closes with; `validate` shows the
+    same table of the validation data.
 
     Args:
         folder: the run's folder.
@@ -57,8 +59,13 @@ class RunSummary(Callback, ABC):
         """The flat summary of a tested module."""
 
     @abstractmethod
-    def table(self, summary: dict[str, Any]) -> Table:
-        """What a run closes with."""
+    def table(self, summary: dict[str, Any], data: Any, module: Any) -> Table:
+        """What is known of a module in a table, without the time."""
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.state.fn == "validate" and trainer.is_global_zero:
+            results = {name: float(value) for name, value in trainer.callback_metrics.items()}
+            Console().print(self.table(results, trainer.datamodule, pl_module))  # type: ignore[attr-defined]
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.is_global_zero:
@@ -74,7 +81,10 @@ class RunSummary(Callback, ABC):
             if isinstance(logger, WandbLogger):
                 logger.experiment.summary.update(summary)
         print(self.path.parent, flush=True)
-        Console().print(self.table(summary))
+        table = self.table(summary, trainer.datamodule, pl_module)  # type: ignore[attr-defined]
+        label = "time" if "wall_seconds" in new else "time of the fit"
+        table.add_row(label, f"{summary['wall_seconds']:.1f} s")
+        Console().print(table)
 
 
 class RegressionSummary(RunSummary):
@@ -84,32 +94,58 @@ class RegressionSummary(RunSummary):
         """See `summarize`."""
         return summarize(data, module)
 
-    def table(self, summary: dict[str, Any]) -> Table:
+    def table(self, summary: dict[str, Any], data: Any, module: FunctionRegressor) -> Table:
         """See `closing_table`."""
-        return closing_table(summary, summary["replicas"])
+        return closing_table(summary, module.network.replicas)
 
 
 class ClassificationSummary(RunSummary):
     """The summary of an `ImageClassifier`."""
 
+    def __init__(self, folder: Path, seed: int, started: float) -> None:
+        super().__init__(folder, seed, started)
+        self.pretrained_parameters: int | None = None
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: ImageClassifier) -> None:  # type: ignore[override]
+        if pl_module.stage == "pretrain":
+            self.pretrained_parameters = count_parameters(pl_module)
+
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | {"pretrained_parameters": self.pretrained_parameters}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        self.pretrained_parameters = state_dict.get("pretrained_parameters")
+
     def summarize(self, data: Any, module: ImageClassifier) -> dict[str, Any]:
         """Accuracies and calibration error are shares, 0 to 1; the loss is in nats."""
-        parameters = sum(parameter.numel() for parameter in module.parameters())
-        return {"stage": module.stage, "parameters": parameters, "classes": module.num_classes} | module.results
+        summary = {"stage": module.stage, "parameters": count_parameters(module), "classes": module.num_classes}
+        if self.fitted and self.pretrained_parameters is not None:
+            summary["pretrain/parameters"] = self.pretrained_parameters
+        return summary | module.results
 
-    def table(self, summary: dict[str, Any]) -> Table:
+    def table(self, summary: dict[str, Any], data: Any, module: ImageClassifier) -> Table:
         """Shares in per cent."""
         table = Table(show_header=False)
         table.add_column()
         table.add_column(justify="right")
-        table.add_row("test accuracy", f"{summary['test/accuracy']:.2%}")
-        if summary["classes"] > 5:
-            table.add_row("test top-5 accuracy", f"{summary['test/top5_accuracy']:.2%}")
-        table.add_row("test loss", f"{summary['test/loss']:.4f}")
-        table.add_row("calibration error", f"{summary['test/calibration_error']:.2%}")
-        table.add_row("parameters", f"{summary['parameters']:,}")
-        table.add_row("time", f"{summary['wall_seconds']:.1f} s")
+        key, name = ("test", "test") if "test/accuracy" in summary else ("val", "validation")
+        table.title = None if key == "test" else f"on the {validation_images(data)} images"
+        table.add_row(f"{name} accuracy", f"{summary[f'{key}/accuracy']:.2%}")
+        if module.num_classes > 5:
+            table.add_row(f"{name} top-5 accuracy", f"{summary[f'{key}/top5_accuracy']:.2%}")
+        table.add_row(f"{name} loss", f"{summary[f'{key}/loss']:.4f}")
+        table.add_row(f"{name} calibration error", f"{summary[f'{key}/calibration_error']:.2%}")
+        before, now = summary.get("pretrain/parameters"), count_parameters(module)
+        released = any(bank.released for bank in module.banks)
+        label = "parameters, as peaks → as weights" if before and released else "parameters"
+        table.add_row(label, f"{before:,} → {now:,}" if before and released else f"{now:,}")
         return table
+
+
+def count_parameters(module: LightningModule) -> int:
+    """Numbers that the present stage trains."""
+    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def summarize(data: Any, module: FunctionRegressor) -> dict[str, Any]:
@@ -136,7 +172,7 @@ def summarize(data: Any, module: FunctionRegressor) -> dict[str, Any]:
 
 
 def closing_table(summary: dict[str, Any], replicas: int) -> Table:
-    """What a run closes with; lowest and mean are over seeds."""
+    """What is known of a fit; lowest and mean are over seeds."""
     table = Table()
     many = replicas > 1
     table.add_column("")
@@ -153,16 +189,17 @@ def closing_table(summary: dict[str, Any], replicas: int) -> Table:
             value = summary.get(key, summary[f"{key}_min"])
             row(label, f"{value:.2e}", f"{summary[f'{key}_min']:.2e}", f"{summary[f'{key}_mean']:.2e}")
 
+    mse("validation MSE", "val/mse")
     mse("pretrained MSE", "pretrain/mse")
     mse("final training MSE", "train/mse")
     mse("test MSE", "test/mse")
-    row("test maximum error", f"{summary['test/max_error']:.2e}")
+    if "test/max_error" in summary:
+        row("test maximum error", f"{summary['test/max_error']:.2e}")
     regions = [f"{summary[key]}" for key in ("linear_regions/pretrained", "linear_regions/final") if key in summary]
-    row("linear regions" + (", before → after" if len(regions) > 1 else ""), " → ".join(regions))
+    if regions:
+        row("linear regions" + (", before → after" if len(regions) > 1 else ""), " → ".join(regions))
     if "free_knot/mse" in summary:
         row(f"free-knot limit, {summary['free_knot/segments']} segments", f"{summary['free_knot/mse']:.2e}")
     if summary.get("dead"):
         row("dead networks", f"{summary['dead']:.0%}")
-    if "wall_seconds" in summary:
-        row("time", f"{summary['wall_seconds']:.1f} s")
     return table

@@ -198,8 +198,8 @@ class ImageClassifier(StagedModule):
         if bad:
             step, rate = steps[bad[0]]
             raise TrainingDiverged(
-                f"the loss is not finite in stage '{self.stage}', epoch {self.current_epoch}, step {step} at learning "
-                f"rate {rate:.3g}, precision {self.trainer.precision}: try a lower {self.stage}.lr"
+                f"the loss is not finite in {self.place(self.current_epoch)}, step {step} at learning rate {rate:.3g}, "
+                f"precision {self.trainer.precision}: try a lower {self.stage}.lr"
             )
 
     def check_finite(self) -> None:
@@ -212,8 +212,8 @@ class ImageClassifier(StagedModule):
         finite = torch.stack([tensor.isfinite().all() for tensor in self.parameters()]).all()
         if not finite:  # the same on all ranks, which hold the same parameters
             raise TrainingDiverged(
-                f"parameters are not finite after stage '{self.stage}', epoch {self.current_epoch}, step "
-                f"{self.global_step}: try a lower {self.stage}.lr"
+                f"parameters are not finite after {self.place(self.current_epoch)}, step {self.global_step}: try a "
+                f"lower {self.stage}.lr"
             )
 
     def _check_labels(self, labels: Tensor) -> None:

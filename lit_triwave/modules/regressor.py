@@ -188,7 +188,7 @@ class FunctionRegressor(StagedModule):
         seeds = (~mse.isfinite()).nonzero().flatten().tolist()
         rate = self.trainer.optimizers[0].param_groups[0].get("lr")
         advice = "" if rate is None else f" at learning rate {rate:.3g}: try a lower {self.stage}.lr"
-        where = f"stage '{self.stage}', epoch {self.current_epoch}, step {self._step(batch_idx)}"
+        where = f"{self.place(self.current_epoch)}, step {self._step(batch_idx)}"
         raise TrainingDiverged(f"the loss is not finite in {where}, for {len(seeds)} of {len(mse)} seeds{advice}")
 
     def _log_seeds(self, name: str, values: Tensor) -> None:

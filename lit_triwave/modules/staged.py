@@ -85,6 +85,11 @@ class StagedModule(LightningModule):
         """The epoch at which a stage begins."""
         return sum(self.stages[earlier].epochs for earlier in STAGES[: STAGES.index(name)])
 
+    def place(self, epoch: int) -> str:
+        """An epoch (from 0) as users count it, in its stage and from 1: `stage 'train', epoch 2/10`."""
+        name = self.stage_at(epoch)
+        return f"stage '{name}', epoch {epoch + 1 - self.first_epoch(name)}/{self.stages[name].epochs}"
+
     def ends_stage(self, epoch: int) -> bool:
         """Whether an epoch (from 0) is the last of its stage."""
         name = self.stage_at(epoch)
