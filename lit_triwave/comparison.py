@@ -73,7 +73,7 @@ def run(args: Sequence[str], started: float) -> int:
     except (KeyboardInterrupt, SystemExit):
         print(f"finished runs are kept in {folder}; the same command goes on")
         raise
-    write_results(results, folder, path)
+    write_results(results, folder, path, own_splits="split_seed" in cells.config.data.init_args)
     print(folder, flush=True)
     return 0
 
@@ -208,7 +208,7 @@ def train(cells: Cells, name: str, seed: int) -> dict[str, Any]:
     return {"head": name, "seed": seed, "parameters": parameters, "accuracy": curve} | model.results
 
 
-def write_results(results: Results, folder: Path, config: Path) -> None:
+def write_results(results: Results, folder: Path, config: Path, own_splits: bool) -> None:
     """Table on the screen, as Markdown and CSV; everything as JSON; the figure."""
     from lit_triwave import plots
 
@@ -223,6 +223,7 @@ def write_results(results: Results, folder: Path, config: Path) -> None:
         rows.append([name, f"{runs[0]['parameters']:,}", *map(mean_and_spread, values)])
     seeds = len(results[CONSTRUCTED])
     of = f"mean ± standard deviation of {seeds} seeds" if seeds > 1 else "one seed"
+    of += ", each with a split of its own" if own_splits and seeds > 1 else ""
     title = f"{config.name}: accuracy in %, {of}"
     lead = verdict(curves, shown)
     table = Table(title=title)

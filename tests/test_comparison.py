@@ -62,6 +62,7 @@ def test_heads_are_compared_at_equal_parameters_width_and_depth_and_an_interrupt
     mean = 100 * torch.tensor([run["test/accuracy"] for run in results["constructed"]]).mean()
     for text in (shown, table):
         assert f"{mean:.2f} ± " in text
+        assert "of 2 seeds, each with a split of its own" in " ".join(text.split())
         assert "after epoch 1 it is ahead of" in " ".join(text.split())
     with (out / "comparison.csv").open() as file:
         assert len(list(csv.DictReader(file))) == 7 * 2 * 2
