@@ -1,13 +1,15 @@
-"""Random flips, shifts and cutouts of a whole batch at once, on the device that holds the images."""
+"""Random flips, shifts, cutouts and distortions of a whole batch at once, on the device that holds the images."""
 
 from __future__ import annotations
 
+import math
 import random
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 Crop = Literal["none", "translate", "pad_crop"]
 
@@ -157,3 +159,53 @@ def _mirrored(positions: Tensor, size: int) -> Tensor:
 
 def _within(positions: Tensor, lower: Tensor | int, upper: Tensor | int) -> Tensor:
     return (positions >= lower) & (positions < upper)
+
+
+@dataclass
+class Distortion:
+    """A random affine map of each image about its middle, for images of few pixels: sampled between them, bicubically.
+
+    Args:
+        rotation: Largest angle, in degrees, 0 to 180.
+        scaling: Largest relative change of size, 0 to 0.9.
+        shear: Largest sideways shift of a row for each row that it is away from the middle, 0 to 1.
+        shift: Largest shift along each axis, in pixels, 0 to 4; whole or not.
+
+    Raises:
+        ValueError: An argument is out of range.
+    """
+
+    rotation: float = 0.0
+    scaling: float = 0.0
+    shear: float = 0.0
+    shift: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, most in (("rotation", 180), ("scaling", 0.9), ("shear", 1), ("shift", 4)):
+            if not 0 <= getattr(self, name) <= most:
+                raise ValueError(f"{name} {getattr(self, name)}: from 0 to {most}")
+
+    def __bool__(self) -> bool:
+        return any((self.rotation, self.scaling, self.shear, self.shift))
+
+    def __call__(self, images: Tensor, draws: Tensor, paper: float = 0.0) -> Tensor:
+        """The distorted images.
+
+        Args:
+            images: (n, channels, height, width), real.
+            draws: (n, 5) in [0, 1), see `uniforms`; 1/2 changes nothing.
+            paper: Value of what comes in from outside.
+
+        Returns:
+            As `images`.
+        """
+        rotation, scaling, shear, *shift = (2 * draws - 1).to(images.dtype).unbind(1)
+        angle, size, lean = rotation * math.radians(self.rotation), 1 + self.scaling * scaling, self.shear * shear
+        cos, sin = angle.cos() / size, angle.sin() / size
+        # Where each pixel comes from, x and y in [−1, 1]. A pixel is 2 / side of that.
+        right, down = (
+            2 * self.shift / side * move for side, move in zip(reversed(images.shape[2:]), shift, strict=True)
+        )
+        matrix = torch.stack([cos, lean * cos - sin, right, sin, lean * sin + cos, down], 1).view(-1, 2, 3)
+        grid = functional.affine_grid(matrix, list(images.shape), align_corners=False)
+        return functional.grid_sample(images - paper, grid, mode="bicubic", align_corners=False) + paper

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
-from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
+from datamodules.augmentation import Distortion, uniforms
 from datamodules.regression import Shard, ShardedBatches, check_batches, seeded_generator
 
 Images = tuple[Tensor, Tensor]
@@ -24,31 +24,27 @@ class DigitImages(Dataset[Images]):
     Args:
         images: shape (n, 1, 8, 8), normalised.
         labels: shape (n,), int64.
-        shift: images are moved by up to so many pixels, anew in each epoch; pixels moved in are those of the paper.
-        seed: of the shifts.
+        distortion: of each image, anew in each epoch; None for images as they are.
+        seed: of the distortions.
+
+    Attributes:
+        epoch: from 0; an image's distortion is a function of it, the seed and the image, not of ranks or batches.
     """
 
-    def __init__(self, images: Tensor, labels: Tensor, shift: int = 0, seed: int = 0) -> None:
-        self.images, self.labels, self.shift, self.seed = images, labels, shift, seed
-        self.padded = functional.pad(images, (shift,) * 4, value=float(images.min())) if shift else images
-        self.set_epoch(0)
-
-    def set_epoch(self, epoch: int) -> None:
-        """Draws the shift of every image: a function of the seed, the epoch and the image, not of ranks or batches."""
-        source = seeded_generator(self.seed, "shift", epoch)
-        self.offsets = torch.randint(2 * self.shift + 1, (len(self.labels), 2), generator=source)
+    def __init__(self, images: Tensor, labels: Tensor, distortion: Distortion | None = None, seed: int = 0) -> None:
+        self.images, self.labels, self.distortion, self.seed = images, labels, distortion, seed
+        self.paper = float(images.min())
+        self.epoch = 0
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __getitem__(self, shard: Shard) -> Images:
-        labels = self.labels[shard.indices]
-        if not self.shift:
-            return self.images[shard.indices], labels
-        side = torch.arange(self.images.shape[-1])
-        row, column = ((offset[:, None] + side) for offset in self.offsets[shard.indices].unbind(1))
-        picked = self.padded[shard.indices[:, None, None], 0, row[:, :, None], column[:, None, :]]
-        return picked[:, None], labels
+        images, labels = self.images[shard.indices], self.labels[shard.indices]
+        if self.distortion:
+            draws = uniforms(self.seed, self.epoch, shard.indices, 5).to(images.device)
+            images = self.distortion(images, draws, self.paper)
+        return images, labels
 
 
 class WholeBatches(ShardedBatches):
@@ -70,10 +66,12 @@ class DigitsDataModule(LightningDataModule):
 
     Args:
         batch_size: training images in a global batch, over all ranks; the images that do not fill one sit an epoch out.
-        shift: training images are moved by up to so many pixels in both directions, 0 to 4.
+        rotation, scaling, shear, shift: training images are distorted at random by up to so much, anew in each epoch:
+            turned by so many degrees, made larger or smaller by such a share, sheared, moved by so many pixels. See
+            `Distortion`.
         validation: training images set aside for validation, 0 to 1 000, equally many of each class.
         test_images: images held out, 10 to 1 000.
-        seed: of the shifts and the order, at least 0.
+        seed: of the distortions and the order, at least 0.
         split_seed: of the splits.
 
     Attributes:
@@ -92,7 +90,10 @@ class DigitsDataModule(LightningDataModule):
     def __init__(
         self,
         batch_size: int = 64,
-        shift: int = 0,
+        rotation: float = 0.0,
+        scaling: float = 0.0,
+        shear: float = 0.0,
+        shift: float = 0.0,
         validation: int = 0,
         test_images: int = 360,
         seed: int = 0,
@@ -100,12 +101,12 @@ class DigitsDataModule(LightningDataModule):
     ) -> None:
         super().__init__()
         check_batches(batch_size, seed)
-        limits = {"shift": (shift, 0, 4), "validation": (validation, 0, 1000), "test_images": (test_images, 10, 1000)}
+        limits = {"validation": (validation, 0, 1000), "test_images": (test_images, 10, 1000)}
         for name, (value, low, high) in limits.items():
             if not low <= value <= high:
                 raise ValueError(f"{name} {value}: from {low} to {high}")
         self.batch_size = batch_size
-        self.shift = shift
+        self.distortion = Distortion(rotation, scaling, shear, shift)
         self.validation = validation
         self.test_images = test_images
         self.seed = seed
@@ -124,7 +125,7 @@ class DigitsDataModule(LightningDataModule):
             device = self.trainer.strategy.root_device
             images, labels = images.to(device), labels.to(device)
         images = (images - images[train].mean()) / images[train].std()
-        self.train_set = DigitImages(images[train], labels[train], self.shift, self.seed)
+        self.train_set = DigitImages(images[train], labels[train], self.distortion, self.seed)
         self.test_set = DigitImages(images[test], labels[test])
         self.val_set = DigitImages(images[val], labels[val]) if self.validation else self.test_set
 
@@ -163,7 +164,7 @@ class EpochSampler:
     def set_epoch(self, epoch: int) -> None:
         """Called by Lightning before each epoch."""
         self.sampler.set_epoch(epoch)
-        self.images.set_epoch(epoch)
+        self.images.epoch = epoch
 
     def __len__(self) -> int:
         return len(self.sampler)

@@ -39,12 +39,16 @@ LINE_SECONDS = 30.0
 Results = dict[str, list[dict[str, Any]]]
 
 
-def compare_heads(config: str, seeds: int = 10, out: str | None = None, overwrite: bool = False) -> None:
+def compare_heads(
+    config: str, seeds: int = 10, same_split: bool = False, out: str | None = None, overwrite: bool = False
+) -> None:
     """Trains the config's constructed head and its dense rivals, each over many seeds.
 
     Args:
         config: YAML file of a `fit` with an `ImageClassifier` whose head is block_diagonal.
         seeds: how many, from 0 on; ≥ 1.
+        same_split: all seeds on the config's own split of the images; by default each has another, where the data can
+            be split: the difference between splits is larger than that between starts.
         out: folder of the results; runs/compare_heads/<name of the config> by default. Finished runs that are in it are
             kept.
         overwrite: start anew where the folder holds runs of another config.
@@ -58,6 +62,7 @@ def run(args: Sequence[str], started: float) -> int:
     parser.classes = (compare_heads,)  # type: ignore[assignment]
     parser.add_argument("--config", type=str, required=True, help="YAML file of a fit with a block_diagonal head")
     parser.add_argument("--seeds", type=int, default=10, help="how many, from 0 on")
+    parser.add_argument("--same_split", action="store_true", help="all seeds on the config's own split of the images")
     parser.add_argument("--out", type=str, help="folder of the results")
     parser.add_argument("--overwrite", action="store_true", help="start anew where runs of another config are")
     asked = parser.parse_args(list(args))
@@ -66,15 +71,16 @@ def run(args: Sequence[str], started: float) -> int:
     path = Path(asked.config)
     if not path.is_file():
         raise TriwaveError(f"--config {path}: no such file")
-    cells = Cells(path)
-    folder = Path(asked.out or Path("runs") / "compare_heads" / path.stem)
+    cells = Cells(path, asked.same_split)
+    name = path.stem + ("_same_split" if asked.same_split else "")
+    folder = Path(asked.out or Path("runs") / "compare_heads" / name)
     open_results(folder, cells.fingerprint, asked.overwrite)
     try:
         results = train_missing(cells, folder, asked.seeds)
     except (KeyboardInterrupt, SystemExit):
         print(f"finished runs are kept in {folder}; the same command goes on")
         raise
-    write_results(results, folder, path)
+    write_results(results, folder, path, cells.own_splits)
     print(folder, flush=True)
     return 0
 
@@ -84,16 +90,18 @@ class Cells:
 
     Args:
         path: of the config.
+        same_split: see `compare_heads`.
 
     Attributes:
         heads: name ↦ what it changes in the model's arguments.
+        own_splits: whether each seed has a split of its own.
         fingerprint: of the config, to tell runs of another one.
 
     Raises:
         TriwaveError: the config is not of a constructed head.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, same_split: bool = False) -> None:
         parser = known_classes(ImageClassifier, Stage, Trainer, Run)()
         parser.add_argument("--seed_everything", type=bool | int, default=0)
         parser.add_lightning_class_args(Trainer, "trainer")
@@ -111,7 +119,8 @@ class Cells:
                 f"{path}: compare-heads starts from an ImageClassifier with head block_diagonal, not "
                 f"{head or model.class_path.rsplit('.', 1)[-1]}"
             )
-        text = f"{RECORD} {parser.dump(self.config, skip_none=False)}"
+        self.own_splits = not same_split and "split_seed" in self.config.data.init_args
+        text = f"{RECORD} {same_split} {parser.dump(self.config, skip_none=False)}"
         self.fingerprint = hashlib.sha256(text.encode()).hexdigest()[:16]
         torch.manual_seed(0)
         module = parser.instantiate_classes(self.config).model
@@ -124,12 +133,10 @@ class Cells:
         config = self.config.clone()
         for key, value in self.heads[head].items():
             config.model.init_args[key] = value
-        for name in (
-            "seed",
-            "split_seed",
-        ):  # a split for each seed: some are so easy that every head has all images right
-            if name in config.data.init_args:
-                config.data.init_args[name] = seed
+        if "seed" in config.data.init_args:
+            config.data.init_args.seed = seed
+        if self.own_splits:
+            config.data.init_args.split_seed = seed
         for key, setting in (UNRECORDED | {"check_val_every_n_epoch": 1}).items():
             config.trainer[key] = setting
         seed_everything(seed, verbose=False)
@@ -268,7 +275,7 @@ def train(cells: Cells, name: str, seed: int, *callbacks: Callback) -> dict[str,
     return {"head": name, "seed": seed, "parameters": parameters, "images": images, "accuracy": curve} | model.results
 
 
-def write_results(results: Results, folder: Path, config: Path) -> None:
+def write_results(results: Results, folder: Path, config: Path, own_splits: bool) -> None:
     """Table on the screen, as Markdown and CSV; everything as JSON; the figure.
 
     The test accuracy has a column of its own where the curves are of other images.
@@ -287,6 +294,7 @@ def write_results(results: Results, folder: Path, config: Path) -> None:
         rows.append([name, f"{runs[0]['parameters']:,}", *map(mean_and_spread, values)])
     seeds = len(results[CONSTRUCTED])
     of = ("mean ± standard deviation of " if seeds > 1 else "") + of_seeds(seeds)
+    of += ", each with a split of its own" if own_splits and seeds > 1 else ""
     last = "" if images == "test" else " and, at the end, on the test images"
     title = f"{config.name}: accuracy in % on the {images} images after some epochs{last}, {of}"
     lead = verdict(curves, shown)

@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from torch.nn.functional import pad
 
+from datamodules.augmentation import Distortion
 from datamodules.digits import DigitsDataModule
 from lit_triwave import ImageClassifier
 from lit_triwave.cli import main
@@ -83,7 +85,7 @@ def test_the_digits_are_learned_in_four_epochs_and_leave_a_whole_run_folder(digi
 
 @pytest.mark.parametrize("kind", ["blocks", "dense"])
 def test_a_classifier_resumed_in_any_stage_ends_bit_identical(digits, kind: str) -> None:
-    options = ["--model.release", kind, "--model.dropout", "0.2", "--data.shift", "1"]
+    options = ["--model.release", kind, "--model.dropout", "0.2", "--data.rotation", "20"]
     whole = digits("whole", *options)
     # In pretraining, at its last epoch, and after the first of training.
     for epochs in (1, 2, 3) if kind == "blocks" else (2,):
@@ -201,7 +203,8 @@ def test_a_loss_that_is_not_finite_is_named_and_the_last_good_checkpoint_kept(di
         (["--model.channels", "[4,4,4,4]"], "one to 3 blocks for images of 8 × 8"),
         (["--model.label_smoothing", "1.5"], "label_smoothing 1.5"),
         (["--model.num_net", "3"], "did you mean 'num_nets'?"),
-        (["--data.shift", "5"], "shift 5: from 0 to 4"),
+        (["--data.shift", "5"], "shift 5.0: from 0 to 4"),
+        (["--data.rotation", "200"], "rotation 200.0: from 0 to 180"),
         (["--data.batch_size", "5000"], "batch_size 5000: at most the 1437"),
         (["--model.weights", "absent.pt"], "weights absent.pt"),
     ],
@@ -262,8 +265,8 @@ def test_the_digits_are_split_evenly_and_without_overlap() -> None:
     assert float(data.train_set.images.std()) == pytest.approx(1, abs=1e-5)
 
 
-def test_training_images_are_shifted_by_whole_pixels_anew_in_each_epoch() -> None:
-    data = DigitsDataModule(shift=1)
+def test_training_images_are_distorted_anew_in_each_epoch() -> None:
+    data = DigitsDataModule(rotation=10, shift=0.5)
     data.setup("fit")
     loader = data.train_dataloader()
     seen = []
@@ -274,3 +277,35 @@ def test_training_images_are_shifted_by_whole_pixels_anew_in_each_epoch() -> Non
     assert all(torch.equal(a, b) for a, b in zip(seen[0], seen[2], strict=True))
     assert not torch.equal(seen[0][0], seen[1][0])
     assert seen[0][0].shape == (64, 1, 8, 8)
+    assert torch.equal(next(iter(data.test_dataloader()))[0], data.test_set.images)
+
+
+def sheared(image: torch.Tensor) -> torch.Tensor:
+    """Each row of a 5 × 5 image takes from as many pixels further right as it lies below the middle."""
+    rows = pad(image, (2, 2), value=7.0)
+    return torch.stack([rows[0, 0, i, i : i + 5] for i in range(5)])[None, None]
+
+
+@pytest.mark.parametrize(
+    ("distortion", "draws", "expected"),
+    [
+        (Distortion(30, 0.5, 0.5, 2), [0.5] * 5, lambda image: image),
+        (Distortion(rotation=90), [1, 0, 0, 0, 0], lambda image: image.rot90(1, (2, 3))),
+        (Distortion(shear=1), [0, 0, 1, 0, 0], sheared),
+        (Distortion(shift=2), [0, 0, 0, 1, 0.5], lambda image: pad(image[..., 2:], (0, 2), value=7.0)),
+        (Distortion(shift=1), [0, 0, 0, 0.5, 1], lambda image: pad(image[:, :, 1:], (0, 0, 0, 1), value=7.0)),
+    ],
+)
+def test_a_distortion_turns_shears_and_moves_images_and_leaves_paper_outside(distortion, draws, expected) -> None:
+    image = torch.rand(1, 1, 5, 5, generator=torch.Generator().manual_seed(0))
+    result = distortion(image, torch.tensor([draws], dtype=torch.float64), 7.0)
+    torch.testing.assert_close(result, expected(image), atol=1e-5, rtol=0)
+
+
+def test_a_distortion_makes_images_larger_and_smaller() -> None:
+    image = torch.zeros(1, 1, 9, 9)
+    image[..., 3:6, 3:6] = 1
+    ends = (torch.tensor([[0, draw, 0, 0, 0]], dtype=torch.float64) for draw in (0, 0.5, 1))
+    smaller, same, larger = (float(Distortion(scaling=0.5)(image, draws).sum()) for draws in ends)
+    assert smaller < 0.7 * same
+    assert larger > 1.4 * same

@@ -66,6 +66,7 @@ def test_heads_are_compared_at_equal_parameters_width_and_depth_and_an_interrupt
     mean = 100 * torch.tensor([run["test/accuracy"] for run in results["constructed"]]).mean()
     for text in (shown, table):
         assert f"{mean:.2f} ± " in text
+        assert "of 2 seeds, each with a split of its own" in " ".join(text.split())
         assert "after epoch 1 it is ahead of" in " ".join(text.split())
         assert "on the test images after some epochs" in " ".join(text.split())
     assert "| head | parameters | epoch 1 | epoch 2 |\n" in table  # the last epoch's images are those of the test
