@@ -105,6 +105,16 @@ def test_a_seed_gives_the_same_run_again(config: Path) -> None:
     assert comparison.train(cells, "constructed", 3) != comparison.train(cells, "constructed", 4)
 
 
+def test_seeds_have_splits_of_their_own_unless_one_is_asked_for(config: Path) -> None:
+    for same_split in (False, True):
+        images = []
+        for seed in (0, 1):
+            _, _, data = comparison.Cells(config, same_split).instantiate("constructed", seed)
+            data.setup("fit")
+            images.append(data.test_set.images)
+        assert torch.equal(*images) == same_split
+
+
 @pytest.mark.parametrize(
     ("args", "says"),
     [
