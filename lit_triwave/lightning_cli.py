@@ -176,9 +176,11 @@ class TriwaveCLI(LightningCLI):
         self.checkpoint = None if self.checkpoint_path is None else load_checkpoint(self.checkpoint_path)
         course = course_of(self.config[self.subcommand])
         if self.checkpoint is not None:
-            check_same_model(self.checkpoint, self.model)
+            # Arguments that follow from the data last: the user's own words say more.
+            check_same_model(self.checkpoint, self.model, leave_out=list(LINKS.values()))
             if self.subcommand == "fit":
                 check_same_course(self.checkpoint, course)
+            check_same_model(self.checkpoint, self.model)
         self.run = place_run(config.run, self.checkpoint_path)
         folder = self.run.folder
         used = rank_zero_only.rank == 0 and folder.is_dir() and any(folder.iterdir())  # type: ignore[attr-defined]
@@ -187,7 +189,8 @@ class TriwaveCLI(LightningCLI):
         self.created = not folder.is_dir()
         if self.subcommand == "fit":
             parameters = sum(value.numel() * value.element_size() for value in self.model.parameters())
-            open_run_folder(folder, 3 * parameters)  # with what Adam keeps of each
+            with self._leave_nothing_half_written():
+                open_run_folder(folder, 3 * parameters)  # with what Adam keeps of each
             for partial in (folder / "checkpoints").glob("*.partial"):  # of a process that was killed while it saved
                 partial.unlink(missing_ok=True)
         os.environ[RUN_ID_VARIABLE] = str(self.run.id)
@@ -318,8 +321,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     return content
 
 
-def check_same_model(checkpoint: dict[str, Any], model: LightningModule) -> None:
-    """Refuses a checkpoint of a model with other hyperparameters; the lengths of stages may differ.
+def check_same_model(checkpoint: dict[str, Any], model: LightningModule, leave_out: Sequence[str] = ()) -> None:
+    """Refuses a checkpoint of a model with other hyperparameters, but for some that are left out.
 
     Raises:
         TriwaveError: naming the fields that differ.
@@ -328,7 +331,7 @@ def check_same_model(checkpoint: dict[str, Any], model: LightningModule) -> None
     differing = [
         f"{name} is {saved[name]!r} there and {value!r} here"
         for name, value in plain(dict(model.hparams)).items()
-        if name not in MAY_DIFFER and name in saved and plain(saved[name]) != value
+        if name not in (*MAY_DIFFER, *leave_out) and name in saved and plain(saved[name]) != value
     ]
     if differing:
         raise TriwaveError(f"the checkpoint is of another model: {'; '.join(differing)}")
