@@ -191,8 +191,9 @@ class TriwaveCLI(LightningCLI):
             parameters = sum(value.numel() * value.element_size() for value in self.model.parameters())
             with self._leave_nothing_half_written():
                 open_run_folder(folder, 3 * parameters)  # with what Adam keeps of each
-            for partial in (folder / "checkpoints").glob("*.partial"):  # of a process that was killed while it saved
-                partial.unlink(missing_ok=True)
+            if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
+                for partial in (folder / "checkpoints").glob("*.partial"):  # of a process killed while it saved
+                    partial.unlink(missing_ok=True)
         os.environ[RUN_ID_VARIABLE] = str(self.run.id)
         callbacks: list[Callback] = []
         if self.subcommand == "fit":
@@ -257,9 +258,10 @@ class TriwaveCLI(LightningCLI):
 
     def _loggers(self, course: dict[str, Any]) -> Any:
         rows = (self.checkpoint or {}).get("run", {}).get("rows", [])
-        identity = course | {"wandb_id": wandb_id(self.run.folder, self.checkpoint)}
-        loggers: list[Any] = make_loggers(self.run, identity["wandb_id"], rows)
-        self.trainer_defaults["callbacks"].append(RunRecord(identity, loggers[0].rows))
+        first = rank_zero_only.rank == 0  # type: ignore[attr-defined]
+        self.wandb_id = wandb_id(self.run.folder, self.checkpoint) if first else ""  # decided, tracked and saved there
+        loggers: list[Any] = make_loggers(self.run, self.wandb_id, rows)
+        self.trainer_defaults["callbacks"].append(RunRecord(course | {"wandb_id": self.wandb_id}, loggers[0].rows))
         return loggers
 
     def before_fit(self) -> None:
