@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import signal
 from collections.abc import Iterable
 
 
@@ -18,3 +19,15 @@ def did_you_mean(name: str, known: Iterable[str], most: int = 1) -> str:
     """The end of an error about an unknown name: up to `most` known ones that are near it, or nothing."""
     near = [f"'{other}'" for other in difflib.get_close_matches(name, known, n=most)]
     return f"; did you mean {' or '.join(filter(None, [', '.join(near[:-1]), near[-1]]))}?" if near else ""
+
+
+class Interrupted(Exception):
+    """Training was left in good order, with a checkpoint, because of a signal.
+
+    Attributes:
+        signal: that asked for it.
+    """
+
+    def __init__(self, number: int) -> None:
+        self.signal = signal.Signals(number)
+        super().__init__(f"stopped by {self.signal.name}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
@@ -21,19 +22,20 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.utilities import rank_zero_only
 
 from datamodules import DigitsDataModule, FunctionDataModule, TableDataModule
-from lit_triwave.callbacks.checkpoint import AtomicCheckpointIO, StageCheckpoint
+from lit_triwave.callbacks.checkpoint import AtomicCheckpointIO, RunRecord, StageCheckpoint
 from lit_triwave.callbacks.figures import ClassificationFigures, RegressionFigures
 from lit_triwave.callbacks.history import EpochHistory, SeedHistory
-from lit_triwave.callbacks.interruption import SIGNALS, Interruption
+from lit_triwave.callbacks.interruption import REQUEUE_SIGNAL, SIGNALS, Interruption
 from lit_triwave.callbacks.predictions import ClassCSV, PredictionCSV
 from lit_triwave.callbacks.progress import StageProgress
 from lit_triwave.callbacks.summary import ClassificationSummary, RegressionSummary
-from lit_triwave.cli import INTERRUPTED
-from lit_triwave.errors import TrainingDiverged, TriwaveError
+from lit_triwave.cli import INTERRUPTED, REQUEUE
+from lit_triwave.errors import Interrupted, TrainingDiverged, TriwaveError
 from lit_triwave.loggers import finish_wandb, make_loggers, say
 from lit_triwave.messages import known_classes
 from lit_triwave.modules.classifier import ImageClassifier
 from lit_triwave.modules.regressor import FunctionRegressor
+from lit_triwave.modules.staged import STAGES
 from lit_triwave.networks import TriangleNetwork
 from lit_triwave.runs import (
     RUN_ID_VARIABLE,
@@ -41,7 +43,9 @@ from lit_triwave.runs import (
     latest_checkpoint,
     open_run_folder,
     place_run,
-    read_metrics,
+    unsaved_run,
+    wandb_id,
+    written_whole,
 )
 from lit_triwave.stages import Polish, Stage
 
@@ -57,6 +61,20 @@ whose ends the chosen classes do not have."""
 
 MAY_DIFFER = ("pretrain", "train", "polish", "weights", "compile", "channels_last", "_class_path", "_instantiator")
 """Hyperparameters that a resumed run may change."""
+
+DATA_MAY_DIFFER = (
+    "root",
+    "path",
+    "download",
+    "checksums",
+    "allow_empty_classes",
+    "skip_corrupt",
+    "workers",
+    "eval_batch_size",
+    "channels_last",
+)
+"""Arguments of data modules that a resumed run may change: where the data lie and how they are read, not what they are.
+Inside an epoch the number of workers must stay."""
 
 QUIET = (
     # `main(args)` is called from Python by tests and notebooks, whose own command line is not ours.
@@ -107,6 +125,11 @@ class SaveFitConfig(SaveConfigCallback):
             self.config.run.id = self.config.ckpt_path = None
             super().setup(trainer, pl_module, stage)
 
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        # Not by `save_to_log_dir`: a process killed then leaves half a file where a whole one was.
+        with written_whole(Path(trainer.default_root_dir) / "config.yaml") as partial:
+            self.parser.save(self.config, str(partial), skip_none=False, overwrite=True, multifile=False)
+
 
 class TriwaveCLI(LightningCLI):
     """`fit`, `validate`, `test`, `predict` in run folders `runs/<experiment>/<run id>/`.
@@ -118,6 +141,8 @@ class TriwaveCLI(LightningCLI):
 
     def __init__(self, started: float, **options: Any) -> None:
         self.started = started
+        self.stopped: signal.Signals | None = None  # by which signal, before the run's end
+        self.wandb_id: str | None = None
         super().__init__(LightningModule, LightningDataModule, **options)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -135,9 +160,19 @@ class TriwaveCLI(LightningCLI):
             files = [Path(str(path)).stem for path in config.get("config") or []]
             config.run.experiment = re.sub(r"[^\w.-]+", "_", files[0]) if files else "default"
         checkpoint = config.get("ckpt_path")
+        # A job that is always submitted with `--ckpt_path last --run.id ID` may have been killed before it saved.
+        self.begin_anew = False
         if checkpoint == "last" or (checkpoint is None and self.subcommand != "fit"):
-            checkpoint = latest_checkpoint(config.run.root, config.run.experiment)
-            say(f"checkpoint: {checkpoint}")
+            run = config.run
+            checkpoint = latest_checkpoint(run.root, run.experiment, run.id)
+            self.begin_anew = checkpoint is None and run.id is not None and self.subcommand == "fit"
+            where = f"{Path(run.root) / run.experiment / (run.id or '*')}/checkpoints"
+            if checkpoint is None and not self.begin_anew:
+                raise TriwaveError(f"no checkpoint in {where}: run `fit` first, or give --ckpt_path FILE")
+            say(f"no checkpoint in {where} yet: begins anew" if self.begin_anew else f"checkpoint: {checkpoint}")
+            left = unsaved_run(run.root, run.experiment) if self.subcommand == "fit" and run.id is None else None
+            if left is not None:
+                say(f"a later run was left before it saved: --run.id {left} --ckpt_path last begins it anew")
         if checkpoint is not None and not Path(checkpoint).is_file():
             raise TriwaveError(f"--ckpt_path {checkpoint}: no such file")
         self.checkpoint_path = None if checkpoint is None else Path(checkpoint)
@@ -152,24 +187,38 @@ class TriwaveCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         config = self.config_init[self.subcommand]
         self.checkpoint = None if self.checkpoint_path is None else load_checkpoint(self.checkpoint_path)
+        course = course_of(self.config[self.subcommand])
         if self.checkpoint is not None:
+            # Arguments that follow from the data last: the user's own words say more.
+            check_same_model(self.checkpoint, self.model, leave_out=list(LINKS.values()))
+            if self.subcommand == "fit":
+                check_same_course(self.checkpoint, course)
             check_same_model(self.checkpoint, self.model)
         if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
             # Lightning does so too, once the run has a folder and a W&B run: a download that fails should leave none.
             self.datamodule.prepare_data()
         self.run = place_run(config.run, self.checkpoint_path)
         folder = self.run.folder
-        if self.checkpoint is None and rank_zero_only.rank == 0 and folder.is_dir() and any(folder.iterdir()):  # type: ignore[attr-defined]
+        used = rank_zero_only.rank == 0 and folder.is_dir() and any(folder.iterdir())  # type: ignore[attr-defined]
+        if self.checkpoint is None and used and not self.begin_anew:
             raise TriwaveError(f"run {folder} exists: resume it with --ckpt_path, or give another --run.id")
         self.created = not folder.is_dir()
         if self.subcommand == "fit":
-            open_run_folder(folder)
+            parameters = sum(value.numel() * value.element_size() for value in self.model.parameters())
+            with self._leave_nothing_half_written():
+                open_run_folder(folder, 3 * parameters)  # with what Adam keeps of each
+            if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
+                for partial in (folder / "checkpoints").glob("*.partial"):  # of a process killed while it saved
+                    partial.unlink(missing_ok=True)
         os.environ[RUN_ID_VARIABLE] = str(self.run.id)
         callbacks: list[Callback] = []
         if self.subcommand == "fit":
             self.interruption = Interruption()
             self.interruption.install()
-            callbacks += [self.interruption, StageCheckpoint(self.run.checkpoint_every)]
+            checkpoints = StageCheckpoint(
+                self.run.checkpoint_every, self.run.checkpoint_seconds or None, self.interruption
+            )
+            callbacks += [self.interruption, checkpoints]
         callbacks += self._reporting(config.seed_everything)
         if config.trainer.enable_progress_bar is not False:
             callbacks.append(StageProgress())
@@ -182,6 +231,10 @@ class TriwaveCLI(LightningCLI):
             kwargs["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), AtomicCheckpointIO()]
             if self.subcommand == "fit" and config.trainer.logger in (None, True):
                 kwargs["logger"] = self._loggers()
+            if self.subcommand == "fit":
+                rows = kwargs["logger"][0].rows if "logger" in kwargs else []
+                identity = course | {"wandb_id": self.wandb_id}
+                callbacks.append(RunRecord(identity, rows))
             return super().instantiate_trainer(**kwargs)
 
     def _reporting(self, seed: int) -> list[Callback]:
@@ -224,12 +277,9 @@ class TriwaveCLI(LightningCLI):
             raise
 
     def _loggers(self) -> Any:
-        # Read before the CSV logger starts, which would delete the file of a run that goes on.
-        rows = read_metrics(self.run.folder / "metrics.csv", self.checkpoint["epoch"]) if self.checkpoint else []
-        loggers = make_loggers(self.run)
-        for step, metrics in rows:
-            loggers[0].log_metrics(metrics, step)
-        return loggers
+        first = rank_zero_only.rank == 0  # type: ignore[attr-defined]
+        self.wandb_id = wandb_id(self.run.folder, self.checkpoint) if first else ""  # decided, tracked and saved there
+        return make_loggers(self.run, self.wandb_id, (self.checkpoint or {}).get("run", {}).get("rows", []))
 
     def before_fit(self) -> None:
         where = f"resumed from {self.checkpoint_path}" if self.checkpoint else "new run"
@@ -237,29 +287,39 @@ class TriwaveCLI(LightningCLI):
 
     def fit(self, **arguments: Any) -> None:
         """`trainer.fit`."""
-        with self._leave_nothing_half_written():
+        with self._leave_nothing_half_written(), self._stop_in_good_order():
             self.trainer.fit(**arguments)
 
+    @contextmanager
+    def _stop_in_good_order(self) -> Iterator[None]:
+        """Notes the signal that ended what is within, for which all has been saved."""
+        try:
+            yield
+        except Interrupted as stop:
+            self.stopped = stop.signal
+
     def after_fit(self) -> None:
-        """Tests what was fitted, also after Ctrl-C, which draws the figures and writes the summary."""
+        """Tests what was fitted, also after Ctrl-C, which draws the figures and writes the summary. After the other
+        signals time is short: the run that goes on will do it."""
         if self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
+        if self.stopped is not None:
+            self.trainer.loggers = []  # a test in the middle of a run is no part of its course
         try:
-            self.trainer.test(self.model, datamodule=self.datamodule, verbose=False)
+            if self.stopped in (None, signal.SIGINT):
+                with self._stop_in_good_order():
+                    self.trainer.test(self.model, datamodule=self.datamodule, verbose=False)
         finally:  # also when a second Ctrl-C leaves the figures out
-            if self.interrupted:
-                say(f"interrupted in {self.model.place(self.trainer.current_epoch - 1)}; {self._how_to_go_on()}")
+            if self.stopped is not None:
+                why = "saved, to be started again" if self.stopped == REQUEUE_SIGNAL else "interrupted"
+                where = f"in {self.model.place(self.trainer.current_epoch)}, step {self.trainer.global_step}"
+                say(f"{why} {where}; {self._how_to_go_on()}")
 
     def _how_to_go_on(self) -> str:
         """The command that resumes this run."""
         folder = self.run.folder
         command = ["python", "-m", "lit_triwave", "fit", "--config", f"{folder}/config.yaml"]
         return f"go on with:\n{shlex.join([*command, '--ckpt_path', f'{folder}/checkpoints/last.ckpt'])}"
-
-    @property
-    def interrupted(self) -> bool:
-        """Whether Ctrl-C or SIGTERM ended the run before its last epoch."""
-        return self.interruption.requested is not None and self.trainer.current_epoch < (self.trainer.max_epochs or 0)
 
 
 def describe(model: LightningModule) -> str:
@@ -278,12 +338,14 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         content["state_dict"], content["epoch"], content["loops"], content["pytorch-lightning_version"]
     except Exception as error:
         reason = " ".join(str(error).split())[:150]
-        raise TriwaveError(f"checkpoint {path} cannot be read ({type(error).__name__}: {reason})") from error
+        others = sorted(str(other) for other in path.parent.glob("*.ckpt") if other != path)
+        hint = f"; there is also {', '.join(others)}" if others else ""
+        raise TriwaveError(f"checkpoint {path} cannot be read ({type(error).__name__}: {reason}){hint}") from error
     return content
 
 
-def check_same_model(checkpoint: dict[str, Any], model: LightningModule) -> None:
-    """Refuses a checkpoint of a model with other hyperparameters; the lengths of stages may differ.
+def check_same_model(checkpoint: dict[str, Any], model: LightningModule, leave_out: Sequence[str] = ()) -> None:
+    """Refuses a checkpoint of a model with other hyperparameters, but for some that are left out.
 
     Raises:
         TriwaveError: naming the fields that differ.
@@ -292,10 +354,52 @@ def check_same_model(checkpoint: dict[str, Any], model: LightningModule) -> None
     differing = [
         f"{name} is {saved[name]!r} there and {value!r} here"
         for name, value in plain(dict(model.hparams)).items()
-        if name not in MAY_DIFFER and name in saved and plain(saved[name]) != value
+        if name not in (*MAY_DIFFER, *leave_out) and name in saved and plain(saved[name]) != value
     ]
     if differing:
         raise TriwaveError(f"the checkpoint is of another model: {'; '.join(differing)}")
+
+
+def course_of(config: Namespace) -> dict[str, Any]:
+    """What decides the course of a run besides the model, in containers that a checkpoint can hold."""
+    arguments = config.model.get("init_args") or {}
+    stages = {name: arguments.get(name) for name in STAGES}
+    course = {"seed_everything": config.seed_everything, "data": config.data, "model": stages}
+    text = json.dumps(course, default=lambda value: vars(value) if hasattr(value, "__dict__") else str(value))
+    content: dict[str, Any] = json.loads(text)
+    return content
+
+
+def check_same_course(checkpoint: dict[str, Any], here: dict[str, Any]) -> None:
+    """Refuses a checkpoint of a run on other data, or trained in another way so far.
+
+    Stages to come may differ in everything, and the present one in its length.
+
+    Raises:
+        TriwaveError: naming the fields that differ.
+    """
+    there = checkpoint.get("run")
+    if there is None:
+        return
+    reached = int(checkpoint["state_dict"].get("stage_number", 0))
+    free = {f"data.init_args.{name}" for name in DATA_MAY_DIFFER} | {f"model.{STAGES[reached]}.epochs"}
+    later = tuple(f"model.{name}" for name in STAGES[reached + 1 :])
+    one, two = (flat({key: course[key] for key in here}) for course in (there, here))
+    differing = [
+        f"{name.replace('.init_args', '')} is {one.get(name)!r} there and {two.get(name)!r} here"
+        for name in {**one, **two}
+        if one.get(name) != two.get(name) and name not in free and not name.startswith(later)
+    ]
+    if differing:
+        raise TriwaveError(f"the checkpoint is of another config: {'; '.join(differing)}")
+
+
+def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dicts as one, with dotted keys."""
+    leaves: dict[str, Any] = {}
+    for key, value in tree.items():
+        leaves |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {f"{prefix}{key}": value}
+    return leaves
 
 
 def plain(value: Any) -> Any:
@@ -337,7 +441,7 @@ def run(args: Sequence[str], started: float) -> int:
             seed_everything_default=0,
             auto_configure_optimizers=False,
             save_config_callback=SaveFitConfig,
-            save_config_kwargs={"overwrite": True},
+            save_config_kwargs={"save_to_log_dir": False},
             trainer_defaults={
                 "max_epochs": -1,  # as many as the stages ask for
                 "log_every_n_steps": 10,
@@ -348,7 +452,9 @@ def run(args: Sequence[str], started: float) -> int:
             },
             args=list(args),
         )
-        return INTERRUPTED if cli.subcommand == "fit" and cli.interrupted else 0
+        if cli.stopped is None:
+            return 0
+        return REQUEUE if cli.stopped == REQUEUE_SIGNAL else INTERRUPTED
     finally:
         finish_wandb()
         os.environ.pop(RUN_ID_VARIABLE, None)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 import os
 import re
 import secrets
+import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -29,10 +29,11 @@ class Run:
     Args:
         experiment: name of the experiment; by default the name of the config file.
         root: folder of all runs.
-        id: of this run, also in Weights & Biases; by default the time and four random digits. Resuming keeps the id.
+        id: of this run; by default the time and four random digits. Resuming keeps it.
         wandb: Weights & Biases: `auto` is online after `wandb login`, else offline; `disabled` leaves it out.
         project: in Weights & Biases.
         checkpoint_every: epochs between two checkpoints, besides those at the end of each stage.
+        checkpoint_seconds: renew the checkpoint also after so many seconds, inside an epoch; null or 0 for never.
     """
 
     experiment: str | None = None
@@ -41,6 +42,7 @@ class Run:
     wandb: WandbMode = "auto"
     project: str = "lit_triwave"
     checkpoint_every: int = 100
+    checkpoint_seconds: float | None = 60.0
 
     def __post_init__(self) -> None:
         names = {"run.experiment": self.experiment, "run.id": self.id, "run.project": self.project}
@@ -53,6 +55,8 @@ class Run:
             raise ValueError("run.root '': the folder of all runs; . is the current one")
         if self.checkpoint_every < 1:
             raise ValueError(f"run.checkpoint_every {self.checkpoint_every}: at least 1")
+        if self.checkpoint_seconds is not None and not 0 <= self.checkpoint_seconds < math.inf:
+            raise ValueError(f"run.checkpoint_seconds {self.checkpoint_seconds}: at least 0, or null for never")
 
     @property
     def folder(self) -> Path:
@@ -72,13 +76,41 @@ def new_run_id() -> str:
     return f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
 
 
-def open_run_folder(folder: Path) -> None:
+def wandb_id(folder: Path, checkpoint: dict[str, Any] | None) -> str:
+    """The id of a run in Weights & Biases: that of the checkpoint it goes on from, or that in its folder, or a new one.
+
+    Not the run's own id, which another experiment of the same W&B project may have too.
+
+    Args:
+        folder: of the run, where the id is kept as `wandb_id`.
+        checkpoint: its content.
+    """
+    file = folder / "wandb_id"
+    kept = (checkpoint or {}).get("run", {}).get("wandb_id") or (file.read_text().strip() if file.is_file() else "")
+    name: str = kept or secrets.token_hex(4)
+    if not file.is_file() or file.read_text().strip() != name:
+        with written_whole(file) as partial:
+            partial.write_text(name + "\n")
+    return name
+
+
+def open_run_folder(folder: Path, needed: int = 0) -> None:
     """Makes a run's folder and shows that it can be written.
 
+    Args:
+        folder: with its parents.
+        needed: bytes of a checkpoint.
+
     Raises:
-        TriwaveError: it can't.
+        TriwaveError: it can't, or there is no room for a checkpoint.
     """
-    open_folder(folder, "set run.root to another", "run folder")
+    advice = "set run.root to another"
+    open_folder(folder, advice, "run folder")
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise TriwaveError(
+            f"run folder {folder} has {free / 1e6:.0f} MB free, a checkpoint takes {needed / 1e6:.0f} MB; {advice}"
+        )
 
 
 def open_folder(folder: Path, advice: str, name: str = "folder") -> None:
@@ -101,18 +133,19 @@ def open_folder(folder: Path, advice: str, name: str = "folder") -> None:
         raise TriwaveError(f"{name} {folder} cannot be written: {error.strerror}; {advice}") from error
 
 
-def latest_checkpoint(root: str, experiment: str) -> Path:
-    """`last.ckpt` of the newest run of an experiment.
+def latest_checkpoint(root: str, experiment: str, run_id: str | None = None) -> Path | None:
+    """`last.ckpt` of a run, or of the newest run of an experiment; None where there is none yet."""
+    found = (Path(root) / experiment).glob(f"{run_id or '*'}/checkpoints/last.ckpt")
+    return max(found, key=lambda path: path.stat().st_mtime, default=None)
 
-    Raises:
-        TriwaveError: there is none.
-    """
-    found = sorted((Path(root) / experiment).glob("*/checkpoints/last.ckpt"), key=lambda path: path.stat().st_mtime)
-    if not found:
-        raise TriwaveError(
-            f"no checkpoint in {Path(root) / experiment}/*/checkpoints: run `fit` first, or give --ckpt_path FILE"
-        )
-    return found[-1]
+
+def unsaved_run(root: str, experiment: str) -> str | None:
+    """The id of the newest run of an experiment if it has not saved a checkpoint yet."""
+    begun = (Path(root) / experiment).glob("*/config.yaml")
+    newest = max(begun, key=lambda path: path.stat().st_mtime, default=None)
+    if newest is None or (newest.parent / "checkpoints" / "last.ckpt").is_file():
+        return None
+    return newest.parent.name
 
 
 def place_run(run: Run, checkpoint: Path | None) -> Run:
@@ -138,6 +171,12 @@ def written_whole(path: Path) -> Iterator[Path]:
         with partial.open("rb") as file:
             os.fsync(file.fileno())
         partial.replace(path)
+        with suppress(OSError):  # not every file system can
+            folder = os.open(path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)  # the new name, too, outlasts a power cut
+            finally:
+                os.close(folder)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
@@ -150,18 +189,3 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     with written_whole(path) as partial, partial.open("w") as file:
         json.dump(content, file, indent=2, allow_nan=False)
         file.write("\n")
-
-
-def read_metrics(path: Path, last_epoch: int) -> list[tuple[int, dict[str, float]]]:
-    """Rows (step, metrics) of a `metrics.csv` up to an epoch; [] when there is no such file."""
-    if not path.is_file():
-        return []
-    rows = []
-    with path.open(newline="") as file:
-        for row in csv.DictReader(file):
-            if int(row["epoch"]) <= last_epoch:
-                step = int(row.pop("step"))
-                # Whole numbers stay whole, so that a row is written again as it was.
-                values = {name: int(value) if value.isdigit() else float(value) for name, value in row.items() if value}
-                rows.append((step, values))
-    return rows

@@ -3,11 +3,19 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+
+from benchmarks.resumability import main as measure_resumability
+from lit_triwave.callbacks.checkpoint import StageCheckpoint
+from tests.conftest import REPOSITORY
+from tests.faults import signal_at
 
 
 def state(run: Path) -> dict[str, Any]:
@@ -35,6 +43,15 @@ def rows(run: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+def assert_ends_alike(whole: Path, resumed: Path) -> None:
+    """Parameters, optimizers, logged rows and summary, all but the time it took."""
+    assert_identical(state(whole), state(resumed))
+    assert rows(whole) == rows(resumed)
+    one, two = (json.loads((run / "summary.json").read_text()) for run in (whole, resumed))
+    one.pop("wall_seconds"), two.pop("wall_seconds")
+    assert one == two
+
+
 POLISH = ["--data.batch_size", "null", "--model.polish.epochs", "5"]
 POLISH += ["--model.polish.options", "{warmup: 1, round_length: 1}", "--model.polish.exchange", "0.4"]
 
@@ -53,20 +70,50 @@ POLISH += ["--model.polish.options", "{warmup: 1, round_length: 1}", "--model.po
 def test_a_run_resumed_in_any_stage_ends_bit_identical(fit, options: list[str], stops: tuple[int, ...]) -> None:
     options = [*options, "--trainer.log_every_n_steps", "1"]
     whole = fit("whole", *options)
-    summary = json.loads((whole / "summary.json").read_text())
     for epochs in stops:
         name = f"stopped{epochs}"
         run = fit(name, *options, "--trainer.max_epochs", str(epochs))
         assert state(run)["epoch"] == epochs - 1
         assert fit("", *options, "--ckpt_path", str(run / "checkpoints" / "last.ckpt")).is_dir()
-        assert_identical(state(whole), state(run))
-        assert rows(run) == [row for row in rows(run) if row["step"]]
-        trained = [row for row in rows(run) if row["train/mse_min"]]
-        assert trained == [row for row in rows(whole) if row["train/mse_min"]]
-        resumed = json.loads((run / "summary.json").read_text())
-        assert {k: v for k, v in resumed.items() if k != "wall_seconds"} == {
-            k: v for k, v in summary.items() if k != "wall_seconds"
-        }
+        assert_ends_alike(whole, run)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [[], ["--model.release", "dense", "--trainer.accumulate_grad_batches", "2"]],
+    ids=["plain", "accumulating"],
+)
+def test_a_run_stopped_inside_an_epoch_ends_bit_identical(fit, options: list[str], capsys) -> None:
+    options = [*options, "--trainer.log_every_n_steps", "3"]
+    whole = fit("whole", *options)
+    # Five batches an epoch: at its start, in the middle, at its end, on both sides of the switch.
+    for epoch, batch in ((0, 1), (4, 2), (4, 4), (5, 0), (8, 3)):
+        run = fit(f"{epoch}-{batch}", *options, *signal_at(epoch, batch), code=75)
+        assert not (run / "summary.json").exists()
+        assert "saved, to be started again" in capsys.readouterr().out
+        assert state(run)["epoch"] == epoch
+        fit("", *options, "--ckpt_path", str(run / "checkpoints" / "last.ckpt"))
+        assert_ends_alike(whole, run)
+
+
+def test_checkpoints_are_renewed_by_time_inside_an_epoch(fit, monkeypatch) -> None:
+    places = []
+    save = StageCheckpoint._save_checkpoint
+
+    def noting(self: StageCheckpoint, trainer: Any, path: str) -> None:
+        save(self, trainer, path)
+        places.append(trainer.global_step)
+
+    monkeypatch.setattr(StageCheckpoint, "_save_checkpoint", noting)
+    rarely = ["--run.checkpoint_every", "100"]
+    whole = fit("whole", *rarely)
+    assert places == [25, 50]  # the ends of both stages
+    often = fit("often", *rarely, "--run.checkpoint_seconds", "1e-9")
+    assert places[2:] == list(range(1, 51))
+    assert_ends_alike(whole, often)  # saving changes nothing
+    places.clear()
+    fit("never", *rarely, "--run.checkpoint_seconds", "null")
+    assert places == [25, 50]
 
 
 def test_a_run_resumed_from_the_end_of_pretraining_ends_bit_identical(fit) -> None:
@@ -106,3 +153,58 @@ def test_stages_of_no_epochs_are_left_out(fit) -> None:
     summary = json.loads((only / "summary.json").read_text())
     assert summary["stage"] == "pretrain"
     assert summary["linear_regions/final"] == 63
+
+
+def test_a_process_killed_while_it_saves_leaves_the_checkpoint_before(fit, tmp_path: Path) -> None:
+    small = ["--model.replicas", "3", "--model.pretrain.epochs", "5", "--model.train.epochs", "5"]
+    small += ["--model.polish.epochs", "0", "--data.batch_size", "100", "--trainer.check_val_every_n_epoch", "2"]
+    command = [sys.executable, "-m", "lit_triwave", "fit", "--config", "configs/x3_minus_x.yaml", *small]
+    command += ["--run.root", str(tmp_path), "--run.id", "r", "--run.checkpoint_every", "1"]
+    command += ["--trainer.callbacks+=tests.faults.KillWhileSaving", "--trainer.callbacks.count=4"]
+    killed = subprocess.run(command, cwd=REPOSITORY, capture_output=True, timeout=120)
+    assert killed.returncode == -signal.SIGKILL
+    run = tmp_path / "x3_minus_x" / "r"
+    assert state(run)["epoch"] == 2
+    partial = run / "checkpoints" / "last.ckpt.partial"
+    assert partial.is_file()
+    partial.write_bytes(partial.read_bytes()[:1000])  # nor does half a file matter
+    fit("r", "--ckpt_path", "last")
+    assert not partial.exists()
+    assert_ends_alike(fit("whole"), run)
+
+
+def test_ckpt_path_last_with_an_id_begins_anew_where_nothing_was_saved(fit, capsys) -> None:
+    whole = fit("whole")
+    run = fit("r", "--ckpt_path", "last")  # not even a folder
+    assert "r/checkpoints yet: begins anew" in capsys.readouterr().out
+    assert_ends_alike(whole, run)
+    shutil.rmtree(run / "checkpoints")
+    (run / "summary.json").unlink()
+    fit("", "--ckpt_path", "last")  # takes the one with a checkpoint, and says so
+    assert "a later run was left before it saved: --run.id r" in capsys.readouterr().out
+    fit("r", "--ckpt_path", "last")
+    assert "begins anew" in capsys.readouterr().out
+    assert_ends_alike(whole, run)
+    fit("r", "--ckpt_path", "last")
+    assert "begins anew" not in capsys.readouterr().out
+
+
+def test_a_run_killed_in_its_test_is_as_if_it_had_not_been(fit) -> None:
+    whole, run = fit("whole"), fit("r")
+    (run / "summary.json").unlink()
+    fit("r", "--ckpt_path", "last")
+    assert_ends_alike(whole, run)
+
+
+def test_the_script_that_kills_and_resumes_finds_no_difference() -> None:
+    command = [sys.executable, "-m", "benchmarks.kill_and_resume", "--times", "1"]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 of 1 bit-identical" in done.stdout
+
+
+def test_the_script_that_measures_resumability_saves_inside_an_epoch(monkeypatch, capsys) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    share = measure_resumability(["--turns", "1", "--epochs", "1"])
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "together" in line]
+    assert f"{share:+.2%}" in line
