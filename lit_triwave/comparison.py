@@ -40,15 +40,15 @@ Results = dict[str, list[dict[str, Any]]]
 
 
 def compare_heads(
-    config: str, seeds: int = 10, same_split: bool = False, out: str | None = None, overwrite: bool = False
+    config: str, seeds: int = 10, own_splits: bool = False, out: str | None = None, overwrite: bool = False
 ) -> None:
     """Trains the config's constructed head and its dense rivals, each over many seeds.
 
     Args:
         config: YAML file of a `fit` with an `ImageClassifier` whose head is block_diagonal.
         seeds: how many, from 0 on; ≥ 1.
-        same_split: all seeds on the config's own split of the images; by default each has another, where the data can
-            be split: the difference between splits is larger than that between starts.
+        own_splits: a split of the images for each seed, where the data can be split, instead of the config's for all.
+            The spread is larger then: splits differ more than starts.
         out: folder of the results; runs/compare_heads/<name of the config> by default. Finished runs that are in it are
             kept.
         overwrite: start anew where the folder holds runs of another config.
@@ -62,7 +62,7 @@ def run(args: Sequence[str], started: float) -> int:
     parser.classes = (compare_heads,)  # type: ignore[assignment]
     parser.add_argument("--config", type=str, required=True, help="YAML file of a fit with a block_diagonal head")
     parser.add_argument("--seeds", type=int, default=10, help="how many, from 0 on")
-    parser.add_argument("--same_split", action="store_true", help="all seeds on the config's own split of the images")
+    parser.add_argument("--own_splits", action="store_true", help="a split of the images for each seed")
     parser.add_argument("--out", type=str, help="folder of the results")
     parser.add_argument("--overwrite", action="store_true", help="start anew where runs of another config are")
     asked = parser.parse_args(list(args))
@@ -71,8 +71,8 @@ def run(args: Sequence[str], started: float) -> int:
     path = Path(asked.config)
     if not path.is_file():
         raise TriwaveError(f"--config {path}: no such file")
-    cells = Cells(path, asked.same_split)
-    name = path.stem + ("_same_split" if asked.same_split else "")
+    cells = Cells(path, asked.own_splits)
+    name = path.stem + ("_own_splits" if cells.own_splits else "")
     folder = Path(asked.out or Path("runs") / "compare_heads" / name)
     open_results(folder, cells.fingerprint, asked.overwrite)
     try:
@@ -90,7 +90,7 @@ class Cells:
 
     Args:
         path: of the config.
-        same_split: see `compare_heads`.
+        own_splits: see `compare_heads`.
 
     Attributes:
         heads: name ↦ what it changes in the model's arguments.
@@ -101,7 +101,7 @@ class Cells:
         TriwaveError: the config is not of a constructed head.
     """
 
-    def __init__(self, path: Path, same_split: bool = False) -> None:
+    def __init__(self, path: Path, own_splits: bool = False) -> None:
         parser = known_classes(ImageClassifier, Stage, Trainer, Run)()
         parser.add_argument("--seed_everything", type=bool | int, default=0)
         parser.add_lightning_class_args(Trainer, "trainer")
@@ -119,8 +119,8 @@ class Cells:
                 f"{path}: compare-heads starts from an ImageClassifier with head block_diagonal, not "
                 f"{head or model.class_path.rsplit('.', 1)[-1]}"
             )
-        self.own_splits = not same_split and "split_seed" in self.config.data.init_args
-        text = f"{RECORD} {same_split} {parser.dump(self.config, skip_none=False)}"
+        self.own_splits = own_splits and "split_seed" in self.config.data.init_args
+        text = f"{RECORD} {self.own_splits} {parser.dump(self.config, skip_none=False)}"
         self.fingerprint = hashlib.sha256(text.encode()).hexdigest()[:16]
         torch.manual_seed(0)
         module = parser.instantiate_classes(self.config).model

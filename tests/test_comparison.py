@@ -31,7 +31,7 @@ def test_heads_are_compared_at_equal_parameters_width_and_depth_and_an_interrupt
     config: Path, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "out"
-    command = ["compare-heads", "--config", str(config), "--seeds", "2", "--out", str(out)]
+    command = ["compare-heads", "--config", str(config), "--seeds", "2", "--own_splits", "--out", str(out)]
     train, calls = comparison.train, []
 
     def interrupted(cells, name, seed, *callbacks):
@@ -105,14 +105,14 @@ def test_a_seed_gives_the_same_run_again(config: Path) -> None:
     assert comparison.train(cells, "constructed", 3) != comparison.train(cells, "constructed", 4)
 
 
-def test_seeds_have_splits_of_their_own_unless_one_is_asked_for(config: Path) -> None:
-    for same_split in (False, True):
+def test_seeds_have_one_split_unless_their_own_are_asked_for(config: Path) -> None:
+    for own_splits in (False, True):
         images = []
         for seed in (0, 1):
-            _, _, data = comparison.Cells(config, same_split).instantiate("constructed", seed)
+            _, _, data = comparison.Cells(config, own_splits).instantiate("constructed", seed)
             data.setup("fit")
             images.append(data.test_set.images)
-        assert torch.equal(*images) == same_split
+        assert torch.equal(*images) != own_splits
 
 
 @pytest.mark.parametrize(
