@@ -26,7 +26,7 @@ class BlockDiagonalLayers(nn.Module):
     """Features → K numbers in [0, 1] → K constructed subnetworks: what stands in for hidden dense layers.
 
     Which squash: measurement does not decide it. On the digits (configs/digits_distorted.yaml, 360 validation images, 6
-    splits) the three end within 0.3 points of each other, less than the spread over splits, in no order that would last.
+    splits) the three end within 0.3 points of each other, less than the spread over splits, in no lasting order.
     `"normal"` is the default for what it does: batch-normalised values are roughly normal, so their distribution
     function spreads them evenly over [0, 1], and every linear piece sees samples. And it is smooth: beyond ±2 standard
     deviations, where `"hard"` has no gradient at all, 5 % of the samples have some.
