@@ -27,8 +27,10 @@ from lit_triwave.callbacks.history import EpochHistory, SeedHistory
 from lit_triwave.callbacks.interruption import SIGNALS, Interruption
 from lit_triwave.callbacks.predictions import ClassCSV, PredictionCSV
 from lit_triwave.callbacks.progress import StageProgress
+from lit_triwave.callbacks.stage_switch import check_strategy
 from lit_triwave.callbacks.summary import ClassificationSummary, RegressionSummary
 from lit_triwave.cli import INTERRUPTED
+from lit_triwave.cluster import cluster_environment, one_message, ranks_end_together
 from lit_triwave.errors import TrainingDiverged, TriwaveError
 from lit_triwave.loggers import finish_wandb, make_loggers, say
 from lit_triwave.messages import known_classes
@@ -44,6 +46,8 @@ from lit_triwave.runs import (
     read_metrics,
 )
 from lit_triwave.stages import Polish, Stage
+from lit_triwave.start import start_block
+from lit_triwave.synchronized import SynchronizedBatchNorms
 
 LINKS = {
     "data.domain": "domain",
@@ -74,6 +78,8 @@ QUIET = (
     ".*callbacks used to create the checkpoint need to be provided.*",
     # Predictions are written in the loader's order.
     ".*Couldn't infer the batch indices.*",
+    # Started without srun on purpose, or on a machine that has SLURM's commands only.
+    ".*The `srun` command is available.*",
     # No validation images were asked for.
     ".*Total length of `list` across ranks is zero.*",
     # Lightning 2.6 asks PyTorch's pytree in a way that PyTorch has since deprecated.
@@ -140,6 +146,10 @@ class TriwaveCLI(LightningCLI):
             raise TriwaveError(f"--ckpt_path {checkpoint}: no such file")
         self.checkpoint_path = None if checkpoint is None else Path(checkpoint)
 
+    def _run_subcommand(self, subcommand: str) -> None:
+        with ranks_end_together(self.trainer):
+            super()._run_subcommand(subcommand)
+
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         arguments: dict[str, Any] = super()._prepare_subcommand_kwargs(subcommand)
         arguments["ckpt_path"] = self.checkpoint_path
@@ -152,6 +162,8 @@ class TriwaveCLI(LightningCLI):
         self.checkpoint = None if self.checkpoint_path is None else load_checkpoint(self.checkpoint_path)
         if self.checkpoint is not None:
             check_same_model(self.checkpoint, self.model)
+        if self.subcommand == "fit":
+            check_strategy(config.trainer.strategy, self.model)
         self.run = place_run(config.run, self.checkpoint_path)
         folder = self.run.folder
         if self.checkpoint is None and rank_zero_only.rank == 0 and folder.is_dir() and any(folder.iterdir()):  # type: ignore[attr-defined]
@@ -175,6 +187,7 @@ class TriwaveCLI(LightningCLI):
         with self._leave_nothing_half_written():
             plugins = config.trainer.plugins or []
             kwargs["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), AtomicCheckpointIO()]
+            kwargs["plugins"] += distributed_plugins(config.trainer)
             if self.subcommand == "fit" and config.trainer.logger in (None, True):
                 kwargs["logger"] = self._loggers()
             return super().instantiate_trainer(**kwargs)
@@ -227,8 +240,8 @@ class TriwaveCLI(LightningCLI):
         return loggers
 
     def before_fit(self) -> None:
-        where = f"resumed from {self.checkpoint_path}" if self.checkpoint else "new run"
-        say(f"run {self.run.folder}: {where}, {describe(self.model)}")
+        resumed = (self.checkpoint_path, self.checkpoint) if self.checkpoint_path and self.checkpoint else None
+        say(start_block(self.trainer, self.model, self.datamodule, self.run.folder, resumed))
 
     def fit(self, **arguments: Any) -> None:
         """`trainer.fit`."""
@@ -253,9 +266,11 @@ class TriwaveCLI(LightningCLI):
         return self.interruption.requested is not None and self.trainer.current_epoch < (self.trainer.max_epochs or 0)
 
 
-def describe(model: LightningModule) -> str:
-    """What is about to be trained."""
-    return f"{sum(parameter.numel() for parameter in model.parameters())} parameters"
+def distributed_plugins(trainer: Namespace) -> list[Any]:
+    """How processes find each other and how batch norms agree, for a trainer's configuration."""
+    environment = cluster_environment(trainer.num_nodes)
+    found = [] if environment is None else [environment]
+    return [*found, SynchronizedBatchNorms()] if trainer.sync_batchnorm else found
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -300,10 +315,13 @@ def quiet() -> None:
     """Keeps what Lightning says of itself, and warnings that are none here, from the user's sight."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    # Says that a process which it started is gone, before it ends the others, should it be the first to see that.
+    logging.getLogger("lightning.fabric.strategies.launchers.subprocess_script").setLevel(logging.INFO)
     for message in QUIET:
         warnings.filterwarnings("ignore", message=message)
 
 
+@one_message()
 def run(args: Sequence[str], started: float) -> int:
     """Parses and runs one command in a process that started at `started`; returns the exit code."""
     quiet()
@@ -335,6 +353,7 @@ def run(args: Sequence[str], started: float) -> int:
                 "check_val_every_n_epoch": 50,
                 "num_sanity_val_steps": 0,
                 "use_distributed_sampler": False,  # the data modules shard their batches themselves
+                "sync_batchnorm": True,  # ranks train as one process does on the same global batch
                 "enable_model_summary": False,
             },
             args=list(args),
