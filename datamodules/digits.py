@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
 from datamodules.regression import Shard, ShardedBatches, check_batches, seeded_generator
+from datamodules.resumable import ResumableDataModule
 
 Images = tuple[Tensor, Tensor]
 
@@ -62,7 +62,7 @@ class WholeBatches(ShardedBatches):
             yield shard
 
 
-class DigitsDataModule(LightningDataModule):
+class DigitsDataModule(ResumableDataModule):
     """scikit-learn's digits in memory: 360 of the 1 797 images are held out for the test, equally many of each class.
 
     Without validation images (`validation: 0`) all others are trained on, and the accuracy after each epoch is that of
@@ -85,6 +85,7 @@ class DigitsDataModule(LightningDataModule):
         ValueError: an argument is out of range.
     """
 
+    batch_size: int
     num_classes = 10
     image_shape = (1, 8, 8)
     class_names = tuple("0123456789")
@@ -151,7 +152,9 @@ class DigitsDataModule(LightningDataModule):
         kind = WholeBatches if training else ShardedBatches
         size = self.batch_size if training else None
         sampler = kind(len(images), size, training, self.seed, rank, ranks, not training)
-        return DataLoader(images, batch_size=None, sampler=EpochSampler(sampler, images) if training else sampler)
+        if training:
+            return self.resumable_loader(images, EpochSampler(sampler, images))
+        return DataLoader(images, batch_size=None, sampler=sampler)
 
 
 class EpochSampler:
@@ -159,6 +162,11 @@ class EpochSampler:
 
     def __init__(self, sampler: ShardedBatches, images: DigitImages) -> None:
         self.sampler, self.images = sampler, images
+
+    @property
+    def epoch(self) -> int:
+        """The epoch of the next `iter`."""
+        return self.sampler.epoch
 
     def set_epoch(self, epoch: int) -> None:
         """Called by Lightning before each epoch."""

@@ -1,19 +1,18 @@
-"""What all image data share: batches cut once for all ranks, loaders that resume inside an epoch, normalisation."""
+"""What all image data share: batches cut once for all ranks, loaders, normalisation."""
 
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from datamodules.augmentation import image_seed
 from datamodules.regression import check_batches, seeded_generator
+from datamodules.resumable import ResumableDataModule
 
 MAX_WORKERS = 16  # more rarely load faster, and each is a process
 
@@ -114,17 +113,12 @@ def transformed(transform: Callable[[Tensor], Tensor], image: Tensor, seed: int,
         return transform(image)
 
 
-class ImageDataModule(LightningDataModule):
+class ImageDataModule(ResumableDataModule):
     """Images in classes, split in training, validation and test sets.
 
     Batches reach the model as `(images, labels)`: images (batch, channels, height, width), normalised, floating; labels
     (batch,) int64. Until they are on the device they are uint8, a quarter of the bytes to hand over. The shards of the
     ranks are cut here, so use a Trainer with `use_distributed_sampler=False`.
-
-    Training can go on inside an epoch: torchdata's `StatefulDataLoader` knows how many batches have been trained on,
-    apart from those that workers hold ready. Its state is kept in checkpoints by this module's own `state_dict`:
-    Lightning would restore a loader only if no one had asked for the number of steps before, as schedules do
-    (Lightning issue 20550), and would let workers begin with the permutation of epoch 0.
 
     Args:
         batch_size: Training images in a global batch, over all ranks together.
@@ -145,6 +139,7 @@ class ImageDataModule(LightningDataModule):
         ValueError: An argument is out of range.
     """
 
+    batch_size: int
     num_classes: int
     class_names: list[str]
     image_shape: tuple[int, int, int]
@@ -172,8 +167,6 @@ class ImageDataModule(LightningDataModule):
         self.seed = seed
         self.mean = torch.tensor(mean) * 255
         self.std = torch.tensor(std) * 255
-        self._train_loader: Any = None
-        self._resume: dict[str, Any] = {}
 
     @property
     def mean_color(self) -> Tensor:
@@ -182,26 +175,8 @@ class ImageDataModule(LightningDataModule):
 
     def training_loader(self, images: Dataset[ImageBatch], size: int, workers: int) -> DataLoader[ImageBatch]:
         """Shuffled global batches, shared among the ranks; goes on where the checkpoint that was loaded left off."""
-        from torchdata.stateful_dataloader import StatefulDataLoader
-
         sampler = self._batches(size, self.batch_size, training=True)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "'set_vital' is deprecated")  # torchdata 0.11 under PyTorch 2.15
-            loader = StatefulDataLoader(images, batch_size=None, sampler=sampler, **self._options(workers))
-        state, self._resume = self._resume, {}
-        if state:
-            sampler.epoch = state["epoch"]
-        if "loader" in state:
-            here = self._course(workers)
-            differing = [
-                f"{name} {state[name]} there and {here[name]} here" for name in here if state[name] != here[name]
-            ]
-            if differing:
-                raise ValueError(f"the checkpoint was taken inside an epoch of other batches: {'; '.join(differing)}")
-            loader.load_state_dict(state["loader"])
-        self._train_loader = loader
-        training: DataLoader[ImageBatch] = loader
-        return training
+        return self.resumable_loader(images, sampler, **self._options(workers))
 
     def evaluation_loader(self, images: Dataset[ImageBatch], size: int, workers: int) -> DataLoader[ImageBatch]:
         """All images in order, each on one rank."""
@@ -230,24 +205,6 @@ class ImageDataModule(LightningDataModule):
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         local = self.trainer.num_devices if self.trainer else 1
         return min(MAX_WORKERS, cores // local)
-
-    def state_dict(self) -> dict[str, Any]:
-        """The epoch and, inside one, the position in it."""
-        if self._train_loader is None or self.trainer is None:
-            return {}
-        loader = self._train_loader
-        epoch = loader.sampler.epoch
-        if self.trainer.is_last_batch:  # a new loader begins the next epoch
-            return {"epoch": epoch + 1}
-        return {"epoch": epoch, "loader": loader.state_dict(), **self._course(loader.num_workers)}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keeps the state for the next training loader."""
-        self._resume = state_dict
-
-    def _course(self, workers: int) -> dict[str, int]:
-        """What the position in an epoch is counted in."""
-        return {"batch_size": self.batch_size, "workers": workers, "seed": self.seed}
 
     def on_after_batch_transfer(self, batch: ImageBatch, dataloader_idx: int) -> tuple[Tensor, Tensor]:
         """Normalises the images, on the device."""

@@ -8,9 +8,10 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
-from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
+
+from datamodules.resumable import ResumableDataModule
 
 EVALUATION_BATCH = 65_536  # points; bounds the memory of an evaluation, changes nothing else
 CURVATURE_POINTS = 100_000  # more do not change the sign of a fitted curvature
@@ -129,7 +130,7 @@ class ShardedBatches(Sampler[Shard]):
                 yield Shard(indices, len(indices) * self.world_size / len(batch))
 
 
-class RegressionDataModule(LightningDataModule):
+class RegressionDataModule(ResumableDataModule):
     """Training, validation, test and prediction points of a real function of one or more inputs.
 
     The shards of the ranks are cut here, so use a Trainer with `use_distributed_sampler=False`.
@@ -232,6 +233,8 @@ class RegressionDataModule(LightningDataModule):
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         repeats = self.repeats if training else 1
         sampler = ShardedBatches(len(points), batch_size, training, self.seed, rank, world_size, not training, repeats)
+        if training:
+            return self.resumable_loader(points, sampler)
         # batch_size=None: what the sampler yields, a whole shard, indexes the points once; nothing is collated.
         return DataLoader(points, batch_size=None, sampler=sampler)
 

@@ -40,6 +40,7 @@ COMMANDS = {"compare-heads": "lit_triwave.comparison", "reproduce": "lit_triwave
 """This project's own commands: name ↦ module with `run(args, started) -> exit code`; all others are Lightning's."""
 
 INTERRUPTED = 130  # the shell's exit code for Ctrl-C
+REQUEUE = 75  # EX_TEMPFAIL of sysexits.h: saved because time was short, to be started again
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -49,7 +50,8 @@ def main(args: Sequence[str] | None = None) -> int:
         args: the command line without the program's name; `sys.argv[1:]` when None.
 
     Returns:
-        The exit code: 0, 1 for an error (one line on standard error), 2 for a wrong command line, 130 after Ctrl-C.
+        The exit code: 0, 1 for an error (one line on standard error), 2 for a wrong command line, 130 after Ctrl-C or
+        SIGTERM, 75 after SIGUSR1 (saved, to be started again).
     """
     started = time.monotonic()  # before the imports that take seconds: they are part of a run's wall time
     args = list(sys.argv[1:] if args is None else args)

@@ -79,6 +79,11 @@ def in_slurm_step() -> bool:
     return int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1 and "SLURM_PROCID" in os.environ
 
 
+def requeued() -> bool:
+    """Whether this job has been started before: after its time limit, a pre-emption, or the failure of a node."""
+    return int(os.environ.get("SLURM_RESTART_COUNT", "0")) > 0
+
+
 def cluster_environment(num_nodes: int) -> ClusterEnvironment | None:
     """How this process finds the others; None leaves it to Lightning.
 

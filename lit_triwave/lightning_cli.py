@@ -21,17 +21,17 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.utilities import rank_zero_only
 
 from datamodules import DigitsDataModule, FunctionDataModule, TableDataModule
-from lit_triwave.callbacks.checkpoint import AtomicCheckpointIO, StageCheckpoint
+from lit_triwave.callbacks.checkpoint import AtomicCheckpointIO, RunRecord, StageCheckpoint
 from lit_triwave.callbacks.figures import ClassificationFigures, RegressionFigures
 from lit_triwave.callbacks.history import EpochHistory, SeedHistory
-from lit_triwave.callbacks.interruption import SIGNALS, Interruption
+from lit_triwave.callbacks.interruption import REQUEUE_SIGNAL, SIGNALS, Interruption
 from lit_triwave.callbacks.predictions import ClassCSV, PredictionCSV
 from lit_triwave.callbacks.progress import StageProgress
 from lit_triwave.callbacks.stage_switch import check_strategy
 from lit_triwave.callbacks.summary import ClassificationSummary, RegressionSummary
-from lit_triwave.cli import INTERRUPTED
-from lit_triwave.cluster import cluster_environment, one_message, ranks_end_together
-from lit_triwave.errors import TrainingDiverged, TriwaveError
+from lit_triwave.cli import INTERRUPTED, REQUEUE
+from lit_triwave.cluster import cluster_environment, one_message, ranks_end_together, requeued
+from lit_triwave.errors import Interrupted, TrainingDiverged, TriwaveError
 from lit_triwave.loggers import finish_wandb, make_loggers, say
 from lit_triwave.messages import known_classes
 from lit_triwave.modules.classifier import ImageClassifier
@@ -40,10 +40,10 @@ from lit_triwave.networks import TriangleNetwork
 from lit_triwave.runs import (
     RUN_ID_VARIABLE,
     Run,
+    given_run_id,
     latest_checkpoint,
     open_run_folder,
     place_run,
-    read_metrics,
 )
 from lit_triwave.stages import Polish, Stage
 from lit_triwave.start import start_block
@@ -122,6 +122,7 @@ class TriwaveCLI(LightningCLI):
 
     def __init__(self, started: float, **options: Any) -> None:
         self.started = started
+        self.stopped: signal.Signals | None = None  # by which signal, before the run's end
         super().__init__(LightningModule, LightningDataModule, **options)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -139,9 +140,19 @@ class TriwaveCLI(LightningCLI):
             files = [Path(str(path)).stem for path in config.get("config") or []]
             config.run.experiment = re.sub(r"[^\w.-]+", "_", files[0]) if files else "default"
         checkpoint = config.get("ckpt_path")
+        if self.subcommand == "fit" and checkpoint is None and requeued():
+            config.run.id = config.run.id or given_run_id()
+            checkpoint = config.run.id and "last"
+        # A job that is always submitted with `--ckpt_path last --run.id ID` may have been killed before it saved.
+        self.begin_anew = False
         if checkpoint == "last" or (checkpoint is None and self.subcommand != "fit"):
-            checkpoint = latest_checkpoint(config.run.root, config.run.experiment)
-            say(f"checkpoint: {checkpoint}")
+            run = config.run
+            checkpoint = latest_checkpoint(run.root, run.experiment, run.id)
+            self.begin_anew = checkpoint is None and run.id is not None and self.subcommand == "fit"
+            where = f"{Path(run.root) / run.experiment / (run.id or '*')}/checkpoints"
+            if checkpoint is None and not self.begin_anew:
+                raise TriwaveError(f"no checkpoint in {where}: run `fit` first, or give --ckpt_path FILE")
+            say(f"no checkpoint in {where} yet: begins anew" if self.begin_anew else f"checkpoint: {checkpoint}")
         if checkpoint is not None and not Path(checkpoint).is_file():
             raise TriwaveError(f"--ckpt_path {checkpoint}: no such file")
         self.checkpoint_path = None if checkpoint is None else Path(checkpoint)
@@ -166,7 +177,8 @@ class TriwaveCLI(LightningCLI):
             check_strategy(config.trainer.strategy, self.model)
         self.run = place_run(config.run, self.checkpoint_path)
         folder = self.run.folder
-        if self.checkpoint is None and rank_zero_only.rank == 0 and folder.is_dir() and any(folder.iterdir()):  # type: ignore[attr-defined]
+        used = rank_zero_only.rank == 0 and folder.is_dir() and any(folder.iterdir())  # type: ignore[attr-defined]
+        if self.checkpoint is None and used and not self.begin_anew:
             raise TriwaveError(f"run {folder} exists: resume it with --ckpt_path, or give another --run.id")
         self.created = not folder.is_dir()
         if self.subcommand == "fit":
@@ -176,7 +188,10 @@ class TriwaveCLI(LightningCLI):
         if self.subcommand == "fit":
             self.interruption = Interruption()
             self.interruption.install()
-            callbacks += [self.interruption, StageCheckpoint(self.run.checkpoint_every)]
+            checkpoints = StageCheckpoint(
+                self.run.checkpoint_every, self.run.checkpoint_seconds or None, self.interruption
+            )
+            callbacks += [self.interruption, checkpoints]
         callbacks += self._reporting(config.seed_everything)
         if config.trainer.enable_progress_bar is not False:
             callbacks.append(StageProgress())
@@ -232,11 +247,9 @@ class TriwaveCLI(LightningCLI):
             raise
 
     def _loggers(self) -> Any:
-        # Read before the CSV logger starts, which would delete the file of a run that goes on.
-        rows = read_metrics(self.run.folder / "metrics.csv", self.checkpoint["epoch"]) if self.checkpoint else []
-        loggers = make_loggers(self.run)
-        for step, metrics in rows:
-            loggers[0].log_metrics(metrics, step)
+        rows = (self.checkpoint or {}).get("run", {}).get("rows", [])
+        loggers: list[Any] = make_loggers(self.run, rows)
+        self.trainer_defaults["callbacks"].append(RunRecord({}, loggers[0].rows))
         return loggers
 
     def before_fit(self) -> None:
@@ -245,25 +258,35 @@ class TriwaveCLI(LightningCLI):
 
     def fit(self, **arguments: Any) -> None:
         """`trainer.fit`."""
-        with self._leave_nothing_half_written():
+        with self._leave_nothing_half_written(), self._stop_in_good_order():
             self.trainer.fit(**arguments)
 
+    @contextmanager
+    def _stop_in_good_order(self) -> Iterator[None]:
+        """Notes the signal that ended what is within, for which all has been saved."""
+        try:
+            yield
+        except Interrupted as stop:
+            self.stopped = stop.signal
+
     def after_fit(self) -> None:
-        """Tests what was fitted, also after Ctrl-C, which draws the figures and writes the summary."""
+        """Tests what was fitted, also after Ctrl-C, which draws the figures and writes the summary. After the other
+        signals time is short: the run that goes on will do it."""
         if self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
-        self.trainer.test(self.model, datamodule=self.datamodule, verbose=False)
-        if self.interrupted:
+        if self.stopped is not None:
+            self.trainer.loggers = []  # a test in the middle of a run is no part of its course
+        if self.stopped in (None, signal.SIGINT):
+            with self._stop_in_good_order():
+                self.trainer.test(self.model, datamodule=self.datamodule, verbose=False)
+        if self.stopped is not None:
             folder = self.run.folder
             command = ["python", "-m", "lit_triwave", "fit", "--config", f"{folder}/config.yaml"]
             command += ["--ckpt_path", f"{folder}/checkpoints/last.ckpt"]
-            where = f"in stage '{self.model.stage}' after epoch {self.trainer.current_epoch}"
-            say(f"interrupted {where}; go on with:\n{shlex.join(command)}")
-
-    @property
-    def interrupted(self) -> bool:
-        """Whether Ctrl-C or SIGTERM ended the run before its last epoch."""
-        return self.interruption.requested is not None and self.trainer.current_epoch < (self.trainer.max_epochs or 0)
+            why = "saved, to be started again" if self.stopped == REQUEUE_SIGNAL else "interrupted"
+            where = f"in stage '{self.model.stage}', epoch {self.trainer.current_epoch}"
+            where += f", step {self.trainer.global_step}"
+            say(f"{why} {where}; go on with:\n{shlex.join(command)}")
 
 
 def distributed_plugins(trainer: Namespace) -> list[Any]:
@@ -358,7 +381,9 @@ def run(args: Sequence[str], started: float) -> int:
             },
             args=list(args),
         )
-        return INTERRUPTED if cli.subcommand == "fit" and cli.interrupted else 0
+        if cli.stopped is None or rank_zero_only.rank > 0:  # type: ignore[attr-defined]
+            return 0  # other ranks leave first, which must not look like a failure while the first is still writing
+        return REQUEUE if cli.stopped == REQUEUE_SIGNAL else INTERRUPTED
     finally:
         finish_wandb()
         os.environ.pop(RUN_ID_VARIABLE, None)

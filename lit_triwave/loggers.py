@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import sys
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
@@ -19,11 +20,41 @@ INIT_TIMEOUT = 20
 """Seconds to wait for the W&B server before the run goes on offline."""
 
 
-def make_loggers(run: Run) -> list[Logger]:
-    """CSV first: the trainer takes the run folder from its first logger."""
-    loggers: list[Logger] = [
-        CSVLogger(save_dir=run.root, name=run.experiment or "", version=run.id, flush_logs_every_n_steps=FLUSH_EVERY)
-    ]
+Row = tuple[int, dict[str, float]]
+"""A step, and what was logged at it."""
+
+
+class MetricsCSV(CSVLogger):
+    """`metrics.csv`, with every row once.
+
+    Args:
+        run: whose folder it is in.
+        rows: logged before the checkpoint that the run goes on from; rows of the file itself may be later, or lost.
+    """
+
+    def __init__(self, run: Run, rows: Sequence[Row] = ()) -> None:
+        super().__init__(run.root, run.experiment or "", version=run.id, flush_logs_every_n_steps=FLUSH_EVERY)
+        self.rows: list[Row] = []
+        for step, metrics in rows:
+            self.log_metrics(metrics, step)
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, Any], step: int | None = None) -> None:
+        row = (int(step or 0), dict(metrics))
+        # A checkpoint inside an epoch has the row of its step logged before Lightning does so.
+        if not self.rows or (self.rows[-1][0], self.rows[-1][1].keys()) != (row[0], row[1].keys()):
+            self.rows.append(row)
+            super().log_metrics(metrics, step)
+
+
+def make_loggers(run: Run, rows: Sequence[Row] = ()) -> list[Logger]:
+    """CSV first: the trainer takes the run folder from its first logger.
+
+    Args:
+        run: to be logged.
+        rows: logged before the checkpoint that it goes on from.
+    """
+    loggers: list[Logger] = [MetricsCSV(run, rows)]
     mode, why = wandb_mode(run.wandb)
     if mode != "disabled":
         os.environ.pop("WANDB_MODE", None)  # settled; W&B would read it again

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 import os
@@ -10,7 +9,7 @@ import re
 import secrets
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -33,6 +32,7 @@ class Run:
         wandb: Weights & Biases: `auto` is online after `wandb login`, else offline; `disabled` leaves it out.
         project: in Weights & Biases.
         checkpoint_every: epochs between two checkpoints, besides those at the end of each stage.
+        checkpoint_seconds: renew the checkpoint also after so many seconds, inside an epoch; null or 0 for never.
     """
 
     experiment: str | None = None
@@ -41,6 +41,7 @@ class Run:
     wandb: WandbMode = "auto"
     project: str = "lit_triwave"
     checkpoint_every: int = 100
+    checkpoint_seconds: float | None = 60.0
 
     def __post_init__(self) -> None:
         names = {"run.experiment": self.experiment, "run.id": self.id, "run.project": self.project}
@@ -53,6 +54,8 @@ class Run:
             raise ValueError("run.root '': the folder of all runs; . is the current one")
         if self.checkpoint_every < 1:
             raise ValueError(f"run.checkpoint_every {self.checkpoint_every}: at least 1")
+        if self.checkpoint_seconds is not None and not 0 <= self.checkpoint_seconds < math.inf:
+            raise ValueError(f"run.checkpoint_seconds {self.checkpoint_seconds}: at least 0, or null for never")
 
     @property
     def folder(self) -> Path:
@@ -60,16 +63,25 @@ class Run:
         return Path(self.root) / self.experiment / self.id
 
 
-def new_run_id() -> str:
-    """An id that all processes of a distributed run agree on.
+def given_run_id() -> str | None:
+    """The id that whoever started this process has decided, None if no one has.
 
-    Of the form 20260131-235959-1a2b: it sorts by time, and random digits keep runs apart that start in the same second.
+    SLURM's is the same for all tasks of a step, and after a requeue.
     """
     if os.environ.get(RUN_ID_VARIABLE):
         return os.environ[RUN_ID_VARIABLE]
-    if int(os.environ.get("SLURM_NTASKS", "1")) > 1 and "SLURM_STEP_ID" in os.environ:
+    if int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
         return f"slurm-{os.environ['SLURM_JOB_ID']}.{os.environ['SLURM_STEP_ID']}"
-    return f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+    return None
+
+
+def new_run_id() -> str:
+    """An id that all processes of a distributed run agree on.
+
+    If none is given, of the form 20260131-235959-1a2b: it sorts by time, and random digits keep runs apart that start
+    in the same second.
+    """
+    return given_run_id() or f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
 
 
 def open_run_folder(folder: Path) -> None:
@@ -101,18 +113,10 @@ def open_folder(folder: Path, advice: str, name: str = "folder") -> None:
         raise TriwaveError(f"{name} {folder} cannot be written: {error.strerror}; {advice}") from error
 
 
-def latest_checkpoint(root: str, experiment: str) -> Path:
-    """`last.ckpt` of the newest run of an experiment.
-
-    Raises:
-        TriwaveError: there is none.
-    """
-    found = sorted((Path(root) / experiment).glob("*/checkpoints/last.ckpt"), key=lambda path: path.stat().st_mtime)
-    if not found:
-        raise TriwaveError(
-            f"no checkpoint in {Path(root) / experiment}/*/checkpoints: run `fit` first, or give --ckpt_path FILE"
-        )
-    return found[-1]
+def latest_checkpoint(root: str, experiment: str, run_id: str | None = None) -> Path | None:
+    """`last.ckpt` of a run, or of the newest run of an experiment; None where there is none yet."""
+    found = (Path(root) / experiment).glob(f"{run_id or '*'}/checkpoints/last.ckpt")
+    return max(found, key=lambda path: path.stat().st_mtime, default=None)
 
 
 def place_run(run: Run, checkpoint: Path | None) -> Run:
@@ -138,6 +142,12 @@ def written_whole(path: Path) -> Iterator[Path]:
         with partial.open("rb") as file:
             os.fsync(file.fileno())
         partial.replace(path)
+        with suppress(OSError):  # not every file system can
+            folder = os.open(path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)  # the new name, too, outlasts a power cut
+            finally:
+                os.close(folder)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
@@ -150,18 +160,3 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     with written_whole(path) as partial, partial.open("w") as file:
         json.dump(content, file, indent=2, allow_nan=False)
         file.write("\n")
-
-
-def read_metrics(path: Path, last_epoch: int) -> list[tuple[int, dict[str, float]]]:
-    """Rows (step, metrics) of a `metrics.csv` up to an epoch; [] when there is no such file."""
-    if not path.is_file():
-        return []
-    rows = []
-    with path.open(newline="") as file:
-        for row in csv.DictReader(file):
-            if int(row["epoch"]) <= last_epoch:
-                step = int(row.pop("step"))
-                # Whole numbers stay whole, so that a row is written again as it was.
-                values = {name: int(value) if value.isdigit() else float(value) for name, value in row.items() if value}
-                rows.append((step, values))
-    return rows

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import csv
 import json
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,8 +17,9 @@ from lit_triwave.cli import main
 from lit_triwave.modules import ImageClassifier
 from lit_triwave.stages import Stage
 from tests.conftest import REPOSITORY
+from tests.faults import signal_at
 from tests.image_data import write_cifar10, write_imagenet
-from tests.test_resume import assert_identical, state
+from tests.test_resume import assert_ends_alike, state
 
 CPU = ["--trainer.accelerator", "cpu", "--trainer.precision", "32-true", "--trainer.log_every_n_steps", "1"]
 NO_TEST = ["--trainer.limit_test_batches", "0"]  # nor the figures that come with it
@@ -104,7 +104,6 @@ def test_a_trainer_overlay_changes_what_it_names_and_nothing_else(config: str, o
     alone, both = printed(config), printed(config, f"configs/trainer/{overlay}.yaml")
     expected = yaml.safe_load((REPOSITORY / "configs" / "trainer" / f"{overlay}.yaml").read_text())
     assert overlaid(alone, expected) == both
-    assert both["trainer"]["callbacks"][0]["class_path"].endswith("ModelCheckpoint")  # lists are kept too
     assert (both["trainer"]["devices"], both["trainer"]["precision"]) == (8, "bf16-mixed")
     assert both["trainer"]["num_nodes"] == {"one_node_8gpu": 1, "multi_node": 4}[overlay]
 
@@ -118,30 +117,35 @@ def overlaid(base: Any, over: Any) -> Any:
 @pytest.mark.parametrize("workers", ["0", "2"])
 def test_a_run_resumed_inside_an_epoch_ends_bit_identical(tmp_path: Path, workers: str) -> None:
     config = "configs/imagenet_vgg16.yaml"
-    # No dropout, whose random numbers Lightning does not keep: what is under test is which images are left.
     options = ["--model.backbone", "cnn", "--model.channels", "[4, 4]", "--model.head", "block_diagonal"]
-    options += ["--model.num_nets", "8", *imagenet(tmp_path / "data"), "--data.workers", workers, *NO_TEST]
-    every = [f"--trainer.callbacks.init_args.{key}" for key in ("every_n_train_steps", "save_top_k", "filename")]
-    options += [every[0], "1", every[1], "-1", every[2], "{step}"]
+    options += ["--model.num_nets", "8", "--model.dropout", "0.3", "--model.mixup", "0.2", "--model.cutmix", "1"]
+    options += [*imagenet(tmp_path / "data"), "--data.workers", workers]
     whole = fit(config, tmp_path, "whole", *options)
-    # In pretraining, at the last step of its last epoch (the switch comes next), in training, and between two epochs.
-    for step in (2, 4, 8) if workers == "0" else (7,):
-        resumed = tmp_path / "runs" / "e" / f"from{step}"
-        shutil.copytree(whole, resumed)
-        (resumed / "checkpoints" / "last.ckpt").unlink()
-        fit(config, tmp_path, "", *options, "--ckpt_path", str(resumed / "checkpoints" / f"step={step}.ckpt"))
-        assert_identical(state(whole), state(resumed))
+    # Four batches an epoch: in pretraining, at the last step of its last epoch (the switch comes next), in training.
+    for epoch, batch in ((0, 1), (0, 3), (1, 3)) if workers == "0" else ((1, 2),):
+        resumed = fit(config, tmp_path, f"{epoch}-{batch}", *options, *signal_at(epoch, batch), code=75)
+        fit(config, tmp_path, "", *options, "--ckpt_path", str(resumed / "checkpoints" / "last.ckpt"))
+        assert_ends_alike(whole, resumed)
+
+
+def test_cifar10_goes_on_inside_an_epoch(tmp_path: Path) -> None:
+    config, options = "configs/cifar10.yaml", cifar10(tmp_path / "data")
+    whole = fit(config, tmp_path, "whole", *options)
+    resumed = fit(config, tmp_path, "r", *options, *signal_at(1, 2), code=75)
+    fit(config, tmp_path, "", *options, "--ckpt_path", str(resumed / "checkpoints" / "last.ckpt"))
+    assert_ends_alike(whole, resumed)
 
 
 def test_a_position_in_an_epoch_of_other_batches_is_refused(tmp_path: Path, capsys: Any) -> None:
     config = "configs/imagenet_vgg16.yaml"
     options = ["--model.backbone", "cnn", "--model.channels", "[4]", "--model.head", "block_diagonal"]
     options += ["--model.num_nets", "4", *imagenet(tmp_path / "data"), *NO_TEST]
-    run = fit(config, tmp_path, "r", *options, "--trainer.callbacks.init_args.every_n_train_steps", "5")
-    checkpoint = ["--ckpt_path", str(run / "checkpoints" / "inside_epoch.ckpt")]
-    fit(config, tmp_path, "", *options, *checkpoint, "--data.batch_size", "8", code=1)
-    says = "error: the checkpoint was taken inside an epoch of other batches: batch_size 6 there and 8 here"
-    assert says in capsys.readouterr().err
+    run = fit(config, tmp_path, "r", *options, *signal_at(1, 1), code=75)
+    checkpoint = ["--ckpt_path", str(run / "checkpoints" / "last.ckpt")]
+    fit(config, tmp_path, "", *options, *checkpoint, "--data.workers", "1", code=1)
+    assert "error: the checkpoint was taken inside an epoch of other batches: workers 0 there and 1 here" in (
+        capsys.readouterr().err
+    )
 
 
 def test_a_corrupt_image_ends_a_run_by_name_or_is_counted_each_epoch(tmp_path: Path, capsys: Any) -> None:

@@ -13,6 +13,8 @@ import pytest
 import torch
 
 from tests.conftest import REPOSITORY
+from tests.faults import signal_at
+from tests.test_resume import assert_ends_alike, state
 
 ARGS = ["--model.replicas", "3", "--model.pretrain.epochs", "400", "--model.train.epochs", "400"]
 ARGS += ["--model.polish.epochs", "100"]
@@ -36,7 +38,7 @@ def start(root: Path, *args: str) -> subprocess.Popen[str]:
 
 
 @pytest.mark.parametrize(
-    ("stage", "number"), [("pretrain", signal.SIGINT), ("train", signal.SIGTERM), ("polish", signal.SIGINT)]
+    ("stage", "number"), [("pretrain", signal.SIGINT), ("train", signal.SIGINT), ("polish", signal.SIGINT)]
 )
 def test_an_interrupted_run_is_whole_and_goes_on_as_if_nothing_had_been(
     tmp_path: Path, stage: str, number: signal.Signals
@@ -51,7 +53,7 @@ def test_an_interrupted_run_is_whole_and_goes_on_as_if_nothing_had_been(
         output, errors = process.communicate(timeout=120)
     assert process.returncode == 130
     assert "Traceback" not in errors
-    assert "stopping after this epoch" in errors
+    assert "stopping after this step" in errors
     assert f"interrupted in stage '{stage}'" in output
     summary = json.loads((run / "summary.json").read_text())
     assert summary["stage"] == stage
@@ -67,3 +69,37 @@ def test_an_interrupted_run_is_whole_and_goes_on_as_if_nothing_had_been(
     a, b = (json.loads((tmp_path / "x3_minus_x" / r / "summary.json").read_text()) for r in ("r", "whole"))
     a.pop("wall_seconds"), b.pop("wall_seconds")
     assert a == b
+
+
+def test_after_sigterm_there_is_a_checkpoint_and_no_long_test(fit, capsys) -> None:
+    whole = fit("whole")
+    run = fit("r", *signal_at(3, 2, "SIGTERM"), code=130)
+    assert not (run / "summary.json").exists()
+    assert "interrupted in stage 'pretrain', epoch 3, step 18; go on with:" in capsys.readouterr().out
+    fit("", "--ckpt_path", str(run / "checkpoints" / "last.ckpt"))
+    assert_ends_alike(whole, run)
+
+
+def test_a_test_that_is_cut_off_is_made_by_the_run_that_goes_on(fit) -> None:
+    whole = fit("whole")
+    run = fit("r", "--trainer.callbacks+=tests.faults.SignalInTest", code=75)
+    assert not (run / "summary.json").exists()
+    fit("", "--ckpt_path", str(run / "checkpoints" / "last.ckpt"))
+    assert_ends_alike(whole, run)
+
+
+def test_a_signal_to_one_of_two_ranks_stops_both_at_the_same_step(tmp_path: Path) -> None:
+    options = ["--model.pretrain.epochs", "4", "--model.train.epochs", "4", "--model.polish.epochs", "0"]
+    options += ["--data.batch_size", "100", "--trainer.devices", "2", "--trainer.strategy", "ddp"]
+
+    def fit(*args: str) -> int:
+        with start(tmp_path, *options, *args) as process:
+            process.communicate(timeout=120)
+        return process.returncode
+
+    assert fit("--run.id", "whole") == 0
+    assert fit("--run.id", "r", *signal_at(2, 1, rank=1)) == 75
+    run = tmp_path / "x3_minus_x" / "r"
+    assert state(run)["global_step"] == 2 * 5 + 2
+    assert fit("--ckpt_path", str(run / "checkpoints" / "last.ckpt")) == 0
+    assert_ends_alike(run.with_name("whole"), run)

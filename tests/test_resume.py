@@ -9,6 +9,9 @@ from typing import Any
 import pytest
 import torch
 
+from lit_triwave.callbacks.checkpoint import StageCheckpoint
+from tests.faults import signal_at
+
 
 def state(run: Path) -> dict[str, Any]:
     content: dict[str, Any] = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
@@ -35,6 +38,15 @@ def rows(run: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+def assert_ends_alike(whole: Path, resumed: Path) -> None:
+    """Parameters, optimizers, logged rows and summary, all but the time it took."""
+    assert_identical(state(whole), state(resumed))
+    assert rows(whole) == rows(resumed)
+    one, two = (json.loads((run / "summary.json").read_text()) for run in (whole, resumed))
+    one.pop("wall_seconds"), two.pop("wall_seconds")
+    assert one == two
+
+
 POLISH = ["--data.batch_size", "null", "--model.polish.epochs", "5"]
 POLISH += ["--model.polish.options", "{warmup: 1, round_length: 1}", "--model.polish.exchange", "0.4"]
 
@@ -53,20 +65,50 @@ POLISH += ["--model.polish.options", "{warmup: 1, round_length: 1}", "--model.po
 def test_a_run_resumed_in_any_stage_ends_bit_identical(fit, options: list[str], stops: tuple[int, ...]) -> None:
     options = [*options, "--trainer.log_every_n_steps", "1"]
     whole = fit("whole", *options)
-    summary = json.loads((whole / "summary.json").read_text())
     for epochs in stops:
         name = f"stopped{epochs}"
         run = fit(name, *options, "--trainer.max_epochs", str(epochs))
         assert state(run)["epoch"] == epochs - 1
         assert fit("", *options, "--ckpt_path", str(run / "checkpoints" / "last.ckpt")).is_dir()
-        assert_identical(state(whole), state(run))
-        assert rows(run) == [row for row in rows(run) if row["step"]]
-        trained = [row for row in rows(run) if row["train/mse_min"]]
-        assert trained == [row for row in rows(whole) if row["train/mse_min"]]
-        resumed = json.loads((run / "summary.json").read_text())
-        assert {k: v for k, v in resumed.items() if k != "wall_seconds"} == {
-            k: v for k, v in summary.items() if k != "wall_seconds"
-        }
+        assert_ends_alike(whole, run)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [[], ["--model.release", "dense", "--trainer.accumulate_grad_batches", "2"]],
+    ids=["plain", "accumulating"],
+)
+def test_a_run_stopped_inside_an_epoch_ends_bit_identical(fit, options: list[str], capsys) -> None:
+    options = [*options, "--trainer.log_every_n_steps", "3"]
+    whole = fit("whole", *options)
+    # Five batches an epoch: at its start, in the middle, at its end, on both sides of the switch.
+    for epoch, batch in ((0, 1), (4, 2), (4, 4), (5, 0), (8, 3)):
+        run = fit(f"{epoch}-{batch}", *options, *signal_at(epoch, batch), code=75)
+        assert not (run / "summary.json").exists()
+        assert "saved, to be started again" in capsys.readouterr().out
+        assert state(run)["epoch"] == epoch
+        fit("", *options, "--ckpt_path", str(run / "checkpoints" / "last.ckpt"))
+        assert_ends_alike(whole, run)
+
+
+def test_checkpoints_are_renewed_by_time_inside_an_epoch(fit, monkeypatch) -> None:
+    places = []
+    save = StageCheckpoint._save_checkpoint
+
+    def noting(self: StageCheckpoint, trainer: Any, path: str) -> None:
+        save(self, trainer, path)
+        places.append(trainer.global_step)
+
+    monkeypatch.setattr(StageCheckpoint, "_save_checkpoint", noting)
+    rarely = ["--run.checkpoint_every", "100"]
+    whole = fit("whole", *rarely)
+    assert places == [25, 50]  # the ends of both stages
+    often = fit("often", *rarely, "--run.checkpoint_seconds", "1e-9")
+    assert places[2:] == list(range(1, 51))
+    assert_ends_alike(whole, often)  # saving changes nothing
+    places.clear()
+    fit("never", *rarely, "--run.checkpoint_seconds", "null")
+    assert places == [25, 50]
 
 
 def test_a_run_resumed_from_the_end_of_pretraining_ends_bit_identical(fit) -> None:

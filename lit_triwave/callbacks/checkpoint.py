@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lightning.pytorch import Trainer
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from torch import distributed
 
-from lit_triwave.errors import TriwaveError
+from lit_triwave.callbacks.interruption import Interruption
+from lit_triwave.errors import Interrupted, TriwaveError
 from lit_triwave.runs import written_whole
 
 if TYPE_CHECKING:
     from lit_triwave.modules.staged import StagedModule
 
+DUE = 1
+"""What a rank says whose time for a checkpoint has come; a signal that asks for a stop is said by its number, above."""
+
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint beside its place and renames it when it is whole.
+    """Writes a checkpoint beside its place and renames it when it is whole; reads without unpickling arbitrary objects.
 
     Lightning's own writes to the system's temporary folder and, where that is another file system, copies: a full disk
     or a kill then leaves half a checkpoint where the last good one was.
@@ -31,17 +38,26 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             reason = " ".join(str(error).split())[:150]
             raise TriwaveError(f"checkpoint {path} cannot be written ({reason}); the one before is kept") from error
 
+    def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = True) -> Any:
+        return torch.load(path, map_location=map_location, weights_only=True)
+
 
 class StageCheckpoint(ModelCheckpoint):
     """Keeps `checkpoints/last.ckpt`, and `checkpoints/pretrained.ckpt` from the last epoch of pretraining.
 
-    Nothing is saved of a module that has diverged.
+    `last.ckpt` is also renewed inside an epoch, by time and before a stop that a signal asked for. All ranks decide
+    that alike, at the same step. The last step of an epoch is not such a place: validation, the epoch's end and perhaps
+    a stage's would be lost to a resumed run, so it waits for them. Nothing is saved of a module that has diverged.
 
     Args:
         every_n_epochs: how often `last.ckpt` is renewed, besides the end of each stage, an interruption and the end.
+        seconds: also after so many seconds since the last time; None for never.
+        interruption: knows of signals.
     """
 
-    def __init__(self, every_n_epochs: int = 100) -> None:
+    def __init__(
+        self, every_n_epochs: int = 100, seconds: float | None = None, interruption: Interruption | None = None
+    ) -> None:
         super().__init__(
             filename="last",
             save_top_k=1,
@@ -50,23 +66,79 @@ class StageCheckpoint(ModelCheckpoint):
             enable_version_counter=False,
             auto_insert_metric_name=False,
         )
+        self.seconds = seconds
+        self.interruption = interruption
+        self._saved_at = 0.0
+        self._group: Any = None  # of all ranks, for words of one number
 
     def path(self, name: str) -> Path:
         assert self.dirpath is not None
         return Path(self.dirpath) / f"{name}.ckpt"
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._saved_at = time.monotonic()
+        if trainer.world_size > 1 and distributed.is_initialized() and distributed.get_backend() != "gloo":
+            # To ask on the GPU would make every step wait for the one before.
+            self._group = distributed.new_group(backend="gloo")
+
+    def on_train_batch_end(  # type: ignore[override]
+        self, trainer: Trainer, pl_module: StagedModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        between_steps = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+        if not between_steps or trainer.is_last_batch or trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        request = self._agreed(trainer)
+        if request:
+            # Lightning writes the metrics of this step only after this hook; a resumed run would miss them.
+            trainer._logger_connector.update_train_step_metrics()
+            self._save(trainer, pl_module, request)
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: StagedModule) -> None:  # type: ignore[override]
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
-        if pl_module.ends_here():
-            if pl_module.stage == "pretrain" and pl_module.ends_stage(trainer.current_epoch):
-                trainer.save_checkpoint(self.path("pretrained"))
-            self._save_checkpoint(trainer, str(self.path("last")))
-            self.best_model_path = str(self.path("last"))
-        else:
-            super().on_train_epoch_end(trainer, pl_module)
+        if pl_module.stage == "pretrain" and pl_module.ends_stage(trainer.current_epoch):
+            trainer.save_checkpoint(self.path("pretrained"))
+        request = self._agreed(trainer)
+        if request or pl_module.ends_here() or (trainer.current_epoch + 1) % self._every_n_epochs == 0:
+            self._save(trainer, pl_module, request)
+
+    def _save(self, trainer: Trainer, pl_module: StagedModule, request: int) -> None:
+        self._save_checkpoint(trainer, str(self.path("last")))
+        self.best_model_path = str(self.path("last"))
+        if request > DUE:
+            pl_module.on_stage_end()  # what a summary of the run so far needs; after the checkpoint, which needs it not
+            raise Interrupted(request)
+
+    def _agreed(self, trainer: Trainer) -> int:
+        """The most urgent request of any rank: 0 for none, DUE, or a signal's number."""
+        late = self.seconds is not None and time.monotonic() - self._saved_at >= self.seconds
+        asked = self.interruption.requested if self.interruption else None
+        request = int(asked or (DUE if late else 0))
+        if trainer.world_size > 1 and distributed.is_initialized():
+            word = torch.tensor(request)
+            distributed.all_reduce(word, op=distributed.ReduceOp.MAX, group=self._group)
+            request = int(word)
+        return request
 
     def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:
         module: Any = trainer.lightning_module
         module.check_finite()
         super()._save_checkpoint(trainer, filepath)
+        self._saved_at = time.monotonic()
+
+
+class RunRecord(Callback):
+    """Keeps in every checkpoint, under "run", what a resumed run needs besides Lightning's own: the logged rows so far
+    and what the run is.
+
+    Args:
+        identity: what the run is, in plain containers.
+        rows: of metrics.csv, (step, metrics); grows as the run goes on.
+    """
+
+    def __init__(self, identity: dict[str, Any], rows: list[tuple[int, dict[str, float]]]) -> None:
+        self.identity = identity
+        self.rows = rows
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint["run"] = {**self.identity, "rows": self.rows}

@@ -59,13 +59,16 @@ class EpochHistory(Callback):
 
     def __init__(self) -> None:
         self.rows: list[dict[str, Any]] = []
+        self._earlier: dict[str, float] = {}  # logged before the checkpoint that this run goes on from
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
-        logged = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        self.rows.append({"epoch": trainer.current_epoch + 1, "stage": pl_module.stage} | logged)
+        self.rows.append({"epoch": trainer.current_epoch + 1, "stage": pl_module.stage} | self._logged(trainer))
 
-    def state_dict(self) -> dict[str, Any]:
-        return {"rows": self.rows}
+    def _logged(self, trainer: Trainer) -> dict[str, float]:
+        return self._earlier | {name: float(value) for name, value in trainer.callback_metrics.items()}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.rows = state_dict["rows"]
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        checkpoint["epoch_history"] = {"rows": self.rows, "logged": self._logged(trainer)}
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        self.rows, self._earlier = (checkpoint["epoch_history"][key] for key in ("rows", "logged"))

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM end a run at the next epoch's end, with everything saved."""
+"""Signals end a run after the present step, with everything saved."""
 
 from __future__ import annotations
 
@@ -10,13 +10,19 @@ from types import FrameType
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+from lit_triwave.errors import Interrupted
+
+REQUEUE_SIGNAL = signal.SIGUSR1
+"""Time is nearly over, or the nodes are wanted: save, stop and be started again."""
+SIGNALS = (signal.SIGINT, signal.SIGTERM, REQUEUE_SIGNAL)
 
 
 class Interruption(Callback):
-    """Turns the first Ctrl-C (or SIGTERM) into an orderly stop at the end of the epoch; the second one stops at once.
+    """Turns the first Ctrl-C, SIGTERM or SIGUSR1 into an orderly stop, which `StageCheckpoint` carries out on all ranks
+    after the present step; a second Ctrl-C or SIGTERM stops at once.
 
-    From `install` on; once training is over, the first one lets figures and summary be finished.
+    From `install` on. Once training is over there is nothing left to save: Ctrl-C lets figures and summary be finished,
+    the two others, after which time is short, stop at once.
 
     Attributes:
         requested: the signal that asked for the stop, or None.
@@ -28,31 +34,39 @@ class Interruption(Callback):
         self.trained = False
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.requested is not None:
+        # SLURM sends SIGTERM to what is still saving when its time is over, and SIGUSR1 to each process of a rank.
+        impatient = number != REQUEUE_SIGNAL and self.requested != REQUEUE_SIGNAL
+        if self.requested is None:
+            self.requested = signal.Signals(number)
+            self._say()
+            if self.trained and self.requested != signal.SIGINT:
+                raise Interrupted(number)
+        elif impatient:
             raise KeyboardInterrupt
-        self.requested = signal.Signals(number)
-        self._say()
 
     @rank_zero_only
     def _say(self) -> None:
-        name = "Ctrl-C" if self.requested == signal.SIGINT else "SIGTERM"
-        what = "finishing figures and summary" if self.trained else "stopping after this epoch"
-        print(f"{name}: {what}; once more stops at once", file=sys.stderr, flush=True)
+        assert self.requested is not None
+        name = "Ctrl-C" if self.requested == signal.SIGINT else self.requested.name
+        if self.trained:
+            what = "finishing figures and summary" if self.requested == signal.SIGINT else "stopping"
+        else:
+            what = "stopping after this step"
+        more = "" if self.requested == REQUEUE_SIGNAL else "; once more stops at once"
+        print(f"{name}: {what}{more}", file=sys.stderr, flush=True)
 
     def install(self) -> None:
-        """Takes over the two signals; who calls it gives them back."""
+        """Takes over the signals; who calls it gives them back."""
         if threading.current_thread() is threading.main_thread():
             for number in SIGNALS:
                 signal.signal(number, self._handle)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.install()  # again: Lightning has put its own handler of SIGTERM in place
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # A signal may reach the ranks in different epochs; all stop together, as soon as one has it.
-        if trainer.strategy.reduce_boolean_decision(self.requested is not None, all=False):
-            self.requested = self.requested or signal.SIGINT
-            trainer.should_stop = True
+        # Again: Lightning has put a handler of SIGTERM in place that broadcasts to ranks which do not listen.
+        self.install()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.trained = True
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self.trained = True

@@ -49,7 +49,7 @@ class RunSummary(Callback, ABC):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.earlier_seconds = state_dict["seconds"]
 
-    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.fitted = True
 
     @abstractmethod
@@ -126,7 +126,7 @@ def summarize(data: Any, module: FunctionRegressor) -> dict[str, Any]:
         summary |= {"pretrain/mse": module.pretrain_mse[best]} | spread("pretrain/mse", module.pretrain_mse)
         summary["linear_regions/pretrained"] = int(module.pretrain_regions[best])
         summary["linear_regions/pretrained_min"] = int(module.pretrain_regions.min())
-    if module.train_mse is not None:
+    if module.train_mse.isfinite().any():
         summary |= {"train/mse": module.train_mse[best]} | spread("train/mse", module.train_mse)
     summary["linear_regions/final"] = module.linear_regions(best)
     limit = data.free_knot_mse(module.network.segments)

@@ -64,6 +64,7 @@ class FunctionRegressor(StagedModule):
 
     pretrain_mse: Tensor
     pretrain_regions: Tensor
+    train_mse: Tensor
     best_replica: Tensor
 
     def __init__(
@@ -124,10 +125,10 @@ class FunctionRegressor(StagedModule):
         self.test_metrics = regression_metrics(replicas, "test/")
         self.test_results: dict[str, Tensor] = {}
         self.register_buffer("best_replica", torch.tensor(0))
-        # What pretraining achieved, for the summary of a run that is resumed afterwards.
+        # What the stages achieved, for the summary of a run that is resumed afterwards.
         self.register_buffer("pretrain_mse", torch.full((replicas,), torch.nan, dtype=torch.float64))
         self.register_buffer("pretrain_regions", torch.zeros(replicas, dtype=torch.long))
-        self.train_mse: Tensor | None = None
+        self.register_buffer("train_mse", torch.full((replicas,), torch.nan, dtype=torch.float64))
 
     def forward(self, x: Tensor) -> Tensor:
         """x (batch, in_features) ↦ the predictions of all replicas, (batch, replicas), in the units of the targets."""
@@ -173,7 +174,9 @@ class FunctionRegressor(StagedModule):
 
     def _step(self, batch_idx: int) -> int:
         """Steps before this one, over all stages: Lightning's `global_step` begins anew with manual optimization."""
-        return self.current_epoch * int(self.trainer.num_training_batches) + batch_idx
+        accumulated = self.trainer.accumulate_grad_batches
+        per_epoch = -(-int(self.trainer.num_training_batches) // accumulated)
+        return self.current_epoch * per_epoch + batch_idx // accumulated
 
     def _is_logged(self, batch_idx: int) -> bool:
         """Whether Lightning writes this step's metrics; logging the others would cost time for nothing."""
@@ -263,7 +266,8 @@ class FunctionRegressor(StagedModule):
     def _mse(self, loader: Iterable[tuple[Tensor, Tensor, Tensor]]) -> Tensor:
         """The mean squared error of each replica over a loader, all ranks together, shape (replicas,)."""
         total = torch.zeros(self.network.replicas + 1, dtype=torch.float64, device=self.device)
-        for batch in loader:
+        # A copy: a loader that keeps its position has one alone, and may be in the middle of an epoch.
+        for batch in copy.copy(loader):
             x, y, _ = self.trainer.strategy.batch_to_device(batch, self.device)
             total[:-1] += (self(x) - self._targets(y)).square().sum(0)
             total[-1] += len(y)

@@ -1,0 +1,42 @@
+"""What goes wrong on clusters, as Trainer callbacks: a signal or a kill at a chosen step."""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import Any
+
+from lightning.pytorch import Callback, Trainer
+
+
+class SignalAt(Callback):
+    """Sends this process a signal in the middle of a step.
+
+    Args:
+        epoch: of the step, from 0.
+        batch: of the step in its epoch, from 0.
+        name: of the signal.
+        rank: which alone gets it.
+    """
+
+    def __init__(self, epoch: int, batch: int, name: str = "SIGUSR1", rank: int = 0) -> None:
+        self.place = (epoch, batch, rank)
+        self.number = signal.Signals[name]
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        if (trainer.current_epoch, batch_idx, trainer.global_rank) == self.place:
+            os.kill(os.getpid(), self.number)
+
+
+class SignalInTest(Callback):
+    """Sends this process SIGUSR1 in the test after training."""
+
+    def on_test_batch_start(self, *_: Any) -> None:
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+
+def signal_at(epoch: int, batch: int, name: str = "SIGUSR1", rank: int = 0) -> list[str]:
+    """The arguments of `fit` that make it so."""
+    prefix = "--trainer.callbacks"
+    at = [f"{prefix}+=tests.faults.SignalAt", f"{prefix}.epoch={epoch}", f"{prefix}.batch={batch}"]
+    return [*at, f"{prefix}.name={name}", f"{prefix}.rank={rank}"]
