@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -8,6 +9,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -95,39 +97,30 @@ def test_two_processes_train_a_classifier_as_one_through_all_stages(tmp_path: Pa
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
 
 
-def test_a_run_says_what_it_runs_on(tmp_path: Path) -> None:
-    command = [*FIT, "configs/digits.yaml", "--run.root", str(tmp_path), "--run.id", "r", *TWO]
-    with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        block: dict[str, str] = {}
-        for line in process.stdout:
-            name, _, value = line.partition("  ")
-            assert name not in block  # of one rank only
-            block[name] = value.strip()
-            if line.startswith("pretrain"):
-                break
-        process.kill()
-    assert block["run"].startswith(f"{tmp_path}/digits/r, ")
-    assert block["resumed from"] == "nothing, a new run"
-    assert block["nodes"].startswith("1 (")
-    assert block["ranks"] == "2, 2 on each node"
-    assert block["devices"] == "2 × cpu"
-    assert block["strategy"] == "DDP (gloo)"
-    assert block["precision"] == "32-true"
-    assert block["global batch"] == "64"
-    assert block["W&B"] == "disabled"
+BLOCK = """\
+resumed from  nothing, a new run
+nodes         1 ({host})
+ranks         2, 2 on each node
+devices       2 × cpu
+strategy      DDP (gloo)
+precision     32-true
+global batch  64
+W&B           disabled
+"""
 
 
 @pytest.mark.parametrize("victim", [0, 1])
-def test_a_killed_rank_ends_the_run_and_is_named(tmp_path: Path, victim: int) -> None:
-    command = [*FIT, "configs/digits.yaml", "--run.root", str(tmp_path), *TWO, "--model.pretrain.epochs", "5"]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command, cwd=REPOSITORY, **pipes) as process:  # type: ignore[call-overload]
-        next(line for line in process.stdout if line.startswith("pretrain"))
-        others = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
-        (child,) = map(int, others)
-        os.kill(process.pid if victim == 0 else child, signal.SIGKILL)
+def test_a_run_says_what_it_runs_on_and_ends_with_a_rank_that_is_killed(tmp_path: Path, victim: int) -> None:
+    command = [*FIT, "configs/digits.yaml", "--run.root", str(tmp_path), "--run.id", "r", *TWO]
+    command += ["--model.pretrain.epochs", "5"]
+    pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, cwd=REPOSITORY, **pipes) as process:
+        first, *rest = itertools.takewhile(lambda line: not line.startswith("pretrain"), process.stdout)
+        children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout
+        os.kill(int(children) if victim else process.pid, signal.SIGKILL)
         _, errors = process.communicate(timeout=60)  # returns when both have closed their outputs: both are gone
+    assert first.startswith(f"run           {tmp_path}/digits/r, ")
+    assert "".join(rest) == BLOCK.format(host=socket.gethostname())
     assert process.returncode != 0
     assert re.search(rf"^error: rank {victim} was killed", errors, re.MULTILINE)
 
@@ -149,13 +142,17 @@ def test_an_error_of_all_ranks_is_said_once(tmp_path: Path) -> None:
     assert done.stderr.strip() == "error: batch_size 63: a multiple of the 2 ranks"
 
 
-@pytest.mark.parametrize("strategy", ["fsdp", "lightning.pytorch.strategies.ModelParallelStrategy"])
+SHARDING = ["--trainer.strategy=fsdp"]
+SHARDING += ["--trainer.strategy.class_path=lightning.pytorch.strategies.ModelParallelStrategy"]
+
+
+@pytest.mark.parametrize("strategy", SHARDING, ids=["fsdp", "fsdp2"])
 @pytest.mark.parametrize("config", ["digits", "x3_minus_x"])
 def test_strategies_that_shard_are_refused_before_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys, config: str, strategy: str
 ) -> None:
     monkeypatch.chdir(REPOSITORY)
-    options = ["--run.root", str(tmp_path), "--trainer.devices", "2", "--trainer.strategy", strategy]
+    options = ["--run.root", str(tmp_path), "--trainer.devices", "2", strategy]
     assert main(["fit", "--config", f"configs/{config}.yaml", *options]) == 1
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert re.match(r"error: strategy \w+: it shards .* use ddp", line)
