@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
@@ -36,6 +37,7 @@ from lit_triwave.loggers import finish_wandb, make_loggers, say
 from lit_triwave.messages import known_classes
 from lit_triwave.modules.classifier import ImageClassifier
 from lit_triwave.modules.regressor import FunctionRegressor
+from lit_triwave.modules.staged import STAGES
 from lit_triwave.networks import TriangleNetwork
 from lit_triwave.runs import (
     RUN_ID_VARIABLE,
@@ -44,6 +46,7 @@ from lit_triwave.runs import (
     latest_checkpoint,
     open_run_folder,
     place_run,
+    wandb_id,
 )
 from lit_triwave.stages import Polish, Stage
 from lit_triwave.start import start_block
@@ -61,6 +64,20 @@ whose ends the chosen classes do not have."""
 
 MAY_DIFFER = ("pretrain", "train", "polish", "weights", "compile", "channels_last", "_class_path", "_instantiator")
 """Hyperparameters that a resumed run may change."""
+
+DATA_MAY_DIFFER = (
+    "root",
+    "path",
+    "download",
+    "checksums",
+    "allow_empty_classes",
+    "skip_corrupt",
+    "workers",
+    "eval_batch_size",
+    "channels_last",
+)
+"""Arguments of data modules that a resumed run may change: where the data lie and how they are read, not what they are.
+Inside an epoch the number of workers must stay."""
 
 QUIET = (
     # `main(args)` is called from Python by tests and notebooks, whose own command line is not ours.
@@ -171,7 +188,12 @@ class TriwaveCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         config = self.config_init[self.subcommand]
         self.checkpoint = None if self.checkpoint_path is None else load_checkpoint(self.checkpoint_path)
+        course = course_of(self.config[self.subcommand])
         if self.checkpoint is not None:
+            # Arguments that follow from the data last: the user's own words say more.
+            check_same_model(self.checkpoint, self.model, leave_out=list(LINKS.values()))
+            if self.subcommand == "fit":
+                check_same_course(self.checkpoint, course)
             check_same_model(self.checkpoint, self.model)
         if self.subcommand == "fit":
             check_strategy(config.trainer.strategy, self.model)
@@ -182,7 +204,11 @@ class TriwaveCLI(LightningCLI):
             raise TriwaveError(f"run {folder} exists: resume it with --ckpt_path, or give another --run.id")
         self.created = not folder.is_dir()
         if self.subcommand == "fit":
-            open_run_folder(folder)
+            parameters = sum(value.numel() * value.element_size() for value in self.model.parameters())
+            with self._leave_nothing_half_written():
+                open_run_folder(folder, 3 * parameters)  # with what Adam keeps of each
+            for partial in (folder / "checkpoints").glob("*.partial"):  # of a process that was killed while it saved
+                partial.unlink(missing_ok=True)
         os.environ[RUN_ID_VARIABLE] = str(self.run.id)
         callbacks: list[Callback] = []
         if self.subcommand == "fit":
@@ -204,7 +230,7 @@ class TriwaveCLI(LightningCLI):
             kwargs["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), AtomicCheckpointIO()]
             kwargs["plugins"] += distributed_plugins(config.trainer)
             if self.subcommand == "fit" and config.trainer.logger in (None, True):
-                kwargs["logger"] = self._loggers()
+                kwargs["logger"] = self._loggers(course)
             return super().instantiate_trainer(**kwargs)
 
     def _reporting(self, seed: int) -> list[Callback]:
@@ -246,10 +272,11 @@ class TriwaveCLI(LightningCLI):
                     folder.parent.rmdir()  # the experiment's, if it is empty
             raise
 
-    def _loggers(self) -> Any:
+    def _loggers(self, course: dict[str, Any]) -> Any:
         rows = (self.checkpoint or {}).get("run", {}).get("rows", [])
-        loggers: list[Any] = make_loggers(self.run, rows)
-        self.trainer_defaults["callbacks"].append(RunRecord({}, loggers[0].rows))
+        identity = course | {"wandb_id": wandb_id(self.run.folder, self.checkpoint)}
+        loggers: list[Any] = make_loggers(self.run, identity["wandb_id"], rows)
+        self.trainer_defaults["callbacks"].append(RunRecord(identity, loggers[0].rows))
         return loggers
 
     def before_fit(self) -> None:
@@ -307,12 +334,14 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         content["state_dict"], content["epoch"], content["loops"], content["pytorch-lightning_version"]
     except Exception as error:
         reason = " ".join(str(error).split())[:150]
-        raise TriwaveError(f"checkpoint {path} cannot be read ({type(error).__name__}: {reason})") from error
+        others = sorted(str(other) for other in path.parent.glob("*.ckpt") if other != path)
+        hint = f"; there is also {', '.join(others)}" if others else ""
+        raise TriwaveError(f"checkpoint {path} cannot be read ({type(error).__name__}: {reason}){hint}") from error
     return content
 
 
-def check_same_model(checkpoint: dict[str, Any], model: LightningModule) -> None:
-    """Refuses a checkpoint of a model with other hyperparameters; the lengths of stages may differ.
+def check_same_model(checkpoint: dict[str, Any], model: LightningModule, leave_out: Sequence[str] = ()) -> None:
+    """Refuses a checkpoint of a model with other hyperparameters, but for some that are left out.
 
     Raises:
         TriwaveError: naming the fields that differ.
@@ -321,10 +350,51 @@ def check_same_model(checkpoint: dict[str, Any], model: LightningModule) -> None
     differing = [
         f"{name} is {saved[name]!r} there and {value!r} here"
         for name, value in plain(dict(model.hparams)).items()
-        if name not in MAY_DIFFER and name in saved and plain(saved[name]) != value
+        if name not in (*MAY_DIFFER, *leave_out) and name in saved and plain(saved[name]) != value
     ]
     if differing:
         raise TriwaveError(f"the checkpoint is of another model: {'; '.join(differing)}")
+
+
+def course_of(config: Namespace) -> dict[str, Any]:
+    """What decides the course of a run besides the model, in containers that a checkpoint can hold."""
+    stages = {name: config.model.init_args.get(name) for name in STAGES}
+    course = {"seed_everything": config.seed_everything, "data": config.data, "model": stages}
+    text = json.dumps(course, default=lambda value: vars(value) if hasattr(value, "__dict__") else str(value))
+    content: dict[str, Any] = json.loads(text)
+    return content
+
+
+def check_same_course(checkpoint: dict[str, Any], here: dict[str, Any]) -> None:
+    """Refuses a checkpoint of a run on other data, or trained in another way so far.
+
+    Stages to come may differ in everything, and the present one in its length.
+
+    Raises:
+        TriwaveError: naming the fields that differ.
+    """
+    there = checkpoint.get("run")
+    if there is None:
+        return
+    reached = int(checkpoint["state_dict"].get("stage_number", 0))
+    free = {f"data.init_args.{name}" for name in DATA_MAY_DIFFER} | {f"model.{STAGES[reached]}.epochs"}
+    later = tuple(f"model.{name}" for name in STAGES[reached + 1 :])
+    one, two = (flat({key: course[key] for key in here}) for course in (there, here))
+    differing = [
+        f"{name.replace('.init_args', '')} is {one.get(name)!r} there and {two.get(name)!r} here"
+        for name in {**one, **two}
+        if one.get(name) != two.get(name) and name not in free and not name.startswith(later)
+    ]
+    if differing:
+        raise TriwaveError(f"the checkpoint is of another config: {'; '.join(differing)}")
+
+
+def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dicts as one, with dotted keys."""
+    leaves: dict[str, Any] = {}
+    for key, value in tree.items():
+        leaves |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {f"{prefix}{key}": value}
+    return leaves
 
 
 def plain(value: Any) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
@@ -13,6 +13,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from lit_triwave.errors import TriwaveError
 from lit_triwave.runs import Run, WandbMode
+from lit_triwave.wandb_segments import last_step
 
 FLUSH_EVERY = 20
 """Logged rows that metrics.csv may lag behind."""
@@ -47,11 +48,55 @@ class MetricsCSV(CSVLogger):
             super().log_metrics(metrics, step)
 
 
-def make_loggers(run: Run, rows: Sequence[Row] = ()) -> list[Logger]:
+class WandbRows(WandbLogger):
+    """Sends one row for each step to Weights & Biases, W&B's own step being Lightning's, each of them once.
+
+    What is logged at a step is sent when the next step comes or all is well at the end, so that a row is whole or not
+    there at all. A run that goes on sends what its checkpoint knows and W&B lacks, then leaves out the steps, computed
+    again since the checkpoint, that W&B has.
+
+    Args:
+        run: to be tracked.
+        experiment: the started W&B run; None on ranks but the first.
+        sent: the last step that W&B has, -1 for none.
+        rows: logged before the checkpoint that the run goes on from.
+    """
+
+    def __init__(self, run: Run, experiment: Any, sent: int = -1, rows: Sequence[Row] = ()) -> None:
+        name = experiment.id if experiment is not None else None
+        super().__init__(project=run.project, id=name, save_dir=run.folder, experiment=experiment)
+        self._sent = sent
+        self._step = -1
+        self._row: dict[str, Any] = {}  # logged at `_step`, not yet sent
+        for step, metrics in rows:
+            self.log_metrics(metrics, step)
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        if step is not None and step != self._step:
+            self._send()
+            self._step = step
+        self._row |= metrics
+
+    def _send(self) -> None:
+        if self._row and self._step > self._sent:
+            self.experiment.log({**self._row, "trainer/global_step": self._step}, step=self._step, commit=True)
+            self._sent = self._step
+        self._row = {}
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        if status == "success":
+            self._send()
+        super().finalize(status)
+
+
+def make_loggers(run: Run, wandb_id: str, rows: Sequence[Row] = ()) -> list[Logger]:
     """CSV first: the trainer takes the run folder from its first logger.
 
     Args:
         run: to be logged.
+        wandb_id: of its Weights & Biases run.
         rows: logged before the checkpoint that it goes on from.
     """
     loggers: list[Logger] = [MetricsCSV(run, rows)]
@@ -59,7 +104,7 @@ def make_loggers(run: Run, rows: Sequence[Row] = ()) -> list[Logger]:
     if mode != "disabled":
         os.environ.pop("WANDB_MODE", None)  # settled; W&B would read it again
         try:
-            loggers.append(start_wandb(run, mode, why))
+            loggers.append(start_wandb(run, wandb_id, mode, why, rows))
         except Exception as error:  # tracking must not cost a run
             say(f"Weights & Biases: left out ({' '.join(str(error).split())[:150]})")
     return loggers
@@ -103,14 +148,18 @@ def say(text: str) -> None:
     print(text, flush=True)
 
 
-def start_wandb(run: Run, mode: WandbMode, why: str) -> WandbLogger:
-    """A W&B run with the run's own id, started; offline when there is no login or the server can't be reached."""
-    experiment = _init_wandb(run, mode, why)
-    return WandbLogger(project=run.project, id=run.id, save_dir=run.folder, experiment=experiment)
+def start_wandb(run: Run, wandb_id: str, mode: WandbMode, why: str, rows: Sequence[Row] = ()) -> WandbRows:
+    """The W&B run, started or gone on with; offline when there is no login or the server can't be reached."""
+    experiment = _init_wandb(run, wandb_id, mode, why)
+    sent = -1
+    if experiment is not None:
+        there = experiment.step - 1 if experiment.resumed else -1  # online the server says it
+        sent = max(there, last_step(run.folder, wandb_id) if experiment.offline else -1)
+    return WandbRows(run, experiment, sent, rows)
 
 
 @rank_zero_only
-def _init_wandb(run: Run, mode: WandbMode, why: str) -> Any:
+def _init_wandb(run: Run, wandb_id: str, mode: WandbMode, why: str) -> Any:
     import wandb
 
     def init(mode: Literal["online", "offline"]) -> Any:
@@ -118,7 +167,7 @@ def _init_wandb(run: Run, mode: WandbMode, why: str) -> Any:
             project=run.project,
             name=f"{run.experiment}/{run.id}",
             group=run.experiment,
-            id=run.id,
+            id=wandb_id,
             resume="allow",
             dir=run.folder,
             mode=mode,

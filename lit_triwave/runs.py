@@ -7,6 +7,7 @@ import math
 import os
 import re
 import secrets
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -28,7 +29,7 @@ class Run:
     Args:
         experiment: name of the experiment; by default the name of the config file.
         root: folder of all runs.
-        id: of this run, also in Weights & Biases; by default the time and four random digits. Resuming keeps the id.
+        id: of this run; by default the time and four random digits. Resuming keeps it.
         wandb: Weights & Biases: `auto` is online after `wandb login`, else offline; `disabled` leaves it out.
         project: in Weights & Biases.
         checkpoint_every: epochs between two checkpoints, besides those at the end of each stage.
@@ -84,13 +85,41 @@ def new_run_id() -> str:
     return given_run_id() or f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
 
 
-def open_run_folder(folder: Path) -> None:
+def wandb_id(folder: Path, checkpoint: dict[str, Any] | None) -> str:
+    """The id of a run in Weights & Biases: that of the checkpoint it goes on from, or that in its folder, or a new one.
+
+    Not the run's own id, which another experiment of the same W&B project may have too.
+
+    Args:
+        folder: of the run, where the id is kept as `wandb_id`.
+        checkpoint: its content.
+    """
+    file = folder / "wandb_id"
+    kept = (checkpoint or {}).get("run", {}).get("wandb_id") or (file.read_text().strip() if file.is_file() else "")
+    name: str = kept or secrets.token_hex(4)
+    if not file.is_file() or file.read_text().strip() != name:
+        with written_whole(file) as partial:
+            partial.write_text(name + "\n")
+    return name
+
+
+def open_run_folder(folder: Path, needed: int = 0) -> None:
     """Makes a run's folder and shows that it can be written.
 
+    Args:
+        folder: with its parents.
+        needed: bytes of a checkpoint.
+
     Raises:
-        TriwaveError: it can't.
+        TriwaveError: it can't, or there is no room for a checkpoint.
     """
-    open_folder(folder, "set run.root to another", "run folder")
+    advice = "set run.root to another"
+    open_folder(folder, advice, "run folder")
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise TriwaveError(
+            f"run folder {folder} has {free / 1e6:.0f} MB free, a checkpoint takes {needed / 1e6:.0f} MB; {advice}"
+        )
 
 
 def open_folder(folder: Path, advice: str, name: str = "folder") -> None:

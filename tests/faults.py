@@ -28,6 +28,22 @@ class SignalAt(Callback):
             os.kill(os.getpid(), self.number)
 
 
+class KillWhileSaving(Callback):
+    """Kills this process when a checkpoint has been written but not yet put in its place.
+
+    Args:
+        count: of the checkpoint, from 1.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.left = count
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        self.left -= 1
+        if self.left == 0:
+            os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL)
+
+
 class SignalInTest(Callback):
     """Sends this process SIGUSR1 in the test after training."""
 

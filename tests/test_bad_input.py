@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -154,6 +156,49 @@ def test_a_checkpoint_of_another_shape_is_refused_by_its_fields(fit, tmp_path: P
     )
     assert "domain" in line
     assert sorted(path.name for path in run.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("epochs", "args", "says"),
+    [
+        ("3", ["--data.batch_size", "50"], "data.batch_size is 100 there and 50 here"),
+        ("3", ["--data.points", "400"], "data.points is 500 there and 400 here"),
+        ("3", ["--model.pretrain.lr", "0.2"], "model.pretrain.lr is 0.1 there and 0.2 here"),
+        ("7", ["--model.pretrain.epochs", "4"], "model.pretrain.epochs is 5 there and 4 here"),
+        ("7", ["--seed_everything", "1"], "seed_everything is 0 there and 1 here"),
+    ],
+)
+def test_a_checkpoint_of_another_course_is_refused_by_its_fields(
+    fit, capsys, epochs: str, args: list[str], says: str
+) -> None:
+    run = fit("r", "--trainer.max_epochs", epochs)
+    before = (run / "checkpoints" / "last.ckpt").read_bytes()
+    fit("", *args, "--ckpt_path", str(run / "checkpoints" / "last.ckpt"), code=1)
+    assert f"error: the checkpoint is of another config: {says}" in capsys.readouterr().err
+    assert (run / "checkpoints" / "last.ckpt").read_bytes() == before
+
+
+def test_stages_to_come_may_be_changed(fit) -> None:
+    run = fit("r", "--trainer.max_epochs", "3")
+    checkpoint = ["--ckpt_path", str(run / "checkpoints" / "last.ckpt")]
+    fit("", "--model.pretrain.epochs", "4", "--model.train.lr", "0.002", *checkpoint)
+    assert torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["epoch"] == 8
+
+
+def test_a_torn_checkpoint_points_to_the_other_one(fit, capsys) -> None:
+    last = fit("r") / "checkpoints" / "last.ckpt"
+    last.write_bytes(last.read_bytes()[:5000])
+    fit("r", "--ckpt_path", "last", code=1)
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert line.startswith(f"error: checkpoint {last} cannot be read")
+    assert line.endswith(f"there is also {last.with_name('pretrained.ckpt')}")
+
+
+def test_a_full_disk_stops_the_run_before_it_starts(fit, capsys, monkeypatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+    run = fit("r", code=1)
+    assert "MB free, a checkpoint takes" in capsys.readouterr().err
+    assert not run.exists()
 
 
 def test_an_existing_run_is_not_overwritten(fit, tmp_path: Path, capsys) -> None:

@@ -150,6 +150,6 @@ def test_weights_and_biases_is_on_by_default_and_offline_without_a_login(
         monkeypatch.setenv(name, value)
     run = fit("r")
     assert says in capsys.readouterr().out
-    (offline,) = run.glob("wandb/offline-run-*-r")
+    (offline,) = run.glob(f"wandb/offline-run-*-{(run / 'wandb_id').read_text().strip()}")
     assert list(offline.glob("*.wandb"))
     assert list(offline.glob("files/media/images/figures/fit*.png"))

@@ -3,6 +3,9 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +13,7 @@ import pytest
 import torch
 
 from lit_triwave.callbacks.checkpoint import StageCheckpoint
+from tests.conftest import REPOSITORY
 from tests.faults import signal_at
 
 
@@ -148,3 +152,42 @@ def test_stages_of_no_epochs_are_left_out(fit) -> None:
     summary = json.loads((only / "summary.json").read_text())
     assert summary["stage"] == "pretrain"
     assert summary["linear_regions/final"] == 63
+
+
+def test_a_process_killed_while_it_saves_leaves_the_checkpoint_before(fit, tmp_path: Path) -> None:
+    small = ["--model.replicas", "3", "--model.pretrain.epochs", "5", "--model.train.epochs", "5"]
+    small += ["--model.polish.epochs", "0", "--data.batch_size", "100", "--trainer.check_val_every_n_epoch", "2"]
+    command = [sys.executable, "-m", "lit_triwave", "fit", "--config", "configs/x3_minus_x.yaml", *small]
+    command += ["--run.root", str(tmp_path), "--run.id", "r", "--run.checkpoint_every", "1"]
+    command += ["--trainer.callbacks+=tests.faults.KillWhileSaving", "--trainer.callbacks.count=4"]
+    killed = subprocess.run(command, cwd=REPOSITORY, capture_output=True, timeout=120)
+    assert killed.returncode == -signal.SIGKILL
+    run = tmp_path / "x3_minus_x" / "r"
+    assert state(run)["epoch"] == 2
+    partial = run / "checkpoints" / "last.ckpt.partial"
+    assert partial.is_file()
+    partial.write_bytes(partial.read_bytes()[:1000])  # nor does half a file matter
+    fit("r", "--ckpt_path", "last")
+    assert not partial.exists()
+    assert_ends_alike(fit("whole"), run)
+
+
+def test_ckpt_path_last_with_an_id_begins_anew_where_nothing_was_saved(fit, capsys) -> None:
+    whole = fit("whole")
+    run = fit("r", "--ckpt_path", "last")  # not even a folder
+    assert "r/checkpoints yet: begins anew" in capsys.readouterr().out
+    assert_ends_alike(whole, run)
+    shutil.rmtree(run / "checkpoints")
+    (run / "summary.json").unlink()
+    fit("r", "--ckpt_path", "last")
+    assert "begins anew" in capsys.readouterr().out
+    assert_ends_alike(whole, run)
+    fit("r", "--ckpt_path", "last")
+    assert "begins anew" not in capsys.readouterr().out
+
+
+def test_a_run_killed_in_its_test_is_as_if_it_had_not_been(fit) -> None:
+    whole, run = fit("whole"), fit("r")
+    (run / "summary.json").unlink()
+    fit("r", "--ckpt_path", "last")
+    assert_ends_alike(whole, run)

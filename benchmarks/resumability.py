@@ -1,0 +1,144 @@
+"""What resumability costs: the digits fit with its stateful loader and checkpoints, against the same without either.
+
+    python -m benchmarks.resumability [--seconds 30] [--turns 12] [--epochs 3]
+
+Two trainers train the same network, in turns of a few epochs within one process: one on torchdata's
+`StatefulDataLoader` with `StageCheckpoint` asked at each step, the other on PyTorch's own `DataLoader` without
+checkpoints. The order changes from turn to turn, and the first pair only warms up. An epoch's time is that of the
+processor, which other programs disturb less than the clock's; of each turn the fastest epoch counts. A turn is far
+shorter than the time between two checkpoints, so these are timed apart, on the clock, saved in the middle of an epoch;
+their share is the time of one over the seconds between two.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import statistics
+import tempfile
+import time
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, Trainer
+from rich.console import Console
+from rich.table import Table
+from torch.utils.data import DataLoader
+
+from datamodules import DigitsDataModule
+from lit_triwave.callbacks.checkpoint import AtomicCheckpointIO, RunRecord, StageCheckpoint
+from lit_triwave.callbacks.history import EpochHistory
+from lit_triwave.callbacks.interruption import Interruption
+from lit_triwave.modules import ImageClassifier
+from lit_triwave.stages import Stage
+
+
+class PlainDigits(DigitsDataModule):
+    """The digits on PyTorch's own loader."""
+
+    def resumable_loader(self, samples: Any, sampler: Any, **options: Any) -> DataLoader[Any]:
+        """A loader that forgets where it was."""
+        return DataLoader(samples, batch_size=None, sampler=sampler, **options)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing."""
+        return {}
+
+
+class TimedCheckpoint(StageCheckpoint):
+    """Saves in the middle of every epoch if asked to, and notes how long that takes; never at the end of one."""
+
+    saving = False
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+        super().__init__(seconds=1e9, interruption=Interruption())
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        if self.saving and batch_idx == int(trainer.num_training_batches) // 2:
+            start = time.perf_counter()
+            self._save(trainer, pl_module, 0)
+            self.times.append(time.perf_counter() - start)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
+        self._agreed(trainer)
+
+
+class EpochTimes(Callback):
+    """Processor seconds of a step, averaged over each epoch."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:
+        self.start = time.process_time()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
+        self.times.append((time.process_time() - self.start) / int(trainer.num_training_batches))
+
+
+def train(resumable: bool, epochs: int, folder: Path, saving: bool = False) -> tuple[float, list[float]]:
+    """Processor seconds of a step in the fastest epoch, and seconds of each checkpoint, of one short fit."""
+    torch.manual_seed(0)
+    data = (DigitsDataModule if resumable else PlainDigits)()
+    stage = Stage(epochs=epochs, lr=0.01, optimizer="AdamW")
+    model = ImageClassifier(
+        num_nets=64, pretrain=Stage(epochs=0), train=stage, num_classes=10, image_shape=data.image_shape
+    )
+    checkpoints, epoch_times = TimedCheckpoint(), EpochTimes()
+    checkpoints.saving = saving
+    watched: list[Any] = [checkpoints, RunRecord({}, [])] if resumable else []
+    trainer = Trainer(
+        accelerator="cpu",
+        max_epochs=epochs,
+        logger=False,
+        enable_checkpointing=resumable,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        limit_val_batches=0,
+        use_distributed_sampler=False,
+        callbacks=[epoch_times, EpochHistory(), *watched],
+        plugins=[AtomicCheckpointIO()],
+        default_root_dir=folder,
+    )
+    trainer.fit(model, datamodule=data)
+    return min(epoch_times.times), checkpoints.times
+
+
+def main(args: Sequence[str] | None = None) -> float:
+    """Prints the figures and returns the share of a step that resumability takes."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=30.0, help="between two checkpoints")
+    parser.add_argument("--turns", type=int, default=12)
+    parser.add_argument("--epochs", type=int, default=3, help="of each turn")
+    asked = parser.parse_args(args)
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore")
+    with tempfile.TemporaryDirectory() as name:
+        folder, ratios, steps = Path(name), [], []
+        for turn in range(-1, asked.turns):
+            pair = {kind: train(kind, asked.epochs, folder)[0] for kind in ((True, False), (False, True))[turn % 2]}
+            if turn >= 0:
+                ratios.append(pair[True] / pair[False])
+                steps.append(pair[False])
+        saves = train(True, asked.epochs + 2, folder, saving=True)[1]
+    loop, save = statistics.median(ratios) - 1, statistics.median(saves)
+    total = loop + save / asked.seconds
+    table = Table("", "median", "share of a step")
+    table.add_row("step without", f"{1e3 * statistics.median(steps):.2f} ms", "")
+    table.add_row("loader, and asking at each step", "", f"{loop:+.2%}")
+    table.add_row(f"a checkpoint each {asked.seconds:g} s", f"{1e3 * save:.1f} ms", f"{save / asked.seconds:+.2%}")
+    table.add_row("together", "", f"{total:+.2%}")
+    Console().print(table)
+    print(f"ratios of the turns: {min(ratios):.3f} to {max(ratios):.3f}")
+    return total
+
+
+if __name__ == "__main__":
+    main()

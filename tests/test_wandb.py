@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lit_triwave.loggers import WandbRows
+from lit_triwave.runs import Run
+from lit_triwave.wandb_segments import last_step, records, segments
+from tests.conftest import REPOSITORY
+from tests.faults import signal_at
+from tests.test_resume import assert_ends_alike, rows, state
+
+ONE_BY_ONE = ["--trainer.log_every_n_steps", "1"]
+
+
+@pytest.fixture(autouse=True)
+def wandb_mode(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")  # given back afterwards: a run takes it away
+
+
+def tracked(run: Path) -> list[dict[str, Any]]:
+    """The history of a run's offline segments, in the order in which `wandb sync` sends them."""
+    history = []
+    for path in segments(run, (run / "wandb_id").read_text().strip()):
+        for record in records(path):
+            if record.HasField("history"):
+                items = {
+                    item.key or ".".join(item.nested_key): json.loads(item.value_json) for item in record.history.item
+                }
+                history.append({"_step": record.history.step.num} | items)
+    return history
+
+
+def assert_complete(run: Path) -> None:
+    """Every step of metrics.csv is there once, in order, with the same values."""
+    history = tracked(run)
+    steps = [row["_step"] for row in history]
+    assert steps == sorted(set(steps))
+    assert all(row["trainer/global_step"] == row["_step"] for row in history)
+    logged: dict[int, dict[str, float]] = {}
+    for row in rows(run):
+        step = int(row.pop("step"))
+        logged.setdefault(step, {}).update({name: float(value) for name, value in row.items() if value})
+    assert steps == list(logged)
+    for row in history:
+        assert logged[row["_step"]] == {name: row[name] for name in logged[row["_step"]]}
+
+
+def test_a_run_that_is_stopped_twice_is_one_run_in_wandb(fit) -> None:
+    run = fit("r", *ONE_BY_ONE, *signal_at(1, 3), code=75)
+    first = (run / "wandb_id").read_text()
+    again = ["--ckpt_path", str(run / "checkpoints" / "last.ckpt")]
+    fit("", *ONE_BY_ONE, *again, *signal_at(6, 2, "SIGINT"), code=130)
+    assert not any("test/mse" in row for row in tracked(run))  # a test in the middle is no part of the run's course
+    fit("", *ONE_BY_ONE, *again)
+    assert len(segments(run, first.strip())) == 3
+    assert_complete(run)
+    assert "figures/fit.count" in tracked(run)[-1]
+    (run / "wandb_id").unlink()
+    fit("", *ONE_BY_ONE, *again)
+    assert (run / "wandb_id").read_text() == first  # the checkpoint knows it too
+
+
+def test_a_killed_run_sends_what_was_lost_and_nothing_twice(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "lit_triwave", "fit", "--config", "configs/x3_minus_x.yaml", *ONE_BY_ONE]
+    command += ["--model.replicas", "2", "--model.pretrain.epochs", "12", "--model.polish.epochs", "0"]
+    command += ["--data.batch_size", "100", "--run.root", str(tmp_path)]
+    command += ["--run.checkpoint_every", "5", "--run.id"]
+    # With a W&B process of its own, not that of the tests before.
+    environment = {name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"}
+    quiet: dict[str, Any] = {"cwd": REPOSITORY, "env": environment, "capture_output": True, "timeout": 120}
+    killed = subprocess.run([*command, "r", *signal_at(8, 1, "SIGKILL")], **quiet)
+    assert killed.returncode == -signal.SIGKILL
+    run = tmp_path / "x3_minus_x" / "r"
+    assert state(run)["epoch"] == 4
+    for last in ("r", "whole"):
+        done = subprocess.run([*command, last, "--ckpt_path", "last"], **quiet)
+        assert done.returncode == 0, done.stderr
+    assert_ends_alike(run.with_name("whole"), run)
+    assert_complete(run)
+
+
+class Recorder:
+    """Stands in for a W&B run."""
+
+    id = "x"
+
+    def __init__(self) -> None:
+        self.sent: list[tuple[int, dict[str, Any]]] = []
+
+    def log(self, row: dict[str, Any], step: int, commit: bool) -> None:
+        self.sent.append((step, row))
+
+
+@pytest.mark.parametrize("there", range(-1, 8))
+def test_whatever_wandb_has_it_ends_with_each_step_once(there: int, tmp_path: Path) -> None:
+    course = [(step, {"loss": step * 0.5}) for step in range(8)] + [(7, {"val": 1.0})]
+    run, wandb = Run("e", str(tmp_path), "r"), Recorder()
+    logger = WandbRows(run, wandb, there, course[:4])  # the checkpoint was taken after step 3
+    for step, metrics in course[4:]:
+        logger.log_metrics(metrics, step)
+    logger.finalize("success")
+    assert [step for step, _ in wandb.sent] == list(range(there + 1, 8))
+    assert wandb.sent[-1:] == ([(7, {"loss": 3.5, "val": 1.0, "trainer/global_step": 7})] if there < 7 else [])
+
+
+def test_a_torn_segment_is_read_as_far_as_it_goes(fit, tmp_path: Path) -> None:
+    run = fit("r", *ONE_BY_ONE)
+    name = (run / "wandb_id").read_text().strip()
+    (path,) = segments(run, name)
+    content, ends = path.read_bytes(), []
+    for size in range(len(content), 0, -997):
+        path.write_bytes(content[:size])
+        ends.append(last_step(run, name))
+    assert ends[0] == 50
+    assert ends == sorted(ends, reverse=True)
+    assert ends[-1] == -1
+    assert os.path.getsize(path) < 1000
