@@ -203,7 +203,7 @@ class TriwaveCLI(LightningCLI):
         if self.checkpoint is None and used and not self.begin_anew:
             raise TriwaveError(f"run {folder} exists: resume it with --ckpt_path, or give another --run.id")
         self.created = not folder.is_dir()
-        if self.subcommand == "fit":
+        if self.subcommand == "fit" and rank_zero_only.rank == 0:  # type: ignore[attr-defined]
             parameters = sum(value.numel() * value.element_size() for value in self.model.parameters())
             with self._leave_nothing_half_written():
                 open_run_folder(folder, 3 * parameters)  # with what Adam keeps of each
@@ -274,7 +274,9 @@ class TriwaveCLI(LightningCLI):
 
     def _loggers(self, course: dict[str, Any]) -> Any:
         rows = (self.checkpoint or {}).get("run", {}).get("rows", [])
-        identity = course | {"wandb_id": wandb_id(self.run.folder, self.checkpoint)}
+        # The first process decides: others may be faster, or see the folder later.
+        first = rank_zero_only.rank == 0  # type: ignore[attr-defined]
+        identity = course | {"wandb_id": wandb_id(self.run.folder, self.checkpoint) if first else ""}
         loggers: list[Any] = make_loggers(self.run, identity["wandb_id"], rows)
         self.trainer_defaults["callbacks"].append(RunRecord(identity, loggers[0].rows))
         return loggers
@@ -302,6 +304,9 @@ class TriwaveCLI(LightningCLI):
         if self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         if self.stopped is not None:
+            if rank_zero_only.rank > 0:  # type: ignore[attr-defined]
+                signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the first rank may leave, see `run`
+            self.trainer.strategy.barrier()
             self.trainer.loggers = []  # a test in the middle of a run is no part of its course
         if self.stopped in (None, signal.SIGINT):
             with self._stop_in_good_order():
@@ -451,8 +456,12 @@ def run(args: Sequence[str], started: float) -> int:
             },
             args=list(args),
         )
-        if cli.stopped is None or rank_zero_only.rank > 0:  # type: ignore[attr-defined]
-            return 0  # other ranks leave first, which must not look like a failure while the first is still writing
+        if cli.stopped is None:
+            return 0
+        if rank_zero_only.rank > 0:  # type: ignore[attr-defined]
+            # The first rank's exit code says what is wanted. srun and Lightning end the other ranks for such a code.
+            handlers[signal.SIGTERM] = signal.SIG_IGN
+            return 0
         return REQUEUE if cli.stopped == REQUEUE_SIGNAL else INTERRUPTED
     finally:
         finish_wandb()

@@ -12,12 +12,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
 import torch
 
+from lit_triwave.wandb_segments import segments
 from tests.conftest import REPOSITORY
+from tests.test_wandb import assert_complete
 
 INSTALLED = shutil.which("sbatch") is not None and shutil.which("munged") is not None and os.geteuid() == 0
 pytestmark = [
@@ -72,29 +75,31 @@ class Cluster:
         text = self.call("scontrol", "--oneliner", "show", "job", job)
         return dict(re.findall(r"(\w+)=(\S*)", text))
 
-    def wait(self, job: str, output: Path, seconds: float = 120) -> dict[str, str]:
-        """Until a job is over."""
-        deadline = time.monotonic() + seconds
-        while (state := self.state(job))["JobState"] not in STATES:
-            if state["JobState"] == "PENDING" and state["Reason"] == "BeginTime":
-                self.start_now(job)
-            assert time.monotonic() < deadline, f"{state}\n{output.read_text()}"
-            time.sleep(0.3)
+    def look(self, job: str, output: Path, deadline: float) -> dict[str, str]:
+        """A job's state now, before the deadline; a requeued job is started soon."""
+        state = self.state(job)
+        if state["JobState"] == "PENDING" and state["Reason"] == "BeginTime":
+            # SLURM lets it wait for two minutes, so that credentials of the first start are no longer believed. Those
+            # made in the same second would not be either.
+            if datetime.fromisoformat(state["StartTime"]) - datetime.now() > timedelta(seconds=10):
+                self.call("scontrol", "update", f"JobId={job}", "StartTime=now+2")
+        assert time.monotonic() < deadline, f"{state}\n{output.read_text()}"
+        time.sleep(0.3)
         return state
 
-    def start_now(self, job: str) -> None:
-        """SLURM lets a requeued job wait for two minutes."""
-        self.call("scontrol", "update", f"JobId={job}", "StartTime=now")
+    def wait(self, job: str, output: Path, seconds: float = 120) -> dict[str, str]:
+        """Until a job is over; returns its state."""
+        deadline = time.monotonic() + seconds
+        while (state := self.look(job, output, deadline))["JobState"] not in STATES:
+            pass
+        return state
 
-    def wait_for(self, pattern: str, output: Path, job: str, times: int = 1, seconds: float = 90) -> None:
+    def wait_for(self, pattern: str, output: Path, job: str, times: int = 1, seconds: float = 120) -> None:
         """Until a job's output has so many lines of a kind."""
         deadline = time.monotonic() + seconds
         while not output.is_file() or len(re.findall(pattern, output.read_text(), re.MULTILINE)) < times:
-            state = self.state(job)
-            if state["JobState"] == "PENDING" and state["Reason"] == "BeginTime":
-                self.start_now(job)
-            assert time.monotonic() < deadline and state["JobState"] not in STATES, f"{state}\n{output.read_text()}"
-            time.sleep(0.3)
+            state = self.look(job, output, deadline)["JobState"]
+            assert state not in STATES, f"{state}\n{output.read_text()}"
 
 
 @pytest.fixture(scope="session")
@@ -139,11 +144,11 @@ def test_two_nodes_train_as_one_process_does(cluster: Cluster, tmp_path: Path) -
 
 def test_a_job_that_is_requeued_three_times_is_one_run(cluster: Cluster, tmp_path: Path) -> None:
     output = tmp_path / "out"
-    args = ["slurm/fit.sbatch", CONFIG, *SMALL, *epochs(500, 500), "--run.root", str(tmp_path)]
+    args = ["slurm/fit.sbatch", CONFIG, *SMALL, *epochs(150, 150), "--run.root", str(tmp_path)]
     job = cluster.submit(output, "--nodes=2", *args, WANDB_MODE="offline")
     for start in range(3):
         cluster.wait_for(r"^W&B  ", output, job, times=start + 1)
-        cluster.wait_for(r"^\w+ +epoch \d+/500", output, job, times=start + 1)
+        cluster.wait_for(r"^\w+ +epoch \d+/150", output, job, times=start + 1)
         cluster.call("scancel", "--signal=USR1", job)  # what --signal=USR1@120 does before the time limit
         cluster.wait_for(r"^requeued after", output, job, times=start + 1)
     state = cluster.wait(job, output)
@@ -151,25 +156,27 @@ def test_a_job_that_is_requeued_three_times_is_one_run(cluster: Cluster, tmp_pat
     assert (state["JobState"], state["Restarts"]) == ("COMPLETED", "3"), said
     run = tmp_path / "x3_minus_x" / f"slurm-{job}"
     assert [path.name for path in run.parent.iterdir()] == [run.name]
-    assert steps(run) == list(range(1000 * STEPS))
+    assert steps(run) == list(range(300 * STEPS))
     resumed = [int(step) for step in re.findall(r"^resumed from .*, step (\d+)$", said, re.MULTILINE)]
-    assert len(resumed) == 3 and 0 < resumed[0] < resumed[1] < resumed[2] < 1000 * STEPS
-    segments = [path.name for path in (run / "wandb").glob("offline-run-*")]
-    assert len(segments) == 4
-    assert all(name.endswith(f"-{run.name}") for name in segments)
+    assert len(resumed) == 3 and 0 < resumed[0] < resumed[1] < resumed[2] < 300 * STEPS
+    assert len(list((run / "wandb").glob("offline-run-*"))) == 4
+    assert len(segments(run, (run / "wandb_id").read_text().strip())) == 4  # all of one run id
+    assert_complete(run)
     assert json.loads((run / "summary.json").read_text())["stage"] == "train"
 
 
 def test_a_pre_empted_job_gives_way_and_goes_on(cluster: Cluster, tmp_path: Path) -> None:
     output = tmp_path / "out"
-    args = ["slurm/fit.sbatch", CONFIG, *SMALL, *epochs(5, 500), "--run.root", str(tmp_path)]
-    job = cluster.submit(output, "--nodes=2", "--exclusive", *args)
+    args = ["slurm/fit.sbatch", CONFIG, *SMALL, *epochs(5, 100), "--run.root", str(tmp_path)]
+    job = cluster.submit(output, "--nodes=2", "--ntasks-per-node=1", "--cpus-per-task=2", *args)
     cluster.wait_for(r"^train ", output, job)
-    urgent = cluster.submit(tmp_path / "urgent", "--nodes=2", "--partition=urgent", "--wrap=sleep 1")
+    urgent = cluster.submit(
+        tmp_path / "urgent", "--nodes=2", "--cpus-per-task=2", "--partition=urgent", "--wrap=sleep 1"
+    )
     cluster.wait(urgent, tmp_path / "urgent", seconds=60)
     state = cluster.wait(job, output)
     assert (state["JobState"], state["Restarts"]) == ("COMPLETED", "1"), output.read_text()
-    assert steps(tmp_path / "x3_minus_x" / f"slurm-{job}") == list(range(505 * STEPS))
+    assert steps(tmp_path / "x3_minus_x" / f"slurm-{job}") == list(range(105 * STEPS))
 
 
 def test_scancel_saves_and_ends(cluster: Cluster, tmp_path: Path) -> None:
@@ -194,7 +201,9 @@ def test_a_killed_rank_ends_the_job_and_is_named(cluster: Cluster, tmp_path: Pat
     args = ["slurm/fit.sbatch", CONFIG, *SMALL, *epochs(5, 5000), "--run.root", str(tmp_path)]
     job = cluster.submit(output, "--nodes=2", *args)
     cluster.wait_for(r"^pretrain ", output, job)
-    pids = subprocess.run(["pgrep", "-f", f"lit_triwave fit .*{tmp_path}"], capture_output=True, text=True).stdout.split()
+    pids = subprocess.run(
+        ["pgrep", "-f", f"lit_triwave fit .*{tmp_path}"], capture_output=True, text=True
+    ).stdout.split()
     ranks = {environment(pid).get("SLURM_PROCID"): pid for pid in pids if "SLURM_STEP_ID" in environment(pid)}
     os.kill(int(ranks["1"]), signal.SIGKILL)
     state = cluster.wait(job, output, seconds=60)
@@ -224,25 +233,14 @@ def test_an_array_is_one_experiment(cluster: Cluster, tmp_path: Path) -> None:
     assert all("test/mse" in json.loads((run / "summary.json").read_text()) for run in runs)
 
 
-@pytest.mark.parametrize(
-    ("options", "says"),
-    [
-        (["--trainer.num_nodes", "3"], "error: trainer.num_nodes 3: SLURM's step has 2 (srun --nodes)"),
-        (["--trainer.devices", "3"], "error: trainer.devices 3: SLURM's step has 1 tasks on a node"),
-        (["--model.depth", "0"], "error: depth 0: at least 1"),
-    ],
-)
-def test_what_disagrees_with_the_allocation_is_named_once(
-    cluster: Cluster, tmp_path: Path, options: list[str], says: str
-) -> None:
+def test_what_disagrees_with_the_allocation_is_named_once(cluster: Cluster, tmp_path: Path) -> None:
     output = tmp_path / "out"
-    job = cluster.submit(
-        output, "--nodes=2", "slurm/fit.sbatch", CONFIG, *SMALL, "--run.root", str(tmp_path / "runs"), *options
-    )
+    options = ["--trainer.num_nodes", "3", "--run.root", str(tmp_path / "runs")]
+    job = cluster.submit(output, "--nodes=2", "slurm/fit.sbatch", CONFIG, *SMALL, *options)
     assert cluster.wait(job, output)["JobState"] == "FAILED"
-    assert output.read_text().count("error: ") - output.read_text().count("srun: error: ") == 1
-    assert says in output.read_text()
-    assert not (tmp_path / "runs").is_dir() or not any((tmp_path / "runs").iterdir())
+    errors = re.findall("^error: .*", output.read_text(), re.MULTILINE)
+    assert errors == ["error: trainer.num_nodes 3: SLURM's step has 2 (srun --nodes)"]
+    assert not any((tmp_path / "runs").iterdir())
 
 
 def test_one_process_for_each_gpu_and_data_on_the_nodes_own_disk(cluster: Cluster, tmp_path: Path) -> None:
@@ -267,4 +265,4 @@ def test_one_process_for_each_gpu_and_data_on_the_nodes_own_disk(cluster: Cluste
     assert "ranks         2, 2 on each node\n" in output.read_text()
     used = (tmp_path / "table" / f"slurm-{job}" / "config.yaml").read_text()
     assert f"path: {tmp_path}/scratch/lit_triwave-{job}/table.csv" in used
-    assert not any((tmp_path / "scratch").iterdir())
+    assert not list((tmp_path / "scratch").glob("lit_triwave-*"))
