@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # What fit.sbatch and array.sbatch share; they source it inside a job, in the folder that it was submitted from.
 #   LIT_TRIWAVE_VENV     virtual environment; .venv by default, and none if that is not there
 #   LIT_TRIWAVE_MODULES  environment modules to load first, such as "python/3.11 cuda"
@@ -35,7 +36,8 @@ fit() {
     if [ -n "${LIT_TRIWAVE_DATA:-}" ]; then
         local scratch=${SLURM_TMPDIR:-${TMPDIR:-/tmp}}/lit_triwave-$SLURM_JOB_ID
         echo "copying $LIT_TRIWAVE_DATA to $scratch on each node"
-        srun --nodes="$nodes" --ntasks="$nodes" --ntasks-per-node=1 --kill-on-bad-exit=1 --export=ALL \
+        # shellcheck disable=SC2016  # for the inner shell
+        srun --nodes="$nodes" --ntasks="$nodes" --ntasks-per-node=1 --kill-on-bad-exit=1 \
             bash -c 'mkdir -p "$1" && cp -rLu "$2" "$1/"' stage "$scratch" "${LIT_TRIWAVE_DATA%/}"
         arguments=("${arguments[@]/#${LIT_TRIWAVE_DATA%/}/$scratch/$(basename "$LIT_TRIWAVE_DATA")}")
     fi
