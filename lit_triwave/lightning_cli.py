@@ -46,7 +46,9 @@ from lit_triwave.runs import (
     latest_checkpoint,
     open_run_folder,
     place_run,
+    unsaved_run,
     wandb_id,
+    written_whole,
 )
 from lit_triwave.stages import Polish, Stage
 from lit_triwave.start import start_block
@@ -128,6 +130,11 @@ class SaveFitConfig(SaveConfigCallback):
             self.config.run.id = self.config.ckpt_path = None
             super().setup(trainer, pl_module, stage)
 
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        # Not by `save_to_log_dir`: a process killed then leaves half a file where a whole one was.
+        with written_whole(Path(trainer.default_root_dir) / "config.yaml") as partial:
+            self.parser.save(self.config, str(partial), skip_none=False, overwrite=True, multifile=False)
+
 
 class TriwaveCLI(LightningCLI):
     """`fit`, `validate`, `test`, `predict` in run folders `runs/<experiment>/<run id>/`.
@@ -140,6 +147,7 @@ class TriwaveCLI(LightningCLI):
     def __init__(self, started: float, **options: Any) -> None:
         self.started = started
         self.stopped: signal.Signals | None = None  # by which signal, before the run's end
+        self.wandb_id: str | None = None
         super().__init__(LightningModule, LightningDataModule, **options)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -170,6 +178,9 @@ class TriwaveCLI(LightningCLI):
             if checkpoint is None and not self.begin_anew:
                 raise TriwaveError(f"no checkpoint in {where}: run `fit` first, or give --ckpt_path FILE")
             say(f"no checkpoint in {where} yet: begins anew" if self.begin_anew else f"checkpoint: {checkpoint}")
+            left = unsaved_run(run.root, run.experiment) if self.subcommand == "fit" and run.id is None else None
+            if left is not None:
+                say(f"a later run was left before it saved: --run.id {left} --ckpt_path last begins it anew")
         if checkpoint is not None and not Path(checkpoint).is_file():
             raise TriwaveError(f"--ckpt_path {checkpoint}: no such file")
         self.checkpoint_path = None if checkpoint is None else Path(checkpoint)
@@ -207,8 +218,9 @@ class TriwaveCLI(LightningCLI):
             parameters = sum(value.numel() * value.element_size() for value in self.model.parameters())
             with self._leave_nothing_half_written():
                 open_run_folder(folder, 3 * parameters)  # with what Adam keeps of each
-            for partial in (folder / "checkpoints").glob("*.partial"):  # of a process that was killed while it saved
-                partial.unlink(missing_ok=True)
+            if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
+                for partial in (folder / "checkpoints").glob("*.partial"):  # of a process killed while it saved
+                    partial.unlink(missing_ok=True)
         os.environ[RUN_ID_VARIABLE] = str(self.run.id)
         callbacks: list[Callback] = []
         if self.subcommand == "fit":
@@ -230,7 +242,11 @@ class TriwaveCLI(LightningCLI):
             kwargs["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), AtomicCheckpointIO()]
             kwargs["plugins"] += distributed_plugins(config.trainer)
             if self.subcommand == "fit" and config.trainer.logger in (None, True):
-                kwargs["logger"] = self._loggers(course)
+                kwargs["logger"] = self._loggers()
+            if self.subcommand == "fit":
+                rows = kwargs["logger"][0].rows if "logger" in kwargs else []
+                identity = course | {"wandb_id": self.wandb_id}
+                callbacks.append(RunRecord(identity, rows))
             return super().instantiate_trainer(**kwargs)
 
     def _reporting(self, seed: int) -> list[Callback]:
@@ -272,14 +288,10 @@ class TriwaveCLI(LightningCLI):
                     folder.parent.rmdir()  # the experiment's, if it is empty
             raise
 
-    def _loggers(self, course: dict[str, Any]) -> Any:
-        rows = (self.checkpoint or {}).get("run", {}).get("rows", [])
-        # The first process decides: others may be faster, or see the folder later.
+    def _loggers(self) -> Any:
         first = rank_zero_only.rank == 0  # type: ignore[attr-defined]
-        identity = course | {"wandb_id": wandb_id(self.run.folder, self.checkpoint) if first else ""}
-        loggers: list[Any] = make_loggers(self.run, identity["wandb_id"], rows)
-        self.trainer_defaults["callbacks"].append(RunRecord(identity, loggers[0].rows))
-        return loggers
+        self.wandb_id = wandb_id(self.run.folder, self.checkpoint) if first else ""  # decided, tracked and saved there
+        return make_loggers(self.run, self.wandb_id, (self.checkpoint or {}).get("run", {}).get("rows", []))
 
     def before_fit(self) -> None:
         resumed = (self.checkpoint_path, self.checkpoint) if self.checkpoint_path and self.checkpoint else None
@@ -363,7 +375,8 @@ def check_same_model(checkpoint: dict[str, Any], model: LightningModule, leave_o
 
 def course_of(config: Namespace) -> dict[str, Any]:
     """What decides the course of a run besides the model, in containers that a checkpoint can hold."""
-    stages = {name: config.model.init_args.get(name) for name in STAGES}
+    arguments = config.model.get("init_args") or {}
+    stages = {name: arguments.get(name) for name in STAGES}
     course = {"seed_everything": config.seed_everything, "data": config.data, "model": stages}
     text = json.dumps(course, default=lambda value: vars(value) if hasattr(value, "__dict__") else str(value))
     content: dict[str, Any] = json.loads(text)
@@ -444,7 +457,7 @@ def run(args: Sequence[str], started: float) -> int:
             seed_everything_default=0,
             auto_configure_optimizers=False,
             save_config_callback=SaveFitConfig,
-            save_config_kwargs={"overwrite": True},
+            save_config_kwargs={"save_to_log_dir": False},
             trainer_defaults={
                 "max_epochs": -1,  # as many as the stages ask for
                 "log_every_n_steps": 10,

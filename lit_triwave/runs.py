@@ -148,6 +148,15 @@ def latest_checkpoint(root: str, experiment: str, run_id: str | None = None) -> 
     return max(found, key=lambda path: path.stat().st_mtime, default=None)
 
 
+def unsaved_run(root: str, experiment: str) -> str | None:
+    """The id of the newest run of an experiment if it has not saved a checkpoint yet."""
+    begun = (Path(root) / experiment).glob("*/config.yaml")
+    newest = max(begun, key=lambda path: path.stat().st_mtime, default=None)
+    if newest is None or (newest.parent / "checkpoints" / "last.ckpt").is_file():
+        return None
+    return newest.parent.name
+
+
 def place_run(run: Run, checkpoint: Path | None) -> Run:
     """Where a run belongs: in the run folder of its checkpoint, else in a new one unless an id was given."""
     if checkpoint is not None:

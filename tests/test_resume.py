@@ -179,6 +179,8 @@ def test_ckpt_path_last_with_an_id_begins_anew_where_nothing_was_saved(fit, caps
     assert_ends_alike(whole, run)
     shutil.rmtree(run / "checkpoints")
     (run / "summary.json").unlink()
+    fit("", "--ckpt_path", "last")  # takes the one with a checkpoint, and says so
+    assert "a later run was left before it saved: --run.id r" in capsys.readouterr().out
     fit("r", "--ckpt_path", "last")
     assert "begins anew" in capsys.readouterr().out
     assert_ends_alike(whole, run)

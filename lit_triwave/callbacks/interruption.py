@@ -65,6 +65,9 @@ class Interruption(Callback):
         # Again: Lightning has put a handler of SIGTERM in place that broadcasts to ranks which do not listen.
         self.install()
 
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.install()
+
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.trained = True
 
