@@ -239,7 +239,13 @@ def test_an_array_is_one_experiment(cluster: Cluster, tmp_path: Path) -> None:
         assert cluster.wait(f"{job}_{task}", output)["JobState"] == "COMPLETED", output.read_text()
     runs = sorted((tmp_path / "four").iterdir())
     assert [run.name for run in runs] == [f"slurm-{job}_{task}" for task in range(1, len(names) + 1)]
-    assert all("test/mse" in json.loads((run / "summary.json").read_text()) for run in runs)
+    cluster.call(sys.executable, "-m", "lit_triwave", "compare-runs", str(tmp_path / "four"))
+    with (tmp_path / "four" / "comparison.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["run"] for row in rows] == [run.name for run in runs]
+    assert [row["data.expression"] for row in rows] == ["x**3", "sin(x)", "x**11", "tanh(3*x)"]
+    for row, run in zip(rows, runs, strict=True):
+        assert float(row["test/mse"]) == json.loads((run / "summary.json").read_text())["test/mse"]
 
 
 def test_what_disagrees_with_the_allocation_is_named_once(cluster: Cluster, tmp_path: Path) -> None:
