@@ -17,7 +17,7 @@ from lit_triwave.lightning_cli import flat
 from lit_triwave.messages import OneLineParser
 from lit_triwave.runs import written_whole
 
-SHOWN = ("test/mse_min", "test/mse_mean", "test/accuracy", "test/loss", "wall_seconds")
+SHOWN = ("test/mse_min", "test/mse_mean", "test/accuracy", "test/loss")
 """Of the summaries; the file has everything."""
 MOST_SHOWN = 3  # fields of the configs
 PLACES = ("run.", "trainer.", "config")
@@ -80,9 +80,7 @@ def shown(rows: list[dict[str, Any]], names: Sequence[str]) -> Table:
     for name in columns:
         table.add_column(name.rpartition(".")[2], justify="right", overflow="fold")
     for row in rows:
-        values = (row.get(name) for name in columns)
-        texts = (
-            "" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value) for value in values
-        )
+        cells = (row.get(name, "") for name in columns)
+        texts = (f"{cell:.3g}" if isinstance(cell, float) else str(cell) for cell in cells)
         table.add_row(row["run"], *texts)
     return table
