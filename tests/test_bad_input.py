@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
+from pickle import UnpicklingError
 from types import SimpleNamespace
 
 import pytest
@@ -245,6 +246,8 @@ def test_a_broken_checkpoint_is_refused(tmp_path: Path, capsys) -> None:
     assert "cannot be read" in refuse(
         capsys, tmp_path / "r", "fit", *CONFIG, "--ckpt_path", str(tmp_path / "evil.ckpt")
     )
+    with pytest.raises(UnpicklingError):  # nor when Lightning asks for it
+        AtomicCheckpointIO().load_checkpoint(tmp_path / "evil.ckpt", weights_only=False)
     assert not (tmp_path / "pwned").exists()
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from benchmarks.resumability import main as measure_resumability
 from lit_triwave.callbacks.checkpoint import StageCheckpoint
 from tests.conftest import REPOSITORY
 from tests.faults import signal_at
@@ -193,3 +194,17 @@ def test_a_run_killed_in_its_test_is_as_if_it_had_not_been(fit) -> None:
     (run / "summary.json").unlink()
     fit("r", "--ckpt_path", "last")
     assert_ends_alike(whole, run)
+
+
+def test_the_script_that_kills_and_resumes_finds_no_difference() -> None:
+    command = [sys.executable, "-m", "benchmarks.kill_and_resume", "--times", "1"]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 of 1 bit-identical" in done.stdout
+
+
+def test_the_script_that_measures_resumability_saves_inside_an_epoch(monkeypatch, capsys) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    share = measure_resumability(["--turns", "1", "--epochs", "1"])
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "together" in line]
+    assert f"{share:+.2%}" in line
