@@ -17,16 +17,13 @@ from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch import Trainer
-from lightning.pytorch.utilities import rank_zero_only
 
 from lit_triwave.errors import TriwaveError
-from lit_triwave.messages import one_line
+from lit_triwave.messages import leave_it_to_the_first_rank, one_line
 
 WATCH_SECONDS = 0.5
 GONE_SECONDS = 3.0
 """How long a rank that has lost a connection leaves it to the watch to say which rank is gone."""
-SAME_ERROR_SECONDS = 10.0
-"""How long other ranks wait with their error: mostly the first rank has the same, says it and ends them."""
 LOST = re.compile("gloo|nccl|connection (was )?(closed|reset)|broken pipe|failed to recv", re.IGNORECASE)
 """What torch.distributed says when another rank is gone."""
 
@@ -111,11 +108,9 @@ def one_message() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        rank = getattr(rank_zero_only, "rank", None)
+        rank = leave_it_to_the_first_rank()
         if not rank:
             raise
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # by which srun ends the ranks that are left
-        time.sleep(SAME_ERROR_SECONDS)
         if LOST.search(str(error)):  # not this rank's fault; who started the ranks says which one is gone
             raise SystemExit(1) from error
         raise TriwaveError(f"on rank {rank}: {one_line(error)}") from error

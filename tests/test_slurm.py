@@ -248,14 +248,18 @@ def test_an_array_is_one_experiment(cluster: Cluster, tmp_path: Path) -> None:
         assert float(row["test/mse"]) == json.loads((run / "summary.json").read_text())["test/mse"]
 
 
-def test_what_disagrees_with_the_allocation_is_named_once(cluster: Cluster, tmp_path: Path) -> None:
-    output = tmp_path / "out"
-    options = ["--trainer.num_nodes", "3", "--run.root", str(tmp_path / "runs")]
-    job = cluster.submit(output, "--nodes=2", "slurm/fit.sbatch", CONFIG, *SMALL, *options)
-    assert cluster.wait(job, output)["JobState"] == "FAILED"
-    errors = re.findall("^error: .*", output.read_text(), re.MULTILINE)
-    assert errors == ["error: trainer.num_nodes 3: SLURM's step has 2 (srun --nodes)"]
-    assert not any((tmp_path / "runs").iterdir())
+def test_an_error_of_all_ranks_is_said_once(cluster: Cluster, tmp_path: Path) -> None:
+    for option, says in {
+        "--trainer.num_nodes=3": "trainer.num_nodes 3: SLURM's step has 2 (srun --nodes)",
+        "--model.replicas=many": "replicas: Expected a <class 'int'>",
+    }.items():
+        output = tmp_path / option
+        args = [CONFIG, *SMALL, "--run.root", str(tmp_path / "runs"), option]
+        job = cluster.submit(output, "--nodes=2", "slurm/fit.sbatch", *args)
+        assert cluster.wait(job, output)["JobState"] == "FAILED"
+        (error,) = re.findall("^error: .*", output.read_text(), re.MULTILINE)
+        assert says in error
+    assert not (tmp_path / "runs").exists() or not any((tmp_path / "runs").iterdir())
 
 
 def test_one_process_for_each_gpu_and_data_on_the_nodes_own_disk(cluster: Cluster, tmp_path: Path) -> None:
