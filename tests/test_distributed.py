@@ -116,7 +116,7 @@ def test_a_run_says_what_it_runs_on_and_ends_with_a_rank_that_is_killed(tmp_path
     pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, cwd=REPOSITORY, **pipes) as process:
         first, *rest = itertools.takewhile(lambda line: not line.startswith("pretrain"), process.stdout)
-        children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
         os.kill(int(children) if victim else process.pid, signal.SIGKILL)
         _, errors = process.communicate(timeout=60)  # returns when both have closed their outputs: both are gone
     assert first.startswith(f"run           {tmp_path}/digits/r, ")

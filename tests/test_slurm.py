@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -210,21 +211,22 @@ def test_a_killed_rank_ends_the_job_and_is_named(cluster: Cluster, tmp_path: Pat
     args = ["slurm/fit.sbatch", CONFIG, *SMALL, *epochs(5, 5000), "--run.root", str(tmp_path)]
     job = cluster.submit(output, "--nodes=2", *args)
     cluster.wait_for(r"^pretrain ", output, job)
-    pids = subprocess.run(
-        ["pgrep", "-f", f"lit_triwave fit .*{tmp_path}"], capture_output=True, text=True
-    ).stdout.split()
-    ranks = {environment(pid).get("SLURM_PROCID"): pid for pid in pids if "SLURM_STEP_ID" in environment(pid)}
-    os.kill(int(ranks["1"]), signal.SIGKILL)
+    os.kill(process_of(job, rank=1), signal.SIGKILL)
     state = cluster.wait(job, output, seconds=60)
     assert state["JobState"] == "FAILED"
     assert state["ExitCode"] != "0:0"
     assert re.search(r"n2: task 1: Killed", output.read_text())
 
 
-def environment(pid: str) -> dict[str, str]:
-    """The environment that a process was started with."""
-    pairs = Path(f"/proc/{pid}/environ").read_bytes().decode().split("\0")
-    return dict(pair.split("=", 1) for pair in pairs if "=" in pair)
+def process_of(job: str, rank: int) -> int:
+    """The process id of a rank, which is on this machine, as all nodes are."""
+    wanted = {f"SLURM_JOB_ID={job}", f"SLURM_PROCID={rank}", "SLURM_STEP_ID=0"}
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # gone in the meantime
+            variables = (folder / "environ").read_bytes().decode(errors="replace").split("\0")
+            if wanted <= set(variables) and b"lit_triwave" in (folder / "cmdline").read_bytes():
+                return int(folder.name)
+    raise AssertionError(f"no rank {rank} of job {job}")
 
 
 def test_an_array_is_one_experiment(cluster: Cluster, tmp_path: Path) -> None:
