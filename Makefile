@@ -25,7 +25,7 @@ fit-digits: setup
 	$(BIN)/python -m lit_triwave fit --config configs/digits.yaml
 
 test: setup
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 lint: setup
 	$(BIN)/ruff check .

@@ -28,8 +28,10 @@ from lit_triwave.callbacks.history import EpochHistory, SeedHistory
 from lit_triwave.callbacks.interruption import REQUEUE_SIGNAL, SIGNALS, Interruption
 from lit_triwave.callbacks.predictions import ClassCSV, PredictionCSV
 from lit_triwave.callbacks.progress import StageProgress
+from lit_triwave.callbacks.stage_switch import check_strategy
 from lit_triwave.callbacks.summary import ClassificationSummary, RegressionSummary
 from lit_triwave.cli import INTERRUPTED, REQUEUE
+from lit_triwave.cluster import cluster_environment, one_message, ranks_end_together, requeued
 from lit_triwave.errors import Interrupted, TrainingDiverged, TriwaveError
 from lit_triwave.loggers import finish_wandb, make_loggers, say
 from lit_triwave.messages import known_classes
@@ -40,6 +42,7 @@ from lit_triwave.networks import TriangleNetwork
 from lit_triwave.runs import (
     RUN_ID_VARIABLE,
     Run,
+    given_run_id,
     latest_checkpoint,
     open_run_folder,
     place_run,
@@ -48,6 +51,8 @@ from lit_triwave.runs import (
     written_whole,
 )
 from lit_triwave.stages import Polish, Stage
+from lit_triwave.start import start_block
+from lit_triwave.synchronized import SynchronizedBatchNorms
 
 LINKS = {
     "data.domain": "domain",
@@ -94,6 +99,8 @@ QUIET = (
     ".*Couldn't infer the batch indices.*",
     # The runs that make up a table keep what they need themselves.
     ".*no logger configured.*",
+    # Started without srun on purpose, or on a machine that has SLURM's commands only.
+    ".*The `srun` command is available.*",
     # No validation images were asked for.
     ".*Total length of `list` across ranks is zero.*",
     # Lightning 2.6 asks PyTorch's pytree in a way that PyTorch has since deprecated.
@@ -160,6 +167,9 @@ class TriwaveCLI(LightningCLI):
             files = [Path(str(path)).stem for path in config.get("config") or []]
             config.run.experiment = re.sub(r"[^\w.-]+", "_", files[0]) if files else "default"
         checkpoint = config.get("ckpt_path")
+        if self.subcommand == "fit" and checkpoint is None and requeued():
+            config.run.id = config.run.id or given_run_id()
+            checkpoint = config.run.id and "last"
         # A job that is always submitted with `--ckpt_path last --run.id ID` may have been killed before it saved.
         self.begin_anew = False
         if checkpoint == "last" or (checkpoint is None and self.subcommand != "fit"):
@@ -176,6 +186,10 @@ class TriwaveCLI(LightningCLI):
         if checkpoint is not None and not Path(checkpoint).is_file():
             raise TriwaveError(f"--ckpt_path {checkpoint}: no such file")
         self.checkpoint_path = None if checkpoint is None else Path(checkpoint)
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        with ranks_end_together(self.trainer):
+            super()._run_subcommand(subcommand)
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         arguments: dict[str, Any] = super()._prepare_subcommand_kwargs(subcommand)
@@ -194,6 +208,8 @@ class TriwaveCLI(LightningCLI):
             if self.subcommand == "fit":
                 check_same_course(self.checkpoint, course)
             check_same_model(self.checkpoint, self.model)
+        if self.subcommand == "fit":
+            check_strategy(config.trainer.strategy, self.model)
         if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
             # Lightning does so too, once the run has a folder and a W&B run: a download that fails should leave none.
             self.datamodule.prepare_data()
@@ -203,7 +219,7 @@ class TriwaveCLI(LightningCLI):
         if self.checkpoint is None and used and not self.begin_anew:
             raise TriwaveError(f"run {folder} exists: resume it with --ckpt_path, or give another --run.id")
         self.created = not folder.is_dir()
-        if self.subcommand == "fit":
+        if self.subcommand == "fit" and rank_zero_only.rank == 0:  # type: ignore[attr-defined]
             parameters = sum(value.numel() * value.element_size() for value in self.model.parameters())
             with self._leave_nothing_half_written():
                 open_run_folder(folder, 3 * parameters)  # with what Adam keeps of each
@@ -229,6 +245,7 @@ class TriwaveCLI(LightningCLI):
         with self._leave_nothing_half_written():
             plugins = config.trainer.plugins or []
             kwargs["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), AtomicCheckpointIO()]
+            kwargs["plugins"] += distributed_plugins(config.trainer)
             if self.subcommand == "fit" and config.trainer.logger in (None, True):
                 kwargs["logger"] = self._loggers()
             if self.subcommand == "fit":
@@ -282,8 +299,8 @@ class TriwaveCLI(LightningCLI):
         return make_loggers(self.run, self.wandb_id, (self.checkpoint or {}).get("run", {}).get("rows", []))
 
     def before_fit(self) -> None:
-        where = f"resumed from {self.checkpoint_path}" if self.checkpoint else "new run"
-        say(f"run {self.run.folder}: {where}, {describe(self.model)}")
+        resumed = (self.checkpoint_path, self.checkpoint) if self.checkpoint_path and self.checkpoint else None
+        say(start_block(self.trainer, self.model, self.datamodule, self.run.folder, resumed))
 
     def fit(self, **arguments: Any) -> None:
         """`trainer.fit`."""
@@ -304,6 +321,9 @@ class TriwaveCLI(LightningCLI):
         if self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         if self.stopped is not None:
+            if rank_zero_only.rank > 0:  # type: ignore[attr-defined]
+                signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the first rank may leave, see `run`
+            self.trainer.strategy.barrier()
             self.trainer.loggers = []  # a test in the middle of a run is no part of its course
         try:
             if self.stopped in (None, signal.SIGINT):
@@ -322,9 +342,11 @@ class TriwaveCLI(LightningCLI):
         return f"go on with:\n{shlex.join([*command, '--ckpt_path', f'{folder}/checkpoints/last.ckpt'])}"
 
 
-def describe(model: LightningModule) -> str:
-    """What is about to be trained."""
-    return f"{sum(parameter.numel() for parameter in model.parameters())} parameters"
+def distributed_plugins(trainer: Namespace) -> list[Any]:
+    """How processes find each other and how batch norms agree, for a trainer's configuration."""
+    environment = cluster_environment(trainer.num_nodes)
+    found = [] if environment is None else [environment]
+    return [*found, SynchronizedBatchNorms()] if trainer.sync_batchnorm else found
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -413,10 +435,13 @@ def quiet() -> None:
     """Keeps what Lightning says of itself, and warnings that are none here, from the user's sight."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    # Says that a process which it started is gone, before it ends the others, should it be the first to see that.
+    logging.getLogger("lightning.fabric.strategies.launchers.subprocess_script").setLevel(logging.INFO)
     for message in QUIET:
         warnings.filterwarnings("ignore", message=message)
 
 
+@one_message()
 def run(args: Sequence[str], started: float) -> int:
     """Parses and runs one command in a process that started at `started`; returns the exit code."""
     quiet()
@@ -448,11 +473,16 @@ def run(args: Sequence[str], started: float) -> int:
                 "check_val_every_n_epoch": 50,
                 "num_sanity_val_steps": 0,
                 "use_distributed_sampler": False,  # the data modules shard their batches themselves
+                "sync_batchnorm": True,  # ranks train as one process does on the same global batch
                 "enable_model_summary": False,
             },
             args=list(args),
         )
         if cli.stopped is None:
+            return 0
+        if rank_zero_only.rank > 0:  # type: ignore[attr-defined]
+            # The first rank's exit code says what is wanted. srun and Lightning end the other ranks for such a code.
+            handlers[signal.SIGTERM] = signal.SIG_IGN
             return 0
         return REQUEUE if cli.stopped == REQUEUE_SIGNAL else INTERRUPTED
     finally:

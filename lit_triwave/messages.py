@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import inspect
 import re
+import signal
+import time
 from collections.abc import Iterable
 from typing import Any, NoReturn
 
 from lightning.pytorch.cli import LightningArgumentParser
+from lightning.pytorch.utilities import rank_zero_only
 
 from lit_triwave.errors import TriwaveError, did_you_mean
 
 # How jsonargparse wraps the one line that matters when an argument may be of several types.
 LONGEST = 350  # characters of a line; torch lists every tensor of a checkpoint that does not fit
+SAME_ERROR_SECONDS = 10.0  # the first rank may have a Weights & Biases run to end
 WORKER = "in DataLoader worker process"
 WRAPPING = ("Does not validate against", "Subtypes:", "Errors:", "Expected a <class 'NoneType'>", "Given value")
 
@@ -41,6 +45,7 @@ class OneLineParser(LightningArgumentParser):
             text += self._near_match(next(group for group in unknown.groups() if group))
         if re.search(r"required: \w+\.(data|model)", text):
             text = "a config is needed: --config FILE, for example configs/x3_minus_x.yaml"
+        leave_it_to_the_first_rank()
         self.exit(2, f"error: {text}\n")
         raise SystemExit(2)  # `exit` does not return; its annotation does not say so
 
@@ -48,6 +53,19 @@ class OneLineParser(LightningArgumentParser):
         known = {name for kind in self.classes for name in inspect.signature(kind).parameters}
         last = key.split(".")[-1]
         return "" if last in known else did_you_mean(last, known)
+
+
+def leave_it_to_the_first_rank() -> int:
+    """Gives the first rank the time to say an error, which mostly all have, and to end the others with its own end.
+
+    Returns:
+        The rank of this process.
+    """
+    rank = int(getattr(rank_zero_only, "rank", None) or 0)
+    if rank > 0:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # by which srun ends the ranks that are left
+        time.sleep(SAME_ERROR_SECONDS)
+    return rank
 
 
 def condense(message: str) -> str:

@@ -64,16 +64,25 @@ class Run:
         return Path(self.root) / self.experiment / self.id
 
 
-def new_run_id() -> str:
-    """An id that all processes of a distributed run agree on.
+def given_run_id() -> str | None:
+    """The id that whoever started this process has decided, None if no one has.
 
-    Of the form 20260131-235959-1a2b: it sorts by time, and random digits keep runs apart that start in the same second.
+    SLURM's is the same for all tasks of a step, and after a requeue.
     """
     if os.environ.get(RUN_ID_VARIABLE):
         return os.environ[RUN_ID_VARIABLE]
-    if int(os.environ.get("SLURM_NTASKS", "1")) > 1 and "SLURM_STEP_ID" in os.environ:
+    if int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
         return f"slurm-{os.environ['SLURM_JOB_ID']}.{os.environ['SLURM_STEP_ID']}"
-    return f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+    return None
+
+
+def new_run_id() -> str:
+    """An id that all processes of a distributed run agree on.
+
+    If none is given, of the form 20260131-235959-1a2b: it sorts by time, and random digits keep runs apart that start
+    in the same second.
+    """
+    return given_run_id() or f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
 
 
 def wandb_id(folder: Path, checkpoint: dict[str, Any] | None) -> str:

@@ -5,7 +5,8 @@ import os
 # One thread a process: the tests run in parallel, and these networks are small. Children inherit it.
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["WANDB_MODE"] = "disabled"
-for variable in ("SLURM_JOB_ID", "LIT_TRIWAVE_RUN_ID", "WANDB_API_KEY"):
+job = [name for name in os.environ if name.startswith("SLURM_") and name != "SLURM_CONF"]  # that runs these tests
+for variable in (*job, "LIT_TRIWAVE_RUN_ID", "WANDB_API_KEY"):
     os.environ.pop(variable, None)
 
 from collections.abc import Callable  # noqa: E402

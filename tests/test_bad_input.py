@@ -83,6 +83,31 @@ def test_a_bad_value_gets_one_line_that_names_it(args: list[str], says: str, tmp
     assert says in refuse(capsys, tmp_path, "fit", *CONFIG, *args)
 
 
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["--trainer.num_nodes", "3"], "trainer.num_nodes 3: SLURM's step has 2"),
+        (["--trainer.num_nodes", "2", "--trainer.devices", "4"], "trainer.devices 4: SLURM's step has 2 and 3 tasks"),
+    ],
+)
+def test_what_disagrees_with_an_allocation_is_named(
+    args: list[str], says: str, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = {"NUM_NODES": "2", "NUM_TASKS": "5", "TASKS_PER_NODE": "3,2", "ID": "0", "NODELIST": "n[1-2]"}
+    for name, value in {f"SLURM_STEP_{name}": value for name, value in step.items()}.items():
+        monkeypatch.setenv(name, value)
+    for name in ("SLURM_JOB_ID", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID"):
+        monkeypatch.setenv(name, "0")
+    assert says in refuse(capsys, tmp_path, "fit", *CONFIG, *args)
+
+
+def test_several_nodes_without_srun_are_refused(tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "7")  # as in the shell that salloc gives
+    assert "1 node of SLURM job 7; start it by srun" in refuse(
+        capsys, tmp_path, "fit", *CONFIG, "--trainer.num_nodes", "2"
+    )
+
+
 def test_a_missing_or_broken_config_is_named(tmp_path: Path, capsys) -> None:
     assert "absent.yaml" in refuse(capsys, tmp_path, "fit", "--config", "absent.yaml")
     broken = tmp_path / "broken.yaml"

@@ -1,34 +1,59 @@
 from __future__ import annotations
 
+import itertools
 import json
+import os
+import re
+import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from lit_triwave.cli import main
 from tests.conftest import REPOSITORY
+from tests.test_resume import rows
+
+TWO = ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
 
 
-def fit(root: Path, name: str, *args: str) -> Path:
-    """`fit` in processes of its own, for a number of points that does not divide by the ranks."""
-    small = ["--model.replicas", "3", "--model.pretrain.epochs", "6", "--model.train.epochs", "6", "--run.id", name]
-    small += ["--data.points", "203", "--data.batch_size", "67", "--run.root", str(root), "--model.polish.epochs", "0"]
-    command = [sys.executable, "-m", "lit_triwave", "fit", "--config", "configs/x3_minus_x.yaml", *small, *args]
+FIT = [sys.executable, "-m", "lit_triwave", "fit", "--config"]
+
+
+def run(root: Path, config: str, name: str, *args: str) -> Path:
+    """`fit` in processes of its own."""
+    command = [*FIT, config, "--run.root", str(root), "--run.id", name, *args]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
     assert "Warning" not in done.stderr
     assert "recommended" not in done.stderr
-    return root / "x3_minus_x" / name
+    return root / Path(config).stem / name
+
+
+def fit(root: Path, name: str, *args: str) -> Path:
+    """A small regression, for a number of points that does not divide by the ranks."""
+    small = ["--model.replicas", "3", "--model.pretrain.epochs", "6", "--model.train.epochs", "6"]
+    small += ["--data.points", "203", "--data.batch_size", "67", "--model.polish.epochs", "0"]
+    return run(root, "configs/x3_minus_x.yaml", name, *small, *args)
+
+
+def classify(root: Path, name: str, *args: str) -> Path:
+    """A small classifier, with batch norms in its backbone and in its head."""
+    small = ["--model.channels", "[4, 4]", "--model.num_nets", "6", "--model.pretrain.epochs", "1"]
+    small += ["--model.train.epochs", "1", "--trainer.precision", "64-true", "--trainer.log_every_n_steps", "1"]
+    return run(root, "configs/digits.yaml", name, *small, *args)
 
 
 def largest_difference(a: Path, b: Path) -> float:
     """The largest difference of any parameter or buffer, relative to the largest value of its tensor."""
     one, two = (torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"] for run in (a, b))
     assert one.keys() == two.keys()
-    assert one["best_replica"] == two["best_replica"]
+    assert one.get("best_replica") == two.get("best_replica")
     pairs = [(one[key].double(), two[key].double()) for key in one]
     return max(float((x - y).abs().max() / x.abs().max().clamp_min(1e-300)) for x, y in pairs)
 
@@ -41,7 +66,7 @@ POLISH = ["--data.batch_size", "null", "--model.polish.epochs", "6", "--model.po
 )
 def test_two_ddp_processes_train_as_one_through_all_stages(tmp_path: Path, options: list[str]) -> None:
     one = fit(tmp_path, "one", *options)
-    two = fit(tmp_path, "two", *options, "--trainer.devices", "2", "--trainer.strategy", "ddp")
+    two = fit(tmp_path, "two", *options, *TWO)
     assert largest_difference(one, two) < 1e-6
     a, b = (json.loads((run / "summary.json").read_text()) for run in (one, two))
     assert a.keys() == b.keys()
@@ -54,5 +79,81 @@ def test_a_checkpoint_of_one_process_resumes_in_two(tmp_path: Path) -> None:
     whole = fit(tmp_path, "whole")
     stopped = fit(tmp_path, "stopped", "--trainer.max_epochs", "6")  # the switch is still to come
     checkpoint = str(stopped / "checkpoints" / "last.ckpt")
-    fit(tmp_path, "ignored", "--ckpt_path", checkpoint, "--trainer.devices", "2", "--trainer.strategy", "ddp")
+    fit(tmp_path, "ignored", "--ckpt_path", checkpoint, *TWO)
     assert largest_difference(whole, stopped) < 1e-6
+
+
+@pytest.mark.parametrize("release", ["blocks", "dense"])
+def test_two_processes_train_a_classifier_as_one_through_all_stages(tmp_path: Path, release: str) -> None:
+    # That it trains at all shows that no stage pays for parameters of another: `ddp` looks for no unused ones, and
+    # raises in the second step if there is one.
+    one = classify(tmp_path, "one", "--model.release", release)
+    two = classify(tmp_path, "two", "--model.release", release, *TWO)
+    assert largest_difference(one, two) < 1e-6
+    a, b = (json.loads((run / "summary.json").read_text()) for run in (one, two))
+    assert a["test/loss"] == pytest.approx(b["test/loss"], rel=1e-6)
+    losses = [[float(row["train/loss"]) for row in rows(run) if row["train/loss"]] for run in (one, two)]
+    assert len(losses[0]) == 2 * 22
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+
+
+BLOCK = """\
+resumed from  nothing, a new run
+nodes         1 ({host})
+ranks         2, 2 on each node
+devices       2 × cpu
+strategy      DDP (gloo)
+precision     32-true
+global batch  64
+W&B           disabled
+"""
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_run_says_what_it_runs_on_and_ends_with_a_rank_that_is_killed(tmp_path: Path, victim: int) -> None:
+    command = [*FIT, "configs/digits.yaml", "--run.root", str(tmp_path), "--run.id", "r", *TWO]
+    command += ["--model.pretrain.epochs", "5"]
+    pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, cwd=REPOSITORY, **pipes) as process:
+        first, *rest = itertools.takewhile(lambda line: not line.startswith("pretrain"), process.stdout)
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
+        os.kill(int(children) if victim else process.pid, signal.SIGKILL)
+        _, errors = process.communicate(timeout=60)  # returns when both have closed their outputs: both are gone
+    assert first.startswith(f"run           {tmp_path}/digits/r, ")
+    assert "".join(rest) == BLOCK.format(host=socket.gethostname())
+    assert process.returncode != 0
+    assert re.search(rf"^error: rank {victim} was killed", errors, re.MULTILINE)
+
+
+def test_a_port_in_use_is_named_once(tmp_path: Path) -> None:
+    with socket.create_server(("", 0)) as server:
+        port = str(server.getsockname()[1])
+        command = [*FIT, "configs/digits.yaml", "--run.root", str(tmp_path), *TWO]
+        environment = os.environ | {"MASTER_PORT": port}
+        done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    assert done.stderr.strip() == f"error: MASTER_PORT {port}, where the ranks meet, is in use: set it to a free port"
+
+
+def test_an_error_of_all_ranks_is_said_once(tmp_path: Path) -> None:
+    command = [*FIT, "configs/digits.yaml", "--run.root", str(tmp_path), *TWO, "--data.batch_size", "63"]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    assert done.stderr.strip() == "error: batch_size 63: a multiple of the 2 ranks"
+
+
+SHARDING = ["--trainer.strategy=fsdp"]
+SHARDING += ["--trainer.strategy.class_path=lightning.pytorch.strategies.ModelParallelStrategy"]
+
+
+@pytest.mark.parametrize("strategy", SHARDING, ids=["fsdp", "fsdp2"])
+@pytest.mark.parametrize("config", ["digits", "x3_minus_x"])
+def test_strategies_that_shard_are_refused_before_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys, config: str, strategy: str
+) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    options = ["--run.root", str(tmp_path), "--trainer.devices", "2", strategy]
+    assert main(["fit", "--config", f"configs/{config}.yaml", *options]) == 1
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert re.match(r"error: strategy \w+: it shards .* use ddp", line)
+    assert not list(tmp_path.iterdir())

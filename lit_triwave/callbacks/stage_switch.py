@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy, Strategy, StrategyRegistry
 from torch.optim import Optimizer
 
 from lit_triwave.errors import TriwaveError
@@ -61,20 +61,33 @@ def keep_state(before: Sequence[Optimizer], after: Sequence[Optimizer]) -> None:
                         new.state[parameter] = old.state[parameter]
 
 
-def renew_strategy(trainer: Trainer) -> None:
-    """Wraps the module and makes optimizers and schedules anew, after its parameters were exchanged.
+def check_strategy(strategy: str | Strategy, module: LightningModule) -> None:
+    """Refuses, before anything is trained, a strategy under which a module could not enter its second stage.
+
+    Args:
+        strategy: what the trainer is asked for.
+        module: that is going to be trained.
 
     Raises:
-        TriwaveError: for a strategy that shards parameters; it cannot exchange them in the middle of a run.
+        TriwaveError: it shards parameters (FSDP, DeepSpeed, tensor parallelism).
     """
+    stages = [name for name, stage in getattr(module, "stages", {}).items() if stage.epochs]
+    kind = type(strategy)
+    if isinstance(strategy, str):
+        kind = StrategyRegistry[strategy]["strategy"] if strategy in StrategyRegistry else DDPStrategy
+    if len(stages) > 1 and not issubclass(kind, (DDPStrategy, SingleDeviceStrategy)):
+        raise TriwaveError(
+            f"strategy {strategy if isinstance(strategy, str) else kind.__name__}: it shards the parameters that there "
+            f"are at the start, and the stages {' and '.join(stages)} have different ones: use ddp"
+        )
+
+
+def renew_strategy(trainer: Trainer) -> None:
+    """Wraps the module and makes optimizers and schedules anew, after its parameters were exchanged."""
     strategy = trainer.strategy
     if isinstance(strategy, DDPStrategy):
         module = trainer.lightning_module
         assert isinstance(module, LightningModule)
         strategy.model = module
         strategy.configure_ddp()
-    elif not isinstance(strategy, SingleDeviceStrategy):
-        raise TriwaveError(
-            f"strategy {type(strategy).__name__} cannot exchange parameters between stages: use ddp or a single device"
-        )
     strategy.setup_optimizers(trainer)

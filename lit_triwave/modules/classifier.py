@@ -180,7 +180,7 @@ class ImageClassifier(StagedModule):
         if self.device.type == "cpu" or logged or len(self._unchecked) >= 50:
             self.check_losses()
         if logged:  # `log` takes a millisecond, and the other steps' values would be written nowhere
-            self.log("train/loss", value)
+            self.log("train/loss", value, sync_dist=True)
         return {"loss": loss}
 
     def _is_logged(self, batch_idx: int) -> bool:

@@ -1,0 +1,289 @@
+"""On a real SLURM of two nodes (tests/slurm/cluster), started for these tests where SLURM is installed."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import torch
+
+from lit_triwave.wandb_segments import segments
+from tests.conftest import REPOSITORY
+from tests.test_wandb import assert_complete
+
+INSTALLED = shutil.which("sbatch") is not None and shutil.which("munged") is not None and os.geteuid() == 0
+pytestmark = [
+    pytest.mark.skipif(not INSTALLED, reason="needs root, and apt-get install slurm-wlm munge"),
+    pytest.mark.xdist_group("slurm"),  # one cluster is enough
+]
+
+CONFIG = "configs/x3_minus_x.yaml"
+SMALL = ["--model.replicas", "3", "--model.polish.epochs", "0", "--data.points", "203", "--data.batch_size", "67"]
+SMALL += ["--trainer.log_every_n_steps", "1", "--trainer.check_val_every_n_epoch", "1000"]
+STEPS = 4  # of an epoch
+STATES = {"COMPLETED", "CANCELLED", "FAILED", "TIMEOUT", "PREEMPTED", "NODE_FAIL"}
+
+
+def epochs(pretrain: int, train: int) -> list[str]:
+    return ["--model.pretrain.epochs", str(pretrain), "--model.train.epochs", str(train)]
+
+
+class Cluster:
+    """What a user types on the login node.
+
+    Args:
+        folder: of the cluster's own files.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.environment = os.environ | {
+            "SLURM_CONF": str(folder / "slurm.conf"),
+            "LIT_TRIWAVE_VENV": sys.prefix,
+            "WANDB_MODE": "disabled",
+            "PYTHONUNBUFFERED": "1",
+        }
+        self.hurried: set[tuple[str, str]] = set()  # jobs, and which of their restarts
+
+    def call(self, *command: str, code: int = 0, **environment: str) -> str:
+        done = subprocess.run(
+            command,
+            cwd=REPOSITORY,
+            env=self.environment | environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=120,
+        )
+        assert done.returncode == code, done.stdout
+        return done.stdout
+
+    def submit(self, output: Path, *args: str, **environment: str) -> str:
+        """`sbatch`; returns the job's id."""
+        return self.call("sbatch", "--parsable", f"--output={output}", *args, **environment).strip()
+
+    def state(self, job: str) -> dict[str, str]:
+        text = self.call("scontrol", "--oneliner", "show", "job", job)
+        return dict(re.findall(r"(\w+)=(\S*)", text))
+
+    def look(self, job: str, output: Path, deadline: float) -> dict[str, str]:
+        """A job's state now, before the deadline; a requeued job is started soon."""
+        state = self.state(job)
+        # SLURM lets it wait for two minutes, so that credentials of the first start are no longer believed. Those made
+        # in the same second would not be either.
+        waits = state["JobState"] == "PENDING" and state["Reason"] == "BeginTime"
+        if waits and (job, state["Restarts"]) not in self.hurried:
+            self.hurried.add((job, state["Restarts"]))
+            self.call("scontrol", "update", f"JobId={job}", "StartTime=now+2")
+        assert time.monotonic() < deadline, f"{state}\n{output.read_text()}"
+        time.sleep(0.3)
+        return state
+
+    def wait(self, job: str, output: Path, seconds: float = 120) -> dict[str, str]:
+        """Until a job is over; returns its state."""
+        deadline = time.monotonic() + seconds
+        while (state := self.look(job, output, deadline))["JobState"] not in STATES:
+            pass
+        return state
+
+    def wait_for(self, pattern: str, output: Path, job: str, times: int = 1, seconds: float = 120) -> None:
+        """Until a job's output has so many lines of a kind."""
+        deadline = time.monotonic() + seconds
+        while not output.is_file() or len(re.findall(pattern, output.read_text(), re.MULTILINE)) < times:
+            state = self.look(job, output, deadline)["JobState"]
+            assert state not in STATES, f"{state}\n{output.read_text()}"
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    folder = tmp_path_factory.mktemp("slurm")
+    script = str(REPOSITORY / "tests" / "slurm" / "cluster")
+    # Its daemons would hold a pipe open for as long as they live.
+    with (folder / "up.log").open("w") as log:
+        started = subprocess.run([script, "up", str(folder)], stdout=log, stderr=log, timeout=60)
+    try:
+        assert started.returncode == 0, (folder / "up.log").read_text()
+        yield Cluster(folder)
+    finally:
+        subprocess.run([script, "down", str(folder)], capture_output=True, timeout=60)
+
+
+def steps(run: Path) -> list[int]:
+    """The steps whose training metrics were logged, in the order of the file."""
+    with (run / "metrics.csv").open() as file:
+        return [int(row["step"]) for row in csv.DictReader(file) if row["train/mse_min"]]
+
+
+def test_the_scripts_are_sound_shell() -> None:
+    if shutil.which("shellcheck") is None:
+        pytest.skip("needs apt-get install shellcheck")
+    scripts = ["slurm/job.sh", "slurm/fit.sbatch", "slurm/array.sbatch", "tests/slurm/cluster", ".ci/run"]
+    done = subprocess.run(["shellcheck", "-x", *scripts], cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+def test_two_nodes_train_as_one_process_does(cluster: Cluster, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    args = ["slurm/fit.sbatch", CONFIG, *SMALL, *epochs(5, 5), "--run.root", str(tmp_path)]
+    job = cluster.submit(output, "--nodes=2", *args)
+    assert cluster.wait(job, output)["JobState"] == "COMPLETED", output.read_text()
+    alone = ["fit", "--config", CONFIG, *SMALL, *epochs(5, 5), "--run.root", str(tmp_path), "--run.id", "one"]
+    # In an allocation, but not started by srun: SLURM's variables must not make it wait for others.
+    cluster.call("salloc", "--ntasks=2", sys.executable, "-m", "lit_triwave", *alone)
+    one, two = (
+        torch.load(tmp_path / "x3_minus_x" / name / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+        for name in ("one", f"slurm-{job}")
+    )
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, rtol=1e-6, atol=1e-9, equal_nan=True)
+    said = output.read_text()
+    assert f"run           {tmp_path}/x3_minus_x/slurm-{job}, " in said
+    assert "nodes         2 (n[1-2])\nranks         2, 1 on each node\n" in said
+    assert "Warning" not in said
+
+
+def test_a_job_that_is_requeued_three_times_is_one_run(cluster: Cluster, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    args = ["slurm/fit.sbatch", CONFIG, *SMALL, *epochs(150, 150), "--run.root", str(tmp_path)]
+    job = cluster.submit(output, "--nodes=2", *args, WANDB_MODE="offline")
+    for start in range(3):
+        cluster.wait_for(r"^W&B  ", output, job, times=start + 1)
+        cluster.wait_for(r"^\w+ +epoch \d+/150", output, job, times=start + 1)
+        cluster.call("scancel", "--signal=USR1", job)  # what --signal=USR1@120 does before the time limit
+        cluster.wait_for(r"^requeued after", output, job, times=start + 1)
+    state = cluster.wait(job, output)
+    said = output.read_text()
+    assert (state["JobState"], state["Restarts"]) == ("COMPLETED", "3"), said
+    run = tmp_path / "x3_minus_x" / f"slurm-{job}"
+    assert [path.name for path in run.parent.iterdir()] == [run.name]
+    assert steps(run) == list(range(300 * STEPS))
+    resumed = [int(step) for step in re.findall(r"^resumed from .*, step (\d+)$", said, re.MULTILINE)]
+    assert len(resumed) == 3 and 0 < resumed[0] < resumed[1] < resumed[2] < 300 * STEPS
+    assert len(list((run / "wandb").glob("offline-run-*"))) == 4
+    assert len(segments(run, (run / "wandb_id").read_text().strip())) == 4  # all of one run id
+    assert_complete(run)
+    assert json.loads((run / "summary.json").read_text())["stage"] == "train"
+
+
+def test_a_pre_empted_job_gives_way_and_goes_on(cluster: Cluster, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    args = ["slurm/fit.sbatch", CONFIG, *SMALL, *epochs(5, 100), "--run.root", str(tmp_path)]
+    job = cluster.submit(output, "--nodes=2", "--ntasks-per-node=1", "--cpus-per-task=2", *args)
+    cluster.wait_for(r"^train ", output, job)
+    urgent = cluster.submit(
+        tmp_path / "urgent", "--nodes=2", "--cpus-per-task=2", "--partition=urgent", "--wrap=sleep 1"
+    )
+    cluster.wait(urgent, tmp_path / "urgent", seconds=60)
+    state = cluster.wait(job, output)
+    assert (state["JobState"], state["Restarts"]) == ("COMPLETED", "1"), output.read_text()
+    assert steps(tmp_path / "x3_minus_x" / f"slurm-{job}") == list(range(105 * STEPS))
+
+
+def test_scancel_saves_and_ends(cluster: Cluster, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    args = ["slurm/fit.sbatch", CONFIG, *SMALL, *epochs(5, 5000), "--run.root", str(tmp_path)]
+    job = cluster.submit(output, "--nodes=2", *args)
+    cluster.wait_for(r"^pretrain ", output, job)
+    cluster.call("scancel", job)
+    state = cluster.wait(job, output, seconds=30)
+    assert (state["JobState"], state["Restarts"]) == ("CANCELLED", "0")
+    time.sleep(1)
+    assert cluster.call("squeue", "--noheader", f"--jobs={job}") == ""
+    run = tmp_path / "x3_minus_x" / f"slurm-{job}"
+    saved = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    assert 0 < saved["global_step"] < 5005 * STEPS
+    assert steps(run) == list(range(saved["global_step"]))
+    assert "Traceback" not in output.read_text()
+
+
+def test_a_killed_rank_ends_the_job_and_is_named(cluster: Cluster, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    args = ["slurm/fit.sbatch", CONFIG, *SMALL, *epochs(5, 5000), "--run.root", str(tmp_path)]
+    job = cluster.submit(output, "--nodes=2", *args)
+    cluster.wait_for(r"^pretrain ", output, job)
+    os.kill(process_of(job, rank=1), signal.SIGKILL)
+    state = cluster.wait(job, output, seconds=60)
+    assert state["JobState"] == "FAILED"
+    assert state["ExitCode"] != "0:0"
+    assert re.search(r"n2: task 1: Killed", output.read_text())
+
+
+def process_of(job: str, rank: int) -> int:
+    """The process id of a rank, which is on this machine, as all nodes are."""
+    wanted = {f"SLURM_JOB_ID={job}", f"SLURM_PROCID={rank}", "SLURM_STEP_ID=0"}
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # gone in the meantime
+            variables = (folder / "environ").read_bytes().decode(errors="replace").split("\0")
+            if wanted <= set(variables) and b"lit_triwave" in (folder / "cmdline").read_bytes():
+                return int(folder.name)
+    raise AssertionError(f"no rank {rank} of job {job}")
+
+
+def test_an_array_is_one_experiment(cluster: Cluster, tmp_path: Path) -> None:
+    names = ["x3", "sin", "x11", "tanh3x"]
+    few = "--model.replicas 2 --model.pretrain.epochs 2 --model.train.epochs 2 --model.polish.epochs 0"
+    lines = [f"configs/functions/{name}.yaml {few} --run.root '{tmp_path}'" for name in names]
+    (tmp_path / "four.txt").write_text("\n".join(["# all four functions", "", *lines]) + "\n")
+    submitted = cluster.call("slurm/array.sbatch", str(tmp_path / "four.txt"), f"--output={tmp_path}/%a.out")
+    job = submitted.split()[-1]
+    for task in range(1, len(names) + 1):
+        output = tmp_path / f"{task}.out"
+        assert cluster.wait(f"{job}_{task}", output)["JobState"] == "COMPLETED", output.read_text()
+    runs = sorted((tmp_path / "four").iterdir())
+    assert [run.name for run in runs] == [f"slurm-{job}_{task}" for task in range(1, len(names) + 1)]
+    cluster.call(sys.executable, "-m", "lit_triwave", "compare-runs", str(tmp_path / "four"))
+    with (tmp_path / "four" / "comparison.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["run"] for row in rows] == [run.name for run in runs]
+    assert [row["data.expression"] for row in rows] == ["x**3", "sin(x)", "x**11", "tanh(3*x)"]
+    for row, run in zip(rows, runs, strict=True):
+        assert float(row["test/mse"]) == json.loads((run / "summary.json").read_text())["test/mse"]
+
+
+def test_an_error_of_all_ranks_is_said_once(cluster: Cluster, tmp_path: Path) -> None:
+    for option, says in {
+        "--trainer.num_nodes=3": "trainer.num_nodes 3: SLURM's step has 2 (srun --nodes)",
+        "--model.replicas=many": "replicas: Expected a <class 'int'>",
+    }.items():
+        output = tmp_path / option
+        args = [CONFIG, *SMALL, "--run.root", str(tmp_path / "runs"), option]
+        job = cluster.submit(output, "--nodes=2", "slurm/fit.sbatch", *args)
+        assert cluster.wait(job, output)["JobState"] == "FAILED"
+        (error,) = re.findall("^error: .*", output.read_text(), re.MULTILINE)
+        assert says in error
+    assert not (tmp_path / "runs").exists() or not any((tmp_path / "runs").iterdir())
+
+
+def test_one_process_for_each_gpu_and_data_on_the_nodes_own_disk(cluster: Cluster, tmp_path: Path) -> None:
+    table = tmp_path / "table.csv"
+    table.write_text("x,y\n" + "".join(f"{i / 40},{(i / 40) ** 2}\n" for i in range(41)))
+    config = tmp_path / "table.yaml"
+    config.write_text(
+        "trainer: {accelerator: cpu, precision: 64-true}\n"
+        "model: {class_path: lit_triwave.modules.FunctionRegressor}\n"
+        f"data: {{class_path: datamodules.TableDataModule, init_args: {{path: {table}, inputs: [x], target: y}}}}\n"
+    )
+    (tmp_path / "scratch").mkdir()
+    output = tmp_path / "out"
+    args = [str(config), *epochs(2, 2), "--run.root", str(tmp_path), "--data.path", str(table)]
+    job = cluster.submit(
+        output,
+        *["--gpus-per-node=2", "--ntasks-per-node=2", "slurm/fit.sbatch", *args],
+        LIT_TRIWAVE_DATA=str(table),
+        TMPDIR=str(tmp_path / "scratch"),
+    )
+    assert cluster.wait(job, output)["JobState"] == "COMPLETED", output.read_text()
+    assert "ranks         2, 2 on each node\n" in output.read_text()
+    used = (tmp_path / "table" / f"slurm-{job}" / "config.yaml").read_text()
+    assert f"path: {tmp_path}/scratch/lit_triwave-{job}/table.csv" in used
+    assert not list((tmp_path / "scratch").glob("lit_triwave-*"))
