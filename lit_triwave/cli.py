@@ -24,7 +24,7 @@ commands:
   predict   write a checkpoint's predictions to predictions.csv
   reproduce      the paper's tables, and ours beside them
   compare-heads  constructed and dense classifier heads from the same config, over many seeds
-  compare-runs   the runs in a folder, such as an array of jobs leaves, as one table
+  compare   the runs in a folder, such as an array of jobs leaves, as one table
 
 Every field of a config can be given on the command line, for example
   python -m lit_triwave fit --config configs/x3_minus_x.yaml --model.depth 6 --model.replicas 10
@@ -38,8 +38,8 @@ validate, test and predict take the newest run of the config's experiment unless
 LIT_TRIWAVE_DEBUG=1 shows a traceback with an error."""
 
 COMMANDS = {
-    "compare-heads": "lit_triwave.comparison",
-    "compare-runs": "lit_triwave.gathering",
+    "compare-heads": "lit_triwave.head_comparison",
+    "compare": "lit_triwave.run_comparison",
     "reproduce": "lit_triwave.reproduction",
 }
 """This project's own commands: name ↦ module with `run(args, started) -> exit code`; all others are Lightning's."""

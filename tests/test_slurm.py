@@ -241,7 +241,7 @@ def test_an_array_is_one_experiment(cluster: Cluster, tmp_path: Path) -> None:
         assert cluster.wait(f"{job}_{task}", output)["JobState"] == "COMPLETED", output.read_text()
     runs = sorted((tmp_path / "four").iterdir())
     assert [run.name for run in runs] == [f"slurm-{job}_{task}" for task in range(1, len(names) + 1)]
-    cluster.call(sys.executable, "-m", "lit_triwave", "compare-runs", str(tmp_path / "four"))
+    cluster.call(sys.executable, "-m", "lit_triwave", "compare", str(tmp_path / "four"))
     with (tmp_path / "four" / "comparison.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["run"] for row in rows] == [run.name for run in runs]

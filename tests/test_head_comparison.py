@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from lit_triwave import comparison
+from lit_triwave import head_comparison
 from lit_triwave.cli import main
 from tests.conftest import REPOSITORY
 
@@ -32,7 +32,7 @@ def test_heads_are_compared_at_equal_parameters_width_and_depth_and_an_interrupt
 ) -> None:
     out = tmp_path / "out"
     command = ["compare-heads", "--config", str(config), "--seeds", "2", "--own_splits", "--out", str(out)]
-    train, calls = comparison.train, []
+    train, calls = head_comparison.train, []
 
     def interrupted(cells, name, seed, *callbacks):
         calls.append((name, seed))
@@ -40,8 +40,8 @@ def test_heads_are_compared_at_equal_parameters_width_and_depth_and_an_interrupt
             raise KeyboardInterrupt
         return train(cells, name, seed, *callbacks)
 
-    monkeypatch.setattr(comparison, "train", interrupted)
-    monkeypatch.setattr(comparison, "LINE_SECONDS", 0)
+    monkeypatch.setattr(head_comparison, "train", interrupted)
+    monkeypatch.setattr(head_comparison, "LINE_SECONDS", 0)
     assert main(command) == 130
     assert len(list((out / "runs").iterdir())) == 3
     assert "epoch 1/2\nseed 0  constructed" in capsys.readouterr().out  # not a terminal: lines
@@ -96,20 +96,20 @@ def test_test_images_have_a_column_of_their_own_where_others_are_set_aside(confi
 )
 def test_the_verdict_names_the_side_of_the_best_rival(rival: float, says: str) -> None:
     curves = {"constructed": 96.5, "a": 95.0, "b": rival}
-    assert says in comparison.verdict({name: torch.tensor([[value]]) for name, value in curves.items()}, [1])
+    assert says in head_comparison.verdict({name: torch.tensor([[value]]) for name, value in curves.items()}, [1])
 
 
 def test_a_seed_gives_the_same_run_again(config: Path) -> None:
-    cells = comparison.Cells(config)
-    assert comparison.train(cells, "constructed", 3) == comparison.train(cells, "constructed", 3)
-    assert comparison.train(cells, "constructed", 3) != comparison.train(cells, "constructed", 4)
+    cells = head_comparison.Cells(config)
+    assert head_comparison.train(cells, "constructed", 3) == head_comparison.train(cells, "constructed", 3)
+    assert head_comparison.train(cells, "constructed", 3) != head_comparison.train(cells, "constructed", 4)
 
 
 def test_seeds_have_one_split_unless_their_own_are_asked_for(config: Path) -> None:
     for own_splits in (False, True):
         images = []
         for seed in (0, 1):
-            _, _, data = comparison.Cells(config, own_splits).instantiate("constructed", seed)
+            _, _, data = head_comparison.Cells(config, own_splits).instantiate("constructed", seed)
             data.setup("fit")
             images.append(data.test_set.images)
         assert torch.equal(*images) != own_splits
@@ -135,7 +135,7 @@ def test_a_bad_argument_gets_one_line(config: Path, args: list[str], says: str, 
 
 
 def test_runs_of_another_config_are_kept_unless_told_otherwise(config: Path, tmp_path: Path, capsys) -> None:
-    comparison.open_results(tmp_path / "out", "another", False)
+    head_comparison.open_results(tmp_path / "out", "another", False)
     (tmp_path / "out" / "runs" / "kept").write_text("")
     assert main(["compare-heads", "--config", str(config), "--seeds", "1", "--out", str(tmp_path / "out")]) == 1
     assert "holds runs of another config: choose another, or add --overwrite" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""`compare-runs`: all runs of one experiment, as an array of jobs leaves them, in one table."""
+"""`compare`: all runs of one experiment, as an array of jobs leaves them, in one table."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PLACES = ("run.", "trainer.", "config")
 
 def run(args: Sequence[str], started: float) -> int:
     """Parses the command's arguments, writes comparison.csv and shows its main columns; returns the exit code."""
-    parser = OneLineParser(prog="python -m lit_triwave compare-runs", description=__doc__)
+    parser = OneLineParser(prog="python -m lit_triwave compare", description=__doc__)
     parser.add_argument("folder", type=str, help="of an experiment, such as runs/x3")
     folder = Path(parser.parse_args(list(args)).folder)
     rows: list[dict[str, Any]] = []
