@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import logging
 import os
 import re
 import shlex
 import shutil
 import signal
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import torch
 from jsonargparse import Namespace
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
@@ -37,8 +33,9 @@ from lit_triwave.loggers import finish_wandb, make_loggers, say
 from lit_triwave.messages import known_classes
 from lit_triwave.modules.classifier import ImageClassifier
 from lit_triwave.modules.regressor import FunctionRegressor
-from lit_triwave.modules.staged import STAGES
 from lit_triwave.networks import TriangleNetwork
+from lit_triwave.quiet import quiet
+from lit_triwave.resuming import check_same_course, check_same_model, course_of, load_checkpoint
 from lit_triwave.runs import (
     RUN_ID_VARIABLE,
     Run,
@@ -63,50 +60,6 @@ LINKS = {
 }
 """What a module learns from its data: attribute of the data ↦ argument of the module. jsonargparse leaves out the links
 whose ends the chosen classes do not have."""
-
-MAY_DIFFER = ("pretrain", "train", "polish", "weights", "compile", "channels_last", "_class_path", "_instantiator")
-"""Hyperparameters that a resumed run may change."""
-
-DATA_MAY_DIFFER = (
-    "root",
-    "path",
-    "download",
-    "checksums",
-    "allow_empty_classes",
-    "skip_corrupt",
-    "workers",
-    "eval_batch_size",
-    "channels_last",
-)
-"""Arguments of data modules that a resumed run may change: where the data lie and how they are read, not what they are.
-Inside an epoch the number of workers must stay."""
-
-QUIET = (
-    # `main(args)` is called from Python by tests and notebooks, whose own command line is not ours.
-    ".*LightningCLI's args parameter is intended.*",
-    # Data lies in memory as tensors; worker processes would only slow it down.
-    ".*does not have many workers.*",
-    # Epochs of one full batch are the paper's protocol.
-    ".*smaller than the logging interval.*",
-    # Resuming writes into the run's own folder; `_loggers` puts the earlier rows back.
-    ".*Experiment logs directory.*exists and is not empty.*",
-    ".*Checkpoint directory.*exists and is not empty.*",
-    # A run folder may be moved or copied.
-    ".*The dirpath has changed from.*",
-    # Evaluation needs no checkpoint callback.
-    ".*callbacks used to create the checkpoint need to be provided.*",
-    # Predictions are written in the loader's order.
-    ".*Couldn't infer the batch indices.*",
-    # The runs that make up a table keep what they need themselves.
-    ".*no logger configured.*",
-    # Started without srun on purpose, or on a machine that has SLURM's commands only.
-    ".*The `srun` command is available.*",
-    # No validation images were asked for.
-    ".*Total length of `list` across ranks is zero.*",
-    # Lightning 2.6 asks PyTorch's pytree in a way that PyTorch has since deprecated.
-    ".*LeafSpec.*is deprecated.*",
-)
-
 
 UNRECORDED: dict[str, Any] = {
     "max_epochs": -1,  # as many as the stages ask for
@@ -200,32 +153,17 @@ class TriwaveCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         config = self.config_init[self.subcommand]
-        self.checkpoint = None if self.checkpoint_path is None else load_checkpoint(self.checkpoint_path)
         course = course_of(self.config[self.subcommand])
+        self.checkpoint = None if self.checkpoint_path is None else load_checkpoint(self.checkpoint_path)
         if self.checkpoint is not None:
-            # Arguments that follow from the data last: the user's own words say more.
-            check_same_model(self.checkpoint, self.model, leave_out=list(LINKS.values()))
-            if self.subcommand == "fit":
-                check_same_course(self.checkpoint, course)
-            check_same_model(self.checkpoint, self.model)
+            self._check_checkpoint(self.checkpoint, course)
         if self.subcommand == "fit":
             check_strategy(config.trainer.strategy, self.model)
         if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
             # Lightning does so too, once the run has a folder and a W&B run: a download that fails should leave none.
             self.datamodule.prepare_data()
         self.run = place_run(config.run, self.checkpoint_path)
-        folder = self.run.folder
-        used = rank_zero_only.rank == 0 and folder.is_dir() and any(folder.iterdir())  # type: ignore[attr-defined]
-        if self.checkpoint is None and used and not self.begin_anew:
-            raise TriwaveError(f"run {folder} exists: resume it with --ckpt_path, or give another --run.id")
-        self.created = not folder.is_dir()
-        if self.subcommand == "fit" and rank_zero_only.rank == 0:  # type: ignore[attr-defined]
-            parameters = sum(value.numel() * value.element_size() for value in self.model.parameters())
-            with self._leave_nothing_half_written():
-                open_run_folder(folder, 3 * parameters)  # with what Adam keeps of each
-            if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
-                for partial in (folder / "checkpoints").glob("*.partial"):  # of a process killed while it saved
-                    partial.unlink(missing_ok=True)
+        self._open_folder()
         os.environ[RUN_ID_VARIABLE] = str(self.run.id)
         callbacks: list[Callback] = []
         if self.subcommand == "fit":
@@ -253,6 +191,29 @@ class TriwaveCLI(LightningCLI):
                 identity = course | {"wandb_id": self.wandb_id}
                 callbacks.append(RunRecord(identity, rows))
             return super().instantiate_trainer(**kwargs)
+
+    def _check_checkpoint(self, checkpoint: dict[str, Any], course: dict[str, Any]) -> None:
+        """Raises TriwaveError for one of another model, or, to go on with, of a run of another course."""
+        # Arguments that follow from the data last: the user's own words say more.
+        check_same_model(checkpoint, self.model, leave_out=list(LINKS.values()))
+        if self.subcommand == "fit":
+            check_same_course(checkpoint, course)
+        check_same_model(checkpoint, self.model)
+
+    def _open_folder(self) -> None:
+        """Makes a run's folder, or finds that it can't be written or is another run's."""
+        folder = self.run.folder
+        self.created = not folder.is_dir()
+        if rank_zero_only.rank > 0:  # type: ignore[attr-defined]
+            return
+        if self.checkpoint is None and not self.begin_anew and not self.created and any(folder.iterdir()):
+            raise TriwaveError(f"run {folder} exists: resume it with --ckpt_path, or give another --run.id")
+        if self.subcommand == "fit":
+            parameters = sum(value.numel() * value.element_size() for value in self.model.parameters())
+            with self._leave_nothing_half_written():
+                open_run_folder(folder, 3 * parameters)  # with what Adam keeps of each
+            for partial in (folder / "checkpoints").glob("*.partial"):  # of a process killed while it saved
+                partial.unlink(missing_ok=True)
 
     def _reporting(self, seed: int) -> list[Callback]:
         """What writes summary, figures and predictions of the model's kind into the run folder."""
@@ -347,98 +308,6 @@ def distributed_plugins(trainer: Namespace) -> list[Any]:
     environment = cluster_environment(trainer.num_nodes)
     found = [] if environment is None else [environment]
     return [*found, SynchronizedBatchNorms()] if trainer.sync_batchnorm else found
-
-
-def load_checkpoint(path: Path) -> dict[str, Any]:
-    """A checkpoint's content, without unpickling arbitrary objects.
-
-    Raises:
-        TriwaveError: it can't be read.
-    """
-    try:
-        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        content["state_dict"], content["epoch"], content["loops"], content["pytorch-lightning_version"]
-    except Exception as error:
-        reason = " ".join(str(error).split())[:150]
-        others = sorted(str(other) for other in path.parent.glob("*.ckpt") if other != path)
-        hint = f"; there is also {', '.join(others)}" if others else ""
-        raise TriwaveError(f"checkpoint {path} cannot be read ({type(error).__name__}: {reason}){hint}") from error
-    return content
-
-
-def check_same_model(checkpoint: dict[str, Any], model: LightningModule, leave_out: Sequence[str] = ()) -> None:
-    """Refuses a checkpoint of a model with other hyperparameters, but for some that are left out.
-
-    Raises:
-        TriwaveError: naming the fields that differ.
-    """
-    saved = checkpoint.get("hyper_parameters", {})
-    differing = [
-        f"{name} is {saved[name]!r} there and {value!r} here"
-        for name, value in plain(dict(model.hparams)).items()
-        if name not in (*MAY_DIFFER, *leave_out) and name in saved and plain(saved[name]) != value
-    ]
-    if differing:
-        raise TriwaveError(f"the checkpoint is of another model: {'; '.join(differing)}")
-
-
-def course_of(config: Namespace) -> dict[str, Any]:
-    """What decides the course of a run besides the model, in containers that a checkpoint can hold."""
-    arguments = config.model.get("init_args") or {}
-    stages = {name: arguments.get(name) for name in STAGES}
-    course = {"seed_everything": config.seed_everything, "data": config.data, "model": stages}
-    text = json.dumps(course, default=lambda value: vars(value) if hasattr(value, "__dict__") else str(value))
-    content: dict[str, Any] = json.loads(text)
-    return content
-
-
-def check_same_course(checkpoint: dict[str, Any], here: dict[str, Any]) -> None:
-    """Refuses a checkpoint of a run on other data, or trained in another way so far.
-
-    Stages to come may differ in everything, and the present one in its length.
-
-    Raises:
-        TriwaveError: naming the fields that differ.
-    """
-    there = checkpoint.get("run")
-    if there is None:
-        return
-    reached = int(checkpoint["state_dict"].get("stage_number", 0))
-    free = {f"data.init_args.{name}" for name in DATA_MAY_DIFFER} | {f"model.{STAGES[reached]}.epochs"}
-    later = tuple(f"model.{name}" for name in STAGES[reached + 1 :])
-    one, two = (flat({key: course[key] for key in here}) for course in (there, here))
-    differing = [
-        f"{name.replace('.init_args', '')} is {one.get(name)!r} there and {two.get(name)!r} here"
-        for name in {**one, **two}
-        if one.get(name) != two.get(name) and name not in free and not name.startswith(later)
-    ]
-    if differing:
-        raise TriwaveError(f"the checkpoint is of another config: {'; '.join(differing)}")
-
-
-def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested dicts as one, with dotted keys."""
-    leaves: dict[str, Any] = {}
-    for key, value in tree.items():
-        leaves |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {f"{prefix}{key}": value}
-    return leaves
-
-
-def plain(value: Any) -> Any:
-    """Containers as dicts and lists, so that a saved value compares equal to a parsed one."""
-    if isinstance(value, (dict, Namespace)):
-        return {key: plain(item) for key, item in (value if isinstance(value, dict) else vars(value)).items()}
-    return [plain(item) for item in value] if isinstance(value, (list, tuple)) else value
-
-
-def quiet() -> None:
-    """Keeps what Lightning says of itself, and warnings that are none here, from the user's sight."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
-    # Says that a process which it started is gone, before it ends the others, should it be the first to see that.
-    logging.getLogger("lightning.fabric.strategies.launchers.subprocess_script").setLevel(logging.INFO)
-    for message in QUIET:
-        warnings.filterwarnings("ignore", message=message)
 
 
 @one_message()

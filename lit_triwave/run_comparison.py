@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.table import Table
 
 from lit_triwave.errors import TriwaveError
-from lit_triwave.lightning_cli import flat
 from lit_triwave.messages import OneLineParser
+from lit_triwave.resuming import flat
 from lit_triwave.runs import written_whole
 
 SHOWN = ("test/mse_min", "test/mse_mean", "test/accuracy", "test/loss")

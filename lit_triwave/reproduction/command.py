@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from lit_triwave.errors import TriwaveError, did_you_mean
-from lit_triwave.lightning_cli import quiet
 from lit_triwave.messages import OneLineParser
+from lit_triwave.quiet import quiet
 from lit_triwave.reproduction import figures, report
 from lit_triwave.reproduction.methods import METHODS, TABLE_METHODS
 from lit_triwave.reproduction.page import page

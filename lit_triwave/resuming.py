@@ -1,0 +1,114 @@
+"""Checkpoints of earlier runs: read, and refused where they are not of the run that is asked for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from jsonargparse import Namespace
+from lightning.pytorch import LightningModule
+
+from lit_triwave.errors import TriwaveError
+from lit_triwave.modules.staged import STAGES
+
+MAY_DIFFER = ("pretrain", "train", "polish", "weights", "compile", "channels_last", "_class_path", "_instantiator")
+"""Hyperparameters that a resumed run may change."""
+
+DATA_MAY_DIFFER = (
+    "root",
+    "path",
+    "download",
+    "checksums",
+    "allow_empty_classes",
+    "skip_corrupt",
+    "workers",
+    "eval_batch_size",
+    "channels_last",
+)
+"""Arguments of data modules that a resumed run may change: where the data lie and how they are read, not what they are.
+Inside an epoch the number of workers must stay."""
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """A checkpoint's content, without unpickling arbitrary objects.
+
+    Raises:
+        TriwaveError: it can't be read.
+    """
+    try:
+        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        content["state_dict"], content["epoch"], content["loops"], content["pytorch-lightning_version"]
+    except Exception as error:
+        reason = " ".join(str(error).split())[:150]
+        others = sorted(str(other) for other in path.parent.glob("*.ckpt") if other != path)
+        hint = f"; there is also {', '.join(others)}" if others else ""
+        raise TriwaveError(f"checkpoint {path} cannot be read ({type(error).__name__}: {reason}){hint}") from error
+    return content
+
+
+def check_same_model(checkpoint: dict[str, Any], model: LightningModule, leave_out: Sequence[str] = ()) -> None:
+    """Refuses a checkpoint of a model with other hyperparameters, but for some that are left out.
+
+    Raises:
+        TriwaveError: naming the fields that differ.
+    """
+    saved = checkpoint.get("hyper_parameters", {})
+    differing = [
+        f"{name} is {saved[name]!r} there and {value!r} here"
+        for name, value in plain(dict(model.hparams)).items()
+        if name not in (*MAY_DIFFER, *leave_out) and name in saved and plain(saved[name]) != value
+    ]
+    if differing:
+        raise TriwaveError(f"the checkpoint is of another model: {'; '.join(differing)}")
+
+
+def course_of(config: Namespace) -> dict[str, Any]:
+    """What decides the course of a run besides the model, in containers that a checkpoint can hold."""
+    arguments = config.model.get("init_args") or {}
+    stages = {name: arguments.get(name) for name in STAGES}
+    course = {"seed_everything": config.seed_everything, "data": config.data, "model": stages}
+    text = json.dumps(course, default=lambda value: vars(value) if hasattr(value, "__dict__") else str(value))
+    content: dict[str, Any] = json.loads(text)
+    return content
+
+
+def check_same_course(checkpoint: dict[str, Any], here: dict[str, Any]) -> None:
+    """Refuses a checkpoint of a run on other data, or trained in another way so far.
+
+    Stages to come may differ in everything, and the present one in its length.
+
+    Raises:
+        TriwaveError: naming the fields that differ.
+    """
+    there = checkpoint.get("run")
+    if there is None:
+        return
+    reached = int(checkpoint["state_dict"].get("stage_number", 0))
+    free = {f"data.init_args.{name}" for name in DATA_MAY_DIFFER} | {f"model.{STAGES[reached]}.epochs"}
+    later = tuple(f"model.{name}" for name in STAGES[reached + 1 :])
+    one, two = (flat({key: course[key] for key in here}) for course in (there, here))
+    differing = [
+        f"{name.replace('.init_args', '')} is {one.get(name)!r} there and {two.get(name)!r} here"
+        for name in {**one, **two}
+        if one.get(name) != two.get(name) and name not in free and not name.startswith(later)
+    ]
+    if differing:
+        raise TriwaveError(f"the checkpoint is of another config: {'; '.join(differing)}")
+
+
+def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dicts as one, with dotted keys."""
+    leaves: dict[str, Any] = {}
+    for key, value in tree.items():
+        leaves |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {f"{prefix}{key}": value}
+    return leaves
+
+
+def plain(value: Any) -> Any:
+    """Containers as dicts and lists, so that a saved value compares equal to a parsed one."""
+    if isinstance(value, (dict, Namespace)):
+        return {key: plain(item) for key, item in (value if isinstance(value, dict) else vars(value)).items()}
+    return [plain(item) for item in value] if isinstance(value, (list, tuple)) else value
