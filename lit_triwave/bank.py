@@ -200,7 +200,8 @@ class TriangleBank(nn.Module):
             delattr(self, name)
         self.register_buffer("released_peaks", peaks)
         for name, value in zip(WEIGHT_PARAMETERS, new, strict=True):
-            self.register_parameter(name, nn.Parameter(value.clone()))
+            # Depth 1 has no hidden matrices, and DDP waits for the gradient of every parameter that may have one.
+            self.register_parameter(name, nn.Parameter(value.clone(), requires_grad=value.numel() > 0))
         self.released = kind
 
     def _unrelease(self) -> None:

@@ -28,7 +28,7 @@ def start_block(
     """
     rows = {
         "run": f"{folder}, {sum(parameter.numel() for parameter in model.parameters()):,} parameters",
-        "resumed from": "nothing, a new run" if resumed is None else position(*resumed),
+        "resumed from": "nothing, a new run" if resumed is None else position(model, *resumed),
         "nodes": f"{trainer.num_nodes} ({nodes()})",
         "ranks": f"{trainer.world_size}, {trainer.num_devices} on each node",
         "devices": devices(trainer),
@@ -40,9 +40,9 @@ def start_block(
     return "\n".join(f"{name:<14}{value}" for name, value in rows.items())
 
 
-def position(path: Path, checkpoint: Any) -> str:
+def position(model: Any, path: Path, checkpoint: Any) -> str:
     """Where a checkpoint was taken."""
-    return f"{path}, epoch {checkpoint['epoch']}, step {checkpoint['global_step']}"
+    return f"{path}, {model.place(checkpoint['epoch'])}, step {checkpoint['global_step']}"
 
 
 def nodes() -> str:

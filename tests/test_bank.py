@@ -461,3 +461,13 @@ def test_float32_gives_the_function_to_its_precision(released: Any) -> None:
     assert TriangleBank(2, 3, dtype=torch.float32).peaks.dtype == torch.float32
     single.load_state_dict(bank.state_dict())
     assert single.sign.dtype == single(u.float()).dtype == torch.float32
+
+
+@pytest.mark.parametrize("kind", ["blocks", "dense"])
+@pytest.mark.parametrize("depth", [1, 2])
+def test_every_trainable_parameter_of_a_released_bank_has_a_gradient(depth: int, kind: str) -> None:
+    bank = TriangleBank(2, depth)
+    bank.release(kind)  # type: ignore[arg-type]
+    bank(torch.rand(5, 2)).sum().backward()
+    for name, parameter in bank.named_parameters():
+        assert (parameter.grad is not None) == parameter.requires_grad == (parameter.numel() > 0), name
