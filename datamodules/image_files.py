@@ -43,7 +43,7 @@ class ClassFolders:
         self.classes = sorted(name for name, is_folder in names.items() if is_folder)
         if not self.classes:
             found = f"{len(names)} files ({listed(names, 2)})" if names else "nothing"
-            raise ValueError(f"{folder.name}/ holds {found}, but no folder for each class")
+            raise ValueError(f"{folder.name}/ holds {found} where a folder for each class should be")
         files = [self._images(name) for name in self.classes]
         empty = [name for name, inside in zip(self.classes, files, strict=True) if not inside]
         if len(empty) == len(self.classes):

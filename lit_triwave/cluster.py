@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from subprocess import Popen
+from typing import Any
 
 from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
@@ -81,19 +82,23 @@ def requeued() -> bool:
     return int(os.environ.get("SLURM_RESTART_COUNT", "0")) > 0
 
 
-def cluster_environment(num_nodes: int) -> ClusterEnvironment | None:
+def cluster_environment(num_nodes: int, devices: Any) -> ClusterEnvironment | None:
     """How this process finds the others; None leaves it to Lightning.
 
     Args:
         num_nodes: that the trainer asks for.
+        devices: that it asks for on each node: a number, or words that Lightning understands.
 
     Raises:
-        TriwaveError: it asks for more nodes than this process can be on.
+        TriwaveError: it asks for other nodes or devices than this process has, or can have.
     """
     if TorchElasticEnvironment.detect() or "SLURM_JOB_ID" not in os.environ:
         return None
     if in_slurm_step():
-        return SLURMTasks()
+        tasks = SLURMTasks()
+        if str(devices).isdigit():  # before anything is said or made; Lightning asks once more
+            tasks.validate_settings(int(devices), num_nodes)
+        return tasks
     if num_nodes > 1 and "MASTER_ADDR" not in os.environ:
         raise TriwaveError(
             f"trainer.num_nodes {num_nodes}: this is 1 process on 1 node of SLURM job {os.environ['SLURM_JOB_ID']}; "

@@ -71,6 +71,10 @@ class BlockDiagonalLayers(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (batch, in_features) ↦ (batch, num_nets)."""
+        if self.training and len(x) == 1 and type(self.norm) is nn.BatchNorm1d:
+            raise ValueError(
+                "a training batch of one sample: batch norm needs two or more, so set batch_size to at least 2"
+            )
         z = self.norm(self.projection(x))
         # The waves multiply differences of their input by up to 2^depth and more: eight bits are not enough for them.
         with torch.autocast(z.device.type, enabled=False):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 import shlex
@@ -35,7 +36,7 @@ from lit_triwave.modules.classifier import ImageClassifier
 from lit_triwave.modules.regressor import FunctionRegressor
 from lit_triwave.networks import TriangleNetwork
 from lit_triwave.quiet import quiet
-from lit_triwave.resuming import check_same_course, check_same_model, course_of, load_checkpoint
+from lit_triwave.resuming import check_same_course, check_same_model, course_of, load_checkpoint, plain
 from lit_triwave.runs import (
     RUN_ID_VARIABLE,
     Run,
@@ -60,6 +61,9 @@ LINKS = {
 }
 """What a module learns from its data: attribute of the data ↦ argument of the module. jsonargparse leaves out the links
 whose ends the chosen classes do not have."""
+
+REPORTING_BYTES = 20_000_000
+"""Room in a run folder for what is not a checkpoint: metrics, figures, Weights & Biases."""
 
 UNRECORDED: dict[str, Any] = {
     "max_epochs": -1,  # as many as the stages ask for
@@ -153,6 +157,7 @@ class TriwaveCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         config = self.config_init[self.subcommand]
+        check_links(self.config[self.subcommand], self.model)
         course = course_of(self.config[self.subcommand])
         self.checkpoint = None if self.checkpoint_path is None else load_checkpoint(self.checkpoint_path)
         if self.checkpoint is not None:
@@ -211,7 +216,8 @@ class TriwaveCLI(LightningCLI):
         if self.subcommand == "fit":
             parameters = sum(value.numel() * value.element_size() for value in self.model.parameters())
             with self._leave_nothing_half_written():
-                open_run_folder(folder, 3 * parameters)  # with what Adam keeps of each
+                # Two checkpoints and one that is being written, each with what Adam keeps of the parameters.
+                open_run_folder(folder, 9 * parameters + REPORTING_BYTES)
             for partial in (folder / "checkpoints").glob("*.partial"):  # of a process killed while it saved
                 partial.unlink(missing_ok=True)
 
@@ -303,9 +309,25 @@ class TriwaveCLI(LightningCLI):
         return f"go on with:\n{shlex.join([*command, '--ckpt_path', f'{folder}/checkpoints/last.ckpt'])}"
 
 
+def check_links(config: Namespace, model: LightningModule) -> None:
+    """Refuses a value of the user's for what the model learns from its data: it would be passed over.
+
+    Raises:
+        TriwaveError: it is another than the data's.
+    """
+    given = config.model.get("init_args") or {}
+    defaults = inspect.signature(type(model)).parameters
+    for source, target in LINKS.items():
+        if target not in model.hparams or target not in given:
+            continue
+        value, found = plain(given[target]), plain(dict(model.hparams)[target])
+        if value not in (plain(defaults[target].default), found):
+            raise TriwaveError(f"model.{target} {value}: it follows from {source}, which is {found}; leave it out")
+
+
 def distributed_plugins(trainer: Namespace) -> list[Any]:
     """How processes find each other and how batch norms agree, for a trainer's configuration."""
-    environment = cluster_environment(trainer.num_nodes)
+    environment = cluster_environment(trainer.num_nodes, trainer.devices)
     found = [] if environment is None else [environment]
     return [*found, SynchronizedBatchNorms()] if trainer.sync_batchnorm else found
 

@@ -6,6 +6,7 @@ import inspect
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Literal
 
 from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
@@ -66,6 +67,7 @@ class WandbRows(WandbLogger):
         name = experiment.id if experiment is not None else None
         super().__init__(project=run.project, id=name, save_dir=run.folder, experiment=experiment)
         self._sent = sent
+        self._lost = False  # W&B's process is gone
         self._step = -1
         self._row: dict[str, Any] = {}  # logged at `_step`, not yet sent
         for step, metrics in rows:
@@ -79,9 +81,12 @@ class WandbRows(WandbLogger):
         self._row |= metrics
 
     def _send(self) -> None:
-        if self._row and self._step > self._sent:
-            self.experiment.log({**self._row, "trainer/global_step": self._step}, step=self._step, commit=True)
-            self._sent = self._step
+        if self._row and self._step > self._sent and not self._lost:
+            try:
+                self.experiment.log({**self._row, "trainer/global_step": self._step}, step=self._step, commit=True)
+                self._sent = self._step
+            except OSError:  # `finish_wandb` will say it
+                self._lost = True
         self._row = {}
 
     @rank_zero_only
@@ -194,4 +199,10 @@ def finish_wandb() -> None:
     """Ends this process's W&B run, if it has one: all that was logged is written, and sent when online."""
     wandb = sys.modules.get("wandb")
     if wandb is not None and wandb.run is not None:
-        wandb.finish()
+        try:
+            wandb.finish()
+        except OSError as error:
+            # W&B's own process is gone: SLURM sends its signals to every process of a step.
+            say(f"Weights & Biases: its process is gone ({error}); what it lacks is sent when the run goes on")
+            with suppress(OSError):
+                wandb.teardown()  # or it would be tried once more when Python ends

@@ -71,7 +71,7 @@ def error_figure(x: Tensor, error: Tensor, kinks: Tensor, name: str, title: str)
     ax.plot(x, error, "-" if len(x) > FEW_POINTS else "o", color=BLUE, linewidth=0.9, markersize=4)
     if len(kinks) <= MAX_MARKS:
         ax.plot(kinks, torch.zeros_like(kinks), "|", color=ORANGE, markersize=9, label="breakpoints")
-        ax.legend(frameon=False)
+        ax.legend(framealpha=0.9, edgecolor="white")
     ax.ticklabel_format(axis="y", style="sci", scilimits=(0, 0), useMathText=True)
     ax.set(xlabel=name, ylabel="network − target", title=title)
     return figure
@@ -172,7 +172,7 @@ def learning_figure(rows: Sequence[Mapping[str, Any]], images: str, switch: int 
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         if switch is not None:
             ax.axvline(switch, color=ORANGE, linewidth=1.0, linestyle="--", label="release of the weights")
-        ax.legend(frameon=False)
+        ax.legend(framealpha=0.9, edgecolor="white")
         ax.set(xlabel="epoch")
     error.set_ylim(bottom=0)
     error.set(ylabel=f"wrongly classified {images} / %")
@@ -212,7 +212,7 @@ def heads_figure(curves: Mapping[str, Tensor], first: str, title: str) -> Figure
         ax.minorticks_off()
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.set(xlabel="epoch", title=panel)
-        ax.legend(frameon=False)
+        ax.legend(framealpha=0.9, edgecolor="white")
     axes[0].set_ylabel("error / %, mean and range over seeds\n(linear below 1 %, logarithmic above)")
     figure.suptitle(title, fontsize=10)
     return figure

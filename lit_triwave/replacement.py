@@ -49,6 +49,7 @@ class Replacement:
         name: of the module that came in their place.
         num_nets, depth: of the subnetworks.
         before, blocks, dense: of the whole classifier: before, and after in either release.
+        gone: kinds of the activations, norms and dropouts between the layers, which went with them.
         model_before: parameters of the whole model before. Its multiply-adds depend on the images' size, except that
             they change by as many as the classifier's do.
     """
@@ -61,6 +62,7 @@ class Replacement:
     blocks: Cost
     dense: Cost
     model_before: int
+    gone: list[str]
 
     @property
     def model_parameters(self) -> dict[str, int]:
@@ -80,6 +82,8 @@ class Replacement:
             f"{'':16}{'classifier':>14}{'classifier':>16}{'whole model':>16}",
             f"{'':16}{'parameters':>14}{'multiply-adds':>16}{'parameters':>16}",
         ]
+        if self.gone:
+            lines.insert(1, f"with them went {', '.join(self.gone)}")
         for name, cost in self.costs.items():
             whole = self.model_parameters[name]
             lines.append(f"{name:16}{cost.parameters:14,}{cost.multiply_adds:16,}{whole:16,}")
@@ -106,7 +110,8 @@ def replace_dense(
         model: any model of torchvision, or one's own.
         depth: hidden layers of the subnetworks, ≥ 1.
         num_nets: their number K; by default a quarter of the width of the last layer that goes, which keeps the width.
-        classifier: name of the `nn.Sequential` in the model ("" is the model itself); by default the last that fits.
+        classifier: name of the `nn.Sequential` in the model ("" is the model itself); by default the one that ends
+            the model.
         keep: hidden layers that stay as they are, from the first on: 1 keeps VGG-16's 25088 → 4096.
         options: further arguments of `BlockDiagonalLayers`.
 
@@ -118,17 +123,18 @@ def replace_dense(
     """
     check_sizes(depth=depth)
     name, stack = find_classifier(model, classifier)
-    places = [i for i, layer in enumerate(stack) if isinstance(layer, nn.Linear)]
+    held = list(stack)
+    places = [i for i, layer in enumerate(held) if isinstance(layer, nn.Linear)]
     if not 0 <= keep < len(places) - 1:
         raise ValueError(f"keep {keep}: 0 to {len(places) - 2}, so that one of {len(places) - 1} hidden layers goes")
     places = places[keep:]
     first, end = places[0], places[-1]
-    strange = [type(layer).__name__ for layer in stack[first:end] if not isinstance(layer, (nn.Linear, *BETWEEN))]
+    strange = [type(layer).__name__ for layer in held[first:end] if not isinstance(layer, (nn.Linear, *BETWEEN))]
     if BlockDiagonalLayers.__name__ in strange:
         raise ValueError(f"classifier {name!r}: its dense layers are already replaced by subnetworks")
     if strange:
         raise ValueError(f"classifier {name!r} holds {', '.join(strange)} between its dense layers: can't be replaced")
-    linears: list[Any] = [stack[i] for i in places]
+    linears: list[Any] = [held[i] for i in places]
     width = linears[-2].out_features
     if num_nets is None:
         if width % 4:
@@ -138,14 +144,15 @@ def replace_dense(
     like = linears[0].weight
     layers = BlockDiagonalLayers(linears[0].in_features, num_nets, depth, **options)
     last = nn.Linear(num_nets, linears[-1].out_features)
-    dropout = [layer for layer in stack[places[-2] : end] if isinstance(layer, nn.Dropout)]
-    new = [*stack[:first], layers, *dropout, last, *stack[end + 1 :]]
+    dropout = [layer for layer in held[places[-2] : end] if isinstance(layer, nn.Dropout)]
+    new = [*held[:first], layers, *dropout, last, *held[end + 1 :]]
+    gone = [type(layer).__name__ for layer in held[first:end] if layer not in dropout and layer not in linears]
     for module in (layers, last):
         module.to(like.device, like.dtype)
     for key in list(stack._modules):
         del stack._modules[key]
-    for i, module in enumerate(new):
-        stack.add_module(str(i), module)
+    for i, part in enumerate(new):
+        stack.add_module(str(i), part)
     others = dense_cost(stack, without=layers)
     prefix = f"{name}." if name else ""
     return Replacement(
@@ -160,6 +167,7 @@ def replace_dense(
         blocks=added(others, released_cost(layers, num_nets, 4, depth, num_nets)),
         dense=added(others, released_cost(layers, 1, 4 * num_nets, depth, num_nets)),
         model_before=model_before,
+        gone=gone,
     )
 
 
@@ -186,7 +194,7 @@ def dense_cost(stack: nn.Module, without: nn.Module | None = None) -> Cost:
 
 
 def find_classifier(model: nn.Module, name: str | None = None) -> tuple[str, nn.Sequential]:
-    """Name and module of the classifier: the last `nn.Sequential` that holds two `nn.Linear` or more.
+    """Name and module of the classifier: the `nn.Sequential` with the model's last `nn.Linear` and one or more before.
 
     Raises:
         ValueError: there is none, or the one that was named has no hidden dense layer.
@@ -196,6 +204,9 @@ def find_classifier(model: nn.Module, name: str | None = None) -> tuple[str, nn.
         raise ValueError(f"classifier {name!r}: the model has no such module")
     candidates = modules if name is None else {name: modules[name]}
     found = [(key, module) for key, module in candidates.items() if hidden_linears(module) > 0]
+    if name is None:  # blocks of a transformer hold dense layers too; a classifier holds the model's last one
+        last = [module for module in modules.values() if isinstance(module, nn.Linear)][-1:]
+        found = [(key, module) for key, module in found if set(last) & set(module.children())]
     done = [
         key for key, module in candidates.items() if any(isinstance(c, BlockDiagonalLayers) for c in module.children())
     ]
@@ -204,8 +215,8 @@ def find_classifier(model: nn.Module, name: str | None = None) -> tuple[str, nn.
     if not found:
         what = type(model).__name__ if name is None else f"classifier {name!r}"
         raise ValueError(
-            f"{what} has no hidden dense layers to replace: an nn.Sequential with at least two nn.Linear is needed, as "
-            "in VGG or AlexNet"
+            f"{what} has no hidden dense layers to replace: its end must be an nn.Sequential with at least two "
+            "nn.Linear, as in VGG or AlexNet"
         )
     key, module = found[-1]
     assert isinstance(module, nn.Sequential)

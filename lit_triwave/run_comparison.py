@@ -35,7 +35,7 @@ def run(args: Sequence[str], started: float) -> int:
         rows = found
         write_table(folder / "comparison.csv", rows)
         found, differing = gather(folder)
-    Console().print(shown(rows, [*differing[:MOST_SHOWN], *SHOWN]))
+    Console().print(shown(rows, [*most_varied(rows, differing)[:MOST_SHOWN], *SHOWN]))
     print(folder / "comparison.csv")
     return 0
 
@@ -61,6 +61,12 @@ def gather(folder: Path) -> tuple[list[dict[str, Any]], list[str]]:
         for run, config in zip(runs, configs, strict=True)
     ]
     return rows, [name.replace(".init_args", "") for name in differing]
+
+
+def most_varied(rows: list[dict[str, Any]], names: Sequence[str]) -> list[str]:
+    """The fields that tell the runs apart best first, without the long names of classes."""
+    short = [name for name in names if not name.endswith("class_path")]
+    return sorted(short, key=lambda name: -len({repr(row.get(name)) for row in rows}))
 
 
 def write_table(path: Path, rows: list[dict[str, Any]]) -> None:

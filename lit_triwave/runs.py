@@ -108,17 +108,17 @@ def open_run_folder(folder: Path, needed: int = 0) -> None:
 
     Args:
         folder: with its parents.
-        needed: bytes of a checkpoint.
+        needed: bytes that the run takes.
 
     Raises:
-        TriwaveError: it can't, or there is no room for a checkpoint.
+        TriwaveError: it can't, or there is not enough room.
     """
     advice = "set run.root to another"
     open_folder(folder, advice, "run folder")
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise TriwaveError(
-            f"run folder {folder} has {free / 1e6:.0f} MB free, a checkpoint takes {needed / 1e6:.0f} MB; {advice}"
+            f"run folder {folder} has {free / 1e6:.0f} MB free, a run takes {needed / 1e6:.0f} MB; {advice}"
         )
 
 

@@ -53,7 +53,7 @@ fit() {
         srun --nodes="$nodes" --ntasks="$nodes" --ntasks-per-node=1 rm -rf "$scratch" || true
     fi
     if [ "$code" = $REQUEUE ] || { [ "$code" = $INTERRUPTED ] && preempted; }; then
-        echo "requeued after $((${SLURM_RESTART_COUNT:-0} + 1)) starts"
+        echo "requeued after start $((${SLURM_RESTART_COUNT:-0} + 1)); SLURM now says that this one is cancelled"
         scontrol requeue "${SLURM_JOB_ID}"
         sleep 60 # the end comes from outside
     fi

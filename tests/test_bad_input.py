@@ -223,7 +223,7 @@ def test_a_torn_checkpoint_points_to_the_other_one(fit, capsys) -> None:
 def test_a_full_disk_stops_the_run_before_it_starts(fit, capsys, monkeypatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
     run = fit("r", code=1)
-    assert "MB free, a checkpoint takes" in capsys.readouterr().err
+    assert "MB free, a run takes" in capsys.readouterr().err
     assert not run.exists()
 
 
@@ -283,3 +283,11 @@ def test_a_full_disk_keeps_the_checkpoint_before(tmp_path: Path) -> None:
         writer.save_checkpoint({"x": Full()}, path)
     assert torch.equal(torch.load(path, weights_only=True)["x"], torch.ones(3))
     assert [file.name for file in tmp_path.iterdir()] == ["last.ckpt"]
+
+
+def test_a_value_for_what_the_data_say_is_refused(tmp_path: Path, capsys) -> None:
+    command = ["fit", "--config", "configs/digits.yaml", "--run.root", str(tmp_path), "--model.num_classes", "7"]
+    assert main(command) == 1
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert line == "error: model.num_classes 7: it follows from data.num_classes, which is 10; leave it out"
+    assert not list(tmp_path.iterdir())

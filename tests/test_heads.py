@@ -180,6 +180,16 @@ def test_the_benchmark_of_vgg_counts_both_releases(monkeypatch: pytest.MonkeyPat
             assert float(row[2]) <= 1.005, name
 
 
+@pytest.mark.parametrize("name", ["convnext_tiny", "swin_t", "resnet18"])
+def test_dense_layers_inside_a_model_are_no_classifier(name: str) -> None:
+    from torchvision import models
+
+    with torch.device("meta"):
+        model = getattr(models, name)()
+        with pytest.raises(ValueError, match="has no hidden dense layers to replace"):
+            replace_dense(model, depth=2)
+
+
 @pytest.mark.parametrize("kind", ["blocks", "dense"])
 def test_the_reports_parameters_are_those_of_the_model(kind: str) -> None:
     model = nn.Sequential(

@@ -206,7 +206,7 @@ def test_folders_that_are_not_whole_are_described(root: Path) -> None:
     for folder in (root / "val").iterdir():
         if folder.is_dir():
             folder.rmdir()
-    with pytest.raises(ValueError, match=r"val/ holds 12 files \(.*\), but no folder for each class"):
+    with pytest.raises(ValueError, match=r"val/ holds 12 files \(.*\) where a folder for each class should be"):
         module(root, allow_empty_classes=True)
 
 

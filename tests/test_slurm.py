@@ -178,7 +178,8 @@ def test_a_job_that_is_requeued_three_times_is_one_run(cluster: Cluster, tmp_pat
 def test_a_pre_empted_job_gives_way_and_goes_on(cluster: Cluster, tmp_path: Path) -> None:
     output = tmp_path / "out"
     args = ["slurm/fit.sbatch", CONFIG, *SMALL, *epochs(5, 100), "--run.root", str(tmp_path)]
-    job = cluster.submit(output, "--nodes=2", "--ntasks-per-node=1", "--cpus-per-task=2", *args)
+    options = ["--nodes=2", "--ntasks-per-node=1", "--cpus-per-task=2"]
+    job = cluster.submit(output, *options, *args, WANDB_MODE="offline")  # SLURM's signal reaches W&B's process, too
     cluster.wait_for(r"^train ", output, job)
     urgent = cluster.submit(
         tmp_path / "urgent", "--nodes=2", "--cpus-per-task=2", "--partition=urgent", "--wrap=sleep 1"
@@ -186,13 +187,15 @@ def test_a_pre_empted_job_gives_way_and_goes_on(cluster: Cluster, tmp_path: Path
     cluster.wait(urgent, tmp_path / "urgent", seconds=60)
     state = cluster.wait(job, output)
     assert (state["JobState"], state["Restarts"]) == ("COMPLETED", "1"), output.read_text()
+    assert "Traceback" not in output.read_text()
     assert steps(tmp_path / "x3_minus_x" / f"slurm-{job}") == list(range(105 * STEPS))
+    assert_complete(tmp_path / "x3_minus_x" / f"slurm-{job}")
 
 
 def test_scancel_saves_and_ends(cluster: Cluster, tmp_path: Path) -> None:
     output = tmp_path / "out"
     args = ["slurm/fit.sbatch", CONFIG, *SMALL, *epochs(5, 5000), "--run.root", str(tmp_path)]
-    job = cluster.submit(output, "--nodes=2", *args)
+    job = cluster.submit(output, "--nodes=2", *args, WANDB_MODE="offline")
     cluster.wait_for(r"^pretrain ", output, job)
     cluster.call("scancel", job)
     state = cluster.wait(job, output, seconds=30)
