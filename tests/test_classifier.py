@@ -38,9 +38,9 @@ def digits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
     def run(name: str, *args: str, command: str = "fit", code: int = 0, config: str = "configs/digits.yaml") -> Path:
         place = ["--run.root", str(tmp_path)] + (["--run.id", name] if name else [])
-        small = [] if "baselines" in config else SMALL + SHORT
-        assert main([command, "--config", config, *small, *place, *args]) == code
-        return tmp_path / Path(config).stem / name
+        dense = "baselines" in config
+        assert main([command, "--config", config, *([] if dense else SMALL + SHORT), *place, *args]) == code
+        return tmp_path / (Path(config).stem + "_dense" * dense) / name
 
     return run
 
