@@ -36,7 +36,7 @@ from lit_triwave.modules.classifier import ImageClassifier
 from lit_triwave.modules.regressor import FunctionRegressor
 from lit_triwave.networks import TriangleNetwork
 from lit_triwave.quiet import quiet
-from lit_triwave.resuming import check_same_course, check_same_model, course_of, load_checkpoint, plain
+from lit_triwave.resuming import check_same_run, course_of, load_checkpoint, plain
 from lit_triwave.runs import (
     RUN_ID_VARIABLE,
     Run,
@@ -161,7 +161,8 @@ class TriwaveCLI(LightningCLI):
         course = course_of(self.config[self.subcommand])
         self.checkpoint = None if self.checkpoint_path is None else load_checkpoint(self.checkpoint_path)
         if self.checkpoint is not None:
-            self._check_checkpoint(self.checkpoint, course)
+            same = course if self.subcommand == "fit" else None
+            check_same_run(self.checkpoint, self.model, same, linked=list(LINKS.values()))
         if self.subcommand == "fit":
             check_strategy(config.trainer.strategy, self.model)
         if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
@@ -196,14 +197,6 @@ class TriwaveCLI(LightningCLI):
                 identity = course | {"wandb_id": self.wandb_id}
                 callbacks.append(RunRecord(identity, rows))
             return super().instantiate_trainer(**kwargs)
-
-    def _check_checkpoint(self, checkpoint: dict[str, Any], course: dict[str, Any]) -> None:
-        """Raises TriwaveError for one of another model, or, to go on with, of a run of another course."""
-        # Arguments that follow from the data last: the user's own words say more.
-        check_same_model(checkpoint, self.model, leave_out=list(LINKS.values()))
-        if self.subcommand == "fit":
-            check_same_course(checkpoint, course)
-        check_same_model(checkpoint, self.model)
 
     def _open_folder(self) -> None:
         """Makes a run's folder, or finds that it can't be written or is another run's."""

@@ -49,54 +49,65 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     return content
 
 
-def check_same_model(checkpoint: dict[str, Any], model: LightningModule, leave_out: Sequence[str] = ()) -> None:
-    """Refuses a checkpoint of a model with other hyperparameters, but for some that are left out.
+def check_same_run(
+    checkpoint: dict[str, Any], model: LightningModule, course: dict[str, Any] | None, linked: Sequence[str]
+) -> None:
+    """Refuses a checkpoint of another model, or of a run of another course.
+
+    Args:
+        checkpoint: the content of one.
+        model: to be filled from it.
+        course: of this run, if it goes on with the checkpoint's.
+        linked: arguments of the model that follow from the data, which are looked at last: the user's own words say
+            more.
 
     Raises:
         TriwaveError: naming the fields that differ.
     """
+    differing = course_differences(checkpoint, course) if course is not None else []
+    differing += model_differences(checkpoint, model, linked)
+    differing = differing or model_differences(checkpoint, model)
+    if differing:
+        raise TriwaveError(f"the checkpoint is of another config: {'; '.join(differing)}")
+
+
+def model_differences(checkpoint: dict[str, Any], model: LightningModule, leave_out: Sequence[str] = ()) -> list[str]:
+    """The hyperparameters that are others there and here, but for some that are left out."""
     saved = checkpoint.get("hyper_parameters", {})
-    differing = [
+    return [
         f"{name} is {saved[name]!r} there and {value!r} here"
         for name, value in plain(dict(model.hparams)).items()
         if name not in (*MAY_DIFFER, *leave_out) and name in saved and plain(saved[name]) != value
     ]
-    if differing:
-        raise TriwaveError(f"the checkpoint is of another model: {'; '.join(differing)}")
 
 
 def course_of(config: Namespace) -> dict[str, Any]:
     """What decides the course of a run besides the model, in containers that a checkpoint can hold."""
     arguments = config.model.get("init_args") or {}
-    stages = {name: arguments.get(name) for name in STAGES}
-    course = {"seed_everything": config.seed_everything, "data": config.data, "model": stages}
+    model = {"class_path": config.model.class_path.rpartition(".")[2]} | {name: arguments.get(name) for name in STAGES}
+    course = {"model": model, "seed_everything": config.seed_everything, "data": config.data}
     text = json.dumps(course, default=lambda value: vars(value) if hasattr(value, "__dict__") else str(value))
     content: dict[str, Any] = json.loads(text)
     return content
 
 
-def check_same_course(checkpoint: dict[str, Any], here: dict[str, Any]) -> None:
-    """Refuses a checkpoint of a run on other data, or trained in another way so far.
+def course_differences(checkpoint: dict[str, Any], here: dict[str, Any]) -> list[str]:
+    """What is another there and here of the data, and of the way that was trained so far.
 
     Stages to come may differ in everything, and the present one in its length.
-
-    Raises:
-        TriwaveError: naming the fields that differ.
     """
     there = checkpoint.get("run")
     if there is None:
-        return
+        return []
     reached = int(checkpoint["state_dict"].get("stage_number", 0))
     free = {f"data.init_args.{name}" for name in DATA_MAY_DIFFER} | {f"model.{STAGES[reached]}.epochs"}
     later = tuple(f"model.{name}" for name in STAGES[reached + 1 :])
     one, two = (flat({key: course[key] for key in here}) for course in (there, here))
-    differing = [
+    return [
         f"{name.replace('.init_args', '')} is {one.get(name)!r} there and {two.get(name)!r} here"
         for name in {**one, **two}
         if one.get(name) != two.get(name) and name not in free and not name.startswith(later)
     ]
-    if differing:
-        raise TriwaveError(f"the checkpoint is of another config: {'; '.join(differing)}")
 
 
 def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

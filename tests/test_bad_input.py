@@ -192,6 +192,7 @@ def test_a_checkpoint_of_another_shape_is_refused_by_its_fields(fit, tmp_path: P
         ("3", ["--model.pretrain.lr", "0.2"], "model.pretrain.lr is 0.1 there and 0.2 here"),
         ("7", ["--model.pretrain.epochs", "4"], "model.pretrain.epochs is 5 there and 4 here"),
         ("7", ["--seed_everything", "1"], "seed_everything is 0 there and 1 here"),
+        ("3", ["--model.depth", "4", "--seed_everything", "1"], "seed_everything is 0 there and 1 here; depth is 5"),
     ],
 )
 def test_a_checkpoint_of_another_course_is_refused_by_its_fields(
