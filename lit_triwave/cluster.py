@@ -22,7 +22,7 @@ from lightning.pytorch import Trainer
 from lit_triwave.errors import TriwaveError
 from lit_triwave.messages import leave_it_to_the_first_rank, one_line
 
-WATCH_SECONDS = 0.5
+WATCH_SECONDS = 0.1
 GONE_SECONDS = 3.0
 """How long a rank that has lost a connection leaves it to the watch to say which rank is gone."""
 LOST = re.compile("gloo|nccl|connection (was )?(closed|reset)|broken pipe|failed to recv", re.IGNORECASE)
