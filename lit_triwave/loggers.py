@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Literal
@@ -168,6 +169,9 @@ def _init_wandb(run: Run, wandb_id: str, mode: WandbMode, why: str) -> Any:
     import wandb
 
     def init(mode: Literal["online", "offline"]) -> Any:
+        # W&B names a segment by the second, and would write over one that another process began in the same one.
+        while any(run.folder.glob(f"wandb/*run-{time.strftime('%Y%m%d_%H%M%S')}-{wandb_id}")):
+            time.sleep(0.1)
         experiment = wandb.init(
             project=run.project,
             name=f"{run.experiment}/{run.id}",
