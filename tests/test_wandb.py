@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -57,8 +58,10 @@ def test_a_run_that_is_stopped_twice_is_one_run_in_wandb(fit) -> None:
     run = fit("r", *ONE_BY_ONE, *signal_at(1, 3), code=75)
     first = (run / "wandb_id").read_text()
     again = ["--ckpt_path", str(run / "checkpoints" / "last.ckpt")]
+    time.sleep(1.1)  # W&B names its segments by the second; a process does not come back so soon
     fit("", *ONE_BY_ONE, *again, *signal_at(6, 2, "SIGINT"), code=130)
     assert not any("test/mse" in row for row in tracked(run))  # a test in the middle is no part of the run's course
+    time.sleep(1.1)
     fit("", *ONE_BY_ONE, *again)
     assert len(segments(run, first.strip())) == 3
     assert_complete(run)
