@@ -133,6 +133,7 @@ def wandb_mode(asked: WandbMode) -> tuple[WandbMode, str]:
         if mode not in modes:
             raise TriwaveError(f"WANDB_MODE {mode!r}: online, offline or disabled")
         return modes[mode], f"WANDB_MODE={mode}"
+    os.environ.pop("WANDB_MODE", None)  # W&B itself refuses an empty one
     try:
         return ("online", "") if has_wandb_login() else ("offline", "no login")
     except Exception as error:  # a malformed key, say; W&B has many kinds
@@ -202,11 +203,15 @@ def _init_wandb(run: Run, wandb_id: str, mode: WandbMode, why: str) -> Any:
 def finish_wandb() -> None:
     """Ends this process's W&B run, if it has one: all that was logged is written, and sent when online."""
     wandb = sys.modules.get("wandb")
-    if wandb is not None and wandb.run is not None:
-        try:
+    if wandb is None:
+        return
+    try:
+        if wandb.run is not None:
             wandb.finish()
-        except OSError as error:
-            # W&B's own process is gone: SLURM sends its signals to every process of a step.
-            say(f"Weights & Biases: its process is gone ({error}); what it lacks is sent when the run goes on")
-            with suppress(OSError):
-                wandb.teardown()  # or it would be tried once more when Python ends
+    except OSError as error:
+        # W&B's own process is gone: SLURM sends its signals to every process of a step.
+        say(f"Weights & Biases: its process is gone ({error}); what it lacks is sent when the run goes on")
+    finally:
+        # `finish` comes back before W&B's process has closed the segment, and a session keeps the login that it found.
+        with suppress(OSError, SystemExit):  # SystemExit: with the exit code of that process, which is not ours
+            wandb.teardown()
