@@ -25,6 +25,7 @@ commands:
   reproduce      the paper's tables, and ours beside them
   compare-heads  constructed and dense classifier heads from the same config, over many seeds
   compare   the runs in a folder, such as an array of jobs leaves, as one table
+  sweep     the runs of a sweep file in W&B's format, one after the other or as jobs for SLURM, without W&B's server
 
 Every field of a config can be given on the command line, for example
   python -m lit_triwave fit --config configs/x3_minus_x.yaml --model.depth 6 --model.replicas 10
@@ -41,6 +42,7 @@ COMMANDS = {
     "compare-heads": "lit_triwave.head_comparison",
     "compare": "lit_triwave.run_comparison",
     "reproduce": "lit_triwave.reproduction",
+    "sweep": "lit_triwave.sweeps",
 }
 """This project's own commands: name ↦ module with `run(args, started) -> exit code`; all others are Lightning's."""
 
