@@ -76,7 +76,10 @@ def test_runs_of_a_project_are_read_with_their_configs_and_histories(server: Wan
         config = {"model": {"class_path": "M", "init_args": {"depth": i}}, "data.points": 500, "_wandb": {"t": 1}}
         run.config = {key: {"value": value} for key, value in config.items()}
         run.summary = {"test/mse": 0.5 * i, "_step": 3, "figures/fit": {"_type": "images"}, "stage": "train"}
-        run.history = [{"_step": 0, "train/loss": 2.0, "_runtime": 1}, {"_step": 3, "val/loss": 1.5, "trainer/global_step": 3}]
+        run.history = [
+            {"_step": 0, "train/loss": 2.0, "_runtime": 1},
+            {"_step": 3, "val/loss": 1.5, "trainer/global_step": 3},
+        ]
     runs = read_hosted(ADDRESS)
     assert [run.name for run in runs] == [f"e{i % 2}/r{i}" for i in range(130)]
     assert [run.state for run in runs[:5]] == ["finished", "running", "failed", "cut off", "stopped"]
@@ -157,7 +160,13 @@ def test_an_agent_makes_the_runs_of_a_sweep(server: WandbServer, tmp_path: Path)
     binaries = Path(sys.executable).parent
     environment = os.environ | {"WANDB_DIR": str(tmp_path), "PATH": f"{binaries}:{os.environ['PATH']}"}
     environment.pop("WANDB_SERVICE", None)  # a W&B process of its own
-    quiet: dict[str, Any] = {"cwd": REPOSITORY, "env": environment, "capture_output": True, "text": True, "timeout": 200}
+    quiet: dict[str, Any] = {
+        "cwd": REPOSITORY,
+        "env": environment,
+        "capture_output": True,
+        "text": True,
+        "timeout": 200,
+    }
     made = subprocess.run([binaries / "wandb", "sweep", "--project", PROJECT, tmp_path / "sweep.yaml"], **quiet)
     assert f"wandb agent {ENTITY}/{PROJECT}/sweep1" in made.stderr, made.stderr
     done = subprocess.run([binaries / "wandb", "agent", f"{ENTITY}/{PROJECT}/sweep1"], **quiet)

@@ -51,7 +51,9 @@ class StoredRun:
             "logLineCount": self.lines["output.log"],
             "historyTail": json.dumps(tail),
             "eventsTail": "[]",
-            "wandbConfig": json.dumps({"t": own["t"]} if "t" in own else {}),  # by which the client knows that it has begun
+            "wandbConfig": json.dumps(
+                {"t": own["t"]} if "t" in own else {}
+            ),  # by which the client knows that it has begun
             "createdAt": "2026-01-01T00:00:00Z",
             "heartbeatAt": "2026-01-01T00:00:00Z",
             "description": "",
@@ -154,14 +156,22 @@ class WandbServer(ThreadingHTTPServer):
 
     def on_RunResumeStatus(self, given: dict[str, Any]) -> Any:
         run = self.runs.get(given["name"])
-        return {"model": {"id": "1", "name": PROJECT, "entity": {"id": "1", "name": ENTITY}, "bucket": run and run.node()}}
+        return {
+            "model": {"id": "1", "name": PROJECT, "entity": {"id": "1", "name": ENTITY}, "bucket": run and run.node()}
+        }
 
     def on_UpsertBucket(self, given: dict[str, Any]) -> Any:
         name = given.get("name") or given["id"].removeprefix("storage-")
         inserted = name not in self.runs
         run = self.runs.setdefault(name, StoredRun(name))
         run.state = "running"
-        kept = {"displayName": "displayName", "groupName": "group", "jobType": "jobType", "tags": "tags", "sweep": "sweepName"}
+        kept = {
+            "displayName": "displayName",
+            "groupName": "group",
+            "jobType": "jobType",
+            "tags": "tags",
+            "sweep": "sweepName",
+        }
         run.fields |= {ours: given[theirs] for theirs, ours in kept.items() if given.get(theirs)}
         if given.get("config"):
             run.config |= json.loads(given["config"])

@@ -61,7 +61,9 @@ def parsed(address: str) -> tuple[str, str | None]:
     filters = dict(parse_qsl(query, keep_blank_values=True))
     for key in filters:
         if key not in FILTERS:
-            raise TriwaveError(f"{address}: unknown filter {key!r}{did_you_mean(key, FILTERS) or ', only group is known'}")
+            raise TriwaveError(
+                f"{address}: unknown filter {key!r}{did_you_mean(key, FILTERS) or ', only group is known'}"
+            )
     return path, filters.get("group")
 
 

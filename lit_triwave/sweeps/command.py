@@ -21,8 +21,10 @@ from lit_triwave.sweeps.definition import Sweep, read_sweep
 from lit_triwave.sweeps.plan import Planned, plan
 from lit_triwave.sweeps.process import Stop
 
-DESCRIPTION = """The runs of a sweep file in W&B's format (grid or random), without W&B's server: ordinary run folders in
-runs/<sweep>/. Further arguments, --KEY VALUE, go to every fit. The same command again goes on: finished runs are kept."""
+DESCRIPTION = (
+    "The runs of a sweep file in W&B's format (grid or random), without W&B's server: ordinary run folders in "
+    "runs/<sweep>/. Further arguments, --KEY VALUE, go to every fit. The same command again goes on."
+)
 OWN = ("--count", "--list")
 
 
@@ -32,7 +34,9 @@ def run(args: Sequence[str], started: float) -> int:
     options, overrides = parse(args)
     steps = int(os.environ.get("SLURM_STEP_NUM_TASKS", "1"))
     if steps > 1:
-        raise TriwaveError(f"sweep is one process, not {steps} of srun's; --list FILE makes jobs for slurm/array.sbatch")
+        raise TriwaveError(
+            f"sweep is one process, not {steps} of srun's; --list FILE makes jobs for slurm/array.sbatch"
+        )
     sweep = read_sweep(Path(options.file))
     runs = plan(sweep, options.count, overrides)
     for key in sweep.left_out:
@@ -52,7 +56,9 @@ def run(args: Sequence[str], started: float) -> int:
     if stop.requested is not None:
         left = sum(one.state != "finished" for one in runs)
         command = shlex.join(["python", "-m", "lit_triwave", "sweep", *args])
-        print(f"stopped by {stop.requested.name}, {left} of {len(runs)} runs are left; go on with:\n{command}", flush=True)
+        print(
+            f"stopped by {stop.requested.name}, {left} of {len(runs)} runs are left; go on with:\n{command}", flush=True
+        )
         return REQUEUE if stop.requested == REQUEUE_SIGNAL else INTERRUPTED
     close(runs, sweep, failed)
     return 1 if failed else 0
@@ -67,7 +73,8 @@ def parse(args: Sequence[str]) -> tuple[Any, list[str]]:
     own: list[str] = []
     overrides: list[str] = []
     pending = list(args)
-    if pending and not pending[0].startswith("-"):
+    file = bool(pending) and not pending[0].startswith("-")
+    if file:
         own.append(pending.pop(0))
     while pending:
         word = pending.pop(0)
@@ -76,7 +83,7 @@ def parse(args: Sequence[str]) -> tuple[Any, list[str]]:
             pending = pending[1:]
         else:
             (own if word.split("=")[0] in (*OWN, "-h", "--help") else overrides).append(word)
-    if overrides and not own:
+    if overrides and not file:
         parser.error("the sweep file comes first: python -m lit_triwave sweep FILE [--KEY VALUE ...]")
     options = parser.parse_args(own)
     if options.count is not None and options.count < 1:
@@ -132,8 +139,8 @@ def run_all(runs: list[Planned], sweep: Sweep, stop: Stop) -> dict[str, str]:
 
 def result(one: Planned, sweep: Sweep) -> str:
     """The sweep's metric of a run, where it has one."""
-    value = one.summary.get(sweep.metric or "")
-    return f"{sweep.metric} {value:.4g}  " if isinstance(value, (int, float)) else ""
+    value = one.metric(sweep.metric)
+    return "" if value is None else f"{sweep.metric} {value:.4g}  "
 
 
 def duration(seconds: float) -> str:
@@ -147,8 +154,8 @@ def close(runs: list[Planned], sweep: Sweep, failed: dict[str, str]) -> None:
     """Says what failed, which run is best, and how to compare them."""
     for name, why in failed.items():
         print(f"failed: {name} ({why})")
-    values = {one.id: one.summary.get(sweep.metric or "") for one in runs if one.state == "finished"}
-    known = {name: value for name, value in values.items() if isinstance(value, (int, float))}
+    values = {one.id: one.metric(sweep.metric) for one in runs if one.state == "finished"}
+    known = {name: value for name, value in values.items() if value is not None}
     if known:
         best = (min if sweep.goal == "minimize" else max)(known, key=known.__getitem__)
         print(f"{'lowest' if sweep.goal == 'minimize' else 'highest'} {sweep.metric}: {known[best]:.4g}, {best}")

@@ -17,8 +17,10 @@ import yaml
 from lit_triwave.errors import TriwaveError, did_you_mean
 from lit_triwave.sweeps.parameters import Parameter, parameters
 
-KEYS = ("apiVersion", "command", "controller", "description", "early_terminate", "entity", "imageuri", "image_uri", "job")
-KEYS += ("method", "metric", "name", "parameters", "program", "project", "run_cap", "settings")
+KEYS = (
+    "apiVersion command controller description early_terminate entity imageuri image_uri job method metric name "
+    "parameters program project run_cap settings"
+).split()
 """Of W&B's format, at the top."""
 ARGUMENTS = "${args}"
 COMMAND = 'command: ["${env}", "${interpreter}", "-m", "lit_triwave", "fit", "--config=…", "${args}"]'
@@ -63,7 +65,9 @@ class Sweep:
         names = [parameter.name for parameter in self.parameters]
         if self.method == "grid":
             grid = itertools.product(*(parameter.grid() for parameter in self.parameters))
-            yield from (dict(zip(names, point, strict=True)) for point in itertools.islice(grid, min(limits, default=None)))
+            yield from (
+                dict(zip(names, point, strict=True)) for point in itertools.islice(grid, min(limits, default=None))
+            )
             return
         if not limits:
             raise TriwaveError(f"{self.path}: method: random has no end; give --count N, or run_cap in the file")
@@ -92,8 +96,7 @@ def read_sweep(path: Path) -> Sweep:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise TriwaveError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict) or "parameters" not in content or "method" not in content:
-        kind = "the config of a fit" if isinstance(content, dict) and "model" in content else "no sweep file"
-        raise TriwaveError(f"{path} is {kind}: method and parameters are expected, as in configs/sweeps/")
+        raise TriwaveError(f"{path} is no sweep file: method and parameters are expected, as in configs/sweeps/")
     try:
         return checked(path, content)
     except TriwaveError as error:
@@ -136,7 +139,9 @@ def fit_arguments(command: Any) -> tuple[list[str], list[str]]:
     words = [str(word) for word in command] if isinstance(command, list) else []
     if "fit" not in words or "lit_triwave" not in words[: words.index("fit")]:
         raise TriwaveError(f"the command is to run our fit: {COMMAND}")
-    words = [re.sub(r"\$\{envvar:(\w+)\}", lambda m: os.environ.get(m[1], m[1]), w) for w in words[words.index("fit") + 1 :]]
+    words = [
+        re.sub(r"\$\{envvar:(\w+)\}", lambda m: os.environ.get(m[1], m[1]), w) for w in words[words.index("fit") + 1 :]
+    ]
     unknown = [word for word in words if word.startswith("${") and word != ARGUMENTS]
     if unknown or words.count(ARGUMENTS) != 1:
         raise TriwaveError(f"the command needs ${{args}} once{f', not {unknown[0]}' if unknown else ''}: {COMMAND}")

@@ -66,7 +66,9 @@ class Parameter:
         """
         s = self.settings
         if self.continuous:
-            raise TriwaveError(f"parameter {self.name}: {self.distribution} has no grid; list values, or method: random")
+            raise TriwaveError(
+                f"parameter {self.name}: {self.distribution} has no grid; list values, or method: random"
+            )
         if "probabilities" in s:
             raise TriwaveError(f"parameter {self.name}: a grid takes each value once; leave probabilities out")
         if self.distribution == "constant":
@@ -135,7 +137,9 @@ def parameters(entries: Any, prefix: str = "") -> list[Parameter]:
         unknown = [other for other in entry if other not in KEYS]
         if unknown:
             raise TriwaveError(f"parameter {name}: unknown key {unknown[0]!r}{did_you_mean(str(unknown[0]), KEYS)}")
-        found.append(checked(Parameter(name, distribution(name, entry), {k: v for k, v in entry.items() if k != KEYS[0]})))
+        found.append(
+            checked(Parameter(name, distribution(name, entry), {k: v for k, v in entry.items() if k != KEYS[0]}))
+        )
     return found
 
 

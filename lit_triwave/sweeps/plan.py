@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 from collections.abc import Sequence
@@ -52,13 +53,20 @@ class Planned:
     def command(self) -> list[str]:
         """The arguments of `fit` that begin it, or go on with it."""
         place = [f"--run.root={self.folder.parent.parent}", f"--run.experiment={self.folder.parent.name}"]
+        place = [word for word in place if word not in (*self.words, "--run.root=runs")]  # it may say so already
         return [*self.words, *place, f"--run.id={self.id}", *(["--ckpt_path=last"] if self.state == "begun" else [])]
 
-    @property
-    def summary(self) -> dict[str, Any]:
-        """Its summary.json; empty if there is none."""
-        file = self.folder / "summary.json"
-        return dict(json.loads(file.read_text())) if file.is_file() else {}
+    def metric(self, name: str | None) -> float | None:
+        """A number of its summary, else the last one of that name in metrics.csv; None where there is none."""
+        summary, metrics = self.folder / "summary.json", self.folder / "metrics.csv"
+        value = json.loads(summary.read_text()).get(name) if summary.is_file() else None
+        if value is None and metrics.is_file():
+            with metrics.open(newline="") as file:
+                value = next((row[name] for row in reversed([*csv.DictReader(file)]) if row.get(name or "")), None)
+        try:
+            return None if value is None else float(value)
+        except ValueError:  # a word
+            return None
 
 
 def plan(sweep: Sweep, count: int | None, overrides: Sequence[str]) -> list[Planned]:

@@ -1,7 +1,7 @@
 """One run of a sweep in a process of its own, forked from the one that has imported everything.
 
-A short fit of 50 epochs took 1.7 s so, as it does in one process with those before it, and 8 s in a new Python, 6 of them
-for imports (two cores). And a run that is killed, or that starts ranks of its own, leaves the sweep as it was.
+A short fit of 50 epochs took 1.7 s so, as it does in one process with those before it, and 8 s in a new Python, 6 of
+them for imports (two cores). And a run that is killed, or that starts ranks of its own, leaves the sweep as it was.
 """
 
 from __future__ import annotations
