@@ -24,7 +24,7 @@ from lit_triwave.wandb_segments import segments
 from tests.conftest import REPOSITORY
 from tests.faults import signal_at
 from tests.test_resume import rows
-from tests.wandb_server import ENTITY, PROJECT, StoredRun, WandbServer
+from tests.wandb_server import ENTITY, KEY, PROJECT, StoredRun, WandbServer
 
 ONE_BY_ONE = ["--trainer.log_every_n_steps", "1"]
 ADDRESS = f"wandb:{ENTITY}/{PROJECT}"
@@ -149,6 +149,7 @@ def test_a_run_online_that_is_stopped_and_goes_on_is_one_run_with_each_step_once
     for key in ("test/mse", "linear_regions/final", "stage"):
         assert there.summary[key] == summary[key]
     assert any(key.endswith("depth") and value == 5 for key, value in there.config.items())
+    assert not any(secret.encode() in sent for secret in (KEY, os.environ["HOME"]) for sent in server.received)
 
 
 def test_an_agent_makes_the_runs_of_a_sweep(server: WandbServer, tmp_path: Path) -> None:
@@ -188,6 +189,7 @@ def test_an_offline_run_is_read_from_all_of_its_segments(fit, monkeypatch: pytes
     run = fit("r", *ONE_BY_ONE, *signal_at(1, 3), code=75)
     time.sleep(1.1)  # W&B names its segments by the second
     fit("", *ONE_BY_ONE, "--ckpt_path", str(run / "checkpoints" / "last.ckpt"))
+    wandb.teardown()  # its process has then written everything
     files = segments(run, (run / "wandb_id").read_text().strip())
     assert len(files) == 2
     for path in (run / "wandb", files[0].parent, files[1]):

@@ -74,6 +74,7 @@ class WandbServer(ThreadingHTTPServer):
         sweeps: id ↦ its configuration.
         left: sweep's id ↦ the values of the runs that no agent has got yet.
         unknown: operations that were asked for and that it does not know.
+        received: what was posted or put, unpacked.
     """
 
     daemon_threads = True
@@ -86,6 +87,7 @@ class WandbServer(ThreadingHTTPServer):
         self.left: dict[str, list[dict[str, Any]]] = {}
         self.sent: list[dict[str, Any]] = []  # commands to agents
         self.unknown: list[str] = []
+        self.received: list[bytes] = []
 
     @property
     def url(self) -> str:
@@ -241,7 +243,9 @@ class Handler(BaseHTTPRequestHandler):
 
     def body(self) -> bytes:
         content = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        return gzip.decompress(content) if self.headers.get("Content-Encoding") == "gzip" else content
+        content = gzip.decompress(content) if self.headers.get("Content-Encoding") == "gzip" else content
+        self.server.received.append(content)
+        return content
 
     def do_POST(self) -> None:
         content = self.body()

@@ -17,25 +17,8 @@ import yaml
 from lit_triwave.errors import TriwaveError, did_you_mean
 from lit_triwave.sweeps.parameters import Parameter, parameters
 
-KEYS = [
-    "apiVersion",
-    "command",
-    "controller",
-    "description",
-    "early_terminate",
-    "entity",
-    "imageuri",
-    "image_uri",
-    "job",
-    "method",
-    "metric",
-    "name",
-    "parameters",
-    "program",
-    "project",
-    "run_cap",
-    "settings",
-]
+KEYS = ["apiVersion", "command", "controller", "description", "early_terminate", "entity", "imageuri", "image_uri"]
+KEYS += ["job", "method", "metric", "name", "parameters", "program", "project", "run_cap", "settings"]
 """Of W&B's format, at the top."""
 ARGUMENTS = "${args}"
 COMMAND = 'command: ["${env}", "${interpreter}", "-m", "lit_triwave", "fit", "--config=…", "${args}"]'
