@@ -22,10 +22,10 @@ commands:
   validate  evaluate a checkpoint on the validation data
   test      evaluate a checkpoint on the test data; redraws the figures
   predict   write a checkpoint's predictions to predictions.csv
+  sweep     the runs of a sweep file in W&B's format, one after the other or as jobs for SLURM, without W&B's server
   reproduce      the paper's tables, and ours beside them
   compare-heads  constructed and dense classifier heads from the same config, over many seeds
   compare   the runs in a folder, such as an array of jobs leaves, as one table
-  sweep     the runs of a sweep file in W&B's format, one after the other or as jobs for SLURM, without W&B's server
 
 Every field of a config can be given on the command line, for example
   python -m lit_triwave fit --config configs/x3_minus_x.yaml --model.depth 6 --model.replicas 10
