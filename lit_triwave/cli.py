@@ -22,6 +22,7 @@ commands:
   validate  evaluate a checkpoint on the validation data
   test      evaluate a checkpoint on the test data; redraws the figures
   predict   write a checkpoint's predictions to predictions.csv
+  sweep     the runs of a sweep file in W&B's format, one after the other or as jobs for SLURM, without W&B's server
   reproduce      the paper's tables, and ours beside them
   compare-heads  constructed and dense classifier heads from the same config, over many seeds
   compare   the runs in a folder, such as an array of jobs leaves, as one table
@@ -41,6 +42,7 @@ COMMANDS = {
     "compare-heads": "lit_triwave.head_comparison",
     "compare": "lit_triwave.run_comparison",
     "reproduce": "lit_triwave.reproduction",
+    "sweep": "lit_triwave.sweeps",
 }
 """This project's own commands: name ↦ module with `run(args, started) -> exit code`; all others are Lightning's."""
 

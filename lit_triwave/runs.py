@@ -88,7 +88,8 @@ def new_run_id() -> str:
 def wandb_id(folder: Path, checkpoint: dict[str, Any] | None) -> str:
     """The id of a run in Weights & Biases: that of the checkpoint it goes on from, or that in its folder, or a new one.
 
-    Not the run's own id, which another experiment of the same W&B project may have too.
+    Not the run's own id, which another experiment of the same W&B project may have too. Under `wandb agent` it is the
+    agent's, whatever was before: W&B takes no other there.
 
     Args:
         folder: of the run, where the id is kept as `wandb_id`.
@@ -96,11 +97,16 @@ def wandb_id(folder: Path, checkpoint: dict[str, Any] | None) -> str:
     """
     file = folder / "wandb_id"
     kept = (checkpoint or {}).get("run", {}).get("wandb_id") or (file.read_text().strip() if file.is_file() else "")
-    name: str = kept or secrets.token_hex(4)
+    name: str = (swept() and os.environ.get("WANDB_RUN_ID")) or kept or secrets.token_hex(4)
     if not file.is_file() or file.read_text().strip() != name:
         with written_whole(file) as partial:
             partial.write_text(name + "\n")
     return name
+
+
+def swept() -> bool:
+    """Whether `wandb agent` has started this process, for one run of a sweep."""
+    return bool(os.environ.get("WANDB_SWEEP_ID"))
 
 
 def open_run_folder(folder: Path, needed: int = 0) -> None:
