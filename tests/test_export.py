@@ -146,6 +146,8 @@ def test_plain_pytorch_and_the_program_equal_the_model(name: str, runs, tmp_path
         assert {kind.__module__.partition(".")[0] for kind in kinds} <= {"torch", "torchvision", "exported"}
         if name in FUNCTIONS:
             assert kinds == {nn.Sequential, nn.Linear, nn.ReLU}
+    if name in IMAGES:  # takes seconds, and `replaced` has its turn below
+        return
     program = file.with_suffix(".pt2")
     assert main(["export", str(checkpoint), "--format", "program", "--out", str(program)]) == 0
     assert_equal_to_the_model(checkpoint, torch.export.load(program).module())
