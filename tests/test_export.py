@@ -40,7 +40,7 @@ DIGITS: dict[str, list[str]] = {
     ],
 }
 IMAGES: dict[str, list[str]] = {
-    "replaced": ["--model.head", "replaced", "--model.num_nets", "8"],
+    "replaced": ["--model.backbone", "alexnet", "--model.head", "replaced", "--model.num_nets", "8"],
     "original": ["--model.head", "original", "--model.pretrain.epochs", "0"],
     "block_diagonal": ["--model.head", "block_diagonal", "--model.num_nets", "8"],
 }
@@ -68,9 +68,10 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
             if not data.is_dir():
                 write_imagenet(data, classes=6, train=2, val=1)
             args += ["--config", "configs/imagenet_vgg16.yaml", "--data.root", str(data), "--data.batch_size", "6"]
-            args += ["--data.image_size", "32", "--data.workers", "0", "--model.backbone", "mobilenet_v3_small"]
+            args += ["--data.image_size", "64", "--data.workers", "0", "--model.backbone", "mobilenet_v3_small"]
             args += ["--trainer.accelerator", "cpu", *F32, "--model.depth", "2"]
             args += ["--model.pretrain.epochs", "1", "--model.train.epochs", "1", *IMAGES[name]]
+            args += ["--trainer.limit_train_batches", "1"]
         before = Path.cwd()
         os.chdir(REPOSITORY)
         try:
