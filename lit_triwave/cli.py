@@ -25,6 +25,8 @@ commands:
   sweep     the runs of a sweep file in W&B's format, one after the other or as jobs for SLURM, without W&B's server
   reproduce      the paper's tables, and ours beside them
   compare-heads  constructed and dense classifier heads from the same config, over many seeds
+  inspect   what a checkpoint holds: peaks, scales, linear regions, dead units, pictures of the waves
+  export    a checkpoint as plain PyTorch, a torch.export program or ONNX
   compare   the runs in a folder, such as an array of jobs leaves, as one table
 
 Every field of a config can be given on the command line, for example
@@ -43,6 +45,8 @@ COMMANDS = {
     "compare": "lit_triwave.run_comparison",
     "reproduce": "lit_triwave.reproduction",
     "sweep": "lit_triwave.sweeps",
+    "inspect": "lit_triwave.inspection",
+    "export": "lit_triwave.exporting",
 }
 """This project's own commands: name ↦ module with `run(args, started) -> exit code`; all others are Lightning's."""
 
