@@ -42,7 +42,8 @@ def plain_multiply_adds(network: Any) -> int:
     if network.parameterization == "peaks":
         network.release("blocks")
     for parameter in network.parameters():
-        parameter.fill_(1.0)  # what may become other than zero is, and no two terms cancel
+        # What may become other than zero is, and no two terms cancel.
+        parameter.uniform_(1, 2, generator=torch.Generator(parameter.device))
     return sum(int(layer.weight.count_nonzero()) for layer in network.to_sequential() if isinstance(layer, nn.Linear))
 
 

@@ -129,7 +129,7 @@ class WandbRows(WandbLogger):
     @rank_zero_only
     def log_summary(self, summary: Mapping[str, Any]) -> None:
         """Sets W&B's summary; of the metrics of the course it keeps the best value itself."""
-        self._send()
+        self._define(self._row)
         self.experiment.summary.update({k: v for k, v in summary.items() if k not in self._defined})
 
     @rank_zero_only
@@ -252,7 +252,6 @@ def _init_wandb(run: Run, wandb_id: str, mode: WandbMode, why: str, tags: Sequen
             mode=mode,
             settings=private_settings(),
         )
-        forget_logs(Path(experiment.dir).parent)
         # Lightning counts its own steps; W&B's count of log calls would not survive a resume.
         experiment.define_metric(STEP)
         experiment.define_metric("*", step_metric=STEP, step_sync=True)
@@ -261,13 +260,16 @@ def _init_wandb(run: Run, wandb_id: str, mode: WandbMode, why: str, tags: Sequen
     if mode == "online":
         try:
             experiment = init("online")
+            forget_logs(run.folder)
             say(f"Weights & Biases: online, {experiment.url}")
             return experiment
         except wandb.Error as error:
             wandb.teardown()  # its service keeps the failed run's id until it is stopped
             why = f"the server can't be used: {' '.join(str(error).split())[:100]}"
     say(f"Weights & Biases: offline ({why}); to send it later: wandb sync {run.folder}/wandb/offline-run-*")
-    return init("offline")
+    experiment = init("offline")
+    forget_logs(run.folder)
+    return experiment
 
 
 def private_settings() -> Any:
@@ -283,11 +285,12 @@ def private_settings() -> Any:
 
 
 def forget_logs(folder: Path) -> None:
-    """Takes W&B's debug logs, which name paths, out of a segment's folder; W&B writes on where no one reads, and a
-    killed run has none either. Kept with WANDB_DEBUG=true."""
+    """Takes W&B's debug logs, which name paths, out of a run folder; W&B writes on where no one reads, and a killed run
+    has none either. Kept with WANDB_DEBUG=true."""
     if os.environ.get("WANDB_DEBUG", "").lower() not in ("true", "1"):
-        shutil.rmtree(folder / "logs", ignore_errors=True)
-        for link in folder.parent.glob("debug*.log"):
+        for logs in folder.glob("wandb/*run-*/logs"):
+            shutil.rmtree(logs, ignore_errors=True)
+        for link in folder.glob("wandb/debug*.log"):
             link.unlink(missing_ok=True)
 
 
@@ -295,8 +298,10 @@ def finish_wandb() -> None:
     """Ends this process's W&B run, if it has one: all that was logged is written, and sent when online."""
     wandb = sys.modules.get("wandb")
     if wandb is not None and wandb.run is not None:
+        folder = Path(wandb.run.dir).parents[2]
         try:
             wandb.finish()
+            forget_logs(folder)
         except OSError as error:
             # W&B's own process is gone: SLURM sends its signals to every process of a step.
             say(f"Weights & Biases: its process is gone ({error}); what it lacks is sent when the run goes on")
