@@ -282,7 +282,7 @@ class TriwaveCLI(LightningCLI):
                 with self._stop_in_good_order():
                     self.trainer.test(self.model, datamodule=self.datamodule, verbose=False)
             for tracker in self._trackers() if self.run.artifact and self.stopped is None else ():
-                tracker.log_checkpoint(self.run.folder / "checkpoints" / "last.ckpt", str(self.run.id))
+                tracker.log_checkpoint(self.run.folder / "checkpoints" / "last.ckpt")
         finally:  # also when a second Ctrl-C leaves the figures out
             if self.stopped is not None:
                 why = "saved, to be started again" if self.stopped == REQUEUE_SIGNAL else "interrupted"

@@ -28,6 +28,8 @@ FLUSH_EVERY = 20
 INIT_TIMEOUT = 20
 """Seconds to wait for the W&B server before the run goes on offline."""
 STEP = "trainer/global_step"
+MOST_LETTERS = 128
+"""Of an artifact's name."""
 
 
 Row = tuple[int, dict[str, float]]
@@ -87,6 +89,7 @@ class WandbRows(WandbLogger):
         self._step = -1
         self._row: dict[str, Any] = {}  # logged at `_step`, not yet sent
         self._defined: set[str] = set()
+        self._artifact = f"{run.experiment}-{run.id}"
         for step, metrics in rows:
             self.log_metrics(metrics, step)
 
@@ -133,13 +136,8 @@ class WandbRows(WandbLogger):
         self.experiment.summary.update({k: v for k, v in summary.items() if k not in self._defined})
 
     @rank_zero_only
-    def log_checkpoint(self, path: Path, name: str) -> None:
-        """Keeps a file as an artifact of the run, to be uploaded from where it lies.
-
-        Args:
-            path: of the checkpoint.
-            name: of the artifact, of which this is a new version.
-        """
+    def log_checkpoint(self, path: Path) -> None:
+        """Keeps a file as an artifact of the run and of its name, to be uploaded from where it lies."""
         import wandb
 
         # A link of its own: the run may be prolonged, and then has another checkpoint before this one is uploaded.
@@ -149,7 +147,7 @@ class WandbRows(WandbLogger):
             own.hardlink_to(path)
         except OSError:  # not every file system can
             shutil.copyfile(path, own)
-        artifact = wandb.Artifact(re.sub(r"[^\w.-]", "-", name), type="model")
+        artifact = wandb.Artifact(re.sub(r"[^\w.-]", "-", self._artifact)[-MOST_LETTERS:], type="model")
         # W&B's own copy would be in the home folder, which the segment would then name.
         artifact.add_file(str(own), name=path.name, policy="immutable")
         self.experiment.log_artifact(artifact)

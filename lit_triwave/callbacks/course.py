@@ -50,7 +50,8 @@ class Course(Callback):
 
     def _log(self, module: LightningModule, name: str, value: Tensor | float) -> None:
         # All ranks hold the same parameters; nothing is said between them.
-        module.log(name, torch.as_tensor(value, dtype=torch.float64), rank_zero_only=True)
+        dtype = torch.float32 if module.device.type == "mps" else torch.float64
+        module.log(name, torch.as_tensor(value, dtype=dtype), rank_zero_only=True)
 
 
 def is_counted(trainer: Trainer, module: StagedModule, most: int) -> bool:
