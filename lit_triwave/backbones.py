@@ -161,10 +161,11 @@ def read_weights(path: str) -> dict[str, Any]:
     Raises:
         ValueError: the file is not there, or holds something else.
     """
-    if not Path(path).is_file():
+    file = Path(path).expanduser()
+    if not file.is_file():
         raise ValueError(f"weights {path}: no such file")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:
         raise ValueError(f"weights {path} cannot be read: {' '.join(str(error).split())[:100]}") from error
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):

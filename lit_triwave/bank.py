@@ -242,6 +242,29 @@ class TriangleBank(nn.Module):
         bank.load_state_dict({name: value[index] for name, value in self.state_dict().items()})
         return bank
 
+    def subset(self, indices: Tensor) -> TriangleBank:
+        """Some subnetworks of a bank of one dimension, as a bank of their number, with copied parameters.
+
+        Args:
+            indices: which, (k,) int64.
+
+        Raises:
+            ValueError: the bank has replicas, or is released as a dense network, which can't be taken apart.
+        """
+        if len(self.shape) > 1 or self.released == "dense":
+            raise ValueError(f"a bank of shape {tuple(self.shape)}, released as {self.released}: can't be taken apart")
+        bank = TriangleBank(
+            len(indices),
+            self.depth,
+            theorem31=self.theorem31,
+            margin=self.margin,
+            generator=torch.Generator(self.sign.device),  # as in `select`
+            dtype=self.sign.dtype,
+            device=self.sign.device,
+        )
+        bank.load_state_dict({name: value[indices] for name, value in self.state_dict().items()})
+        return bank
+
     def affine_layers(self) -> list[dense.Affine]:
         """The bank as depth + 1 affine maps with a ReLU between, on flattened inputs and outputs in [0, 1]."""
         weights = self.weights()

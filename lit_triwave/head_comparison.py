@@ -22,7 +22,8 @@ from rich.table import Table
 from lit_triwave.callbacks.history import EpochHistory, validation_images
 from lit_triwave.errors import TriwaveError
 from lit_triwave.heads import BlockDiagonalHead
-from lit_triwave.lightning_cli import LINKS, UNRECORDED
+from lit_triwave.lightning_cli import UNRECORDED
+from lit_triwave.links import LINKS
 from lit_triwave.messages import OneLineParser, known_classes
 from lit_triwave.modules.classifier import ImageClassifier
 from lit_triwave.quiet import quiet

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 import re
 import shlex
 import shutil
 import signal
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 from jsonargparse import Namespace
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_only
 
 from datamodules import DigitsDataModule, FunctionDataModule, TableDataModule
 from lit_triwave.callbacks.checkpoint import AtomicCheckpointIO, RunRecord, StageCheckpoint
+from lit_triwave.callbacks.config import SaveFitConfig
+from lit_triwave.callbacks.course import ClassificationCourse, RegressionCourse
 from lit_triwave.callbacks.figures import ClassificationFigures, RegressionFigures
 from lit_triwave.callbacks.history import EpochHistory, SeedHistory
 from lit_triwave.callbacks.interruption import REQUEUE_SIGNAL, SIGNALS, Interruption
@@ -30,13 +31,16 @@ from lit_triwave.callbacks.summary import ClassificationSummary, RegressionSumma
 from lit_triwave.cli import INTERRUPTED, REQUEUE
 from lit_triwave.cluster import cluster_environment, one_message, ranks_end_together, requeued
 from lit_triwave.errors import Interrupted, TrainingDiverged, TriwaveError
-from lit_triwave.loggers import finish_wandb, make_loggers, say
+from lit_triwave.home import found
+from lit_triwave.links import LINKS, check_links
+from lit_triwave.loggers import WandbRows, finish_wandb, make_loggers, say
 from lit_triwave.messages import known_classes
 from lit_triwave.modules.classifier import ImageClassifier
 from lit_triwave.modules.regressor import FunctionRegressor
 from lit_triwave.networks import TriangleNetwork
 from lit_triwave.quiet import quiet
-from lit_triwave.resuming import check_same_run, course_of, load_checkpoint, plain
+from lit_triwave.resuming import check_same_run, course_of, load_checkpoint
+from lit_triwave.run_record import RunFile, flat_config, hardware, tags
 from lit_triwave.runs import (
     RUN_ID_VARIABLE,
     Run,
@@ -46,21 +50,10 @@ from lit_triwave.runs import (
     place_run,
     unsaved_run,
     wandb_id,
-    written_whole,
 )
 from lit_triwave.stages import Polish, Stage
-from lit_triwave.start import start_block
+from lit_triwave.start import devices, start_block
 from lit_triwave.synchronized import SynchronizedBatchNorms
-
-LINKS = {
-    "data.domain": "domain",
-    "data.target_range": "target_range",
-    "data.curvature": "data_curvature",
-    "data.num_classes": "num_classes",
-    "data.image_shape": "image_shape",
-}
-"""What a module learns from its data: attribute of the data ↦ argument of the module. jsonargparse leaves out the links
-whose ends the chosen classes do not have."""
 
 REPORTING_BYTES = 20_000_000
 """Room in a run folder for what is not a checkpoint: metrics, figures, Weights & Biases."""
@@ -75,24 +68,6 @@ UNRECORDED: dict[str, Any] = {
     "use_distributed_sampler": False,  # the data modules shard their batches themselves
 }
 """Trainer options of the runs that make up a table, which keeps what it needs of them itself."""
-
-
-class SaveFitConfig(SaveConfigCallback):
-    """Saves `config.yaml` for `fit` alone: evaluating a run must not change how it says it was made.
-
-    Without the run's id and checkpoint, so that the saved config, run again, is another run of the same experiment.
-    """
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if stage == "fit":
-            self.config = self.config.clone()
-            self.config.run.id = self.config.ckpt_path = None
-            super().setup(trainer, pl_module, stage)
-
-    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        # Not by `save_to_log_dir`: a process killed then leaves half a file where a whole one was.
-        with written_whole(Path(trainer.default_root_dir) / "config.yaml") as partial:
-            self.parser.save(self.config, str(partial), skip_none=False, overwrite=True, multifile=False)
 
 
 class TriwaveCLI(LightningCLI):
@@ -118,8 +93,8 @@ class TriwaveCLI(LightningCLI):
         """Not Lightning's: it would let a checkpoint's hyperparameters silently replace those that the user gave."""
 
     def before_instantiate_classes(self) -> None:
-        """Settles the experiment's name and the checkpoint."""
-        config = self.config[self.subcommand]
+        """Settles paths, the experiment's name and the checkpoint."""
+        config = self.config[self.subcommand] = found(self.config[self.subcommand])
         if config.run.experiment is None:
             files = [Path(str(path)).stem for path in config.get("config") or []]
             config.run.experiment = re.sub(r"[^\w.-]+", "_", files[0]) if files else "default"
@@ -145,8 +120,23 @@ class TriwaveCLI(LightningCLI):
         self.checkpoint_path = None if checkpoint is None else Path(checkpoint)
 
     def _run_subcommand(self, subcommand: str) -> None:
-        with ranks_end_together(self.trainer):
+        with ranks_end_together(self.trainer), self._recorded(subcommand):
             super()._run_subcommand(subcommand)
+
+    def _recorded(self, subcommand: str) -> AbstractContextManager[None]:
+        """Keeps `run.json`, and tells Weights & Biases the same."""
+        if subcommand != "fit" or rank_zero_only.rank > 0:  # type: ignore[attr-defined]
+            return nullcontext()
+        with self._leave_nothing_half_written():
+            found_hardware = hardware(self.trainer, devices(self.trainer))
+            tracked = self.wandb_id if self._trackers() else None
+            file = RunFile(self.run, flat_config(self.config["fit"]), self.model, tracked, found_hardware)
+            for tracker in self._trackers():
+                tracker.log_config(file.tracked)
+        return file.kept(lambda: self.stopped is not None)
+
+    def _trackers(self) -> list[WandbRows]:
+        return [logger for logger in self.trainer.loggers if isinstance(logger, WandbRows)]
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         arguments: dict[str, Any] = super()._prepare_subcommand_kwargs(subcommand)
@@ -221,13 +211,14 @@ class TriwaveCLI(LightningCLI):
             history = SeedHistory()
             summary = RegressionSummary(folder, seed, self.started)
             written: list[Callback] = [PredictionCSV(folder / "predictions.csv")] if predicts else []
-            return [history, summary, RegressionFigures(folder, history), *written]
+            return [history, RegressionCourse(), summary, RegressionFigures(folder, history), *written]
         if isinstance(self.model, ImageClassifier):
-            epochs = EpochHistory()
+            epochs, course = EpochHistory(), ClassificationCourse()
             rows: list[Callback] = [ClassCSV(folder / "predictions.csv")] if predicts else []
             return [
                 epochs,
-                ClassificationSummary(folder, seed, self.started),
+                course,
+                ClassificationSummary(folder, seed, self.started, course),
                 ClassificationFigures(folder, epochs),
                 *rows,
             ]
@@ -256,7 +247,8 @@ class TriwaveCLI(LightningCLI):
     def _loggers(self) -> Any:
         first = rank_zero_only.rank == 0  # type: ignore[attr-defined]
         self.wandb_id = wandb_id(self.run.folder, self.checkpoint) if first else ""  # decided, tracked and saved there
-        return make_loggers(self.run, self.wandb_id, (self.checkpoint or {}).get("run", {}).get("rows", []))
+        rows = (self.checkpoint or {}).get("run", {}).get("rows", [])
+        return make_loggers(self.run, self.wandb_id, rows, tags(self.run, flat_config(self.config["fit"])))
 
     def before_fit(self) -> None:
         resumed = (self.checkpoint_path, self.checkpoint) if self.checkpoint_path and self.checkpoint else None
@@ -289,6 +281,8 @@ class TriwaveCLI(LightningCLI):
             if self.stopped in (None, signal.SIGINT):
                 with self._stop_in_good_order():
                     self.trainer.test(self.model, datamodule=self.datamodule, verbose=False)
+            for tracker in self._trackers() if self.run.artifact and self.stopped is None else ():
+                tracker.log_checkpoint(self.run.folder / "checkpoints" / "last.ckpt")
         finally:  # also when a second Ctrl-C leaves the figures out
             if self.stopped is not None:
                 why = "saved, to be started again" if self.stopped == REQUEUE_SIGNAL else "interrupted"
@@ -300,22 +294,6 @@ class TriwaveCLI(LightningCLI):
         folder = self.run.folder
         command = ["python", "-m", "lit_triwave", "fit", "--config", f"{folder}/config.yaml"]
         return f"go on with:\n{shlex.join([*command, '--ckpt_path', f'{folder}/checkpoints/last.ckpt'])}"
-
-
-def check_links(config: Namespace, model: LightningModule) -> None:
-    """Refuses a value of the user's for what the model learns from its data: it would be passed over.
-
-    Raises:
-        TriwaveError: it is another than the data's.
-    """
-    given = config.model.get("init_args") or {}
-    defaults = inspect.signature(type(model)).parameters
-    for source, target in LINKS.items():
-        if target not in model.hparams or target not in given:
-            continue
-        value, found = plain(given[target]), plain(dict(model.hparams)[target])
-        if value not in (plain(defaults[target].default), found):
-            raise TriwaveError(f"model.{target} {value}: it follows from {source}, which is {found}; leave it out")
 
 
 def distributed_plugins(trainer: Namespace) -> list[Any]:

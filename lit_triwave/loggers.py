@@ -4,23 +4,32 @@ from __future__ import annotations
 
 import inspect
 import os
+import re
+import shutil
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, Literal
 
 from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from lit_triwave.errors import TriwaveError
-from lit_triwave.runs import Run, WandbMode
+from lit_triwave.goals import goal
+from lit_triwave.home import hidden
+from lit_triwave.resuming import plain
+from lit_triwave.runs import Run, WandbMode, swept
 from lit_triwave.wandb_segments import last_step
 
 FLUSH_EVERY = 20
 """Logged rows that metrics.csv may lag behind."""
 INIT_TIMEOUT = 20
 """Seconds to wait for the W&B server before the run goes on offline."""
+STEP = "trainer/global_step"
+MOST_LETTERS = 128
+"""Of an artifact's name."""
 
 
 Row = tuple[int, dict[str, float]]
@@ -36,7 +45,9 @@ class MetricsCSV(CSVLogger):
     """
 
     def __init__(self, run: Run, rows: Sequence[Row] = ()) -> None:
-        super().__init__(run.root, run.experiment or "", version=run.id, flush_logs_every_n_steps=FLUSH_EVERY)
+        super().__init__(
+            run.folder.parent.parent, run.experiment or "", version=run.id, flush_logs_every_n_steps=FLUSH_EVERY
+        )
         self.rows: list[Row] = []
         for step, metrics in rows:
             self.log_metrics(metrics, step)
@@ -48,6 +59,12 @@ class MetricsCSV(CSVLogger):
         if not self.rows or (self.rows[-1][0], self.rows[-1][1].keys()) != (row[0], row[1].keys()):
             self.rows.append(row)
             super().log_metrics(metrics, step)
+
+    @rank_zero_only
+    def log_hyperparams(self, params: Any = None) -> None:
+        """Saves the model's arguments, without the words by which Lightning's CLI finds its own way back."""
+        given = {name: value for name, value in dict(params or {}).items() if not name.startswith("_")}
+        super().log_hyperparams(hidden(plain(given)))
 
 
 class WandbRows(WandbLogger):
@@ -71,6 +88,8 @@ class WandbRows(WandbLogger):
         self._lost = False  # W&B's process is gone
         self._step = -1
         self._row: dict[str, Any] = {}  # logged at `_step`, not yet sent
+        self._defined: set[str] = set()
+        self._artifact = f"{run.experiment}-{run.id}"
         for step, metrics in rows:
             self.log_metrics(metrics, step)
 
@@ -84,11 +103,54 @@ class WandbRows(WandbLogger):
     def _send(self) -> None:
         if self._row and self._step > self._sent and not self._lost:
             try:
-                self.experiment.log({**self._row, "trainer/global_step": self._step}, step=self._step, commit=True)
+                self._define(self._row)
+                self.experiment.log({**self._row, STEP: self._step}, step=self._step, commit=True)
                 self._sent = self._step
             except OSError:  # `finish_wandb` will say it
                 self._lost = True
         self._row = {}
+
+    def _define(self, names: Iterable[str]) -> None:
+        """Says of each metric of the course, once, whether its lowest or its highest value counts."""
+        for name in names:
+            wanted = goal(name)
+            if name.startswith(("train/", "val/")) and wanted and name not in self._defined:
+                self.experiment.define_metric(name, step_metric=STEP, step_sync=True, summary=wanted)
+                self._defined.add(name)
+
+    @rank_zero_only
+    def log_hyperparams(self, params: Any) -> None:
+        """Nothing: W&B has the whole config, of which these are a part."""
+
+    @rank_zero_only
+    def log_config(self, config: Mapping[str, Any]) -> None:
+        """Sets W&B's config, flat; a sweep's own values stay."""
+        kept = set(self.experiment.config.keys()) if swept() else set()
+        given = {name: value for name, value in config.items() if name not in kept}
+        self.experiment.config.update(given, allow_val_change=True)
+
+    @rank_zero_only
+    def log_summary(self, summary: Mapping[str, Any]) -> None:
+        """Sets W&B's summary; of the metrics of the course it keeps the best value itself."""
+        self._define(self._row)
+        self.experiment.summary.update({k: v for k, v in summary.items() if k not in self._defined})
+
+    @rank_zero_only
+    def log_checkpoint(self, path: Path) -> None:
+        """Keeps a file as an artifact of the run and of its name, to be uploaded from where it lies."""
+        import wandb
+
+        # A link of its own: the run may be prolonged, and then has another checkpoint before this one is uploaded.
+        own = Path(os.path.relpath(self.experiment.dir)).parent / "artifact" / path.name
+        own.parent.mkdir(exist_ok=True)
+        try:
+            own.hardlink_to(path)
+        except OSError:  # not every file system can
+            shutil.copyfile(path, own)
+        artifact = wandb.Artifact(re.sub(r"[^\w.-]", "-", self._artifact)[-MOST_LETTERS:], type="model")
+        # W&B's own copy would be in the home folder, which the segment would then name.
+        artifact.add_file(str(own), name=path.name, policy="immutable")
+        self.experiment.log_artifact(artifact)
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
@@ -97,20 +159,21 @@ class WandbRows(WandbLogger):
         super().finalize(status)
 
 
-def make_loggers(run: Run, wandb_id: str, rows: Sequence[Row] = ()) -> list[Logger]:
+def make_loggers(run: Run, wandb_id: str, rows: Sequence[Row] = (), tags: Sequence[str] = ()) -> list[Logger]:
     """CSV first: the trainer takes the run folder from its first logger.
 
     Args:
         run: to be logged.
         wandb_id: of its Weights & Biases run.
         rows: logged before the checkpoint that it goes on from.
+        tags: of the Weights & Biases run.
     """
     loggers: list[Logger] = [MetricsCSV(run, rows)]
     mode, why = wandb_mode(run.wandb)
     if mode != "disabled":
         os.environ.pop("WANDB_MODE", None)  # settled; W&B would read it again
         try:
-            loggers.append(start_wandb(run, wandb_id, mode, why, rows))
+            loggers.append(start_wandb(run, wandb_id, mode, why, rows, tags))
         except Exception as error:  # tracking must not cost a run
             say(f"Weights & Biases: left out ({' '.join(str(error).split())[:150]})")
     return loggers
@@ -155,9 +218,11 @@ def say(text: str) -> None:
     print(text, flush=True)
 
 
-def start_wandb(run: Run, wandb_id: str, mode: WandbMode, why: str, rows: Sequence[Row] = ()) -> WandbRows:
+def start_wandb(
+    run: Run, wandb_id: str, mode: WandbMode, why: str, rows: Sequence[Row] = (), tags: Sequence[str] = ()
+) -> WandbRows:
     """The W&B run, started or gone on with; offline when there is no login or the server can't be reached."""
-    experiment = _init_wandb(run, wandb_id, mode, why)
+    experiment = _init_wandb(run, wandb_id, mode, why, tags)
     sent = -1
     if experiment is not None:
         there = experiment.step - 1 if experiment.resumed else -1  # online the server says it
@@ -166,7 +231,7 @@ def start_wandb(run: Run, wandb_id: str, mode: WandbMode, why: str, rows: Sequen
 
 
 @rank_zero_only
-def _init_wandb(run: Run, wandb_id: str, mode: WandbMode, why: str) -> Any:
+def _init_wandb(run: Run, wandb_id: str, mode: WandbMode, why: str, tags: Sequence[str]) -> Any:
     import wandb
 
     def init(mode: Literal["online", "offline"]) -> Any:
@@ -174,30 +239,58 @@ def _init_wandb(run: Run, wandb_id: str, mode: WandbMode, why: str) -> Any:
         while any(run.folder.glob(f"wandb/*run-{time.strftime('%Y%m%d_%H%M%S')}-{wandb_id}")):
             time.sleep(0.1)
         experiment = wandb.init(
-            project=run.project,
+            # The run of an agent has both already.
+            project=None if swept() else run.project,
+            id=None if swept() else wandb_id,
             name=f"{run.experiment}/{run.id}",
-            group=run.experiment,
-            id=wandb_id,
+            group=run.group or run.experiment,
+            job_type=run.job_type,
+            tags=list(tags),
             resume="allow",
             dir=run.folder,
             mode=mode,
-            settings=wandb.Settings(silent=True, init_timeout=INIT_TIMEOUT),
+            settings=private_settings(),
         )
         # Lightning counts its own steps; W&B's count of log calls would not survive a resume.
-        experiment.define_metric("trainer/global_step")
-        experiment.define_metric("*", step_metric="trainer/global_step", step_sync=True)
+        experiment.define_metric(STEP)
+        experiment.define_metric("*", step_metric=STEP, step_sync=True)
         return experiment
 
     if mode == "online":
         try:
             experiment = init("online")
+            forget_logs(run.folder)
             say(f"Weights & Biases: online, {experiment.url}")
             return experiment
         except wandb.Error as error:
             wandb.teardown()  # its service keeps the failed run's id until it is stopped
             why = f"the server can't be used: {' '.join(str(error).split())[:100]}"
     say(f"Weights & Biases: offline ({why}); to send it later: wandb sync {run.folder}/wandb/offline-run-*")
-    return init("offline")
+    experiment = init("offline")
+    forget_logs(run.folder)
+    return experiment
+
+
+def private_settings() -> Any:
+    """W&B's settings, with which it notes no host, user, path, command line or output; the system's load it does."""
+    import wandb
+
+    settings: dict[str, Any] = {"silent": True, "init_timeout": INIT_TIMEOUT}
+    # The output names the machine and the run folder.
+    settings |= {"console": "off", "host": "", "username": "", "email": "", "x_disable_meta": True}
+    settings |= {"disable_git": True, "disable_code": True, "save_code": False}
+    known = getattr(wandb.Settings, "model_fields", {})  # W&B has renamed some, and will again
+    return wandb.Settings(**{name: value for name, value in settings.items() if name in known})
+
+
+def forget_logs(folder: Path) -> None:
+    """Takes W&B's debug logs, which name paths, out of a run folder; W&B writes on where no one reads, and a killed run
+    has none either. Kept with WANDB_DEBUG=true."""
+    if os.environ.get("WANDB_DEBUG", "").lower() not in ("true", "1"):
+        for logs in folder.glob("wandb/*run-*/logs"):
+            shutil.rmtree(logs, ignore_errors=True)
+        for link in folder.glob("wandb/debug*.log"):
+            link.unlink(missing_ok=True)
 
 
 def finish_wandb() -> None:
@@ -205,6 +298,7 @@ def finish_wandb() -> None:
     wandb = sys.modules.get("wandb")
     if wandb is None:
         return
+    folder = Path(wandb.run.dir).parents[2] if wandb.run is not None else None
     try:
         if wandb.run is not None:
             wandb.finish()
@@ -215,3 +309,5 @@ def finish_wandb() -> None:
         # `finish` comes back before W&B's process has closed the segment, and a session keeps the login that it found.
         with suppress(OSError, SystemExit):  # SystemExit: with the exit code of that process, which is not ours
             wandb.teardown()
+        if folder is not None:
+            forget_logs(folder)

@@ -12,6 +12,7 @@ from jsonargparse import Namespace
 from lightning.pytorch import LightningModule
 
 from lit_triwave.errors import TriwaveError
+from lit_triwave.home import hidden
 from lit_triwave.modules.staged import STAGES
 
 MAY_DIFFER = ("pretrain", "train", "polish", "weights", "compile", "channels_last", "_class_path", "_instantiator")
@@ -76,8 +77,8 @@ def model_differences(checkpoint: dict[str, Any], model: LightningModule, leave_
     saved = checkpoint.get("hyper_parameters", {})
     return [
         f"{name} is {saved[name]!r} there and {value!r} here"
-        for name, value in plain(dict(model.hparams)).items()
-        if name not in (*MAY_DIFFER, *leave_out) and name in saved and plain(saved[name]) != value
+        for name, value in hidden(plain(dict(model.hparams))).items()
+        if name not in (*MAY_DIFFER, *leave_out) and name in saved and hidden(plain(saved[name])) != value
     ]
 
 
@@ -87,7 +88,7 @@ def course_of(config: Namespace) -> dict[str, Any]:
     model = {"class_path": config.model.class_path.rpartition(".")[2]} | {name: arguments.get(name) for name in STAGES}
     course = {"model": model, "seed_everything": config.seed_everything, "data": config.data}
     text = json.dumps(course, default=lambda value: vars(value) if hasattr(value, "__dict__") else str(value))
-    content: dict[str, Any] = json.loads(text)
+    content: dict[str, Any] = hidden(json.loads(text))
     return content
 
 
@@ -102,7 +103,7 @@ def course_differences(checkpoint: dict[str, Any], here: dict[str, Any]) -> list
     reached = int(checkpoint["state_dict"].get("stage_number", 0))
     free = {f"data.init_args.{name}" for name in DATA_MAY_DIFFER} | {f"model.{STAGES[reached]}.epochs"}
     later = tuple(f"model.{name}" for name in STAGES[reached + 1 :])
-    one, two = (flat({key: course[key] for key in here}) for course in (there, here))
+    one, two = (hidden(flat({key: course[key] for key in here})) for course in (there, here))
     return [
         f"{name.replace('.init_args', '')} is {one.get(name)!r} there and {two.get(name)!r} here"
         for name in {**one, **two}

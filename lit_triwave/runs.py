@@ -11,7 +11,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +19,8 @@ from lit_triwave.errors import TriwaveError
 
 RUN_ID_VARIABLE = "LIT_TRIWAVE_RUN_ID"
 """Environment variable by which the first process tells the id to those that Lightning starts beside it."""
+MOST_LETTERS = 64
+"""Of a tag in Weights & Biases."""
 WandbMode = Literal["auto", "online", "offline", "disabled"]
 
 
@@ -31,7 +33,11 @@ class Run:
         root: folder of all runs.
         id: of this run; by default the time and four random digits. Resuming keeps it.
         wandb: Weights & Biases: `auto` is online after `wandb login`, else offline; `disabled` leaves it out.
-        project: in Weights & Biases.
+        project: in Weights & Biases; a sweep's own where `wandb agent` starts the run.
+        group: of runs that belong together; by default the experiment.
+        job_type: what kind of run of its group it is.
+        tags: to find the run by, besides its method, function or data set, depth and number of seeds.
+        artifact: keep the last checkpoint of a finished run in Weights & Biases.
         checkpoint_every: epochs between two checkpoints, besides those at the end of each stage.
         checkpoint_seconds: renew the checkpoint also after so many seconds, inside an epoch; null or 0 for never.
     """
@@ -41,6 +47,10 @@ class Run:
     id: str | None = None
     wandb: WandbMode = "auto"
     project: str = "lit_triwave"
+    group: str | None = None
+    job_type: str = "fit"
+    tags: list[str] = field(default_factory=list)
+    artifact: bool = False
     checkpoint_every: int = 100
     checkpoint_seconds: float | None = 60.0
 
@@ -51,6 +61,11 @@ class Run:
                 raise ValueError(
                     f"{name} {value!r}: a plain name of up to 100 characters, without spaces or / \\ # ? % :"
                 )
+        words = {"run.group": self.group, "run.job_type": self.job_type}
+        words |= {f"run.tags, number {number}": tag for number, tag in enumerate(self.tags, start=1)}
+        for name, word in words.items():
+            if word is not None and not re.fullmatch(r"\S(.{0,62}\S)?", word):
+                raise ValueError(f"{name} {word!r}: 1 to {MOST_LETTERS} characters in one line, as W&B takes them")
         if not self.root:
             raise ValueError("run.root '': the folder of all runs; . is the current one")
         if self.checkpoint_every < 1:
@@ -61,7 +76,7 @@ class Run:
     @property
     def folder(self) -> Path:
         assert self.experiment is not None and self.id is not None
-        return Path(self.root) / self.experiment / self.id
+        return Path(self.root).expanduser() / self.experiment / self.id
 
 
 def given_run_id() -> str | None:
@@ -150,13 +165,13 @@ def open_folder(folder: Path, advice: str, name: str = "folder") -> None:
 
 def latest_checkpoint(root: str, experiment: str, run_id: str | None = None) -> Path | None:
     """`last.ckpt` of a run, or of the newest run of an experiment; None where there is none yet."""
-    found = (Path(root) / experiment).glob(f"{run_id or '*'}/checkpoints/last.ckpt")
+    found = (Path(root).expanduser() / experiment).glob(f"{run_id or '*'}/checkpoints/last.ckpt")
     return max(found, key=lambda path: path.stat().st_mtime, default=None)
 
 
 def unsaved_run(root: str, experiment: str) -> str | None:
     """The id of the newest run of an experiment if it has not saved a checkpoint yet."""
-    begun = (Path(root) / experiment).glob("*/config.yaml")
+    begun = (Path(root).expanduser() / experiment).glob("*/config.yaml")
     newest = max(begun, key=lambda path: path.stat().st_mtime, default=None)
     if newest is None or (newest.parent / "checkpoints" / "last.ckpt").is_file():
         return None
@@ -199,8 +214,15 @@ def written_whole(path: Path) -> Iterator[Path]:
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Writes a JSON file that is whole or not there, also when the disk is full or the process is killed."""
-    # JSON has no NaN and no Infinity.
-    content = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in content.items()}
     with written_whole(path) as partial, partial.open("w") as file:
-        json.dump(content, file, indent=2, allow_nan=False)
+        json.dump(finite(content), file, indent=2, allow_nan=False)
         file.write("\n")
+
+
+def finite(value: Any) -> Any:
+    """A value as JSON has it, which knows no NaN and no Infinity: None in their place."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -14,11 +14,13 @@ from torch import distributed
 
 from lit_triwave.callbacks.interruption import Interruption
 from lit_triwave.errors import Interrupted, TriwaveError
+from lit_triwave.home import hidden
 from lit_triwave.runs import written_whole
 
 if TYPE_CHECKING:
     from lit_triwave.modules.staged import StagedModule
 
+HYPER_PARAMETERS = ("hyper_parameters", "datamodule_hyper_parameters")
 DUE = 1
 """What a rank says whose time for a checkpoint has come; a signal that asks for a stop is said by its number, above."""
 
@@ -31,6 +33,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        # Without Lightning's notes of this machine's paths.
+        checkpoint |= {name: hidden(dict(checkpoint[name])) for name in HYPER_PARAMETERS if name in checkpoint}
         try:
             with written_whole(Path(path)) as partial:
                 super().save_checkpoint(checkpoint, partial, storage_options)
@@ -70,6 +74,13 @@ class StageCheckpoint(ModelCheckpoint):
         self.interruption = interruption
         self._saved_at = 0.0
         self._group: Any = None  # of all ranks, for words of one number
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing: Lightning's would be the paths of this machine."""
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Nothing: earlier versions' checkpoints hold paths."""
 
     def path(self, name: str) -> Path:
         assert self.dirpath is not None

@@ -68,7 +68,8 @@ class EpochHistory(Callback):
         self._earlier: dict[str, float] = {}  # logged before the checkpoint that this run goes on from
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
-        self.rows.append({"epoch": trainer.current_epoch + 1, "stage": pl_module.stage} | self._logged(trainer))
+        # `stage` is logged too, as a number.
+        self.rows.append(self._logged(trainer) | {"epoch": trainer.current_epoch + 1, "stage": pl_module.stage})
 
     def _logged(self, trainer: Trainer) -> dict[str, float]:
         return self._earlier | {name: float(value) for name, value in trainer.callback_metrics.items()}

@@ -10,12 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import WandbLogger
 from rich.console import Console
 from rich.table import Table
 
+from lit_triwave.callbacks.course import ClassificationCourse
 from lit_triwave.callbacks.history import validation_images
+from lit_triwave.costs import count_parameters, multiply_adds
+from lit_triwave.dead_units import dead_share
+from lit_triwave.loggers import WandbRows
 from lit_triwave.metrics import dead, spread
+from lit_triwave.run_record import SCHEMA
 from lit_triwave.runs import write_json
 
 if TYPE_CHECKING:
@@ -71,15 +75,15 @@ class RunSummary(Callback, ABC):
         if not trainer.is_global_zero:
             return
         old = json.loads(self.path.read_text()) if self.path.is_file() else {}
-        new = self.summarize(trainer.datamodule, pl_module)  # type: ignore[attr-defined]
+        new = {"schema": SCHEMA} | self.summarize(trainer.datamodule, pl_module)  # type: ignore[attr-defined]
         if self.fitted or not old:
             new |= {"wall_seconds": self.seconds, "seed": self.seed}
         summary = old | new
         self.path.parent.mkdir(parents=True, exist_ok=True)
         write_json(self.path, summary)
         for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger):
-                logger.experiment.summary.update(summary)
+            if isinstance(logger, WandbRows):
+                logger.log_summary(summary)
         print(self.path.parent, flush=True)
         table = self.table(summary, trainer.datamodule, pl_module)  # type: ignore[attr-defined]
         label = "time" if "wall_seconds" in new else "time of the fit"
@@ -100,10 +104,16 @@ class RegressionSummary(RunSummary):
 
 
 class ClassificationSummary(RunSummary):
-    """The summary of an `ImageClassifier`."""
+    """The summary of an `ImageClassifier`.
 
-    def __init__(self, folder: Path, seed: int, started: float) -> None:
+    Args:
+        folder, seed, started: see `RunSummary`.
+        course: knows of dead units.
+    """
+
+    def __init__(self, folder: Path, seed: int, started: float, course: ClassificationCourse) -> None:
         super().__init__(folder, seed, started)
+        self.course = course
         self.pretrained_parameters: int | None = None
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: ImageClassifier) -> None:  # type: ignore[override]
@@ -119,7 +129,10 @@ class ClassificationSummary(RunSummary):
 
     def summarize(self, data: Any, module: ImageClassifier) -> dict[str, Any]:
         """Accuracies and calibration error are shares, 0 to 1; the loss is in nats."""
-        summary = {"stage": module.stage, "parameters": count_parameters(module), "classes": module.num_classes}
+        summary: dict[str, Any] = {"stage": module.stage, "parameters": count_parameters(module)}
+        summary |= {"multiply_adds": multiply_adds(module), "classes": module.num_classes}
+        if self.course.dead_units is not None:
+            summary["dead_units"] = self.course.dead_units
         if self.fitted and self.pretrained_parameters is not None:
             summary["pretrain/parameters"] = self.pretrained_parameters
         return summary | module.results
@@ -143,11 +156,6 @@ class ClassificationSummary(RunSummary):
         return table
 
 
-def count_parameters(module: LightningModule) -> int:
-    """Numbers that the present stage trains."""
-    return sum(parameter.numel() for parameter in module.parameters())
-
-
 def summarize(data: Any, module: FunctionRegressor) -> dict[str, Any]:
     """The flat summary of a tested module. MSE and errors are in the units of the targets (squared)."""
     best = int(module.best_replica)
@@ -155,9 +163,15 @@ def summarize(data: Any, module: FunctionRegressor) -> dict[str, Any]:
     summary: dict[str, Any] = {"stage": module.stage, "replicas": module.network.replicas, "best_replica": best}
     summary |= {name: float(values[best]) for name, values in test.items()}
     summary |= spread("test/mse", test["test/mse"])
+    if module.network.replicas > 1:
+        summary["test/mse_std"] = test["test/mse"].std()
+    summary |= {"parameters": count_parameters(module) // module.network.replicas}
+    summary["multiply_adds"] = multiply_adds(module)
     with torch.no_grad():
         outputs = module(data.train_set.x.to(module.device))
     summary["dead"] = float(dead(outputs).double().mean())
+    plain = module.plain(best)
+    summary["dead_units"] = dead_share(plain, data.train_set.x.to(plain[0].weight))
     if module.pretrain_mse.isfinite().any():
         summary |= {"pretrain/mse": module.pretrain_mse[best]} | spread("pretrain/mse", module.pretrain_mse)
         summary["linear_regions/pretrained"] = int(module.pretrain_regions[best])

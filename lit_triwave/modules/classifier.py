@@ -120,6 +120,7 @@ class ImageClassifier(StagedModule):
             weights=weights,
         )
         self.num_classes = num_classes
+        self.image_shape = tuple(image_shape)
         self.label_smoothing = label_smoothing
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.network.to(memory_format=self.memory_format)  # type: ignore[call-overload]
@@ -176,14 +177,15 @@ class ImageClassifier(StagedModule):
         self._unchecked.append((self.global_step, self.trainer.optimizers[0].param_groups[0]["lr"]))
         self._unchecked_losses.append(value)
         # Looking at a loss waits for the device: on a GPU only where Lightning does so anyway.
-        logged = self._is_logged(batch_idx)
+        logged = self.is_logged(batch_idx)
         if self.device.type == "cpu" or logged or len(self._unchecked) >= 50:
             self.check_losses()
         if logged:  # `log` takes a millisecond, and the other steps' values would be written nowhere
             self.log("train/loss", value, sync_dist=True)
         return {"loss": loss}
 
-    def _is_logged(self, batch_idx: int) -> bool:
+    def is_logged(self, batch_idx: int) -> bool:
+        """Whether Lightning writes the metrics of the step that is about to be made."""
         every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         return (self.global_step + 1) % every == 0
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
 from lit_triwave.bank import Release
@@ -144,7 +144,7 @@ class FunctionRegressor(StagedModule):
         if not loss.isfinite():
             self._diverged(mse, batch_idx)
         mse = self.trainer.strategy.reduce(weight * mse.detach(), reduce_op="mean")  # that of the global batch
-        if self._is_logged(batch_idx):
+        if self.is_logged(batch_idx):
             self._log_seeds("train/mse", mse)
         return {"loss": loss, "mse": mse}
 
@@ -168,7 +168,7 @@ class FunctionRegressor(StagedModule):
         mse: Tensor = optimizer.step(problem)
         if not mse.isfinite().all():
             self._diverged(mse, batch_idx)
-        if self._is_logged(batch_idx):
+        if self.is_logged(batch_idx):
             self._log_seeds("train/mse", mse)
         return {"loss": mse.sum(), "mse": mse}
 
@@ -178,7 +178,7 @@ class FunctionRegressor(StagedModule):
         per_epoch = -(-int(self.trainer.num_training_batches) // accumulated)
         return self.current_epoch * per_epoch + batch_idx // accumulated
 
-    def _is_logged(self, batch_idx: int) -> bool:
+    def is_logged(self, batch_idx: int) -> bool:
         """Whether Lightning writes this step's metrics; logging the others would cost time for nothing."""
         every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         return (self._step(batch_idx) + 1) % every == 0
@@ -205,7 +205,7 @@ class FunctionRegressor(StagedModule):
     def on_validation_epoch_end(self) -> None:
         results = self.val_metrics.compute()
         self.val_metrics.reset()
-        self.best_replica = results["val/mse"].nan_to_num(nan=torch.inf).argmin()
+        self.best_replica = self.lowest(results["val/mse"])
         self._log_seeds("val/mse", results["val/mse"])
 
     def test_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> None:
@@ -243,7 +243,7 @@ class FunctionRegressor(StagedModule):
         """Takes the exact training error of each seed, the best seed and, after pretraining, the region counts."""
         train = self.check_finite()
         loaders = self.trainer.val_dataloaders
-        self.best_replica = (train if loaders is None else self._mse(loaders)).nan_to_num(nan=torch.inf).argmin()
+        self.best_replica = self.lowest(train if loaders is None else self._mse(loaders))
         self.train_mse = train
         if self.stage == "pretrain":
             self.pretrain_mse = train
@@ -274,11 +274,24 @@ class FunctionRegressor(StagedModule):
         total = self.trainer.strategy.reduce(total, reduce_op="sum")
         return total[:-1] / total[-1]
 
-    def linear_regions(self, replica: int) -> int:
-        """Linear pieces of one replica: on the domain, or along its diagonal when there are several variables."""
+    @staticmethod
+    def lowest(errors: Tensor) -> Tensor:
+        """Which replica has the lowest of some errors, (replicas,); one that is not a number is the highest."""
+        return errors.nan_to_num(nan=torch.inf).argmin()
+
+    def plain(self, replica: int) -> nn.Sequential:
+        """One replica as plain layers, those of peaks in float64, of released weights in theirs."""
         network = self.network
         if network.parameterization == "peaks" and self.dtype != torch.float64:
             network = copy.deepcopy(network).double()  # the weights of these peaks, not their rounding to float32
-        lower = network.scaling.lower
-        upper = lower + network.scaling.span
-        return count_linear_regions(network.to_sequential(replica), lower.tolist(), upper.tolist())
+        return network.to_sequential(replica)
+
+    @property
+    def diagonal(self) -> tuple[list[float], list[float]]:
+        """Both ends of the domain, or of its diagonal when there are several variables."""
+        lower = self.network.scaling.lower
+        return lower.tolist(), (lower + self.network.scaling.span).tolist()
+
+    def linear_regions(self, replica: int) -> int:
+        """Linear pieces of one replica: on the domain, or along its diagonal when there are several variables."""
+        return count_linear_regions(self.plain(replica), *self.diagonal)

@@ -108,6 +108,10 @@ class StagedModule(LightningModule):
             if name != "pretrain" and bank.parameterization == "peaks":
                 bank.release(self.release_kind, self.recruit)
 
+    def is_logged(self, batch_idx: int) -> bool:
+        """Whether Lightning writes the metrics of the step that takes this batch, asked before the step."""
+        return False
+
     def on_stage_end(self) -> None:
         """Called on all ranks after the last epoch of a stage, or of an interrupted one, before checkpoints are
         saved."""

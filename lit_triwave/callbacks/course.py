@@ -1,0 +1,129 @@
+"""What is looked at in a network while it is trained: the stage, its linear regions, its dead units."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor, nn
+
+from lit_triwave.dead_units import HeadWatch, dead_share
+from lit_triwave.head_regions import mean_regions
+from lit_triwave.regions import count_linear_regions
+
+if TYPE_CHECKING:
+    from lit_triwave.modules.classifier import ImageClassifier
+    from lit_triwave.modules.regressor import FunctionRegressor
+    from lit_triwave.modules.staged import StagedModule
+
+MOST_COUNTS = {"function": 50, "head": 10}
+"""Of linear regions over a run: a count takes 10 to 30 ms, as long as some epochs do."""
+MOST_PIECES = 4096
+"""That are counted at validations: more take longer than the validation; stage ends count whatever there is."""
+MOST_UNITS = 1024
+"""Hidden neurons of a plain network that is looked at: the count takes them one by one."""
+
+
+class Course(Callback):
+    """Logs the `stage` (0 pretrain, 1 train, 2 polish) with every row, and at validations `linear_regions/count` and
+    `dead_units`. On runs with a run folder alone: tables of many runs need none of it.
+
+    Region counts are those of a share of the validations, evenly chosen, the last of a stage among them; which ones
+    follows from the config, so that a resumed run logs the same.
+    """
+
+    def on_train_batch_start(  # type: ignore[override]
+        self, trainer: Trainer, pl_module: StagedModule, batch: Any, batch_idx: int
+    ) -> None:
+        if pl_module.is_logged(batch_idx):
+            self._log(pl_module, "stage", pl_module.stage_number)
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self._log(pl_module, "stage", pl_module.stage_number)
+            self.look(trainer, pl_module)
+
+    def look(self, trainer: Trainer, module: Any) -> None:
+        """Logs what a validated module has become, on all ranks."""
+
+    def _log(self, module: LightningModule, name: str, value: Tensor | float) -> None:
+        # All ranks hold the same parameters; nothing is said between them.
+        dtype = torch.float32 if module.device.type == "mps" else torch.float64
+        module.log(name, torch.as_tensor(value, dtype=dtype), rank_zero_only=True)
+
+
+def is_counted(trainer: Trainer, module: StagedModule, most: int) -> bool:
+    """Whether this validation is one of at most `most`, and the ends of stages, whose regions are counted."""
+    every = trainer.check_val_every_n_epoch or 1  # type: ignore[attr-defined]
+    validations = -(-module.total_epochs // every)
+    number = (trainer.current_epoch + 1) // every
+    return number % -(-validations // most) == 0 or module.ends_stage(trainer.current_epoch)
+
+
+class RegressionCourse(Course):
+    """Of the seed that this validation finds best: the exact number of linear regions (on the domain, or along its
+    diagonal where there are several variables), and the share of the hidden neurons of its plain network that are zero
+    for all training inputs."""
+
+    def look(self, trainer: Trainer, module: FunctionRegressor) -> None:
+        # The module chooses by the same numbers, after this hook; torchmetrics keeps them.
+        best = int(module.lowest(module.val_metrics.compute()["val/mse"]))
+        plain = module.plain(best)
+        if sum(layer.out_features for layer in plain if isinstance(layer, nn.Linear)) > MOST_UNITS:
+            return
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        self._log(module, "dead_units", dead_share(plain, data.train_set.x.to(plain[0].weight)))
+        few = module.network.segments <= MOST_PIECES
+        if few and trainer.is_global_zero and is_counted(trainer, module, MOST_COUNTS["function"]):
+            self._log(module, "linear_regions/count", count_linear_regions(plain, *module.diagonal))
+
+
+class ClassificationCourse(Course):
+    """Of the subnetworks of a head: the mean number of linear regions on [0, 1] of up to eight of them, evenly chosen,
+    as long as each is a function of its own input alone (peaks, or released blocks); and the share of the head's hidden
+    neurons, of the subnetworks or of a `DenseHead`, that are zero for all validation images.
+
+    Attributes:
+        dead_units: the share for all test images, after a test; None where the head has no such neurons.
+    """
+
+    def __init__(self) -> None:
+        self.dead_units: float | None = None
+        self._watch: HeadWatch | None = None
+
+    def _start(self, module: ImageClassifier) -> None:
+        if not module.compiled:  # what is compiled does not look whether it is watched
+            self._watch = HeadWatch(module.network)
+            self._watch.start()
+
+    def _share(self, over_ranks: Callable[[Tensor], Tensor]) -> float | None:
+        share = self._watch.share(over_ranks) if self._watch else None
+        if self._watch:
+            self._watch.stop()
+        self._watch = None
+        return share
+
+    def on_validation_start(self, trainer: Trainer, pl_module: ImageClassifier) -> None:  # type: ignore[override]
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self._start(pl_module)
+
+    def on_test_start(self, trainer: Trainer, pl_module: ImageClassifier) -> None:  # type: ignore[override]
+        self._start(pl_module)
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: ImageClassifier) -> None:  # type: ignore[override]
+        self.dead_units = self._share(summed(trainer))
+
+    def look(self, trainer: Trainer, module: ImageClassifier) -> None:
+        share = self._share(summed(trainer))
+        if share is not None:
+            self._log(module, "dead_units", share)
+        banks = [bank for bank in module.banks if bank.released != "dense" and 1 << bank.depth <= MOST_PIECES]
+        if banks and trainer.is_global_zero and is_counted(trainer, module, MOST_COUNTS["head"]):
+            self._log(module, "linear_regions/count", sum(map(mean_regions, banks)) / len(banks))
+
+
+def summed(trainer: Trainer) -> Callable[[Tensor], Tensor]:
+    """Sums a tensor over all ranks."""
+    return lambda values: trainer.strategy.reduce(values, reduce_op="sum")  # type: ignore[return-value]

@@ -1,0 +1,109 @@
+"""Dead units: hidden ReLU neurons that are zero for every input of a set."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from lit_triwave.bank import TriangleBank
+from lit_triwave.heads import DenseHead
+from lit_triwave.triangle import BlockWeights
+
+
+@torch.no_grad()
+def dead_share(network: nn.Sequential, x: Tensor) -> float:
+    """The share of a plain network's hidden neurons that are zero for all inputs.
+
+    Args:
+        network: `nn.Linear` and `nn.ReLU` layers.
+        x: inputs, (n, in_features).
+
+    Returns:
+        0 to 1; 0 where there are no hidden neurons.
+    """
+    dead = units = 0
+    for layer in network:
+        x = layer(x)
+        if isinstance(layer, nn.ReLU):
+            dead += int((x <= 0).all(0).sum())
+            units += x.shape[1]
+    return dead / max(1, units)
+
+
+@torch.no_grad()
+def active_units(bank: TriangleBank, u: Tensor) -> Tensor:
+    """Which hidden neurons of a bank's subnetworks are above zero for any of the inputs.
+
+    Args:
+        bank: in any stage; before the release the neurons are those of the weights that follow from the peaks.
+        u: shape (batch, *shape), clamped to [0, 1] as the bank does.
+
+    Returns:
+        Shape (depth, 4 · subnetworks), bool.
+    """
+    u = u.clamp(0, 1).movedim(0, -1)  # samples last, as in `network_form`
+    weights = bank.weights()
+    blocks = isinstance(weights, BlockWeights)
+    h = weights.input_weight[..., None] * u[..., None, :] if blocks else weights.input_weight @ u
+    h = (h + weights.input_bias[..., None]).relu()
+    active = [h]
+    for layer, bias in zip(weights.hidden_weight.unbind(-3), weights.hidden_bias.unbind(-2), strict=True):
+        h = (layer @ h + bias[..., None]).relu()
+        active.append(h)
+    return torch.stack([(h > 0).any(-1).flatten() for h in active])
+
+
+class HeadWatch:
+    """Notes, while a classifier is evaluated, which neurons of its head are ever above zero.
+
+    The neurons are those of the constructed subnetworks, or the ReLUs of a `DenseHead`; a model with neither has none.
+
+    Args:
+        network: the classifier.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        self.banks = [module for module in network.modules() if isinstance(module, TriangleBank)]
+        self.heads = [module for module in network.modules() if isinstance(module, DenseHead)]
+        self._handles: list[RemovableHandle] = []
+        self._active: dict[nn.Module, Tensor] = {}
+
+    def start(self) -> None:
+        """Begins anew."""
+        self.stop()
+        for bank in self.banks:
+            units = (bank.depth, 4 * bank.shape.numel())
+            self._active[bank] = torch.zeros(units, dtype=torch.bool, device=bank.sign.device)
+            self._handles.append(bank.register_forward_pre_hook(self._bank_called))
+        for head in self.heads:
+            hidden = [layer for layer in head if isinstance(layer, nn.Linear)][:-1]
+            for relu, linear in zip((layer for layer in head if isinstance(layer, nn.ReLU)), hidden, strict=True):
+                self._active[relu] = torch.zeros(linear.out_features, dtype=torch.bool, device=linear.weight.device)
+                self._handles.append(relu.register_forward_hook(self._relu_called))
+
+    def _bank_called(self, bank: Any, inputs: tuple[Tensor]) -> None:
+        self._active[bank] |= active_units(bank, inputs[0])
+
+    def _relu_called(self, relu: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
+        self._active[relu] |= (output > 0).any(0)
+
+    def stop(self) -> None:
+        """Looks no longer."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles, self._active = [], {}
+
+    def share(self, over_ranks: Callable[[Tensor], Tensor]) -> float | None:
+        """The share of the neurons that have been zero since `start`, 0 to 1; None where there are none to look at.
+
+        Args:
+            over_ranks: sums a tensor over all ranks, on all of which this is called.
+        """
+        if not self._active:
+            return None
+        active = over_ranks(torch.cat([seen.flatten() for seen in self._active.values()]).float()) > 0
+        return float((~active).double().mean())
