@@ -24,7 +24,7 @@ commands:
   predict   write a checkpoint's predictions to predictions.csv
   reproduce      the paper's tables, and ours beside them
   compare-heads  constructed and dense classifier heads from the same config, over many seeds
-  compare   the runs in a folder, such as an array of jobs leaves, as one table
+  compare   runs on disk or in W&B side by side: a table, a page or figures (compare --help)
 
 Every field of a config can be given on the command line, for example
   python -m lit_triwave fit --config configs/x3_minus_x.yaml --model.depth 6 --model.replicas 10
@@ -39,7 +39,7 @@ LIT_TRIWAVE_DEBUG=1 shows a traceback with an error."""
 
 COMMANDS = {
     "compare-heads": "lit_triwave.head_comparison",
-    "compare": "lit_triwave.run_comparison",
+    "compare": "lit_triwave.comparison",
     "reproduce": "lit_triwave.reproduction",
 }
 """This project's own commands: name ↦ module with `run(args, started) -> exit code`; all others are Lightning's."""
@@ -90,7 +90,7 @@ def main(args: Sequence[str] | None = None) -> int:
         if os.environ.get("LIT_TRIWAVE_DEBUG"):
             traceback.print_exc()
         else:
-            from lit_triwave.messages import one_line
+            from lit_triwave.one_line import one_line
 
             print(f"error: {one_line(error)}", file=sys.stderr)
         return 1
