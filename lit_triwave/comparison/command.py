@@ -25,7 +25,7 @@ ENDINGS = {".txt": "table", ".md": "md", ".csv": "csv", ".json": "json", ".html"
 FORMATS = ("table", "md", "csv", "json", "html")
 DESCRIPTION = """\
 Lays runs side by side: the fields in which they differ, and their metrics, mean ± standard error over seeds. Runs that
-differ in nothing but the seed are one row; the best row is marked, and it is said whether its lead is more than chance."""
+differ in nothing but the seed are one row; the best row is marked, with a word on whether its lead is chance."""
 
 RUNS = """\
 a run's folder, a folder of runs however deep (runs, runs/x3), an offline W&B run, or

@@ -71,12 +71,12 @@ class Comparison:
         return sample.n if sample else len(row.runs)
 
     def label(self, row: Row, columns: Sequence[str], longest: int = 60) -> str:
-        """What tells a row from the others, such as "depth 5, release blocks"; its name where nothing does."""
+        """What tells a row from the others, such as "depth 5, blocks"; its name where nothing does."""
         parts = []
         for name in columns:
             text = shown(row.values.get(name))
             if text:
-                bare = name in ("experiment", "name") or name.endswith("class_path")
+                bare = text[0].isalpha() and text not in ("true", "false")  # a word says which field it is of
                 parts.append(text if bare else f"{self.fields.short(name)} {text}")
         text = ", ".join(parts) or row.name
         text = text if row.finished else f"{text} ({row.state})"

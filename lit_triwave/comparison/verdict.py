@@ -81,8 +81,8 @@ def remarks(comparison: Comparison) -> list[str]:
     exchanged = [row for row in comparison.rows if any(_exchanges(run) for run in row.runs)]
     if exchanged:
         lines.append(
-            f"{len(exchanged)} of {len(comparison.rows)} rows were polished with exchange between seeds, which are then "
-            "not independent: their spread says little."
+            f"{len(exchanged)} of {len(comparison.rows)} rows were polished with exchange: their seeds are not "
+            "independent, and their spread says little."
         )
     if comparison.grouped:
         pooled = [row for row in comparison.rows if len({setting(run) for run in row.runs}) > 1]
