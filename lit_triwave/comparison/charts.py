@@ -22,7 +22,7 @@ COLORS = (
 MOST_AXES = 7
 """Fields in the parallel coordinates, besides the metric."""
 MOST_TICKS = 8
-DECADES = 30.0
+DECADES = 20.0
 """Positive values that span a larger factor are drawn on a logarithmic axis."""
 COSTS = {"parameters": "parameters", "wall_seconds": "wall time / s"}
 """What a metric is drawn against."""

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.artist import Artist
-from matplotlib.axes import Axes
+from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
@@ -23,6 +23,8 @@ from lit_triwave.runs import written_whole
 MOST_GREY = 200
 """Curves of other rows than the best, at most; more would be one grey."""
 SIZE = (9.0, 4.6)
+Handle = Artist | ErrorbarContainer
+"""What a legend takes."""
 
 
 def write_figures(comparison: Comparison, curves: Curves, folder: Path) -> None:
@@ -59,7 +61,7 @@ def curves_figure(comparison: Comparison, curves: Curves) -> Figure | None:
         assert curve is not None
         ax.plot(curve.steps, curve.mean, color=GREY, linewidth=0.6, alpha=0.35, zorder=1)
     band = max(0.05, 0.18 - 0.03 * (len(best) - 1))  # many of them hide each other
-    handles: list[Artist] = []
+    handles: list[Handle] = []
     for number, color in reversed(list(zip(best, COLORS, strict=False))):
         curve = curves.curves[number]
         assert curve is not None
@@ -92,7 +94,7 @@ def cost_figure(comparison: Comparison, cost: str) -> Figure | None:
     if grey:
         ax.plot(found.x[grey], found.y[grey], "o", color=GREY, markersize=3.5, alpha=0.5, zorder=1)
     logarithmic = is_error(comparison, found.y)
-    handles: list[Artist] = []
+    handles: list[Handle] = []
     for number, color in zip(best, COLORS, strict=False):
         place = found.rows.index(number)
         x, y, error = found.x[place], found.y[place], found.error[place]
@@ -114,11 +116,11 @@ def cost_figure(comparison: Comparison, cost: str) -> Figure | None:
     return figure
 
 
-def _legend(figure: Figure, best: Sequence[Artist], grey: Sequence[Artist], others: int) -> None:
+def _legend(figure: Figure, best: Sequence[Handle], grey: Sequence[Artist], others: int) -> None:
     """Beside the axes, where it hides nothing; best first."""
     for artist in grey:
         artist.set_label(f"{others} others")
-    handles = [*best, *grey] if others else best
+    handles = [*best, *(grey if others else [])]
     figure.legend(handles=handles, loc="outside right upper", frameon=False, fontsize=8)
 
 

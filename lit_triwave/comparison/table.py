@@ -20,6 +20,19 @@ BESIDES = ("test/accuracy", "test/mse", "test/max_error", "test/loss", "paramete
 BEST = "★"
 
 
+@dataclass(frozen=True)
+class Cell:
+    """A cell of the table.
+
+    Args:
+        text: that is shown.
+        value: by which the cell is put in order, None for a text.
+    """
+
+    text: str
+    value: float | None = None
+
+
 @dataclass
 class Comparison:
     """What every format shows.
@@ -82,29 +95,31 @@ class Comparison:
         text = text if row.finished else f"{text} ({row.state})"
         return text if len(text) <= longest else text[: longest - 1] + "…"
 
-    def texts(self, columns: Sequence[str]) -> tuple[list[str], list[list[str]]]:
-        """Header and cells of the table.
+    def cells(self, columns: Sequence[str]) -> tuple[list[str], list[list[Cell]]]:
+        """Header and cells of the table, row by row.
 
         Args:
             columns: fields to be shown, of `self.columns`.
         """
-        lowest = [metric for metric in self.metrics if self.has_lowest(metric)]
+        lowest = {metric for metric in self.metrics if self.has_lowest(metric)}
         unfinished = not all(row.finished for row in self.rows)
-        header = ["run", *(self.fields.short(name) for name in columns)]
-        header += ["state"] * unfinished + ["seeds"]
+        header = ["run", *(self.fields.short(name) for name in columns), *["state"] * unfinished, "seeds"]
         for metric in self.metrics:
-            header += [metric, *(["lowest"] if metric in lowest else [])]
+            header += [metric, *["lowest"] * (metric in lowest)]
         best = self.best()
         body = []
         for row in self.rows:
-            cells = [f"{BEST} {row.name}" if row is best else row.name]
-            cells += [shown(row.values.get(name)) for name in columns]
-            cells += [row.state] * unfinished + [str(self.seeds(row))]
+            cells = [Cell(f"{BEST} {row.name}" if row is best else row.name)]
+            for name in columns:
+                value = row.values.get(name)
+                cells.append(Cell(shown(value), float(value) if is_number(value) else None))
+            cells += [Cell(row.state)] * unfinished + [Cell(str(self.seeds(row)), self.seeds(row))]
             for metric in self.metrics:
-                cells.append(self.cell(row, metric))
-                sample = row.sample(metric)
+                sample = row.sample(metric) if row.finished else None
+                cells.append(Cell(self.text(row, metric), sample.mean if sample else None))
                 if metric in lowest:
-                    cells.append(number(sample.best) if sample and sample.best is not None and sample.n > 1 else "")
+                    there = sample is not None and sample.best is not None and sample.n > 1
+                    cells.append(Cell(number(sample.best), sample.best) if there else Cell(""))  # type: ignore[union-attr,arg-type]
             body.append(cells)
         return header, body
 
@@ -115,7 +130,7 @@ class Comparison:
         samples = [row.sample(metric) for row in self.rows]
         return any(sample is not None and sample.best is not None and sample.n > 1 for sample in samples)
 
-    def cell(self, row: Row, metric: str) -> str:
+    def text(self, row: Row, metric: str) -> str:
         """A metric's mean ± standard error; of an unfinished run, in brackets, what was logged last in its place."""
         sample = row.sample(metric)
         if row.finished:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
 import math
 from dataclasses import asdict
@@ -38,15 +37,15 @@ def _columns(comparison: Comparison) -> tuple[list[str], list[str]]:
 def write_screen(comparison: Comparison, file: TextIO) -> None:
     """A table for a terminal; as wide as it needs to be where there is none."""
     columns, others = _columns(comparison)
-    header, body = comparison.texts(columns)
+    header, body = comparison.cells(columns)
     texts = {"run", "state", *(comparison.fields.short(name) for name in columns)}
     table = Table(caption_justify="left")
     for name in header:
         justify = "left" if name in texts else "right"
         table.add_column(name, justify=justify, overflow="fold", no_wrap=name == "state")  # type: ignore[arg-type]
     for row, cells in zip(comparison.rows, body, strict=True):
-        style = "bold green" if cells[0].startswith(BEST) else None if row.finished else "dim"
-        table.add_row(*cells, style=style)
+        style = "bold green" if cells[0].text.startswith(BEST) else None if row.finished else "dim"
+        table.add_row(*(cell.text for cell in cells), style=style)
     console = Console(file=file, highlight=False, markup=False)
     if not console.is_terminal:
         unbounded = console.options.update(max_width=10_000)
@@ -59,11 +58,12 @@ def write_screen(comparison: Comparison, file: TextIO) -> None:
 def write_markdown(comparison: Comparison, file: TextIO) -> None:
     """A Markdown table, with the best row in bold, and the sentences under it."""
     columns, others = _columns(comparison)
-    header, body = comparison.texts(columns)
+    header, body = comparison.cells(columns)
     rows = [header, ["---"] * len(header)]
     for cells in body:
-        bold = cells[0].startswith(BEST)
-        rows.append([f"**{cell}**" if bold and cell else cell for cell in map(_escaped, cells)])
+        bold = cells[0].text.startswith(BEST)
+        texts = [_escaped(cell.text) for cell in cells]
+        rows.append([f"**{text}**" if bold and text else text for text in texts])
     file.writelines(f"| {' | '.join(cells)} |\n" for cells in rows)
     file.writelines(f"\n{_escaped(line)}\n" for line in [verdict(comparison), *remarks(comparison), *others])
 
@@ -138,10 +138,3 @@ def _finite(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def as_text(write: Any, comparison: Comparison) -> str:
-    """What a writer writes."""
-    file = io.StringIO()
-    write(comparison, file)
-    return file.getvalue()
