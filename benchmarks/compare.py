@@ -4,7 +4,7 @@
 
 The folders, in a temporary place, are as `fit` leaves them but for checkpoints and figures, with made-up curves; four
 seeds of each config. Each command is a process of its own: its time is by the clock, with all imports, its memory
-the most that was resident. The picture's time is the page's own mark, counted from the start of the navigation.
+the most that was resident. Chromium's times are the page's own marks, counted from the start of the navigation.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from tests.chromium import MISSING, first_picture
+from tests.chromium import MISSING, seconds_to
 
 GRID = {
     "model.pretrain.epochs": (100, 500),
@@ -105,14 +105,14 @@ def _metrics(random: np.random.Generator, start: float, end: float, steps: int) 
     return "\n".join(lines) + "\n"
 
 
-def measured(*args: str) -> tuple[float, float]:
-    """Seconds and MiB at most of one command."""
+def measured(*args: str) -> tuple[float, float, float]:
+    """Seconds by the clock and of the processor, and MiB at most, of one command."""
     begun = time.perf_counter()
     process = os.posix_spawn(sys.executable, [sys.executable, "-m", "lit_triwave", *args], os.environ)
     _, status, usage = os.wait4(process, 0)
     if status:
         raise SystemExit(f"{' '.join(args)}: exit code {os.waitstatus_to_exitcode(status)}")
-    return time.perf_counter() - begun, usage.ru_maxrss / 1024
+    return time.perf_counter() - begun, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
 
 
 def main() -> None:
@@ -127,7 +127,7 @@ def main() -> None:
         if not (root / "runs").exists():
             generate(root / "runs", asked.runs, asked.steps)
         table = Table(title=f"compare, {asked.runs} runs of {asked.steps} logged steps")
-        for column in ("", "seconds", "MiB at most"):
+        for column in ("", "seconds", "of the processor", "MiB at most"):
             table.add_column(column, justify="right" if column else "left")
         page, rows = root / "page.html", root / "every_run.html"
         commands = {
@@ -138,9 +138,16 @@ def main() -> None:
             "table and figures": ["--out", str(root / "table.txt"), "--figures", str(root / "figures")],
         }
         for name, args in commands.items():
-            seconds, memory = measured("compare", str(root / "runs"), *args)
-            table.add_row(name, f"{seconds:.1f}", f"{memory:.0f}")
-        for name, file in {"first picture in Chromium": page, "the same, a row for each run": rows}.items():
-            seconds_text = MISSING or f"{first_picture(file):.1f}"
-            table.add_row(f"{name}, {file.stat().st_size / 1e6:.1f} MB", seconds_text, "")
+            seconds, processor, memory = measured("compare", str(root / "runs"), *args)
+            table.add_row(name, f"{seconds:.1f}", f"{processor:.1f}", f"{memory:.0f}")
+        for name, file in {"": page, ", a row for each run": rows}.items():
+            size = f"{file.stat().st_size / 1e6:.1f} MB{name}"
+            for mark, seconds in ({} if MISSING else seconds_to(file)).items():
+                table.add_row(f"{mark} in Chromium, {size}", f"{seconds:.2f}", "", "")
+        if MISSING:
+            table.caption = MISSING
     Console().print(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -95,11 +95,16 @@ class Chromium:
         file.write_bytes(b64decode(self._call("GET", "/screenshot")))
 
 
-def first_picture(page: Path, arguments: tuple[str, ...] = WITHOUT_WEBGL) -> float:
-    """Seconds from the start of the navigation to the page's own mark, in a new browser."""
+def seconds_to(page: Path, arguments: tuple[str, ...] = WITHOUT_WEBGL) -> dict[str, float]:
+    """Seconds from the start of the navigation in a new browser to the page's own marks.
+
+    Returns:
+        `first-picture`, and `curves-drawn`, when plotly's chart has taken its place.
+    """
+    marks = ("first-picture", "curves-drawn")
     with Chromium(*arguments) as browser:
         browser.open(page)
-        milliseconds = browser.until("(performance.getEntriesByName('first-picture')[0] || {}).startTime")
+        at = {mark: browser.until(f"(performance.getEntriesByName('{mark}')[0] || {{}}).startTime") for mark in marks}
         errors = browser.errors()
         assert not errors, errors
-    return float(milliseconds) / 1e3
+    return {mark: float(milliseconds) / 1e3 for mark, milliseconds in at.items()}

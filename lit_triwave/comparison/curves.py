@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lit_triwave.comparison.compared_run import ComparedRun
+from lit_triwave.comparison.history import MetricsFile
 from lit_triwave.comparison.table import Comparison, stand_ins
 from lit_triwave.goals import goal
 
@@ -84,7 +85,8 @@ def read_curves(comparison: Comparison, advance: Callable[[int, int], None]) -> 
 
 def _lines(run: ComparedRun, wanted: Sequence[str]) -> dict[str, Line]:
     """The wanted metrics of one run, thinned."""
-    history = run.history()
+    read = run.history
+    history = read.columns({"step", *wanted}) if isinstance(read, MetricsFile) else read()
     steps = history.get("step")
     lines = {}
     for name in wanted:

@@ -76,7 +76,7 @@ class Fields:
             return name
         meant = [full for full in self._meant.get(name, []) if full in allowed]
         if not meant:
-            known = [part for part, names in self._meant.items() if allowed.intersection(names)]
+            known = [part for part, names in self._meant.items() if allowed.intersection(names)] + sorted(allowed)
             raise TriwaveError(f"{option} {name}: no run has this field{did_you_mean(name, known, 3)}")
         if len(meant) > 1:
             named = " or ".join(meant[:MOST_NAMED]) + (", …" if len(meant) > MOST_NAMED else "")

@@ -7,14 +7,13 @@ import os
 import re
 import time
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from lit_triwave.comparison.compared_run import ComparedRun
-from lit_triwave.comparison.history import last_values, read_history
+from lit_triwave.comparison.history import MetricsFile, last_values
 
 SCHEMA = 2
 """The newest layout of run.json and summary.json that is known here."""
@@ -81,10 +80,9 @@ def read_run_folder(folder: Path) -> ComparedRun:
         state = "cut off"
     if state == "finished" and not (folder / "summary.json").is_file():
         notes.append("summary.json is missing")
-    read = partial(read_history, folder / "metrics.csv", notes)
+    history = MetricsFile(folder / "metrics.csv", notes)
     if state != "finished":
-        summary = last_values(read_history(folder / "metrics.csv", notes)) | summary
-        read = partial(read_history, folder / "metrics.csv", [])  # what is damaged is said already
+        summary = last_values(history()) | summary
     tags = record.get("tags")
     return ComparedRun(
         name=f"{experiment}/{record.get('id') or folder.absolute().name}",
@@ -93,7 +91,7 @@ def read_run_folder(folder: Path) -> ComparedRun:
         experiment=experiment,
         config=config,
         summary={name: value for name, value in summary.items() if name != "schema"},
-        history=read,
+        history=history,
         notes=notes,
         tags=[str(tag) for tag in tags] if isinstance(tags, list) else [],
     )

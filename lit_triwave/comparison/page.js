@@ -1,5 +1,5 @@
 "use strict";
-// The first picture is drawn before the table is parsed; everything else follows when it is looked at.
+// A plain first picture is drawn before the table is parsed; plotly's charts follow when they are looked at.
 const COLORS = ["#1f5fa8", "#d9622b", "#2a9d5c", "#b5367a", "#7a5cc7", "#b58a00", "#0f9bb3", "#8c4a2f", "#c2413b", "#4f6d2f"];
 const GREY = "#8a8f98";
 const MOST_GREY = 100; // curves of other rows; more would be one grey
@@ -12,11 +12,14 @@ const chosen = new Set(); // rows clicked in the table
 
 const plot = (id) => document.querySelector(`#${id} .plot`);
 
-function layout(x, y) {
+function layout(x, y, heights) {
+  const there = heights.flat().filter((value) => value > 0);
+  const decades = Math.log10(there.reduce((a, b) => Math.max(a, b), 0) / there.reduce((a, b) => Math.min(a, b), Infinity));
   const axis = (title, log) => ({ title: { text: title, standoff: 6 }, automargin: true, type: log ? "log" : "linear", gridcolor: "#e3e5e8", zeroline: false, exponentformat: "power" });
   return {
     margin: { l: 65, r: 10, t: 10, b: 45 }, hovermode: "closest", showlegend: true, paper_bgcolor: "#fff", plot_bgcolor: "#fff",
-    legend: { orientation: "h", yref: "container", y: 0, yanchor: "bottom", font: { size: 11 } }, xaxis: axis(...x), yaxis: axis(...y),
+    legend: { orientation: "h", yref: "container", y: 0, yanchor: "bottom", font: { size: 11 } }, xaxis: axis(...x),
+    yaxis: { ...axis(...y), ...(y[1] && decades > 1.5 ? { dtick: Math.ceil(decades / 8) } : {}) },
   };
 }
 
@@ -30,7 +33,7 @@ function nothing(id) {
 function draw(id, traces, design) {
   if (!traces.length) { nothing(id); return Promise.resolve(); }
   const place = plot(id);
-  if (place.classList.contains("none")) { place.classList.remove("none"); place.textContent = ""; }
+  if (!place.classList.contains("js-plotly-plot")) { place.classList.remove("none"); place.textContent = ""; }
   return Plotly.react(place, traces, design, CONFIG);
 }
 
@@ -43,6 +46,47 @@ function coloured(rows) {
 const colour = (place) => COLORS[place % COLORS.length];
 const curveOf = (row) => first.curves[row] || (rest && rest.curves[row]) || null;
 const stepsOf = (curve) => first.grids[curve[0]] || rest.grids[curve[0]];
+
+/** The best curves as plain SVG, at once: plotly takes a second or two to start. */
+function sketch() {
+  const rows = first.order.filter((row) => first.curves[row]).slice(0, COLORS.length);
+  const scale = first.curveLog ? (value) => (value > 0 ? Math.log10(value) : NaN) : (value) => (value === null ? NaN : value);
+  const finite = (lists) => lists.flat().filter(Number.isFinite);
+  const xs = finite(rows.map((row) => stepsOf(first.curves[row])));
+  const ys = finite(rows.flatMap((row) => first.curves[row].slice(1).map((list) => list.map(scale))));
+  if (!xs.length || !ys.length) return;
+  const [left, right, top, bottom] = [65, 590, 25, 280];
+  const [x0, x1, y0, y1] = [Math.min(...xs), Math.max(...xs), Math.min(...ys), Math.max(...ys)];
+  const across = (x) => left + ((x - x0) / (x1 - x0 || 1)) * (right - left);
+  const up = (y) => bottom - ((y - y0) / (y1 - y0 || 1)) * (bottom - top);
+  const path = (steps, values) => steps.map((x, i) => [across(x), up(scale(values[i]))]).filter(([, y]) => Number.isFinite(y))
+    .map(([x, y]) => `${x.toFixed(1)},${y.toFixed(1)}`).join(" ");
+  const escaped = (text) => text.replace(/[&<>]/g, (sign) => `&#${sign.charCodeAt(0)};`);
+  const parts = [];
+  const every = Math.max(1, Math.ceil((y1 - y0) / 6));
+  const marks = first.curveLog ? Array.from({ length: Math.floor(y1) - Math.ceil(y0) + 1 }, (_, i) => Math.ceil(y0) + i).filter((_, i) => i % every === 0)
+    : [0, 0.25, 0.5, 0.75, 1].map((share) => y0 + share * (y1 - y0));
+  for (const y of marks) {
+    const text = first.curveLog ? `1e${y}` : y.toPrecision(3);
+    parts.push(`<path d="M${left} ${up(y)}H${right}" stroke="#e3e5e8"/><text x="${left - 6}" y="${up(y) + 4}" text-anchor="end">${text}</text>`);
+  }
+  for (const share of [0, 0.5, 1]) {
+    const x = x0 + share * (x1 - x0);
+    parts.push(`<text x="${across(x)}" y="${bottom + 18}" text-anchor="middle">${Math.round(x)}</text>`);
+  }
+  [...rows].reverse().forEach((row, i) => {
+    const curve = first.curves[row], steps = stepsOf(curve), color = colour(rows.length - 1 - i);
+    const band = `${path(steps, curve[3])} ${path([...steps].reverse(), [...curve[2]].reverse())}`;
+    parts.push(`<polygon points="${band}" fill="${color}" opacity="0.07"/><polyline points="${path(steps, curve[1])}" fill="none" stroke="${color}" stroke-width="2"/>`);
+  });
+  rows.forEach((row, i) => {
+    const [x, y] = [left + 265 * (i % 2), bottom + 60 + 18 * Math.floor(i / 2)];
+    parts.push(`<path d="M${x} ${y - 4}h22" stroke="${colour(i)}" stroke-width="2"/><text x="${x + 28}" y="${y}">${escaped(first.labels[row])}</text>`);
+  });
+  parts.push(`<text x="${(left + right) / 2}" y="${bottom + 36}" text-anchor="middle">training step</text>`);
+  parts.push(`<text transform="translate(14 ${(top + bottom) / 2}) rotate(-90)" text-anchor="middle">${escaped(first.curveMetric)}</text>`);
+  plot("curves").innerHTML = `<svg class="sketch" viewBox="0 0 610 440" width="100%" height="100%" font-size="11">${parts.join("")}</svg>`;
+}
 
 function drawCurves() {
   const rows = shown.filter(curveOf);
@@ -73,7 +117,7 @@ function drawCurves() {
     const line = lineOf(row);
     if (line && (chosen.has(row) || rows.length > 1)) { line.classList.add("chosen"); line.style.setProperty("--chosen", colour(place)); }
   });
-  return draw("curves", traces, layout(["training step", false], [first.curveMetric, first.curveLog]));
+  return draw("curves", traces, layout(["training step", false], [first.curveMetric, first.curveLog], traces.map((trace) => trace.y)));
 }
 
 function drawCost(id) {
@@ -89,7 +133,7 @@ function drawCost(id) {
     marker: { color: GREY, size: 5, opacity: 0.5 }, name: `${grey.length} others`, hovertemplate: hover });
   best.forEach((row, place) => traces.push({ x: pick([row], cost.x), y: pick([row], cost.y), text: [first.labels[row]], mode: "markers",
     error_y: { array: pick([row], cost.error), thickness: 1.2, width: 4 }, marker: { color: colour(place), size: 9 }, name: first.labels[row], hovertemplate: hover }));
-  return draw(id, traces, layout([cost.name, cost.log], [first.main, first.mainLog]));
+  return draw(id, traces, layout([cost.name, cost.log], [first.main, first.mainLog], traces.map((trace) => trace.y)));
 }
 
 function hasWebGL() {
@@ -104,9 +148,10 @@ function drawParallel() {
   const rank = places.map((_, place) => place / Math.max(1, places.length - 1));
   const design = { margin: { l: 55, r: 75, t: 70, b: 25 }, paper_bgcolor: "#fff", plot_bgcolor: "#fff", showlegend: false };
   if (hasWebGL()) {
-    const dimensions = axes.map((axis) => ({ label: axis.name, range: [Math.min(0, ...axis.places), 1], values: places.map((place) => axis.places[place]),
+    const last = [...places].reverse(); // the best lines lie on top
+    const dimensions = axes.map((axis) => ({ label: axis.name, range: [Math.min(0, ...axis.places), 1], values: last.map((place) => axis.places[place]),
       tickvals: axis.ticks.map((tick) => tick[0]), ticktext: axis.ticks.map((tick) => tick[1]) }));
-    return draw("parallel", [{ type: "parcoords", dimensions, line: { color: rank, colorscale: "Viridis" } }], design);
+    return draw("parallel", [{ type: "parcoords", dimensions, line: { color: [...rank].reverse(), colorscale: "Viridis" } }], design);
   }
   // Without WebGL, the same lines in ten colours, which can't be brushed.
   const shades = ["#440154", "#482878", "#3e4a89", "#31688e", "#26828e", "#1f9e89", "#35b779", "#6dcd59", "#b4de2c", "#e5c812"];
@@ -218,14 +263,26 @@ function interactive() {
   });
   recall();
   ready.then(() => {
-    const seen = new IntersectionObserver((entries) => entries.forEach((entry) => {
-      if (entry.isIntersecting && !drawn.has(entry.target.id)) { drawn.add(entry.target.id); DRAWERS[entry.target.id](); }
+    let queue = Promise.resolve(); // one at a time, so that each is seen as soon as it is there
+    const seen = new IntersectionObserver((entries) => entries.forEach(({ isIntersecting, target: { id } }) => {
+      if (!isIntersecting || drawn.has(id)) return;
+      drawn.add(id);
+      queue = queue.then(DRAWERS[id]).then(painted).then(() => performance.mark(`${id}-drawn`));
     }), { rootMargin: "200px" });
-    ["parallel", "parameters", "wall_seconds"].forEach((id) => seen.observe(document.getElementById(id)));
-    setTimeout(() => { rest = JSON.parse(document.getElementById("rest").textContent); drawCurves(); }, 0);
+    Object.keys(DRAWERS).forEach((id) => seen.observe(document.getElementById(id)));
   });
 }
 
-drawn.add("curves");
 const painted = () => new Promise((done) => requestAnimationFrame(() => setTimeout(done)));
-const ready = drawCurves().then(painted).then(() => performance.mark("first-picture"));
+const loaded = new Promise((done) => addEventListener("DOMContentLoaded", done));
+
+/** Runs plotly, which lies in the page as text so that it does not hold up the first picture. */
+function start() {
+  const script = document.createElement("script");
+  script.textContent = document.getElementById("plotly").textContent;
+  document.head.append(script);
+  rest = JSON.parse(document.getElementById("rest").textContent);
+}
+
+sketch();
+const ready = painted().then(() => performance.mark("first-picture")).then(() => loaded).then(start);
