@@ -172,6 +172,18 @@ def test_rows_are_what_the_user_says(sweep: Path, capsys: pytest.CaptureFixture[
     assert [row["fields"]["model.depth"] for row in content["rows"]] == [6, 6, 5, 5]
 
 
+def test_the_columns_shown_tell_the_rows_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number in range(8):
+        config: dict[str, Any] = {f"model.f{field}": number // 2 for field in range(9)}  # which all say the same
+        write_run(tmp_path / "x3" / str(number), config | {"model.release": "ab"[number % 2]}, {"test/mse": 1.0})
+    assert main(["compare", str(tmp_path), "--format", "md"]) == 0
+    header, _, *rows = capsys.readouterr().out.splitlines()
+    assert "| release |" in header
+    assert "4 more fields differ" in "".join(rows)
+    with_columns = [row.split(" | ")[1:7] for row in rows[:8]]
+    assert len({tuple(row) for row in with_columns}) == 8
+
+
 @pytest.mark.parametrize(
     ("conditions", "left"),
     [

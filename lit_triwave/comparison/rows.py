@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -135,8 +135,23 @@ def _whole_config(run: ComparedRun) -> Hashable:
     return setting(run), seeds
 
 
-def most_varied(rows: Iterable[Row], names: Sequence[str], most: int) -> list[str]:
-    """Of some fields the so many that tell the rows apart best, in their order."""
-    counts = {name: len({comparable(row.values.get(name)) for row in rows}) for name in names}
-    best = sorted(names, key=lambda name: -counts[name])[:most]
+def most_varied(rows: Sequence[Row], names: Sequence[str], most: int, enough: bool = False) -> list[str]:
+    """Of some fields those that together tell the rows apart best, in the order of `names`.
+
+    Args:
+        rows: to be told apart.
+        names: full ones.
+        most: fields, at most.
+        enough: to stop where the fields tell apart all that can be.
+    """
+    values = {name: [comparable(row.values.get(name)) for row in rows] for name in names}
+    apart = len(set(zip(*values.values(), strict=True)))
+    told: list[Hashable] = [()] * len(rows)
+    best: list[str] = []
+    while len(best) < min(most, len(names)) and not (enough and len(set(told)) == apart):
+        left = [name for name in names if name not in best]
+        name = max(left, key=lambda name: (len(set(zip(told, values[name], strict=True))), len(set(values[name]))))
+        best.append(name)
+        numbers: dict[Hashable, int] = {}  # short keys instead of ever longer ones
+        told = [numbers.setdefault(pair, len(numbers)) for pair in zip(told, values[name], strict=True)]
     return [name for name in names if name in best]
