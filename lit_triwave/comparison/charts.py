@@ -71,8 +71,8 @@ def drawing_order(comparison: Comparison) -> list[int]:
 
 def labels(comparison: Comparison) -> list[str]:
     """A short name for each row, all of them different: by the fields that tell rows apart best, else by number too."""
-    columns = comparison.columns if comparison.grouped else most_varied(comparison.rows, comparison.columns, 4, True)
-    texts = [comparison.label(row, columns, 48) for row in comparison.rows]
+    columns = comparison.columns if comparison.grouped else most_varied(comparison.rows, comparison.columns, 6, True)
+    texts = [comparison.label(row, columns, 56) for row in comparison.rows]
     seen: dict[str, int] = {}
     for place, text in enumerate(texts):
         seen[text] = seen.get(text, 0) + 1

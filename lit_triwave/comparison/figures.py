@@ -130,7 +130,7 @@ def parallel_figure(comparison: Comparison) -> Figure | None:
     axes = parallel_axes(comparison, order) if order else []
     if len(axes) < 2:
         return None
-    figure, (ax,) = new_figure(size=(max(7.0, 1.7 * len(axes)), 4.6))
+    figure, (ax,) = new_figure(size=(max(7.0, 1.45 * len(axes)), 4.6))
     best_first = np.linspace(0.0, 0.92, max(2, len(order)))
     colors = colormaps["viridis"]
     strength = 0.75 if len(order) <= 60 else 0.35

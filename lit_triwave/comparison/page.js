@@ -55,7 +55,7 @@ function sketch() {
   const xs = finite(rows.map((row) => stepsOf(first.curves[row])));
   const ys = finite(rows.flatMap((row) => first.curves[row].slice(1).map((list) => list.map(scale))));
   if (!xs.length || !ys.length) return;
-  const [left, right, top, bottom] = [65, 590, 25, 280];
+  const [left, right, top, bottom] = [65, 590, 25, 255];
   const [x0, x1, y0, y1] = [Math.min(...xs), Math.max(...xs), Math.min(...ys), Math.max(...ys)];
   const across = (x) => left + ((x - x0) / (x1 - x0 || 1)) * (right - left);
   const up = (y) => bottom - ((y - y0) / (y1 - y0 || 1)) * (bottom - top);
@@ -80,7 +80,7 @@ function sketch() {
     parts.push(`<polygon points="${band}" fill="${color}" opacity="0.07"/><polyline points="${path(steps, curve[1])}" fill="none" stroke="${color}" stroke-width="2"/>`);
   });
   rows.forEach((row, i) => {
-    const [x, y] = [left + 265 * (i % 2), bottom + 60 + 18 * Math.floor(i / 2)];
+    const [x, y] = [left, bottom + 56 + 13 * i];
     parts.push(`<path d="M${x} ${y - 4}h22" stroke="${colour(i)}" stroke-width="2"/><text x="${x + 28}" y="${y}">${escaped(first.labels[row])}</text>`);
   });
   parts.push(`<text x="${(left + right) / 2}" y="${bottom + 36}" text-anchor="middle">training step</text>`);
@@ -146,7 +146,7 @@ function drawParallel() {
   const places = rows.map((_, place) => place).filter((place) => visible.has(rows[place]));
   if (axes.length < 2 || !places.length) { nothing("parallel"); return Promise.resolve(); }
   const rank = places.map((_, place) => place / Math.max(1, places.length - 1));
-  const design = { margin: { l: 55, r: 75, t: 70, b: 25 }, paper_bgcolor: "#fff", plot_bgcolor: "#fff", showlegend: false };
+  const design = { margin: { l: 55, r: 75, t: 80, b: 25 }, paper_bgcolor: "#fff", plot_bgcolor: "#fff", showlegend: false };
   if (hasWebGL()) {
     const last = [...places].reverse(); // the best lines lie on top
     const dimensions = axes.map((axis) => ({ label: axis.name, range: [Math.min(0, ...axis.places), 1], values: last.map((place) => axis.places[place]),
@@ -163,8 +163,9 @@ function drawParallel() {
   });
   const notes = axes.flatMap((axis, x) => axis.ticks.map(([y, text]) => ({ x, y, text, showarrow: false, xanchor: "left", xshift: 3, bgcolor: "rgba(255,255,255,.75)", font: { size: 10 } })));
   const lines = axes.map((_, x) => ({ type: "line", x0: x, x1: x, y0: -0.1, y1: 1.03, line: { color: "#3c4046", width: 1 } }));
-  const xaxis = { tickvals: axes.map((_, x) => x), ticktext: axes.map((axis) => axis.name), side: "top", showgrid: false, zeroline: false, fixedrange: true };
-  const yaxis = { visible: false, range: [-0.12, 1.05], fixedrange: true };
+  notes.push(...axes.map((axis, x) => ({ x, y: 1, yref: "paper", text: axis.name, showarrow: false, xanchor: "left", yanchor: "bottom", xshift: -8, textangle: axes.length > 5 ? -20 : 0 })));
+  const xaxis = { visible: false, range: [-0.15, axes.length - 0.5], fixedrange: true };
+  const yaxis = { visible: false, range: [-0.12, 1.04], fixedrange: true };
   return draw("parallel", traces.reverse(), { ...design, xaxis, yaxis, annotations: notes, shapes: lines });
 }
 

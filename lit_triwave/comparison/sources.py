@@ -42,7 +42,9 @@ def read_all(addresses: Sequence[str], advance: Callable[[int, int], None], skip
 
 def _is_wandb(address: str) -> bool:
     path = Path(address)
-    return address.startswith(HOSTED) or path.suffix == ".wandb" or (path.is_dir() and any(path.glob("*.wandb")))
+    if address.startswith(HOSTED) or path.suffix == ".wandb":
+        return True
+    return any(next(path.glob(pattern), None) for pattern in ("*.wandb", "*run-*/*.wandb"))
 
 
 def _read_wandb(address: str) -> list[ComparedRun]:

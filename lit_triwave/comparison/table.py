@@ -83,7 +83,7 @@ class Comparison:
         sample = row.sample(self.main) if self.main else None
         return sample.n if sample else len(row.runs)
 
-    def label(self, row: Row, columns: Sequence[str], longest: int = 60) -> str:
+    def label(self, row: Row, columns: Sequence[str], longest: int = 90) -> str:
         """What tells a row from the others, such as "depth 5, blocks"; its name where nothing does."""
         parts = []
         for name in columns:

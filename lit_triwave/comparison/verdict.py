@@ -53,7 +53,7 @@ def _sample(row: Row, metric: str) -> Sample:
 
 
 def _name(comparison: Comparison, row: Row) -> str:
-    columns = comparison.columns if comparison.grouped else most_varied(comparison.rows, comparison.columns, 4, True)
+    columns = comparison.columns if comparison.grouped else most_varied(comparison.rows, comparison.columns, 6, True)
     return comparison.label(row, columns)
 
 
