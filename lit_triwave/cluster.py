@@ -20,7 +20,8 @@ from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvir
 from lightning.pytorch import Trainer
 
 from lit_triwave.errors import TriwaveError
-from lit_triwave.messages import leave_it_to_the_first_rank, one_line
+from lit_triwave.messages import leave_it_to_the_first_rank
+from lit_triwave.one_line import one_line
 
 WATCH_SECONDS = 0.1
 GONE_SECONDS = 3.0
