@@ -225,7 +225,9 @@ def start_wandb(
     experiment = _init_wandb(run, wandb_id, mode, why, tags)
     sent = -1
     if experiment is not None:
-        there = experiment.step - 1 if experiment.resumed else -1  # online the server says it
+        # Online the server says it; `step` does only once something is logged.
+        next_step = max(experiment.step, experiment.starting_step)
+        there = next_step - 1 if experiment.resumed else -1
         sent = max(there, last_step(run.folder, wandb_id) if experiment.offline else -1)
     return WandbRows(run, experiment, sent, rows)
 

@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from lit_triwave.plots import BLUE, GREY, MAX_MARKS, ORANGE, new_figure
+from lit_triwave.figure_style import BLUE, GREY, ORANGE, new_figure
+from lit_triwave.plots import MAX_MARKS
 
 GREEN = "#3f8f5b"
 NEURONS = {"sum": BLUE, "t1": ORANGE, "t2": GREEN, "bias": GREY}
