@@ -49,9 +49,9 @@ class Course(Callback):
         """Logs what a validated module has become, on all ranks."""
 
     def _log(self, module: LightningModule, name: str, value: Tensor | float) -> None:
-        # All ranks hold the same parameters; nothing is said between them.
+        # All ranks hold the same parameters: of the first alone nothing is synchronised, whatever Lightning is told.
         dtype = torch.float32 if module.device.type == "mps" else torch.float64
-        module.log(name, torch.as_tensor(value, dtype=dtype), rank_zero_only=True)
+        module.log(name, torch.as_tensor(value, dtype=dtype), rank_zero_only=True, sync_dist=True)
 
 
 def is_counted(trainer: Trainer, module: StagedModule, most: int) -> bool:
