@@ -286,6 +286,14 @@ def test_a_full_disk_keeps_the_checkpoint_before(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["last.ckpt"]
 
 
+def test_more_subnetworks_than_any_memory_holds_are_refused(tmp_path: Path, capsys) -> None:
+    args = ["fit", "--config", "configs/digits.yaml", "--model.num_nets"]
+    assert "num_nets 1000000000: at most 1048576" in refuse(capsys, tmp_path, *args, str(10**9))
+    assert "out of memory: PyTorch asks for" in refuse(
+        capsys, tmp_path, *args, str(2**20), "--model.channels", "[1000000]"
+    )
+
+
 def test_a_value_for_what_the_data_say_is_refused(tmp_path: Path, capsys) -> None:
     command = ["fit", "--config", "configs/digits.yaml", "--run.root", str(tmp_path), "--model.num_classes", "7"]
     assert main(command) == 1
