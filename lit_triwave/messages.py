@@ -13,6 +13,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.utilities import rank_zero_only
 
 from lit_triwave.errors import TriwaveError, did_you_mean
+from lit_triwave.launcher import outlive_launcher
 
 # How jsonargparse wraps the one line that matters when an argument may be of several types.
 LONGEST = 350  # characters of a line; torch lists every tensor of a checkpoint that does not fit
@@ -64,6 +65,7 @@ def leave_it_to_the_first_rank() -> int:
     """
     rank = int(getattr(rank_zero_only, "rank", None) or 0)
     if rank > 0:
+        outlive_launcher()
         signal.signal(signal.SIGTERM, signal.SIG_DFL)  # by which srun ends the ranks that are left
         time.sleep(SAME_ERROR_SECONDS)
     return rank
