@@ -7,6 +7,7 @@ import re
 import signal
 import time
 from collections.abc import Iterable
+from textwrap import shorten
 from typing import Any, NoReturn
 
 from lightning.pytorch.cli import LightningArgumentParser
@@ -18,6 +19,8 @@ from lit_triwave.launcher import outlive_launcher
 # How jsonargparse wraps the one line that matters when an argument may be of several types.
 LONGEST = 350  # characters of a line; torch lists every tensor of a checkpoint that does not fit
 SAME_ERROR_SECONDS = 10.0  # the first rank may have a Weights & Biases run to end
+PARTS = ("model", "data", "run", "trainer")
+"""Of a config."""
 WORKER = "in DataLoader worker process"
 NO_MEMORY = re.compile("DefaultCPUAllocator|alloc_cpu|CUDA out of memory")
 WRAPPING = ("Does not validate against", "Subtypes:", "Errors:", "Expected a <class 'NoneType'>", "Given value")
@@ -53,7 +56,9 @@ class OneLineParser(LightningArgumentParser):
 
     def _near_match(self, key: str) -> str:
         known = {name for kind in self.classes for name in inspect.signature(kind).parameters}
-        last = key.split(".")[-1]
+        first, *_, last = key.split(".")
+        if "." in key and first not in PARTS:
+            return did_you_mean(first, PARTS)
         return "" if last in known else did_you_mean(last, known)
 
 
@@ -111,7 +116,8 @@ def one_line(error: BaseException) -> str:
     if isinstance(error, OSError) and error.filename:
         return f"{error.filename}: {error.strerror}"
     text = " ".join(condense(text).split())
-    text = text if len(text) <= LONGEST else text[:LONGEST] + " …"
+    if not isinstance(error, TriwaveError):  # whose words are measured
+        text = shorten(text, LONGEST, placeholder=" …")
     if text and isinstance(error, (TriwaveError, ValueError, OSError)):
         return text
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
