@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from datamodules.augmentation import Distortion, uniforms
-from datamodules.regression import Shard, ShardedBatches, check_batches, seeded_generator
+from datamodules.regression import Shard, ShardedBatches, check_batches, check_equal_shares, seeded_generator
 from datamodules.resumable import ResumableDataModule
 
 Images = tuple[Tensor, Tensor]
@@ -146,10 +146,13 @@ class DigitsDataModule(ResumableDataModule):
         """The held-out images."""
         return self._loader(self.test_set)
 
+    def check_ranks(self, ranks: int) -> None:
+        check_equal_shares(self.batch_size, ranks)
+
     def _loader(self, images: DigitImages, training: bool = False) -> DataLoader[Images]:
         rank, ranks = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        if training and self.batch_size % ranks:
-            raise ValueError(f"batch_size {self.batch_size}: a multiple of the {ranks} ranks")
+        if training:
+            self.check_ranks(ranks)
         kind = WholeBatches if training else ShardedBatches
         size = self.batch_size if training else None
         sampler = kind(len(images), size, training, self.seed, rank, ranks, not training)

@@ -122,7 +122,11 @@ class ImageFiles(Dataset[ImageBatch]):
         return ImageBatch(torch.stack(images), torch.tensor(labels), unreadable)
 
     def _readable(self, index: int, unreadable: list[str]) -> tuple[int, Tensor | None]:
-        """The image at an index, or what the rule for corrupt ones puts in its place; notes the files passed over."""
+        """The image at an index, or what the rule for corrupt ones puts in its place; notes the file if it did so.
+
+        A corrupt one that was tried in its place is not noted: it has a turn of its own in the epoch.
+        """
+        wanted = index
         for _ in range(len(self)):
             path = self.files.path(index)
             try:
@@ -130,7 +134,8 @@ class ImageFiles(Dataset[ImageBatch]):
             except ValueError:
                 if self.corrupt == "raise":
                     raise
-                unreadable.append(path)
+                if index == wanted:
+                    unreadable.append(path)
             if self.corrupt == "omit":
                 return index, None
             index = (index + 1) % len(self)

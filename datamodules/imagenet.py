@@ -114,6 +114,10 @@ class ImageNetDataModule(ImageDataModule):
                 if names
             ]
             raise ValueError(f"{self.root}: train/ and val/ must have the same class folders: {'; '.join(differing)}")
+        if len(train) < 2:
+            raise ValueError(
+                f"{self.root}: train/ has one class folder ({listed(train)}), a classifier needs two or more"
+            )
 
     def training_transform(self) -> Any:
         """Random crop, mirror image, and what else was asked for, of one uint8 image."""

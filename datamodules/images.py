@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from datamodules.augmentation import image_seed
-from datamodules.regression import check_batches, seeded_generator
+from datamodules.regression import check_batches, check_equal_shares, seeded_generator
 from datamodules.resumable import ResumableDataModule
 
 MAX_WORKERS = 16  # more rarely load faster, and each is a process
@@ -70,8 +70,8 @@ class ImageBatches(Sampler[Shard]):
         self.rank = rank
         self.world_size = world_size
         self.epoch = 0
-        if training and batch_size % world_size:
-            raise ValueError(f"batch_size {batch_size} cannot be shared equally among {world_size} devices")
+        if training:
+            check_equal_shares(batch_size, world_size)
         if training and batch_size > size:
             raise ValueError(f"batch_size {batch_size}: at most the number of training images, {size}")
         if size < world_size:
@@ -182,6 +182,9 @@ class ImageDataModule(ResumableDataModule):
         """All images in order, each on one rank."""
         sampler = self._batches(size, self.eval_batch_size, training=False)
         return DataLoader(images, batch_size=None, sampler=sampler, **self._options(workers))
+
+    def check_ranks(self, ranks: int) -> None:
+        check_equal_shares(self.batch_size, ranks)
 
     def _batches(self, size: int, batch_size: int, training: bool) -> ImageBatches:
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)

@@ -105,12 +105,8 @@ class ShardedBatches(Sampler[Shard]):
         self.rank = rank
         self.world_size = world_size
         self.epoch = 0
-        smallest = size % self.batch_size or self.batch_size
-        if smallest < world_size and not allow_empty:
-            raise ValueError(
-                f"batch_size {self.batch_size} leaves a batch of {smallest} of {size} training points, fewer than the "
-                f"{world_size} ranks: choose another batch_size or fewer devices"
-            )
+        if not allow_empty:
+            check_shares(size, self.batch_size, world_size)
 
     def set_epoch(self, epoch: int) -> None:
         """Chooses the permutation; Lightning calls this before each epoch."""
@@ -229,6 +225,9 @@ class RegressionDataModule(ResumableDataModule):
         """The points to predict at, in order, each on one rank."""
         return self._loader(self.predict_set, EVALUATION_BATCH)
 
+    def check_ranks(self, ranks: int) -> None:
+        check_shares(len(self.train_set), self.batch_size, ranks)
+
     def _loader(self, points: Points, batch_size: int | None, training: bool = False) -> DataLoader[Batch]:
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         repeats = self.repeats if training else 1
@@ -292,6 +291,23 @@ def check_batches(batch_size: int | None, seed: int) -> None:
         raise ValueError(f"batch_size must be at least 1, or null for all points at once, got {batch_size}")
     if seed < 0:
         raise ValueError(f"seed must be at least 0, got {seed}")
+
+
+def check_shares(size: int, batch_size: int | None, ranks: int) -> None:
+    """Raises ValueError unless every batch of so many points, in batches or all in one, has one for each rank."""
+    batch_size = size if batch_size is None else batch_size
+    smallest = size % batch_size or batch_size
+    if smallest < ranks:
+        raise ValueError(
+            f"batch_size {batch_size} leaves a batch of {smallest} of {size} training points, fewer than the "
+            f"{ranks} ranks: choose another batch_size or fewer devices"
+        )
+
+
+def check_equal_shares(batch_size: int, ranks: int) -> None:
+    """Raises ValueError unless a global batch can be cut into equal parts."""
+    if batch_size % ranks:
+        raise ValueError(f"batch_size {batch_size}: a multiple of the {ranks} ranks")
 
 
 def first_true(mask: Tensor) -> int | None:

@@ -31,6 +31,13 @@ class ResumableDataModule(LightningDataModule):
         self._train_loader: Any = None
         self._resume: dict[str, Any] = {}
 
+    def check_ranks(self, ranks: int) -> None:
+        """Asked before so many processes are started; here any number will do.
+
+        Raises:
+            ValueError: A global batch cannot be shared among them.
+        """
+
     def resumable_loader(self, samples: Dataset[Any], sampler: Any, **options: Any) -> DataLoader[Any]:
         """A training loader that goes on where the checkpoint that was loaded left off.
 

@@ -10,12 +10,17 @@ import torch
 from torch import Tensor, nn
 
 from lit_triwave import dense
+from lit_triwave.sizes import check_sizes
 from lit_triwave.triangle import BlockWeights, block_weights, network_form, recruit, theorem31_scales, wave_form
 
 Curvature = Literal["convex", "concave"]
 Curvatures = Curvature | Sequence["Curvatures"]
 """Of all subnetworks, or nested sequences that broadcast against their shape as tensors do."""
 Release = Literal["blocks", "dense"]
+DEEPEST = 64
+"""Hidden layers, at most: scales shrink by powers of four, and 4^64 is all that single precision has."""
+WIDEST = 1 << 20
+"""Subnetworks of a head, at most: four million neurons in a layer."""
 
 PEAK_PARAMETERS = ("peak_logits", "log_scales", "alpha", "beta")
 WEIGHT_PARAMETERS = BlockWeights._fields
@@ -37,7 +42,7 @@ class TriangleBank(nn.Module):
     Args:
         shape: the subnetworks, n or (…, n), each ≥ 1. The last dimension is the group that `release("dense")` connects;
             the dimensions before it (replicas) stay independent of each other.
-        depth: hidden layers d ≥ 1.
+        depth: hidden layers d, 1 to 64.
         curvature: `"convex"` or `"concave"`, or (nested) sequences of them that broadcast against `shape`.
         theorem31: True ties all scales but the first to the peaks (Theorem 3.1); False makes each scale a parameter,
             with the values of Theorem 3.1 as a start.
@@ -75,11 +80,10 @@ class TriangleBank(nn.Module):
         device: torch.device | str | None = None,
     ) -> None:
         super().__init__()
-        self.shape = torch.Size([shape] if isinstance(shape, int) else shape)
+        check_sizes(most=DEEPEST, depth=depth)
+        self.shape = torch.Size(shape if isinstance(shape, Sequence) else [shape])
         if not self.shape or min(self.shape) < 1:
             raise ValueError(f"shape {shape}: at least one dimension, each ≥ 1")
-        if depth < 1:
-            raise ValueError(f"depth {depth}: at least 1")
         eps = torch.finfo(dtype or torch.get_default_dtype()).eps
         if not eps <= margin < 0.5:
             raise ValueError(f"margin {margin}: below 1/2, and at least the {eps:.1g} that the dtype can tell from 0")

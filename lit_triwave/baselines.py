@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from lit_triwave import dense
 from lit_triwave.domain import Domain, UnitScaling
+from lit_triwave.sizes import check_sizes
 
 RandomStart = Literal["kaiming", "rai", "raai"]
 
@@ -92,9 +93,7 @@ class DenseNetwork(nn.Module):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        for name, value in {"width": width, "depth": depth, "replicas": replicas}.items():
-            if value < 1:
-                raise ValueError(f"{name} {value}: at least 1")
+        check_sizes(width=width, depth=depth, replicas=replicas)
         if initialization not in get_args(RandomStart):
             raise ValueError(f"initialization {initialization!r}: one of {', '.join(get_args(RandomStart))}")
         if not 0 <= raai_share <= 1:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from lit_triwave import __version__
+from lit_triwave.launcher import end_with_launcher, launcher
 from lit_triwave.quick_imports import without_scipy_signal
 
 HELP = """\
@@ -72,6 +73,7 @@ def main(args: Sequence[str] | None = None) -> int:
     if args[0] == "--version":
         print(__version__)
         return 0
+    end_with_launcher()
     try:
         # Imported here: torch and Lightning take seconds, and the help above needs neither.
         try:
@@ -85,12 +87,10 @@ def main(args: Sequence[str] | None = None) -> int:
             return 1
         return int(run(args[1:] if args[0] in COMMANDS else args, started))
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return INTERRUPTED
+        return interrupted()
     except SystemExit as stop:
         if isinstance(stop.__context__, KeyboardInterrupt):  # Lightning's way of ending after Ctrl-C
-            print("interrupted", file=sys.stderr)
-            return INTERRUPTED
+            return interrupted()
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except Exception as error:
         if os.environ.get("LIT_TRIWAVE_DEBUG"):
@@ -100,3 +100,10 @@ def main(args: Sequence[str] | None = None) -> int:
 
             print(f"error: {one_line(error)}", file=sys.stderr)
         return 1
+
+
+def interrupted() -> int:
+    """Says so, once for all ranks of a machine; returns the exit code."""
+    if launcher() is None:
+        print("interrupted", file=sys.stderr, flush=True)
+    return INTERRUPTED

@@ -1,16 +1,11 @@
-"""The processes of a run: where they come from (SLURM, torchrun, Lightning itself), and what happens when one dies."""
+"""The processes of a run: where they come from (SLURM, torchrun, Lightning itself), and which of them says an error."""
 
 from __future__ import annotations
 
 import os
 import re
-import signal
-import sys
-import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from subprocess import Popen
 from typing import Any
 
 from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
@@ -23,9 +18,8 @@ from lit_triwave.errors import TriwaveError
 from lit_triwave.messages import leave_it_to_the_first_rank
 from lit_triwave.one_line import one_line
 
-WATCH_SECONDS = 0.1
-GONE_SECONDS = 3.0
-"""How long a rank that has lost a connection leaves it to the watch to say which rank is gone."""
+ONE_FOR_EACH_TASK = "LIT_TRIWAVE_TASKS"
+"""Environment variable by which slurm/job.sh says that each task is a process of the run, also if there is but one."""
 LOST = re.compile("gloo|nccl|connection (was )?(closed|reset)|broken pipe|failed to recv", re.IGNORECASE)
 """What torch.distributed says when another rank is gone."""
 
@@ -59,8 +53,9 @@ class SLURMTasks(SLURMEnvironment):
             raise TriwaveError(f"trainer.num_nodes {num_nodes}: SLURM's step has {nodes} (srun --nodes)")
         if set(tasks) != {num_devices}:
             counts = " and ".join(str(count) for count in sorted(set(tasks)))
+            word = "task" if counts == "1" else "tasks"
             raise TriwaveError(
-                f"trainer.devices {num_devices}: SLURM's step has {counts} tasks on a node (srun --ntasks-per-node)"
+                f"trainer.devices {num_devices}: SLURM's step has {counts} {word} on a node (srun --ntasks-per-node)"
             )
 
 
@@ -70,12 +65,13 @@ def tasks_per_node(text: str) -> list[int]:
 
 
 def in_slurm_step() -> bool:
-    """Whether this process is one of several that `srun` started.
+    """Whether this process is one of several that `srun` started, or the only one and slurm/job.sh says so.
 
     The other variables are no sign of that: a batch script, `salloc` and `srun --pty bash` leave them in the
     environment of whatever runs there.
     """
-    return int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1 and "SLURM_PROCID" in os.environ
+    several = int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1
+    return "SLURM_PROCID" in os.environ and (several or ONE_FOR_EACH_TASK in os.environ)
 
 
 def requeued() -> bool:
@@ -108,6 +104,21 @@ def cluster_environment(num_nodes: int, devices: Any) -> ClusterEnvironment | No
     return LightningEnvironment()
 
 
+def check_meeting_point(trainer: Trainer) -> None:
+    """Refuses several nodes where nothing says where the first of them is.
+
+    Raises:
+        TriwaveError: each would wait for the others at an address of its own.
+    """
+    environment = getattr(trainer.strategy, "cluster_environment", None)
+    known = {"MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys()
+    if trainer.num_nodes > 1 and isinstance(environment, LightningEnvironment) and not known:
+        raise TriwaveError(
+            f"trainer.num_nodes {trainer.num_nodes}: nothing says where the other nodes are; start it on each by "
+            "torchrun or by srun, or set MASTER_ADDR, MASTER_PORT and NODE_RANK there"
+        )
+
+
 @contextmanager
 def one_message() -> Iterator[None]:
     """Of an error that all ranks have the first rank's is shown; that of another rank alone, with its number."""
@@ -120,53 +131,3 @@ def one_message() -> Iterator[None]:
         if LOST.search(str(error)):  # not this rank's fault; who started the ranks says which one is gone
             raise SystemExit(1) from error
         raise TriwaveError(f"on rank {rank}: {one_line(error)}") from error
-
-
-@contextmanager
-def ranks_end_together(trainer: Trainer) -> Iterator[None]:
-    """Where Lightning started the ranks of this machine: when one is gone, says which, and ends the others.
-
-    A collective that waits for it may do so for half an hour. Under SLURM `srun --kill-on-bad-exit` does the same.
-
-    Raises:
-        TriwaveError: the port at which ranks meet is taken.
-    """
-    environment = getattr(trainer.strategy, "cluster_environment", None)
-    is_child = isinstance(environment, LightningEnvironment) and environment.local_rank() > 0
-    over = threading.Event()
-    parent = os.getppid() if is_child else None
-    threading.Thread(target=watch_ranks, args=(trainer, parent, over), daemon=True).start()
-    try:
-        yield
-    except Exception as error:
-        if LOST.search(str(error)):
-            time.sleep(GONE_SECONDS)  # the watch says which rank
-        for child in children(trainer):
-            child.kill()
-        if "EADDRINUSE" in str(error):
-            port = os.environ.get("MASTER_PORT")
-            raise TriwaveError(f"MASTER_PORT {port}, where the ranks meet, is in use: set it to a free port") from error
-        raise
-    finally:
-        over.set()
-
-
-def watch_ranks(trainer: Trainer, parent: int | None, over: threading.Event) -> None:
-    """Ends this process, and those that it started, when one of these or `parent`, which started it, is gone."""
-    while not over.wait(WATCH_SECONDS):
-        gone = "rank 0 was killed" if parent not in (None, os.getppid()) else ""
-        for rank, child in enumerate(children(trainer), start=1):
-            code = child.poll()
-            if code:
-                gone = f"rank {rank} " + (f"was killed by {signal.Signals(-code).name}" if code < 0 else "failed")
-        if gone:
-            print(f"error: {gone}, and the run with it", file=sys.stderr, flush=True)
-            for child in children(trainer):
-                child.kill()
-            os._exit(1)
-
-
-def children(trainer: Trainer) -> list[Popen[bytes]]:
-    """The processes that Lightning started from this one: local ranks 1, 2, ..."""
-    found: list[Popen[bytes]] = getattr(trainer.strategy.launcher, "procs", [])
-    return found

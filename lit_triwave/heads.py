@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 from collections.abc import Callable
 from typing import Any, Literal, get_args
@@ -11,9 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from lit_triwave import dense
-from lit_triwave.bank import Curvature, Release, TriangleBank
+from lit_triwave.bank import WIDEST, Curvature, Release, TriangleBank
+from lit_triwave.errors import did_you_mean
+from lit_triwave.sizes import check_sizes
 
 Squash = Literal["normal", "sigmoid", "hard"]
+DEEPEST = 1000
+"""Hidden layers of a dense head, at most."""
 
 SQUASHES: dict[Squash, Callable[[Tensor], Tensor]] = {
     "normal": torch.special.ndtr,
@@ -59,7 +64,8 @@ class BlockDiagonalLayers(nn.Module):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        check_sizes(in_features=in_features, num_nets=num_nets, depth=depth)
+        check_sizes(in_features=in_features)
+        check_sizes(most=WIDEST, num_nets=num_nets)
         if squash not in get_args(Squash):
             raise ValueError(f"squash {squash!r}: one of {', '.join(get_args(Squash))}")
         self.squash: Squash = squash
@@ -113,6 +119,7 @@ class BlockDiagonalHead(nn.Module):
     ) -> None:
         super().__init__()
         check_sizes(num_classes=num_classes)
+        check_options(options)
         self.layers = BlockDiagonalLayers(in_features, num_nets, depth, **options)
         self.dropout = nn.Dropout(dropout)
         self.classes = nn.Linear(num_nets, num_classes)
@@ -188,6 +195,16 @@ def interpolation_layers(f: Callable[[Tensor], Tensor], knots: Tensor, n: int) -
     return [rise, (torch.cat([turn * eye for turn in slopes.diff()], 1), values[:1].expand(n).clone())]
 
 
+def check_options(options: dict[str, Any]) -> None:
+    """Raises TypeError for one that `BlockDiagonalLayers` does not take."""
+    known = [name for name in inspect.signature(BlockDiagonalLayers).parameters if name != "in_features"]
+    for name in options:
+        if name not in known:
+            raise TypeError(
+                f"{name}: no option of the subnetworks; one of {', '.join(known)}{did_you_mean(name, known)}"
+            )
+
+
 class DenseHead(nn.Sequential):
     """An ordinary head: `depth` hidden layers of `width` neurons with ReLU, and a Linear to the classes.
 
@@ -213,9 +230,8 @@ class DenseHead(nn.Sequential):
         batch_norm: bool = False,
         dropout: float = 0.0,
     ) -> None:
-        check_sizes(in_features=in_features, width=width)
-        if depth < 0:
-            raise ValueError(f"depth {depth}: at least 0")
+        check_sizes(in_features=in_features, num_classes=num_classes, width=width)
+        check_sizes(least=0, most=DEEPEST, depth=depth)
         layers: list[nn.Module] = []
         for fan_in, fan_out in itertools.pairwise([in_features, *[width] * depth]):
             layers.append(nn.Linear(fan_in, fan_out, bias=not batch_norm))
@@ -223,10 +239,3 @@ class DenseHead(nn.Sequential):
             layers.append(nn.ReLU())
             layers += [nn.Dropout(dropout)] if dropout else []
         super().__init__(*layers, nn.Linear(width if depth else in_features, num_classes))
-
-
-def check_sizes(**sizes: int) -> None:
-    """Raises ValueError for a size below 1, naming it."""
-    for name, value in sizes.items():
-        if value < 1:
-            raise ValueError(f"{name} {value}: at least 1")

@@ -8,7 +8,7 @@ import shlex
 import shutil
 import signal
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,21 +18,20 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_only
 
 from datamodules import DigitsDataModule, FunctionDataModule, TableDataModule
+from datamodules.resumable import ResumableDataModule
 from lit_triwave.callbacks.checkpoint import AtomicCheckpointIO, RunRecord, StageCheckpoint
 from lit_triwave.callbacks.config import SaveFitConfig
-from lit_triwave.callbacks.course import ClassificationCourse, RegressionCourse
-from lit_triwave.callbacks.figures import ClassificationFigures, RegressionFigures
-from lit_triwave.callbacks.history import EpochHistory, SeedHistory
 from lit_triwave.callbacks.interruption import REQUEUE_SIGNAL, SIGNALS, Interruption
-from lit_triwave.callbacks.predictions import ClassCSV, PredictionCSV
 from lit_triwave.callbacks.progress import StageProgress
+from lit_triwave.callbacks.reporting import reporting
 from lit_triwave.callbacks.stage_switch import check_strategy
-from lit_triwave.callbacks.summary import ClassificationSummary, RegressionSummary
-from lit_triwave.cli import INTERRUPTED, REQUEUE
-from lit_triwave.cluster import cluster_environment, one_message, ranks_end_together, requeued
+from lit_triwave.cli import INTERRUPTED, REQUEUE, interrupted
+from lit_triwave.cluster import check_meeting_point, cluster_environment, one_message, requeued
 from lit_triwave.errors import Interrupted, TrainingDiverged, TriwaveError
 from lit_triwave.home import found
+from lit_triwave.launcher import LAUNCHER_VARIABLE, announce_launcher
 from lit_triwave.links import LINKS, check_links
+from lit_triwave.lock import LOCK_FILE, PATIENCE_SECONDS, locked
 from lit_triwave.loggers import WandbRows, finish_wandb, make_loggers, say
 from lit_triwave.messages import known_classes
 from lit_triwave.modules.classifier import ImageClassifier
@@ -50,13 +49,18 @@ from lit_triwave.runs import (
     place_run,
     unsaved_run,
     wandb_id,
+    writable,
 )
 from lit_triwave.stages import Polish, Stage
 from lit_triwave.start import devices, start_block
 from lit_triwave.synchronized import SynchronizedBatchNorms
+from lit_triwave.watch import ranks_end_together
 
 REPORTING_BYTES = 20_000_000
 """Room in a run folder for what is not a checkpoint: metrics, figures, Weights & Biases."""
+
+LOST_NODE_SECONDS = 120.0
+"""How long a requeued job waits for the lock of its predecessor, whose node may have been lost with it."""
 
 UNRECORDED: dict[str, Any] = {
     "max_epochs": -1,  # as many as the stages ask for
@@ -75,11 +79,15 @@ class TriwaveCLI(LightningCLI):
 
     Args:
         started: `time.monotonic()` when the process started.
+        kept: closed when the process, or what runs this in one, is done with the run.
         options: for `LightningCLI`.
     """
 
-    def __init__(self, started: float, **options: Any) -> None:
+    def __init__(self, started: float, kept: ExitStack, **options: Any) -> None:
         self.started = started
+        self.kept = kept
+        self.interruption: Interruption | None = None  # of a fit
+        self.record: RunFile | None = None  # of a fit, on the first rank
         self.stopped: signal.Signals | None = None  # by which signal, before the run's end
         self.wandb_id: str | None = None
         super().__init__(LightningModule, LightningDataModule, **options)
@@ -120,7 +128,7 @@ class TriwaveCLI(LightningCLI):
         self.checkpoint_path = None if checkpoint is None else Path(checkpoint)
 
     def _run_subcommand(self, subcommand: str) -> None:
-        with ranks_end_together(self.trainer), self._recorded(subcommand):
+        with ranks_end_together(self.trainer, self.interruption, self._abandon), self._recorded(subcommand):
             super()._run_subcommand(subcommand)
 
     def _recorded(self, subcommand: str) -> AbstractContextManager[None]:
@@ -130,7 +138,7 @@ class TriwaveCLI(LightningCLI):
         with self._leave_nothing_half_written():
             found_hardware = hardware(self.trainer, devices(self.trainer))
             tracked = self.wandb_id if self._trackers() else None
-            file = RunFile(self.run, flat_config(self.config["fit"]), self.model, tracked, found_hardware)
+            self.record = file = RunFile(self.run, flat_config(self.config["fit"]), self.model, tracked, found_hardware)
             for tracker in self._trackers():
                 tracker.log_config(file.tracked)
         return file.kept(lambda: self.stopped is not None)
@@ -161,6 +169,7 @@ class TriwaveCLI(LightningCLI):
         self.run = place_run(config.run, self.checkpoint_path)
         self._open_folder()
         os.environ[RUN_ID_VARIABLE] = str(self.run.id)
+        announce_launcher()
         callbacks: list[Callback] = []
         if self.subcommand == "fit":
             self.interruption = Interruption()
@@ -169,7 +178,8 @@ class TriwaveCLI(LightningCLI):
                 self.run.checkpoint_every, self.run.checkpoint_seconds or None, self.interruption
             )
             callbacks += [self.interruption, checkpoints]
-        callbacks += self._reporting(config.seed_everything)
+        predicts = self.subcommand == "predict"
+        callbacks += reporting(self.model, self.run.folder, config.seed_everything, self.started, predicts)
         if config.trainer.enable_progress_bar is not False:
             callbacks.append(StageProgress())
         self.trainer_defaults["callbacks"] = callbacks
@@ -186,15 +196,25 @@ class TriwaveCLI(LightningCLI):
                 rows = kwargs["logger"][0].rows if "logger" in kwargs else []
                 identity = course | {"wandb_id": self.wandb_id}
                 callbacks.append(RunRecord(identity, rows))
-            return super().instantiate_trainer(**kwargs)
+            trainer = super().instantiate_trainer(**kwargs)
+            check_meeting_point(trainer)
+            if self.subcommand == "fit" and isinstance(self.datamodule, ResumableDataModule):
+                self.datamodule.check_ranks(trainer.world_size)  # before so many are started
+            return trainer
 
     def _open_folder(self) -> None:
-        """Makes a run's folder, or finds that it can't be written or is another run's."""
+        """Makes a run's folder, or finds that it can't be written, is another run's, or is in use."""
         folder = self.run.folder
-        self.created = not folder.is_dir()
+        created = not folder.is_dir()
+        self.created = False
         if rank_zero_only.rank > 0:  # type: ignore[attr-defined]
             return
-        if self.checkpoint is None and not self.begin_anew and not self.created and any(folder.iterdir()):
+        if self.subcommand == "fit":
+            with writable(folder):
+                self.kept.enter_context(locked(folder, LOST_NODE_SECONDS if requeued() else PATIENCE_SECONDS))
+        self.created = created
+        taken = not created and any(path.name != LOCK_FILE for path in folder.iterdir())
+        if taken and self.checkpoint is None and not self.begin_anew:
             raise TriwaveError(f"run {folder} exists: resume it with --ckpt_path, or give another --run.id")
         if self.subcommand == "fit":
             parameters = sum(value.numel() * value.element_size() for value in self.model.parameters())
@@ -203,26 +223,6 @@ class TriwaveCLI(LightningCLI):
                 open_run_folder(folder, 9 * parameters + REPORTING_BYTES)
             for partial in (folder / "checkpoints").glob("*.partial"):  # of a process killed while it saved
                 partial.unlink(missing_ok=True)
-
-    def _reporting(self, seed: int) -> list[Callback]:
-        """What writes summary, figures and predictions of the model's kind into the run folder."""
-        folder, predicts = self.run.folder, self.subcommand == "predict"
-        if isinstance(self.model, FunctionRegressor):
-            history = SeedHistory()
-            summary = RegressionSummary(folder, seed, self.started)
-            written: list[Callback] = [PredictionCSV(folder / "predictions.csv")] if predicts else []
-            return [history, RegressionCourse(), summary, RegressionFigures(folder, history), *written]
-        if isinstance(self.model, ImageClassifier):
-            epochs, course = EpochHistory(), ClassificationCourse()
-            rows: list[Callback] = [ClassCSV(folder / "predictions.csv")] if predicts else []
-            return [
-                epochs,
-                course,
-                ClassificationSummary(folder, seed, self.started, course),
-                ClassificationFigures(folder, epochs),
-                *rows,
-            ]
-        return []
 
     @contextmanager
     def _leave_nothing_half_written(self) -> Iterator[None]:
@@ -238,11 +238,24 @@ class TriwaveCLI(LightningCLI):
             if self.subcommand == "fit" and isinstance(error, (KeyboardInterrupt, SystemExit)) and last.is_file():
                 say(f"stopped at once, the last checkpoint is {last}; {self._how_to_go_on()}")
             begun = last.is_file() or (hasattr(self, "trainer") and self.trainer.global_step > 0)
-            if self.subcommand == "fit" and self.created and not begun and rank_zero_only.rank == 0:  # type: ignore[attr-defined]
-                shutil.rmtree(folder, ignore_errors=True)
-                with suppress(OSError):
-                    folder.parent.rmdir()  # the experiment's, if it is empty
+            if self.subcommand == "fit" and self.created and not begun:
+                self._remove_folder()
             raise
+
+    def _remove_folder(self) -> None:
+        shutil.rmtree(self.run.folder, ignore_errors=True)
+        with suppress(OSError):
+            self.run.folder.parent.rmdir()  # the experiment's, if it is empty
+
+    def _abandon(self, number: signal.Signals) -> int:
+        """Ends a fit before its first step in place of the main thread, which does not hear; returns the exit code."""
+        if self.created:
+            self._remove_folder()
+        elif self.record is not None:
+            self.record.end("stopped")
+        code = REQUEUE if number == REQUEUE_SIGNAL else interrupted()
+        say(f"{number.name}: nothing has been trained yet")
+        return code
 
     def _loggers(self) -> Any:
         first = rank_zero_only.rank == 0  # type: ignore[attr-defined]
@@ -308,9 +321,11 @@ def run(args: Sequence[str], started: float) -> int:
     """Parses and runs one command in a process that started at `started`; returns the exit code."""
     quiet()
     handlers = {number: signal.getsignal(number) for number in SIGNALS}
+    kept = ExitStack()
     try:
         cli = TriwaveCLI(
             started,
+            kept,
             parser_class=known_classes(
                 FunctionRegressor,
                 ImageClassifier,
@@ -349,6 +364,8 @@ def run(args: Sequence[str], started: float) -> int:
         return REQUEUE if cli.stopped == REQUEUE_SIGNAL else INTERRUPTED
     finally:
         finish_wandb()
-        os.environ.pop(RUN_ID_VARIABLE, None)
+        kept.close()
+        for variable in (RUN_ID_VARIABLE, LAUNCHER_VARIABLE):
+            os.environ.pop(variable, None)
         for number, handler in handlers.items():
             signal.signal(number, handler)

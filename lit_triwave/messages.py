@@ -13,9 +13,12 @@ from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.utilities import rank_zero_only
 
 from lit_triwave.errors import did_you_mean
+from lit_triwave.launcher import outlive_launcher
 from lit_triwave.one_line import condense
 
 SAME_ERROR_SECONDS = 10.0  # the first rank may have a Weights & Biases run to end
+PARTS = ("model", "data", "run", "trainer")
+"""Of a config."""
 
 
 class OneLineParser(LightningArgumentParser):
@@ -48,7 +51,9 @@ class OneLineParser(LightningArgumentParser):
 
     def _near_match(self, key: str) -> str:
         known = {name for kind in self.classes for name in inspect.signature(kind).parameters}
-        last = key.split(".")[-1]
+        first, *_, last = key.split(".")
+        if "." in key and first not in PARTS:
+            return did_you_mean(first, PARTS)
         return "" if last in known else did_you_mean(last, known)
 
 
@@ -60,6 +65,7 @@ def leave_it_to_the_first_rank() -> int:
     """
     rank = int(getattr(rank_zero_only, "rank", None) or 0)
     if rank > 0:
+        outlive_launcher()
         signal.signal(signal.SIGTERM, signal.SIG_DFL)  # by which srun ends the ranks that are left
         time.sleep(SAME_ERROR_SECONDS)
     return rank

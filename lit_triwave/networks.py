@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from lit_triwave import dense
 from lit_triwave.bank import Curvatures, Release, TriangleBank, wave_signs
 from lit_triwave.domain import Domain, UnitScaling
+from lit_triwave.sizes import check_sizes
 
 Wiring = Literal["single", "difference", "sum", "composition"]
 
@@ -67,8 +68,7 @@ class TriangleNetwork(nn.Module):
         super().__init__()
         if wiring not in get_args(Wiring):
             raise ValueError(f"wiring {wiring!r}: one of {', '.join(get_args(Wiring))}")
-        if replicas < 1:
-            raise ValueError(f"replicas {replicas}: at least 1")
+        check_sizes(replicas=replicas)
         wave_signs(curvature)  # refuses what is no curvature, also where the wiring needs none
         self.wiring = wiring
         self.scaling = UnitScaling(domain, target_range)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import re
+from textwrap import shorten
 from typing import Any, NoReturn
 
 from lit_triwave.errors import TriwaveError, did_you_mean
 
 LONGEST = 350  # characters of a line; torch lists every tensor of a checkpoint that does not fit
 WORKER = "in DataLoader worker process"
+NO_MEMORY = re.compile("DefaultCPUAllocator|alloc_cpu|CUDA out of memory")
 # How jsonargparse wraps the one line that matters when an argument may be of several types.
 WRAPPING = ("Does not validate against", "Subtypes:", "Errors:", "Expected a <class 'NoneType'>", "Given value")
 
@@ -64,10 +66,17 @@ def one_line(error: BaseException) -> str:
         text = str(error)
     if WORKER in text:  # what a worker process raised comes with its traceback; the last line says what
         text = text.rstrip().splitlines()[-1].partition(": ")[2]
+    if NO_MEMORY.search(text):
+        bytes_asked = re.search(r"allocate (\d+) bytes", text)
+        size = f" {int(bytes_asked[1]) / 1e9:,.1f} GB more" if bytes_asked else ""
+        return (
+            f"out of memory: PyTorch asks for{size or ' more than there is'}; take a smaller model or smaller batches"
+        )
     if isinstance(error, OSError) and error.filename:
         return f"{error.filename}: {error.strerror}"
     text = " ".join(condense(text).split())
-    text = text if len(text) <= LONGEST else text[:LONGEST] + " …"
+    if not isinstance(error, TriwaveError):  # whose words are measured
+        text = shorten(text, LONGEST, placeholder=" …")
     if text and isinstance(error, (TriwaveError, ValueError, OSError)):
         return text
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

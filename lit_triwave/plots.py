@@ -87,6 +87,7 @@ def loss_figure(
             va="top",
             color=ORANGE,
             fontsize=9,
+            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1.0},  # curves may pass below
         )
     if limit is not None:
         ax.axhline(limit, color="black", linewidth=0.9, linestyle=":", label="free-knot limit")

@@ -8,7 +8,9 @@ from typing import Any
 
 from torch import nn
 
-from lit_triwave.heads import BlockDiagonalLayers, check_sizes
+from lit_triwave.bank import DEEPEST, WIDEST
+from lit_triwave.heads import BlockDiagonalLayers, check_options
+from lit_triwave.sizes import check_sizes
 
 BETWEEN = (
     nn.ReLU,
@@ -50,6 +52,7 @@ class Replacement:
         num_nets, depth: of the subnetworks.
         before, blocks, dense: of the whole classifier: before, and after in either release.
         gone: kinds of the activations, norms and dropouts between the layers, which went with them.
+        frozen: names of dense layers, the last one among them, that were not trained; what replaces them is.
         model_before: parameters of the whole model before. Its multiply-adds depend on the images' size, except that
             they change by as many as the classifier's do.
     """
@@ -63,6 +66,7 @@ class Replacement:
     dense: Cost
     model_before: int
     gone: list[str]
+    frozen: list[str]
 
     @property
     def model_parameters(self) -> dict[str, int]:
@@ -84,6 +88,8 @@ class Replacement:
         ]
         if self.gone:
             lines.insert(1, f"with them went {', '.join(self.gone)}")
+        if self.frozen:
+            lines.insert(1, f"{', '.join(self.frozen)} did not require gradients; what is there now does")
         for name, cost in self.costs.items():
             whole = self.model_parameters[name]
             lines.append(f"{name:16}{cost.parameters:14,}{cost.multiply_adds:16,}{whole:16,}")
@@ -119,9 +125,14 @@ def replace_dense(
         A report, which `print` shows.
 
     Raises:
+        TypeError: an argument is of another type, or unknown.
         ValueError: the model has no hidden dense layers, or none any more, or an argument is out of its range.
     """
-    check_sizes(depth=depth)
+    check_sizes(most=DEEPEST, depth=depth)
+    check_sizes(least=0, keep=keep)
+    check_options(options)
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model {model!r}: an nn.Module is expected, not {type(model).__name__}")
     name, stack = find_classifier(model, classifier)
     held = list(stack)
     places = [i for i, layer in enumerate(held) if isinstance(layer, nn.Linear)]
@@ -140,6 +151,7 @@ def replace_dense(
         if width % 4:
             raise ValueError(f"a layer of width {width} is no number of blocks of four: give num_nets")
         num_nets = width // 4
+    check_sizes(most=WIDEST, num_nets=num_nets)
     before, model_before = dense_cost(stack), sum(p.numel() for p in model.parameters())
     like = linears[0].weight
     layers = BlockDiagonalLayers(linears[0].in_features, num_nets, depth, **options)
@@ -147,8 +159,9 @@ def replace_dense(
     dropout = [layer for layer in held[places[-2] : end] if isinstance(layer, nn.Dropout)]
     new = [*held[:first], layers, *dropout, last, *held[end + 1 :]]
     gone = [type(layer).__name__ for layer in held[first:end] if layer not in dropout and layer not in linears]
-    for module in (layers, last):
-        module.to(like.device, like.dtype)
+    for module, old in ((layers, linears[0]), (last, linears[-1])):
+        module.to(like.device, like.dtype).train(old.training)
+    frozen = [place for place, linear in zip(places, linears, strict=True) if not linear.weight.requires_grad]
     for key in list(stack._modules):
         del stack._modules[key]
     for i, part in enumerate(new):
@@ -168,6 +181,7 @@ def replace_dense(
         dense=added(others, released_cost(layers, 1, 4 * num_nets, depth, num_nets)),
         model_before=model_before,
         gone=gone,
+        frozen=[f"{prefix}{place}" for place in frozen],
     )
 
 
@@ -190,7 +204,9 @@ def dense_cost(stack: nn.Module, without: nn.Module | None = None) -> Cost:
     skipped = set(without.modules()) if without is not None else set()
     kept = [module for module in stack.modules() if module not in skipped]
     parameters = sum(p.numel() for module in kept for p in module.parameters(recurse=False))
-    return Cost(parameters, sum(m.weight.numel() for m in kept if isinstance(m, nn.Linear)))
+    # A layer that stands at several places is applied at each, with the same parameters.
+    applied = [module for _, module in stack.named_modules(remove_duplicate=False) if module not in skipped]
+    return Cost(parameters, sum(m.weight.numel() for m in applied if isinstance(m, nn.Linear)))
 
 
 def find_classifier(model: nn.Module, name: str | None = None) -> tuple[str, nn.Sequential]:

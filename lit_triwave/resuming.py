@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
+from zipfile import is_zipfile
 
 import torch
 from jsonargparse import Namespace
@@ -17,6 +19,14 @@ from lit_triwave.modules.staged import STAGES
 
 MAY_DIFFER = ("pretrain", "train", "polish", "weights", "compile", "channels_last", "_class_path", "_instantiator")
 """Hyperparameters that a resumed run may change."""
+
+TRAINING_ONLY = ("label_smoothing", "mixup", "cutmix")
+"""Hyperparameters that an evaluation does not look at."""
+
+Difference = tuple[str, Any, Any]
+"""A field, and its values there and here."""
+ROOM = 300  # characters of a line that says what differs
+REASON = 150  # of one that says why a file can't be read
 
 DATA_MAY_DIFFER = (
     "root",
@@ -43,10 +53,12 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         content["state_dict"], content["epoch"], content["loops"], content["pytorch-lightning_version"]
     except Exception as error:
-        reason = " ".join(str(error).split())[:150]
+        reason = f"{type(error).__name__}: {shorten(' '.join(str(error).split()), REASON, placeholder=' …')}"
+        if not is_zipfile(path):  # as everything is that torch.save writes
+            reason = "it is cut off, or no checkpoint at all"
         others = sorted(str(other) for other in path.parent.glob("*.ckpt") if other != path)
         hint = f"; there is also {', '.join(others)}" if others else ""
-        raise TriwaveError(f"checkpoint {path} cannot be read ({type(error).__name__}: {reason}){hint}") from error
+        raise TriwaveError(f"checkpoint {path} cannot be read ({reason}){hint}") from error
     return content
 
 
@@ -66,17 +78,31 @@ def check_same_run(
         TriwaveError: naming the fields that differ.
     """
     differing = course_differences(checkpoint, course) if course is not None else []
-    differing += model_differences(checkpoint, model, linked)
-    differing = differing or model_differences(checkpoint, model)
+    free = () if course is not None else TRAINING_ONLY
+    differing += model_differences(checkpoint, model, (*free, *linked))
+    differing = differing or model_differences(checkpoint, model, free)
     if differing:
-        raise TriwaveError(f"the checkpoint is of another config: {'; '.join(differing)}")
+        raise TriwaveError(f"the checkpoint is of another config: {in_words(differing)}")
 
 
-def model_differences(checkpoint: dict[str, Any], model: LightningModule, leave_out: Sequence[str] = ()) -> list[str]:
+def in_words(differing: Sequence[Difference]) -> str:
+    """All fields, and what they are there and here as far as a line has room."""
+    words = [f"{name} is {there!r} there and {here!r} here" for name, there, here in differing]
+    if len("; ".join(words)) <= ROOM:
+        return "; ".join(words)
+    names = ", ".join(name for name, _, _ in differing) + (" differ" if len(differing) > 1 else " differs")
+    rest = max(ROOM - len(names), 0)
+    said = [word for n, word in enumerate(words) if len("; ".join(words[: n + 1])) <= rest]
+    return "; ".join([names, *said])
+
+
+def model_differences(
+    checkpoint: dict[str, Any], model: LightningModule, leave_out: Sequence[str] = ()
+) -> list[Difference]:
     """The hyperparameters that are others there and here, but for some that are left out."""
     saved = checkpoint.get("hyper_parameters", {})
     return [
-        f"{name} is {saved[name]!r} there and {value!r} here"
+        (name, saved[name], value)
         for name, value in hidden(plain(dict(model.hparams))).items()
         if name not in (*MAY_DIFFER, *leave_out) and name in saved and hidden(plain(saved[name])) != value
     ]
@@ -92,7 +118,7 @@ def course_of(config: Namespace) -> dict[str, Any]:
     return content
 
 
-def course_differences(checkpoint: dict[str, Any], here: dict[str, Any]) -> list[str]:
+def course_differences(checkpoint: dict[str, Any], here: dict[str, Any]) -> list[Difference]:
     """What is another there and here of the data, and of the way that was trained so far.
 
     Stages to come may differ in everything, and the present one in its length.
@@ -105,7 +131,7 @@ def course_differences(checkpoint: dict[str, Any], here: dict[str, Any]) -> list
     later = tuple(f"model.{name}" for name in STAGES[reached + 1 :])
     one, two = (hidden(flat({key: course[key] for key in here})) for course in (there, here))
     return [
-        f"{name.replace('.init_args', '')} is {one.get(name)!r} there and {two.get(name)!r} here"
+        (name.replace(".init_args", ""), one.get(name), two.get(name))
         for name in {**one, **two}
         if one.get(name) != two.get(name) and name not in free and not name.startswith(later)
     ]

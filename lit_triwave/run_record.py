@@ -180,11 +180,12 @@ class RunFile:
             yield
         except BaseException as error:
             with suppress(OSError):  # what went wrong before says more
-                self._end("stopped" if isinstance(error, (KeyboardInterrupt, SystemExit)) else "failed")
+                self.end("stopped" if isinstance(error, (KeyboardInterrupt, SystemExit)) else "failed")
             raise
-        self._end("stopped" if stopped() else "finished")
+        self.end("stopped" if stopped() else "finished")
 
-    def _end(self, state: State) -> None:
+    def end(self, state: State) -> None:
+        """Writes how the run ended, if its folder is still there."""
         if self.path.is_file():
             write_json(self.path, self.content | {"state": state, "ended": now()})
 

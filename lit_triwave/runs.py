@@ -21,6 +21,7 @@ RUN_ID_VARIABLE = "LIT_TRIWAVE_RUN_ID"
 """Environment variable by which the first process tells the id to those that Lightning starts beside it."""
 MOST_LETTERS = 64
 """Of a tag in Weights & Biases."""
+ANOTHER_ROOT = "set run.root to another"
 WandbMode = Literal["auto", "online", "offline", "disabled"]
 
 
@@ -134,13 +135,21 @@ def open_run_folder(folder: Path, needed: int = 0) -> None:
     Raises:
         TriwaveError: it can't, or there is not enough room.
     """
-    advice = "set run.root to another"
-    open_folder(folder, advice, "run folder")
+    open_folder(folder, ANOTHER_ROOT, "run folder")
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise TriwaveError(
-            f"run folder {folder} has {free / 1e6:.0f} MB free, a run takes {needed / 1e6:.0f} MB; {advice}"
+            f"run folder {folder} has {free / 1e6:.0f} MB free, a run takes {needed / 1e6:.0f} MB; {ANOTHER_ROOT}"
         )
+
+
+@contextmanager
+def writable(folder: Path, advice: str = ANOTHER_ROOT, name: str = "run folder") -> Iterator[None]:
+    """Says of a folder that can't be written within which it is, and what to do, as a TriwaveError."""
+    try:
+        yield
+    except OSError as error:
+        raise TriwaveError(f"{name} {folder} cannot be written: {error.strerror}; {advice}") from error
 
 
 def open_folder(folder: Path, advice: str, name: str = "folder") -> None:
@@ -155,12 +164,10 @@ def open_folder(folder: Path, advice: str, name: str = "folder") -> None:
         TriwaveError: it can't be written.
     """
     probe = folder / ".writable"
-    try:
+    with writable(folder, advice, name):
         folder.mkdir(parents=True, exist_ok=True)
         probe.write_bytes(b"0" * 4096)
         probe.unlink()
-    except OSError as error:
-        raise TriwaveError(f"{name} {folder} cannot be written: {error.strerror}; {advice}") from error
 
 
 def latest_checkpoint(root: str, experiment: str, run_id: str | None = None) -> Path | None:

@@ -45,7 +45,8 @@ fit() {
     # srun ends all ranks when one dies, and names it. sbatch's --cpus-per-task reaches it only by this variable.
     [ -z "${SLURM_CPUS_PER_TASK:-}" ] || export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK
     trap : TERM # on scancel the ranks save and stop; this shell waits for them
-    srun --nodes="$nodes" --ntasks=$((nodes * per_node)) --ntasks-per-node="$per_node" --kill-on-bad-exit=1 --wait=0 \
+    LIT_TRIWAVE_TASKS=$per_node \
+        srun --nodes="$nodes" --ntasks=$((nodes * per_node)) --ntasks-per-node="$per_node" --kill-on-bad-exit=1 --wait=0 \
         python -m lit_triwave fit --config "$config" --run.id "$id" \
         --trainer.num_nodes "$nodes" --trainer.devices "$per_node" "${arguments[@]}" || code=$?
 

@@ -6,7 +6,7 @@ import os
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["WANDB_MODE"] = "disabled"
 job = [name for name in os.environ if name.startswith("SLURM_") and name != "SLURM_CONF"]  # that runs these tests
-for variable in (*job, "LIT_TRIWAVE_RUN_ID", "WANDB_API_KEY"):
+for variable in (*job, "LIT_TRIWAVE_RUN_ID", "LIT_TRIWAVE_TASKS", "WANDB_API_KEY"):
     os.environ.pop(variable, None)
 
 from collections.abc import Callable  # noqa: E402

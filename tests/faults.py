@@ -44,6 +44,20 @@ class KillWhileSaving(Callback):
             os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL)
 
 
+class SignalBeforeTraining(Callback):
+    """Sends this process a signal when all is ready and no step has been made.
+
+    Args:
+        name: of the signal.
+    """
+
+    def __init__(self, name: str = "SIGINT") -> None:
+        self.number = signal.Signals[name]
+
+    def setup(self, *_: Any, **__: Any) -> None:
+        os.kill(os.getpid(), self.number)
+
+
 class SignalInTest(Callback):
     """Sends this process SIGUSR1 in the test after training."""
 

@@ -9,9 +9,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 import yaml
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 
 from lit_triwave.callbacks.checkpoint import AtomicCheckpointIO
 from lit_triwave.cli import main
+from lit_triwave.cluster import cluster_environment
 from lit_triwave.errors import TriwaveError
 from tests.conftest import REPOSITORY
 
@@ -42,6 +45,7 @@ def refuse(capsys: pytest.CaptureFixture[str], root: Path, *args: str, left: boo
         (["--model.dept", "3"], "'dept' is not accepted; did you mean 'depth'?"),
         (["--model.pretrain.epohcs", "3"], "pretrain.epohcs=3; did you mean 'epochs'?"),
         (["--modell", "3"], "--modell 3"),
+        (["--modle.depth", "3"], "--modle.depth 3; did you mean 'model'?"),
         (["--model.depth", "0"], "depth 0: at least 1"),
         (["--model.depth", "30"], "depth 30: at most 16"),
         (["--model.pretrain.epoch", "3"], "pretrain.epoch=3; did you mean 'epochs'?"),
@@ -99,6 +103,39 @@ def test_what_disagrees_with_an_allocation_is_named(
     for name in ("SLURM_JOB_ID", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID"):
         monkeypatch.setenv(name, "0")
     assert says in refuse(capsys, tmp_path, "fit", *CONFIG, *args)
+
+
+def test_devices_that_disagree_with_a_job_of_one_task_are_named(
+    tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = {"NUM_NODES": "1", "NUM_TASKS": "1", "TASKS_PER_NODE": "1", "ID": "0", "NODELIST": "n1"}
+    for name, value in {f"SLURM_STEP_{name}": value for name, value in step.items()}.items():
+        monkeypatch.setenv(name, value)
+    for name in ("SLURM_JOB_ID", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID"):
+        monkeypatch.setenv(name, "0")
+    assert type(cluster_environment(1, 2)) is LightningEnvironment  # as under `srun --pty bash`
+    monkeypatch.setenv("LIT_TRIWAVE_TASKS", "1")  # as under slurm/fit.sbatch
+    assert "trainer.devices 3: SLURM's step has 1 task on a node" in refuse(
+        capsys, tmp_path, "fit", *CONFIG, "--trainer.devices", "3"
+    )
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["--trainer.num_nodes", "2"], "trainer.num_nodes 2: nothing says where the other nodes are"),
+        (["--trainer.devices", "5000", "--trainer.strategy", "ddp"], "fewer than the 5000 ranks"),
+        (
+            ["--trainer.devices", "5000", "--trainer.strategy", "ddp", "--config", "configs/digits.yaml"],
+            "batch_size 64: a multiple of the 5000 ranks",
+        ),
+    ],
+)
+def test_ranks_that_can_not_work_are_refused_before_they_are_started(
+    args: list[str], says: str, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(_SubprocessScriptLauncher, "launch")
+    assert says in refuse(capsys, tmp_path, "fit", *(args if "--config" in args else [*CONFIG, *args]))
 
 
 def test_several_nodes_without_srun_are_refused(tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -205,6 +242,39 @@ def test_a_checkpoint_of_another_course_is_refused_by_its_fields(
     assert (run / "checkpoints" / "last.ckpt").read_bytes() == before
 
 
+def test_all_fields_of_another_config_are_named_and_values_while_there_is_room(fit, tmp_path: Path, capsys) -> None:
+    run = fit("r", "--trainer.max_epochs", "3")
+    stage = {"lr": "0.2", "warmup": "0.5", "optimizer": "AdamW", "epochs": "6"}
+    args = [word for name, value in stage.items() for word in (f"--model.pretrain.{name}", value)]
+    args += [
+        "--data.expression",
+        "x**3-x+0*x",
+        "--data.points",
+        "400",
+        "--data.noise",
+        "0.25",
+        "--data.batch_size",
+        "7",
+    ]
+    args += ["--model.depth", "4", "--model.margin", "0.02", "--model.replicas", "2", "--seed_everything", "1"]
+    line = refuse(
+        capsys, tmp_path, "fit", *CONFIG, *args, "--ckpt_path", str(run / "checkpoints" / "last.ckpt"), left=True
+    )
+    fields = ["data.expression", "data.points", "data.noise", "data.batch_size", "seed_everything", "depth", "margin"]
+    fields += ["replicas", *(f"model.pretrain.{name}" for name in stage if name != "epochs")]
+    names = line.partition(" differ; ")[0].partition("another config: ")[2].split(", ")
+    assert sorted(names) == sorted(fields)
+    assert "model.pretrain.lr is 0.1 there and 0.2 here" in line
+
+
+def test_an_evaluation_does_not_mind_what_only_training_looks_at(tmp_path: Path, capsys) -> None:
+    base = ["--config", "configs/digits.yaml", "--run.root", str(tmp_path), "--run.id", "r", "--model.num_nets", "4"]
+    short = ["--model.pretrain.epochs", "1", "--model.train.epochs", "0"]
+    assert main(["fit", *base, *short, "--model.label_smoothing", "0.1", "--model.mixup", "0.2"]) == 0
+    assert main(["test", *base, "--model.cutmix", "0.5"]) == 0
+    assert "dropout is 0.0 there" in refuse(capsys, tmp_path, "test", *base, "--model.dropout", "0.5", left=True)
+
+
 def test_stages_to_come_may_be_changed(fit) -> None:
     run = fit("r", "--trainer.max_epochs", "3")
     checkpoint = ["--ckpt_path", str(run / "checkpoints" / "last.ckpt")]
@@ -219,6 +289,9 @@ def test_a_torn_checkpoint_points_to_the_other_one(fit, capsys) -> None:
     line = capsys.readouterr().err.strip().splitlines()[-1]
     assert line.startswith(f"error: checkpoint {last} cannot be read")
     assert line.endswith(f"there is also {last.with_name('pretrained.ckpt')}")
+    last.write_text("epoch 3\n")
+    fit("r", "--ckpt_path", "last", code=1)
+    assert "cannot be read (it is cut off, or no checkpoint at all)" in capsys.readouterr().err
 
 
 def test_a_full_disk_stops_the_run_before_it_starts(fit, capsys, monkeypatch) -> None:
@@ -284,6 +357,14 @@ def test_a_full_disk_keeps_the_checkpoint_before(tmp_path: Path) -> None:
         writer.save_checkpoint({"x": Full()}, path)
     assert torch.equal(torch.load(path, weights_only=True)["x"], torch.ones(3))
     assert [file.name for file in tmp_path.iterdir()] == ["last.ckpt"]
+
+
+def test_more_subnetworks_than_any_memory_holds_are_refused(tmp_path: Path, capsys) -> None:
+    args = ["fit", "--config", "configs/digits.yaml", "--model.num_nets"]
+    assert "num_nets 1000000000: at most 1048576" in refuse(capsys, tmp_path, *args, str(10**9))
+    assert "out of memory: PyTorch asks for" in refuse(
+        capsys, tmp_path, *args, str(2**20), "--model.channels", "[1000000]"
+    )
 
 
 def test_a_value_for_what_the_data_say_is_refused(tmp_path: Path, capsys) -> None:

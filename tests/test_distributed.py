@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +131,42 @@ def test_a_run_says_what_it_runs_on_and_ends_with_a_rank_that_is_killed(tmp_path
     # Whichever sees it first, this suite or Lightning, which looks every five seconds.
     seen = rf"^error: rank {victim} was killed|^\[rank: {victim}\] Child process"
     assert re.search(seen, errors, re.MULTILINE)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_first_rank_that_goes_before_the_others_are_ready_leaves_none(tmp_path: Path, number: signal.Signals) -> None:
+    command = [*FIT, "configs/digits.yaml", "--run.root", str(tmp_path), *TWO]
+    pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, cwd=REPOSITORY, **pipes) as process:
+        for _ in itertools.takewhile(lambda line: not line.startswith("W&B"), process.stdout):
+            pass
+        while not Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text():
+            time.sleep(0.02)
+        time.sleep(0.3)  # the other one is importing
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=60)  # returns when both have closed their outputs: both are gone
+    if number == signal.SIGKILL:
+        assert errors.strip() == "error: rank 0 was killed, and the run with it"
+    else:
+        assert (process.returncode, errors.strip()) == (130, "interrupted")
+        assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGUSR1, 75)])
+def test_a_node_that_waits_for_another_says_so_and_hears_signals(tmp_path: Path, number: int, code: int) -> None:
+    with socket.create_server(("", 0)) as server:
+        port = str(server.getsockname()[1])
+    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "NODE_RANK": "0"}
+    command = [*FIT, "configs/digits.yaml", "--run.root", str(tmp_path), "--trainer.num_nodes", "2"]
+    pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, cwd=REPOSITORY, env=os.environ | meeting, **pipes) as process:
+        assert process.stderr is not None
+        assert process.stderr.readline() == f"waiting at 127.0.0.1:{port} until 2 ranks on 2 nodes are there\n"
+        process.send_signal(number)
+        output, _ = process.communicate(timeout=20)
+    assert process.returncode == code
+    assert f"{signal.Signals(number).name}: nothing has been trained yet" in output
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_port_in_use_is_named_once(tmp_path: Path) -> None:

@@ -95,11 +95,59 @@ def test_the_subnetworks_stay_in_single_precision_under_autocast() -> None:
         (lambda: replace_dense(nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2)), 5, keep=1), "keep 1"),
         (lambda: replace_dense(nn.Sequential(nn.Linear(4, 8), nn.Softmax(1), nn.Linear(8, 2)), 5), "Softmax"),
         (lambda: replace_dense(nn.ReLU(), 5, classifier="head"), "'head'"),
+        (lambda: BlockDiagonalHead(5, 3, num_nets=10**26), "num_nets 100000000000000000000000000: at most 1048576"),
+        (lambda: replace_dense(stack(), depth=65), "depth 65: at most 64"),
+        (lambda: replace_dense(stack(), 5, keep=-1), "keep -1: at least 0"),
     ],
 )
 def test_a_bad_argument_is_named(make, says: str) -> None:
     with pytest.raises(ValueError, match=says):
         make()
+
+
+def stack() -> nn.Sequential:
+    return nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2))
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: BlockDiagonalHead(64, 10, 8, 2.5), "depth 2.5: a whole number is expected, not float"),
+        (lambda: BlockDiagonalHead(64, 10, squsah="hard"), "squsah: no option .*; did you mean 'squash'?"),
+        (lambda: DenseHead(64, 10, width="8"), "width '8': a whole number is expected, not str"),
+        (lambda: TriangleBank(3, True), "depth True: a whole number is expected, not bool"),
+        (lambda: replace_dense(stack(), depth="5"), "depth '5': a whole number"),
+        (lambda: replace_dense(stack(), depth=2, num_nets=8.0), "num_nets 8.0: a whole number"),
+        (lambda: replace_dense(stack(), depth=2, keep=1.5), "keep 1.5: a whole number"),
+        (lambda: replace_dense(stack(), depth=2, release="foo"), "release: no option of the subnetworks; one of"),
+        (lambda: replace_dense(None, depth=2), "model None: an nn.Module is expected, not NoneType"),
+    ],
+)
+def test_an_argument_of_another_type_is_named(make, says: str) -> None:
+    with pytest.raises(TypeError, match=says):
+        make()
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_what_comes_in_place_of_dense_layers_is_in_their_mode(training: bool) -> None:
+    model = stack().train(training)
+    assert "require gradients" not in str(replace_dense(model, depth=2))
+    assert {module.training for module in model.modules()} == {training}
+
+
+def test_the_report_names_dense_layers_that_were_not_trained() -> None:
+    model = stack()
+    model[2].requires_grad_(False)
+    report = replace_dense(model, depth=2)
+    assert report.frozen == ["2"]
+    assert "2 did not require gradients; what is there now does" in str(report)
+
+
+def test_a_dense_layer_that_is_applied_twice_counts_twice() -> None:
+    twice = nn.Linear(8, 8)
+    report = replace_dense(nn.Sequential(twice, nn.ReLU(), twice, nn.ReLU(), nn.Linear(8, 3)), depth=2)
+    assert report.before.multiply_adds == 2 * 64 + 24
+    assert report.before.parameters == 64 + 8 + 24 + 3
 
 
 # --- kernels for many subnetworks ---

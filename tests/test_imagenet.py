@@ -166,6 +166,12 @@ def test_a_corrupt_image_is_named_or_by_request_replaced_and_counted(root: Path,
     labels = torch.cat([batch.labels for batch in batches])
     assert labels.bincount().tolist() == [8, 8, 8]  # the next image of the same class stood in
 
+    others = sorted(path.parent.iterdir())[1:3]
+    for other in others:  # side by side: the first two have to pass over the next
+        shutil.copy(path, other)
+    batches = list(module(root, skip_corrupt=True).train_dataloader())
+    assert sorted(chain(*(batch.unreadable for batch in batches))) == [str(file) for file in (path, *others)]
+
     shutil.copy(path, first(root / "val"))
     (batch,) = module(root, skip_corrupt=True).val_dataloader()
     assert batch.labels.bincount().tolist() == [3, 4, 4]  # left out, so that it does not count in the accuracy
@@ -188,6 +194,9 @@ def test_folders_that_are_not_whole_are_described(root: Path) -> None:
         module(root / "absent")
     with pytest.raises(ValueError, match=f"n00001002: there is no train/; there is no val/; {layout}"):
         module(root / "train")
+    write_imagenet(root / "one", classes=1)
+    with pytest.raises(ValueError, match=r"train/ has one class folder \(n00001000\), a classifier needs two"):
+        module(root / "one")
     (root / "train" / "n00001001").rename(root / "spare")
     with pytest.raises(ValueError, match=r"must have the same class folders: 1 only in val/ \(n00001001\)"):
         module(root)

@@ -12,6 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from lit_triwave.cli import main
+from lit_triwave.errors import TriwaveError
+from lit_triwave.lock import LOCK_FILE, locked
 from tests.conftest import REPOSITORY
 from tests.faults import signal_at
 from tests.test_resume import assert_ends_alike, state
@@ -86,6 +89,61 @@ def test_a_test_that_is_cut_off_is_made_by_the_run_that_goes_on(fit) -> None:
     assert not (run / "summary.json").exists()
     fit("", "--ckpt_path", str(run / "checkpoints" / "last.ckpt"))
     assert_ends_alike(whole, run)
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_before_the_first_step_a_signal_ends_a_run_at_once_and_leaves_nothing(fit, capsys, name: str) -> None:
+    callback = ["--trainer.callbacks+=tests.faults.SignalBeforeTraining", f"--trainer.callbacks.name={name}"]
+    run = fit("r", *callback, code=130)
+    assert not run.parent.exists()
+    assert "interrupted" in capsys.readouterr().err
+    run = fit("r")
+    before = (run / "checkpoints" / "last.ckpt").read_bytes()
+    fit("", *callback, "--ckpt_path", str(run / "checkpoints" / "last.ckpt"), code=130)
+    assert (run / "checkpoints" / "last.ckpt").read_bytes() == before
+    assert json.loads((run / "run.json").read_text())["state"] == "stopped"
+
+
+def test_a_run_in_use_is_refused_and_a_killed_one_goes_on_at_once(tmp_path: Path, capsys) -> None:
+    again = ["fit", "--config", "configs/x3_minus_x.yaml", *ARGS, "--run.root", str(tmp_path), "--run.id", "r"]
+    with start(tmp_path, "--run.id", "r") as process:
+        for line in process.stdout:  # type: ignore[union-attr]
+            if line.startswith("pretrain "):
+                break
+        for resumed in ([], ["--ckpt_path", "last"]):
+            capsys.readouterr()
+            assert main([*again, *resumed]) == 1
+            assert f"x3_minus_x/r is in use by process {process.pid}: wait for its end" in capsys.readouterr().err
+        assert main(["test", *again[1:], "--run.id", "r"]) == 0  # reads what there is
+        process.kill()
+    run = tmp_path / "x3_minus_x" / "r"
+    assert main([*again, "--ckpt_path", "last", "--trainer.max_steps", "1"]) == 0
+    assert not (run / LOCK_FILE).exists()
+
+
+FORK = """
+import os, signal, sys, time
+from pathlib import Path
+from lit_triwave.lock import locked
+with locked(Path(sys.argv[1])):
+    if os.fork() == 0:
+        print("forked", flush=True)
+        time.sleep(30)
+    time.sleep(30)
+"""
+
+
+def test_a_worker_that_outlives_its_process_keeps_no_lock(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", FORK, str(tmp_path)]
+    with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, start_new_session=True) as process:
+        assert process.stdout is not None and process.stdout.readline() == b"forked\n"
+        with pytest.raises(TriwaveError, match="in use"), locked(tmp_path, patience=0):
+            pass
+        process.kill()
+        process.wait()
+        with locked(tmp_path, patience=0):
+            os.killpg(process.pid, 0)  # the worker is there still
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def test_a_signal_to_one_of_two_ranks_stops_both_at_the_same_step(tmp_path: Path) -> None:

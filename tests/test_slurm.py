@@ -236,20 +236,23 @@ def test_an_array_is_one_experiment(cluster: Cluster, tmp_path: Path) -> None:
     names = ["x3", "sin", "x11", "tanh3x"]
     few = "--model.replicas 2 --model.pretrain.epochs 2 --model.train.epochs 2 --model.polish.epochs 0"
     lines = [f"configs/functions/{name}.yaml {few} --run.root '{tmp_path}'" for name in names]
-    (tmp_path / "four.txt").write_text("\n".join(["# all four functions", "", *lines]) + "\n")
-    submitted = cluster.call("slurm/array.sbatch", str(tmp_path / "four.txt"), f"--output={tmp_path}/%a.out")
+    listed = tmp_path / "all four.txt"  # of which the experiment's name is made
+    listed.write_text("\n".join([*lines, "configs/functions/absent.yaml"]))
+    assert "no such config: configs/functions/absent.yaml" in cluster.call("slurm/array.sbatch", str(listed), code=2)
+    listed.write_text("\n".join(["# all four functions", "", *lines]) + "\n")
+    submitted = cluster.call("slurm/array.sbatch", str(listed), f"--output={tmp_path}/%a.out")
     job = submitted.split()[-1]
     for task in range(1, len(names) + 1):
         output = tmp_path / f"{task}.out"
         assert cluster.wait(f"{job}_{task}", output)["JobState"] == "COMPLETED", output.read_text()
-    runs = sorted((tmp_path / "four").iterdir())
+    runs = sorted((tmp_path / "all_four").iterdir())
     assert [run.name for run in runs] == [f"slurm-{job}_{task}" for task in range(1, len(names) + 1)]
-    table = tmp_path / "four" / "comparison.csv"
-    cluster.call(sys.executable, "-m", "lit_triwave", "compare", str(tmp_path / "four"), "--out", str(table))
+    table = tmp_path / "all_four" / "comparison.csv"
+    cluster.call(sys.executable, "-m", "lit_triwave", "compare", str(tmp_path / "all_four"), "--out", str(table))
     with table.open() as file:
         rows = list(csv.DictReader(file))
     rows.sort(key=lambda row: row["name"])  # the best come first
-    assert [row["name"] for row in rows] == [f"four/{run.name}" for run in runs]
+    assert [row["name"] for row in rows] == [f"all_four/{run.name}" for run in runs]
     assert [row["data.expression"] for row in rows] == ["x**3", "sin(x)", "x**11", "tanh(3*x)"]
     for row, run in zip(rows, runs, strict=True):
         assert float(row["test/mse"]) == json.loads((run / "summary.json").read_text())["test/mse"]
@@ -267,6 +270,14 @@ def test_an_error_of_all_ranks_is_said_once(cluster: Cluster, tmp_path: Path) ->
         (error,) = re.findall("^error: .*", output.read_text(), re.MULTILINE)
         assert says in error
     assert not (tmp_path / "runs").exists() or not any((tmp_path / "runs").iterdir())
+
+
+def test_a_job_of_one_task_refuses_two_devices(cluster: Cluster, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    args = [CONFIG, *SMALL, "--run.root", str(tmp_path / "runs"), "--trainer.devices", "2"]
+    job = cluster.submit(output, "--nodes=1", "--ntasks=1", "slurm/fit.sbatch", *args)
+    assert cluster.wait(job, output)["JobState"] == "FAILED"
+    assert "error: trainer.devices 2: SLURM's step has 1 task on a node (srun" in output.read_text()
 
 
 def test_one_process_for_each_gpu_and_data_on_the_nodes_own_disk(cluster: Cluster, tmp_path: Path) -> None:

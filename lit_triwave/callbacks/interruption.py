@@ -21,27 +21,35 @@ class Interruption(Callback):
     """Turns the first Ctrl-C, SIGTERM or SIGUSR1 into an orderly stop, which `StageCheckpoint` carries out on all ranks
     after the present step; a second Ctrl-C or SIGTERM stops at once.
 
-    From `install` on. Once training is over there is nothing left to save: Ctrl-C lets figures and summary be finished,
-    the two others, after which time is short, stop at once.
+    From `install` on. Before the first step there is nothing to save: Ctrl-C and SIGTERM stop at once. Once training is
+    over there is nothing left to save: Ctrl-C lets figures and summary be finished, the two others, after which time is
+    short, stop at once.
 
     Attributes:
         requested: the signal that asked for the stop, or None.
+        at_once: whether the process is leaving without another step.
+        begun: whether training has.
         trained: whether training is over.
     """
 
     def __init__(self) -> None:
         self.requested: signal.Signals | None = None
+        self.at_once = False
+        self.begun = False
         self.trained = False
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         # SLURM sends SIGTERM to what is still saving when its time is over, and SIGUSR1 to each process of a rank.
         impatient = number != REQUEUE_SIGNAL and self.requested != REQUEUE_SIGNAL
-        if self.requested is None:
+        unbegun = not (self.begun or self.trained) and number != REQUEUE_SIGNAL
+        if self.requested is None and not unbegun:
             self.requested = signal.Signals(number)
             self._say()
             if self.trained and self.requested != signal.SIGINT:
                 raise Interrupted(number)
         elif impatient:
+            self.requested = self.requested or signal.Signals(number)
+            self.at_once = True
             raise KeyboardInterrupt
 
     @rank_zero_only
@@ -64,6 +72,7 @@ class Interruption(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # Again: Lightning has put a handler of SIGTERM in place that broadcasts to ranks which do not listen.
         self.install()
+        self.begun = True
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.install()

@@ -88,7 +88,8 @@ class StagedModule(LightningModule):
     def place(self, epoch: int) -> str:
         """An epoch (from 0) as users count it, in its stage and from 1: `stage 'train', epoch 2/10`."""
         name = self.stage_at(epoch)
-        return f"stage '{name}', epoch {epoch + 1 - self.first_epoch(name)}/{self.stages[name].epochs}"
+        number, epochs = epoch + 1 - self.first_epoch(name), self.stages[name].epochs
+        return f"stage '{name}', " + (f"epoch {number}/{epochs}" if number <= epochs else f"after its {epochs} epochs")
 
     def ends_stage(self, epoch: int) -> bool:
         """Whether an epoch (from 0) is the last of its stage."""
