@@ -51,8 +51,8 @@ class OneLineParser(LightningArgumentParser):
 
     def _near_match(self, key: str) -> str:
         known = {name for kind in self.classes for name in inspect.signature(kind).parameters}
-        first, *_, last = key.split(".")
-        if "." in key and first not in PARTS:
+        first, last = key.partition(".")[0], key.rpartition(".")[2]
+        if "." in key and first not in {*PARTS, *known}:
             return did_you_mean(first, PARTS)
         return "" if last in known else did_you_mean(last, known)
 
