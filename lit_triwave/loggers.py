@@ -8,8 +8,8 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -102,13 +102,19 @@ class WandbRows(WandbLogger):
 
     def _send(self) -> None:
         if self._row and self._step > self._sent and not self._lost:
-            try:
+            with self._may_be_lost():
                 self._define(self._row)
                 self.experiment.log({**self._row, STEP: self._step}, step=self._step, commit=True)
                 self._sent = self._step
-            except OSError:  # `finish_wandb` will say it
-                self._lost = True
         self._row = {}
+
+    @contextmanager
+    def _may_be_lost(self) -> Iterator[None]:
+        """Notes that W&B's process is gone, which must not cost the run; `finish_wandb` will say it."""
+        try:
+            yield
+        except OSError:
+            self._lost = True
 
     def _define(self, names: Iterable[str]) -> None:
         """Says of each metric of the course, once, whether its lowest or its highest value counts."""
@@ -127,17 +133,22 @@ class WandbRows(WandbLogger):
         """Sets W&B's config, flat; a sweep's own values stay."""
         kept = set(self.experiment.config.keys()) if swept() else set()
         given = {name: value for name, value in config.items() if name not in kept}
-        self.experiment.config.update(given, allow_val_change=True)
+        with self._may_be_lost():
+            self.experiment.config.update(given, allow_val_change=True)
 
     @rank_zero_only
     def log_summary(self, summary: Mapping[str, Any]) -> None:
         """Sets W&B's summary; of the metrics of the course it keeps the best value itself."""
-        self._define(self._row)
-        self.experiment.summary.update({k: v for k, v in summary.items() if k not in self._defined})
+        if not self._lost:
+            with self._may_be_lost():
+                self._define(self._row)
+                self.experiment.summary.update({k: v for k, v in summary.items() if k not in self._defined})
 
     @rank_zero_only
     def log_checkpoint(self, path: Path) -> None:
         """Keeps a file as an artifact of the run and of its name, to be uploaded from where it lies."""
+        if self._lost:
+            return
         import wandb
 
         # A link of its own: the run may be prolonged, and then has another checkpoint before this one is uploaded.
@@ -150,7 +161,8 @@ class WandbRows(WandbLogger):
         artifact = wandb.Artifact(re.sub(r"[^\w.-]", "-", self._artifact)[-MOST_LETTERS:], type="model")
         # W&B's own copy would be in the home folder, which the segment would then name.
         artifact.add_file(str(own), name=path.name, policy="immutable")
-        self.experiment.log_artifact(artifact)
+        with self._may_be_lost():
+            self.experiment.log_artifact(artifact)
 
     @rank_zero_only
     def finalize(self, status: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, Trainer
@@ -70,3 +71,20 @@ def signal_at(epoch: int, batch: int, name: str = "SIGUSR1", rank: int = 0) -> l
     prefix = "--trainer.callbacks"
     at = [f"{prefix}+=tests.faults.SignalAt", f"{prefix}.epoch={epoch}", f"{prefix}.batch={batch}"]
     return [*at, f"{prefix}.name={name}", f"{prefix}.rank={rank}"]
+
+
+class KillWandb(Callback):
+    """Kills W&B's own process at a step, as SLURM's signals may.
+
+    Args:
+        epoch: of the step, from 0.
+    """
+
+    def __init__(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        if trainer.current_epoch == self.epoch and batch_idx == 0:
+            for child in Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split():
+                if Path(f"/proc/{child}/comm").read_text().startswith("wandb"):
+                    os.kill(int(child), signal.SIGKILL)

@@ -205,6 +205,21 @@ def test_wandb_gets_the_config_and_says_which_values_count(fit, monkeypatch) -> 
     assert "instantiator" not in hparams
 
 
+def test_a_run_goes_on_when_wandbs_process_is_killed(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "lit_triwave", "fit", "--config", "configs/x3_minus_x.yaml", "--run.id", "r"]
+    command += ["--model.replicas", "2", "--model.pretrain.epochs", "9", "--model.polish.epochs", "0"]
+    command += ["--run.root", str(tmp_path), "--run.artifact", "true", "--trainer.log_every_n_steps", "1"]
+    command += ["--trainer.callbacks+=tests.faults.KillWandb", "--trainer.callbacks.epoch=3"]
+    environment = os.environ | {"WANDB_MODE": "offline"}
+    environment.pop("WANDB_SERVICE", None)  # that of the tests before
+    done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "its process is gone" in done.stdout
+    run = tmp_path / "x3_minus_x" / "r"
+    assert run_json(run)["state"] == "finished"
+    assert (run / "figures" / "fit.png").is_file()
+
+
 def test_under_an_agent_the_runs_id_is_the_agents(tmp_path: Path, monkeypatch) -> None:
     (tmp_path / "wandb_id").write_text("other\n")
     assert wandb_id(tmp_path, None) == "other"
@@ -298,5 +313,6 @@ def test_words_that_wandb_would_refuse_are_refused_first(options: list[str], say
 def test_the_script_that_measures_tracking_prints_its_share(monkeypatch, capsys) -> None:
     monkeypatch.chdir(REPOSITORY)
     share = measure_tracking(["--turns", "1", "--epochs", "2"])
-    (line,) = [line for line in capsys.readouterr().out.splitlines() if re.search(r"clock .*ms", line)]
-    assert f"{share:+.2%}" in line
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "together" in line]
+    assert share > 0  # it measures something
+    assert f"{share:.2%}" in line
