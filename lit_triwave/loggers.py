@@ -10,12 +10,14 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
+from lit_triwave.background import Background
 from lit_triwave.errors import TriwaveError
 from lit_triwave.goals import goal
 from lit_triwave.home import hidden
@@ -71,8 +73,9 @@ class WandbRows(WandbLogger):
     """Sends one row for each step to Weights & Biases, W&B's own step being Lightning's, each of them once.
 
     What is logged at a step is sent when the next step comes or all is well at the end, so that a row is whole or not
-    there at all. A run that goes on sends what its checkpoint knows and W&B lacks, then leaves out the steps, computed
-    again since the checkpoint, that W&B has.
+    there at all. Another thread sends it: on a busy machine W&B's answer takes longer than the step. A run that goes on
+    sends what its checkpoint knows and W&B lacks, then leaves out the steps, computed again since the checkpoint, that
+    W&B has.
 
     Args:
         run: to be tracked.
@@ -89,6 +92,7 @@ class WandbRows(WandbLogger):
         self._step = -1
         self._row: dict[str, Any] = {}  # logged at `_step`, not yet sent
         self._defined: set[str] = set()
+        self._background = Background()
         self._artifact = f"{run.experiment}-{run.id}"
         for step, metrics in rows:
             self.log_metrics(metrics, step)
@@ -102,11 +106,15 @@ class WandbRows(WandbLogger):
 
     def _send(self) -> None:
         if self._row and self._step > self._sent and not self._lost:
-            with self._may_be_lost():
-                self._define(self._row)
-                self.experiment.log({**self._row, STEP: self._step}, step=self._step, commit=True)
-                self._sent = self._step
+            self._background.call(partial(self._send_row, self._row, self._step))
+            self._sent = self._step
         self._row = {}
+
+    def _send_row(self, row: dict[str, Any], step: int) -> None:
+        if not self._lost:
+            with self._may_be_lost():
+                self._define(row)
+                self.experiment.log({**row, STEP: step}, step=step, commit=True)
 
     @contextmanager
     def _may_be_lost(self) -> Iterator[None]:
@@ -131,6 +139,7 @@ class WandbRows(WandbLogger):
     @rank_zero_only
     def log_config(self, config: Mapping[str, Any]) -> None:
         """Sets W&B's config, flat; a sweep's own values stay."""
+        self._background.wait()
         kept = set(self.experiment.config.keys()) if swept() else set()
         given = {name: value for name, value in config.items() if name not in kept}
         with self._may_be_lost():
@@ -139,6 +148,7 @@ class WandbRows(WandbLogger):
     @rank_zero_only
     def log_summary(self, summary: Mapping[str, Any]) -> None:
         """Sets W&B's summary; of the metrics of the course it keeps the best value itself."""
+        self._background.wait()
         if not self._lost:
             with self._may_be_lost():
                 self._define(self._row)
@@ -147,6 +157,7 @@ class WandbRows(WandbLogger):
     @rank_zero_only
     def log_checkpoint(self, path: Path) -> None:
         """Keeps a file as an artifact of the run and of its name, to be uploaded from where it lies."""
+        self._background.wait()
         if self._lost:
             return
         import wandb
@@ -168,6 +179,7 @@ class WandbRows(WandbLogger):
     def finalize(self, status: str) -> None:
         if status == "success":
             self._send()
+        self._background.wait()
         super().finalize(status)
 
 
