@@ -56,8 +56,9 @@ class OneLineParser(LightningArgumentParser):
 
     def _near_match(self, key: str) -> str:
         known = {name for kind in self.classes for name in inspect.signature(kind).parameters}
-        first, *_, last = key.split(".")
-        if "." in key and first not in PARTS:
+        first, *rest = key.split(".")
+        last = rest[-1] if rest else first
+        if rest and last in known and first not in PARTS:
             return did_you_mean(first, PARTS)
         return "" if last in known else did_you_mean(last, known)
 
