@@ -135,8 +135,7 @@ def torchvision_model(
     state = {} if weights is None else read_weights(weights)
     last = next((value for value in reversed(state.values()) if value.ndim == 2), None)
     classes = len(last) if any_classes and last is not None else num_classes
-    options = {"aux_logits": False, "init_weights": True} if name in ("googlenet", "inception_v3") else {}
-    model: nn.Module = models.get_model(name, weights=None, num_classes=classes, **options)
+    model: nn.Module = models.get_model(name, weights=None, num_classes=classes, **model_options(name))
     if weights is not None:
         own = model.state_dict()
         unfit = [key for key in own.keys() | state.keys() if key not in own or key not in state]
@@ -150,6 +149,11 @@ def torchvision_model(
                 )
         model.load_state_dict(state)
     return model
+
+
+def model_options(name: str) -> dict[str, Any]:
+    """What a model of torchvision is built with besides the number of classes: without auxiliary classifiers."""
+    return {"aux_logits": False, "init_weights": True} if name in ("googlenet", "inception_v3") else {}
 
 
 def read_weights(path: str) -> dict[str, Any]:

@@ -23,9 +23,12 @@ commands:
   validate  evaluate a checkpoint on the validation data
   test      evaluate a checkpoint on the test data; redraws the figures
   predict   write a checkpoint's predictions to predictions.csv
+  sweep     the runs of a sweep file in W&B's format, one after the other or as jobs for SLURM, without W&B's server
   reproduce      the paper's tables, and ours beside them
   compare-heads  constructed and dense classifier heads from the same config, over many seeds
-  compare   the runs in a folder, such as an array of jobs leaves, as one table
+  inspect   what a checkpoint holds: peaks, scales, linear regions, dead units, pictures of the waves
+  export    a checkpoint as plain PyTorch, a torch.export program or ONNX
+  compare   runs on disk or in W&B side by side: a table, a page or figures (compare --help)
 
 Every field of a config can be given on the command line, for example
   python -m lit_triwave fit --config configs/x3_minus_x.yaml --model.depth 6 --model.replicas 10
@@ -40,8 +43,11 @@ LIT_TRIWAVE_DEBUG=1 shows a traceback with an error."""
 
 COMMANDS = {
     "compare-heads": "lit_triwave.head_comparison",
-    "compare": "lit_triwave.run_comparison",
+    "compare": "lit_triwave.comparison",
     "reproduce": "lit_triwave.reproduction",
+    "sweep": "lit_triwave.sweeps",
+    "inspect": "lit_triwave.inspection",
+    "export": "lit_triwave.exporting",
 }
 """This project's own commands: name ↦ module with `run(args, started) -> exit code`; all others are Lightning's."""
 
@@ -90,7 +96,7 @@ def main(args: Sequence[str] | None = None) -> int:
         if os.environ.get("LIT_TRIWAVE_DEBUG"):
             traceback.print_exc()
         else:
-            from lit_triwave.messages import one_line
+            from lit_triwave.one_line import one_line
 
             print(f"error: {one_line(error)}", file=sys.stderr)
         return 1

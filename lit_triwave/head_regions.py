@@ -50,7 +50,7 @@ def regions_of_all(bank: TriangleBank) -> int:
     return bends - (k - 1) + k
 
 
-def mean_regions(bank: TriangleBank, most: int = 8) -> float:
+def mean_regions(bank: TriangleBank, most: int = 4) -> float:
     """The mean number of linear regions of up to `most` subnetworks of a bank, evenly chosen."""
     n = bank.shape[-1]
     chosen: Tensor = torch.linspace(0, n - 1, min(most, n)).long()

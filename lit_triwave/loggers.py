@@ -196,6 +196,7 @@ def wandb_mode(asked: WandbMode) -> tuple[WandbMode, str]:
         if mode not in modes:
             raise TriwaveError(f"WANDB_MODE {mode!r}: online, offline or disabled")
         return modes[mode], f"WANDB_MODE={mode}"
+    os.environ.pop("WANDB_MODE", None)  # W&B itself refuses an empty one
     try:
         return ("online", "") if has_wandb_login() else ("offline", "no login")
     except Exception as error:  # a malformed key, say; W&B has many kinds
@@ -224,7 +225,9 @@ def start_wandb(
     experiment = _init_wandb(run, wandb_id, mode, why, tags)
     sent = -1
     if experiment is not None:
-        there = experiment.step - 1 if experiment.resumed else -1  # online the server says it
+        # Online the server says it; `step` does only once something is logged.
+        next_step = max(experiment.step, experiment.starting_step)
+        there = next_step - 1 if experiment.resumed else -1
         sent = max(there, last_step(run.folder, wandb_id) if experiment.offline else -1)
     return WandbRows(run, experiment, sent, rows)
 
@@ -295,13 +298,18 @@ def forget_logs(folder: Path) -> None:
 def finish_wandb() -> None:
     """Ends this process's W&B run, if it has one: all that was logged is written, and sent when online."""
     wandb = sys.modules.get("wandb")
-    if wandb is not None and wandb.run is not None:
-        folder = Path(wandb.run.dir).parents[2]
-        try:
+    if wandb is None:
+        return
+    folder = Path(wandb.run.dir).parents[2] if wandb.run is not None else None
+    try:
+        if wandb.run is not None:
             wandb.finish()
+    except OSError as error:
+        # W&B's own process is gone: SLURM sends its signals to every process of a step.
+        say(f"Weights & Biases: its process is gone ({error}); what it lacks is sent when the run goes on")
+    finally:
+        # `finish` comes back before W&B's process has closed the segment, and a session keeps the login that it found.
+        with suppress(OSError, SystemExit):  # SystemExit: with the exit code of that process, which is not ours
+            wandb.teardown()
+        if folder is not None:
             forget_logs(folder)
-        except OSError as error:
-            # W&B's own process is gone: SLURM sends its signals to every process of a step.
-            say(f"Weights & Biases: its process is gone ({error}); what it lacks is sent when the run goes on")
-            with suppress(OSError):
-                wandb.teardown()  # or it would be tried once more when Python ends

@@ -96,6 +96,11 @@ def test_two_processes_train_a_classifier_as_one_through_all_stages(tmp_path: Pa
     losses = [[float(row["train/loss"]) for row in rows(run) if row["train/loss"]] for run in (one, two)]
     assert len(losses[0]) == 2 * 22
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+    names = ("stage", "linear_regions/count", "dead_units")
+    seen = [[[row.get(name) for name in names] for row in rows(run) if row["val/loss"]] for run in (one, two)]
+    assert seen[0] == seen[1]
+    assert seen[0][0][:2] == ["0.0", "32.0"]
+    assert json.loads((two / "run.json").read_text())["hardware"]["devices"] == "2 × cpu"
 
 
 BLOCK = """\

@@ -96,13 +96,15 @@ def test_a_killed_run_is_running_and_one_that_is_left_at_once_is_stopped(tmp_pat
 
 
 def test_every_row_has_its_stage_and_validations_count_regions_and_dead_units(fit) -> None:
-    run = fit("r", "--trainer.log_every_n_steps", "1", "--model.recruit", "false")
+    # 50 steps an epoch: all validations are far enough apart for a count.
+    run = fit("r", "--trainer.log_every_n_steps", "1", "--model.recruit", "false", "--data.batch_size", "10")
     logged = rows(run)
     for row in logged:
         if row["train/mse_min"] or row["val/mse_min"]:
             assert float(row["stage"]) == (int(row["epoch"]) >= 5)
     looked = [row for row in logged if row["val/mse_min"]]
     assert [int(row["epoch"]) for row in looked] == [1, 3, 5, 7, 9]
+    assert all(row["linear_regions/count"] for row in looked)
     assert [float(row["linear_regions/count"]) for row in looked[:2]] == [63, 63]  # while the peaks are trained
     assert all(0 <= float(row["dead_units"]) < 1 for row in looked)
     summary = json.loads((run / "summary.json").read_text())

@@ -247,10 +247,12 @@ def test_an_array_is_one_experiment(cluster: Cluster, tmp_path: Path) -> None:
         assert cluster.wait(f"{job}_{task}", output)["JobState"] == "COMPLETED", output.read_text()
     runs = sorted((tmp_path / "all_four").iterdir())
     assert [run.name for run in runs] == [f"slurm-{job}_{task}" for task in range(1, len(names) + 1)]
-    cluster.call(sys.executable, "-m", "lit_triwave", "compare", str(tmp_path / "all_four"))
-    with (tmp_path / "all_four" / "comparison.csv").open() as file:
+    table = tmp_path / "all_four" / "comparison.csv"
+    cluster.call(sys.executable, "-m", "lit_triwave", "compare", str(tmp_path / "all_four"), "--out", str(table))
+    with table.open() as file:
         rows = list(csv.DictReader(file))
-    assert [row["run"] for row in rows] == [run.name for run in runs]
+    rows.sort(key=lambda row: row["name"])  # the best come first
+    assert [row["name"] for row in rows] == [f"all_four/{run.name}" for run in runs]
     assert [row["data.expression"] for row in rows] == ["x**3", "sin(x)", "x**11", "tanh(3*x)"]
     for row, run in zip(rows, runs, strict=True):
         assert float(row["test/mse"]) == json.loads((run / "summary.json").read_text())["test/mse"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
     from lit_triwave.modules.regressor import FunctionRegressor
     from lit_triwave.modules.staged import StagedModule
 
-MOST_COUNTS = {"function": 50, "head": 10}
-"""Of linear regions over a run: a count takes 10 to 30 ms, as long as some epochs do."""
+STEPS_APART = 100
+"""Between two counts of linear regions, at the least: one takes as long as one to three steps of a small network."""
 MOST_PIECES = 4096
 """That are counted at validations: more take longer than the validation; stage ends count whatever there is."""
 MOST_UNITS = 1024
@@ -30,8 +31,8 @@ class Course(Callback):
     """Logs the `stage` (0 pretrain, 1 train, 2 polish) with every row, and at validations `linear_regions/count` and
     `dead_units`. On runs with a run folder alone: tables of many runs need none of it.
 
-    Region counts are those of a share of the validations, evenly chosen, the last of a stage among them; which ones
-    follows from the config, so that a resumed run logs the same.
+    Regions are counted at validations that are `STEPS_APART` or more, and at one that ends a stage; which ones follows
+    from the config, so that a resumed run logs the same.
     """
 
     def on_train_batch_start(  # type: ignore[override]
@@ -49,17 +50,17 @@ class Course(Callback):
         """Logs what a validated module has become, on all ranks."""
 
     def _log(self, module: LightningModule, name: str, value: Tensor | float) -> None:
-        # All ranks hold the same parameters; nothing is said between them.
+        # All ranks hold the same parameters: of the first alone nothing is synchronised, whatever Lightning is told.
         dtype = torch.float32 if module.device.type == "mps" else torch.float64
-        module.log(name, torch.as_tensor(value, dtype=dtype), rank_zero_only=True)
+        module.log(name, torch.as_tensor(value, dtype=dtype), rank_zero_only=True, sync_dist=True)
 
 
-def is_counted(trainer: Trainer, module: StagedModule, most: int) -> bool:
-    """Whether this validation is one of at most `most`, and the ends of stages, whose regions are counted."""
+def is_counted(trainer: Trainer, module: StagedModule) -> bool:
+    """Whether the regions are counted at this validation: the end of a stage, or one of those that are far apart."""
     every = trainer.check_val_every_n_epoch or 1  # type: ignore[attr-defined]
-    validations = -(-module.total_epochs // every)
+    validations = math.ceil(STEPS_APART / (every * int(trainer.num_training_batches)))
     number = (trainer.current_epoch + 1) // every
-    return number % -(-validations // most) == 0 or module.ends_stage(trainer.current_epoch)
+    return number % validations == 0 or module.ends_stage(trainer.current_epoch)
 
 
 class RegressionCourse(Course):
@@ -76,12 +77,12 @@ class RegressionCourse(Course):
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         self._log(module, "dead_units", dead_share(plain, data.train_set.x.to(plain[0].weight)))
         few = module.network.segments <= MOST_PIECES
-        if few and trainer.is_global_zero and is_counted(trainer, module, MOST_COUNTS["function"]):
+        if few and trainer.is_global_zero and is_counted(trainer, module):
             self._log(module, "linear_regions/count", count_linear_regions(plain, *module.diagonal))
 
 
 class ClassificationCourse(Course):
-    """Of the subnetworks of a head: the mean number of linear regions on [0, 1] of up to eight of them, evenly chosen,
+    """Of the subnetworks of a head: the mean number of linear regions on [0, 1] of up to four of them, evenly chosen,
     as long as each is a function of its own input alone (peaks, or released blocks); and the share of the head's hidden
     neurons, of the subnetworks or of a `DenseHead`, that are zero for all validation images.
 
@@ -120,7 +121,7 @@ class ClassificationCourse(Course):
         if share is not None:
             self._log(module, "dead_units", share)
         banks = [bank for bank in module.banks if bank.released != "dense" and 1 << bank.depth <= MOST_PIECES]
-        if banks and trainer.is_global_zero and is_counted(trainer, module, MOST_COUNTS["head"]):
+        if banks and trainer.is_global_zero and is_counted(trainer, module):
             self._log(module, "linear_regions/count", sum(map(mean_regions, banks)) / len(banks))
 
 

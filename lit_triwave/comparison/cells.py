@@ -1,0 +1,44 @@
+"""Values and means as text, as they stand in a cell."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from typing import Any
+
+from lit_triwave.comparison.statistics import Sample
+
+
+def shown(value: Any) -> str:
+    """A field's value in a cell: classes by their last name, lists without brackets around, nothing for None."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(shown(item) for item in value)
+    text = json.dumps(value, default=str) if isinstance(value, dict) else str(value)
+    return text.rpartition(".")[2] if re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", text) else text
+
+
+def number(value: float) -> str:
+    """A number in a cell: four digits, whole ones whole."""
+    if isinstance(value, int) or (float(value).is_integer() and abs(value) < 1e15):
+        return f"{int(value)}"
+    return f"{value:.4g}" if 1e-3 <= abs(value) < 1e5 else f"{value:.2e}"
+
+
+def mean_and_error(sample: Sample) -> str:
+    """Mean ± standard error, both to the error's second digit; the mean alone where there is no error."""
+    error = sample.error
+    if not error:
+        return number(sample.mean)
+    if 1e-3 <= abs(sample.mean) < 1e5:
+        decimals = min(6, max(0, 1 - math.floor(math.log10(error))))
+        return f"{sample.mean:.{decimals}f} ± {error:.{decimals}f}"
+    power = math.floor(math.log10(abs(sample.mean))) if sample.mean else math.floor(math.log10(error))
+    scale = 10.0**power
+    return f"({sample.mean / scale:.2f} ± {error / scale:.2f})e{power:+03d}"

@@ -1,0 +1,25 @@
+"""One run as `compare` sees it, wherever it was read from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+
+@dataclass
+class ComparedRun:
+    """A run on disk, in an offline W&B file or on W&B's server."""
+
+    name: str  # experiment/id, or W&B's run name
+    source: str  # run folder, .wandb file, or W&B path entity/project/id
+    state: str  # "finished", "running", "stopped", "failed" or "cut off"
+    experiment: str
+    config: dict[str, Any]  # flat, as run.json's
+    summary: dict[str, Any]  # flat, as summary.json's; of an unfinished run what is known
+    # Column name ↦ values by logged row, NaN where not logged; read when called.
+    history: Callable[[], dict[str, np.ndarray]]
+    notes: list[str] = field(default_factory=list)  # e.g. "written by a newer lit_triwave (schema 3)"
+    tags: list[str] = field(default_factory=list)

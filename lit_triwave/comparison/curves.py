@@ -1,0 +1,156 @@
+"""Learning curves: one for each row, its mean over seeds with a band, of few points."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from lit_triwave.comparison.compared_run import ComparedRun
+from lit_triwave.comparison.history import MetricsFile
+from lit_triwave.comparison.table import Comparison, stand_ins
+from lit_triwave.goals import goal
+
+POINTS = 200
+"""Of a curve, at most."""
+LEAST_POINTS = 4
+"""Fewer validations than that are no curve where the training was logged more often."""
+
+Line = tuple[np.ndarray, np.ndarray]
+"""Steps, ascending, and values; both (points,)."""
+
+
+@dataclass
+class Curve:
+    """A metric over the steps of a row's runs.
+
+    Args:
+        steps: (points,).
+        mean: over the runs, or over the replicas within a run, (points,).
+        low: the lowest run, or the lowest replica where that is logged, (points,).
+        high: the highest run, (points,).
+    """
+
+    steps: np.ndarray
+    mean: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+
+@dataclass
+class Curves:
+    """The curves of a comparison.
+
+    Args:
+        metric: that is drawn, "" where nothing is logged.
+        curves: one for each of the comparison's rows, in their order; None for rows without the metric.
+        logarithmic: whether a logarithmic axis suits them.
+    """
+
+    metric: str
+    curves: list[Curve | None]
+    logarithmic: bool
+
+
+def read_curves(comparison: Comparison, advance: Callable[[int, int], None]) -> Curves:
+    """Reads what the runs logged, keeping a few points of it.
+
+    Args:
+        comparison: its rows' runs are read; those that are not counted are not.
+        advance: called with how many runs are read, of how many.
+    """
+    wanted = stand_ins(comparison.main or "")
+    wanted += [name for name in ("val/loss", "train/loss") if name not in wanted]
+    total = sum(len(row.runs) for row in comparison.rows)
+    lines: list[list[dict[str, Line]]] = []
+    done = 0
+    for row in comparison.rows:
+        of_row = []
+        for run in row.runs:
+            of_row.append(_lines(run, wanted))
+            done += 1
+            advance(done, total)
+        lines.append(of_row)
+    metric = _most_logged(wanted, lines)
+    if not metric:
+        return Curves("", [None] * len(comparison.rows), False)
+    curves = [_curve(metric, of_row) for of_row in lines]
+    values = np.concatenate([curve.mean for curve in curves if curve is not None])
+    values = values[np.isfinite(values)]
+    positive = bool(len(values)) and bool((values > 0).all())
+    return Curves(metric, curves, goal(metric) == "min" and positive)
+
+
+def _lines(run: ComparedRun, wanted: Sequence[str]) -> dict[str, Line]:
+    """The wanted metrics of one run, thinned."""
+    read = run.history
+    history = read.columns({"step", *wanted}) if isinstance(read, MetricsFile) else read()
+    steps = history.get("step")
+    lines = {}
+    for name in wanted:
+        values = history.get(name)
+        if values is None:
+            continue
+        at = np.arange(len(values), dtype=float) if steps is None else steps
+        logged = np.isfinite(values) & np.isfinite(at)
+        if logged.any():
+            lines[name] = thinned(at[logged], values[logged])
+    return lines
+
+
+def thinned(steps: np.ndarray, values: np.ndarray) -> Line:
+    """At most `POINTS` points: means of neighbours, the first and the last point as they are."""
+    if len(steps) <= POINTS:
+        return steps, values
+    edges = np.linspace(1, len(steps) - 1, POINTS - 1).astype(int)[:-1]
+    sizes = np.diff(np.append(edges, len(steps) - 1))
+    return tuple(  # type: ignore[return-value]
+        np.concatenate([x[:1], np.add.reduceat(x[: len(x) - 1], edges) / sizes, x[-1:]]) for x in (steps, values)
+    )
+
+
+def _most_logged(wanted: Sequence[str], lines: Sequence[Sequence[dict[str, Line]]]) -> str:
+    """The metric that most runs logged as a curve, the first of those in `wanted`; "" for none."""
+    counts = dict.fromkeys(wanted, 0)
+    for of_row in lines:
+        for of_run in of_row:
+            enough = LEAST_POINTS if any(len(line[0]) >= LEAST_POINTS for line in of_run.values()) else 1
+            for name, line in of_run.items():
+                counts[name] += len(line[0]) >= enough
+    best = max(wanted, key=lambda name: counts[name])
+    return best if counts[best] else ""
+
+
+def _curve(metric: str, runs: Sequence[dict[str, Line]]) -> Curve | None:
+    """Mean and band on steps that all runs' lines are interpolated to; where half of them have ended it ends."""
+    lines = [run[metric] for run in runs if metric in run]
+    if not lines:
+        return None
+    lowest = metric.removesuffix("_mean") + "_min"
+    lows = [run.get(lowest, run[metric]) for run in runs if metric in run]
+    if len(lines) == 1:
+        (steps, mean), (low_steps, low) = lines[0], lows[0]
+        return Curve(steps, mean, np.interp(steps, low_steps, low), mean)
+    steps = _common_steps([line[0] for line in lines])
+    values = np.stack([_on(steps, line) for line in lines])
+    low = np.stack([_on(steps, line) for line in lows])
+    kept = np.isfinite(values).sum(0) * 2 >= len(lines)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # columns without any value, which are left out
+        mean, lowest_of, highest = np.nanmean(values, 0), np.nanmin(low, 0), np.nanmax(values, 0)
+    return Curve(steps[kept], mean[kept], lowest_of[kept], highest[kept])
+
+
+def _common_steps(steps: Sequence[np.ndarray]) -> np.ndarray:
+    """The runs' own steps where they logged at the same ones, else as many equally spaced."""
+    if all(np.array_equal(steps[0], other) for other in steps):
+        return steps[0]
+    first, last = min(x[0] for x in steps), max(x[-1] for x in steps)
+    return np.linspace(first, last, min(POINTS, max(len(x) for x in steps)))
+
+
+def _on(steps: np.ndarray, line: Line) -> np.ndarray:
+    values: np.ndarray = np.interp(steps, *line, left=np.nan, right=np.nan)
+    return values

@@ -1,0 +1,101 @@
+"""The fields of runs, by full and by short names: `depth` for `model.depth`."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Hashable, Iterable, Sequence
+from typing import Any, TypeGuard
+
+from lit_triwave.comparison.compared_run import ComparedRun
+from lit_triwave.errors import TriwaveError, did_you_mean
+
+OWN = ("name", "experiment", "state", "tags", "source")
+"""Fields that every run has, besides those of its config and its summary."""
+MOST_NAMED = 4  # of the fields that an ambiguous name may mean
+
+
+def value_of(run: ComparedRun, name: str) -> Any:
+    """The value of a field by its full name; None where the run has no such field."""
+    if name in run.config:
+        return run.config[name]
+    return getattr(run, name) if name in OWN else run.summary.get(name)
+
+
+def comparable(value: Any) -> Hashable:
+    """Something that is equal for equal values: 1 and 1.0 are, 1 and True are not."""
+    if isinstance(value, bool) or value is None:
+        return (type(value).__name__, value)
+    if isinstance(value, (int, float)):
+        return float(value)
+    if isinstance(value, (list, tuple)):
+        return tuple(comparable(item) for item in value)
+    return value if isinstance(value, str) else json.dumps(value, sort_keys=True, default=str)
+
+
+class Fields:
+    """All fields of some runs.
+
+    Args:
+        runs: whose configs and summaries have them.
+
+    Attributes:
+        metrics: those of the summaries whose values are numbers, in the order in which they come.
+    """
+
+    def __init__(self, runs: Iterable[ComparedRun]) -> None:
+        config: dict[str, None] = {}
+        summary: dict[str, None] = {}
+        numbers: dict[str, None] = {}
+        for run in runs:
+            config.update(dict.fromkeys(run.config))
+            summary.update(dict.fromkeys(run.summary))
+            numbers.update(dict.fromkeys(name for name, value in run.summary.items() if is_number(value)))
+        self.config = list(config)
+        self.metrics = list(numbers)
+        self.names = list(dict.fromkeys([*OWN, *config, *summary]))
+        self._meant: dict[str, list[str]] = {}  # short name ↦ full ones
+        for name in self.names:
+            for part in _endings(name):
+                self._meant.setdefault(part, []).append(name)
+        self._full = set(self.names)
+
+    def find(self, name: str, option: str, among: Sequence[str] | None = None) -> str:
+        """The full name of a field.
+
+        Args:
+            name: full or short.
+            option: of the command line that named it, for the error.
+            among: the fields that it may be; all by default.
+
+        Raises:
+            TriwaveError: there is no such field, or more than one.
+        """
+        allowed = self._full if among is None else set(among)
+        if name in allowed:
+            return name
+        meant = [full for full in self._meant.get(name, []) if full in allowed]
+        if not meant:
+            known = [part for part, names in self._meant.items() if allowed.intersection(names)] + sorted(allowed)
+            raise TriwaveError(f"{option} {name}: no run has this field{did_you_mean(name, known, 3)}")
+        if len(meant) > 1:
+            named = " or ".join(meant[:MOST_NAMED]) + (", …" if len(meant) > MOST_NAMED else "")
+            raise TriwaveError(f"{option} {name}: {named}? Give more of its name")
+        return meant[0]
+
+    def short(self, name: str) -> str:
+        """The shortest name by which `find` knows a field."""
+        for part in reversed(_endings(name)):
+            if part not in self._full and len(self._meant.get(part, [])) == 1:
+                return part
+        return name
+
+
+def _endings(name: str) -> list[str]:
+    """What is left of a name when its first words are dropped, longest first."""
+    return [name[match.end() :] for match in re.finditer(r"[./]", name)]
+
+
+def is_number(value: Any) -> TypeGuard[int | float]:
+    """Whether a value is a number; a bool is none."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -1,0 +1,151 @@
+"""Run folders, found and read: those of every version of this project, whole ones and others."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lit_triwave.comparison.compared_run import ComparedRun
+from lit_triwave.comparison.history import MetricsFile, last_values
+
+SCHEMA = 2
+"""The newest layout of run.json and summary.json that is known here."""
+FRESH_SECONDS = 300.0
+"""A run whose folder was written to since is still going: checkpoints come each minute."""
+RUN_FILES = ("run.json", "summary.json", "metrics.csv", "config.yaml")
+"""A folder with one of them is that of a run."""
+WANDB_FOLDER = re.compile(r"wandb|(offline-)?run-\d{8}_\d{6}-\w+")
+PLACES = ("run.", "config", "ckpt_path", "weights_only")
+"""Fields of a config.yaml that say where a run was."""
+
+
+def find_run_folders(root: Path, skipped: list[str]) -> list[Path]:
+    """The run folders in and below a folder, in the order of their names, numbers by value.
+
+    Args:
+        root: a run folder, or one that holds some, however deep.
+        skipped: to which folders that may not be read are added.
+    """
+    return sorted(_below(root, set(), skipped), key=natural)
+
+
+def natural(path: Path) -> list[tuple[int, str]]:
+    """A key by which slurm-7_9 comes before slurm-7_10."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", str(path))]
+
+
+def _below(folder: Path, seen: set[tuple[int, int]], skipped: list[str]) -> Iterator[Path]:
+    try:
+        status = folder.stat()
+        entries = list(os.scandir(folder))
+    except OSError as error:
+        skipped.append(f"{folder}: {error.strerror}")
+        return
+    if (status.st_dev, status.st_ino) in seen:  # links may go in circles
+        return
+    seen.add((status.st_dev, status.st_ino))
+    if any(entry.name in RUN_FILES for entry in entries):
+        yield folder
+        return
+    for entry in entries:
+        if entry.is_dir() and not WANDB_FOLDER.fullmatch(entry.name):
+            yield from _below(Path(entry.path), seen, skipped)
+
+
+def read_run_folder(folder: Path) -> ComparedRun:
+    """A run folder as it is: damaged, missing and newer files become notes.
+
+    Args:
+        folder: that has one of `RUN_FILES`.
+    """
+    notes: list[str] = []
+    record = _json(folder / "run.json", notes)
+    summary = _json(folder / "summary.json", notes)
+    config = record.get("config")
+    if not isinstance(config, dict):
+        config = _old_config(folder / "config.yaml", notes)
+    newest = max(_schema(record), _schema(summary))
+    if newest > SCHEMA:
+        notes.append(f"written by a newer lit_triwave (schema {newest})")
+    experiment = str(record.get("experiment") or folder.absolute().parent.name)
+    state = record.get("state") or ("finished" if (folder / "summary.json").is_file() else "running")
+    if state == "running" and not _is_fresh(folder):
+        state = "cut off"
+    if state == "finished" and not (folder / "summary.json").is_file():
+        notes.append("summary.json is missing")
+    history = MetricsFile(folder / "metrics.csv", notes)
+    if state != "finished":
+        summary = last_values(history()) | summary
+    tags = record.get("tags")
+    return ComparedRun(
+        name=f"{experiment}/{record.get('id') or folder.absolute().name}",
+        source=str(folder),
+        state=str(state),
+        experiment=experiment,
+        config=config,
+        summary={name: value for name, value in summary.items() if name != "schema"},
+        history=history,
+        notes=notes,
+        tags=[str(tag) for tag in tags] if isinstance(tags, list) else [],
+    )
+
+
+def _json(path: Path, notes: list[str]) -> dict[str, Any]:
+    """The object in a JSON file; {} with a note when it is damaged, without one when it is not there."""
+    try:
+        content = json.loads(path.read_bytes())
+        if not isinstance(content, dict):
+            raise ValueError("no object")
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        notes.append(f"{path.name} is damaged ({' '.join(str(error).split())[:80]})")
+        return {}
+    return content
+
+
+def _schema(content: dict[str, Any]) -> int:
+    schema = content.get("schema", 1)
+    return schema if isinstance(schema, int) else 1
+
+
+def _old_config(path: Path, notes: list[str]) -> dict[str, Any]:
+    """The config of a run without run.json: flat, without the words init_args and the fields that say where it was."""
+    try:
+        content = yaml.load(path.read_bytes(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        if not isinstance(content, dict):
+            raise ValueError("no mapping")
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        notes.append(f"{path.name} is damaged ({' '.join(str(error).split())[:80]})")
+        return {}
+    return {name: value for name, value in _leaves(content, "") if not name.startswith(PLACES)}
+
+
+def _leaves(tree: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, dict) and value:
+            yield from _leaves(value, prefix if key == "init_args" else f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _is_fresh(folder: Path) -> bool:
+    """Whether a file in the folder changed within the last minutes."""
+    since = time.time() - FRESH_SECONDS
+    for place, _, names in os.walk(folder):
+        for name in ("", *names):
+            try:
+                if os.stat(os.path.join(place, name)).st_mtime >= since:
+                    return True
+            except OSError:  # a checkpoint that has just been replaced
+                continue
+    return False

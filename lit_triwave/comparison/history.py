@@ -1,0 +1,84 @@
+"""metrics.csv of a run as arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+
+import numpy as np
+
+NAN = float("nan")
+
+
+class MetricsFile:
+    """What a run logged, read from its metrics.csv when called.
+
+    Args:
+        path: of the file; it may be missing, or end in the middle of a row.
+        notes: to which is added what could not be read.
+    """
+
+    def __init__(self, path: Path, notes: list[str]) -> None:
+        self.path, self.notes = path, notes
+
+    def __call__(self) -> dict[str, np.ndarray]:
+        """Column name ↦ values by logged row, float64 of shape (rows,), NaN where nothing was logged."""
+        return self.columns(None)
+
+    def columns(self, names: Collection[str] | None) -> dict[str, np.ndarray]:
+        """The same, of some columns only, which is faster; of all with None."""
+        try:
+            header, *lines = self.path.read_text().splitlines() or [""]
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError) as error:  # ValueError: no text
+            self._note(f"{self.path.name} is damaged ({' '.join(str(error).split())[:80]})")
+            return {}
+        known = header.split(",")
+        # All cells as one list: several times faster than the csv module on files that are blank for the most part.
+        cells = ",".join(lines).split(",") if lines else []
+        if len(cells) != len(known) * len(lines):
+            cells, lines = self._whole(lines, len(known))
+        columns = {}
+        for place, name in enumerate(known):
+            if name and (names is None or name in names):
+                column = cells[place :: len(known)]
+                try:
+                    columns[name] = np.array([float(cell) if cell else NAN for cell in column])
+                except ValueError:
+                    columns[name] = self._numbers(name, column)
+        return columns
+
+    def _note(self, text: str) -> None:
+        if text not in self.notes:
+            self.notes.append(text)
+
+    def _whole(self, lines: list[str], width: int) -> tuple[list[str], list[str]]:
+        """The cells of the rows that have as many as there are columns, and these rows."""
+        whole = [line for line in lines if line.count(",") == width - 1]
+        damaged = sum(line.count(",") != width - 1 for line in lines[:-1])  # the last one may be in the writing
+        if damaged:
+            self._note(f"{self.path.name} is damaged ({damaged} of {len(lines)} rows left out)")
+        return ",".join(whole).split(",") if whole else [], whole
+
+    def _numbers(self, name: str, column: list[str]) -> np.ndarray:
+        """A column of which some cells are no numbers, NaN there."""
+        values = []
+        for cell in column:
+            try:
+                values.append(float(cell) if cell else NAN)
+            except ValueError:
+                values.append(NAN)
+                self._note(f"{self.path.name} is damaged ({name} is '{cell[:20]}')")
+        return np.array(values)
+
+
+def last_values(history: dict[str, np.ndarray]) -> dict[str, float]:
+    """The last value that was logged of each column, as Python numbers; whole ones as int."""
+    last: dict[str, float] = {}
+    for name, values in history.items():
+        (logged,) = np.nonzero(np.isfinite(values))
+        if len(logged):
+            value = float(values[logged[-1]])
+            last[name] = int(value) if value.is_integer() and name in ("epoch", "step", "stage") else value
+    return last

@@ -1,0 +1,136 @@
+"""W&B runs that were made offline, read from their files without W&B's server."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lit_triwave.comparison.compared_run import ComparedRun
+from lit_triwave.comparison.tracked import columns, flat_config, flat_summary
+from lit_triwave.errors import TriwaveError
+from lit_triwave.wandb_segments import records
+
+RUNNING_SECONDS = 600.0
+"""A file without an end that has been written to since is that of a run that is going on."""
+
+
+def read_offline(path: Path) -> list[ComparedRun]:
+    """The W&B runs of a folder or file, each with all of its segments: a run that went on has several, of one id.
+
+    Args:
+        path: a `.wandb` file, a folder `offline-run-*` or `run-*`, or a folder that holds such folders.
+
+    Raises:
+        TriwaveError: there is none, or a file is none of W&B's.
+    """
+    if path.is_file():
+        files = beside(path.parent, path)
+    else:
+        files = sorted(path.glob("*.wandb"))
+        files = beside(path, files[0]) if files else sorted(path.glob("*run-*/*.wandb"))
+    if not files:
+        raise TriwaveError(f"{path}: no W&B run (offline-run-*/*.wandb)")
+    by_id: dict[str, list[Path]] = {}
+    for file in files:
+        by_id.setdefault(file.stem.removeprefix("run-"), []).append(file)
+    return [read_segments(segments) for segments in by_id.values()]
+
+
+def beside(folder: Path, file: Path) -> list[Path]:
+    """The segments of a file's run: those of the same name in the folders beside its own, oldest first."""
+    if not re.match(r"(offline-)?run-", folder.name):
+        return [file]
+    found = folder.resolve().parent.glob(f"*run-*/{file.name}")
+    return [folder.parent / other.parent.name / other.name for other in sorted(found)]
+
+
+def read_segments(files: list[Path]) -> ComparedRun:
+    """One run from its segments, oldest first.
+
+    Raises:
+        TriwaveError: none of them says which run it is.
+    """
+    config: dict[str, Any] = {}
+    summary: dict[str, Any] = {}
+    run: Any = None
+    exit_code: int | None = None
+    for file in files:
+        exit_code = None  # of the last segment
+        for record in all_records(file):
+            kind = record.WhichOneof("record_type")
+            if kind == "run":
+                run = record.run
+                config |= {name(item): json.loads(item.value_json) for item in record.run.config.update}
+            elif kind == "config":
+                config |= {name(item): json.loads(item.value_json) for item in record.config.update}
+            elif kind == "summary":
+                summary |= values(record.summary.update)
+            elif kind == "history":
+                summary |= values(record.history.item)
+            elif kind == "exit":
+                exit_code = record.exit.exit_code
+    if run is None:
+        raise TriwaveError(f"{files[-1]}: no W&B run in it")
+    title = run.display_name or run.run_id
+    return ComparedRun(
+        name=title,
+        source=str(files[-1]),
+        state=state(files[-1], exit_code),
+        experiment=run.run_group or title.rpartition("/")[0] or run.project,
+        config=flat_config(config),
+        summary=flat_summary(summary),
+        history=partial(history, files),
+        tags=list(run.tags),
+    )
+
+
+def state(file: Path, exit_code: int | None) -> str:
+    """How a run's last segment ended. W&B takes a run that was stopped for finished; the run folder knows better."""
+    record = file.parent.parent.parent / "run.json"
+    said = json.loads(record.read_text()).get("state") if record.is_file() else None
+    if said in ("finished", "stopped", "failed"):
+        return str(said)
+    if exit_code is not None:
+        return "failed" if exit_code else "finished"
+    return "running" if time.time() - file.stat().st_mtime < RUNNING_SECONDS else "cut off"
+
+
+def history(files: list[Path]) -> dict[str, np.ndarray]:
+    """The history of all segments, see `columns`."""
+    return columns(
+        {**values(record.history.item), "_step": record.history.step.num}
+        for file in files
+        for record in all_records(file)
+        if record.HasField("history")
+    )
+
+
+def all_records(file: Path) -> Iterator[Any]:
+    """The records of a segment.
+
+    Raises:
+        TriwaveError: it is no file of W&B's.
+    """
+    try:
+        yield from records(file)
+    except TriwaveError:
+        raise
+    except Exception as error:  # of struct's or of protobuf's
+        raise TriwaveError(f"{file} is no file of W&B's, or damaged ({type(error).__name__})") from error
+
+
+def name(item: Any) -> str:
+    """The dotted name of an item of W&B's."""
+    return item.key or ".".join(item.nested_key)
+
+
+def values(items: Any) -> dict[str, Any]:
+    """Name ↦ value of items that are not nested: what figures consist of is."""
+    return {name(item): json.loads(item.value_json) for item in items if len(item.nested_key) < 2}

@@ -1,0 +1,131 @@
+"""A comparison as one HTML file: sortable table and interactive charts, without a server or a network."""
+
+from __future__ import annotations
+
+import json
+import re
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lit_triwave.comparison.charts import COLORS, COSTS, drawing_order, is_error, is_wide, labels, parallel_axes, points
+from lit_triwave.comparison.curves import Curve, Curves
+from lit_triwave.comparison.table import BEST, Comparison
+from lit_triwave.comparison.verdict import remarks, verdict
+
+MANY = 100
+"""More rows than this have half as many points in a curve."""
+
+
+def page(comparison: Comparison, curves: Curves) -> str:
+    """The whole file: table, charts, and plotly.js itself.
+
+    Args:
+        comparison: to be shown.
+        curves: of its rows.
+    """
+    from plotly.offline import get_plotlyjs
+
+    order = drawing_order(comparison)
+    with_curve = [number for number in order if curves.curves[number] is not None]
+    first, rest = _curves(curves, with_curve[: len(COLORS)])
+    parallel = [number for number in order if comparison.rows[number] in comparison.ranked()]
+    axes = parallel_axes(comparison, parallel) if parallel else []
+    costs = {}
+    for cost, name in COSTS.items():
+        found = points(comparison, cost)
+        values = {"x": _rounded(found.x), "y": _rounded(found.y), "error": _rounded(found.error)}
+        costs[cost] = {"rows": found.rows, "name": name, "log": is_wide(found.x), **values}
+    means = points(comparison, comparison.main or "").y
+    first |= {
+        "order": order,
+        "labels": labels(comparison),
+        "finished": [row.finished for row in comparison.rows],
+        "main": comparison.main,
+        "mainLog": is_error(comparison, means),
+        "curveMetric": curves.metric,
+        "curveLog": curves.logarithmic,
+        "costs": costs,
+        "parallel": {
+            "rows": parallel,
+            "axes": [{"name": axis.name, "places": axis.places, "ticks": list(axis.ticks.items())} for axis in axes],
+        },
+    }
+    experiments = list(dict.fromkeys(run.experiment for run in comparison.runs))
+    more = f" and {len(experiments) - 3} more" if len(experiments) > 3 else ""
+    parts = {
+        "title": escape(f"{len(comparison.runs)} runs of {', '.join(experiments[:3])}{more}"),
+        "verdict": escape(verdict(comparison)),
+        "remarks": "\n".join(f'<p class="remark">{escape(line)}</p>' for line in remarks(comparison)),
+        "main": escape(comparison.main or ""),
+        "table": _table(comparison),
+        "style": _file("page.css"),
+        "script": _file("page.js"),
+        "plotly": get_plotlyjs().replace("</script", "<\\/script"),
+        "first": _json(first),
+        "rest": _json(rest),
+    }
+    return re.sub(r"@(\w+)@", lambda match: parts[match[1]], _file("page.html"))
+
+
+def _file(name: str) -> str:
+    return Path(__file__).with_name(name).read_text(encoding="utf-8")
+
+
+def _json(content: dict[str, Any]) -> str:
+    """JSON that can stand inside a script element."""
+    return json.dumps(content, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+
+
+def _rounded(values: np.ndarray) -> list[float | None]:
+    """To four digits, which a picture does not tell from all of them; None for what is not finite."""
+    return [float(f"{value:.4g}") if np.isfinite(value) else None for value in values.tolist()]
+
+
+def _curves(curves: Curves, best: list[int]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The curves of the best rows, for the first picture, and those of the others.
+
+    Each is [number of its grid, mean, low, high]; rows that logged at the same steps share a grid.
+    """
+    grids: dict[bytes, int] = {}
+    steps: list[dict[str, list[float | None]]] = [{}, {}]
+    found: list[dict[str, Any]] = [{}, {}]
+    every = 2 if len(curves.curves) > MANY else 1
+    for number, curve in enumerate(curves.curves):
+        if curve is None or not len(curve.steps):
+            continue
+        kept = _every(curve, every)
+        grid = grids.setdefault(kept.steps.tobytes(), len(grids))
+        part = 0 if number in best else 1
+        steps[part][str(grid)] = [float(f"{step:.6g}") for step in kept.steps.tolist()]
+        found[part][str(number)] = [grid, _rounded(kept.mean), _rounded(kept.low), _rounded(kept.high)]
+    first, rest = ({"curves": found[part], "grids": steps[part]} for part in (0, 1))
+    return first, rest
+
+
+def _every(curve: Curve, every: int) -> Curve:
+    """One in so many points, the last one among them."""
+    kept = np.arange(len(curve.steps))[::-1][::every][::-1]
+    return Curve(curve.steps[kept], curve.mean[kept], curve.low[kept], curve.high[kept])
+
+
+def _table(comparison: Comparison) -> str:
+    """The table, each cell with the number by which it is sorted."""
+    header, body = comparison.cells(comparison.columns)
+    full = {comparison.fields.short(name): name for name in comparison.columns}
+    numeric = [any(row[column].value is not None for row in body) for column in range(len(header))]
+    kinds = ["" if number else ' class="text"' for number in numeric]
+    parts = ["<table><thead><tr>"]
+    for name, kind in zip(header, kinds, strict=True):
+        parts.append(f'<th{kind} title="{escape(full.get(name, name))}">{escape(name)}</th>')
+    parts.append("</tr></thead><tbody>")
+    for number, (row, cells) in enumerate(zip(comparison.rows, body, strict=True)):
+        state = "best" if cells[0].text.startswith(BEST) else "" if row.finished else "unfinished"
+        parts.append(f'\n<tr data-row="{number}" class="{state}">')
+        for cell, kind in zip(cells, kinds, strict=True):
+            value = "" if cell.value is None else f' data-v="{cell.value!r}"'
+            parts.append(f"<td{kind}{value}>{escape(cell.text)}</td>")
+        parts.append("</tr>")
+    return "".join([*parts, "</tbody></table>"])

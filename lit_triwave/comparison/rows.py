@@ -1,0 +1,157 @@
+"""Runs that differ in nothing but the seed, as one row; unfinished runs, each as a row of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from lit_triwave.comparison.compared_run import ComparedRun
+from lit_triwave.comparison.fields import comparable, value_of
+from lit_triwave.comparison.statistics import Sample, pooled, sample_of
+
+SEEDS = ("seed", "split_seed", "seed_everything")
+"""Last words of the fields that are seeds."""
+TRAINER = ("precision", "max_epochs", "max_steps", "accumulate_grad_batches", "gradient_clip_val")
+"""Fields of the trainer that decide a result; the others say where and how fast it was reached."""
+DATA_PLACES = ("root", "download", "checksums", "workers", "eval_batch_size", "on_device", "channels_last")
+"""Fields of the data that say where they lie and how they are read."""
+
+
+@dataclass
+class Row:
+    """One row of the table.
+
+    Args:
+        runs: that count, in the order in which they were read.
+        values: of the fields that differ between the rows, by full names.
+        repeated: runs of the same config and seeds as one of `runs`, which are no seeds of their own.
+    """
+
+    runs: list[ComparedRun]
+    values: dict[str, Any]
+    repeated: list[ComparedRun] = field(default_factory=list)
+    _samples: dict[str, Sample | None] = field(default_factory=dict, repr=False)
+
+    @property
+    def state(self) -> str:
+        """That of its runs: finished, or what else its one run is."""
+        return self.runs[0].state
+
+    @property
+    def finished(self) -> bool:
+        """Whether it counts; the values of other rows are those that were logged last."""
+        return self.state == "finished"
+
+    @cached_property
+    def name(self) -> str:
+        """That of its run, or the experiment and how many runs there are."""
+        if len(self.runs) == 1:
+            return self.runs[0].name
+        experiments = list(dict.fromkeys(run.experiment for run in self.runs))
+        more = f" and {len(experiments) - 1} more" if len(experiments) > 1 else ""
+        return f"{experiments[0]}{more} ({len(self.runs)} runs)"
+
+    def sample(self, metric: str) -> Sample | None:
+        """A metric over all seeds of the row; None where no run has it."""
+        if metric not in self._samples:
+            samples = [sample_of(run, metric) for run in self.runs]
+            self._samples[metric] = pooled([sample for sample in samples if sample is not None], metric)
+        return self._samples[metric]
+
+
+def is_seed(name: str) -> bool:
+    """Whether a field of a config is a seed."""
+    return name.rpartition(".")[2] in SEEDS
+
+
+def _decides(name: str) -> bool:
+    """Whether a field of a config says what a run was, not where or with which seed."""
+    first, _, rest = name.partition(".")
+    if first == "trainer":
+        return rest in TRAINER
+    return not (is_seed(name) or (first == "data" and rest in DATA_PLACES) or name == "model.compile")
+
+
+def setting(run: ComparedRun) -> Hashable:
+    """What a run was, seeds left out: equal for the runs that are a row by default."""
+    kept = sorted(name for name, value in run.config.items() if value is not None and _decides(name))
+    return run.experiment, tuple((name, comparable(run.config[name])) for name in kept)
+
+
+def differing(runs: Sequence[ComparedRun]) -> list[str]:
+    """The fields, by full names, in which runs differ, besides seeds and places: `experiment` and those of configs.
+
+    A field that a run does not have, being of another version or another model, is no difference by itself.
+    """
+    values: dict[str, set[Hashable]] = {"experiment": {run.experiment for run in runs}}
+    for run in runs:
+        for name, value in run.config.items():
+            values.setdefault(name, set()).add(comparable(value))
+    return [name for name, found in values.items() if len(found) > 1 and (name == "experiment" or _decides(name))]
+
+
+def make_rows(runs: Sequence[ComparedRun], by: Sequence[str], columns: Sequence[str]) -> list[Row]:
+    """The rows, in the order of their first runs.
+
+    Args:
+        runs: to be grouped.
+        by: fields, by full names, that finished runs of a row have alike.
+        columns: fields whose values are kept where all runs of a row agree.
+    """
+    groups: dict[Hashable, list[ComparedRun]] = {}
+    for run in runs:
+        alike: Hashable = tuple(comparable(value_of(run, name)) for name in by)
+        if run.state != "finished" or not (run.config or by):
+            alike = (id(run), alike)
+        groups.setdefault(alike, []).append(run)
+    rows = []
+    for group in groups.values():
+        counted, repeated = _own_seeds(group)
+        values = {name: _common([value_of(run, name) for run in counted]) for name in columns}
+        rows.append(Row(counted, values, repeated))
+    return rows
+
+
+def _common(values: Sequence[Any]) -> Any:
+    return values[0] if len({comparable(value) for value in values}) == 1 else None
+
+
+def _own_seeds(runs: Sequence[ComparedRun]) -> tuple[list[ComparedRun], list[ComparedRun]]:
+    """The runs without those that are the same again: of the same config, seeds included. The last one counts."""
+    last: dict[Hashable, ComparedRun] = {}
+    for run in runs:
+        last[_whole_config(run)] = run
+    counted = [run for run in runs if last[_whole_config(run)] is run]
+    return counted, [run for run in runs if last[_whole_config(run)] is not run]
+
+
+def _whole_config(run: ComparedRun) -> Hashable:
+    seed = run.config.get("seed_everything")
+    if isinstance(seed, bool) or seed is None:  # drawn anew by each run
+        return id(run)
+    seeds = tuple((name, comparable(value)) for name, value in sorted(run.config.items()) if is_seed(name))
+    return setting(run), seeds
+
+
+def most_varied(rows: Sequence[Row], names: Sequence[str], most: int, enough: bool = False) -> list[str]:
+    """Of some fields those that together tell the rows apart best, in the order of `names`.
+
+    Args:
+        rows: to be told apart.
+        names: full ones.
+        most: fields, at most.
+        enough: to stop where the fields tell apart all that can be.
+    """
+    values = {name: [comparable(row.values.get(name)) for row in rows] for name in names}
+    apart = len(set(zip(*values.values(), strict=True)))
+    told: list[Hashable] = [()] * len(rows)
+    best: list[str] = []
+    while len(best) < min(most, len(names)) and not (enough and len(set(told)) == apart):
+        left = [name for name in names if name not in best]
+        name = max(left, key=lambda name: (len(set(zip(told, values[name], strict=True))), len(set(values[name]))))
+        best.append(name)
+        numbers: dict[Hashable, int] = {}  # short keys instead of ever longer ones
+        told = [numbers.setdefault(pair, len(numbers)) for pair in zip(told, values[name], strict=True)]
+    return [name for name in names if name in best]

@@ -1,0 +1,69 @@
+"""What `compare` is given, as runs: folders, offline W&B runs, W&B's server."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from pathlib import Path
+
+from lit_triwave.comparison.compared_run import ComparedRun
+from lit_triwave.comparison.folders import RUN_FILES, find_run_folders, read_run_folder
+from lit_triwave.errors import TriwaveError
+
+HOSTED = "wandb:"
+
+
+def read_all(addresses: Sequence[str], advance: Callable[[int, int], None], skipped: list[str]) -> list[ComparedRun]:
+    """The runs that are meant, each once, in the order given.
+
+    Args:
+        addresses: run folders, folders of run folders, offline W&B runs, `wandb:ENTITY/PROJECT[?group=…]`.
+        advance: called with how many run folders are read, of how many.
+        skipped: to which folders that may not be read are added.
+
+    Raises:
+        TriwaveError: an address is none of these, or there is no run.
+    """
+    parts: list[ComparedRun | Path] = []
+    for address in addresses:
+        parts += _read_wandb(address) if _is_wandb(address) else _folders(address, skipped)
+    total = sum(isinstance(part, Path) for part in parts)
+    runs: dict[str, ComparedRun] = {}
+    done = 0
+    for part in parts:
+        if isinstance(part, Path):
+            runs.setdefault(str(part.resolve()), read_run_folder(part))
+            done += 1
+            advance(done, total)
+        else:
+            runs.setdefault(part.source, part)
+    return list(runs.values())
+
+
+def _is_wandb(address: str) -> bool:
+    path = Path(address)
+    if address.startswith(HOSTED) or path.suffix == ".wandb":
+        return True
+    return any(next(path.glob(pattern), None) for pattern in ("*.wandb", "*run-*/*.wandb"))
+
+
+def _read_wandb(address: str) -> list[ComparedRun]:
+    # Imported by name where they are needed: W&B's client takes seconds.
+    if address.startswith(HOSTED):
+        hosted: list[ComparedRun] = import_module("lit_triwave.comparison.hosted").read_hosted(address)
+        return hosted
+    offline: list[ComparedRun] = import_module("lit_triwave.comparison.offline").read_offline(Path(address))
+    return offline
+
+
+def _folders(address: str, skipped: list[str]) -> list[Path]:
+    path = Path(address)
+    looks = f"a run's folder has {', '.join(RUN_FILES[:-1])} or {RUN_FILES[-1]}, as runs/<experiment>/<run id>/ does"
+    if not path.exists():
+        raise TriwaveError(f"{address}: no such folder; {looks}")
+    if not path.is_dir():
+        raise TriwaveError(f"{address}: a file, not a folder; {looks}")
+    found = find_run_folders(path, skipped)
+    if not found:
+        raise TriwaveError(f"no run in {address}; {looks}" + (f" ({skipped[-1]})" if skipped else ""))
+    return found

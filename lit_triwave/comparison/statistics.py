@@ -1,0 +1,92 @@
+"""Means over seeds with their spread, pooled over runs of one seed each and runs of many; Welch's test."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lit_triwave.comparison.compared_run import ComparedRun
+from lit_triwave.comparison.fields import is_number
+from lit_triwave.goals import goal
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A metric over seeds.
+
+    Args:
+        n: seeds.
+        mean: over them.
+        deviation: their standard deviation, with n − 1; None for one seed, or where a run does not tell it.
+        best: of them, by the metric's goal; None where neither way is better.
+    """
+
+    n: int
+    mean: float
+    deviation: float | None = None
+    best: float | None = None
+
+    @property
+    def error(self) -> float | None:
+        """Standard error of the mean."""
+        return None if self.deviation is None else self.deviation / math.sqrt(self.n)
+
+
+def sample_of(run: ComparedRun, metric: str) -> Sample | None:
+    """A metric of one run, over its replicas where the summary has their mean; None where it is not there.
+
+    Args:
+        run: with `replicas` seeds, or one.
+        metric: such as test/mse, which stands for the mean over seeds too; with `_min` or `_median` for just that.
+    """
+    base = metric.removesuffix("_mean")
+    mean = _number(run, f"{base}_mean")
+    replicas = run.summary.get("replicas")
+    n = replicas if isinstance(replicas, int) and replicas > 1 else 1
+    if mean is not None:
+        spread = _number(run, f"{base}_std") if n > 1 else None
+        lowest = _number(run, f"{base}_min")
+        return Sample(n, mean, spread, lowest if goal(base) == "min" else None)
+    value = _number(run, metric)
+    return None if value is None else Sample(1, value, None, value if goal(metric) else None)
+
+
+def _number(run: ComparedRun, name: str) -> float | None:
+    value = run.summary.get(name)
+    return float(value) if is_number(value) and math.isfinite(value) else None
+
+
+def pooled(samples: Sequence[Sample], metric: str) -> Sample | None:
+    """All seeds of several runs as one sample.
+
+    The squared deviations within runs and those of the runs' means from the common mean add up, as in an analysis of
+    variance. A metric that is the lowest of something stays that.
+
+    Args:
+        samples: one for each run.
+        metric: that they are of.
+    """
+    if not samples:
+        return None
+    n = sum(sample.n for sample in samples)
+    bests = [sample.best for sample in samples if sample.best is not None]
+    best = None if not bests else max(bests) if goal(metric) == "max" else min(bests)
+    if metric.endswith("_min"):
+        return Sample(n, min(sample.mean for sample in samples), None, best)
+    mean = math.fsum(sample.n * sample.mean for sample in samples) / n
+    if n == 1 or any(sample.n > 1 and sample.deviation is None for sample in samples):
+        return Sample(n, mean, None, best)
+    within = math.fsum((sample.n - 1) * (sample.deviation or 0.0) ** 2 for sample in samples)
+    between = math.fsum(sample.n * (sample.mean - mean) ** 2 for sample in samples)
+    return Sample(n, mean, math.sqrt((within + between) / (n - 1)), best)
+
+
+def welch(one: Sample, other: Sample) -> float | None:
+    """p of Welch's t-test, two-sided, that the means are alike; None where a spread is not known or both are zero."""
+    if one.deviation is None or other.deviation is None or one.deviation == other.deviation == 0:
+        return None
+    from scipy.stats import ttest_ind_from_stats  # half a second
+
+    statistics = (one.mean, one.deviation, one.n, other.mean, other.deviation, other.n)
+    return float(ttest_ind_from_stats(*statistics, equal_var=False).pvalue)

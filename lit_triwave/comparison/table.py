@@ -1,0 +1,208 @@
+"""A comparison: rows, columns, the best row, and what is to be said of it; and its cells as text."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from lit_triwave.comparison.cells import mean_and_error, number, shown
+from lit_triwave.comparison.compared_run import ComparedRun
+from lit_triwave.comparison.fields import Fields, is_number
+from lit_triwave.comparison.rows import Row, differing, make_rows
+from lit_triwave.goals import goal
+
+MAIN = ("test/accuracy", "test/mse")
+"""Metrics that a comparison is about, unless another is asked for."""
+BESIDES = ("test/accuracy", "test/mse", "test/max_error", "test/loss", "parameters", "wall_seconds")
+"""Metrics shown besides the main one, unless others are asked for."""
+BEST = "★"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell of the table.
+
+    Args:
+        text: that is shown.
+        value: by which the cell is put in order, None for a text.
+    """
+
+    text: str
+    value: float | None = None
+
+
+@dataclass
+class Comparison:
+    """What every format shows.
+
+    Args:
+        runs: all that are compared.
+        fields: of these.
+        rows: in the order in which they are shown.
+        columns: fields, by full names, in which the rows differ.
+        metrics: shown; the first is the main one.
+        grouped: whether the user said what makes a row.
+        said: about runs as a whole, such as folders that could not be read.
+    """
+
+    runs: list[ComparedRun]
+    fields: Fields
+    rows: list[Row]
+    columns: list[str]
+    metrics: list[str]
+    grouped: bool = False
+    said: list[str] = field(default_factory=list)
+
+    @property
+    def main(self) -> str | None:
+        """The metric by which one row is the best."""
+        return self.metrics[0] if self.metrics else None
+
+    def ranked(self) -> list[Row]:
+        """The finished rows that have the main metric, best first; in their order where neither way is better."""
+        main = self.main
+        if main is None:
+            return []
+        rows = [row for row in self.rows if row.finished and row.sample(main) is not None]
+        sign = -1.0 if goal(main) == "max" else 1.0
+        return sorted(rows, key=lambda row: sign * self._mean(row)) if goal(main) else rows
+
+    def _mean(self, row: Row) -> float:
+        sample = row.sample(self.main or "")
+        return math.inf if sample is None else sample.mean
+
+    def best(self) -> Row | None:
+        """The first of the ranked rows, if one way is better."""
+        ranked = self.ranked()
+        return ranked[0] if ranked and self.main and goal(self.main) else None
+
+    def seeds(self, row: Row) -> int:
+        """How many a row has, by the main metric where it has it."""
+        sample = row.sample(self.main) if self.main else None
+        return sample.n if sample else len(row.runs)
+
+    def label(self, row: Row, columns: Sequence[str], longest: int = 90) -> str:
+        """What tells a row from the others, such as "depth 5, blocks"; its name where nothing does."""
+        parts = []
+        for name in columns:
+            text = shown(row.values.get(name))
+            if text:
+                bare = text[0].isalpha() and text not in ("true", "false")  # a word says which field it is of
+                parts.append(text if bare else f"{self.fields.short(name)} {text}")
+        text = ", ".join(parts) or row.name
+        text = text if row.finished else f"{text} ({row.state})"
+        return text if len(text) <= longest else text[: longest - 1] + "…"
+
+    def cells(self, columns: Sequence[str]) -> tuple[list[str], list[list[Cell]]]:
+        """Header and cells of the table, row by row.
+
+        Args:
+            columns: fields to be shown, of `self.columns`.
+        """
+        lowest = {metric for metric in self.metrics if self.has_lowest(metric)}
+        unfinished = not all(row.finished for row in self.rows)
+        header = ["run", *(self.fields.short(name) for name in columns), *["state"] * unfinished, "seeds"]
+        for metric in self.metrics:
+            header += [metric, *["lowest"] * (metric in lowest)]
+        best = self.best()
+        body = []
+        for row in self.rows:
+            cells = [Cell(f"{BEST} {row.name}" if row is best else row.name)]
+            for name in columns:
+                value = row.values.get(name)
+                cells.append(Cell(shown(value), float(value) if is_number(value) else None))
+            cells += [Cell(row.state)] * unfinished + [Cell(str(self.seeds(row)), self.seeds(row))]
+            for metric in self.metrics:
+                sample = row.sample(metric) if row.finished else None
+                cells.append(Cell(self.text(row, metric), sample.mean if sample else None))
+                if metric in lowest:
+                    there = sample is not None and sample.best is not None and sample.n > 1
+                    cells.append(Cell(number(sample.best), sample.best) if there else Cell(""))  # type: ignore[union-attr,arg-type]
+            body.append(cells)
+        return header, body
+
+    def has_lowest(self, metric: str) -> bool:
+        """Whether the lowest of the seeds is shown beside their mean: of the main metric, if it is an error."""
+        if metric != self.main or goal(metric) != "min" or "/" not in metric:
+            return False
+        samples = [row.sample(metric) for row in self.rows]
+        return any(sample is not None and sample.best is not None and sample.n > 1 for sample in samples)
+
+    def text(self, row: Row, metric: str) -> str:
+        """A metric's mean ± standard error; of an unfinished run, in brackets, what was logged last in its place."""
+        sample = row.sample(metric)
+        if row.finished:
+            return "" if sample is None else mean_and_error(sample)
+        if sample is not None:
+            return f"({number(sample.mean)})"
+        name, value = last_logged(row.runs[0], metric)
+        return "" if name is None else f"({number(value)} {name})"
+
+
+def last_logged(run: ComparedRun, metric: str) -> tuple[str | None, float]:
+    """What an unfinished run logged last in the place of a metric: its name and value, (None, NaN) without any."""
+    for name in stand_ins(metric):
+        value = run.summary.get(name)
+        if is_number(value):
+            return name, float(value)
+    return None, math.nan
+
+
+def stand_ins(metric: str) -> list[str]:
+    """Logged metrics that stand for one of the test, the nearest first."""
+    last = metric.rpartition("/")[2]
+    return [f"{part}/{last}{ending}" for part in ("val", "train") for ending in ("", "_mean", "_min")]
+
+
+def compare(
+    runs: list[ComparedRun],
+    fields: Fields,
+    by: Sequence[str] = (),
+    metrics: Sequence[str] = (),
+    sort: str | None = None,
+    descending: bool = False,
+) -> Comparison:
+    """Lays runs side by side.
+
+    Args:
+        runs: at least one.
+        fields: of these or of more.
+        by: full names of the fields that make a row; by default those in which the runs differ, but for the seeds.
+        metrics: to be shown, the main one first; by default those that runs of this project have.
+        sort: full name of the field or metric by which rows are put in order; by default the main metric, best first.
+        descending: the other way round.
+    """
+    apart = differing(runs)
+    columns = list(by) or apart
+    rows = make_rows(runs, columns, [*dict.fromkeys([*columns, *([sort] if sort else [])])])
+    comparison = Comparison(runs, fields, rows, columns, list(metrics) or default_metrics(runs), bool(by))
+    if sort:
+        keyed = [(sort_key(row, sort), row) for row in rows]
+        there = sorted((pair for pair in keyed if pair[0] is not None), key=lambda pair: pair[0], reverse=descending)
+        comparison.rows = [row for _, row in there] + [row for key, row in keyed if key is None]
+    else:
+        ranked = comparison.ranked()
+        ranked = ranked[::-1] if descending else ranked
+        comparison.rows = ranked + [row for row in rows if not any(row is other for other in ranked)]
+    return comparison
+
+
+def default_metrics(runs: Sequence[ComparedRun]) -> list[str]:
+    """The metrics that runs have of those that are shown by default, first the one that most have."""
+    counts = {name: sum(is_number(run.summary.get(name)) for run in runs if run.state == "finished") for name in MAIN}
+    first = max(MAIN, key=lambda name: counts[name])
+    there = [name for name in BESIDES if any(is_number(run.summary.get(name)) for run in runs)]
+    return [first, *(name for name in there if name != first)]
+
+
+def sort_key(row: Row, name: str) -> Any:
+    """By what a row is put in order: numbers before texts; None where the row has no value."""
+    sample = row.sample(name)
+    value = sample.mean if sample is not None else row.values.get(name)
+    if value is None and name in ("name", "source"):
+        value = row.name
+    if value is None:
+        return None
+    return (0, float(value), "") if is_number(value) else (1, 0.0, shown(value))

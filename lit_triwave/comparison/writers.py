@@ -1,0 +1,140 @@
+"""A comparison as text: on the screen, as Markdown, CSV and JSON."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from dataclasses import asdict
+from typing import Any, TextIO
+
+from rich.console import Console
+from rich.measure import Measurement
+from rich.table import Table
+
+from lit_triwave.comparison.cells import shown
+from lit_triwave.comparison.compared_run import ComparedRun
+from lit_triwave.comparison.fields import OWN
+from lit_triwave.comparison.rows import Row, most_varied
+from lit_triwave.comparison.table import BEST, Comparison
+from lit_triwave.comparison.verdict import remarks, verdict
+
+MOST_COLUMNS = 6
+"""Fields shown on the screen and in Markdown, unless they were asked for; CSV, JSON and HTML have all."""
+
+
+def _columns(comparison: Comparison) -> tuple[list[str], list[str]]:
+    """The fields that are shown, and a sentence about the others."""
+    if comparison.grouped:
+        return comparison.columns, []
+    there = [name for name in comparison.columns if any(shown(row.values.get(name)) for row in comparison.rows)]
+    columns = most_varied(comparison.rows, there, MOST_COLUMNS)
+    left = len(comparison.columns) - len(columns)
+    others = [f"{left} more fields differ; --format csv, json or html has them, --group-by chooses."] if left else []
+    return columns, others
+
+
+def write_screen(comparison: Comparison, file: TextIO) -> None:
+    """A table for a terminal; as wide as it needs to be where there is none."""
+    columns, others = _columns(comparison)
+    header, body = comparison.cells(columns)
+    texts = {"run", "state", *(comparison.fields.short(name) for name in columns)}
+    table = Table(caption_justify="left")
+    for name in header:
+        justify = "left" if name in texts else "right"
+        table.add_column(name, justify=justify, overflow="fold", no_wrap=name == "state")  # type: ignore[arg-type]
+    for row, cells in zip(comparison.rows, body, strict=True):
+        style = "bold green" if cells[0].text.startswith(BEST) else None if row.finished else "dim"
+        table.add_row(*(cell.text for cell in cells), style=style)
+    console = Console(file=file, highlight=False, markup=False)
+    if not console.is_terminal:
+        unbounded = console.options.update(max_width=10_000)
+        console.width = max(console.width, Measurement.get(console, unbounded, table).maximum)
+    console.print(table)
+    for line in [verdict(comparison), *remarks(comparison), *others]:
+        console.print(line, soft_wrap=not console.is_terminal)
+
+
+def write_markdown(comparison: Comparison, file: TextIO) -> None:
+    """A Markdown table, with the best row in bold, and the sentences under it."""
+    columns, others = _columns(comparison)
+    header, body = comparison.cells(columns)
+    rows = [header, ["---"] * len(header)]
+    for cells in body:
+        bold = cells[0].text.startswith(BEST)
+        texts = [_escaped(cell.text) for cell in cells]
+        rows.append([f"**{text}**" if bold and text else text for text in texts])
+    file.writelines(f"| {' | '.join(cells)} |\n" for cells in rows)
+    file.writelines(f"\n{_escaped(line)}\n" for line in [verdict(comparison), *remarks(comparison), *others])
+
+
+def _escaped(text: str) -> str:
+    """As it is read in a cell: x**3 is no bold x3."""
+    for sign in "\\|*_<`":
+        text = text.replace(sign, "\\" + sign)
+    return " ".join(text.split())
+
+
+def write_csv(comparison: Comparison, file: TextIO) -> None:
+    """One line for each run, with every field of its config and its summary; of an unfinished one, what is known."""
+    names = [name for name in comparison.fields.names if name not in OWN]
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(["name", "experiment", "state", "source", "tags", "row", "counted", "notes", *names])
+    for number, row in enumerate(comparison.rows, start=1):
+        for run in [*row.runs, *row.repeated]:
+            counted = row.finished and not any(run is other for other in row.repeated)
+            own = [run.name, run.experiment, run.state, run.source, "; ".join(run.tags), number, counted]
+            values = run.summary | run.config
+            writer.writerow([*own, "; ".join(run.notes), *(_plain(values.get(name)) for name in names)])
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return json.dumps(value, default=str) if isinstance(value, (list, dict)) else value
+
+
+def write_json(comparison: Comparison, file: TextIO) -> None:
+    """Runs and rows, with every field and every metric, and the sentences."""
+    best = comparison.best()
+    content = {
+        "main_metric": comparison.main,
+        "verdict": verdict(comparison),
+        "remarks": remarks(comparison),
+        "rows": [_row(comparison, row) | {"best": row is best} for row in comparison.rows],
+        "runs": [_run(run) for run in comparison.runs],
+    }
+    json.dump(_finite(content), file, indent=1, allow_nan=False, default=str)
+    file.write("\n")
+
+
+def _row(comparison: Comparison, row: Row) -> dict[str, Any]:
+    samples = {name: row.sample(name) for name in comparison.fields.metrics} if row.finished else {}
+    samples |= {name: row.sample(name) for name in comparison.metrics} if row.finished else {}
+    return {
+        "name": row.name,
+        "state": row.state,
+        "fields": row.values,
+        "seeds": comparison.seeds(row),
+        "runs": [run.name for run in row.runs],
+        "not_counted_again": [run.name for run in row.repeated],
+        "metrics": {
+            name: asdict(sample) | {"standard_error": sample.error}
+            for name, sample in samples.items()
+            if sample is not None
+        },
+    }
+
+
+def _run(run: ComparedRun) -> dict[str, Any]:
+    names = ("name", "source", "state", "experiment", "config", "summary", "notes", "tags")
+    return {name: getattr(run, name) for name in names}
+
+
+def _finite(value: Any) -> Any:
+    """The same without NaN and Infinity, which JSON does not have."""
+    if isinstance(value, dict):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,94 @@
+"""How far an exported network is from the model, and how far it may be."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lit_triwave.exporting.formats import Evaluate
+from lit_triwave.saved import Saved
+
+TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-12}
+"""Of the largest output, or of the targets' range for functions."""
+ROUNDINGS = 4.0
+"""Two ways of computing the same thing in float32 may differ by so many times what one differs from float64: a few
+rounding errors, with networks whose peaks are near 0 or 1, are more than 1e-6."""
+POINTS, OUTSIDE = 2000, 200  # of a function: in its domain, and up to a span on either side of it
+IMAGE_PIXELS = 200_000  # in all images together, but at least two images
+
+
+@dataclass
+class Difference:
+    """The largest difference of an exported network from the model.
+
+    Attributes:
+        largest: in units of the outputs.
+        unit: the largest output, or the range of the targets.
+        limit: in units of `unit`.
+        samples: how many were compared.
+        rounding: in units of `unit`, how far the model in the precision of the export is from itself in float64, at
+            most.
+    """
+
+    largest: float
+    unit: float
+    limit: float
+    samples: int
+    rounding: float
+
+    @property
+    def share(self) -> float:
+        """In units of `unit`."""
+        return self.largest / self.unit
+
+    @property
+    def acceptable(self) -> bool:
+        """Whether it is within the limit; a network that is not finite isn't."""
+        return self.share <= self.limit
+
+
+def sample_inputs(saved: Saved, dtype: torch.dtype) -> Tensor:
+    """Random inputs that the precision holds exactly: points of a function's domain, its corners and points outside,
+    (batch, in_features); for classifiers images of independent normal pixels, (batch, C, H, W)."""
+    generator = torch.Generator().manual_seed(0)
+    if not saved.is_function:
+        shape = saved.module.hparams["image_shape"]
+        count = max(2, min(64, IMAGE_PIXELS // torch.Size(shape).numel()))
+        return torch.randn(count, *shape, generator=generator).to(dtype)
+    scaling = saved.scaling
+    u = torch.rand(POINTS + OUTSIDE, scaling.in_features, generator=generator, dtype=torch.float64)
+    u[POINTS:] = 3 * u[POINTS:] - 1
+    u[:2] = torch.tensor([[0.0], [1.0]])
+    x: Tensor = scaling.lower.double() + scaling.span.double() * u
+    return x.to(dtype)
+
+
+@torch.no_grad()
+def compare(saved: Saved, seed: int, exported: Evaluate, dtype: torch.dtype) -> Difference:
+    """Evaluates an exported network and the model on the same inputs, all in one batch and one alone.
+
+    Args:
+        saved: the checkpoint with the model.
+        seed: which of a function's networks.
+        exported: inputs ↦ outputs.
+        dtype: of the export.
+    """
+    x = sample_inputs(saved, dtype)
+    expected = outputs(saved, seed, x, saved.dtype)
+    found = torch.cat([exported(x), exported(x[-1:])]).double()
+    largest = float((found - torch.cat([expected, expected[-1:]])).abs().max())
+    unit = float(saved.scaling.scale if saved.is_function else expected.abs().max()) or 1.0
+    exact = expected if saved.dtype == torch.float64 else outputs(saved, seed, x, torch.float64)
+    rounding = 0.0 if dtype == torch.float64 else float((outputs(saved, seed, x, dtype) - exact).abs().max()) / unit
+    limit = max(TOLERANCE[dtype], ROUNDINGS * rounding)
+    return Difference(largest, unit, limit, len(x), rounding)
+
+
+def outputs(saved: Saved, seed: int, x: Tensor, dtype: torch.dtype) -> Tensor:
+    """The model's outputs in a precision, (batch, 1) or (batch, classes), as float64."""
+    module = saved.module if dtype == saved.dtype else copy.deepcopy(saved.module).to(dtype)
+    y: Tensor = module(x.to(dtype))
+    return (y[:, [seed]] if saved.is_function else y).double()

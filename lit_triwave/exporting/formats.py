@@ -1,0 +1,144 @@
+"""The kinds of files that a network is exported to, each written and then read again by what will read it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from lit_triwave.errors import TriwaveError
+from lit_triwave.exporting.script import script
+
+Format = Literal["torch", "program", "onnx"]
+FORMATS: tuple[Format, ...] = get_args(Format)
+SUFFIXES: dict[Format, str] = {"torch": ".pt", "program": ".pt2", "onnx": ".onnx"}
+ONNX_BYTES = 2_000_000_000  # what a protocol buffer holds
+
+Evaluate = Callable[[Tensor], Tensor]
+
+
+@dataclass
+class Exported:
+    """What is written.
+
+    Attributes:
+        network: of PyTorch's own modules, see `plain_network`.
+        example: inputs of two samples.
+        input, output: their names.
+        about: what else is known of it, in plain containers.
+        backbone: "name" and "num_classes" of the torchvision model in it.
+    """
+
+    network: nn.Module
+    example: Tensor
+    input: str
+    output: str
+    about: Mapping[str, Any]
+    backbone: Mapping[str, Any] | None
+
+    @property
+    def dynamic(self) -> tuple[dict[int, Any], ...]:
+        """That batches may be of any size, for `torch.export`."""
+        return ({0: torch.export.Dim("batch")},)
+
+
+def write_torch(exported: Exported, path: Path, script_path: Path, final: Path) -> Evaluate:
+    """A state dict, and beside it the Python file that builds the network.
+
+    Args:
+        exported: the network.
+        path, script_path: files to write.
+        final: what the weights' file will be called.
+
+    Returns:
+        The network, as the script loads it.
+    """
+    torch.save(exported.network.state_dict(), path)
+    shape = ", ".join(["batch", *map(str, exported.example.shape[1:])])
+    call = f"{exported.output} = network({exported.input})"
+    example = f"{call}  # {exported.input} of shape ({shape}), {exported.example.dtype}"
+    text = script(exported.network, final, exported.backbone, exported.about, example)
+    script_path.write_text(text)
+    space: dict[str, Any] = {"__file__": str(script_path), "__name__": "exported"}
+    exec(compile(text, str(script_path), "exec"), space)  # what its reader will run
+    with torch.random.fork_rng(devices=[]):
+        network: nn.Module = space["load"](path)
+    return network
+
+
+def write_program(exported: Exported, path: Path) -> Evaluate:
+    """A `torch.export` program."""
+    with quietly():
+        program = torch.export.export(exported.network, (exported.example,), dynamic_shapes=exported.dynamic)
+        for node in program.graph.nodes:  # the lines of our files where each operation came from
+            node.meta.pop("stack_trace", None)
+        torch.export.save(program, path, extra_files={"about.json": as_json(exported.about)})
+        module: nn.Module = torch.export.load(path).module()
+    return module
+
+
+def write_onnx(exported: Exported, path: Path) -> Evaluate:
+    """An ONNX model, which onnxruntime loads."""
+    try:
+        import onnx
+        import onnxruntime
+        import onnxscript  # noqa: F401  # torch's exporter needs it
+    except ImportError as error:
+        missing = getattr(error, "name", None) or "a part"
+        raise TriwaveError(f"--format onnx: {missing} is not installed: pip install 'lit_triwave[onnx]'") from error
+    bytes_needed = sum(value.numel() * value.element_size() for value in exported.network.state_dict().values())
+    if bytes_needed > ONNX_BYTES:
+        raise TriwaveError(f"--format onnx: {bytes_needed / 1e9:.1f} GB are more than one file holds: take program")
+    with quietly():
+        program: Any = torch.onnx.export(
+            exported.network,
+            (exported.example,),
+            dynamo=True,
+            verbose=False,
+            input_names=[exported.input],
+            output_names=[exported.output],
+            dynamic_shapes=exported.dynamic,
+        )
+        model = program.model_proto
+    for part in (model.graph, *model.graph.node, *model.functions, *model.graph.value_info):
+        del part.metadata_props[:]  # the lines of our files where each operation came from
+    onnx.helper.set_model_props(model, {key: as_json(value) for key, value in exported.about.items()})
+    onnx.save(model, str(path))
+    try:
+        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        advice = "; give --float32" if exported.example.dtype == torch.float64 else ""
+        raise TriwaveError(f"--format onnx: onnxruntime cannot run it: {reason[:150]}{advice}") from error
+    return lambda x: torch.from_numpy(session.run([exported.output], {exported.input: x.numpy()})[0])
+
+
+def as_json(value: Any) -> str:
+    """A text as it is, anything else as JSON."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Keeps what torch's exporters say of themselves from the user's screen."""
+    names = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir", "torch.onnx._internal.exporter._registration")
+    loggers = [logging.getLogger(name) for name in names]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings(), redirect_stdout(StringIO()):
+        warnings.simplefilter("ignore")
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)

@@ -1,0 +1,137 @@
+"""Trained networks as PyTorch's own modules, with nothing of ours inside."""
+
+from __future__ import annotations
+
+import copy
+from collections import OrderedDict
+
+import torch
+from torch import Tensor, nn
+
+from lit_triwave import dense
+from lit_triwave.backbones import Pixels, SmallCNN
+from lit_triwave.bank import TriangleBank
+from lit_triwave.baselines import DenseNetwork
+from lit_triwave.domain import UnitScaling
+from lit_triwave.heads import BlockDiagonalHead, BlockDiagonalLayers, DenseHead
+from lit_triwave.networks import TriangleNetwork
+from lit_triwave.saved import Saved
+
+
+class NormalCDF(nn.Module):
+    """The normal distribution function, for which PyTorch has a function but no module."""
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Elementwise, any shape."""
+        share: Tensor = torch.special.ndtr(z)
+        return share
+
+
+@torch.no_grad()
+def plain_network(saved: Saved, seed: int, dtype: torch.dtype | None = None) -> nn.Module:
+    """The network of a checkpoint as it is in evaluation, made of PyTorch's own modules.
+
+    Functions become `nn.Linear` and `nn.ReLU` alone, the clamp to the domain included, so that they are the model
+    everywhere. The smooth squashes of a classifier's head stay what they are. Zeros between subnetworks are written
+    out. What is computed from other numbers (weights from peaks, layers merged) is computed in float64, then rounded.
+
+    Args:
+        saved: the checkpoint.
+        seed: which of a function's networks.
+        dtype: of the parameters; by default the model's.
+
+    Returns:
+        In evaluation mode: (batch, in_features) ↦ (batch, 1), or images (batch, C, H, W) ↦ logits (batch, classes).
+    """
+    dtype = dtype or saved.dtype
+    network = copy.deepcopy(saved.module.network)
+    if isinstance(network, DenseNetwork):
+        plain: nn.Module = network.to_sequential(seed)
+    elif isinstance(network, TriangleNetwork):
+        plain = function_layers(network.double(), seed)
+    else:
+        plain = without_ours(network)
+    return plain.to(dtype).eval().requires_grad_(False)
+
+
+def function_layers(network: TriangleNetwork, seed: int) -> nn.Sequential:
+    """One seed of a wiring as Linear, ReLU, …, Linear."""
+    picks = torch.eye(network.scaling.in_features).to(network.output_sign)[network.coordinate]
+    none, combine = picks.new_zeros(len(picks)), network.output_sign[None]
+    parts = [domain_clamp(network.scaling), [(picks, none)], bank_layers(network.bank.select(seed))]
+    if network.outer is None:
+        parts.append([(combine, none[:1])])
+    else:
+        gain, shift = network.outer_gain[seed], network.outer_shift[seed]
+        parts.append([(gain * combine, shift[None])])
+        parts += [dense.clamp_layers(1, like=picks), bank_layers(network.outer.select(seed))]
+    return dense.sequential(dense.chain(*parts, [network.scaling.output_layer()]))
+
+
+def domain_clamp(scaling: UnitScaling) -> list[dense.Affine]:
+    """Inputs in the domain's units ↦ [0, 1], clamped: u = 1 − relu(1 − relu(x − lower) / span).
+
+    Subtracting first, as the model does, loses nothing where a domain is far from zero; relu(u) − relu(u − 1) would
+    lose the one in inputs far outside.
+    """
+    eye = torch.eye(scaling.in_features).to(scaling.lower)
+    one = torch.ones_like(scaling.lower)
+    return [(eye, -scaling.lower), (-torch.diag(1 / scaling.span), one), (-eye, one)]
+
+
+def without_ours(module: nn.Module) -> nn.Module:
+    """A module, and all within, with PyTorch's own in the place of what is ours."""
+    if isinstance(module, BlockDiagonalHead):
+        module = nn.Sequential(OrderedDict(layers=module.layers, dropout=module.dropout, classes=module.classes))
+    elif isinstance(module, BlockDiagonalLayers):
+        squash, bank = squashed(module)
+        parts = OrderedDict(projection=module.projection, norm=module.norm, squash=squash, subnetworks=bank)
+        module = nn.Sequential(parts)
+    elif isinstance(module, Pixels):
+        return nn.Flatten()
+    elif isinstance(module, (SmallCNN, DenseHead)):
+        module = nn.Sequential(OrderedDict(module.named_children()))
+    for name, child in module.named_children():
+        setattr(module, name, without_ours(child))
+    return module
+
+
+def squashed(layers: BlockDiagonalLayers) -> tuple[nn.Module, nn.Sequential]:
+    """The squash of batch-normalised values, and the subnetworks behind it."""
+    affine = bank_layers(copy.deepcopy(layers.bank).double())
+    if layers.squash != "hard":
+        return nn.Sigmoid() if layers.squash == "sigmoid" else NormalCDF(), dense.sequential(affine)
+    # 1/2 + z/4 clamped to [0, 1] is z clamped to [−2, 2], and then mapped by the next layer.
+    eye = torch.eye(layers.bank.shape.numel()).to(affine[0][0])
+    quarter = (eye / 4, torch.full_like(eye[0], 0.5))
+    return nn.Hardtanh(-2.0, 2.0), dense.sequential(dense.chain([quarter], affine))
+
+
+def bank_layers(bank: TriangleBank) -> list[dense.Affine]:
+    """A bank of shape (n,) as affine maps with a ReLU between, inputs in [0, 1]."""
+    return bank.affine_layers() if bank.released else wave_layers(bank)
+
+
+def wave_layers(bank: TriangleBank) -> list[dense.Affine]:
+    """A bank whose peaks are trained as a ReLU network, three neurons wide, that float32 can evaluate.
+
+    T_a(w) = 1 − relu(a − w)/a − relu(w − a)/(1 − a). The paper's w/a − relu(w − a)/(a − a²), which the release keeps
+    since it is trained on, takes differences of numbers as large as 1/a: in float32, with peaks drawn at random, it was
+    up to eleven times farther from the wave form. As there, waves are held multiplied by the scale before them.
+    """
+    peaks, scales, sign = bank.peaks[..., :-1], bank.scales, bank.sign[:, None]
+    weights = bank.weights()
+    shift, one = weights.input_bias[:, 0], torch.ones_like(bank.alpha)  # keeps `sum` above zero
+    held = torch.cat([one[:, None], scales[:, :-1]], 1)
+    below, above = scales / (held * peaks), scales / (held * (1 - peaks))
+    zero = torch.zeros_like(below)
+    wave = torch.stack([zero, -below, -above], -1)  # s_i·W_i less its constant s_i, of the neurons (sum, below, above)
+    summed = sign[..., None] * wave + torch.tensor([1.0, 0.0, 0.0]).to(wave)
+    hidden = torch.stack([summed, -wave, wave], -2)[:, :-1]  # (n, d − 1, 3, 3)
+    turn = scales[:, :-1] * (1 - peaks[:, 1:])
+    bias = torch.stack([sign * scales[:, :-1], -turn, turn], -1)
+    first = torch.stack([bank.beta, -one, one], -1)[..., None]
+    layers = [(dense.block_diagonal(first), torch.stack([shift, peaks[:, 0], -peaks[:, 0]], -1).flatten())]
+    layers += [(dense.block_diagonal(hidden[:, i]), bias[:, i].flatten()) for i in range(hidden.shape[1])]
+    last = (sign * scales)[:, -1] + bank.alpha - shift
+    return [*layers, (dense.block_diagonal(summed[:, -1:]), last)]

@@ -1,0 +1,216 @@
+"""The constructed subnetworks of a checkpoint one by one: names, what they compute, and how far from the construction
+they have gone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lit_triwave import dense
+from lit_triwave.bank import TriangleBank
+from lit_triwave.errors import TriwaveError
+from lit_triwave.heads import BlockDiagonalLayers
+from lit_triwave.networks import TriangleNetwork
+from lit_triwave.regions import count_linear_regions
+from lit_triwave.saved import Saved, load_module
+from lit_triwave.triangle import nodes, theorem31_scales
+
+MIDDLE = 0.5
+"""What the others' inputs are while one is varied, where a dense release lets subnetworks see each other's."""
+
+
+@dataclass
+class Group:
+    """The subnetworks of one bank.
+
+    Attributes:
+        bank: of shape (n,), as the checkpoint has it.
+        labels: of the subnetworks.
+        axis: for each, what its input in [0, 1] stands for, as (name, lower, upper).
+        shares: for each, the subnetworks that have the same input, itself among them.
+        constructed: the bank before the release, None where it is not known.
+    """
+
+    bank: TriangleBank
+    labels: list[str]
+    axis: list[tuple[str, float, float]]
+    shares: list[list[int]]
+    constructed: TriangleBank | None
+
+    @property
+    def peaks(self) -> Tensor:
+        """Those of now or of the release, (n, depth + 1), float64."""
+        return self.bank.peaks.detach().double()
+
+    @property
+    def scales(self) -> Tensor:
+        """s_0 … s_{d−1}, (n, depth), float64; in units of s_0 where only the peaks are known.
+
+        They are then those of Theorem 3.1.
+        """
+        if self.constructed is not None:
+            return self.constructed.scales.detach().double()
+        return theorem31_scales(self.peaks, torch.ones_like(self.peaks[:, 0]))
+
+    @property
+    def scales_known(self) -> bool:
+        """Whether s_0 is known, and the others if they are free."""
+        return self.constructed is not None
+
+    def wave(self, number: int, i: int) -> tuple[Tensor, Tensor]:
+        """W_i of a subnetwork, as the ends of its 2^(i+1) pieces and its values there, 0 and 1 in turn."""
+        ends = nodes(self.peaks[number, : i + 1])
+        return ends, torch.arange(len(ends)) % 2
+
+    def layers(self, number: int) -> list[dense.Affine]:
+        """One subnetwork as a function of its own input, in float64: affine maps with a ReLU between.
+
+        In a dense release all neurons of the bank take part; other inputs stay at 1/2.
+        """
+        weights: Any = self.bank.weights()
+        if not isinstance(weights, dense.DenseWeights):
+            own = type(weights)(*(w.detach()[number : number + 1].double() for w in weights))
+            return dense.affine_layers(dense.as_dense(own))
+        whole = dense.affine_layers(dense.DenseWeights(*(w.detach().double() for w in weights)))
+        moving = whole[0][0].new_zeros(len(self.labels), 1)
+        moving[self.shares[number]] = 1
+        whole = dense.chain([(moving, MIDDLE * (1 - moving[:, 0]))], whole)
+        weight, bias = whole[-1]
+        return [*whole[:-1], (weight[number : number + 1], bias[number : number + 1])]
+
+    def sequential(self, number: int) -> nn.Sequential:
+        """`layers` as modules; in the bank's precision if that is what is trained."""
+        bank = self.bank
+        return dense.sequential(self.layers(number)).to(torch.float64 if bank.released is None else bank.sign.dtype)
+
+    def neurons(self, number: int, u: Tensor) -> list[Tensor]:
+        """The hidden neurons of one subnetwork, layer by layer, at u (points,): (points, 4) each."""
+        h, found = u.double()[:, None], []
+        for weight, bias in self.layers(number)[:-1]:
+            h = (h @ weight.T + bias).relu()
+            first = 4 * number if weight.shape[0] > 4 else 0
+            found.append(h[:, first : first + 4])
+        return found
+
+    def outputs(self, number: int, u: Tensor) -> Tensor:
+        """One subnetwork's output at u (points,): (points,)."""
+        y: Tensor = dense.sequential(self.layers(number))(u.double()[:, None]).detach()
+        return y[:, 0]
+
+    def regions(self, numbers: Sequence[int]) -> list[int]:
+        """Linear pieces on [0, 1] of some subnetworks, exact."""
+        return [count_linear_regions(self.sequential(number)) for number in numbers]
+
+    def distance(self, recruited: bool) -> dict[str, float]:
+        """How far the weights are from those at the release: ‖now − then‖ / ‖then‖ of each kind; empty if not known."""
+        if self.bank.released is None or self.constructed is None:
+            return {}
+        then = copy_of(self.constructed)
+        then.release(self.bank.released, recruited)
+        found = {}
+        for name in ("input", "hidden", "output"):
+            one, two = (
+                torch.cat([getattr(bank, f"{name}_{part}").detach().double().flatten() for part in ("weight", "bias")])
+                for bank in (self.bank, then)
+            )
+            found[name] = float((one - two).norm() / two.norm()) if len(two) else 0.0
+        return found
+
+    def off_diagonal(self) -> float | None:
+        """Share of the hidden matrices' squared weights that lies between subnetworks; None unless they are dense."""
+        if self.bank.released != "dense":
+            return None
+        n = len(self.labels)
+        hidden: Any = self.bank.hidden_weight
+        squares = hidden.detach().double().square()
+        blocks = squares.reshape(-1, n, 4, n, 4).diagonal(dim1=1, dim2=3)
+        return float(1 - blocks.sum() / squares.sum()) if squares.numel() else 0.0
+
+
+def copy_of(bank: TriangleBank) -> TriangleBank:
+    """A bank of the same shape, stage and parameters."""
+    other = TriangleBank(
+        bank.shape,
+        bank.depth,
+        theorem31=bank.theorem31,
+        margin=bank.margin,
+        generator=torch.Generator(),
+        dtype=bank.sign.dtype,
+    )
+    other.load_state_dict(bank.state_dict())
+    return other
+
+
+def groups(saved: Saved, seed: int) -> list[Group]:
+    """The banks of a checkpoint, of one seed; none of networks with a random start."""
+    before = construction(saved)
+    network = saved.module.network
+    if isinstance(network, TriangleNetwork):
+        earlier = before.module.network if before is not None else None
+        assert earlier is None or isinstance(earlier, TriangleNetwork)
+        found = [inner_group(saved, network, earlier, seed)]
+        if network.outer is not None:
+            then = earlier.outer.select(seed) if earlier is not None and earlier.outer is not None else None
+            axis = [("inner sum, in [0, 1]", 0.0, 1.0)]
+            found.append(Group(network.outer.select(seed), ["outer"], axis, [[0]], then))
+        return found
+    heads = head_layers(saved)
+    earlier_heads = head_layers(before) if before is not None else [None] * len(heads)
+    return [
+        Group(
+            head.bank,
+            [str(number) for number in range(head.bank.shape.numel())],
+            [("input, squashed", 0.0, 1.0)] * head.bank.shape.numel(),
+            [[number] for number in range(head.bank.shape.numel())],
+            None if then is None else then.bank,
+        )
+        for head, then in zip(heads, earlier_heads, strict=True)
+    ]
+
+
+def inner_group(saved: Saved, network: TriangleNetwork, before: TriangleNetwork | None, seed: int) -> Group:
+    """The subnetworks that see a function's variables."""
+    names, m = saved.variables, network.scaling.in_features
+    low, high = network.scaling.lower.tolist(), (network.scaling.lower + network.scaling.span).tolist()
+    coordinate = network.coordinate.tolist()
+    labels = [f"N({names[j]})" for j in coordinate]
+    if network.wiring == "difference":
+        labels = [f"{'N' if i < m else '−M'}({names[j]})" for i, j in enumerate(coordinate)]
+    return Group(
+        network.bank.select(seed),
+        labels,
+        [(names[j], low[j], high[j]) for j in coordinate],
+        [[i for i, other in enumerate(coordinate) if other == j] for j in coordinate],
+        None if before is None else before.bank.select(seed),
+    )
+
+
+def head_layers(saved: Saved) -> list[BlockDiagonalLayers]:
+    """The constructed layers of a classifier."""
+    return [module for module in saved.module.modules() if isinstance(module, BlockDiagonalLayers)]
+
+
+def construction(saved: Saved) -> Saved | None:
+    """The same networks while their peaks were trained: this checkpoint, or the `pretrained.ckpt` beside it.
+
+    None where that is not there or is not what the weights were released from.
+    """
+    banks = saved.module.banks
+    if not banks or all(bank.released is None for bank in banks):
+        return saved if banks else None
+    beside = saved.path.with_name("pretrained.ckpt")
+    if not beside.is_file():
+        return None
+    try:
+        other = load_module(beside)
+    except TriwaveError:
+        return None
+    same = len(other.module.banks) == len(banks) and all(
+        then.released is None and then.peaks.shape == now.peaks.shape and torch.equal(then.peaks, now.peaks)
+        for then, now in zip(other.module.banks, banks, strict=True)
+    )
+    return other if same else None

@@ -1,0 +1,220 @@
+"""What a checkpoint holds: the module as it was trained, rebuilt from the file alone, and what it says of its run."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lit_triwave.domain import UnitScaling
+from lit_triwave.errors import TriwaveError, did_you_mean
+from lit_triwave.modules.classifier import ImageClassifier
+from lit_triwave.modules.regressor import FunctionRegressor
+from lit_triwave.resuming import load_checkpoint
+from lit_triwave.stages import Polish, Stage
+
+MODULES: dict[str, type[FunctionRegressor] | type[ImageClassifier]] = {
+    "FunctionRegressor": FunctionRegressor,
+    "ImageClassifier": ImageClassifier,
+}
+DATA_MODULES = ("FunctionDataModule", "TableDataModule", "DigitsDataModule", "CIFAR10DataModule", "ImageNetDataModule")
+
+
+@dataclass
+class Saved:
+    """A checkpoint, opened.
+
+    Attributes:
+        path: of the checkpoint.
+        module: in evaluation mode, on the CPU, in the precision that it was trained in; float32 where that was half.
+        run: what the run was (`resuming.course_of`): "model", "data", "seed_everything"; empty where it is not said.
+        epoch: of its last step, from 0.
+        step: optimizer steps of the present stage, or of all where they are Lightning's own.
+    """
+
+    path: Path
+    module: FunctionRegressor | ImageClassifier
+    run: dict[str, Any]
+    epoch: int
+    step: int
+
+    @property
+    def run_folder(self) -> Path | None:
+        """The run's folder, where the checkpoint still lies in it."""
+        folder = self.path.parent.parent
+        return folder if self.path.parent.name == "checkpoints" and (folder / "config.yaml").is_file() else None
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """That of the network."""
+        return next(self.module.network.parameters()).dtype
+
+    @property
+    def seeds(self) -> int:
+        """Networks side by side; 1 for classifiers."""
+        return self.module.network.replicas if isinstance(self.module, FunctionRegressor) else 1
+
+    def seed(self, asked: int | None = None) -> int:
+        """The seed that was asked for, from 0; the best one on the validation data if none was.
+
+        Raises:
+            TriwaveError: there is no such seed.
+        """
+        if asked is None:
+            return int(self.module.best_replica) if isinstance(self.module, FunctionRegressor) else 0
+        if not 0 <= asked < self.seeds:
+            raise TriwaveError(f"--seed {asked}: the checkpoint has {self.seeds}, 0 to {self.seeds - 1}")
+        return asked
+
+    @property
+    def variables(self) -> list[str]:
+        """Names of a function's inputs; none of images."""
+        return list(self.module.hparams.get("domain") or {"x": None}) if self.is_function else []
+
+    @property
+    def is_function(self) -> bool:
+        return isinstance(self.module, FunctionRegressor)
+
+    @property
+    def scaling(self) -> UnitScaling:
+        """A function's domain and target range."""
+        assert isinstance(self.module, FunctionRegressor)
+        return self.module.network.scaling
+
+    @property
+    def target(self) -> str:
+        """A function's expression or the table's column; "" where the checkpoint does not say it."""
+        arguments = self.run.get("data", {}).get("init_args", {})
+        return str(arguments.get("expression") or arguments.get("target") or "")
+
+    @property
+    def class_names(self) -> list[str]:
+        """A classifier's classes in the order of its outputs; their numbers where only the data knows their names."""
+        name = self.run.get("data", {}).get("class_path", "").rpartition(".")[2]
+        if name == "DigitsDataModule":
+            return list("0123456789")
+        if name == "CIFAR10DataModule":
+            from datamodules.cifar10 import CLASSES
+
+            return list(CLASSES)
+        return [str(number) for number in range(int(self.module.hparams["num_classes"]))]
+
+    def data(self) -> Any:
+        """The data module that the run was on, made anew.
+
+        Raises:
+            TriwaveError: the checkpoint does not say it, or the data is not there any more.
+        """
+        said = self.run.get("data") or {}
+        name = said.get("class_path", "").rpartition(".")[2]
+        if name not in DATA_MODULES:  # nothing that a file names is imported but these
+            raise TriwaveError(f"checkpoint {self.path} does not say which data it is of")
+        kind: Any = getattr(import_module("datamodules"), name)
+        try:
+            return kind(**said.get("init_args", {}))
+        except Exception as error:
+            raise TriwaveError(f"the data of {self.path} cannot be had: {' '.join(str(error).split())}") from error
+
+
+def find_checkpoint(place: str | Path) -> Path:
+    """The checkpoint that is meant: a file; `checkpoints/last.ckpt` of a run's folder; that of the newest run in the
+    folder of an experiment.
+
+    Raises:
+        TriwaveError: there is none.
+    """
+    path = Path(place)
+    if path.is_file():
+        return path
+    if not path.exists():
+        near = did_you_mean(path.name, [other.name for other in path.parent.glob("*")] if path.parent.is_dir() else [])
+        raise TriwaveError(f"checkpoint {path}: no such file{near}")
+    last = Path("checkpoints") / "last.ckpt"
+    if (path / last).is_file():
+        return path / last
+    runs = [run / last for run in path.iterdir() if (run / last).is_file()]
+    if not runs:
+        raise TriwaveError(f"{path} is no folder of a run or of an experiment: no {last} and no */{last} in it")
+    return max(runs, key=lambda file: file.stat().st_mtime)
+
+
+def load_module(place: str | Path) -> Saved:
+    """Opens a checkpoint: builds its module and fills it.
+
+    Args:
+        place: a checkpoint, the folder of a run, or that of an experiment; see `find_checkpoint`.
+
+    Raises:
+        TriwaveError: there is none, it can't be read, or it is of something else or of another version.
+    """
+    path = find_checkpoint(place)
+    try:
+        content = load_checkpoint(path)
+    except TriwaveError as error:
+        if isinstance(error.__cause__, (KeyError, TypeError)):
+            raise TriwaveError(
+                f"{path} is not a run's checkpoint: torch can read it, but there is no module"
+            ) from error
+        raise
+    arguments = dict(content.get("hyper_parameters", {}))
+    kind = module_class(path, arguments)
+    run = dict(content.get("run") or {})
+    run.pop("rows", None)  # of metrics.csv
+    known = inspect.signature(kind).parameters
+    foreign = [name for name in arguments if name not in known and not name.startswith("_")]
+    if foreign:
+        raise TriwaveError(
+            f"checkpoint {path} is of another version of lit_triwave: {kind.__name__} has no {foreign[0]} here"
+        )
+    options = {name: value for name, value in arguments.items() if name in known} | stages(run)
+    if "weights" in options:
+        options["weights"] = None  # the file to start from may be gone, and the checkpoint has all that came of it
+    state = content["state_dict"]
+    with torch.random.fork_rng(devices=[]):  # a random start that is overwritten
+        try:
+            module = kind(**options)
+        except (TypeError, ValueError) as error:
+            raise TriwaveError(f"checkpoint {path} cannot be built here: {error}") from error
+    module.to(trained_dtype(state))
+    try:
+        module.load_state_dict(state)
+    except RuntimeError as error:
+        where = " ".join(str(error).split())[:200]
+        raise TriwaveError(f"checkpoint {path} is of another version of lit_triwave: {where}") from error
+    return Saved(path, module.eval().requires_grad_(False), run, content["epoch"], content["global_step"])
+
+
+def module_class(path: Path, arguments: dict[str, Any]) -> type[FunctionRegressor] | type[ImageClassifier]:
+    """Which of this project's modules a checkpoint is of.
+
+    Raises:
+        TriwaveError: of none.
+    """
+    name = str(arguments.get("_class_path", "")).rpartition(".")[2]
+    if not arguments.get("_class_path"):  # trained by a Trainer from Python, without the command line
+        name = "FunctionRegressor" if "wiring" in arguments else "ImageClassifier" if "backbone" in arguments else ""
+    if name not in MODULES:
+        what = arguments.get("_class_path") or "something that is not ours"
+        raise TriwaveError(f"checkpoint {path} is of {what}: {' or '.join(MODULES)} is expected")
+    return MODULES[name]
+
+
+def stages(run: dict[str, Any]) -> dict[str, Stage | Polish]:
+    """The stages that a run had as arguments of its module; without the run's record, none to come."""
+    said = run.get("model", {})
+    found: dict[str, Stage | Polish] = {"pretrain": Stage(epochs=0), "train": Stage(epochs=0)}
+    found |= {name: Stage(**said[name]) for name in ("pretrain", "train") if said.get(name)}
+    if said.get("polish"):
+        found["polish"] = Polish(**said["polish"])
+    return found
+
+
+def trained_dtype(state: dict[str, Tensor]) -> torch.dtype:
+    """The precision of a network's state dict, float32 for half precision."""
+    dtypes = [value.dtype for name, value in state.items() if name.startswith("network.") and value.is_floating_point()]
+    return torch.float64 if torch.float64 in dtypes else torch.float32

@@ -1,0 +1,163 @@
+"""The command: one run after the other, kept, gone on with or begun; or a list of them for SLURM."""
+
+from __future__ import annotations
+
+import math
+import os
+import shlex
+import signal
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lit_triwave.callbacks.interruption import REQUEUE_SIGNAL
+from lit_triwave.cli import INTERRUPTED, REQUEUE
+from lit_triwave.errors import TriwaveError
+from lit_triwave.messages import OneLineParser
+from lit_triwave.quiet import quiet
+from lit_triwave.runs import open_folder, written_whole
+from lit_triwave.sweeps.definition import Sweep, read_sweep
+from lit_triwave.sweeps.plan import Planned, plan
+from lit_triwave.sweeps.process import Stop
+
+DESCRIPTION = (
+    "The runs of a sweep file in W&B's format (grid or random), without W&B's server: ordinary run folders in "
+    "runs/<sweep>/. Further arguments, --KEY VALUE, go to every fit. The same command again goes on."
+)
+OWN = ("--count", "--list")
+
+
+def run(args: Sequence[str], started: float) -> int:
+    """`sweep` with its command line; returns the exit code: 1 if a run failed, 130 or 75 if it was stopped."""
+    quiet()
+    options, overrides = parse(args)
+    steps = int(os.environ.get("SLURM_STEP_NUM_TASKS", "1"))
+    if steps > 1:
+        raise TriwaveError(
+            f"sweep is one process, not {steps} of srun's; --list FILE makes jobs for slurm/array.sbatch"
+        )
+    sweep = read_sweep(Path(options.file))
+    runs = plan(sweep, options.count, overrides)
+    for key in sweep.left_out:
+        print(f"{key} is left out: it is W&B's server that follows it")
+    if options.list is not None:
+        return write_list(Path(options.list), runs)
+    folder = runs[0].folder.parent
+    open_folder(folder, "set run.root to another", "sweep folder")
+    kept = sum(one.state == "finished" for one in runs)
+    limited = f" of {sweep.size}" if math.isfinite(sweep.size) and sweep.size > len(runs) else ""
+    names = " × ".join(parameter.name for parameter in sweep.parameters)
+    before = f"; {kept} are kept from before" if kept else ""
+    print(f"sweep {folder}: {len(runs)} runs{limited}, {names}{before}", flush=True)
+    stop = Stop()
+    with stop.installed():
+        failed = run_all(runs, sweep, stop)
+    if stop.requested is not None:
+        left = sum(one.state != "finished" for one in runs)
+        command = shlex.join(["python", "-m", "lit_triwave", "sweep", *args])
+        print(
+            f"stopped by {stop.requested.name}, {left} of {len(runs)} runs are left; go on with:\n{command}", flush=True
+        )
+        return REQUEUE if stop.requested == REQUEUE_SIGNAL else INTERRUPTED
+    close(runs, sweep, failed)
+    return 1 if failed else 0
+
+
+def parse(args: Sequence[str]) -> tuple[Any, list[str]]:
+    """The command's own arguments as a namespace, and those for `fit`."""
+    parser = OneLineParser(prog="python -m lit_triwave sweep", description=DESCRIPTION)
+    parser.add_argument("file", type=str, help="sweep file, such as configs/sweeps/digits_heads.yaml")
+    parser.add_argument("--count", type=int, help="the first so many runs only")
+    parser.add_argument("--list", type=str, help="write the runs that are left to this file, for slurm/array.sbatch")
+    own: list[str] = []
+    overrides: list[str] = []
+    pending = list(args)
+    file = bool(pending) and not pending[0].startswith("-")
+    if file:
+        own.append(pending.pop(0))
+    while pending:
+        word = pending.pop(0)
+        if word in OWN:
+            own += [word, *pending[:1]]
+            pending = pending[1:]
+        else:
+            (own if word.split("=")[0] in (*OWN, "-h", "--help") else overrides).append(word)
+    if overrides and not file:
+        parser.error("the sweep file comes first: python -m lit_triwave sweep FILE [--KEY VALUE ...]")
+    options = parser.parse_args(own)
+    if options.count is not None and options.count < 1:
+        parser.error(f"--count {options.count}: at least 1")
+    return options, overrides
+
+
+def write_list(file: Path, runs: list[Planned]) -> int:
+    """Writes one line for each run that is not finished, as slurm/array.sbatch takes them."""
+    left = [one for one in runs if one.state != "finished"]
+    if not left:
+        raise TriwaveError(f"--list {file}: all {len(runs)} runs are finished")
+    lines = []
+    for one in left:
+        config, *words = one.command
+        again = [] if "--ckpt_path=last" in words else ["--ckpt_path=last"]  # the list may be submitted twice
+        lines.append(shlex.join([config.removeprefix("--config="), *words, *again]))
+    try:
+        with written_whole(file) as partial:
+            partial.write_text("\n".join(lines) + "\n")
+    except OSError as error:
+        raise TriwaveError(f"--list {file} cannot be written: {error.strerror}") from error
+    print(f"{file}: {len(left)} of {len(runs)} runs; submit them with: slurm/array.sbatch {shlex.quote(str(file))}")
+    return 0
+
+
+def run_all(runs: list[Planned], sweep: Sweep, stop: Stop) -> dict[str, str]:
+    """Makes the runs that are not finished, until there is a signal; returns those that failed, id ↦ why."""
+    failed: dict[str, str] = {}
+    seconds: list[float] = []
+    for number, one in enumerate(runs, start=1):
+        if stop.requested is not None:
+            break
+        title = f"run {number}/{len(runs)}  {one.id}"
+        if one.state == "finished":
+            print(f"{title}  {result(one, sweep)}kept from before", flush=True)
+            continue
+        print(f"{title}{'  goes on' if one.state == 'begun' else ''}", flush=True)
+        begun = time.monotonic()
+        code = stop.fit(one.command)
+        if code in (INTERRUPTED, REQUEUE) or stop.requested is not None:
+            # A signal that only the run got ends the sweep too: whoever sent it wants the machine.
+            stop.requested = stop.requested or (REQUEUE_SIGNAL if code == REQUEUE else signal.SIGINT)
+            break
+        seconds.append(time.monotonic() - begun)
+        left = sum(other.state != "finished" for other in runs[number:]) * sum(seconds) / len(seconds)
+        if code:
+            failed[one.id] = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        said = f"failed, {failed[one.id]}; " if code else result(one, sweep)
+        print(f"{title}  {said}{seconds[-1]:.0f} s{f', about {duration(left)} left' if left else ''}", flush=True)
+    return failed
+
+
+def result(one: Planned, sweep: Sweep) -> str:
+    """The sweep's metric of a run, where it has one."""
+    value = one.metric(sweep.metric)
+    return "" if value is None else f"{sweep.metric} {value:.4g}  "
+
+
+def duration(seconds: float) -> str:
+    """In the unit that one would say."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def close(runs: list[Planned], sweep: Sweep, failed: dict[str, str]) -> None:
+    """Says what failed, which run is best, and how to compare them."""
+    for name, why in failed.items():
+        print(f"failed: {name} ({why})")
+    values = {one.id: one.metric(sweep.metric) for one in runs if one.state == "finished"}
+    known = {name: value for name, value in values.items() if value is not None}
+    if known:
+        best = (min if sweep.goal == "minimize" else max)(known, key=known.__getitem__)
+        print(f"{'lowest' if sweep.goal == 'minimize' else 'highest'} {sweep.metric}: {known[best]:.4g}, {best}")
+    folder = runs[0].folder.parent
+    print(f"{len(values)} of {len(runs)} runs are finished; python -m lit_triwave compare {folder}", flush=True)

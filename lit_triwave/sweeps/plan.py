@@ -1,0 +1,158 @@
+"""The runs of a sweep: what each is called, how `fit` is asked for it, and how far it is."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from lit_triwave.cli import main
+from lit_triwave.errors import TriwaveError
+from lit_triwave.resuming import DATA_MAY_DIFFER, flat
+from lit_triwave.sweeps.definition import Sweep
+from lit_triwave.sweeps.naming import arguments, configs_first, run_ids
+
+PLACES = ("run.", "trainer.", "config", "ckpt_path")
+"""Fields of a config that say where and how a run was made, not what it is."""
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One run of a sweep.
+
+    Attributes:
+        id: of the run, its folder's name.
+        values: of the swept fields.
+        words: arguments of `fit`, the config first, without what names the run.
+        folder: of the run.
+    """
+
+    id: str
+    values: dict[str, Any]
+    words: list[str]
+    folder: Path
+
+    @property
+    def state(self) -> Literal["finished", "begun", "new"]:
+        """How far it is. A run that was stopped may have a summary, but says in run.json that it was."""
+        record = self.folder / "run.json"
+        if record.is_file():
+            return "finished" if json.loads(record.read_text()).get("state") == "finished" else "begun"
+        if (self.folder / "summary.json").is_file():
+            return "finished"
+        return "begun" if self.folder.is_dir() and any(self.folder.iterdir()) else "new"
+
+    @property
+    def command(self) -> list[str]:
+        """The arguments of `fit` that begin it, or go on with it."""
+        place = [f"--run.root={self.folder.parent.parent}", f"--run.experiment={self.folder.parent.name}"]
+        place = [word for word in place if word not in (*self.words, "--run.root=runs")]  # it may say so already
+        return [*self.words, *place, f"--run.id={self.id}", *(["--ckpt_path=last"] if self.state == "begun" else [])]
+
+    def metric(self, name: str | None) -> float | None:
+        """A number of its summary, else the last one of that name in metrics.csv; None where there is none."""
+        summary, metrics = self.folder / "summary.json", self.folder / "metrics.csv"
+        value = json.loads(summary.read_text()).get(name) if summary.is_file() else None
+        if value is None and metrics.is_file():
+            with metrics.open(newline="") as file:
+                value = next((row[name] for row in reversed([*csv.DictReader(file)]) if row.get(name or "")), None)
+        try:
+            return None if value is None else float(value)
+        except ValueError:  # a word
+            return None
+
+
+def plan(sweep: Sweep, count: int | None, overrides: Sequence[str]) -> list[Planned]:
+    """The runs of a sweep in their order, with every value looked at by the parser of `fit`.
+
+    Args:
+        sweep: to be run.
+        count: how many runs at most.
+        overrides: further arguments of every `fit`.
+
+    Raises:
+        TriwaveError: `fit` would refuse an argument, two runs would be the same, or runs of another config are there.
+    """
+    for word in overrides:
+        name = word.removeprefix("--").partition("=")[0]
+        if word.startswith("--") and name in {parameter.name for parameter in sweep.parameters}:
+            raise TriwaveError(f"--{name}: {sweep.path} sweeps over it; change its values there")
+        if name in ("run.id", "ckpt_path") and word.startswith("--"):
+            raise TriwaveError(f"--{name}: each run of a sweep has its own")
+    points = list(sweep.values(count))
+    ids = run_ids(points)
+    if len(set(ids)) < len(ids):
+        twice = next(name for name in ids if ids.count(name) > 1)
+        raise TriwaveError(f"{sweep.path}: two runs have the same values ({twice.rpartition('-')[0]}); list each once")
+    words = [configs_first([*sweep.before, *arguments(point), *sweep.after, *overrides]) for point in points]
+    configs = parse_all(sweep, points, words)
+    first = configs[0]["run"]
+    named = any(word.split("=")[0] == "--run.experiment" for word in [*sweep.before, *sweep.after, *overrides])
+    experiment = first["experiment"] if named else sweep.path.stem
+    folder = Path(first["root"]) / experiment
+    runs = [Planned(i, point, line, folder / i) for i, point, line in zip(ids, points, words, strict=True)]
+    refuse_other_runs(sweep, runs)
+    return runs
+
+
+def parse_all(sweep: Sweep, points: list[dict[str, Any]], words: list[list[str]]) -> list[dict[str, Any]]:
+    """The configs of as many runs as it takes to have each value with each config file once (0.2 s each).
+
+    Raises:
+        TriwaveError: what `fit` says of a run's arguments.
+    """
+    continuous = {parameter.name for parameter in sweep.parameters if parameter.continuous}
+    seen: set[tuple[str, str, str]] = set()
+    configs = []
+    for point, line in zip(points, words, strict=True):
+        values = {(str(point.get("config")), k, "" if k in continuous else repr(v)) for k, v in point.items()}
+        if not values <= seen:
+            configs.append(parsed(line))
+            seen |= values
+    return configs
+
+
+def parsed(words: Sequence[str]) -> dict[str, Any]:
+    """The config that `fit` makes of its arguments.
+
+    Raises:
+        TriwaveError: it refuses them.
+    """
+    output, errors = io.StringIO(), io.StringIO()
+    with redirect_stdout(output), redirect_stderr(errors):
+        code = main(["fit", *words, "--print_config"])
+    if code:
+        lines = errors.getvalue().strip().splitlines() or ["fit refuses the arguments"]
+        raise TriwaveError(f"{lines[-1].removeprefix('error: ')} (fit {' '.join(words)})")
+    return dict(yaml.safe_load(output.getvalue()))
+
+
+def refuse_other_runs(sweep: Sweep, runs: list[Planned]) -> None:
+    """Raises TriwaveError where the folder holds runs that other overrides or files have made; one run for each config
+    file tells."""
+    seen = set()
+    for run in runs:
+        config = str(run.values.get("config"))
+        file = run.folder / "config.yaml"
+        if config in seen or not file.is_file():
+            continue
+        seen.add(config)
+        there, here = (flat(content) for content in (yaml.safe_load(file.read_text()), parsed(run.words)))
+        free = (*PLACES, *(f"data.init_args.{name}" for name in DATA_MAY_DIFFER))
+        differing = [
+            f"{name.replace('.init_args', '')} is {there.get(name)!r} there and {here.get(name)!r} here"
+            for name in {**there, **here}
+            if there.get(name) != here.get(name) and not name.startswith(free)
+        ]
+        if differing:
+            raise TriwaveError(
+                f"{run.folder} was made from another config: {'; '.join(differing[:3])}; "
+                "--run.experiment NAME begins another sweep"
+            )

@@ -1,0 +1,469 @@
+"""`compare`, through the front door, on runs of `fit` and on run folders in the agreed layout."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from scipy import stats
+
+from lit_triwave.cli import main
+from lit_triwave.comparison.history import MetricsFile
+from tests.chromium import MISSING, WITH_WEBGL, WITHOUT_WEBGL, Chromium, seconds_to
+from tests.conftest import REPOSITORY
+
+CONFIG = {
+    "model.depth": 5,
+    "model.release": "blocks",
+    "model.train.lr": 0.001,
+    "data.points": 500,
+    "seed_everything": 0,
+}
+
+
+def write_run(
+    folder: Path,
+    config: dict[str, Any] | None = None,
+    summary: dict[str, Any] | None = None,
+    state: str = "finished",
+    metrics: str = "",
+    schema: int = 2,
+) -> Path:
+    """A run folder as it is agreed: run.json, and where given summary.json and metrics.csv."""
+    folder.mkdir(parents=True)
+    record = {"schema": schema, "experiment": folder.parent.name, "id": folder.name, "state": state}
+    record |= {"tags": ["constructed", "x**3 - x"], "config": CONFIG | (config or {})}
+    (folder / "run.json").write_text(json.dumps(record))
+    if summary is not None:
+        (folder / "summary.json").write_text(json.dumps({"schema": schema} | summary))
+    if metrics:
+        (folder / "metrics.csv").write_text(metrics)
+    return folder
+
+
+def replicas(values: list[float]) -> dict[str, Any]:
+    """The summary of a run of several seeds with these errors."""
+    summary = {"replicas": len(values), "test/mse": min(values), "test/mse_min": min(values)}
+    return summary | {"test/mse_mean": float(np.mean(values)), "test/mse_std": float(np.std(values, ddof=1))}
+
+
+def compared(capsys: pytest.CaptureFixture[str], *args: object) -> dict[str, Any]:
+    """What `--format json` says."""
+    capsys.readouterr()
+    assert main(["compare", *map(str, args), "--format", "json"]) == 0
+    content: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return content
+
+
+def refused(capsys: pytest.CaptureFixture[str], *args: object) -> str:
+    """The one line with which a command line is refused."""
+    capsys.readouterr()
+    assert main(["compare", *map(str, args)]) in (1, 2)
+    said = capsys.readouterr()
+    assert not said.out
+    (line,) = said.err.splitlines()
+    return line
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> Path:
+    """Two depths by two releases, three seeds each: depth 6 with blocks is the best."""
+    errors = {(5, "blocks"): 4e-6, (5, "dense"): 3e-6, (6, "blocks"): 1e-6, (6, "dense"): 2e-6}
+    for (depth, release), error in errors.items():
+        for seed in range(3):
+            config = {"model.depth": depth, "model.release": release, "seed_everything": seed, "data.seed": seed}
+            curve = "".join(
+                f"{step},{error * (1 + 100 / (1 + step)) * (1 + 0.1 * seed)}\n" for step in range(0, 500, 5)
+            )
+            summary = {"test/mse": error * (1 + 0.01 * seed), "parameters": 20 * depth, "wall_seconds": 3.0 + seed}
+            folder = tmp_path / "runs" / "sweep" / f"{depth}-{release}-{seed}"
+            write_run(folder, config, summary, metrics="step,train/mse_mean\n" + curve)
+    return tmp_path / "runs"
+
+
+def test_runs_of_fit_are_one_row_for_each_depth(
+    fit: Callable[..., Path], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    folders = [fit(f"a{seed}", "--seed_everything", str(seed)) for seed in (0, 1)]
+    folders.append(fit("deep", "--model.depth", "6"))
+    content = compared(capsys, tmp_path)
+    rows = {row["fields"]["model.depth"]: row for row in content["rows"]}
+    assert rows[5]["runs"] == ["x3_minus_x/a0", "x3_minus_x/a1"]
+    assert (rows[5]["seeds"], rows[6]["seeds"]) == (6, 3)  # three replicas in each
+    means = [json.loads((folder / "summary.json").read_text())["test/mse_mean"] for folder in folders]
+    assert rows[5]["metrics"]["test/mse"]["mean"] == pytest.approx(sum(means[:2]) / 2)
+    assert rows[6]["metrics"]["test/mse"]["mean"] == pytest.approx(means[2])
+    assert [run["state"] for run in content["runs"]] == ["finished"] * 3
+    assert main(["compare", str(folders[0]), str(folders[2]), "--figures", str(tmp_path / "figures")]) == 0
+    assert "depth" in capsys.readouterr().out
+    assert (tmp_path / "figures" / "curves.png").stat().st_size > 10_000
+
+
+def test_the_best_row_is_marked_and_its_lead_is_weighed(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    content = compared(capsys, sweep)
+    assert [row["fields"] for row in content["rows"] if row["best"]] == [{"model.depth": 6, "model.release": "blocks"}]
+    assert "larger than the seeds' spread" in content["verdict"] and "not larger" not in content["verdict"]
+    assert content["verdict"].startswith("Best by test/mse: depth 6, blocks")
+    p = stats.ttest_ind([1e-6, 1.01e-6, 1.02e-6], [2e-6, 2.02e-6, 2.04e-6], equal_var=False).pvalue
+    assert f"n = 3 and 3, p = {p:.2g}" in content["verdict"]
+    assert main(["compare", str(sweep)]) == 0
+    said = capsys.readouterr().out
+    assert [line for line in said.splitlines() if "★" in line and " 6 " in line and " blocks " in line]
+
+
+def test_a_small_lead_and_a_single_seed_are_said_to_be_worth_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_run(tmp_path / "x3" / "a", {"model.depth": 4}, replicas([1.0, 2.0, 3.0]))
+    write_run(tmp_path / "x3" / "b", {"model.depth": 5}, replicas([1.1, 2.1, 3.1]))
+    assert "not larger than the seeds' spread" in compared(capsys, tmp_path)["verdict"]
+    write_run(tmp_path / "x3" / "c", {"model.depth": 6}, {"test/mse": 0.5})
+    assert "with one seed (n = 1 and 3) nothing tells" in compared(capsys, tmp_path)["verdict"]
+    only = compared(capsys, tmp_path, "--where", "depth=6")
+    assert "the only finished row" in only["verdict"]
+
+
+def test_seeds_within_and_between_runs_are_pooled_as_one_sample(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values = [[1.0, 2.0, 4.0], [3.0, 5.0, 5.5, 9.0], [2.5]]
+    for seed, of_run in enumerate(values):
+        summary = replicas(of_run) if len(of_run) > 1 else {"replicas": 1, "test/mse": of_run[0]}
+        write_run(tmp_path / "x3" / f"seed{seed}", {"seed_everything": seed}, summary)
+    (row,) = compared(capsys, tmp_path)["rows"]
+    every = [value for of_run in values for value in of_run]
+    found = row["metrics"]["test/mse"]
+    assert row["seeds"] == found["n"] == len(every)
+    assert found["mean"] == pytest.approx(np.mean(every))
+    assert found["deviation"] == pytest.approx(np.std(every, ddof=1))
+    assert found["standard_error"] == pytest.approx(stats.sem(every))
+    assert found["best"] == 1.0
+    assert main(["compare", str(tmp_path), "--format", "md"]) == 0
+    cell = capsys.readouterr().out.splitlines()[2]
+    assert f"{np.mean(every):.2f} ± {stats.sem(every):.2f}" in cell and "| **1** |" in cell
+
+
+def test_the_same_run_again_is_no_second_seed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("first", "second"):
+        write_run(tmp_path / "x3" / name, {"seed_everything": 3}, {"test/mse": 1.0})
+    content = compared(capsys, tmp_path, tmp_path / "x3" / "first")
+    assert [(row["seeds"], row["not_counted_again"]) for row in content["rows"]] == [(1, ["x3/first"])]
+    assert any("not counted again: x3/first" in line for line in content["remarks"])
+
+
+def test_rows_are_what_the_user_says(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    content = compared(capsys, sweep, "--group-by", "depth", "--sort", "depth", "--descending")
+    assert [row["fields"] for row in content["rows"]] == [{"model.depth": 6}, {"model.depth": 5}]
+    assert [row["seeds"] for row in content["rows"]] == [6, 6]
+    assert "2 of 2 rows pool runs that differ in more than the seed." in content["remarks"]
+    content = compared(capsys, sweep, "--metrics", "wall_seconds", "--sort", "test/mse")
+    assert content["main_metric"] == "wall_seconds"
+    assert [row["fields"]["model.depth"] for row in content["rows"]] == [6, 6, 5, 5]
+
+
+def test_the_columns_shown_tell_the_rows_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number in range(8):
+        config: dict[str, Any] = {f"model.f{field}": number // 2 for field in range(9)}  # which all say the same
+        write_run(tmp_path / "x3" / str(number), config | {"model.release": "ab"[number % 2]}, {"test/mse": 1.0})
+    assert main(["compare", str(tmp_path), "--format", "md"]) == 0
+    header, _, *rows = capsys.readouterr().out.splitlines()
+    assert "| release |" in header
+    assert "4 more fields differ" in "".join(rows)
+    with_columns = [row.split(" | ")[1:7] for row in rows[:8]]
+    assert len({tuple(row) for row in with_columns}) == 8
+
+
+@pytest.mark.parametrize(
+    ("conditions", "left"),
+    [
+        (["depth>=6"], 6),
+        (["model.depth < 6", "release=blocks"], 3),
+        (["release!=blocks"], 6),
+        (["name~6-dense"], 3),
+        (["state=finished", "tags=constructed", "seed_everything<=0"], 4),
+        (["test/mse<1.5e-6"], 3),
+        (["lr=1e-3", "wall_seconds>4"], 4),
+    ],
+)
+def test_conditions_leave_the_runs_that_meet_them(
+    sweep: Path, capsys: pytest.CaptureFixture[str], conditions: list[str], left: int
+) -> None:
+    assert len(compared(capsys, sweep, "--where", *conditions)["runs"]) == left
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["--where", "dept=5"], "--where dept: no run has this field; did you mean 'depth'?"),
+        (["--where", "model.dept=5"], "did you mean 'model.depth'"),
+        (["--where", "points>many"], "--where points>many: > takes a number, not 'many'"),
+        (["--where", "depth"], "FIELD OP VALUE in quotes"),
+        (["--where", "depth>7"], "--where depth>7: no run is left of 12; model.depth is 5, 6"),
+        (["--sort", "realease"], "--sort realease: no run has this field; did you mean 'release'"),
+        (["--group-by", "width"], "--group-by width: no run has this field"),
+        (["--metrics", "test/mes"], "--metrics test/mes: no run has this field; did you mean 'test/mse'"),
+        (["--format", "hmtl"], "--format hmtl: one of table, md, csv, json, html; did you mean 'html'?"),
+        (["--out", "table.xls"], "--out table.xls: ends in .txt, .md, .csv, .json, .html, .htm, or give --format"),
+        (["--fromat", "md"], "unrecognized arguments: --fromat md; did you mean '--format'?"),
+    ],
+)
+def test_a_wrong_command_line_is_said_in_one_line(
+    sweep: Path, capsys: pytest.CaptureFixture[str], args: list[str], says: str
+) -> None:
+    assert says in refused(capsys, sweep, *args)
+
+
+def test_an_ambiguous_field_names_both(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_run(tmp_path / "x3" / "a", {"model.pretrain.lr": 0.1}, {"test/mse": 1.0})
+    said = refused(capsys, tmp_path, "--where", "lr=0.1")
+    assert "model.train.lr or model.pretrain.lr?" in said
+    assert len(compared(capsys, tmp_path, "--where", "pretrain.lr=0.1")["runs"]) == 1
+
+
+@pytest.mark.parametrize("make", ["nothing", "folder", "text", "empty"])
+def test_a_folder_without_a_run_is_told_what_one_looks_like(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], make: str
+) -> None:
+    place = tmp_path / "there"
+    if make == "text":
+        place.write_text("no run")
+    elif make == "folder":
+        (place / "deep" / "wandb" / "run-20260101_000000-abcd1234").mkdir(parents=True)
+        (place / "notes.txt").write_text("no run")
+        (place / "deep" / "wandb" / "run-20260101_000000-abcd1234" / "config.yaml").write_text("a: 1")
+        (place / "deep" / "around").symlink_to(place)
+    elif make == "empty":
+        place.mkdir()
+    said = refused(capsys, place)
+    assert str(place) in said and "a run's folder has run.json, summary.json, metrics.csv or config.yaml" in said
+
+
+def test_unfinished_runs_are_shown_and_never_count(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root, metrics = (
+        tmp_path / "x3",
+        "epoch,step,train/mse_mean,train/mse_min\n9,9,0.5,0.4\n19,19,1e-9,1e-10\n29,29,2e-9",
+    )
+    write_run(root / "whole", {"seed_everything": 0}, {"test/mse": 1.0})
+    write_run(root / "going", {"seed_everything": 1}, state="running", metrics=metrics)
+    write_run(root / "killed", {"seed_everything": 2}, state="running", metrics=metrics)
+    write_run(root / "asked", {"seed_everything": 3}, {"test/mse": 1e-9}, state="stopped", metrics=metrics)
+    write_run(root / "fell", {"seed_everything": 4}, state="failed")
+    long_ago = time.time() - 3600
+    for path in [*(root / "killed").iterdir(), root / "killed"]:
+        os.utime(path, (long_ago, long_ago))
+    content = compared(capsys, tmp_path)
+    states = {run["name"]: run["state"] for run in content["runs"]}
+    expected = {"whole": "finished", "going": "running", "killed": "cut off", "asked": "stopped", "fell": "failed"}
+    assert states == {f"x3/{name}": state for name, state in expected.items()}
+    assert [(row["name"], row["seeds"]) for row in content["rows"] if row["best"]] == [("x3/whole", 1)]
+    assert next(r for r in content["runs"] if r["state"] == "cut off")["summary"]["train/mse_mean"] == 1e-9
+    assert any(line.startswith("4 of 5 runs did not finish") for line in content["remarks"])
+    assert main(["compare", str(tmp_path)]) == 0
+    assert "(1.00e-09 train/mse_mean)" in capsys.readouterr().out
+    assert main(["compare", str(tmp_path), "--format", "md"]) == 0
+    said = capsys.readouterr().out
+    assert all(f"| {state} |" in said for state in ("running", "cut off", "stopped", "failed"))
+    assert main(["compare", str(tmp_path), "--format", "csv"]) == 0
+    rows = {row["name"]: row for row in csv.DictReader(capsys.readouterr().out.splitlines())}
+    assert {name: row["counted"] for name, row in rows.items() if row["counted"] == "True"} == {"x3/whole": "True"}
+
+
+def test_runs_of_both_layouts_and_of_a_newer_one_are_compared(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_run(tmp_path / "x3" / "new", {"model.width": 4}, replicas([1.0, 2.0]) | {"parameters": 93})
+    write_run(tmp_path / "x3" / "newest", {"model.depth": 7}, replicas([1.0, 3.0]) | {"later": {"a": 1}}, schema=3)
+    old = tmp_path / "x3" / "old"
+    old.mkdir()
+    arguments = {"depth": 6, "release": "blocks", "train": {"lr": 0.001}}
+    config = {"seed_everything": 0, "model": {"class_path": "a.B", "init_args": arguments}, "data": {"points": 500}}
+    config |= {"run": {"id": None}, "ckpt_path": None}
+    (old / "config.yaml").write_text("# lightning.pytorch==2.6.6\n" + yaml.safe_dump(config))
+    (old / "summary.json").write_text(json.dumps({"replicas": 2, "test/mse_mean": 5.0, "test/mse_min": 4.0, "seed": 0}))
+    content = compared(capsys, tmp_path)
+    assert {row["name"]: row["fields"] for row in content["rows"]} == {
+        f"x3/{name}": {"model.depth": depth} for name, depth in (("new", 5), ("newest", 7), ("old", 6))
+    }
+    assert "x3/newest: written by a newer lit_triwave (schema 3)" in content["remarks"]
+    assert main(["compare", str(tmp_path)]) == 0
+    assert "│ x3/old" in capsys.readouterr().out
+
+
+def test_damaged_files_are_named_and_the_runs_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = "step,train/mse_mean\n" + "".join(f"{step},{1 / (1 + step)}\n" for step in range(10))
+    write_run(tmp_path / "x3" / "whole", summary={"test/mse": 1.0}, metrics=rows)
+    damaged = write_run(tmp_path / "x3" / "damaged", {"model.depth": 6}, metrics=rows.replace("\n5,", "\n5,#"))
+    (damaged / "summary.json").write_text('{"test/mse": 1e-')
+    (write_run(tmp_path / "x3" / "bytes", {"model.depth": 7}) / "metrics.csv").write_bytes(b"\xff\xfe\x00step")
+    (write_run(tmp_path / "x3" / "record", {"model.depth": 7}, {"test/mse": 2.0}) / "run.json").write_text("[]")
+    assert main(["compare", str(tmp_path), "--out", str(tmp_path / "page.html")]) == 0
+    page = (tmp_path / "page.html").read_text()
+    assert "x3/damaged: summary.json is damaged" in page
+    assert "x3/damaged: metrics.csv is damaged (train/mse_mean is &#x27;#0.16" in page
+    assert "x3/bytes: metrics.csv is damaged" in page
+    assert "x3/record: run.json is damaged (no object)" in page
+    content = compared(capsys, tmp_path)
+    assert [row["name"] for row in content["rows"] if row["best"]] == ["x3/whole"]
+    assert len(content["runs"]) == 4
+
+
+def test_every_format_goes_to_standard_output_or_to_a_file(
+    sweep: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    for ending, form in {"txt": "table", "md": "md", "csv": "csv", "json": "json", "html": "html"}.items():
+        out = tmp_path / "out" / f"table.{ending}"
+        assert main(["compare", str(sweep), "--out", str(out)]) == 0
+        assert capsys.readouterr().out == ""
+        assert main(["compare", str(sweep), "--format", form]) == 0
+        assert capsys.readouterr().out == out.read_text()
+    with (tmp_path / "out" / "table.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 12 and {row["model.depth"] for row in rows} == {"5", "6"}
+    for row in rows:
+        summary = json.loads((Path(row["source"]) / "summary.json").read_text())
+        assert float(row["test/mse"]) == summary["test/mse"]
+    assert not (tmp_path / "out" / "table.csv.partial").exists()
+
+
+def test_numbers_are_not_lost_in_blank_cells(tmp_path: Path) -> None:
+    (tmp_path / "metrics.csv").write_text("a,step,b\n,0,\n1.5,1,\n,2,nan\n,3,-inf\n2e-3,4,7\n,5")
+    notes: list[str] = []
+    history = MetricsFile(tmp_path / "metrics.csv", notes)()
+    assert not notes  # the last row is in the writing
+    nan = math.nan
+    assert history["step"].tolist() == [0, 1, 2, 3, 4]
+    np.testing.assert_array_equal(history["a"], [nan, 1.5, nan, nan, 2e-3])
+    np.testing.assert_array_equal(history["b"], [nan, nan, nan, -math.inf, 7])
+
+
+def test_figures_are_drawn_for_many_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from matplotlib.image import imread
+
+    curve = "step,train/mse_mean\n" + "".join(f"{step},{1 / (1 + step)}\n" for step in range(300))
+    for depth in range(2, 18):
+        summary = {"test/mse": 10.0**-depth, "parameters": 20 * depth, "wall_seconds": 2.0 * depth}
+        write_run(tmp_path / "runs" / "x3" / str(depth), {"model.depth": depth}, summary, metrics=curve)
+    assert main(["compare", str(tmp_path / "runs"), "--figures", str(tmp_path / "figures")]) == 0
+    for name in ("curves", "parameters", "time", "parallel"):
+        picture = imread(tmp_path / "figures" / f"{name}.png")
+        assert picture.shape[0] > 500 and picture.std() > 0.02, name
+    write_run(tmp_path / "bare" / "x3" / "a", {}, {"test/mse": 1.0})
+    assert main(["compare", str(tmp_path / "bare"), "--figures", str(tmp_path / "none")]) == 0
+    assert "curves.png: left out" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "none").iterdir()] == ["time.png"] or not list(
+        (tmp_path / "none").iterdir()
+    )
+
+
+def test_neither_torch_nor_lightning_is_imported(sweep: Path, tmp_path: Path) -> None:
+    # What makes it quick; a time would measure the machine.
+    code = (
+        "import sys\nfrom lit_triwave.cli import main\n"
+        f"assert main(['compare', {str(sweep)!r}, '--out', 'page.html', '--figures', '.']) == 0\n"
+        "assert not {'torch', 'lightning', 'wandb', 'pandas'} & set(sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_ctrl_c_and_a_reader_that_leaves_are_quiet(sweep: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    from lit_triwave.comparison import command
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    command_line = f"{sys.executable} -m lit_triwave compare {sweep} --format json | head -c 10"
+    done = subprocess.run(command_line, shell=True, cwd=REPOSITORY, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ('{\n "main_m', "")
+    monkeypatch.setattr(command, "read_all", interrupted)
+    assert main(["compare", str(sweep)]) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+@pytest.mark.skipif(bool(MISSING), reason=MISSING)
+@pytest.mark.parametrize("arguments", [WITHOUT_WEBGL, WITH_WEBGL], ids=["no_webgl", "webgl"])
+def test_the_page_works_in_a_real_browser_without_a_network(
+    sweep: Path, tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
+    page = tmp_path / "page.html"
+    assert main(["compare", str(sweep), "--out", str(page)]) == 0
+    depths = "[...document.querySelectorAll('tbody tr')].filter(r => !r.hidden).map(r => r.cells[1].textContent)"
+    releases = depths.replace("cells[1]", "cells[2]")
+    header = "[...document.querySelectorAll('th')].find(h => h.textContent === 'depth')"
+    with Chromium(*arguments) as browser:
+        browser.open(page)
+        browser.until("performance.getEntriesByName('wall_seconds-drawn').length")
+        assert browser.run(f"return {depths}") == ["6", "6", "5", "5"]  # best first
+        assert browser.run("return document.querySelectorAll('tr.best').length") == 1
+        # A band and a line for each of the four rows.
+        assert browser.run("return document.querySelectorAll('#curves .scatterlayer .trace').length") == 8
+        for chart in ("parameters", "wall_seconds"):
+            assert browser.run(f"return document.querySelectorAll('#{chart} .points path.point').length") == 4
+        if arguments is WITH_WEBGL:
+            assert browser.run("return document.querySelectorAll('#parallel .parcoords .y-axis').length") == 3
+        else:
+            assert browser.run("return document.querySelectorAll('#parallel .scatterlayer path.js-line').length") >= 4
+        browser.run(f"{header}.click()")
+        assert browser.run(f"return {depths}") == ["5", "5", "6", "6"]
+        browser.run(f"{header}.click()")
+        assert browser.run(f"return {depths}") == ["6", "6", "5", "5"]
+        assert browser.run("return location.hash") == "#descending=depth"
+        box = "const box = document.getElementById('filter'); box.value = arguments[0] || "
+        browser.run(f"{box}'depth>=6 release=dense'; box.dispatchEvent(new Event('input'))")
+        assert browser.until("document.getElementById('count').textContent.startsWith('1 of 4')")
+        assert browser.run(f"return [{depths}, {releases}]") == [["6"], ["dense"]]
+        assert browser.until("document.querySelectorAll('#curves .scatterlayer .trace').length === 2")
+        browser.run(f"{box}'nonsense>1'; box.dispatchEvent(new Event('input'))")
+        assert browser.until("document.getElementById('filter').classList.contains('wrong')")
+        browser.open(page, "ascending=release&filter=depth=5")  # an address that was sent to someone
+        assert browser.run(f"return [{depths}, {releases}]") == [["5", "5"], ["blocks", "dense"]]
+        browser.until("performance.getEntriesByName('wall_seconds-drawn').length")
+        assert not browser.run(
+            "return [...document.querySelectorAll('.modebar-btn')].some(b => /share/i.test(b.dataset.title))"
+        )
+        assert browser.errors() == []
+
+
+@pytest.mark.skipif(bool(MISSING), reason=MISSING)
+def test_odd_names_and_a_comparison_without_curves_make_a_page_without_errors(tmp_path: Path) -> None:
+    odd = "</script><b>\"&'|`*"
+    write_run(tmp_path / "x3" / "a", {"data.expression": odd}, {"test/mse": 0.0})
+    write_run(tmp_path / "x3" / "b", {"data.expression": "x"}, {"test/mse": 0.0}, state="failed")
+    assert main(["compare", str(tmp_path), "--out", str(tmp_path / "page.html")]) == 0
+    assert second_column(tmp_path / "page.html") == [odd, "x"]
+
+
+def second_column(page: Path) -> list[str]:
+    """The second column of a page's table, after all charts are drawn without an error."""
+    with Chromium(*WITHOUT_WEBGL) as browser:
+        browser.open(page)
+        browser.until("performance.getEntriesByName('wall_seconds-drawn').length")
+        assert browser.errors() == []
+        cells: list[str] = browser.run(
+            "return [...document.querySelectorAll('tbody tr')].map(r => r.cells[1].textContent)"
+        )
+        return cells
+
+
+@pytest.mark.skipif(bool(MISSING), reason=MISSING)
+def test_the_first_picture_does_not_wait_for_plotly(sweep: Path, tmp_path: Path) -> None:
+    assert main(["compare", str(sweep), "--out", str(tmp_path / "page.html")]) == 0
+    at = seconds_to(tmp_path / "page.html")
+    assert at["first-picture"] < at["curves-drawn"]

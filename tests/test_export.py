@@ -1,0 +1,320 @@
+from __future__ import annotations
+
+import copy
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lit_triwave.cli import main
+from lit_triwave.saved import load_module
+from tests.conftest import REPOSITORY
+from tests.image_data import write_imagenet
+
+F32 = ["--trainer.precision", "32-true"]
+PLANE = ["--data.expression", "x**2 + exp(y)", "--data.domain", "{x: [-1, 1], y: [0, 2]}"]
+PLANE += ["--data.sampling", "random", "--data.test_points", "20"]
+
+FUNCTIONS: dict[str, list[str]] = {
+    "difference, blocks": [],
+    "difference, recruited": ["--model.recruit", "true", *F32],
+    "single, dense": ["--model.wiring", "single", "--data.expression", "x**3", "--data.domain", "{x: [2, 5]}"],
+    "sum, dense": ["--model.wiring", "sum", *PLANE, "--model.release", "dense", *F32],
+    "composition, blocks": ["--model.wiring", "composition", *PLANE],
+    "kaiming": ["--model.initialization", "kaiming", "--model.pretrain.epochs", "0", *F32],
+}
+DIGITS: dict[str, list[str]] = {
+    "normal": [],
+    "sigmoid, dense": ["--model.squash", "sigmoid", "--model.release", "dense", "--model.dropout", "0.1"],
+    "hard": ["--model.squash", "hard", "--model.backbone", "none"],
+    "dense head": ["--model.head", "dense", "--model.pretrain.epochs", "0", "--model.depth", "1"],
+    "dense head, batch norm": [
+        *["--model.head", "dense", "--model.pretrain.epochs", "0", "--model.batch_norm", "true"],
+        *["--trainer.precision", "64-true"],
+    ],
+}
+IMAGES: dict[str, list[str]] = {
+    "replaced": ["--model.backbone", "alexnet", "--model.head", "replaced", "--model.num_nets", "8"],
+    "original": ["--model.head", "original", "--model.pretrain.epochs", "0"],
+    "block_diagonal": ["--model.head", "block_diagonal", "--model.num_nets", "8"],
+}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The run of that name, trained for a moment through the front door when it is first asked for."""
+    root = tmp_path_factory.mktemp("export")
+
+    def run(name: str) -> Path:
+        folder = root / name.replace(", ", "_").replace(" ", "_")
+        if folder.is_dir():
+            return folder / "a"
+        args = ["--run.root", str(root), "--run.experiment", folder.name, "--run.id", "a", "--run.wandb", "disabled"]
+        if name in FUNCTIONS:
+            args += ["--config", "configs/x3_minus_x.yaml", "--model.replicas", "3", "--data.test_points", "100"]
+            args += ["--model.pretrain.epochs", "5", "--model.train.epochs", "5", "--model.polish.epochs", "0"]
+            args += ["--model.depth", "3", "--data.points", "50", *FUNCTIONS[name]]
+        elif name in DIGITS:
+            args += ["--config", "configs/digits.yaml", "--model.channels", "[4,8]", "--model.num_nets", "8"]
+            args += ["--model.depth", "3", "--model.pretrain.epochs", "1", "--model.train.epochs", "1", *DIGITS[name]]
+        else:
+            data = root / "images"
+            if not data.is_dir():
+                write_imagenet(data, classes=6, train=2, val=1)
+            args += ["--config", "configs/imagenet_vgg16.yaml", "--data.root", str(data), "--data.batch_size", "6"]
+            args += ["--data.image_size", "64", "--data.workers", "0", "--model.backbone", "mobilenet_v3_small"]
+            args += ["--trainer.accelerator", "cpu", *F32, "--model.depth", "2"]
+            args += ["--model.pretrain.epochs", "1", "--model.train.epochs", "1", *IMAGES[name]]
+            args += ["--trainer.limit_train_batches", "1"]
+        before = Path.cwd()
+        os.chdir(REPOSITORY)
+        try:
+            assert main(["fit", *args]) == 0
+        finally:
+            os.chdir(before)
+        return folder / "a"
+
+    return run
+
+
+def inputs(run: Path) -> Tensor:
+    """Random ones, for functions also outside the domain."""
+    saved = load_module(run)
+    if not saved.is_function:
+        return torch.randn(9, *saved.module.hparams["image_shape"]).to(saved.dtype)
+    scaling = saved.scaling
+    return scaling.lower + scaling.span * (2 * torch.rand(301, scaling.in_features, dtype=saved.dtype) - 0.5)
+
+
+def assert_equal_to_the_model(
+    checkpoint: Path, network: Callable[[Tensor], Tensor], seed: int | None = None, x: Tensor | None = None
+) -> None:
+    """To 1e-12 in float64. To 1e-6 in float32, of the targets' range or the largest logit, or to a few times what the
+    model's own evaluation in float32 is away from that in float64. For batches of any size."""
+    saved = load_module(checkpoint)
+    x = inputs(checkpoint) if x is None else x
+
+    def model(batch: Tensor) -> Tensor:
+        y = copy.deepcopy(saved.module).to(batch.dtype)(batch)
+        return y[:, [saved.seed(seed)]] if saved.is_function else y
+
+    unit = float(saved.scaling.scale if saved.is_function else model(x).abs().max())
+    allowed = 1e-12 * unit
+    if saved.dtype == torch.float32:
+        rounding = float((model(x) - model(x.double())).abs().max())
+        assert rounding <= 3e-6 * unit
+        allowed = max(1e-6 * unit, 4 * rounding)
+    for batch in (x, x[:1]):
+        expected, found = model(batch), network(batch)
+        assert (found.shape, found.dtype) == (expected.shape, expected.dtype)
+        assert (found - expected).abs().max() <= allowed
+
+
+def onnx_network(file: Path) -> Callable[[Tensor], Tensor]:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    return lambda x: torch.from_numpy(session.run(None, {name: x.numpy()})[0])
+
+
+def script_network(weights: Path) -> nn.Module:
+    space: dict[str, Any] = {"__file__": str(weights.with_suffix(".py")), "__name__": "exported"}
+    exec(weights.with_suffix(".py").read_text(), space)
+    network: nn.Module = space["load"]()
+    return network
+
+
+def stages(run: Path) -> list[Path]:
+    """Its checkpoints: at the end of pretraining, if there was any, and at the end; of large networks that alone."""
+    found = sorted((run / "checkpoints").glob("*.ckpt"), reverse=True)
+    return found if len(found) == 1 or run.parent.name not in IMAGES else found[1:]
+
+
+@pytest.mark.parametrize("name", [*FUNCTIONS, *DIGITS, *IMAGES])
+def test_plain_pytorch_and_the_program_equal_the_model(name: str, runs, tmp_path: Path) -> None:
+    for checkpoint in stages(runs(name)):
+        file = tmp_path / f"{checkpoint.stem}.pt"
+        assert main(["export", str(checkpoint), "--out", str(file)]) == 0
+        network = script_network(file)
+        assert_equal_to_the_model(checkpoint, network)
+        kinds = {type(module) for module in network.modules()}
+        assert {kind.__module__.partition(".")[0] for kind in kinds} <= {"torch", "torchvision", "exported"}
+        if name in FUNCTIONS:
+            assert kinds == {nn.Sequential, nn.Linear, nn.ReLU}
+    if name in IMAGES:  # takes seconds, and `replaced` has its turn below
+        return
+    program = file.with_suffix(".pt2")
+    assert main(["export", str(checkpoint), "--format", "program", "--out", str(program)]) == 0
+    assert_equal_to_the_model(checkpoint, torch.export.load(program).module())
+
+
+@pytest.mark.parametrize("name", [*FUNCTIONS, "normal", "sigmoid, dense", "hard", "dense head", "replaced"])
+def test_onnx_equals_the_model(name: str, runs, tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript")
+    checkpoint = stages(runs(name))[-1 if name in ("single, dense", "normal") else 0]
+    file = tmp_path / "model.onnx"
+    assert main(["export", str(checkpoint), "--format", "onnx", "--out", str(file)]) == 0
+    assert_equal_to_the_model(checkpoint, onnx_network(file))
+
+
+def test_the_stages_of_the_matrix_are_both_there(runs) -> None:
+    names = [path.stem for path in stages(runs("single, dense"))]
+    assert names == ["pretrained", "last"]
+    assert [load_module(path).module.stage for path in stages(runs("single, dense"))] == ["pretrain", "train"]
+
+
+ELSEWHERE = """
+import sys
+sys.modules["lit_triwave"] = sys.modules["datamodules"] = sys.modules["lightning"] = None  # not to be imported
+import torch
+sys.path.insert(0, {folder!r})
+from model import ABOUT, load
+state = torch.load({folder!r} + "/model.pt", weights_only=True)
+assert all(type(value) is torch.Tensor for value in state.values())
+x = torch.load({folder!r} + "/x.pt")
+program = torch.export.load({folder!r} + "/model.pt2").module()
+torch.save([torch.cat([f(x), f(x[:1])]).detach() for f in (load(), program)], {folder!r} + "/y.pt")
+print(ABOUT["title"])
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "title"), [("difference, blocks", "x**3 - x, "), ("replaced", "6 classes of images, ")]
+)
+def test_exports_load_where_nothing_of_ours_is_installed(name: str, title: str, runs, tmp_path: Path) -> None:
+    run, x = runs(name), inputs(runs(name))
+    torch.save(x, tmp_path / "x.pt")
+    for kind, suffix in (("torch", "pt"), ("program", "pt2")):
+        assert main(["export", str(run), "--format", kind, "--out", str(tmp_path / f"model.{suffix}")]) == 0
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    code = ELSEWHERE.format(folder=str(tmp_path))
+    done = subprocess.run([sys.executable, "-I", "-c", code], cwd=elsewhere, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(title)
+    for y in torch.load(tmp_path / "y.pt"):
+        answers = {len(x): y[: len(x)], 1: y[len(x) :]}
+        assert_equal_to_the_model(run, lambda batch, answers=answers: answers[len(batch)], x=x)
+
+
+def test_no_file_says_where_it_was_written(runs, tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript")
+    run = runs("normal")
+    for kind, suffix in (("torch", "pt"), ("program", "pt2"), ("onnx", "onnx")):
+        assert main(["export", str(run), "--format", kind, "--out", str(tmp_path / f"model.{suffix}")]) == 0
+    for file in tmp_path.iterdir():
+        content = file.read_bytes()
+        for place in (REPOSITORY, Path.home(), run, tmp_path, Path(torch.__file__).parent):
+            assert str(place).encode() not in content, file
+
+
+def test_the_report_says_what_was_written(runs, tmp_path: Path, capsys: Any) -> None:
+    run = runs("difference, blocks")
+    assert main(["export", str(run), "--seed", "1"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    written = [line.split()[1].rstrip(",") for line in lines if line.startswith("written")]
+    assert [Path(name) for name in written] == [run / "exported" / f"last-seed1.{end}" for end in ("pt", "py")]
+    assert any("x (batch, 1) float64: x in [-1, 1]" in line for line in lines)
+    assert any(line.startswith("difference") and "of the targets' range" in line for line in lines)
+    assert_equal_to_the_model(run, script_network(run / "exported" / "last-seed1.pt"), seed=1)
+
+
+def test_onnx_tells_domain_and_classes_in_its_metadata(runs, tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    about = {}
+    for name in ("difference, blocks", "normal"):
+        file = tmp_path / f"{name}.onnx"
+        assert main(["export", str(runs(name)), "--format", "onnx", "--out", str(file)]) == 0
+        model = onnx.load(file)
+        about[name] = {entry.key: entry.value for entry in model.metadata_props}
+        about[name]["names"] = (model.graph.input[0].name, model.graph.output[0].name)
+    assert about["difference, blocks"]["domain"] == '{"x": [-1.0, 1.0]}'
+    assert about["difference, blocks"]["target"] == "x**3 - x"
+    assert about["difference, blocks"]["names"] == ("x", "value")
+    assert about["normal"]["classes"] == str([*"0123456789"]).replace("'", '"')
+    assert about["normal"]["names"] == ("images", "logits")
+
+
+def test_a_float64_model_is_rounded_only_when_asked(runs, tmp_path: Path) -> None:
+    run, file = runs("difference, blocks"), tmp_path / "model.pt"
+    assert main(["export", str(run), "--out", str(file), "--float32"]) == 0
+    assert {value.dtype for value in torch.load(file, weights_only=True).values()} == {torch.float32}
+    assert main(["export", str(run), "--out", str(file), "--overwrite"]) == 0
+    assert {value.dtype for value in torch.load(file, weights_only=True).values()} == {torch.float64}
+
+
+def test_nothing_is_overwritten_unasked_nor_left_when_it_is_not_the_model(
+    runs, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, file = runs("difference, blocks"), tmp_path / "model.pt"
+    file.with_suffix(".py").write_text("mine")
+    assert main(["export", str(run), "--out", str(file)]) == 1
+    assert "model.py exists: give --overwrite, or another --out" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["model.py"]
+    from lit_triwave.exporting import command
+
+    def another(*args: Any) -> nn.Module:
+        network = plain_network(*args)
+        list(network.modules())[-1].bias += 1e-6
+        return network
+
+    plain_network = command.plain_network
+    monkeypatch.setattr(command, "plain_network", another)
+    assert main(["export", str(run), "--out", str(file), "--overwrite"]) == 1
+    assert "not written: the torch file differs from the model by" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["model.py"]
+    assert file.with_suffix(".py").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("args", "message", "code"),
+    [
+        (["nowhere.ckpt"], "error: checkpoint nowhere.ckpt: no such file", 1),
+        (["{run}/config.yaml"], "cannot be read", 1),
+        (["{run}/figures"], "is no folder of a run or of an experiment", 1),
+        (["{run}/state.pt"], "is not a run's checkpoint: torch can read it, but there is no module", 1),
+        (["{run}/foreign.ckpt"], "is of somewhere.Else: FunctionRegressor or ImageClassifier is expected", 1),
+        (["{run}/older.ckpt"], "is of another version of lit_triwave: FunctionRegressor has no neurons here", 1),
+        (["{run}/shapes.ckpt"], "is of another version of lit_triwave", 1),
+        (["{run}", "--seed", "3"], "error: --seed 3: the checkpoint has 3, 0 to 2", 1),
+        (["{run}", "--format", "onx"], "--format onx: one of torch, program, onnx; did you mean 'onnx'?", 2),
+        (["{run}", "--out", "a.onnx"], "--out a.onnx: a file of --format torch ends in .pt", 2),
+        (["{run}", "--out", "{run}/config.yaml/x.pt"], "cannot be written", 1),
+        ([], "checkpoint", 2),
+    ],
+)
+def test_bad_input_is_one_line(args: list[str], message: str, code: int, runs, capsys: Any) -> None:
+    run = runs("difference, blocks")
+    content = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    arguments = content["hyper_parameters"]
+    torch.save(content["state_dict"], run / "state.pt")
+    torch.save(content | {"hyper_parameters": arguments | {"_class_path": "somewhere.Else"}}, run / "foreign.ckpt")
+    torch.save(content | {"hyper_parameters": arguments | {"neurons": 4}}, run / "older.ckpt")
+    torch.save(content | {"hyper_parameters": arguments | {"depth": 4}}, run / "shapes.ckpt")
+    capsys.readouterr()
+    assert main(["export", *[arg.format(run=run) for arg in args]]) == code
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_onnx_without_its_packages_says_what_to_install(runs, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    assert main(["export", str(runs("difference, blocks")), "--format", "onnx"]) == 1
+    assert "onnxscript is not installed: pip install 'lit_triwave[onnx]'" in capsys.readouterr().err
+    assert not (runs("difference, blocks") / "exported" / "last.onnx").exists()
+
+
+def test_a_float64_convolution_that_onnxruntime_lacks_is_said(runs, capsys: Any, tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript")
+    args = ["export", str(runs("dense head, batch norm")), "--format", "onnx", "--out", str(tmp_path / "a.onnx")]
+    assert main(args) == 1
+    assert "onnxruntime cannot run it" in (error := capsys.readouterr().err) and "give --float32" in error
+    assert list(tmp_path.iterdir()) == []
+    assert main([*args, "--float32"]) == 0

@@ -1,0 +1,205 @@
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from lit_triwave.cli import main
+from lit_triwave.inspection import figures
+from lit_triwave.inspection.subnetworks import groups
+from lit_triwave.inspection.units import activity
+from lit_triwave.saved import load_module
+from lit_triwave.triangle import waves
+from tests.conftest import REPOSITORY
+
+PLANE = ["--data.expression", "(x**2 + y**2)**1.5", "--data.domain", "{x: [-1, 1], y: [-1, 1]}"]
+PLANE += ["--data.sampling", "random", "--data.test_points", "20"]
+FUNCTIONS: dict[str, list[str]] = {
+    "difference": [],
+    "composition": ["--model.wiring", "composition", *PLANE],
+    "sum_dense": ["--model.wiring", "sum", "--model.release", "dense", *PLANE],
+    "kaiming": ["--model.initialization", "kaiming", "--model.pretrain.epochs", "0"],
+}
+DIGITS: dict[str, list[str]] = {
+    "digits": [],
+    "digits_dense": ["--model.release", "dense"],
+    "dense_head": ["--model.head", "dense", "--model.pretrain.epochs", "0"],
+}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The run of that name, trained for a moment through the front door when it is first asked for."""
+    root = tmp_path_factory.mktemp("inspect")
+
+    def run(name: str) -> Path:
+        if (root / name).is_dir():
+            return root / name / "a"
+        args = ["--run.root", str(root), "--run.experiment", name, "--run.id", "a"]
+        if name in FUNCTIONS:
+            args += ["--config", "configs/x3_minus_x.yaml", "--model.replicas", "3", "--data.test_points", "100"]
+            args += ["--model.pretrain.epochs", "5", "--model.train.epochs", "5", "--model.polish.epochs", "0"]
+            args += ["--model.recruit", "false", "--data.points", "50", *FUNCTIONS[name]]
+        else:
+            args += ["--config", "configs/digits.yaml", "--model.channels", "[4,8]", "--model.num_nets", "8"]
+            args += ["--model.pretrain.epochs", "1", "--model.train.epochs", "1", *DIGITS[name]]
+        args += ["--model.depth", "3"]
+        before = Path.cwd()
+        os.chdir(REPOSITORY)
+        try:
+            assert main(["fit", *args]) == 0
+        finally:
+            os.chdir(before)
+        return root / name / "a"
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("name", "pictures"),
+    [
+        ("difference", {"waves", "neurons", "breakpoints"}),
+        ("composition", {"waves", "neurons"}),
+        ("sum_dense", {"waves", "neurons"}),
+        ("kaiming", {"neurons", "breakpoints"}),
+        ("digits", {"waves", "neurons", "activations", "peaks", "activity"}),
+        ("digits_dense", {"waves", "neurons", "activations", "peaks", "activity"}),
+        ("dense_head", {"activity"}),
+    ],
+)
+def test_every_kind_of_checkpoint_is_described_and_drawn(name: str, pictures: set[str], runs, capsys: Any) -> None:
+    run = runs(name)
+    capsys.readouterr()
+    assert main(["inspect", str(run)]) == 0
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    folder = run / "figures" / "inspect"
+    assert {path.stem for path in folder.iterdir()} == pictures
+    for path in folder.iterdir():
+        with Image.open(path) as image:
+            assert len(image.convert("L").getcolors()) > 10  # something is drawn
+        assert str(path) in captured.out.replace("\n", "")
+    if name in ("composition", "sum_dense"):
+        assert "no breakpoints.png: the target has 2 variables" in captured.out
+
+
+def test_the_facts_are_those_of_the_run(runs, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
+    run = runs("difference")
+    capsys.readouterr()
+    assert main(["inspect", str(run), "--out", str(run / "pictures")]) == 0
+    text = capsys.readouterr().out
+    module = load_module(run).module
+    best = int(module.best_replica)
+    now, before = module.linear_regions(best), int(module.pretrain_regions[best])
+    for words in (
+        "FunctionRegressor",
+        "stage 'train', epoch 5/5",
+        "FunctionDataModule x**3 - x",
+        f"3, the best one is {best}; shown is {best}",
+        f"{before} at the end of pretraining, {now} now",
+        "x in [-1, 1]",
+        "constructed, wiring difference",
+        "moved since the release",
+    ):
+        assert words in text, words
+    assert before == 2 * 2**3 - 1
+    for value in module.network.bank.released_peaks[best].flatten().tolist():
+        assert f"{value:.3f}" in text
+
+
+def test_scales_are_those_before_the_release_or_relative_ones(runs, tmp_path: Path) -> None:
+    run = runs("difference")
+    last = load_module(run)
+    seed = last.seed()
+    (known,) = groups(last, seed)
+    constructed = load_module(run / "checkpoints" / "pretrained.ckpt").module.network.bank
+    assert known.scales_known and torch.equal(known.scales, constructed.scales[seed])
+    loose = shutil.copy(run / "checkpoints" / "last.ckpt", tmp_path / "loose.ckpt")
+    (relative,) = groups(load_module(loose), seed)
+    assert not relative.scales_known and relative.distance(recruited=False) == {}
+    torch.testing.assert_close(relative.scales, known.scales / known.scales[:, :1])
+
+
+def test_moved_weights_are_measured_from_the_construction(runs) -> None:
+    saved = load_module(runs("digits"))
+    (group,) = groups(saved, 0)
+    assert all(0 < share < 0.5 for share in group.distance(recruited=False).values())
+    group.bank.load_state_dict(released(group.constructed).state_dict())
+    assert group.distance(recruited=False) == {"input": 0, "hidden": 0, "output": 0}
+    assert group.off_diagonal() is None
+    (dense,) = groups(load_module(runs("digits_dense")), 0)
+    share = dense.off_diagonal()
+    blocks = torch.block_diag(*[torch.ones(4, 4)] * 8).bool()
+    squares = dense.bank.hidden_weight.double().square()
+    assert share == pytest.approx(float(squares[:, ~blocks].sum() / squares.sum())) and share > 0
+
+
+def released(bank: Any) -> Any:
+    from lit_triwave.inspection.subnetworks import copy_of
+
+    other = copy_of(bank)
+    other.release("blocks")
+    return other
+
+
+@pytest.mark.parametrize("name", ["difference", "digits", "digits_dense"])
+def test_a_drawn_subnetwork_is_the_banks(name: str, runs) -> None:
+    saved = load_module(runs(name))
+    for checkpoint in (saved, load_module(saved.path.with_name("pretrained.ckpt"))):
+        (group,) = groups(checkpoint, checkpoint.seed())
+        u = torch.linspace(0, 1, 33, dtype=torch.float64)
+        n = len(group.labels)
+        j = n - 1
+        inputs = torch.full((33, n), 0.5, dtype=torch.float64)
+        inputs[:, group.shares[j]] = u[:, None]
+        expected = group.bank.double()(inputs)[:, j]
+        torch.testing.assert_close(group.outputs(j, u), expected, rtol=0, atol=1e-5)
+        ends, values = group.wave(j, 2)
+        torch.testing.assert_close(waves(ends, group.peaks[j, :3])[:, 2], values.double(), rtol=0, atol=1e-9)
+
+
+def test_dead_neurons_are_those_that_are_zero_everywhere(runs) -> None:
+    saved = load_module(runs("kaiming"))
+    found = activity(saved, 0)
+    network = saved.module.network
+    network.bias[0][0] -= 100  # no neuron of the first layer can be above zero any more
+    after = activity(saved, 0)
+    assert bool((after.layers[0] == 0).all()) and after.dead > found.dead
+    assert found.neurons == after.neurons == 4 * 3
+    assert all(bool(((layer == 0) | (layer == 1)).all()) for layer in after.layers)  # all that follows is constant
+
+
+def test_a_figure_of_many_layers_shows_the_first_and_the_last() -> None:
+    assert figures.shown_layers(3) == [0, 1, 2]
+    assert figures.shown_layers(16) == [0, 1, 2, 3, 4, 15]
+
+
+def test_a_loose_checkpoint_is_drawn_in_the_present_folder(runs, tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
+    shutil.copy(runs("difference") / "checkpoints" / "last.ckpt", tmp_path / "loose.ckpt")
+    monkeypatch.chdir(tmp_path)
+    assert main(["inspect", "loose.ckpt", "--seed", "2"]) == 0
+    assert (tmp_path / "inspect" / "waves.png").is_file()
+    assert "shown is 2" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["{run}/checkpoints/lost.ckpt"], "lost.ckpt: no such file; did you mean 'last.ckpt'?"),
+        (["{run}", "--seed", "9"], "error: --seed 9: the checkpoint has 3, 0 to 2"),
+        (["{run}", "--out", "{run}/config.yaml"], "cannot be written"),
+    ],
+)
+def test_bad_input_is_one_line(args: list[str], message: str, runs, capsys: Any) -> None:
+    run = runs("difference")
+    capsys.readouterr()
+    assert main(["inspect", *[arg.format(run=run) for arg in args]]) == 1
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1

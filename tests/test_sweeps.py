@@ -1,0 +1,319 @@
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from lit_triwave.cli import main
+from lit_triwave.sweeps.definition import read_sweep
+from lit_triwave.sweeps.naming import run_ids
+from lit_triwave.sweeps.parameters import parameters
+from tests.conftest import REPOSITORY
+from tests.faults import signal_at
+from tests.image_data import write_cifar10
+from tests.test_resume import assert_ends_alike, rows
+
+SWEEPS = sorted((REPOSITORY / "configs" / "sweeps").glob("*.yaml"))
+COMMAND = ["${env}", "${interpreter}", "-m", "lit_triwave", "fit", "--config=configs/baselines/x3.yaml", "${args}"]
+SMALL = ["--model.replicas", "2", "--model.train.epochs", "4", "--data.batch_size", "100"]
+
+
+@pytest.fixture(autouse=True)
+def in_repository(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(REPOSITORY)
+
+
+def write(folder: Path, swept: Any, name: str = "s.yaml", **keys: Any) -> str:
+    """A sweep file over dense networks on x³."""
+    path = folder / name
+    path.write_text(yaml.safe_dump({"command": COMMAND, "method": "grid", "parameters": swept} | keys, sort_keys=False))
+    return str(path)
+
+
+def cut_down(name: str, folder: Path) -> list[str]:
+    """Overrides that make a shipped sweep's runs small."""
+    # Dense heads have no pretraining that could be cut down.
+    heads = [
+        "--trainer.limit_train_batches",
+        "2",
+        "--trainer.check_val_every_n_epoch",
+        "5",
+        "--model.train.epochs",
+        "5",
+    ]
+    if name.startswith("cifar10"):
+        table = json.dumps(write_cifar10(folder / "data"))
+        data = ["--data.root", str(folder / "data"), "--data.checksums", table, "--data.batch_size", "16"]
+        small = ["--data.val_images", "20", "--model.channels", "[4, 4]", "--model.num_nets", "4"]
+        return [*data, *small, "--trainer.accelerator", "cpu", "--trainer.precision", "32-true", *heads]
+    if name.startswith("digits"):
+        return ["--model.channels", "[4, 4]", *heads]
+    return [
+        "--model.replicas",
+        "2",
+        "--model.train.epochs",
+        "3",
+        *(["--model.pretrain.epochs", "3"] if "constructed" in name else []),
+    ]
+
+
+@pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
+def test_every_shipped_sweep_runs_and_leaves_ordinary_run_folders(path: Path, tmp_path: Path, capfd: Any) -> None:
+    place = ["--run.root", str(tmp_path / "runs")]
+    assert (
+        main(["sweep", str(path.relative_to(REPOSITORY)), "--count", "2", *cut_down(path.stem, tmp_path), *place]) == 0
+    )
+    shown = capfd.readouterr().out
+    folder = tmp_path / "runs" / path.stem
+    sweep = read_sweep(path)
+    points = list(sweep.values(2))
+    for number, (name, values) in enumerate(zip(run_ids(points), points, strict=True), start=1):
+        summary = json.loads((folder / name / "summary.json").read_text())
+        last = [row[sweep.metric] for row in rows(folder / name) if row.get(sweep.metric or "")][-1:]
+        value = summary.get(sweep.metric) or float(last[0])
+        assert f"run {number}/2  {name}  {sweep.metric} {value:.4g}" in shown
+        settings = yaml.safe_load((folder / name / "config.yaml").read_text())
+        file = values.get("config") or next(w.removeprefix("--config=") for w in sweep.before if "--config=" in w)
+        twin = yaml.safe_load((REPOSITORY / file).read_text())
+        for key in ("head", "initialization", "wiring"):
+            if key in twin["model"]["init_args"] and f"model.{key}" not in values:
+                assert settings["model"]["init_args"][key] == twin["model"]["init_args"][key]
+        for key, value in values.items():
+            first, *rest = key.split(".")
+            found = settings[first] if first != "config" else value
+            found = found["init_args"] if rest else found
+            for part in rest:
+                found = found[part]
+            assert found == value
+        assert (folder / name / "metrics.csv").is_file() and (folder / name / "checkpoints" / "last.ckpt").is_file()
+    word = {"minimize": "lowest", "maximize": "highest"}[sweep.goal]
+    assert f"{word} {sweep.metric}: " in shown
+    assert shown.splitlines()[-1] == f"2 of 2 runs are finished; python -m lit_triwave compare {folder}"
+
+
+def test_a_run_that_fails_is_named_and_the_others_are_made_and_kept(tmp_path: Path, capfd: Any) -> None:
+    path = write(tmp_path, {"model.depth": {"values": [2, -3, 3]}})
+    command = ["sweep", path, *SMALL, "--run.root", str(tmp_path)]
+    assert main(command) == 1
+    output, errors = capfd.readouterr()
+    assert "run 2/3  depth=-3  failed, exit code 1" in output
+    assert "failed: depth=-3 (exit code 1)\n" in output and "2 of 3 runs are finished" in output
+    assert "depth" in errors and len(errors.splitlines()) == 1
+    assert sorted(run.name for run in (tmp_path / "s").iterdir()) == ["depth=2", "depth=3"]
+    before = {run.name: (run / "summary.json").stat().st_mtime_ns for run in (tmp_path / "s").iterdir()}
+    path = write(tmp_path, {"model.depth": {"values": [2, 3, 4]}})
+    assert main(command) == 0
+    shown = capfd.readouterr().out
+    assert "3 runs, model.depth; 2 are kept from before" in shown
+    assert shown.count("kept from before\n") == 3 and "run 3/3  depth=4" in shown
+    assert before == {name: (tmp_path / "s" / name / "summary.json").stat().st_mtime_ns for name in before}
+
+
+def test_a_stopped_or_killed_run_goes_on_and_is_the_run_that_fit_makes(tmp_path: Path, capfd: Any) -> None:
+    path = write(tmp_path, {"model.depth": {"values": [2, 3]}})
+    command = ["sweep", path, *SMALL, "--run.root", str(tmp_path), "--run.checkpoint_every", "1"]
+    assert main([*command, *signal_at(1, 3)]) == 75
+    shown = capfd.readouterr().out
+    assert "stopped by SIGUSR1, 2 of 2 runs are left; go on with:\n" in shown
+    again = shlex.split(shown.splitlines()[-1])
+    assert again[:3] == ["python", "-m", "lit_triwave"] and again[3 : 3 + len(command)] == command
+    assert main([*command, *signal_at(2, 1, "SIGKILL")]) == 1  # one goes on from epoch 1, the other begins
+    shown = capfd.readouterr().out
+    assert "run 1/2  depth=2  goes on" in shown
+    assert "failed: depth=2 (killed by SIGKILL)" in shown and "failed: depth=3 (killed by SIGKILL)" in shown
+    assert main(command) == 0
+    fit = ["fit", "--config", "configs/baselines/x3.yaml", "--model.depth", "3", *SMALL, "--run.root", str(tmp_path)]
+    assert main([*fit, "--run.experiment", "whole", "--run.id", "r", "--run.checkpoint_every", "1"]) == 0
+    assert_ends_alike(tmp_path / "whole" / "r", tmp_path / "s" / "depth=3")
+
+
+def test_ctrl_c_to_the_sweep_alone_stops_its_run_in_good_order(tmp_path: Path) -> None:
+    path = write(tmp_path, {"model.depth": {"values": [2, 3]}})
+    command = [sys.executable, "-m", "lit_triwave", "sweep", path, "--run.root", str(tmp_path)]
+    options: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": REPOSITORY}
+    options["env"] = os.environ | {"PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen([*command, *SMALL[:2], "--model.train.epochs", "3000"], **options) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith("train "):
+                process.send_signal(signal.SIGINT)
+                break
+        output, errors = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert errors.splitlines() == ["Ctrl-C: stopping after this step; once more stops at once"]
+    assert "interrupted in stage 'train'" in output and "stopped by SIGINT" in output
+    assert "python -m lit_triwave sweep" in output.splitlines()[-1]
+    assert (tmp_path / "s" / "depth=2" / "checkpoints" / "last.ckpt").is_file()
+    assert not (tmp_path / "s" / "depth=3").exists()
+
+
+def test_a_list_is_what_an_array_of_jobs_takes(tmp_path: Path, capsys: Any) -> None:
+    swept = {"model.depth": {"values": [2, 3]}, "data.expression": {"values": ["x**3", "sin(3 * x) + 1"]}}
+    path, file = write(tmp_path, swept), tmp_path / "jobs.txt"
+    command = ["sweep", path, *SMALL, "--run.root", str(tmp_path)]
+    assert main([*command, "--list", str(file)]) == 0
+    assert f"{file}: 4 of 4 runs; submit them with: slurm/array.sbatch {file}" in capsys.readouterr().out
+    lines = file.read_text().splitlines()
+    assert len(lines) == 4 and not (tmp_path / "s").exists()
+    # As slurm/array.sbatch reads a line, and slurm/job.sh gives it to `fit`.
+    words = subprocess.run(["xargs", "printf", r"%s\0"], input=lines[1], capture_output=True, text=True, check=True)
+    config, *rest = words.stdout.split("\0")[:-1]
+    assert config == "configs/baselines/x3.yaml"
+    job = ["--run.id", "slurm-1_2", "--trainer.num_nodes", "1", "--trainer.devices", "1", "--run.experiment", "jobs"]
+    assert main(["fit", "--config", config, *job, *rest]) == 0
+    (run,) = (tmp_path / "s").iterdir()
+    settings = yaml.safe_load((run / "config.yaml").read_text())
+    assert settings["data"]["init_args"]["expression"] == "sin(3 * x) + 1"
+    assert main([*command, "--list", str(file)]) == 0
+    assert file.read_text().splitlines() == [lines[0], *lines[2:]]
+
+
+def test_runs_of_another_config_are_not_taken_for_those_of_the_sweep(tmp_path: Path, capsys: Any) -> None:
+    path = write(tmp_path, {"model.depth": {"values": [2]}})
+    command = ["sweep", path, *SMALL, "--run.root", str(tmp_path)]
+    assert main(command) == 0
+    capsys.readouterr()
+    assert main([*command, "--model.width", "7"]) == 1
+    error = capsys.readouterr().err
+    assert "depth=2 was made from another config: model.width is 4 there and 7 here; --run.experiment NAME" in error
+    assert main([*command, "--trainer.log_every_n_steps", "1", "--run.wandb", "disabled"]) == 0
+
+
+BAD = [
+    ({"parameters": {"model.depht": {"values": [3]}}}, "Option 'depht' is not accepted; did you mean 'depth'?"),
+    ({"parameters": {"model.depth": {"values": [3, "x"]}}}, "depth: Expected a <class 'int'>. Got value: x"),
+    ({"parameters": {"model.depth": {"values": []}}}, "parameter model.depth: values []: a list with at least one"),
+    ({"parameters": {"model.depth": {"vlaues": [3]}}}, "unknown key 'vlaues'; did you mean 'values'?"),
+    ({"parameters": {"model.depth": 3}}, "parameter model.depth 3: {value: …}, {values: […]}"),
+    ({"parameters": {}}, "parameters: names with values are expected"),
+    ({"parameters": {"model.depth": {"min": 3, "max": 4.5}}}, "min and max are both whole numbers, or both with"),
+    (
+        {"parameters": {"model.train.lr": {"min": 0.1, "max": 0.2}}},
+        "uniform has no grid; list values, or method: random",
+    ),
+    (
+        {"parameters": {"model.train.lr": {"distribution": "unifrom"}}},
+        "distribution 'unifrom'; did you mean 'uniform'?",
+    ),
+    ({"parameters": {"model.depth": {"values": [3, 3]}}}, "two runs have the same values (depth=3)"),
+    ({"parameters": {"model.depth": {"min": 3, "max": 2}}}, "min 3 is above max 2"),
+    ({"method": "bayes"}, "method: bayes needs W&B's server"),
+    ({"method": "gird"}, "method 'gird': grid or random; did you mean 'grid'?"),
+    ({"method": "random"}, "method: random has no end; give --count N, or run_cap"),
+    ({"metric": {"name": "test/mse", "goal": "min"}}, "{name: test/mse, goal: minimize}"),
+    ({"run_cap": 0}, "run_cap 0: a whole number, at least 1"),
+    ({"metrics": {}}, "unknown key 'metrics'; did you mean 'metric'?"),
+    ({"command": ["python", "train.py", "${args}"]}, "the command is to run our fit"),
+    ({"command": [*COMMAND[:-1], "${args_json}"]}, "the command needs ${args} once, not ${args_json}"),
+]
+
+
+@pytest.mark.parametrize(("keys", "says"), BAD)
+def test_a_wrong_sweep_file_is_one_line_before_any_training(keys: Any, says: str, tmp_path: Path, capsys: Any) -> None:
+    path = write(tmp_path, {"model.depth": {"values": [3]}}, **keys)
+    assert main(["sweep", path, "--run.root", str(tmp_path / "runs")]) == 1
+    output, errors = capsys.readouterr()
+    (line,) = errors.splitlines()
+    assert line.startswith("error: ") and says in line
+    assert output == "" and not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("args", "says", "code"),
+    [
+        (["absent.yaml"], "error: absent.yaml: no such file", 1),
+        (["configs/x3_minus_x.yaml"], "is no sweep file: method and parameters are expected", 1),
+        (["configs/trainer/multi_node.yaml"], "is no sweep file: method and parameters are expected", 1),
+        (["README.md"], "README.md is no", 1),
+        (
+            ["configs/sweeps/x3_dense.yaml", "--model.depth", "3"],
+            "--model.depth: configs/sweeps/x3_dense.yaml sweeps",
+            1,
+        ),
+        (["configs/sweeps/x3_dense.yaml", "--run.id", "r"], "--run.id: each run of a sweep has its own", 1),
+        (["configs/sweeps/x3_dense.yaml", "--count", "0"], "--count 0: at least 1", 2),
+        (["--count", "3", "--model.width", "2"], "the sweep file comes first", 2),
+    ],
+)
+def test_a_wrong_command_line_is_one_line(args: list[str], says: str, code: int, capsys: Any) -> None:
+    assert main(["sweep", *args]) == code
+    (line,) = capsys.readouterr().err.splitlines()
+    assert says in line
+
+
+def test_early_terminate_is_left_out_with_a_word(tmp_path: Path, capsys: Any) -> None:
+    path = write(tmp_path, {"model.depth": {"values": [2]}}, early_terminate={"type": "hyperband"})
+    assert main(["sweep", path, "--list", str(tmp_path / "l.txt")]) == 0
+    assert capsys.readouterr().out.startswith("early_terminate is left out")
+
+
+def test_parameters_have_wandbs_defaults_and_nested_ones_dotted_names() -> None:
+    found = {p.name: p for p in parameters({
+        "a": {"value": 3},
+        "b": {"values": ["x", "y"]},
+        "c": {"min": 1, "max": 4},
+        "d": {"min": 0.0, "max": 1.0},
+        "e": {"mu": 2},
+        "f": {"parameters": {"g": {"distribution": "q_uniform", "min": 0.0, "max": 1.0, "q": 0.25}}},
+    })}  # fmt: skip
+    kinds = {name: parameter.distribution for name, parameter in found.items()}
+    assert kinds == {
+        "a": "constant", "b": "categorical", "c": "int_uniform", "d": "uniform", "e": "normal", "f.g": "q_uniform",
+    }  # fmt: skip
+    grids = [found[name].grid() for name in ("a", "b", "c", "f.g")]
+    assert grids == [[3], ["x", "y"], [1, 2, 3, 4], [0, 0.25, 0.5, 0.75, 1]]
+
+
+@pytest.mark.parametrize(
+    ("entry", "low", "median", "high"),
+    [
+        ({"distribution": "int_uniform", "min": 2, "max": 6}, 2, 4, 6),
+        ({"distribution": "uniform", "min": 2, "max": 6}, 2, 4, 6),
+        ({"distribution": "q_uniform", "min": 2, "max": 6, "q": 0.5}, 2, 4, 6),
+        ({"distribution": "log_uniform_values", "min": 0.01, "max": 1}, 0.01, 0.1, 1),
+        ({"distribution": "inv_log_uniform_values", "min": 0.01, "max": 1}, 0.01, 0.1, 1),
+        ({"distribution": "log_uniform", "min": -2, "max": 2}, np.exp(-2), 1, np.exp(2)),
+        ({"distribution": "inv_log_uniform", "min": 0, "max": 2}, np.exp(-2), np.exp(-1), 1),
+        ({"distribution": "normal", "mu": 5, "sigma": 2}, -np.inf, 5, np.inf),
+        ({"distribution": "q_normal", "mu": 5, "sigma": 2, "q": 0.5}, -np.inf, 5, np.inf),
+        ({"distribution": "log_normal", "mu": 1}, 0, np.e, np.inf),
+        ({"distribution": "beta", "a": 2, "b": 2}, 0, 0.5, 1),
+        ({"values": [1, 2, 3], "probabilities": [0.1, 0.8, 0.1]}, 1, 2, 3),
+    ],
+)
+def test_draws_follow_their_distribution(entry: dict[str, Any], low: float, median: float, high: float) -> None:
+    (parameter,) = parameters({"x": entry})
+    generator = np.random.default_rng(0)
+    draws = np.array([parameter.draw(generator) for _ in range(2000)])
+    assert low <= draws.min() and draws.max() <= high
+    assert np.median(draws) == pytest.approx(median, rel=0.12)
+    if "q" in entry:
+        np.testing.assert_allclose(draws / entry["q"], np.round(draws / entry["q"]))
+    if "sigma" in entry:
+        assert draws.std() == pytest.approx(entry["sigma"], rel=0.1)
+
+
+def test_more_random_runs_leave_the_first_ones_as_they_are(tmp_path: Path) -> None:
+    swept = {"model.train.lr": {"distribution": "log_uniform_values", "min": 0.001, "max": 0.1}}
+    sweep = read_sweep(Path(write(tmp_path, swept, method="random", run_cap=8)))
+    few, many = run_ids(list(sweep.values(3))), run_ids(list(sweep.values(100)))
+    assert many[:3] == few and len(set(many)) == len(many) == 8
+
+
+def test_ids_are_readable_plain_and_never_alike() -> None:
+    runs = [{"config": f"configs/{twin}digits.yaml", "model.train.lr": 0.1} for twin in ("", "baselines/")]
+    assert run_ids(runs) == ["config=digits-lr=0.1", "config=baselines_digits-lr=0.1"]
+    both = {"model.train.lr": 0.1, "model.pretrain.lr": 0.01}
+    assert run_ids([both]) == ["model.train.lr=0.1-model.pretrain.lr=0.01"]
+    assert run_ids([{"model.channels": [8, 16], "data.root": "/a b"}]) == ["channels=8_16-root=a_b"]
+    alike = run_ids([{"e": "x*2"}, {"e": "x/2"}, {"e": "x" * 200}])
+    assert len(set(alike)) == 3 and all(len(name) <= 80 for name in alike)
