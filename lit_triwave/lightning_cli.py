@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 import re
 import shlex
-import shutil
 import signal
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,6 @@ from lit_triwave.errors import Interrupted, TrainingDiverged, TriwaveError
 from lit_triwave.home import found
 from lit_triwave.launcher import LAUNCHER_VARIABLE, announce_launcher
 from lit_triwave.links import LINKS, check_links
-from lit_triwave.lock import LOCK_FILE, PATIENCE_SECONDS, locked
 from lit_triwave.loggers import WandbRows, finish_wandb, make_loggers, say
 from lit_triwave.messages import known_classes
 from lit_triwave.modules.classifier import ImageClassifier
@@ -39,28 +37,21 @@ from lit_triwave.modules.regressor import FunctionRegressor
 from lit_triwave.networks import TriangleNetwork
 from lit_triwave.quiet import quiet
 from lit_triwave.resuming import check_same_run, course_of, load_checkpoint
+from lit_triwave.run_folder import FitFolder
 from lit_triwave.run_record import RunFile, flat_config, hardware, tags
 from lit_triwave.runs import (
     RUN_ID_VARIABLE,
     Run,
     given_run_id,
     latest_checkpoint,
-    open_run_folder,
     place_run,
     unsaved_run,
     wandb_id,
-    writable,
 )
 from lit_triwave.stages import Polish, Stage
 from lit_triwave.start import devices, start_block
 from lit_triwave.synchronized import SynchronizedBatchNorms
 from lit_triwave.watch import ranks_end_together
-
-REPORTING_BYTES = 20_000_000
-"""Room in a run folder for what is not a checkpoint: metrics, figures, Weights & Biases."""
-
-LOST_NODE_SECONDS = 120.0
-"""How long a requeued job waits for the lock of its predecessor, whose node may have been lost with it."""
 
 UNRECORDED: dict[str, Any] = {
     "max_epochs": -1,  # as many as the stages ask for
@@ -203,26 +194,12 @@ class TriwaveCLI(LightningCLI):
             return trainer
 
     def _open_folder(self) -> None:
-        """Makes a run's folder, or finds that it can't be written, is another run's, or is in use."""
-        folder = self.run.folder
-        created = not folder.is_dir()
-        self.created = False
-        if rank_zero_only.rank > 0:  # type: ignore[attr-defined]
-            return
-        if self.subcommand == "fit":
-            with writable(folder):
-                self.kept.enter_context(locked(folder, LOST_NODE_SECONDS if requeued() else PATIENCE_SECONDS))
-        self.created = created
-        taken = not created and any(path.name != LOCK_FILE for path in folder.iterdir())
-        if taken and self.checkpoint is None and not self.begin_anew:
-            raise TriwaveError(f"run {folder} exists: resume it with --ckpt_path, or give another --run.id")
-        if self.subcommand == "fit":
-            parameters = sum(value.numel() * value.element_size() for value in self.model.parameters())
+        """A fit's folder, from the first rank."""
+        self.folder = FitFolder(self.run.folder)
+        if self.subcommand == "fit" and rank_zero_only.rank == 0:  # type: ignore[attr-defined]
+            self.folder.open(self.kept, goes_on=self.checkpoint is not None or self.begin_anew)
             with self._leave_nothing_half_written():
-                # Two checkpoints and one that is being written, each with what Adam keeps of the parameters.
-                open_run_folder(folder, 9 * parameters + REPORTING_BYTES)
-            for partial in (folder / "checkpoints").glob("*.partial"):  # of a process killed while it saved
-                partial.unlink(missing_ok=True)
+                self.folder.prepare(self.model)
 
     @contextmanager
     def _leave_nothing_half_written(self) -> Iterator[None]:
@@ -238,21 +215,15 @@ class TriwaveCLI(LightningCLI):
             if self.subcommand == "fit" and isinstance(error, (KeyboardInterrupt, SystemExit)) and last.is_file():
                 say(f"stopped at once, the last checkpoint is {last}; {self._how_to_go_on()}")
             begun = last.is_file() or (hasattr(self, "trainer") and self.trainer.global_step > 0)
-            if self.subcommand == "fit" and self.created and not begun:
-                self._remove_folder()
+            if not begun:
+                self.folder.remove()
             raise
-
-    def _remove_folder(self) -> None:
-        shutil.rmtree(self.run.folder, ignore_errors=True)
-        with suppress(OSError):
-            self.run.folder.parent.rmdir()  # the experiment's, if it is empty
 
     def _abandon(self, number: signal.Signals) -> int:
         """Ends a fit before its first step in place of the main thread, which does not hear; returns the exit code."""
-        if self.created:
-            self._remove_folder()
-        elif self.record is not None:
-            self.record.end("stopped")
+        self.folder.remove()
+        if self.record is not None:
+            self.record.end("stopped")  # if it goes on with another
         code = REQUEUE if number == REQUEUE_SIGNAL else interrupted()
         say(f"{number.name}: nothing has been trained yet")
         return code

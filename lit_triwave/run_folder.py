@@ -1,0 +1,70 @@
+"""The folder of a fit: opened, kept for one process, and removed again where nothing came of it."""
+
+from __future__ import annotations
+
+import shutil
+from contextlib import ExitStack, suppress
+from pathlib import Path
+
+from lightning.pytorch import LightningModule
+
+from lit_triwave.cluster import requeued
+from lit_triwave.errors import TriwaveError
+from lit_triwave.lock import LOCK_FILE, PATIENCE_SECONDS, locked
+from lit_triwave.runs import open_run_folder, writable
+
+REPORTING_BYTES = 20_000_000
+"""Room in a run folder for what is not a checkpoint: metrics, figures, Weights & Biases."""
+LOST_NODE_SECONDS = 120.0
+"""How long a requeued job waits for the lock of its predecessor, whose node may have been lost with it."""
+
+
+class FitFolder:
+    """A run's folder as the first rank of a fit sees it.
+
+    Args:
+        path: of the folder.
+
+    Attributes:
+        created: whether this process has made it, so that it may remove it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.created = False
+
+    def open(self, kept: ExitStack, goes_on: bool) -> None:
+        """Makes the folder and locks it.
+
+        Args:
+            kept: frees the lock when it is closed.
+            goes_on: whether the run may have begun before.
+
+        Raises:
+            TriwaveError: it can't be written, is in use, or is another run's.
+        """
+        created = not self.path.is_dir()
+        with writable(self.path):
+            kept.enter_context(locked(self.path, LOST_NODE_SECONDS if requeued() else PATIENCE_SECONDS))
+        self.created = created  # only now: until the lock is there, it may be another process that made it
+        if not created and not goes_on and any(path.name != LOCK_FILE for path in self.path.iterdir()):
+            raise TriwaveError(f"run {self.path} exists: resume it with --ckpt_path, or give another --run.id")
+
+    def prepare(self, model: LightningModule) -> None:
+        """Makes sure that there is room, and removes what a process that was killed while it saved has left.
+
+        Raises:
+            TriwaveError: there is not.
+        """
+        parameters = sum(value.numel() * value.element_size() for value in model.parameters())
+        # Two checkpoints and one that is being written, each with what Adam keeps of the parameters.
+        open_run_folder(self.path, 9 * parameters + REPORTING_BYTES)
+        for partial in (self.path / "checkpoints").glob("*.partial"):
+            partial.unlink(missing_ok=True)
+
+    def remove(self) -> None:
+        """Removes it if this process has made it, and the experiment's if that is empty then."""
+        if self.created:
+            shutil.rmtree(self.path, ignore_errors=True)
+            with suppress(OSError):
+                self.path.parent.rmdir()
