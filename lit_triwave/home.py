@@ -45,6 +45,12 @@ def _found(text: str) -> str:
     return text
 
 
+def names_home(path: Path) -> bool:
+    """Whether a path has a folder in it that is called as the home folder or the user is."""
+    names = {user(), *(Path(home).name for home in homes())} - {""}
+    return not names.isdisjoint(path.parts)
+
+
 def homes() -> list[str]:
     """The home folder as the user names it and as it really is, the longer one first; none where it is the root."""
     try:

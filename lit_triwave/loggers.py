@@ -20,7 +20,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from lit_triwave.background import Background
 from lit_triwave.errors import TriwaveError
 from lit_triwave.goals import goal
-from lit_triwave.home import hidden
+from lit_triwave.home import hidden, names_home
 from lit_triwave.resuming import plain
 from lit_triwave.runs import Run, WandbMode, swept
 from lit_triwave.wandb_segments import last_step
@@ -164,6 +164,9 @@ class WandbRows(WandbLogger):
 
         # A link of its own: the run may be prolonged, and then has another checkpoint before this one is uploaded.
         own = Path(os.path.relpath(self.experiment.dir)).parent / "artifact" / path.name
+        if names_home(own):
+            say("Weights & Biases: no artifact, as its path from here would name the home folder; start from within it")
+            return
         own.parent.mkdir(exist_ok=True)
         try:
             own.hardlink_to(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lit_triwave.errors import TriwaveError
+from lit_triwave.home import hidden
 
 RUN_ID_VARIABLE = "LIT_TRIWAVE_RUN_ID"
 """Environment variable by which the first process tells the id to those that Lightning starts beside it."""
@@ -56,6 +58,8 @@ class Run:
     checkpoint_seconds: float | None = 60.0
 
     def __post_init__(self) -> None:
+        # No paths to be opened: what is said of them anywhere names no home folder.
+        self.group, self.job_type, self.tags = hidden([self.group, self.job_type, list(self.tags)])
         names = {"run.experiment": self.experiment, "run.id": self.id, "run.project": self.project}
         for name, value in names.items():
             if value is not None and not re.fullmatch(r"(?!\.+$)[^/\\#?%:\s]{1,100}", value):
@@ -200,8 +204,15 @@ def place_run(run: Run, checkpoint: Path | None) -> Run:
 def written_whole(path: Path) -> Iterator[Path]:
     """A file beside `path` to write to, which takes its place when it is whole.
 
-    A full disk, an error or a kill leaves what was at `path` before.
+    A full disk, an error or a kill leaves what was at `path` before. A link stays, and what it leads to is replaced;
+    devices and pipes are written to as they are.
     """
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if path.exists() and not path.is_file():
+        yield path
+        return
+    path = path.resolve() if path.is_symlink() else path
     partial = path.with_name(path.name + ".partial")
     try:
         yield partial

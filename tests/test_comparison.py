@@ -467,3 +467,50 @@ def test_the_first_picture_does_not_wait_for_plotly(sweep: Path, tmp_path: Path)
     assert main(["compare", str(sweep), "--out", str(tmp_path / "page.html")]) == 0
     at = seconds_to(tmp_path / "page.html")
     assert at["first-picture"] < at["curves-drawn"]
+
+
+def test_a_run_and_its_wandb_copy_are_one(
+    fit: Callable[..., Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    run = fit("a", "--run.group", "another")
+    (row,) = compared(capsys, run, run / "wandb")["rows"]
+    assert row["seeds"] == 3
+    assert row["runs"] == ["x3_minus_x/a"]
+    content = compared(capsys, run / "wandb")  # alone it is read, and as the folder is
+    (copy,), (alone,) = content["runs"], compared(capsys, run)["runs"]
+    assert copy["experiment"] == alone["experiment"] == "x3_minus_x"
+    assert copy["config"] == alone["config"]
+    assert copy["summary"]["parameters"] == alone["summary"]["parameters"]
+
+
+def test_conditions_on_a_metric_are_on_what_the_table_shows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_run(tmp_path / "e" / "a", summary=replicas([1.0, 9.0]))  # a lowest of 1, a mean of 5
+    write_run(tmp_path / "e" / "b", {"model.depth": 6}, replicas([2.0, 4.0]))
+    assert compared(capsys, tmp_path, "--where", "test/mse<4")["rows"][0]["runs"] == ["e/b"]
+    assert "test/mse is 3, 5" in refused(capsys, tmp_path, "--where", "test/mse<2.5")
+    assert len(compared(capsys, tmp_path, "--where", "test/mse_min<1.5")["rows"]) == 1
+
+
+@pytest.mark.parametrize("mean", [math.inf, None, "many"])
+def test_no_seed_stands_in_for_a_mean_that_is_not_there(
+    mean: object, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_run(tmp_path / "e" / "a", summary=replicas([1.0, 2.0]) | {"test/mse_mean": mean})
+    write_run(tmp_path / "e" / "b", {"model.depth": 6}, replicas([3.0, 4.0]))
+    rows = {row["runs"][0]: row["metrics"].get("test/mse") for row in compared(capsys, tmp_path)["rows"]}
+    assert rows["e/a"] is None
+    assert rows["e/b"]["mean"] == 3.5
+
+
+def test_what_is_no_file_is_written_through_and_a_link_stays(sweep: Path, tmp_path: Path) -> None:
+    target, link, pipe = tmp_path / "target.csv", tmp_path / "link.csv", tmp_path / "pipe.csv"
+    target.write_text("old")
+    link.symlink_to(target)
+    assert main(["compare", str(sweep), "--out", str(link)]) == 0
+    assert link.is_symlink() and "name" in target.read_text()
+    os.mkfifo(pipe)
+    reader = subprocess.Popen(["cat", str(pipe)], stdout=subprocess.PIPE, text=True)
+    assert main(["compare", str(sweep), "--out", str(pipe)]) == 0
+    assert reader.communicate(timeout=60)[0] == target.read_text()
+    assert pipe.is_fifo()

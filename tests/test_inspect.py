@@ -10,9 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
+from lit_triwave.bank import TriangleBank
 from lit_triwave.cli import main
 from lit_triwave.inspection import figures
-from lit_triwave.inspection.subnetworks import groups
+from lit_triwave.inspection.subnetworks import Group, groups
 from lit_triwave.inspection.units import activity
 from lit_triwave.saved import load_module
 from lit_triwave.triangle import waves
@@ -203,3 +204,10 @@ def test_bad_input_is_one_line(args: list[str], message: str, runs, capsys: Any)
     assert main(["inspect", *[arg.format(run=run) for arg in args]]) == 1
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
+
+
+def test_float32_peaks_have_all_pieces_and_no_more() -> None:
+    torch.manual_seed(0)
+    bank = TriangleBank(64, 5, dtype=torch.float32)
+    group = Group(bank, [""] * 64, [("z", 0.0, 1.0)] * 64, [[j] for j in range(64)], bank)
+    assert group.regions(range(64)) == [32] * 64

@@ -256,7 +256,14 @@ def test_no_key_no_host_no_user_and_no_home_folder_lands_in_a_run_folder(tmp_pat
         "trainer": {"accelerator": "cpu", "precision": "64-true", "log_every_n_steps": 1},
         "model": {"class_path": "lit_triwave.modules.FunctionRegressor", "init_args": model},
         "data": {"class_path": "datamodules.TableDataModule", "init_args": data},
-        "run": {"root": f"{home}/runs", "artifact": True, "checkpoint_every": 1, "wandb": "offline"},
+        "run": {
+            "root": f"{home}/runs",
+            "group": f"{home}/group",
+            "tags": [f"{home}/tag"],
+            "artifact": True,
+            "checkpoint_every": 1,
+            "wandb": "offline",
+        },
     }
     (home / "load.yaml").write_text(yaml.safe_dump(config))
     run = home / "runs" / "load" / "r"
@@ -288,10 +295,23 @@ def test_no_key_no_host_no_user_and_no_home_folder_lands_in_a_run_folder(tmp_pat
     assert saved["data"]["init_args"]["path"] == "~/table.csv"
     assert saved["data"]["init_args"]["predict_path"] == f"{tmp_path}/scratch/$USER/ask.csv"
     assert run_json(run)["config"]["data.path"] == "~/table.csv"
-    assert run_json(run)["tags"] == ["constructed", "table.csv", "depth 3", "2 seeds"]
+    assert run_json(run)["tags"] == ["constructed", "table.csv", "depth 3", "2 seeds", "~/tag"]
+    assert run_json(run)["group"] == "~/group"
     # What was saved is a config that runs, and predicts.
     with (run.with_name("again") / "predictions.csv").open() as file:
         assert [float(row["t"]) for row in csv.DictReader(file)] == [3]
+
+
+def test_an_artifact_whose_path_would_name_the_home_folder_is_left_out(
+    fit, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("HOME", str(tmp_path / "our_home"))
+    run = fit("r", "--run.root", str(tmp_path / "our_home" / "runs"), "--run.artifact", "true")
+    run = tmp_path / "our_home" / "runs" / run.relative_to(tmp_path)
+    assert "no artifact, as its path from here would name the home folder" in capsys.readouterr().out
+    for path in run.rglob("*"):
+        assert not path.is_file() or b"our_home" not in path.read_bytes(), path
 
 
 @pytest.mark.parametrize(

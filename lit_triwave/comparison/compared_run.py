@@ -23,3 +23,4 @@ class ComparedRun:
     history: Callable[[], dict[str, np.ndarray]]
     notes: list[str] = field(default_factory=list)  # e.g. "written by a newer lit_triwave (schema 3)"
     tags: list[str] = field(default_factory=list)
+    wandb_id: str | None = None  # by which a run folder and its W&B run are known to be one run

@@ -94,6 +94,7 @@ def read_run_folder(folder: Path) -> ComparedRun:
         history=history,
         notes=notes,
         tags=[str(tag) for tag in tags] if isinstance(tags, list) else [],
+        wandb_id=record.get("wandb_id"),
     )
 
 

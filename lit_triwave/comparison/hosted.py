@@ -113,11 +113,12 @@ def compared(address: str, path: str, run: Any) -> ComparedRun:
         name=title,
         source=f"{path}/{run.id}",
         state=STATES.get(run.state, "stopped"),
-        experiment=run.group or title.rpartition("/")[0] or path.rpartition("/")[2],
+        experiment=title.rpartition("/")[0] or run.group or path.rpartition("/")[2],
         config=flat_config(run.config),
         summary=flat_summary(dict(run.summary)),
         history=partial(history, address, run),
         tags=list(run.tags or []),
+        wandb_id=run.id,
     )
 
 

@@ -83,11 +83,12 @@ def read_segments(files: list[Path]) -> ComparedRun:
         name=title,
         source=str(files[-1]),
         state=state(files[-1], exit_code),
-        experiment=run.run_group or title.rpartition("/")[0] or run.project,
+        experiment=title.rpartition("/")[0] or run.run_group or run.project,
         config=flat_config(config),
         summary=flat_summary(summary),
         history=partial(history, files),
         tags=list(run.tags),
+        wandb_id=run.run_id,
     )
 
 

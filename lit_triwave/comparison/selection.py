@@ -11,6 +11,7 @@ from typing import Any
 from lit_triwave.comparison.cells import shown
 from lit_triwave.comparison.compared_run import ComparedRun
 from lit_triwave.comparison.fields import Fields, is_number, value_of
+from lit_triwave.comparison.statistics import sample_of
 from lit_triwave.errors import TriwaveError
 
 ORDERS: dict[str, Callable[[float, float], bool]] = {
@@ -42,7 +43,7 @@ class Condition:
 
     def holds(self, run: ComparedRun) -> bool:
         """Whether a run meets it. A run without the field meets != only."""
-        value = value_of(run, self.field)
+        value = measured(run, self.field)
         if isinstance(value, list) and self.operator in ("=", "!=", "~"):
             found = any(self._of_one(item, "=" if self.operator == "!=" else self.operator) for item in value)
             found |= self.operator != "~" and self._of_one(shown(value), "=")
@@ -55,6 +56,15 @@ class Condition:
         if sign in ORDERS:
             return is_number(value) and ORDERS[sign](value, float(self.value))
         return _equal(value, self.value) == (sign == "=")
+
+
+def measured(run: ComparedRun, name: str) -> Any:
+    """The value of a field; of a metric that the seeds of a run have, their mean, which is what the table shows."""
+    value = value_of(run, name)
+    if name in run.config or not is_number(run.summary.get(f"{name}_mean")):
+        return value
+    sample = sample_of(run, name)
+    return None if sample is None else sample.mean
 
 
 def _equal(value: Any, text: str) -> bool:
@@ -103,7 +113,7 @@ def select(runs: Sequence[ComparedRun], conditions: Sequence[Condition]) -> list
     for condition in conditions:
         met = [run for run in left if condition.holds(run)]
         if not met:
-            found = {shown(value_of(run, condition.field)) or "nothing" for run in left}
+            found = {shown(measured(run, condition.field)) or "nothing" for run in left}
             values = sorted(found, key=lambda text: (len(text), text))
             has = ", ".join(values[:MOST_VALUES]) + (", …" if len(values) > MOST_VALUES else "")
             raise TriwaveError(f"--where {condition.text}: no run is left of {len(left)}; {condition.field} is {has}")

@@ -37,7 +37,17 @@ def read_all(addresses: Sequence[str], advance: Callable[[int, int], None], skip
             advance(done, total)
         else:
             runs.setdefault(part.source, part)
-    return list(runs.values())
+    return once(list(runs.values()))
+
+
+def once(runs: Sequence[ComparedRun]) -> list[ComparedRun]:
+    """The runs without the W&B copies of those whose folders are among them, which know more."""
+    on_disk = {run.wandb_id for run in runs if run.wandb_id and _is_folder(run)}
+    return [run for run in runs if _is_folder(run) or run.wandb_id not in on_disk]
+
+
+def _is_folder(run: ComparedRun) -> bool:
+    return Path(run.source).is_dir()
 
 
 def _is_wandb(address: str) -> bool:

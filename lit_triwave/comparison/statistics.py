@@ -48,6 +48,8 @@ def sample_of(run: ComparedRun, metric: str) -> Sample | None:
         spread = _number(run, f"{base}_std") if n > 1 else None
         lowest = _number(run, f"{base}_min")
         return Sample(n, mean, spread, lowest if goal(base) == "min" else None)
+    if f"{base}_mean" in run.summary:  # not finite, or damaged: no single seed stands in for it
+        return None
     value = _number(run, metric)
     return None if value is None else Sample(1, value, None, value if goal(metric) else None)
 

@@ -11,11 +11,15 @@ from lit_triwave.resuming import flat
 
 OWN = ("_", "trainer/global_step")
 """Beginnings of names that are W&B's, or Lightning's doing for W&B."""
+ABOUT = ("git.", "versions.", "hardware.")
+COSTS = ("parameters", "multiply_adds")
+"""What our loggers put beside a run's config: of its first stage; the summary has those of the end."""
 
 
 def flat_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A W&B config with dotted names, without W&B's own entries and `.init_args`."""
-    return {k.replace(".init_args", ""): v for k, v in flat(dict(config)).items() if not k.startswith("_")}
+    """A W&B config with dotted names, without W&B's own entries, what else run.json has, and `.init_args`."""
+    kept = {k: v for k, v in flat(dict(config)).items() if not k.startswith(("_", *ABOUT)) and k not in COSTS}
+    return {k.replace(".init_args", ""): v for k, v in kept.items()}
 
 
 def flat_summary(summary: Mapping[str, Any]) -> dict[str, Any]:

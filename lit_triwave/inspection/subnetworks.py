@@ -3,8 +3,10 @@ they have gone."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -66,12 +68,17 @@ class Group:
         ends = nodes(self.peaks[number, : i + 1])
         return ends, torch.arange(len(ends)) % 2
 
+    @cached_property
+    def _weights(self) -> Any:
+        """In float64, also those that follow from float32 peaks: their rounding would make further kinks."""
+        return copy.deepcopy(self.bank).double().weights()
+
     def layers(self, number: int) -> list[dense.Affine]:
         """One subnetwork as a function of its own input, in float64: affine maps with a ReLU between.
 
         In a dense release all neurons of the bank take part; other inputs stay at 1/2.
         """
-        weights: Any = self.bank.weights()
+        weights = self._weights
         if not isinstance(weights, dense.DenseWeights):
             own = type(weights)(*(w.detach()[number : number + 1].double() for w in weights))
             return dense.affine_layers(dense.as_dense(own))
