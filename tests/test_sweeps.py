@@ -317,3 +317,23 @@ def test_ids_are_readable_plain_and_never_alike() -> None:
     assert run_ids([{"model.channels": [8, 16], "data.root": "/a b"}]) == ["channels=8_16-root=a_b"]
     alike = run_ids([{"e": "x*2"}, {"e": "x/2"}, {"e": "x" * 200}])
     assert len(set(alike)) == 3 and all(len(name) <= 80 for name in alike)
+
+
+def test_a_sweep_from_a_process_whose_threads_have_computed_does_not_hang(tmp_path: Path) -> None:
+    code = (
+        "import torch, sys\n"
+        "from lit_triwave.cli import main\n"
+        "if __name__ == '__main__':\n"
+        "    torch.set_num_threads(2)\n"
+        "    torch.ones(1 << 22).exp()\n"  # large enough to be shared between threads
+        f"    sys.exit(main(['sweep', 'configs/sweeps/x3_dense.yaml', '--count', '1', '--model.train.epochs', '2',\n"
+        f"        '--model.replicas', '2000', '--data.test_points', '100', '--run.root', {str(tmp_path)!r}]))\n"
+    )
+    script = tmp_path / "notebook.py"
+    script.write_text(code)
+    environment = os.environ | {"OMP_NUM_THREADS": "2", "PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run(
+        [sys.executable, str(script)], cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert "1 of 1 runs are finished" in done.stdout

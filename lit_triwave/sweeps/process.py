@@ -2,6 +2,9 @@
 
 A short fit of 50 epochs took 1.7 s so, as it does in one process with those before it, and 8 s in a new Python, 6 of
 them for imports (two cores). And a run that is killed, or that starts ranks of its own, leaves the sweep as it was.
+
+Only the command's own process is forked, which has computed nothing: threads of PyTorch's that are at work are not in
+the fork, which then waits for them for ever. A sweep that is started from another program has new Pythons.
 """
 
 from __future__ import annotations
@@ -14,7 +17,9 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from multiprocessing.connection import Connection
 from types import FrameType
+from typing import Any
 
 from lit_triwave.callbacks.interruption import SIGNALS
 from lit_triwave.cli import main
@@ -63,21 +68,28 @@ class Stop:
         """
         sys.stdout.flush()
         sys.stderr.flush()
-        ends = os.pipe()
-        process = multiprocessing.get_context("fork").Process(target=fit_here, args=(arguments, *ends))
+        context: Any = multiprocessing.get_context("fork" if own_process() else "spawn")
+        reader, writer = context.Pipe(duplex=False)
+        process = context.Process(target=fit_here, args=(arguments, reader, writer))
         try:
             process.start()
-            self._pipe = ends[1]
+            self._pipe = writer.fileno()
             process.join()
         finally:
             self._pipe = None
-            for end in ends:
-                os.close(end)
-        assert process.exitcode is not None
-        return process.exitcode
+            reader.close()
+            writer.close()
+        code: int = process.exitcode
+        return code
 
 
-def fit_here(arguments: Sequence[str], reader: int, writer: int) -> None:
+def own_process() -> bool:
+    """Whether this process was started as `python -m lit_triwave`."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return spec is not None and spec.name == "lit_triwave.__main__"
+
+
+def fit_here(arguments: Sequence[str], reader: Connection, writer: Connection) -> None:
     """What the process of a run does.
 
     Args:
@@ -85,7 +97,7 @@ def fit_here(arguments: Sequence[str], reader: int, writer: int) -> None:
         reader: end of the pipe by which the sweep hands its signals on.
         writer: its other end, which is the sweep's.
     """
-    os.close(writer)
+    writer.close()
     for number in SIGNALS:
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
     threading.Thread(target=relay, args=(reader,), daemon=True).start()
@@ -96,9 +108,9 @@ def fit_here(arguments: Sequence[str], reader: int, writer: int) -> None:
     sys.exit(code)
 
 
-def relay(reader: int) -> None:
+def relay(reader: Connection) -> None:
     """Passes on what the sweep was sent, unless this process got it too: pressed twice, Ctrl-C means another thing."""
-    while number := os.read(reader, 1):
+    while number := os.read(reader.fileno(), 1):
         time.sleep(RELAY_SECONDS)
         interruption = getattr(signal.getsignal(number[0]), "__self__", None)
         if getattr(interruption, "requested", None) is None:
