@@ -7,6 +7,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -106,10 +107,11 @@ def test_before_the_first_step_a_signal_ends_a_run_at_once_and_leaves_nothing(fi
 
 def test_a_run_in_use_is_refused_and_a_killed_one_goes_on_at_once(tmp_path: Path, capsys) -> None:
     again = ["fit", "--config", "configs/x3_minus_x.yaml", *ARGS, "--run.root", str(tmp_path), "--run.id", "r"]
-    with start(tmp_path, "--run.id", "r") as process:
-        for line in process.stdout:  # type: ignore[union-attr]
-            if line.startswith("pretrain "):
-                break
+    saved = tmp_path / "x3_minus_x" / "r" / "checkpoints" / "last.ckpt"
+    with start(tmp_path, "--run.id", "r", "--model.train.epochs", "1000000") as process:
+        while process.poll() is None and not saved.is_file():  # which the end of the pretraining brings
+            time.sleep(0.01)
+        process.send_signal(signal.SIGSTOP)  # it is there, and does not end by itself
         for resumed in ([], ["--ckpt_path", "last"]):
             capsys.readouterr()
             assert main([*again, *resumed]) == 1
