@@ -234,17 +234,7 @@ class TriangleBank(nn.Module):
         """The subnetworks at `index` of the first dimension as a bank of shape `shape[1:]`, with copied parameters."""
         if len(self.shape) < 2:
             raise ValueError(f"a bank of shape {tuple(self.shape)} has no replicas to select from")
-        bank = TriangleBank(
-            self.shape[1:],
-            self.depth,
-            theorem31=self.theorem31,
-            margin=self.margin,
-            generator=torch.Generator(self.sign.device),  # its peaks are overwritten: leave the global generator alone
-            dtype=self.sign.dtype,
-            device=self.sign.device,
-        )
-        bank.load_state_dict({name: value[index] for name, value in self.state_dict().items()})
-        return bank
+        return self._part(self.shape[1:], index)
 
     def subset(self, indices: Tensor) -> TriangleBank:
         """Some subnetworks of a bank of one dimension, as a bank of their number, with copied parameters.
@@ -257,16 +247,20 @@ class TriangleBank(nn.Module):
         """
         if len(self.shape) > 1 or self.released == "dense":
             raise ValueError(f"a bank of shape {tuple(self.shape)}, released as {self.released}: can't be taken apart")
+        return self._part([len(indices)], indices)
+
+    def _part(self, shape: Sequence[int], index: int | Tensor) -> TriangleBank:
+        """What is at `index` of the first dimension as a bank of its own."""
         bank = TriangleBank(
-            len(indices),
+            shape,
             self.depth,
             theorem31=self.theorem31,
             margin=self.margin,
-            generator=torch.Generator(self.sign.device),  # as in `select`
+            generator=torch.Generator(self.sign.device),  # its peaks are overwritten: leave the global generator alone
             dtype=self.sign.dtype,
             device=self.sign.device,
         )
-        bank.load_state_dict({name: value[indices] for name, value in self.state_dict().items()})
+        bank.load_state_dict({name: value[index] for name, value in self.state_dict().items()})
         return bank
 
     def affine_layers(self) -> list[dense.Affine]:

@@ -25,13 +25,26 @@ def dead_share(network: nn.Sequential, x: Tensor) -> float:
     Returns:
         0 to 1; 0 where there are no hidden neurons.
     """
-    dead = units = 0
+    shares = torch.cat([x.new_zeros(0, dtype=torch.float64), *relu_shares(network, x)])
+    return float((shares == 0).sum()) / max(1, len(shares))
+
+
+def relu_shares(network: nn.Sequential, x: Tensor) -> list[Tensor]:
+    """For each ReLU of a stack of layers the share of the inputs on which each neuron is above zero.
+
+    Args:
+        network: layers of any kind.
+        x: inputs, (n, in_features).
+
+    Returns:
+        One tensor for each ReLU, (neurons,), float64.
+    """
+    shares = []
     for layer in network:
         x = layer(x)
         if isinstance(layer, nn.ReLU):
-            dead += int((x <= 0).all(0).sum())
-            units += x.shape[1]
-    return dead / max(1, units)
+            shares.append((x > 0).double().mean(0))
+    return shares
 
 
 @torch.no_grad()

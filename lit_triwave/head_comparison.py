@@ -20,6 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from lit_triwave.callbacks.history import EpochHistory, validation_images
+from lit_triwave.costs import count_parameters
 from lit_triwave.errors import TriwaveError
 from lit_triwave.heads import BlockDiagonalHead
 from lit_triwave.lightning_cli import UNRECORDED
@@ -152,7 +153,7 @@ def rivals(head: BlockDiagonalHead, arguments: Namespace) -> dict[str, dict[str,
     layer), of equal width and depth; each with and without the batch norm that the constructed one has."""
     released = copy.deepcopy(head)
     released.release(arguments.release)
-    parameters = sum(parameter.numel() for parameter in released.parameters())
+    parameters = count_parameters(released)
     features, classes = head.layers.projection.in_features, head.classes.out_features
     width = 4 * head.bank.shape.numel()
     sizes = {
@@ -271,7 +272,7 @@ def train(cells: Cells, name: str, seed: int, *callbacks: Callback) -> dict[str,
     if trainer.interrupted:
         raise KeyboardInterrupt
     trainer.test(model, datamodule=data, verbose=False)
-    parameters = sum(parameter.numel() for parameter in model.network.parameters())
+    parameters = count_parameters(model.network)
     curve = [row["val/accuracy"] for row in history.rows]
     images = validation_images(data)
     return {"head": name, "seed": seed, "parameters": parameters, "images": images, "accuracy": curve} | model.results

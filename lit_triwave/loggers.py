@@ -21,8 +21,8 @@ from lit_triwave.background import Background
 from lit_triwave.errors import TriwaveError
 from lit_triwave.goals import goal
 from lit_triwave.home import hidden, names_home
-from lit_triwave.resuming import plain
 from lit_triwave.runs import Run, WandbMode, swept
+from lit_triwave.trees import plain
 from lit_triwave.wandb_segments import last_step
 
 FLUSH_EVERY = 20

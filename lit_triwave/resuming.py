@@ -16,6 +16,7 @@ from lightning.pytorch import LightningModule
 from lit_triwave.errors import TriwaveError
 from lit_triwave.home import hidden
 from lit_triwave.modules.staged import STAGES
+from lit_triwave.trees import flat, plain
 
 MAY_DIFFER = ("pretrain", "train", "polish", "weights", "compile", "channels_last", "_class_path", "_instantiator")
 """Hyperparameters that a resumed run may change."""
@@ -135,18 +136,3 @@ def course_differences(checkpoint: dict[str, Any], here: dict[str, Any]) -> list
         for name in {**one, **two}
         if one.get(name) != two.get(name) and name not in free and not name.startswith(later)
     ]
-
-
-def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested dicts as one, with dotted keys."""
-    leaves: dict[str, Any] = {}
-    for key, value in tree.items():
-        leaves |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {f"{prefix}{key}": value}
-    return leaves
-
-
-def plain(value: Any) -> Any:
-    """Containers as dicts and lists, so that a saved value compares equal to a parsed one."""
-    if isinstance(value, (dict, Namespace)):
-        return {key: plain(item) for key, item in (value if isinstance(value, dict) else vars(value)).items()}
-    return [plain(item) for item in value] if isinstance(value, (list, tuple)) else value

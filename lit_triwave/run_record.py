@@ -18,8 +18,8 @@ from lightning.pytorch import Trainer
 from lit_triwave import __version__
 from lit_triwave.costs import count_parameters, multiply_adds
 from lit_triwave.home import hidden
-from lit_triwave.resuming import flat, plain
 from lit_triwave.runs import MOST_LETTERS, Run, finite, write_json
+from lit_triwave.trees import flat, plain, short_names
 
 SCHEMA = 2
 """Of run.json and summary.json."""
@@ -40,7 +40,7 @@ def flat_config(config: Namespace) -> dict[str, Any]:
     """
     content = {name: value for name, value in plain(config).items() if name not in NOT_THE_RUN}
     typed: dict[str, Any] = hidden(finite(flat(content)))
-    return {name.replace(".init_args", ""): simple(value) for name, value in typed.items()}
+    return {name: simple(value) for name, value in short_names(typed).items()}
 
 
 def simple(value: Any) -> Any:

@@ -12,6 +12,7 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
 
 from lit_triwave.cluster import in_slurm_step
+from lit_triwave.costs import count_parameters
 
 
 def start_block(
@@ -27,7 +28,7 @@ def start_block(
         resumed: the checkpoint that the run goes on from, and its content.
     """
     rows = {
-        "run": f"{folder}, {sum(parameter.numel() for parameter in model.parameters()):,} parameters",
+        "run": f"{folder}, {count_parameters(model):,} parameters",
         "resumed from": "nothing, a new run" if resumed is None else position(model, *resumed),
         "nodes": f"{trainer.num_nodes} ({nodes()})",
         "ranks": f"{trainer.world_size}, {trainer.num_devices} on each node",

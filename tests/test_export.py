@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import copy
-import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from lit_triwave.cli import main
 from lit_triwave.saved import load_module
 from tests.conftest import REPOSITORY
 from tests.image_data import write_imagenet
+from tests.small_runs import DIGITS, FUNCTION, small_run
 
 F32 = ["--trainer.precision", "32-true"]
 PLANE = ["--data.expression", "x**2 + exp(y)", "--data.domain", "{x: [-1, 1], y: [0, 2]}"]
@@ -29,7 +29,7 @@ FUNCTIONS: dict[str, list[str]] = {
     "composition, blocks": ["--model.wiring", "composition", *PLANE],
     "kaiming": ["--model.initialization", "kaiming", "--model.pretrain.epochs", "0", *F32],
 }
-DIGITS: dict[str, list[str]] = {
+DIGITS_OF: dict[str, list[str]] = {
     "normal": [],
     "sigmoid, dense": ["--model.squash", "sigmoid", "--model.release", "dense", "--model.dropout", "0.1"],
     "hard": ["--model.squash", "hard", "--model.backbone", "none"],
@@ -52,33 +52,25 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     root = tmp_path_factory.mktemp("export")
 
     def run(name: str) -> Path:
-        folder = root / name.replace(", ", "_").replace(" ", "_")
-        if folder.is_dir():
-            return folder / "a"
-        args = ["--run.root", str(root), "--run.experiment", folder.name, "--run.id", "a", "--run.wandb", "disabled"]
         if name in FUNCTIONS:
-            args += ["--config", "configs/x3_minus_x.yaml", "--model.replicas", "3", "--data.test_points", "100"]
-            args += ["--model.pretrain.epochs", "5", "--model.train.epochs", "5", "--model.polish.epochs", "0"]
-            args += ["--model.depth", "3", "--data.points", "50", *FUNCTIONS[name]]
-        elif name in DIGITS:
-            args += ["--config", "configs/digits.yaml", "--model.channels", "[4,8]", "--model.num_nets", "8"]
-            args += ["--model.depth", "3", "--model.pretrain.epochs", "1", "--model.train.epochs", "1", *DIGITS[name]]
-        else:
-            data = root / "images"
-            if not data.is_dir():
-                write_imagenet(data, classes=6, train=2, val=1)
-            args += ["--config", "configs/imagenet_vgg16.yaml", "--data.root", str(data), "--data.batch_size", "6"]
-            args += ["--data.image_size", "64", "--data.workers", "0", "--model.backbone", "mobilenet_v3_small"]
-            args += ["--trainer.accelerator", "cpu", *F32, "--model.depth", "2"]
-            args += ["--model.pretrain.epochs", "1", "--model.train.epochs", "1", *IMAGES[name]]
-            args += ["--trainer.limit_train_batches", "1"]
-        before = Path.cwd()
-        os.chdir(REPOSITORY)
-        try:
-            assert main(["fit", *args]) == 0
-        finally:
-            os.chdir(before)
-        return folder / "a"
+            return small_run(root, name, *FUNCTION, *FUNCTIONS[name])
+        if name in DIGITS_OF:
+            return small_run(root, name, *DIGITS, *DIGITS_OF[name])
+        data = root / "images"
+        if not data.is_dir():
+            write_imagenet(data, classes=6, train=2, val=1)
+        args = [
+            "--config",
+            str(REPOSITORY / "configs/imagenet_vgg16.yaml"),
+            "--data.root",
+            str(data),
+            "--data.batch_size",
+            "6",
+        ]
+        args += ["--data.image_size", "64", "--data.workers", "0", "--model.backbone", "mobilenet_v3_small"]
+        args += ["--trainer.accelerator", "cpu", *F32, "--model.depth", "2"]
+        args += ["--model.pretrain.epochs", "1", "--model.train.epochs", "1", *IMAGES[name]]
+        return small_run(root, name, *args, "--trainer.limit_train_batches", "1", "--run.wandb", "disabled")
 
     return run
 
@@ -136,7 +128,7 @@ def stages(run: Path) -> list[Path]:
     return found if len(found) == 1 or run.parent.name not in IMAGES else found[1:]
 
 
-@pytest.mark.parametrize("name", [*FUNCTIONS, *DIGITS, *IMAGES])
+@pytest.mark.parametrize("name", [*FUNCTIONS, *DIGITS_OF, *IMAGES])
 def test_plain_pytorch_and_the_program_equal_the_model(name: str, runs, tmp_path: Path) -> None:
     for checkpoint in stages(runs(name)):
         file = tmp_path / f"{checkpoint.stem}.pt"

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +16,7 @@ from lit_triwave.inspection.subnetworks import Group, groups
 from lit_triwave.inspection.units import activity
 from lit_triwave.saved import load_module
 from lit_triwave.triangle import waves
-from tests.conftest import REPOSITORY
+from tests.small_runs import DIGITS, FUNCTION, small_run
 
 PLANE = ["--data.expression", "(x**2 + y**2)**1.5", "--data.domain", "{x: [-1, 1], y: [-1, 1]}"]
 PLANE += ["--data.sampling", "random", "--data.test_points", "20"]
@@ -27,7 +26,7 @@ FUNCTIONS: dict[str, list[str]] = {
     "sum_dense": ["--model.wiring", "sum", "--model.release", "dense", *PLANE],
     "kaiming": ["--model.initialization", "kaiming", "--model.pretrain.epochs", "0"],
 }
-DIGITS: dict[str, list[str]] = {
+DIGITS_OF: dict[str, list[str]] = {
     "digits": [],
     "digits_dense": ["--model.release", "dense"],
     "dense_head": ["--model.head", "dense", "--model.pretrain.epochs", "0"],
@@ -40,24 +39,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     root = tmp_path_factory.mktemp("inspect")
 
     def run(name: str) -> Path:
-        if (root / name).is_dir():
-            return root / name / "a"
-        args = ["--run.root", str(root), "--run.experiment", name, "--run.id", "a"]
         if name in FUNCTIONS:
-            args += ["--config", "configs/x3_minus_x.yaml", "--model.replicas", "3", "--data.test_points", "100"]
-            args += ["--model.pretrain.epochs", "5", "--model.train.epochs", "5", "--model.polish.epochs", "0"]
-            args += ["--model.recruit", "false", "--data.points", "50", *FUNCTIONS[name]]
-        else:
-            args += ["--config", "configs/digits.yaml", "--model.channels", "[4,8]", "--model.num_nets", "8"]
-            args += ["--model.pretrain.epochs", "1", "--model.train.epochs", "1", *DIGITS[name]]
-        args += ["--model.depth", "3"]
-        before = Path.cwd()
-        os.chdir(REPOSITORY)
-        try:
-            assert main(["fit", *args]) == 0
-        finally:
-            os.chdir(before)
-        return root / name / "a"
+            return small_run(root, name, *FUNCTION, "--model.recruit", "false", *FUNCTIONS[name])
+        return small_run(root, name, *DIGITS, *DIGITS_OF[name])
 
     return run
 

@@ -14,6 +14,7 @@ import yaml
 
 from lit_triwave.comparison.compared_run import ComparedRun
 from lit_triwave.comparison.history import MetricsFile, last_values
+from lit_triwave.trees import flat, short_names
 
 SCHEMA = 2
 """The newest layout of run.json and summary.json that is known here."""
@@ -128,15 +129,7 @@ def _old_config(path: Path, notes: list[str]) -> dict[str, Any]:
     except (OSError, ValueError, yaml.YAMLError) as error:
         notes.append(f"{path.name} is damaged ({' '.join(str(error).split())[:80]})")
         return {}
-    return {name: value for name, value in _leaves(content, "") if not name.startswith(PLACES)}
-
-
-def _leaves(tree: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, dict) and value:
-            yield from _leaves(value, prefix if key == "init_args" else f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
+    return {name: value for name, value in short_names(flat(content)).items() if not name.startswith(PLACES)}
 
 
 def _is_fresh(folder: Path) -> bool:

@@ -28,26 +28,20 @@ def read_all(addresses: Sequence[str], advance: Callable[[int, int], None], skip
     for address in addresses:
         parts += _read_wandb(address) if _is_wandb(address) else _folders(address, skipped)
     total = sum(isinstance(part, Path) for part in parts)
-    runs: dict[str, ComparedRun] = {}
+    runs: dict[Path | str, ComparedRun] = {}
     done = 0
     for part in parts:
         if isinstance(part, Path):
-            runs.setdefault(str(part.resolve()), read_run_folder(part))
+            place = part.resolve()
+            if place not in runs:
+                runs[place] = read_run_folder(part)
             done += 1
             advance(done, total)
         else:
             runs.setdefault(part.source, part)
-    return once(list(runs.values()))
-
-
-def once(runs: Sequence[ComparedRun]) -> list[ComparedRun]:
-    """The runs without the W&B copies of those whose folders are among them, which know more."""
-    on_disk = {run.wandb_id for run in runs if run.wandb_id and _is_folder(run)}
-    return [run for run in runs if _is_folder(run) or run.wandb_id not in on_disk]
-
-
-def _is_folder(run: ComparedRun) -> bool:
-    return Path(run.source).is_dir()
+    # A W&B copy of a run whose folder is here, too, knows less than that.
+    on_disk = {run.wandb_id for place, run in runs.items() if isinstance(place, Path) and run.wandb_id}
+    return [run for place, run in runs.items() if isinstance(place, Path) or run.wandb_id not in on_disk]
 
 
 def _is_wandb(address: str) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from lit_triwave.resuming import flat
+from lit_triwave.trees import flat, short_names
 
 OWN = ("_", "trainer/global_step")
 """Beginnings of names that are W&B's, or Lightning's doing for W&B."""
@@ -19,7 +19,7 @@ COSTS = ("parameters", "multiply_adds")
 def flat_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """A W&B config with dotted names, without W&B's own entries, what else run.json has, and `.init_args`."""
     kept = {k: v for k, v in flat(dict(config)).items() if not k.startswith(("_", *ABOUT)) and k not in COSTS}
-    return {k.replace(".init_args", ""): v for k, v in kept.items()}
+    return short_names(kept)
 
 
 def flat_summary(summary: Mapping[str, Any]) -> dict[str, Any]:

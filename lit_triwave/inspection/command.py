@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from lit_triwave.costs import count_parameters
 from lit_triwave.errors import TriwaveError
 from lit_triwave.inspection.drawing import COUNTED, chosen, draw, state
 from lit_triwave.inspection.subnetworks import Group, groups
@@ -100,7 +101,7 @@ def of_the_run(saved: Saved) -> Iterator[tuple[str, str]]:
 def of_the_network(saved: Saved, seed: int, parts: Sequence[Group]) -> Iterator[tuple[str, str]]:
     """What kind of network a checkpoint holds."""
     module, arguments = saved.module, saved.module.hparams
-    count = sum(parameter.numel() for parameter in module.parameters())
+    count = count_parameters(module)
     if isinstance(module, FunctionRegressor):
         scaling = saved.scaling
         ends = zip(saved.variables, scaling.lower.tolist(), (scaling.lower + scaling.span).tolist(), strict=True)

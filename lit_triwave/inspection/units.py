@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from datamodules import DigitsDataModule
+from lit_triwave.dead_units import relu_shares
 from lit_triwave.errors import TriwaveError
 from lit_triwave.heads import DenseHead
 from lit_triwave.inspection.subnetworks import head_layers
@@ -83,16 +84,6 @@ def forward(saved: Saved, images: Tensor) -> None:
     """Runs a classifier on images, some at a time."""
     for batch in torch.split(images.to(saved.dtype), 100):
         saved.module(batch)
-
-
-def relu_shares(network: nn.Sequential, x: Tensor) -> list[Tensor]:
-    """For each ReLU of a stack of layers the share of inputs on which each neuron is above zero."""
-    shares = []
-    for layer in network:
-        x = layer(x)
-        if isinstance(layer, nn.ReLU):
-            shares.append((x > 0).double().mean(0))
-    return shares
 
 
 def domain_points(saved: Saved) -> tuple[Tensor, str]:

@@ -15,9 +15,10 @@ import yaml
 
 from lit_triwave.cli import main
 from lit_triwave.errors import TriwaveError
-from lit_triwave.resuming import DATA_MAY_DIFFER, flat
+from lit_triwave.resuming import DATA_MAY_DIFFER
 from lit_triwave.sweeps.definition import Sweep
 from lit_triwave.sweeps.naming import arguments, configs_first, run_ids
+from lit_triwave.trees import flat
 
 PLACES = ("run.", "trainer.", "config", "ckpt_path")
 """Fields of a config that say where and how a run was made, not what it is."""
