@@ -126,7 +126,8 @@ def _legend(figure: Figure, best: Sequence[Handle], grey: Sequence[Artist], othe
 
 def parallel_figure(comparison: Comparison) -> Figure | None:
     """A line for each row through its fields to the main metric, coloured by it. None without two axes."""
-    order = [number for number in drawing_order(comparison) if comparison.rows[number] in comparison.ranked()]
+    ranked = set(comparison.ranked())
+    order = [number for number in drawing_order(comparison) if comparison.rows[number] in ranked]
     axes = parallel_axes(comparison, order) if order else []
     if len(axes) < 2:
         return None
