@@ -8,6 +8,24 @@ set -euo pipefail
 REQUEUE=75      # exit code: all is saved, start me again
 INTERRUPTED=130 # exit code: all is saved, and someone wanted an end
 
+# environment: the modules and the Python of the job.
+environment() {
+    if [ -n "${LIT_TRIWAVE_MODULES:-}" ]; then
+        # shellcheck disable=SC2086  # several modules
+        module load $LIT_TRIWAVE_MODULES
+    fi
+    local venv=${LIT_TRIWAVE_VENV:-.venv}
+    if [ -f "$venv/bin/activate" ]; then
+        # shellcheck disable=SC1091
+        source "$venv/bin/activate"
+    elif [ -n "${LIT_TRIWAVE_VENV:-}" ]; then
+        echo "error: LIT_TRIWAVE_VENV $venv: no bin/activate in it" >&2
+        return 1
+    fi
+    # sbatch's --cpus-per-task reaches srun only by this variable.
+    [ -z "${SLURM_CPUS_PER_TASK:-}" ] || export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK
+}
+
 # fit RUN_ID CONFIG [--key value ...]: trains in one process for each GPU, or one on each node, as the job has them.
 fit() {
     local id=$1 config=${2:?a config is needed: sbatch slurm/fit.sbatch CONFIG} code=0
@@ -21,18 +39,7 @@ fit() {
         }
     fi
 
-    if [ -n "${LIT_TRIWAVE_MODULES:-}" ]; then
-        # shellcheck disable=SC2086  # several modules
-        module load $LIT_TRIWAVE_MODULES
-    fi
-    local venv=${LIT_TRIWAVE_VENV:-.venv}
-    if [ -f "$venv/bin/activate" ]; then
-        # shellcheck disable=SC1091
-        source "$venv/bin/activate"
-    elif [ -n "${LIT_TRIWAVE_VENV:-}" ]; then
-        echo "error: LIT_TRIWAVE_VENV $venv: no bin/activate in it" >&2
-        return 1
-    fi
+    environment || return
     if [ -n "${LIT_TRIWAVE_DATA:-}" ]; then
         local scratch=${SLURM_TMPDIR:-${TMPDIR:-/tmp}}/lit_triwave-$SLURM_JOB_ID
         echo "copying $LIT_TRIWAVE_DATA to $scratch on each node"
@@ -42,8 +49,7 @@ fit() {
         arguments=("${arguments[@]/#${LIT_TRIWAVE_DATA%/}/$scratch/$(basename "$LIT_TRIWAVE_DATA")}")
     fi
 
-    # srun ends all ranks when one dies, and names it. sbatch's --cpus-per-task reaches it only by this variable.
-    [ -z "${SLURM_CPUS_PER_TASK:-}" ] || export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK
+    # srun ends all ranks when one dies, and names it.
     trap : TERM # on scancel the ranks save and stop; this shell waits for them
     LIT_TRIWAVE_TASKS=$per_node \
         srun --nodes="$nodes" --ntasks=$((nodes * per_node)) --ntasks-per-node="$per_node" --kill-on-bad-exit=1 --wait=0 \
@@ -58,6 +64,15 @@ fit() {
         scontrol requeue "${SLURM_JOB_ID}"
         sleep 60 # the end comes from outside
     fi
+    return "$code"
+}
+
+# agent ENTITY/PROJECT/SWEEP [options of wandb agent]: makes runs of a W&B sweep, one after the other.
+agent() {
+    local code=0
+    environment || return
+    trap : TERM # the agent passes it on to its run, which saves, and begins no other
+    srun --nodes=1 --ntasks=1 wandb agent --forward-signals "${@:2}" "$1" || code=$?
     return "$code"
 }
 

@@ -75,9 +75,10 @@ def test_an_interrupted_run_is_whole_and_goes_on_as_if_nothing_had_been(
     assert a == b
 
 
-def test_after_sigterm_there_is_a_checkpoint_and_no_long_test(fit, capsys) -> None:
+@pytest.mark.parametrize("times", [1, 2])  # SLURM's, and the same passed on by W&B's agent
+def test_after_sigterm_there_is_a_checkpoint_and_no_long_test(fit, capsys, times: int) -> None:
     whole = fit("whole")
-    run = fit("r", *signal_at(3, 2, "SIGTERM"), code=130)
+    run = fit("r", *times * signal_at(3, 2, "SIGTERM"), code=130)
     assert not (run / "summary.json").exists()
     assert "interrupted in stage 'pretrain', epoch 4/5, step 18; go on with:" in capsys.readouterr().out
     fit("", "--ckpt_path", str(run / "checkpoints" / "last.ckpt"))

@@ -17,10 +17,12 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from lit_triwave.wandb_segments import segments
 from tests.conftest import REPOSITORY
 from tests.test_wandb import assert_complete
+from tests.wandb_server import ENTITY, PROJECT, WandbServer
 
 INSTALLED = shutil.which("sbatch") is not None and shutil.which("munged") is not None and os.geteuid() == 0
 pytestmark = [
@@ -256,6 +258,52 @@ def test_an_array_is_one_experiment(cluster: Cluster, tmp_path: Path) -> None:
     assert [row["data.expression"] for row in rows] == ["x**3", "sin(x)", "x**11", "tanh(3*x)"]
     for row, run in zip(rows, runs, strict=True):
         assert float(row["test/mse"]) == json.loads((run / "summary.json").read_text())["test/mse"]
+
+
+def test_agents_of_a_wandb_sweep_are_jobs_of_an_array(cluster: Cluster, tmp_path: Path) -> None:
+    sweep = yaml.safe_load((REPOSITORY / "configs/sweeps/x3_constructed.yaml").read_text())
+    sweep["command"] += ["--model.replicas=2", "--run.checkpoint_every=1", f"--run.root={tmp_path}"]
+    sweep["command"] += ["--model.pretrain.epochs=3"]
+    epochs = [2, 3, 200_000]  # the last one is to be cancelled
+    sweep["parameters"] = {"model.train.epochs": {"values": epochs}}
+    (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(sweep))
+    with WandbServer() as server:
+        places = {name: str(tmp_path / "home") for name in ("HOME", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DIR")}
+        environment = server.environment | places
+        Path(places["HOME"]).mkdir()
+        binary = Path(sys.executable).parent / "wandb"
+        said = cluster.call(str(binary), "sweep", "--project", PROJECT, str(tmp_path / "sweep.yaml"), **environment)
+        address = f"{ENTITY}/{PROJECT}/sweep1"
+        assert f"wandb agent {address}" in said
+        many = cluster.call("slurm/array.sbatch", f"wandb:{address}", code=2, **environment)
+        assert many == f"error: wandb:{address}: how many agents? --array=1-4 makes four\n"
+        options = ["--array=1-2", f"--output={tmp_path}/%a.out"]
+        job = cluster.call("slurm/array.sbatch", f"wandb:{address}", *options, **environment).split()[-1]
+        runs = tmp_path / "x3_constructed"
+        deadline = time.monotonic() + 120
+        while not (runs.is_dir() and sorted(map(state_of, runs.iterdir())) == ["finished", "finished", "running"]):
+            assert time.monotonic() < deadline, [path.read_text() for path in tmp_path.glob("*.out")]
+            time.sleep(0.5)
+        (long,) = (run for run in runs.iterdir() if state_of(run) == "running")
+        cluster.call("scancel", job)
+        for task in (1, 2):
+            output = tmp_path / f"{task}.out"
+            assert cluster.wait(f"{job}_{task}", output)["JobState"] in ("COMPLETED", "CANCELLED"), output.read_text()
+        while state_of(long) == "running":
+            assert time.monotonic() < deadline, [path.read_text() for path in tmp_path.glob("*.out")]
+            time.sleep(0.5)
+        assert state_of(long) == "stopped"
+        saved = torch.load(long / "checkpoints" / "last.ckpt", weights_only=True)
+        assert saved["epoch"] > 0
+        assert sorted(command["args"]["model.train.epochs"]["value"] for command in server.sent) == epochs
+        assert {(run / "wandb_id").read_text().strip() for run in runs.iterdir()} == server.runs.keys()
+        assert server.unknown == []
+
+
+def state_of(run: Path) -> str:
+    """What a run's record says, "" where there is none yet."""
+    path = run / "run.json"
+    return str(json.loads(path.read_text())["state"]) if path.is_file() else ""
 
 
 def test_an_error_of_all_ranks_is_said_once(cluster: Cluster, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import threading
+import time
 from types import FrameType
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -15,6 +16,10 @@ from lit_triwave.errors import Interrupted
 REQUEUE_SIGNAL = signal.SIGUSR1
 """Time is nearly over, or the nodes are wanted: save, stop and be started again."""
 SIGNALS = (signal.SIGINT, signal.SIGTERM, REQUEUE_SIGNAL)
+
+
+SAME_SECONDS = 1.0
+"""A second SIGTERM within them is the first one: SLURM's to each process, and passed on by W&B's agent."""
 
 
 class Interruption(Callback):
@@ -37,13 +42,17 @@ class Interruption(Callback):
         self.at_once = False
         self.begun = False
         self.trained = False
+        self._since = 0.0  # when the stop was asked for
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
+        if number == self.requested == signal.SIGTERM and time.monotonic() - self._since < SAME_SECONDS:
+            return
         # SLURM sends SIGTERM to what is still saving when its time is over, and SIGUSR1 to each process of a rank.
         impatient = number != REQUEUE_SIGNAL and self.requested != REQUEUE_SIGNAL
         unbegun = not (self.begun or self.trained) and number != REQUEUE_SIGNAL
         if self.requested is None and not unbegun:
             self.requested = signal.Signals(number)
+            self._since = time.monotonic()
             self._say()
             if self.trained and self.requested != signal.SIGINT:
                 raise Interrupted(number)
