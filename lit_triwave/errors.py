@@ -21,6 +21,15 @@ def did_you_mean(name: str, known: Iterable[str], most: int = 1) -> str:
     return f"; did you mean {' or '.join(filter(None, [', '.join(near[:-1]), near[-1]]))}?" if near else ""
 
 
+def reason(error: BaseException, room: int = 150) -> str:
+    """The message of an error in one line of at most `room` characters, cut between words; its class if it has none."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    if len(text) <= room:
+        return text
+    words = text[: room - 2].rpartition(" ")[0]
+    return f"{words if len(words) > room // 2 else text[: room - 2]} …"
+
+
 class Interrupted(Exception):
     """Training was left in good order, with a checkpoint, because of a signal.
 

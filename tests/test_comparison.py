@@ -19,7 +19,11 @@ import yaml
 from scipy import stats
 
 from lit_triwave.cli import main
+from lit_triwave.comparison.curves import read_curves
+from lit_triwave.comparison.fields import Fields
+from lit_triwave.comparison.folders import read_run_folder
 from lit_triwave.comparison.history import MetricsFile
+from lit_triwave.comparison.table import compare
 from tests.chromium import MISSING, WITH_WEBGL, WITHOUT_WEBGL, Chromium, seconds_to
 from tests.conftest import REPOSITORY
 
@@ -113,10 +117,11 @@ def test_runs_of_fit_are_one_row_for_each_depth(
 def test_the_best_row_is_marked_and_its_lead_is_weighed(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
     content = compared(capsys, sweep)
     assert [row["fields"] for row in content["rows"] if row["best"]] == [{"model.depth": 6, "model.release": "blocks"}]
-    assert "larger than the seeds' spread" in content["verdict"] and "not larger" not in content["verdict"]
-    assert content["verdict"].startswith("Best by test/mse: depth 6, blocks")
+    (said,) = content["verdict"]
+    assert "larger than the seeds' spread" in said and "not larger" not in said
+    assert said.startswith("Best by test/mse: depth 6, blocks")
     p = stats.ttest_ind([1e-6, 1.01e-6, 1.02e-6], [2e-6, 2.02e-6, 2.04e-6], equal_var=False).pvalue
-    assert f"n = 3 and 3, p = {p:.2g}" in content["verdict"]
+    assert f"n = 3 and 3, p = {p:.2g}" in said
     assert main(["compare", str(sweep)]) == 0
     said = capsys.readouterr().out
     assert [line for line in said.splitlines() if "★" in line and " 6 " in line and " blocks " in line]
@@ -127,11 +132,43 @@ def test_a_small_lead_and_a_single_seed_are_said_to_be_worth_nothing(
 ) -> None:
     write_run(tmp_path / "x3" / "a", {"model.depth": 4}, replicas([1.0, 2.0, 3.0]))
     write_run(tmp_path / "x3" / "b", {"model.depth": 5}, replicas([1.1, 2.1, 3.1]))
-    assert "not larger than the seeds' spread" in compared(capsys, tmp_path)["verdict"]
+    assert "not larger than the seeds' spread" in compared(capsys, tmp_path)["verdict"][0]
     write_run(tmp_path / "x3" / "c", {"model.depth": 6}, {"test/mse": 0.5})
-    assert "with one seed (n = 1 and 3) nothing tells" in compared(capsys, tmp_path)["verdict"]
+    assert "with one seed (n = 1 and 3) nothing tells" in compared(capsys, tmp_path)["verdict"][0]
     only = compared(capsys, tmp_path, "--where", "depth=6")
-    assert "the only finished row" in only["verdict"]
+    assert "the only finished row" in only["verdict"][0]
+
+
+def test_each_function_has_its_best_row_and_no_row_is_weighed_against_another_function(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    errors = {"a": ("sin(x)", 4, 1e-3), "b": ("sin(x)", 5, 1e-2), "c": ("x**3", 4, 1e-6), "d": ("x**3", 5, 1e-5)}
+    errors["e"] = ("exp(x)", 4, 1e-9)
+    for name, (expression, depth, error) in errors.items():
+        config = {"data.expression": expression, "data.domain.x": [0.0, 1.0], "model.depth": depth}
+        write_run(tmp_path / "all" / name, config, replicas([error, 1.1 * error, 1.2 * error]))
+    write_run(tmp_path / "all" / "image", {"data.class_path": "datamodules.DigitsDataModule"}, {"test/accuracy": 0.9})
+    content = compared(capsys, tmp_path)
+    assert [row["name"] for row in content["rows"] if row["best"]] == ["all/a", "all/c"]
+    assert [row["name"][-1] for row in content["rows"][:5]] == ["a", "b", "c", "d", "e"]  # target by target
+    first, sine, cubic, alone = content["verdict"]
+    assert "3 functions" in first
+    assert sine.startswith("Best for sin(x): depth 4") and "the next, depth 5" in sine and "x**3" not in sine
+    assert cubic.startswith("Best for x**3: depth 4")
+    assert alone.endswith("nothing to compare: exp(x).")
+    assert any(line.endswith("--metrics names another): all/image.") for line in content["remarks"])
+    write_run(tmp_path / "all" / "f", {"data.expression": "x**3", "data.domain.x": [0.0, 9.0]}, {"test/mse": 0.0})
+    assert compared(capsys, tmp_path)["verdict"][2].startswith("Best for x**3, 0, 1: depth 4")
+
+
+def test_what_a_run_is_about_is_shown_before_all_else(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number in range(8):
+        config: dict[str, Any] = {f"model.f{field}": number * field for field in range(1, 8)}
+        config |= {"data.expression": "x" if number < 6 else "x**2", "model.initialization": "ab"[number % 2]}
+        write_run(tmp_path / "x3" / str(number), config, {"test/mse": 1.0 + number})
+    assert main(["compare", str(tmp_path), "--format", "md"]) == 0
+    header = capsys.readouterr().out.splitlines()[0]
+    assert header.startswith("| run | expression | initialization | f1 |")
 
 
 def test_seeds_within_and_between_runs_are_pooled_as_one_sample(
@@ -194,6 +231,7 @@ def test_the_columns_shown_tell_the_rows_apart(tmp_path: Path, capsys: pytest.Ca
         (["state=finished", "tags=constructed", "seed_everything<=0"], 4),
         (["test/mse<1.5e-6"], 3),
         (["lr=1e-3", "wall_seconds>4"], 4),
+        (["release='blocks'", 'depth = "5"'], 3),
     ],
 )
 def test_conditions_leave_the_runs_that_meet_them(
@@ -213,6 +251,10 @@ def test_conditions_leave_the_runs_that_meet_them(
         (["--sort", "realease"], "--sort realease: no run has this field; did you mean 'release'"),
         (["--group-by", "width"], "--group-by width: no run has this field"),
         (["--metrics", "test/mes"], "--metrics test/mes: no run has this field; did you mean 'test/mse'"),
+        (["--metrics", "qqq"], "--metrics qqq: no run has this field; there are test/mse, parameters, wall_seconds"),
+        (["--sort", "lowst"], "--sort lowst: no run has this field; did you mean 'lowest'"),
+        (["--where", "depth=>5"], "--where depth=>5: no such OP as =>; it is one of = != < <= > >= ~"),
+        (["--out", "configs", "--format", "csv"], "--out configs: a folder; the name of a file is expected"),
         (["--format", "hmtl"], "--format hmtl: one of table, md, csv, json, html; did you mean 'html'?"),
         (["--out", "table.xls"], "--out table.xls: ends in .txt, .md, .csv, .json, .html, .htm, or give --format"),
         (["--fromat", "md"], "unrecognized arguments: --fromat md; did you mean '--format'?"),
@@ -247,6 +289,33 @@ def test_a_folder_without_a_run_is_told_what_one_looks_like(
         place.mkdir()
     said = refused(capsys, place)
     assert str(place) in said and "a run's folder has run.json, summary.json, metrics.csv or config.yaml" in said
+
+
+@pytest.mark.parametrize(("sort", "order"), [("lowest", "acb"), ("seeds", "bac"), ("run", "abc")])
+def test_rows_are_put_in_order_by_every_column(sort: str, order: str, tmp_path: Path, capsys: Any) -> None:
+    for depth, (name, values) in enumerate({"a": [1.0, 9.0], "b": [4.0], "c": [3.0, 3.5, 4.5]}.items()):
+        write_run(tmp_path / "x3" / name, {"model.depth": depth}, replicas(values) if values[1:] else {"test/mse": 4.0})
+    rows = compared(capsys, tmp_path, "--sort", sort)["rows"]
+    assert "".join(row["name"][-1] for row in rows) == order
+    rows = compared(capsys, tmp_path, "--sort", sort, "--descending")["rows"]
+    assert "".join(row["name"][-1] for row in rows) == order[::-1]
+
+
+def test_an_unfinished_run_has_the_seeds_that_it_trains(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_run(tmp_path / "x3" / "a", {"model.replicas": 30}, state="stopped", metrics="step,val/mse_mean\n1,2\n")
+    content = compared(capsys, tmp_path)
+    assert [row["seeds"] for row in content["rows"]] == [30]
+    assert content["main_metric"] == "test/mse" and "test/mse" in content["verdict"][0]
+
+
+def test_the_band_of_a_run_of_many_seeds_reaches_from_the_lowest_to_the_highest(tmp_path: Path) -> None:
+    rows = "step,val/mse_min,val/mse_mean,val/mse_max\n" + "".join(f"{n},{n + 1},{n + 2},{n + 9}\n" for n in range(5))
+    runs = [read_run_folder(write_run(tmp_path / "a" / name, {}, {"test/mse": 1.0}, metrics=rows)) for name in "ab"]
+    for some in (runs[:1], runs):
+        (curve,) = read_curves(compare(some, Fields(some)), lambda done, total: None).curves
+        assert curve is not None
+        assert (curve.low.tolist(), curve.mean.tolist()) == ([1, 2, 3, 4, 5], [2, 3, 4, 5, 6])
+        assert curve.high.tolist() == [9, 10, 11, 12, 13]
 
 
 def test_unfinished_runs_are_shown_and_never_count(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -316,6 +385,9 @@ def test_damaged_files_are_named_and_the_runs_shown(tmp_path: Path, capsys: pyte
     content = compared(capsys, tmp_path)
     assert [row["name"] for row in content["rows"] if row["best"]] == ["x3/whole"]
     assert len(content["runs"]) == 4
+    other = write_run(tmp_path / "again" / "x3" / "damaged", {"model.depth": 6}) / "summary.json"
+    other.write_text("{")
+    assert f"{other.parent}: summary.json is damaged" in str(compared(capsys, tmp_path)["remarks"])
 
 
 def test_every_format_goes_to_standard_output_or_to_a_file(

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from lit_triwave.comparison.cells import shortened, shown
+from lit_triwave.comparison.columns import most_varied
 from lit_triwave.comparison.curves import Curves
 from lit_triwave.comparison.fields import comparable, is_number
-from lit_triwave.comparison.rows import Row, most_varied
+from lit_triwave.comparison.rows import Row
 from lit_triwave.comparison.table import Comparison
 from lit_triwave.goals import goal
 
@@ -73,10 +74,10 @@ class Axis:
 
 
 def drawing_order(comparison: Comparison) -> list[int]:
-    """Numbers of the rows, best first, those that do not count last."""
-    ranked = {id(row): place for place, row in enumerate(comparison.ranked())}
+    """Numbers of the rows: the best of each target, the second of each, …, those that do not count last."""
+    places = {row: place for rows in comparison.by_target() for place, row in enumerate(rows)}
     rows = range(len(comparison.rows))
-    return sorted(rows, key=lambda number: ranked.get(id(comparison.rows[number]), len(ranked)))
+    return sorted(rows, key=lambda number: places.get(comparison.rows[number], len(rows)))
 
 
 def telling(comparison: Comparison, most: int) -> list[str]:
@@ -88,7 +89,7 @@ def telling(comparison: Comparison, most: int) -> list[str]:
 
 def labels(comparison: Comparison, longest: int = 56) -> list[str]:
     """A short name for each row, all of them different: by the fields that tell rows apart best, else by number too."""
-    columns = comparison.columns if comparison.grouped else most_varied(comparison.rows, comparison.columns, 6, True)
+    columns = comparison.telling(comparison.rows)
     texts = [comparison.label(row, columns, longest) for row in comparison.rows]
     seen: dict[str, int] = {}
     for place, text in enumerate(texts):

@@ -16,7 +16,7 @@ from lit_triwave.comparison import writers
 from lit_triwave.comparison.fields import Fields
 from lit_triwave.comparison.selection import parse_conditions, select
 from lit_triwave.comparison.sources import read_all
-from lit_triwave.comparison.table import Comparison, compare
+from lit_triwave.comparison.table import HEADERS, Comparison, compare
 from lit_triwave.errors import TriwaveError, did_you_mean
 from lit_triwave.one_line import QuickParser
 from lit_triwave.runs import open_folder, written_whole
@@ -60,7 +60,7 @@ def run(args: Sequence[str], started: float) -> int:
         runs = select(runs, parse_conditions(asked.where, fields))
         by = [fields.find(name, "--group-by") for name in asked.group_by]
         metrics = [fields.find(name, "--metrics", fields.metrics) for name in asked.metrics]
-        sort = fields.find(asked.sort, "--sort") if asked.sort else None
+        sort = asked.sort if asked.sort in (None, *HEADERS) else fields.find(asked.sort, "--sort", ways=HEADERS)
         comparison = compare(runs, fields, by, metrics, sort, asked.descending)
         comparison.said = said
         drawn = asked.figures or form == "html"
@@ -116,6 +116,8 @@ def format_of(out: Path | None) -> str:
 def _put(write: Callable[[TextIO], None], out: Path | None) -> None:
     """Writes to a file, whole or not at all, or to standard output, whose reader may leave early."""
     if out is not None:
+        if out.is_dir():
+            raise TriwaveError(f"--out {out}: a folder; the name of a file is expected")
         open_folder(out.parent, "give another --out")
         with written_whole(out) as partial, partial.open("w", encoding="utf-8") as file:
             write(file)

@@ -8,6 +8,9 @@ from typing import Any
 
 import numpy as np
 
+RUNNING_SECONDS = 600.0
+"""What has been written to since, and has no end, is a run that is still going: checkpoints come each minute."""
+
 
 @dataclass
 class ComparedRun:

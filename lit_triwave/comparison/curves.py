@@ -30,7 +30,7 @@ class Curve:
         steps: (points,).
         mean: over the runs, or over the replicas within a run, (points,).
         low: the lowest run, or the lowest replica where that is logged, (points,).
-        high: the highest run, (points,).
+        high: the highest in the same way, (points,).
     """
 
     steps: np.ndarray
@@ -63,13 +63,14 @@ def read_curves(comparison: Comparison, advance: Callable[[int, int], None]) -> 
     """
     wanted = stand_ins(comparison.main or "")
     wanted += [name for name in ("val/loss", "train/loss") if name not in wanted]
+    ends = [f"{name.removesuffix('_mean')}_max" for name in wanted if name.endswith("_mean")]
     total = sum(len(row.runs) for row in comparison.rows)
     lines: list[list[dict[str, Line]]] = []
     done = 0
     for row in comparison.rows:
         of_row = []
         for run in row.runs:
-            of_row.append(_lines(run, wanted))
+            of_row.append(_lines(run, [*wanted, *ends]))
             done += 1
             advance(done, total)
         lines.append(of_row)
@@ -117,8 +118,8 @@ def _most_logged(wanted: Sequence[str], lines: Sequence[Sequence[dict[str, Line]
     for of_row in lines:
         for of_run in of_row:
             enough = LEAST_POINTS if any(len(line[0]) >= LEAST_POINTS for line in of_run.values()) else 1
-            for name, line in of_run.items():
-                counts[name] += len(line[0]) >= enough
+            for name in wanted:
+                counts[name] += name in of_run and len(of_run[name][0]) >= enough
     best = max(wanted, key=lambda name: counts[name])
     return best if counts[best] else ""
 
@@ -128,18 +129,17 @@ def _curve(metric: str, runs: Sequence[dict[str, Line]]) -> Curve | None:
     lines = [run[metric] for run in runs if metric in run]
     if not lines:
         return None
-    lowest = metric.removesuffix("_mean") + "_min"
-    lows = [run.get(lowest, run[metric]) for run in runs if metric in run]
+    base = metric.removesuffix("_mean")
+    lows, highs = ([run.get(f"{base}{end}", run[metric]) for run in runs if metric in run] for end in ("_min", "_max"))
     if len(lines) == 1:
-        (steps, mean), (low_steps, low) = lines[0], lows[0]
-        return Curve(steps, mean, np.interp(steps, low_steps, low), mean)
+        steps, mean = lines[0]
+        return Curve(steps, mean, np.interp(steps, *lows[0]), np.interp(steps, *highs[0]))
     steps = _common_steps([line[0] for line in lines])
-    values = np.stack([_on(steps, line) for line in lines])
-    low = np.stack([_on(steps, line) for line in lows])
+    values, low, high = (np.stack([_on(steps, line) for line in some]) for some in (lines, lows, highs))
     kept = np.isfinite(values).sum(0) * 2 >= len(lines)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # columns without any value, which are left out
-        mean, lowest_of, highest = np.nanmean(values, 0), np.nanmin(low, 0), np.nanmax(values, 0)
+        mean, lowest_of, highest = np.nanmean(values, 0), np.nanmin(low, 0), np.nanmax(high, 0)
     return Curve(steps[kept], mean[kept], lowest_of[kept], highest[kept])
 
 

@@ -12,6 +12,7 @@ from lit_triwave.errors import TriwaveError, did_you_mean
 
 OWN = ("name", "experiment", "state", "tags", "source")
 """Fields that every run has, besides those of its config and its summary."""
+MOST_METRICS = 8  # named where none is near
 MOST_NAMED = 4  # of the fields that an ambiguous name may mean
 
 
@@ -60,13 +61,14 @@ class Fields:
                 self._meant.setdefault(part, []).append(name)
         self._full = set(self.names)
 
-    def find(self, name: str, option: str, among: Sequence[str] | None = None) -> str:
+    def find(self, name: str, option: str, among: Sequence[str] | None = None, ways: Sequence[str] = ()) -> str:
         """The full name of a field.
 
         Args:
             name: full or short.
             option: of the command line that named it, for the error.
             among: the fields that it may be; all by default.
+            ways: what else might have been meant, for the error.
 
         Raises:
             TriwaveError: there is no such field, or more than one.
@@ -77,7 +79,10 @@ class Fields:
         meant = [full for full in self._meant.get(name, []) if full in allowed]
         if not meant:
             known = [part for part, names in self._meant.items() if allowed.intersection(names)] + sorted(allowed)
-            raise TriwaveError(f"{option} {name}: no run has this field{did_you_mean(name, known, 3)}")
+            near = did_you_mean(name, [*known, *ways], 3)
+            if not near and among:
+                near = f"; there are {', '.join(among[:MOST_METRICS])}" + (", …" if len(among) > MOST_METRICS else "")
+            raise TriwaveError(f"{option} {name}: no run has this field{near}")
         if len(meant) > 1:
             named = " or ".join(meant[:MOST_NAMED]) + (", …" if len(meant) > MOST_NAMED else "")
             raise TriwaveError(f"{option} {name}: {named}? Give more of its name")

@@ -190,7 +190,8 @@ def _legend(figure: Figure, best: Sequence[Artist], grey: Artist, others: int) -
 
 def parallel_figure(comparison: Comparison) -> Figure | None:
     """A line for each row through its fields to the main metric, coloured by it. None without two axes."""
-    order = [number for number in drawing_order(comparison) if comparison.rows[number] in comparison.ranked()]
+    ranked = set(comparison.ranked())
+    order = [number for number in drawing_order(comparison) if comparison.rows[number] in ranked]
     axes = parallel_axes(comparison, order) if order else []
     if len(axes) < 2:
         return None

@@ -12,14 +12,13 @@ from typing import Any
 
 import yaml
 
-from lit_triwave.comparison.compared_run import ComparedRun
+from lit_triwave.comparison.compared_run import RUNNING_SECONDS, ComparedRun
 from lit_triwave.comparison.history import MetricsFile, last_values
+from lit_triwave.errors import reason
 from lit_triwave.trees import flat, short_names
 
 SCHEMA = 2
 """The newest layout of run.json and summary.json that is known here."""
-FRESH_SECONDS = 300.0
-"""A run whose folder was written to since is still going: checkpoints come each minute."""
 RUN_FILES = ("run.json", "summary.json", "metrics.csv", "config.yaml")
 """A folder with one of them is that of a run."""
 WANDB_FOLDER = re.compile(r"wandb|(offline-)?run-\d{8}_\d{6}-\w+")
@@ -108,7 +107,7 @@ def _json(path: Path, notes: list[str]) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
-        notes.append(f"{path.name} is damaged ({' '.join(str(error).split())[:80]})")
+        notes.append(f"{path.name} is damaged ({reason(error, 80)})")
         return {}
     return content
 
@@ -127,14 +126,14 @@ def _old_config(path: Path, notes: list[str]) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, yaml.YAMLError) as error:
-        notes.append(f"{path.name} is damaged ({' '.join(str(error).split())[:80]})")
+        notes.append(f"{path.name} is damaged ({reason(error, 80)})")
         return {}
     return {name: value for name, value in short_names(flat(content)).items() if not name.startswith(PLACES)}
 
 
 def _is_fresh(folder: Path) -> bool:
     """Whether a file in the folder changed within the last minutes."""
-    since = time.time() - FRESH_SECONDS
+    since = time.time() - RUNNING_SECONDS
     for place, _, names in os.walk(folder):
         for name in ("", *names):
             try:

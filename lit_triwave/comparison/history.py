@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from lit_triwave.errors import reason
+
 NAN = float("nan")
 
 
@@ -32,7 +34,7 @@ class MetricsFile:
         except FileNotFoundError:
             return {}
         except (OSError, ValueError) as error:  # ValueError: no text
-            self._note(f"{self.path.name} is damaged ({' '.join(str(error).split())[:80]})")
+            self._note(f"{self.path.name} is damaged ({reason(error, 80)})")
             return {}
         known = header.split(",")
         # All cells as one list: several times faster than the csv module on files that are blank for the most part.

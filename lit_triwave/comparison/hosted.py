@@ -14,7 +14,7 @@ import numpy as np
 
 from lit_triwave.comparison.compared_run import ComparedRun
 from lit_triwave.comparison.tracked import columns, flat_config, flat_summary
-from lit_triwave.errors import TriwaveError, did_you_mean
+from lit_triwave.errors import TriwaveError, did_you_mean, reason
 from lit_triwave.loggers import has_wandb_login
 
 SCHEME = "wandb:"
@@ -79,7 +79,7 @@ def fetch(address: str, path: str, filters: dict[str, Any]) -> list[Any]:
         with redirect_stderr(io.StringIO()):  # W&B says where it has the login from
             login = has_wandb_login()
     except Exception as error:  # a malformed key, say; W&B has many kinds
-        raise TriwaveError(f"{address}: the W&B login can't be used ({short(error)}); run wandb login") from error
+        raise TriwaveError(f"{address}: the W&B login can't be used ({reason(error)}); run wandb login") from error
     if not login:
         raise TriwaveError(f"{address}: no W&B login; run wandb login, or set WANDB_API_KEY; {OFFLINE}")
     try:
@@ -92,18 +92,13 @@ def fetch(address: str, path: str, filters: dict[str, Any]) -> list[Any]:
 
 def what_is_wrong(path: str, error: Exception) -> str:
     """An error of W&B's client in words, with what to do."""
-    text = re.sub(r"^Failed to verify credentials with \S+: ", "", short(error))
+    text = re.sub(r"^Failed to verify credentials with \S+: ", "", reason(error))
     if "could not find project" in text.lower() or "not found" in text.lower():
         return f"no such W&B project {path}, or none that this login may see"
     if any(word in text.lower() for word in REFUSALS):
         return f"W&B refuses this login ({text}); run wandb login --relogin"
     server = os.environ.get("WANDB_BASE_URL", "W&B's server")
     return f"{server} can't be reached ({text}); {OFFLINE}"
-
-
-def short(error: Exception) -> str:
-    """An error's text in one line of at most 150 characters."""
-    return " ".join((str(error) or type(error).__name__).split())[:150]
 
 
 def compared(address: str, path: str, run: Any) -> ComparedRun:
@@ -131,4 +126,4 @@ def history(address: str, run: Any) -> dict[str, np.ndarray]:
     try:
         return columns(run.history(samples=MOST_ROWS, pandas=False))
     except Exception as error:
-        raise TriwaveError(f"{address}: the history of {run.name or run.id} can't be read ({short(error)})") from error
+        raise TriwaveError(f"{address}: the history of {run.name or run.id} can't be read ({reason(error)})") from error

@@ -12,13 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from lit_triwave.comparison.compared_run import ComparedRun
+from lit_triwave.comparison.compared_run import RUNNING_SECONDS, ComparedRun
 from lit_triwave.comparison.tracked import columns, flat_config, flat_summary
 from lit_triwave.errors import TriwaveError
 from lit_triwave.wandb_segments import records
-
-RUNNING_SECONDS = 600.0
-"""A file without an end that has been written to since is that of a run that is going on."""
 
 
 def read_offline(path: Path) -> list[ComparedRun]:

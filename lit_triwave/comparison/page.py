@@ -47,7 +47,8 @@ def page(comparison: Comparison, curves: Curves) -> str:
 
     order = drawing_order(comparison)
     first, rest = _curves(curves, coloured(comparison, curves))
-    parallel = [number for number in order if comparison.rows[number] in comparison.ranked()]
+    ranked = set(comparison.ranked())
+    parallel = [number for number in order if comparison.rows[number] in ranked]
     axes = parallel_axes(comparison, parallel) if parallel else []
     costs = {}
     for cost, name in COSTS.items():
@@ -76,7 +77,7 @@ def page(comparison: Comparison, curves: Curves) -> str:
     more = f" and {len(experiments) - 3} more" if len(experiments) > 3 else ""
     parts = {
         "title": escape(f"{len(comparison.runs)} runs of {', '.join(experiments[:3])}{more}"),
-        "verdict": escape(verdict(comparison)),
+        "verdict": "<br>".join(map(escape, verdict(comparison))),
         "remarks": "\n".join(f'<p class="remark">{escape(line)}</p>' for line in remarks(comparison)),
         "main": escape(comparison.main or ""),
         "table": _table(comparison),

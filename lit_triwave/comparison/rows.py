@@ -17,9 +17,11 @@ TRAINER = ("precision", "max_epochs", "max_steps", "accumulate_grad_batches", "g
 """Fields of the trainer that decide a result; the others say where and how fast it was reached."""
 DATA_PLACES = ("root", "download", "checksums", "workers", "eval_batch_size", "on_device", "channels_last")
 """Fields of the data that say where they lie and how they are read."""
+TARGET = ("data.expression", "data.class_path", "data.path", "data.target", "data.domain")
+"""Fields that say what a run's errors are of; those of different targets are not compared."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Row:
     """One row of the table.
 
@@ -43,6 +45,11 @@ class Row:
     def finished(self) -> bool:
         """Whether it counts; the values of other rows are those that were logged last."""
         return self.state == "finished"
+
+    @cached_property
+    def target(self) -> Hashable:
+        """Equal for the rows whose metrics are of the same function or data set, or of the same ones."""
+        return frozenset(target(run) for run in self.runs)
 
     @cached_property
     def name(self) -> str:
@@ -72,6 +79,16 @@ def _decides(name: str) -> bool:
     if first == "trainer":
         return rest in TRAINER
     return not (is_seed(name) or (first == "data" and rest in DATA_PLACES) or name == "model.compile")
+
+
+def is_target(name: str) -> bool:
+    """Whether a field of a config says of what a run's errors are."""
+    return name in TARGET or name.startswith("data.domain.")
+
+
+def target(run: ComparedRun) -> Hashable:
+    """The function and its domain, or the data set."""
+    return tuple((name, comparable(run.config[name])) for name in sorted(run.config) if is_target(name))
 
 
 def setting(run: ComparedRun) -> Hashable:
@@ -133,25 +150,3 @@ def _whole_config(run: ComparedRun) -> Hashable:
         return id(run)
     seeds = tuple((name, comparable(value)) for name, value in sorted(run.config.items()) if is_seed(name))
     return setting(run), seeds
-
-
-def most_varied(rows: Sequence[Row], names: Sequence[str], most: int, enough: bool = False) -> list[str]:
-    """Of some fields those that together tell the rows apart best, in the order of `names`.
-
-    Args:
-        rows: to be told apart.
-        names: full ones.
-        most: fields, at most.
-        enough: to stop where the fields tell apart all that can be.
-    """
-    values = {name: [comparable(row.values.get(name)) for row in rows] for name in names}
-    apart = len(set(zip(*values.values(), strict=True)))
-    told: list[Hashable] = [()] * len(rows)
-    best: list[str] = []
-    while len(best) < min(most, len(names)) and not (enough and len(set(told)) == apart):
-        left = [name for name in names if name not in best]
-        name = max(left, key=lambda name: (len(set(zip(told, values[name], strict=True))), len(set(values[name]))))
-        best.append(name)
-        numbers: dict[Hashable, int] = {}  # short keys instead of ever longer ones
-        told = [numbers.setdefault(pair, len(numbers)) for pair in zip(told, values[name], strict=True)]
-    return [name for name in names if name in best]

@@ -95,6 +95,10 @@ def _parse(text: str, fields: Fields) -> Condition:
         # A shell takes an unquoted > or < for itself.
         raise TriwaveError(f'--where {text}: FIELD OP VALUE in quotes, OP one of = != < <= > >= ~, as in "depth>=5"')
     name, sign, value = match[1], match[2].replace("==", "="), match[3]
+    if value[:1] in tuple("=<>~"):
+        raise TriwaveError(f"--where {text}: no such OP as {match[2]}{value[0]}; it is one of = != < <= > >= ~")
+    if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"":
+        value = value[1:-1]
     if sign in ORDERS:
         try:
             float(value)

@@ -42,8 +42,7 @@ def sample_of(run: ComparedRun, metric: str) -> Sample | None:
     """
     base = metric.removesuffix("_mean")
     mean = _number(run, f"{base}_mean")
-    replicas = run.summary.get("replicas")
-    n = replicas if isinstance(replicas, int) and replicas > 1 else 1
+    n = seeds_of(run)
     if mean is not None:
         spread = _number(run, f"{base}_std") if n > 1 else None
         lowest = _number(run, f"{base}_min")
@@ -52,6 +51,12 @@ def sample_of(run: ComparedRun, metric: str) -> Sample | None:
         return None
     value = _number(run, metric)
     return None if value is None else Sample(1, value, None, value if goal(metric) else None)
+
+
+def seeds_of(run: ComparedRun) -> int:
+    """How many networks of different seeds a run trains side by side, by its summary or, without one, its config."""
+    known = (run.summary.get("replicas"), run.config.get("model.replicas"))
+    return next((number for number in known if isinstance(number, int) and number > 1), 1)
 
 
 def _number(run: ComparedRun, name: str) -> float | None:

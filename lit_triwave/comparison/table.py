@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from lit_triwave.comparison.cells import joined, mean_and_error, number, shown
+from lit_triwave.comparison.columns import most_varied
 from lit_triwave.comparison.compared_run import ComparedRun
 from lit_triwave.comparison.fields import Fields, is_number
 from lit_triwave.comparison.rows import Row, differing, make_rows
+from lit_triwave.comparison.statistics import seeds_of
 from lit_triwave.goals import goal
 
 MAIN = ("test/accuracy", "test/mse")
@@ -18,6 +20,12 @@ MAIN = ("test/accuracy", "test/mse")
 BESIDES = ("test/accuracy", "test/mse", "test/max_error", "test/loss", "parameters", "wall_seconds")
 """Metrics shown besides the main one, unless others are asked for."""
 BEST = "★"
+LOWEST = "lowest"
+"""Header of the lowest seed's value, beside the mean over seeds."""
+HEADERS = ("run", "seeds", LOWEST)
+"""Of columns that are no field; rows can be put in order by them, too."""
+MOST_TELLING = 6
+"""Fields in a row's label."""
 
 
 @dataclass(frozen=True)
@@ -57,31 +65,43 @@ class Comparison:
 
     @property
     def main(self) -> str | None:
-        """The metric by which one row is the best."""
+        """The metric by which rows are the best of their targets."""
         return self.metrics[0] if self.metrics else None
 
-    def ranked(self) -> list[Row]:
-        """The finished rows that have the main metric, best first; in their order where neither way is better."""
+    def by_target(self) -> list[list[Row]]:
+        """The finished rows that have the main metric, those of one function or data set together, best first; in their
+        order where neither way is better."""
         main = self.main
-        if main is None:
-            return []
-        rows = [row for row in self.rows if row.finished and row.sample(main) is not None]
-        sign = -1.0 if goal(main) == "max" else 1.0
-        return sorted(rows, key=lambda row: sign * self._mean(row)) if goal(main) else rows
+        targets: dict[Hashable, list[Row]] = {}
+        for row in self.rows:
+            if main is not None and row.finished and row.sample(main) is not None:
+                targets.setdefault(row.target, []).append(row)
+        sign = {"max": -1.0, "min": 1.0}.get(goal(main or "") or "", 0.0)
+        return [sorted(rows, key=lambda row: sign * self._mean(row)) for rows in targets.values()]
+
+    def ranked(self) -> list[Row]:
+        """The same in one list, target after target."""
+        return [row for rows in self.by_target() for row in rows]
 
     def _mean(self, row: Row) -> float:
         sample = row.sample(self.main or "")
         return math.inf if sample is None else sample.mean
 
-    def best(self) -> Row | None:
-        """The first of the ranked rows, if one way is better."""
-        ranked = self.ranked()
-        return ranked[0] if ranked and self.main and goal(self.main) else None
+    def best(self) -> list[Row]:
+        """The best row of each target, if one way is better; not of a target with one row, where there are others."""
+        if self.main is None or goal(self.main) is None:
+            return []
+        targets = self.by_target()
+        return [rows[0] for rows in targets if len(rows) > 1 or len(targets) == 1]
 
     def seeds(self, row: Row) -> int:
-        """How many a row has, by the main metric where it has it."""
-        sample = row.sample(self.main) if self.main else None
-        return sample.n if sample else len(row.runs)
+        """How many a row has, by the main metric where it has it; of an unfinished run those that it trains."""
+        sample = row.sample(self.main) if self.main and row.finished else None
+        return sample.n if sample else sum(seeds_of(run) for run in row.runs)
+
+    def telling(self, rows: Sequence[Row]) -> list[str]:
+        """The fields that say which of some rows a row is: those that were asked for, or what tells them apart."""
+        return self.columns if self.grouped else most_varied(rows, self.columns, MOST_TELLING, enough=True)
 
     def label(self, row: Row, columns: Sequence[str], longest: int = 90) -> str:
         """What tells a row from the others, such as "depth 5, blocks"; its name where nothing does."""
@@ -104,11 +124,11 @@ class Comparison:
         unfinished = not all(row.finished for row in self.rows)
         header = ["run", *(self.fields.short(name) for name in columns), *["state"] * unfinished, "seeds"]
         for metric in self.metrics:
-            header += [metric, *["lowest"] * (metric in lowest)]
-        best = self.best()
+            header += [metric, *[LOWEST] * (metric in lowest)]
+        best = set(self.best())
         body = []
         for row in self.rows:
-            cells = [Cell(f"{BEST} {row.name}" if row is best else row.name)]
+            cells = [Cell(f"{BEST} {row.name}" if row in best else row.name)]
             for name in columns:
                 value = row.values.get(name)
                 cells.append(Cell(shown(value), float(value) if is_number(value) else None))
@@ -170,7 +190,8 @@ def compare(
         fields: of these or of more.
         by: full names of the fields that make a row; by default those in which the runs differ, but for the seeds.
         metrics: to be shown, the main one first; by default those that runs of this project have.
-        sort: full name of the field or metric by which rows are put in order; by default the main metric, best first.
+        sort: full name of the field or metric by which rows are put in order, or one of `HEADERS`; by default the main
+            metric, best first, target by target.
         descending: the other way round.
     """
     apart = differing(runs)
@@ -178,30 +199,41 @@ def compare(
     rows = make_rows(runs, columns, [*dict.fromkeys([*columns, *([sort] if sort else [])])])
     comparison = Comparison(runs, fields, rows, columns, list(metrics) or default_metrics(runs), bool(by))
     if sort:
-        keyed = [(sort_key(row, sort), row) for row in rows]
+        keyed = [(sort_key(comparison, row, sort), row) for row in rows]
         there = sorted((pair for pair in keyed if pair[0] is not None), key=lambda pair: pair[0], reverse=descending)
         comparison.rows = [row for _, row in there] + [row for key, row in keyed if key is None]
     else:
         ranked = comparison.ranked()
         ranked = ranked[::-1] if descending else ranked
-        comparison.rows = ranked + [row for row in rows if not any(row is other for other in ranked)]
+        known = set(ranked)
+        comparison.rows = ranked + [row for row in rows if row not in known]
     return comparison
 
 
 def default_metrics(runs: Sequence[ComparedRun]) -> list[str]:
-    """The metrics that runs have of those that are shown by default, first the one that most have."""
-    counts = {name: sum(is_number(run.summary.get(name)) for run in runs if run.state == "finished") for name in MAIN}
-    first = max(MAIN, key=lambda name: counts[name])
+    """The metrics that runs have of those that are shown by default, first the one that most have, finished or, of an
+    unfinished run, by what it logged."""
+    finished = {name: sum(is_number(run.summary.get(name)) for run in runs if run.state == "finished") for name in MAIN}
+    logged = {name: sum(last_logged(run, name)[0] is not None for run in runs) for name in MAIN}
+    first = max(MAIN, key=lambda name: (finished[name], logged[name]))
     there = [name for name in BESIDES if any(is_number(run.summary.get(name)) for run in runs)]
     return [first, *(name for name in there if name != first)]
 
 
-def sort_key(row: Row, name: str) -> Any:
+def sort_key(comparison: Comparison, row: Row, name: str) -> Any:
     """By what a row is put in order: numbers before texts; None where the row has no value."""
-    sample = row.sample(name)
-    value = sample.mean if sample is not None else row.values.get(name)
-    if value is None and name in ("name", "source"):
+    sample = row.sample(comparison.main or "" if name == LOWEST else name)
+    value: Any = None
+    if name == LOWEST:
+        value = sample.best if sample is not None and row.finished else None
+    elif name == "seeds":
+        value = comparison.seeds(row)
+    elif sample is not None:
+        value = sample.mean
+    elif name in ("run", "name", "source"):
         value = row.name
+    else:
+        value = row.values.get(name)
     if value is None:
         return None
     return (0, float(value), "") if is_number(value) else (1, 0.0, shown(value))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from lit_triwave.comparison.cells import mean_and_error, number
+from collections import Counter
+from collections.abc import Sequence
+
+from lit_triwave.comparison.cells import mean_and_error, number, shown
 from lit_triwave.comparison.compared_run import ComparedRun
-from lit_triwave.comparison.fields import is_number
-from lit_triwave.comparison.rows import Row, most_varied, setting
+from lit_triwave.comparison.fields import is_number, value_of
+from lit_triwave.comparison.rows import TARGET, Row, is_target, setting
 from lit_triwave.comparison.statistics import Sample, welch
 from lit_triwave.comparison.table import Comparison
 from lit_triwave.goals import goal
@@ -13,23 +16,43 @@ from lit_triwave.goals import goal
 SIGNIFICANT = 0.05
 """A smaller p of Welch's test is called larger than the seeds' spread."""
 MOST_NOTES = 12
+MOST_TARGETS = 8
+"""Functions or data sets of which a sentence is said."""
 
 
-def verdict(comparison: Comparison) -> str:
-    """Which row is best by the main metric, and what its lead over the next one is worth."""
+def verdict(comparison: Comparison) -> list[str]:
+    """Which row is best by the main metric, and what its lead over the next one is worth; for each target in a sentence
+    of its own, as an error of one function says nothing of another's."""
     main = comparison.main
-    ranked = comparison.ranked()
-    if main is None or not ranked:
-        return f"No finished run has {main or 'a metric'}: none is the best."
+    targets = comparison.by_target()
+    if main is None or not targets:
+        return [f"No finished run has {main or 'a metric'}: none is the best."]
     if goal(main) is None:
-        return f"Of {main} neither more nor less is better: no row is marked."
-    name = _name(comparison, ranked[0])
+        return [f"Of {main} neither more nor less is better: no row is marked."]
+    if len(targets) == 1:
+        return [_of_target(comparison, targets[0], f"Best by {main}")]
+    names = target_names([rows[0] for rows in targets])
+    several = [(name, rows) for name, rows in zip(names, targets, strict=True) if len(rows) > 1]
+    alone = [name for name, rows in zip(names, targets, strict=True) if len(rows) == 1]
+    lines = [f"The rows are of {len(targets)} functions or data sets: {main} is compared within each."]
+    lines += [_of_target(comparison, rows, f"Best for {name}") for name, rows in several[:MOST_TARGETS]]
+    if len(several) > MOST_TARGETS:
+        lines.append(f"… and {len(several) - MOST_TARGETS} more; --where picks some.")
+    if alone:
+        lines.append(f"With one row there is nothing to compare: {some(alone)}.")
+    return lines
+
+
+def _of_target(comparison: Comparison, ranked: Sequence[Row], beginning: str) -> str:
+    """What is said of the rows of one target, best first."""
+    columns = comparison.telling(ranked)
+    name = comparison.label(ranked[0], columns)
     if len(ranked) == 1:
-        return f"Best by {main}: {name}, the only finished row; there is nothing to compare it with."
-    one, other = _sample(ranked[0], main), _sample(ranked[1], main)
+        return f"{beginning}: {name}, the only finished row; there is nothing to compare it with."
+    one, other = (_sample(row, comparison.main or "") for row in ranked[:2])
     lead = abs(one.mean - other.mean)
-    text = f"Best by {main}: {name}, {mean_and_error(one)}; "
-    text += f"its lead over the next, {_name(comparison, ranked[1])}, is {number(lead)}"
+    text = f"{beginning}: {name}, {mean_and_error(one)}; "
+    text += f"its lead over the next, {comparison.label(ranked[1], columns)}, is {number(lead)}"
     if lead == 0:
         return f"{text}: both are alike."
     n = f"n = {one.n} and {other.n}"
@@ -52,9 +75,19 @@ def _sample(row: Row, metric: str) -> Sample:
     return sample
 
 
-def _name(comparison: Comparison, row: Row) -> str:
-    columns = comparison.columns if comparison.grouped else most_varied(comparison.rows, comparison.columns, 6, True)
-    return comparison.label(row, columns)
+def target_names(rows: Sequence[Row]) -> list[str]:
+    """What the targets of rows are called, by as many fields as tell them apart; one row of each target."""
+    runs = [row.runs[0] for row in rows]
+    known = [name for name in dict.fromkeys(name for run in runs for name in run.config) if is_target(name)]
+    order = [*(name for name in TARGET if name in known), *(name for name in known if name not in TARGET)]
+    texts = [""] * len(runs)
+    for name in order:
+        more = [
+            ", ".join(filter(None, (text, shown(value_of(run, name))))) for text, run in zip(texts, runs, strict=True)
+        ]
+        if len(set(more)) > len(set(texts)) or "" in texts:
+            texts = more
+    return [text or "no target named" for text in texts]
 
 
 def remarks(comparison: Comparison) -> list[str]:
@@ -62,12 +95,11 @@ def remarks(comparison: Comparison) -> list[str]:
     lines = []
     main = comparison.main
     if main and goal(main) == "min":
-        lowest = [(s.best, row) for row in comparison.ranked() if (s := row.sample(main)) and s.best is not None]
-        best = comparison.best()
-        if len(lowest) > 1:
-            value, row = min(lowest, key=lambda pair: pair[0])
-            if row is not best:
-                name = _name(comparison, row)
+        for rows in comparison.by_target()[:MOST_TARGETS]:
+            lowest = [(s.best, row) for row in rows if (s := row.sample(main)) and s.best is not None]
+            value, row = min(lowest, key=lambda pair: pair[0], default=(0.0, rows[0]))
+            if row is not rows[0]:
+                name = comparison.label(row, comparison.telling(comparison.rows))
                 lines.append(f"The lowest {main} of a single seed, {number(value)}, is that of {name}.")
     unfinished = sum(not row.finished for row in comparison.rows)
     if unfinished:
@@ -75,9 +107,12 @@ def remarks(comparison: Comparison) -> list[str]:
             f"{unfinished} of {len(comparison.runs)} runs did not finish: in brackets what they logged last; they are "
             "never the best and in no mean over seeds."
         )
+    without = [row.name for row in comparison.rows if row.finished and main and row.sample(main) is None]
+    if without and comparison.by_target():
+        lines.append(f"Without {main}, so not compared (--metrics names another): {some(without)}.")
     repeated = [run.name for row in comparison.rows for run in row.repeated]
     if repeated:
-        lines.append(f"Same config and seed as another run, so not counted again: {_some(repeated)}.")
+        lines.append(f"Same config and seed as another run, so not counted again: {some(repeated)}.")
     exchanged = [row for row in comparison.rows if any(_exchanges(run) for run in row.runs)]
     if exchanged:
         lines.append(
@@ -88,7 +123,11 @@ def remarks(comparison: Comparison) -> list[str]:
         pooled = [row for row in comparison.rows if len({setting(run) for run in row.runs}) > 1]
         if pooled:
             lines.append(f"{len(pooled)} of {len(comparison.rows)} rows pool runs that differ in more than the seed.")
-    notes = [f"{run.name}: {note}" for run in comparison.runs for note in run.notes] + comparison.said
+    names = Counter(run.name for run in comparison.runs)
+    notes = [
+        f"{run.name if names[run.name] == 1 else run.source}: {note}" for run in comparison.runs for note in run.notes
+    ]
+    notes += comparison.said
     lines += notes[:MOST_NOTES]
     if len(notes) > MOST_NOTES:
         lines.append(f"… and {len(notes) - MOST_NOTES} more notes; --format json has all.")
@@ -101,5 +140,6 @@ def _exchanges(run: ComparedRun) -> bool:
     return all(is_number(value) and value > 0 for value in asked) and run.summary.get("replicas", 1) != 1
 
 
-def _some(names: list[str]) -> str:
+def some(names: list[str]) -> str:
+    """A few names, and how many more there are."""
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

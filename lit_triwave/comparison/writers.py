@@ -13,9 +13,10 @@ from rich.measure import Measurement
 from rich.table import Table
 
 from lit_triwave.comparison.cells import shown
+from lit_triwave.comparison.columns import most_varied
 from lit_triwave.comparison.compared_run import ComparedRun
 from lit_triwave.comparison.fields import OWN
-from lit_triwave.comparison.rows import Row, most_varied
+from lit_triwave.comparison.rows import Row
 from lit_triwave.comparison.table import BEST, Comparison
 from lit_triwave.comparison.verdict import remarks, verdict
 
@@ -27,11 +28,18 @@ def _columns(comparison: Comparison) -> tuple[list[str], list[str]]:
     """The fields that are shown, and a sentence about the others."""
     if comparison.grouped:
         return comparison.columns, []
-    there = [name for name in comparison.columns if any(shown(row.values.get(name)) for row in comparison.rows)]
-    columns = most_varied(comparison.rows, there, MOST_COLUMNS)
-    left = len(comparison.columns) - len(columns)
+    rows = comparison.rows
+    differing = [name for name in comparison.columns if name != "experiment" or not all(map(_names_experiment, rows))]
+    there = [name for name in differing if any(shown(row.values.get(name)) for row in rows)]
+    columns = most_varied(rows, there, MOST_COLUMNS)
+    left = len(differing) - len(columns)
     others = [f"{left} more fields differ; --format csv, json or html has them, --group-by chooses."] if left else []
     return columns, others
+
+
+def _names_experiment(row: Row) -> bool:
+    """Whether a row's name says its experiment, as those of run folders do."""
+    return all(row.name.startswith(run.experiment) for run in row.runs[:1])
 
 
 def write_screen(comparison: Comparison, file: TextIO) -> None:
@@ -51,7 +59,7 @@ def write_screen(comparison: Comparison, file: TextIO) -> None:
         unbounded = console.options.update(max_width=10_000)
         console.width = max(console.width, Measurement.get(console, unbounded, table).maximum)
     console.print(table)
-    for line in [verdict(comparison), *remarks(comparison), *others]:
+    for line in [*verdict(comparison), *remarks(comparison), *others]:
         console.print(line, soft_wrap=not console.is_terminal)
 
 
@@ -65,7 +73,7 @@ def write_markdown(comparison: Comparison, file: TextIO) -> None:
         texts = [_escaped(cell.text) for cell in cells]
         rows.append([f"**{text}**" if bold and text else text for text in texts])
     file.writelines(f"| {' | '.join(cells)} |\n" for cells in rows)
-    file.writelines(f"\n{_escaped(line)}\n" for line in [verdict(comparison), *remarks(comparison), *others])
+    file.writelines(f"\n{_escaped(line)}\n" for line in [*verdict(comparison), *remarks(comparison), *others])
 
 
 def _escaped(text: str) -> str:
@@ -96,12 +104,12 @@ def _plain(value: Any) -> Any:
 
 def write_json(comparison: Comparison, file: TextIO) -> None:
     """Runs and rows, with every field and every metric, and the sentences."""
-    best = comparison.best()
+    best = set(comparison.best())
     content = {
         "main_metric": comparison.main,
         "verdict": verdict(comparison),
         "remarks": remarks(comparison),
-        "rows": [_row(comparison, row) | {"best": row is best} for row in comparison.rows],
+        "rows": [_row(comparison, row) | {"best": row in best} for row in comparison.rows],
         "runs": [_run(run) for run in comparison.runs],
     }
     json.dump(_finite(content), file, indent=1, allow_nan=False, default=str)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from lit_triwave.errors import TriwaveError, did_you_mean
+from lit_triwave.errors import TriwaveError, did_you_mean, reason
 from lit_triwave.sweeps.parameters import Parameter, parameters
 
 KEYS = ["apiVersion", "command", "controller", "description", "early_terminate", "entity", "imageuri", "image_uri"]
@@ -88,11 +88,12 @@ def read_sweep(path: Path) -> Sweep:
         TriwaveError: it is none, or one that can't be followed without W&B's server.
     """
     if not path.is_file():
-        raise TriwaveError(f"{path}: no such file")
+        what = "a folder; a sweep's YAML file is expected, as in configs/sweeps/" if path.is_dir() else "no such file"
+        raise TriwaveError(f"{path}: {what}")
     try:
         content = yaml.safe_load(path.read_text())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise TriwaveError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
+        raise TriwaveError(f"{path} is no YAML: {reason(error)}") from error
     if not isinstance(content, dict) or "parameters" not in content or "method" not in content:
         raise TriwaveError(f"{path} is no sweep file: method and parameters are expected, as in configs/sweeps/")
     try:

@@ -1,0 +1,50 @@
+"""Which of the fields in which rows differ are shown: what the runs are about, and what tells them apart."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+
+from lit_triwave.comparison.fields import comparable
+from lit_triwave.comparison.rows import Row
+
+ABOUT = ("data.expression", "model.head", "model.initialization", "model.depth")
+"""Shown wherever rows differ in them, before all others."""
+NEXT = ("data.class_path", "data.path", "model.backbone", "model.wiring", "model.release")
+"""Before the others where they tell rows apart that the ones before do not."""
+
+
+def most_varied(rows: Sequence[Row], names: Sequence[str], most: int, enough: bool = False) -> list[str]:
+    """Of some fields those that say what the rows are, and then those that together tell them apart best.
+
+    Args:
+        rows: to be told apart.
+        names: full ones.
+        most: fields, at most.
+        enough: to stop where the fields tell apart all that can be.
+
+    Returns:
+        Those of `ABOUT` and `NEXT` first, the others in the order of `names`.
+    """
+    values = {name: [comparable(row.values.get(name)) for row in rows] for name in names}
+    varied = [name for name in names if len(set(values[name])) > 1]
+    apart = len(set(zip(*values.values(), strict=True)))
+    told: list[Hashable] = [()] * len(rows)
+    best: list[str] = []
+
+    def with_(name: str) -> int:
+        return len(set(zip(told, values[name], strict=True)))
+
+    def take(name: str) -> None:
+        nonlocal told
+        best.append(name)
+        numbers: dict[Hashable, int] = {}  # short keys instead of ever longer ones
+        told = [numbers.setdefault(pair, len(numbers)) for pair in zip(told, values[name], strict=True)]
+
+    for name in (*ABOUT, *NEXT):
+        if name in varied and len(best) < most and (name in ABOUT or with_(name) > len(set(told))):
+            take(name)
+    first = list(best)
+    while len(best) < min(most, len(names)) and not (enough and len(set(told)) == apart):
+        left = [name for name in names if name not in best]
+        take(max(left, key=lambda name: (with_(name), len(set(values[name])))))
+    return first + [name for name in names if name in best and name not in first]
