@@ -144,9 +144,10 @@ def _table(comparison: Comparison) -> str:
     """
     header, body = comparison.cells(comparison.columns)
     fields = range(1, 1 + len(comparison.columns))  # the first column is the run
-    near = {1 + comparison.columns.index(name) for name in telling(comparison, MOST_FIELDS)}
-    far = [column for column in fields if column not in near and not comparison.grouped]
-    shown_order = [*(column for column in range(len(header)) if column not in far), *far]
+    first = comparison.columns if comparison.grouped else telling(comparison, MOST_FIELDS)
+    near = [1 + comparison.columns.index(name) for name in first]
+    metrics = range(1 + len(comparison.columns), len(header))
+    shown_order = [0, *near, *metrics, *(column for column in fields if column not in near)]
     numeric = [any(row[column].value is not None for row in body) for column in range(len(header))]
     kinds = ["" if number else ' class="text"' for number in numeric]
     parts = ["<table><thead><tr>"]
@@ -160,15 +161,17 @@ def _table(comparison: Comparison) -> str:
         parts.append(f'\n<tr data-row="{number}" class="{state}">')
         for column in shown_order:
             value = row.values.get(comparison.columns[column - 1]) if column in fields else None
+            if column in metrics and not row.finished and (logged := row.sample(header[column])):
+                value = logged.mean  # by which it is filtered, as by --where, and not sorted
             parts.append(f"<td{kinds[column]}{_data(cells[column], value)}>{escape(cells[column].text)}</td>")
         parts.append("</tr>")
     return "".join([*parts, "</tbody></table>"])
 
 
 def _data(cell: Cell, value: Any) -> str:
-    """A cell's number, or the value of its field where that is a list or a text of which the cell has a part."""
+    """A cell's number, or what else it has that its text does not say: a list, or a text of which it shows a part."""
     if cell.value is not None:
         return f' data-v="{repr(cell.value).removesuffix(".0")}"'
-    if isinstance(value, (list, tuple, dict)) or (isinstance(value, str) and value != cell.text):
+    if isinstance(value, (list, tuple, dict, float)) or (isinstance(value, str) and value != cell.text):
         return f' data-json="{escape(json.dumps(value, default=str))}"'
     return ""

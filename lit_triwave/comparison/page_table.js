@@ -16,8 +16,8 @@ const textOf = (cell) => cell.textContent.replace(/^★ /, "");
 /** What a cell has: a number, a list, a text, true or false; null for nothing. */
 function valueOf(cell) {
   if (cell.dataset.v !== undefined) return Number(cell.dataset.v);
-  if (cell.dataset.json !== undefined) return JSON.parse(cell.dataset.json);
   const text = textOf(cell);
+  if (cell.dataset.json !== undefined) try { return JSON.parse(cell.dataset.json); } catch { return text; } // NaN is no JSON
   return text === "" ? null : text === "true" || text === "false" ? text === "true" : text;
 }
 
