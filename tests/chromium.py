@@ -27,6 +27,7 @@ ARGUMENTS = (
     # Whatever a page asks of the network fails, and shows among the console's errors.
     "--host-resolver-rules=MAP * ~NOTFOUND",
 )
+ENTER = "\ue007"  # of WebDriver
 WITHOUT_WEBGL = ("--disable-gpu", "--disable-webgl", "--disable-3d-apis")
 WITH_WEBGL = ("--use-angle=swiftshader", "--enable-unsafe-swiftshader")
 
@@ -84,6 +85,15 @@ class Chromium:
             assert time.monotonic() < end, f"{condition} after {seconds} s"
             time.sleep(0.05)
         return value
+
+    def type(self, selector: str, keys: str) -> None:
+        """Sends keys to the first element that a CSS selector finds; ENTER is one of them."""
+        (element,) = self._call("POST", "/element", {"using": "css selector", "value": selector}).values()
+        self._call("POST", f"/element/{element}/value", {"text": keys})
+
+    def width(self, pixels: int) -> None:
+        """Makes the window so wide."""
+        self._call("POST", "/window/rect", {"width": pixels, "height": 1400})
 
     def errors(self) -> list[str]:
         """What the console has of warnings and errors since the last call."""

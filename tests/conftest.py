@@ -17,6 +17,7 @@ import torch  # noqa: E402
 from hypothesis import settings  # noqa: E402
 
 from lit_triwave.cli import main  # noqa: E402
+from tests.compared_runs import write_sweep  # noqa: E402
 
 torch.set_num_threads(1)
 settings.register_profile("default", deadline=None)  # machines are shared; a slow draw is no failure
@@ -39,3 +40,9 @@ def fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
         return tmp_path / Path(config).stem / name
 
     return run
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> Path:
+    """The folder of twelve runs in four rows, of which depth 6 with blocks is the best."""
+    return write_sweep(tmp_path / "runs")

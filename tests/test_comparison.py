@@ -24,50 +24,8 @@ from lit_triwave.comparison.fields import Fields
 from lit_triwave.comparison.folders import read_run_folder
 from lit_triwave.comparison.history import MetricsFile
 from lit_triwave.comparison.table import compare
-from tests.chromium import MISSING, WITH_WEBGL, WITHOUT_WEBGL, Chromium, seconds_to
+from tests.compared_runs import compared, replicas, write_run
 from tests.conftest import REPOSITORY
-
-CONFIG = {
-    "model.depth": 5,
-    "model.release": "blocks",
-    "model.train.lr": 0.001,
-    "data.points": 500,
-    "seed_everything": 0,
-}
-
-
-def write_run(
-    folder: Path,
-    config: dict[str, Any] | None = None,
-    summary: dict[str, Any] | None = None,
-    state: str = "finished",
-    metrics: str = "",
-    schema: int = 2,
-) -> Path:
-    """A run folder as it is agreed: run.json, and where given summary.json and metrics.csv."""
-    folder.mkdir(parents=True)
-    record = {"schema": schema, "experiment": folder.parent.name, "id": folder.name, "state": state}
-    record |= {"tags": ["constructed", "x**3 - x"], "config": CONFIG | (config or {})}
-    (folder / "run.json").write_text(json.dumps(record))
-    if summary is not None:
-        (folder / "summary.json").write_text(json.dumps({"schema": schema} | summary))
-    if metrics:
-        (folder / "metrics.csv").write_text(metrics)
-    return folder
-
-
-def replicas(values: list[float]) -> dict[str, Any]:
-    """The summary of a run of several seeds with these errors."""
-    summary = {"replicas": len(values), "test/mse": min(values), "test/mse_min": min(values)}
-    return summary | {"test/mse_mean": float(np.mean(values)), "test/mse_std": float(np.std(values, ddof=1))}
-
-
-def compared(capsys: pytest.CaptureFixture[str], *args: object) -> dict[str, Any]:
-    """What `--format json` says."""
-    capsys.readouterr()
-    assert main(["compare", *map(str, args), "--format", "json"]) == 0
-    content: dict[str, Any] = json.loads(capsys.readouterr().out)
-    return content
 
 
 def refused(capsys: pytest.CaptureFixture[str], *args: object) -> str:
@@ -78,22 +36,6 @@ def refused(capsys: pytest.CaptureFixture[str], *args: object) -> str:
     assert not said.out
     (line,) = said.err.splitlines()
     return line
-
-
-@pytest.fixture
-def sweep(tmp_path: Path) -> Path:
-    """Two depths by two releases, three seeds each: depth 6 with blocks is the best."""
-    errors = {(5, "blocks"): 4e-6, (5, "dense"): 3e-6, (6, "blocks"): 1e-6, (6, "dense"): 2e-6}
-    for (depth, release), error in errors.items():
-        for seed in range(3):
-            config = {"model.depth": depth, "model.release": release, "seed_everything": seed, "data.seed": seed}
-            curve = "".join(
-                f"{step},{error * (1 + 100 / (1 + step)) * (1 + 0.1 * seed)}\n" for step in range(0, 500, 5)
-            )
-            summary = {"test/mse": error * (1 + 0.01 * seed), "parameters": 20 * depth, "wall_seconds": 3.0 + seed}
-            folder = tmp_path / "runs" / "sweep" / f"{depth}-{release}-{seed}"
-            write_run(folder, config, summary, metrics="step,train/mse_mean\n" + curve)
-    return tmp_path / "runs"
 
 
 def test_runs_of_fit_are_one_row_for_each_depth(
@@ -419,25 +361,6 @@ def test_numbers_are_not_lost_in_blank_cells(tmp_path: Path) -> None:
     np.testing.assert_array_equal(history["b"], [nan, nan, nan, -math.inf, 7])
 
 
-def test_figures_are_drawn_for_many_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from matplotlib.image import imread
-
-    curve = "step,train/mse_mean\n" + "".join(f"{step},{1 / (1 + step)}\n" for step in range(300))
-    for depth in range(2, 18):
-        summary = {"test/mse": 10.0**-depth, "parameters": 20 * depth, "wall_seconds": 2.0 * depth}
-        write_run(tmp_path / "runs" / "x3" / str(depth), {"model.depth": depth}, summary, metrics=curve)
-    assert main(["compare", str(tmp_path / "runs"), "--figures", str(tmp_path / "figures")]) == 0
-    for name in ("curves", "parameters", "time", "parallel"):
-        picture = imread(tmp_path / "figures" / f"{name}.png")
-        assert picture.shape[0] > 500 and picture.std() > 0.02, name
-    write_run(tmp_path / "bare" / "x3" / "a", {}, {"test/mse": 1.0})
-    assert main(["compare", str(tmp_path / "bare"), "--figures", str(tmp_path / "none")]) == 0
-    assert "curves.png: left out" in capsys.readouterr().err
-    assert [path.name for path in (tmp_path / "none").iterdir()] == ["time.png"] or not list(
-        (tmp_path / "none").iterdir()
-    )
-
-
 def test_neither_torch_nor_lightning_is_imported(sweep: Path, tmp_path: Path) -> None:
     # What makes it quick; a time would measure the machine.
     code = (
@@ -467,78 +390,6 @@ def test_ctrl_c_and_a_reader_that_leaves_are_quiet(sweep: Path, monkeypatch: pyt
     monkeypatch.setattr(command, "read_all", interrupted)
     assert main(["compare", str(sweep)]) == 130
     assert capsys.readouterr().err == "interrupted\n"
-
-
-@pytest.mark.skipif(bool(MISSING), reason=MISSING)
-@pytest.mark.parametrize("arguments", [WITHOUT_WEBGL, WITH_WEBGL], ids=["no_webgl", "webgl"])
-def test_the_page_works_in_a_real_browser_without_a_network(
-    sweep: Path, tmp_path: Path, arguments: tuple[str, ...]
-) -> None:
-    page = tmp_path / "page.html"
-    assert main(["compare", str(sweep), "--out", str(page)]) == 0
-    depths = "[...document.querySelectorAll('tbody tr')].filter(r => !r.hidden).map(r => r.cells[1].textContent)"
-    releases = depths.replace("cells[1]", "cells[2]")
-    header = "[...document.querySelectorAll('th')].find(h => h.textContent === 'depth')"
-    with Chromium(*arguments) as browser:
-        browser.open(page)
-        browser.until("performance.getEntriesByName('wall_seconds-drawn').length")
-        assert browser.run(f"return {depths}") == ["6", "6", "5", "5"]  # best first
-        assert browser.run("return document.querySelectorAll('tr.best').length") == 1
-        # A band and a line for each of the four rows.
-        assert browser.run("return document.querySelectorAll('#curves .scatterlayer .trace').length") == 8
-        for chart in ("parameters", "wall_seconds"):
-            assert browser.run(f"return document.querySelectorAll('#{chart} .points path.point').length") == 4
-        if arguments is WITH_WEBGL:
-            assert browser.run("return document.querySelectorAll('#parallel .parcoords .y-axis').length") == 3
-        else:
-            assert browser.run("return document.querySelectorAll('#parallel .scatterlayer path.js-line').length") >= 4
-        browser.run(f"{header}.click()")
-        assert browser.run(f"return {depths}") == ["5", "5", "6", "6"]
-        browser.run(f"{header}.click()")
-        assert browser.run(f"return {depths}") == ["6", "6", "5", "5"]
-        assert browser.run("return location.hash") == "#descending=depth"
-        box = "const box = document.getElementById('filter'); box.value = arguments[0] || "
-        browser.run(f"{box}'depth>=6 release=dense'; box.dispatchEvent(new Event('input'))")
-        assert browser.until("document.getElementById('count').textContent.startsWith('1 of 4')")
-        assert browser.run(f"return [{depths}, {releases}]") == [["6"], ["dense"]]
-        assert browser.until("document.querySelectorAll('#curves .scatterlayer .trace').length === 2")
-        browser.run(f"{box}'nonsense>1'; box.dispatchEvent(new Event('input'))")
-        assert browser.until("document.getElementById('filter').classList.contains('wrong')")
-        browser.open(page, "ascending=release&filter=depth=5")  # an address that was sent to someone
-        assert browser.run(f"return [{depths}, {releases}]") == [["5", "5"], ["blocks", "dense"]]
-        browser.until("performance.getEntriesByName('wall_seconds-drawn').length")
-        assert not browser.run(
-            "return [...document.querySelectorAll('.modebar-btn')].some(b => /share/i.test(b.dataset.title))"
-        )
-        assert browser.errors() == []
-
-
-@pytest.mark.skipif(bool(MISSING), reason=MISSING)
-def test_odd_names_and_a_comparison_without_curves_make_a_page_without_errors(tmp_path: Path) -> None:
-    odd = "</script><b>\"&'|`*"
-    write_run(tmp_path / "x3" / "a", {"data.expression": odd}, {"test/mse": 0.0})
-    write_run(tmp_path / "x3" / "b", {"data.expression": "x"}, {"test/mse": 0.0}, state="failed")
-    assert main(["compare", str(tmp_path), "--out", str(tmp_path / "page.html")]) == 0
-    assert second_column(tmp_path / "page.html") == [odd, "x"]
-
-
-def second_column(page: Path) -> list[str]:
-    """The second column of a page's table, after all charts are drawn without an error."""
-    with Chromium(*WITHOUT_WEBGL) as browser:
-        browser.open(page)
-        browser.until("performance.getEntriesByName('wall_seconds-drawn').length")
-        assert browser.errors() == []
-        cells: list[str] = browser.run(
-            "return [...document.querySelectorAll('tbody tr')].map(r => r.cells[1].textContent)"
-        )
-        return cells
-
-
-@pytest.mark.skipif(bool(MISSING), reason=MISSING)
-def test_the_first_picture_does_not_wait_for_plotly(sweep: Path, tmp_path: Path) -> None:
-    assert main(["compare", str(sweep), "--out", str(tmp_path / "page.html")]) == 0
-    at = seconds_to(tmp_path / "page.html")
-    assert at["first-picture"] < at["curves-drawn"]
 
 
 def test_a_run_and_its_wandb_copy_are_one(

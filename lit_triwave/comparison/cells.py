@@ -5,9 +5,13 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from lit_triwave.comparison.statistics import Sample
+
+SHORTEST_PART = 14
+"""Of a label: parts are not shortened to less."""
 
 
 def shown(value: Any) -> str:
@@ -24,6 +28,28 @@ def shown(value: Any) -> str:
     return text.rpartition(".")[2] if re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", text) else text
 
 
+def shortened(text: str, longest: int) -> str:
+    """A text of at most so many signs, without its middle if it has more: both ends tell texts apart."""
+    if len(text) <= longest:
+        return text
+    end = (longest - 1) // 2
+    return f"{text[: longest - 1 - end]}…{text[len(text) - end :]}"
+
+
+def joined(parts: Sequence[str], longest: int) -> str:
+    """Parts with commas between, at most so many signs: long parts are shortened, then those in the middle left out."""
+    short = list(parts)
+    for most in range(longest, SHORTEST_PART - 1, -1):
+        short = [shortened(part, most) for part in parts]
+        if len(", ".join(short)) <= longest:
+            return ", ".join(short)
+    for kept in range(len(parts) - 1, 1, -1):
+        text = ", ".join([*short[: (kept + 1) // 2], "…", *short[len(short) - kept // 2 :]])
+        if len(text) <= longest:
+            return text
+    return shortened(", ".join(short), longest)
+
+
 def number(value: float) -> str:
     """A number in a cell: four digits, whole ones whole."""
     if isinstance(value, int) or (float(value).is_integer() and abs(value) < 1e15):
@@ -34,7 +60,7 @@ def number(value: float) -> str:
 def mean_and_error(sample: Sample) -> str:
     """Mean ± standard error, both to the error's second digit; the mean alone where there is no error."""
     error = sample.error
-    if not error:
+    if not error or error < 1e-12 * abs(sample.mean):  # as far as floating point tells, the seeds are alike
         return number(sample.mean)
     if 1e-3 <= abs(sample.mean) < 1e5:
         decimals = min(6, max(0, 1 - math.floor(math.log10(error))))

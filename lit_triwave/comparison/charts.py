@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from lit_triwave.comparison.cells import shown
+from lit_triwave.comparison.cells import shortened, shown
 from lit_triwave.comparison.columns import most_varied
+from lit_triwave.comparison.curves import Curves
 from lit_triwave.comparison.fields import comparable, is_number
 from lit_triwave.comparison.rows import Row
 from lit_triwave.comparison.table import Comparison
@@ -23,12 +25,18 @@ COLORS = (
 MOST_AXES = 7
 """Fields in the parallel coordinates, besides the metric."""
 MOST_TICKS = 8
+LEAST_DISTANCE = 0.05
+"""Between two ticks of an axis from 0 to 1; labels that are nearer touch."""
+LONGEST_TICK = 18
+LONGEST_TITLE = 16  # of a line; there are two
 DECADES = 20.0
 """Positive values that span a larger factor are drawn on a logarithmic axis."""
 COSTS = {"parameters": "parameters", "wall_seconds": "wall time / s"}
 """What a metric is drawn against."""
-MISSING = -0.08
-"""Where a row without a value crosses an axis from 0 to 1."""
+MISSING, ABOVE = -0.08, 1.08
+"""Where a row without a value, and one whose error is above the `ceiling`, crosses an axis from 0 to 1."""
+DIVERGED = 1e12
+"""Errors that are larger by this factor than those of the best quarter of the rows are above the axes."""
 
 
 @dataclass(frozen=True)
@@ -53,14 +61,16 @@ class Axis:
     """One of the parallel coordinates.
 
     Args:
-        name: short.
-        places: of the rows, from 0 to 1, `MISSING` without a value.
-        ticks: place ↦ label.
+        title: its field's short name, in one or two lines.
+        places: of the rows, from 0 to 1, `MISSING` without a value, `ABOVE` for an error that is off the axis.
+        ticks: place ↦ label, no two of which touch.
+        rank: 0 for the axis that is left out last where there is no room for all.
     """
 
-    name: str
+    title: list[str]
     places: list[float]
     ticks: dict[float, str]
+    rank: int = 0
 
 
 def drawing_order(comparison: Comparison) -> list[int]:
@@ -70,16 +80,35 @@ def drawing_order(comparison: Comparison) -> list[int]:
     return sorted(rows, key=lambda number: places.get(comparison.rows[number], len(rows)))
 
 
-def labels(comparison: Comparison) -> list[str]:
+def telling(comparison: Comparison, most: int) -> list[str]:
+    """So many fields, by full names, that tell the rows apart best; not the experiment where their names say it."""
+    named = all(row.name.startswith(row.runs[0].experiment) for row in comparison.rows)
+    columns = [name for name in comparison.columns if not (named and name == "experiment")]
+    return most_varied(comparison.rows, columns, most)
+
+
+def labels(comparison: Comparison, longest: int = 56) -> list[str]:
     """A short name for each row, all of them different: by the fields that tell rows apart best, else by number too."""
     columns = comparison.telling(comparison.rows)
-    texts = [comparison.label(row, columns, 56) for row in comparison.rows]
+    texts = [comparison.label(row, columns, longest) for row in comparison.rows]
     seen: dict[str, int] = {}
     for place, text in enumerate(texts):
         seen[text] = seen.get(text, 0) + 1
         if seen[text] > 1:
             texts[place] = f"{text} · {seen[text]}"
     return texts
+
+
+def coloured(comparison: Comparison, curves: Curves) -> list[int]:
+    """Numbers of the rows that have a colour, which is the same in all pictures: the best that are in any of them."""
+    return drawable(comparison, curves)[: len(COLORS)]
+
+
+def drawable(comparison: Comparison, curves: Curves) -> list[int]:
+    """Numbers of the rows that have a curve or a point, in the order in which they get colours."""
+    there = {number for cost in COSTS for number in points(comparison, cost).rows}
+    there |= {number for number, curve in enumerate(curves.curves) if curve is not None}
+    return [number for number in drawing_order(comparison) if number in there]
 
 
 def points(comparison: Comparison, cost: str) -> Points:
@@ -103,6 +132,28 @@ def is_error(comparison: Comparison, values: np.ndarray) -> bool:
     return bool(comparison.main and goal(comparison.main) == "min" and len(values) and values.min() > 0)
 
 
+def ceiling(values: np.ndarray) -> float | None:
+    """The largest error that has a place on an axis where others diverged; None where none did.
+
+    Args:
+        values: above 0, (values,).
+    """
+    if not len(values):
+        return None
+    limit = DIVERGED * float(np.quantile(values, 0.25, method="lower"))
+    return None if values.max() <= limit else float(values[values <= limit].max())
+
+
+def curves_ceiling(curves: Curves) -> float | None:
+    """The same of logarithmic learning curves, by where they end: they may begin much higher."""
+    if not curves.logarithmic:
+        return None
+    finite = [curve.mean[np.isfinite(curve.mean)] for curve in curves.curves if curve is not None]
+    ends = np.array([values[-1] for values in finite if len(values)])
+    highest = ceiling(ends)
+    return highest and max(float(values.max()) for values in finite if len(values) and values[-1] <= highest)
+
+
 def parallel_axes(comparison: Comparison, numbers: Sequence[int]) -> list[Axis]:
     """The fields that tell rows apart best, and the main metric as the last axis.
 
@@ -112,53 +163,99 @@ def parallel_axes(comparison: Comparison, numbers: Sequence[int]) -> list[Axis]:
     """
     rows = [comparison.rows[number] for number in numbers]
     varied = [name for name in comparison.columns if len({comparable(row.values.get(name)) for row in rows}) > 1]
-    axes = [_field_axis(comparison.fields.short(name), rows, name) for name in most_varied(rows, varied, MOST_AXES)]
+    names = most_varied(rows, varied, MOST_AXES)
+    ranks: dict[str, int] = {}
+    for most in range(1, len(names) + 1):
+        for name in most_varied(rows, names, most):
+            ranks.setdefault(name, most)
+    axes = [_field_axis(comparison.fields.short(name), rows, name, ranks[name]) for name in names]
     if comparison.main:
-        means = [sample.mean for row in rows if (sample := row.sample(comparison.main)) is not None]
-        axes.append(_number_axis(comparison.main, list(means), is_error(comparison, np.array(means))))
+        means = np.array([sample.mean for row in rows if (sample := row.sample(comparison.main)) is not None])
+        logarithmic = is_error(comparison, means)
+        axes.append(_number_axis(comparison.main, means, logarithmic, 0, ceiling(means) if logarithmic else None))
     return axes
 
 
-def _field_axis(name: str, rows: Sequence[Row], field: str) -> Axis:
+def _field_axis(name: str, rows: Sequence[Row], field: str, rank: int) -> Axis:
     values = [row.values.get(field) for row in rows]
     there = [value for value in values if value is not None]
-    if all(is_number(value) for value in there):
-        numbers = [float(value) if is_number(value) else math.nan for value in values]
-        return _number_axis(name, numbers, is_wide(np.array([value for value in numbers if math.isfinite(value)])))
+    if all(is_number(value) for value in there) and any(math.isfinite(value) for value in there):
+        numbers = np.array([float(value) if is_number(value) else math.nan for value in values])
+        return _number_axis(name, numbers, is_wide(numbers[np.isfinite(numbers)]), rank)
     texts = sorted({shown(value) for value in there})
-    places = {text: place / max(1, len(texts) - 1) for place, text in enumerate(texts)}
-    every = math.ceil(len(texts) / MOST_TICKS)
-    ticks = {places[text]: text if len(text) < 20 else text[:19] + "…" for text in texts[::every]}
-    return _with_missing(name, [MISSING if value is None else places[shown(value)] for value in values], ticks)
+    at = {text: place / max(1, len(texts) - 1) for place, text in enumerate(texts)}
+    ticks = {place: shortened(text, LONGEST_TICK) for text, place in at.items()}
+    return _axis(name, [MISSING if value is None else at[shown(value)] for value in values], ticks, rank)
 
 
-def _number_axis(name: str, values: Sequence[float], logarithmic: bool) -> Axis:
-    scaled = np.log10(values) if logarithmic else np.array(values, dtype=float)
-    known = scaled[np.isfinite(scaled)]
-    low, width = float(known.min()), float(known.max() - known.min()) or 1.0
-    marks = sorted({value for value in values if math.isfinite(value)})
+def _number_axis(name: str, values: np.ndarray, logarithmic: bool, rank: int, top: float | None = None) -> Axis:
+    known = values[np.isfinite(values)]
+    on_axis = known if top is None else known[known <= top]
+    low, high = float(on_axis.min()), float(on_axis.max())
+    marks = sorted(set(on_axis.tolist()))
     if len(marks) > MOST_TICKS:
-        marks = _decades(low, low + width) if logarithmic else _round_numbers(low, low + width)
-    at = np.log10(marks) if logarithmic else np.array(marks)
-    ticks = {float((place - low) / width): f"{value:.4g}" for place, value in zip(at, marks, strict=True)}
-    places = [MISSING if not math.isfinite(value) else float((value - low) / width) for value in scaled]
-    return _with_missing(name, places, ticks)
+        marks = [low, *(log_ticks(low, high) if logarithmic else round_numbers(low, high)), high]
+
+    def place(value: float) -> float:
+        if not math.isfinite(value):
+            return MISSING
+        if value > high:
+            return ABOVE
+        ends = np.log10([low, value, high]) if logarithmic else np.array([low, value, high])
+        return float((ends[1] - ends[0]) / ((ends[2] - ends[0]) or 1.0))
+
+    ticks = {place(value): number_text(value) for value in marks}
+    places = [place(value) for value in values.tolist()]
+    return _axis(name, places, ticks | ({ABOVE: f"> {number_text(high)}"} if ABOVE in places else {}), rank)
 
 
-def _decades(low: float, high: float) -> list[float]:
-    """Powers of ten between two exponents; where there are fewer than two, equal factors."""
-    powers = list(range(math.ceil(low), math.floor(high) + 1))
-    if len(powers) < 2:
-        return [float(f"{10**power:.2g}") for power in np.linspace(low, high, 4)]
-    return [10.0**power for power in powers[:: math.ceil(len(powers) / MOST_TICKS)]]
+def number_text(value: float) -> str:
+    """A number beside an axis: four digits, whole ones whole up to a million."""
+    return f"{value:.0f}" if value == round(value) and 0 < abs(value) < 1e6 else f"{value:.4g}"
 
 
-def _round_numbers(low: float, high: float) -> list[float]:
-    """Multiples of 1, 2 or 5 times a power of ten, about five of them."""
+def log_ticks(low: float, high: float) -> list[float]:
+    """Values to be labelled on a logarithmic axis between two numbers above 0; at least two, however near these are.
+
+    They are powers of ten; where there are fewer than three, 2 and 5 times these too, or else round numbers.
+    """
+    first, last = math.log10(low), math.log10(high)
+    powers = range(math.ceil(first), math.floor(last) + 1)
+    if len(powers) > 2:
+        return [10.0**power for power in powers[:: math.ceil(len(powers) / MOST_TICKS)]]
+    every = [factor * 10.0**power for power in range(math.floor(first), math.floor(last) + 1) for factor in (1, 2, 5)]
+    inside = [value for value in every if low <= value <= high]
+    return inside if len(inside) > 2 else round_numbers(low, high)
+
+
+def round_numbers(low: float, high: float) -> list[float]:
+    """Multiples of 1, 2 or 5 times a power of ten between two numbers, about five of them, at least two."""
     power = 10.0 ** math.floor(math.log10((high - low) / 4))
     step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= (high - low) / 5)
     return [step * count for count in range(math.ceil(low / step), math.floor(high / step) + 1)]
 
 
-def _with_missing(name: str, places: list[float], ticks: dict[float, str]) -> Axis:
-    return Axis(name, places, {MISSING: "none"} | ticks if MISSING in places else ticks)
+def _axis(name: str, places: list[float], ticks: dict[float, str], rank: int) -> Axis:
+    if MISSING in places:
+        ticks = {MISSING: "none"} | ticks
+    return Axis(_title(name), places, _apart(ticks), rank)
+
+
+def _title(name: str) -> list[str]:
+    """A name in one line, or in two, broken behind a sign near its middle."""
+    lines = [name]
+    if len(name) > LONGEST_TITLE:
+        breaks = [match.end() for match in re.finditer(r"[._/]", name[:-1])]
+        at = min(breaks, key=lambda place: abs(place - len(name) / 2), default=0)
+        lines = [name[:at], name[at:]] if at else lines
+    return [shortened(line, LONGEST_TITLE) for line in lines]
+
+
+def _apart(ticks: dict[float, str]) -> dict[float, str]:
+    """The outermost ticks, and of the others those that touch none that is kept."""
+    kept: list[float] = []
+    inwards = sorted(ticks, key=lambda place: min(place - min(ticks), max(ticks) - place) > 0)
+    for place in inwards:
+        if all(abs(place - other) >= LEAST_DISTANCE for other in kept):
+            kept.append(place)
+    return {place: ticks[place] for place in sorted(kept)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,22 +10,37 @@ from pathlib import Path
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.artist import Artist
-from matplotlib.container import ErrorbarContainer
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator, NullFormatter
 
-from lit_triwave.comparison.charts import COLORS, COSTS, drawing_order, is_error, is_wide, labels, parallel_axes, points
+from lit_triwave.comparison.charts import (
+    COLORS,
+    COSTS,
+    ceiling,
+    coloured,
+    curves_ceiling,
+    drawing_order,
+    is_error,
+    is_wide,
+    labels,
+    log_ticks,
+    number_text,
+    parallel_axes,
+    points,
+)
 from lit_triwave.comparison.curves import Curves
 from lit_triwave.comparison.table import Comparison
 from lit_triwave.figure_style import BLUE, GREY, decades_grid, new_figure
-from lit_triwave.goals import goal
 from lit_triwave.runs import written_whole
 
 MOST_GREY = 200
 """Curves of other rows than the best, at most; more would be one grey."""
-SIZE = (9.0, 4.6)
-Handle = Artist | ErrorbarContainer
-"""What a legend takes."""
+WIDTH, HEIGHT = 9.0, 4.0
+LEGEND_LINE = 0.18
+"""Inches; the legend lies below, in two columns."""
 
 
 def write_figures(comparison: Comparison, curves: Curves, folder: Path) -> None:
@@ -35,10 +51,10 @@ def write_figures(comparison: Comparison, curves: Curves, folder: Path) -> None:
         curves: of its rows.
         folder: that is there.
     """
-    drawn = {"curves": curves_figure(comparison, curves), "parallel": parallel_figure(comparison)}
-    drawn |= {
-        name: cost_figure(comparison, cost) for name, cost in (("parameters", "parameters"), ("time", "wall_seconds"))
-    }
+    best = coloured(comparison, curves)
+    drawn = {"curves": curves_figure(comparison, curves, best), "parallel": parallel_figure(comparison)}
+    for name, cost in (("parameters", "parameters"), ("time", "wall_seconds")):
+        drawn[name] = cost_figure(comparison, cost, best)
     for name, figure in drawn.items():
         if figure is None:
             print(f"{folder / name}.png: left out, the runs do not have what it would show", file=sys.stderr)
@@ -47,22 +63,28 @@ def write_figures(comparison: Comparison, curves: Curves, folder: Path) -> None:
             figure.savefig(partial, format="png")
 
 
-def curves_figure(comparison: Comparison, curves: Curves) -> Figure | None:
-    """Mean over seeds and the band from the lowest to the highest; unfinished runs are dashed. None without curves."""
+def curves_figure(comparison: Comparison, curves: Curves, best: Sequence[int]) -> Figure | None:
+    """Mean over seeds and the band from the lowest to the highest; unfinished runs are dashed. None without curves.
+
+    Args:
+        comparison: whose rows are drawn.
+        curves: of its rows.
+        best: numbers of the rows in colour.
+    """
     order = [number for number in drawing_order(comparison) if curves.curves[number] is not None]
     if not order:
         return None
     names = labels(comparison)
-    figure, (ax,) = new_figure(size=SIZE)
-    best = order[: len(COLORS)]
-    others = order[len(COLORS) :]
+    colors = {number: color for number, color in zip(best, COLORS, strict=False) if number in order}
+    figure, ax = _new_figure(len(colors))
+    others = [number for number in order if number not in colors]
     for number in others[:: -(-len(others) // MOST_GREY) or 1]:
         curve = curves.curves[number]
         assert curve is not None
         ax.plot(curve.steps, curve.mean, color=GREY, linewidth=0.6, alpha=0.35, zorder=1)
-    band = max(0.05, 0.18 - 0.03 * (len(best) - 1))  # many of them hide each other
-    handles: list[Handle] = []
-    for number, color in reversed(list(zip(best, COLORS, strict=False))):
+    band = max(0.05, 0.18 - 0.03 * (len(colors) - 1))  # many of them hide each other
+    handles: list[Artist] = []
+    for number, color in reversed(colors.items()):
         curve = curves.curves[number]
         assert curve is not None
         style = "-" if comparison.rows[number].finished else "--"
@@ -72,56 +94,98 @@ def curves_figure(comparison: Comparison, curves: Curves) -> Figure | None:
         line.set_markersize(3)
         handles.insert(0, line)
     if curves.logarithmic:
-        decades_grid(ax)
-    elif goal(curves.metric) == "max":
-        ax.grid(True, axis="y", color="#e3e5e8", linewidth=0.8)
+        lows = np.concatenate([curve.low for curve in curves.curves if curve is not None])
+        _logarithmic(ax, lows, curves_ceiling(curves))
+    else:
+        _linear(ax, curves.metric)
     scale = ", logarithmic" if curves.logarithmic else ""
     ax.set(xlabel="training step", ylabel=f"{curves.metric}{scale}")
     ax.set_title("Learning curves, mean and range over seeds", loc="left", fontsize=11)
-    _legend(figure, handles, ax.plot([], [], color=GREY, linewidth=1.2), len(others))
+    _legend(figure, handles, Line2D([], [], color=GREY, linewidth=1.2), len(others))
     return figure
 
 
-def cost_figure(comparison: Comparison, cost: str) -> Figure | None:
-    """The main metric, mean ± standard error, against parameters or time. None where no row has both."""
+def cost_figure(comparison: Comparison, cost: str, best: Sequence[int]) -> Figure | None:
+    """The main metric, mean ± standard error, against parameters or time. None where no row has both.
+
+    Args:
+        comparison: whose rows are drawn.
+        cost: one of `COSTS`.
+        best: numbers of the rows in colour.
+    """
     found = points(comparison, cost)
     if not found.rows:
         return None
     names = labels(comparison)
-    best = [number for number in drawing_order(comparison) if number in set(found.rows)][: len(COLORS)]
-    figure, (ax,) = new_figure(size=SIZE)
-    grey = [place for place, number in enumerate(found.rows) if number not in best]
+    place_of = {number: place for place, number in enumerate(found.rows)}
+    colors = {number: color for number, color in zip(best, COLORS, strict=False) if number in place_of}
+    figure, ax = _new_figure(len(colors))
+    grey = [place for number, place in place_of.items() if number not in colors]
     if grey:
         ax.plot(found.x[grey], found.y[grey], "o", color=GREY, markersize=3.5, alpha=0.5, zorder=1)
     logarithmic = is_error(comparison, found.y)
-    handles: list[Handle] = []
-    for number, color in zip(best, COLORS, strict=False):
-        place = found.rows.index(number)
+    handles: list[Artist] = []
+    for number, color in colors.items():
+        place = place_of[number]
         x, y, error = found.x[place], found.y[place], found.error[place]
-        bars = [[min(error, 0.9 * y) if logarithmic else error], [error]]  # a mean less its error may lie below 0
-        handles.append(ax.errorbar(x, y, bars, fmt="o", color=color, markersize=5.5, capsize=3, label=names[number]))
+        if error:
+            bars = [[min(error, 0.9 * y) if logarithmic else error], [error]]  # a mean less its error may lie below 0
+            ax.errorbar(x, y, bars, fmt="none", ecolor=color, capsize=3, zorder=2)
+        handles += ax.plot(x, y, "o", color=color, markersize=5.5, label=names[number], zorder=3)
+    ax.margins(0.08)
+    ax.ticklabel_format(useOffset=False)
     if logarithmic:
-        decades_grid(ax)
+        _logarithmic(ax, found.y - np.minimum(found.error, 0.9 * found.y), ceiling(found.y))
+    else:
+        _linear(ax, comparison.main or "")
     if is_wide(found.x, 10.0):
         ax.set_xscale("log")
-        ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-        ax.xaxis.set_minor_formatter(NullFormatter())
-    ax.margins(0.08)
+        _label(ax.xaxis, *ax.get_xlim())
     scale = ", logarithmic" if logarithmic else ""
     title = f"{comparison.main} against {COSTS[cost].partition(' /')[0]}, mean ± standard error over seeds"
     ax.set(xlabel=COSTS[cost], ylabel=f"{comparison.main}{scale}")
     ax.set_title(title, loc="left", fontsize=11)
-    _legend(figure, handles, ax.plot([], [], "o", color=GREY, markersize=4), len(grey))
+    _legend(figure, handles, Line2D([], [], color=GREY, marker="o", linestyle="", markersize=4), len(grey))
     return figure
 
 
-def _legend(figure: Figure, best: Sequence[Handle], grey: Sequence[Artist], others: int) -> None:
-    """Beside the axes, where it hides nothing; best first."""
-    for artist in grey:
-        artist.set_label(f"{others} others")
-    handles = [*best, *(grey if others else [])]
-    figure.legend(handles=handles, loc="outside right upper", frameon=False, fontsize=8)
+def _new_figure(best: int) -> tuple[Figure, Axes]:
+    figure, (ax,) = new_figure(size=(WIDTH, HEIGHT + LEGEND_LINE * math.ceil((best + 1) / 2)))
+    return figure, ax
+
+
+def _linear(ax: Axes, metric: str) -> None:
+    """A linear vertical axis; that of an accuracy ends just above 1, which it can't be."""
+    ax.grid(True, axis="y", color="#e3e5e8", linewidth=0.8)
+    if metric.endswith("accuracy"):
+        low, high = ax.get_ylim()
+        ax.set_ylim(top=min(high, 1 + 0.03 * (1 - low)) if low < 1 else high)
+
+
+def _logarithmic(ax: Axes, lows: np.ndarray, top: float | None) -> None:
+    """A logarithmic vertical axis with at least two labels; what is above `top` is left out, and that is said."""
+    decades_grid(ax)
+    if top is not None:
+        shown = lows[(lows > 0) & (lows <= top)]
+        ax.set_ylim(shown.min(initial=top) / 3, top * 10)
+        said = f"what diverged, above {number_text(top)}, is not shown"
+        ax.text(0.99, 0.98, said, transform=ax.transAxes, ha="right", va="top", fontsize=8, color=GREY)
+    _label(ax.yaxis, *ax.get_ylim())
+
+
+def _label(axis: Axis, low: float, high: float) -> None:
+    ticks = log_ticks(low, high)
+    axis.set_major_locator(FixedLocator(ticks))
+    axis.set_minor_formatter(NullFormatter())
+    if any(not math.log10(value).is_integer() for value in ticks):
+        axis.set_major_formatter(lambda value, _: number_text(value))
+
+
+def _legend(figure: Figure, best: Sequence[Artist], grey: Artist, others: int) -> None:
+    """Below the axes, where it hides nothing and leaves them the width; best first."""
+    grey.set_label(f"{others} others")
+    handles = [*best, *([grey] if others else [])]
+    figure.legend(handles=handles, loc="outside lower left", ncols=2, frameon=False, fontsize=8)
 
 
 def parallel_figure(comparison: Comparison) -> Figure | None:
@@ -144,11 +208,12 @@ def parallel_figure(comparison: Comparison) -> Figure | None:
         for y, text in axis.ticks.items():
             box = {"facecolor": "white", "alpha": 0.75, "linewidth": 0, "pad": 0.8}
             ax.text(x + 0.03, y, text, fontsize=7.5, va="center", ha="left", bbox=box, zorder=5)
-    ax.set_xticks(range(len(axes)), [axis.name for axis in axes])
+    ax.set_xticks(range(len(axes)), ["\n".join(axis.title) for axis in axes], ha="left")
     ax.xaxis.tick_top()
     ax.tick_params(axis="x", length=0)
     ax.set_yticks([])
     ax.spines[:].set_visible(False)
     ax.set_xlim(-0.15, len(axes) - 1 + 0.45)
-    ax.set_title(f"{len(order)} rows, from dark (best) to light; the best one bold", pad=18, loc="left", fontsize=11)
+    title = f"{len(order)} rows, from dark (best) to light; the best one bold"
+    ax.set_title(title, pad=6 + 13 * max(len(axis.title) for axis in axes), loc="left", fontsize=11)
     return figure

@@ -10,11 +10,28 @@ from typing import Any
 
 import numpy as np
 
-from lit_triwave.comparison.charts import COLORS, COSTS, drawing_order, is_error, is_wide, labels, parallel_axes, points
+from lit_triwave.comparison.charts import (
+    COSTS,
+    Axis,
+    ceiling,
+    coloured,
+    curves_ceiling,
+    drawable,
+    drawing_order,
+    is_error,
+    is_wide,
+    labels,
+    parallel_axes,
+    points,
+    telling,
+)
 from lit_triwave.comparison.curves import Curve, Curves
-from lit_triwave.comparison.table import BEST, Comparison
+from lit_triwave.comparison.table import BEST, Cell, Comparison
 from lit_triwave.comparison.verdict import remarks, verdict
 
+MOST_FIELDS = 6
+"""Fields before the metrics; further ones come behind them."""
+LONGEST_LABEL = 90
 MANY = 100
 """More rows than this have half as many points in a curve."""
 
@@ -29,8 +46,7 @@ def page(comparison: Comparison, curves: Curves) -> str:
     from plotly.offline import get_plotlyjs
 
     order = drawing_order(comparison)
-    with_curve = [number for number in order if curves.curves[number] is not None]
-    first, rest = _curves(curves, with_curve[: len(COLORS)])
+    first, rest = _curves(curves, coloured(comparison, curves))
     ranked = set(comparison.ranked())
     parallel = [number for number in order if comparison.rows[number] in ranked]
     axes = parallel_axes(comparison, parallel) if parallel else []
@@ -42,16 +58,19 @@ def page(comparison: Comparison, curves: Curves) -> str:
     means = points(comparison, comparison.main or "").y
     first |= {
         "order": order,
-        "labels": labels(comparison),
+        "drawable": drawable(comparison, curves),
+        "labels": labels(comparison, LONGEST_LABEL),
         "finished": [row.finished for row in comparison.rows],
         "main": comparison.main,
         "mainLog": is_error(comparison, means),
+        "mainTop": ceiling(means) if is_error(comparison, means) else None,
         "curveMetric": curves.metric,
         "curveLog": curves.logarithmic,
+        "curveTop": curves_ceiling(curves),
         "costs": costs,
         "parallel": {
             "rows": parallel,
-            "axes": [{"name": axis.name, "places": axis.places, "ticks": list(axis.ticks.items())} for axis in axes],
+            "axes": [_axis(axis) for axis in axes],
         },
     }
     experiments = list(dict.fromkeys(run.experiment for run in comparison.runs))
@@ -64,6 +83,7 @@ def page(comparison: Comparison, curves: Curves) -> str:
         "table": _table(comparison),
         "style": _file("page.css"),
         "script": _file("page.js"),
+        "table_script": _file("page_table.js"),
         "plotly": get_plotlyjs().replace("</script", "<\\/script"),
         "first": _json(first),
         "rest": _json(rest),
@@ -78,6 +98,11 @@ def _file(name: str) -> str:
 def _json(content: dict[str, Any]) -> str:
     """JSON that can stand inside a script element."""
     return json.dumps(content, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+
+
+def _axis(axis: Axis) -> dict[str, Any]:
+    places = [round(place, 4) for place in axis.places]
+    return {"title": axis.title, "places": places, "ticks": list(axis.ticks.items()), "rank": axis.rank}
 
 
 def _rounded(values: np.ndarray) -> list[float | None]:
@@ -113,20 +138,40 @@ def _every(curve: Curve, every: int) -> Curve:
 
 
 def _table(comparison: Comparison) -> str:
-    """The table, each cell with the number by which it is sorted."""
+    """The table; each cell has the value by which it is sorted and filtered where that is not its text.
+
+    Where many fields differ, those that tell the rows apart best stand before the metrics, the others behind them.
+    """
     header, body = comparison.cells(comparison.columns)
-    full = {comparison.fields.short(name): name for name in comparison.columns}
+    fields = range(1, 1 + len(comparison.columns))  # the first column is the run
+    first = comparison.columns if comparison.grouped else telling(comparison, MOST_FIELDS)
+    near = [1 + comparison.columns.index(name) for name in first]
+    metrics = range(1 + len(comparison.columns), len(header))
+    shown_order = [0, *near, *metrics, *(column for column in fields if column not in near)]
     numeric = [any(row[column].value is not None for row in body) for column in range(len(header))]
     kinds = ["" if number else ' class="text"' for number in numeric]
     parts = ["<table><thead><tr>"]
-    for name, kind in zip(header, kinds, strict=True):
-        parts.append(f'<th{kind} title="{escape(full.get(name, name))}">{escape(name)}</th>')
+    for column in shown_order:
+        full = comparison.columns[column - 1] if column in fields else header[column]
+        name = f'<button type="button">{escape(header[column])}</button>'
+        parts.append(f'<th scope="col"{kinds[column]} title="{escape(full)}">{name}</th>')
     parts.append("</tr></thead><tbody>")
     for number, (row, cells) in enumerate(zip(comparison.rows, body, strict=True)):
         state = "best" if cells[0].text.startswith(BEST) else "" if row.finished else "unfinished"
         parts.append(f'\n<tr data-row="{number}" class="{state}">')
-        for cell, kind in zip(cells, kinds, strict=True):
-            value = "" if cell.value is None else f' data-v="{cell.value!r}"'
-            parts.append(f"<td{kind}{value}>{escape(cell.text)}</td>")
+        for column in shown_order:
+            value = row.values.get(comparison.columns[column - 1]) if column in fields else None
+            if column in metrics and not row.finished and (logged := row.sample(header[column])):
+                value = logged.mean  # by which it is filtered, as by --where, and not sorted
+            parts.append(f"<td{kinds[column]}{_data(cells[column], value)}>{escape(cells[column].text)}</td>")
         parts.append("</tr>")
     return "".join([*parts, "</tbody></table>"])
+
+
+def _data(cell: Cell, value: Any) -> str:
+    """A cell's number, or what else it has that its text does not say: a list, or a text of which it shows a part."""
+    if cell.value is not None:
+        return f' data-v="{repr(cell.value).removesuffix(".0")}"'
+    if isinstance(value, (list, tuple, dict, float)) or (isinstance(value, str) and value != cell.text):
+        return f' data-json="{escape(json.dumps(value, default=str))}"'
+    return ""

@@ -7,7 +7,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from lit_triwave.comparison.cells import mean_and_error, number, shown
+from lit_triwave.comparison.cells import joined, mean_and_error, number, shown
 from lit_triwave.comparison.columns import most_varied
 from lit_triwave.comparison.compared_run import ComparedRun
 from lit_triwave.comparison.fields import Fields, is_number
@@ -111,9 +111,8 @@ class Comparison:
             if text:
                 bare = text[0].isalpha() and text not in ("true", "false")  # a word says which field it is of
                 parts.append(text if bare else f"{self.fields.short(name)} {text}")
-        text = ", ".join(parts) or row.name
-        text = text if row.finished else f"{text} ({row.state})"
-        return text if len(text) <= longest else text[: longest - 1] + "…"
+        state = "" if row.finished else f" ({row.state})"
+        return joined(parts or [row.name], longest - len(state)) + state
 
     def cells(self, columns: Sequence[str]) -> tuple[list[str], list[list[Cell]]]:
         """Header and cells of the table, row by row.

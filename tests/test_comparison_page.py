@@ -1,0 +1,405 @@
+"""The page and the figures of `compare`: what they draw, and how a real browser shows them."""
+
+from __future__ import annotations
+
+import json
+import re
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+
+from lit_triwave.cli import main
+from lit_triwave.comparison.charts import LEAST_DISTANCE, coloured, log_ticks
+from lit_triwave.comparison.curves import Curves, read_curves
+from lit_triwave.comparison.fields import Fields
+from lit_triwave.comparison.figures import cost_figure, curves_figure, parallel_figure
+from lit_triwave.comparison.folders import read_run_folder
+from lit_triwave.comparison.table import Comparison, compare
+from tests.chromium import ENTER, MISSING, WITH_WEBGL, WITHOUT_WEBGL, Chromium, seconds_to
+from tests.compared_runs import compared, replicas, write_run
+
+DRAWN = "performance.getEntriesByName('parallel-drawn').length"
+"""Whether the last chart is drawn."""
+LONG = "sqrt(x**2 + y**2)**3 + exp(-(x - 0.5)**2 / 0.01)"
+
+in_chromium = pytest.mark.skipif(bool(MISSING), reason=MISSING)
+with_and_without_webgl = pytest.mark.parametrize("arguments", [WITHOUT_WEBGL, WITH_WEBGL], ids=["no_webgl", "webgl"])
+
+
+def data_of(page: Path) -> dict[str, Any]:
+    """What a page's charts draw."""
+    found = re.search(r'<script id="first" type="application/json">(.*?)</script>', page.read_text())
+    assert found
+    content: dict[str, Any] = json.loads(found[1])
+    return content
+
+
+def comparison_of(root: Path) -> tuple[Comparison, Curves]:
+    """The comparison of all runs under a folder, and its curves."""
+    runs = [read_run_folder(path.parent) for path in sorted(root.rglob("run.json"))]
+    comparison = compare(runs, Fields(runs))
+    return comparison, read_curves(comparison, lambda done, total: None)
+
+
+def drawn_figures(root: Path) -> dict[str, Figure]:
+    """The figures of all runs under a folder, laid out."""
+    comparison, curves = comparison_of(root)
+    best = coloured(comparison, curves)
+    figures = {"curves": curves_figure(comparison, curves, best), "parallel": parallel_figure(comparison)}
+    figures |= {cost: cost_figure(comparison, cost, best) for cost in ("parameters", "wall_seconds")}
+    there = {name: figure for name, figure in figures.items() if figure is not None}
+    for figure in there.values():
+        figure.draw_without_rendering()
+    return there
+
+
+@pytest.fixture
+def awkward(tmp_path: Path) -> Path:
+    """Thirty runs of fields with long names and values, near and far apart; every seventh did not finish."""
+    random = np.random.default_rng(0)
+    root = tmp_path / "awkward"
+    for number in range(30):
+        config: dict[str, Any] = {
+            "data.expression": LONG,
+            "data.points": int(random.choice([100, 101, 102, 500, 1000, 50_000])),
+            "model.depth": int(random.choice([2, 3, 8, 13])),
+            "model.train.lr": float(random.choice([1e-4, 1e-3, 1.1e-3, 0.1])),
+            "model.pretrain.lr": float(random.choice([1e-3, 1e-2])),
+            "model.channels": [[32, 64], [32, 64, 128]][number % 2],
+            "model.pretrain.warmup_fraction_of_epochs": float(random.choice([0.01, 0.02, 0.03, 0.05, 0.1, 0.2])),
+            "model.train.optimizer": str(
+                random.choice(["AdamW", "lit_triwave.optimizers.LevenbergMarquardtOptimizer"])
+            ),
+            "model.start": str(random.choice(["a start with a long name", "a start with a longer name yet", "none"])),
+            "model.recruit": bool(number % 3),
+            "seed_everything": number,
+        }
+        error = 10 ** float(random.uniform(-7, -1))
+        summary = replicas([error, 1.5 * error]) | {
+            "parameters": 20 * config["model.depth"],
+            "wall_seconds": 2.0 + number,
+        }
+        curve = "step,train/mse_mean\n" + "".join(
+            f"{step},{error * (2 + 100 / (1 + step))}\n" for step in range(0, 99, 3)
+        )
+        state = "finished" if number % 7 else "running"
+        write_run(root / "x3" / f"20261125-1449{number:02d}-a490", config, summary, state, curve)
+    return root
+
+
+def test_figures_are_drawn_for_many_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from matplotlib.image import imread
+
+    curve = "step,train/mse_mean\n" + "".join(f"{step},{1 / (1 + step)}\n" for step in range(300))
+    for depth in range(2, 18):
+        summary = {"test/mse": 10.0**-depth, "parameters": 20 * depth, "wall_seconds": 2.0 * depth}
+        write_run(tmp_path / "runs" / "x3" / str(depth), {"model.depth": depth}, summary, metrics=curve)
+    assert main(["compare", str(tmp_path / "runs"), "--figures", str(tmp_path / "figures")]) == 0
+    for name in ("curves", "parameters", "time", "parallel"):
+        picture = imread(tmp_path / "figures" / f"{name}.png")
+        assert picture.shape[0] > 500 and picture.std() > 0.02, name
+    write_run(tmp_path / "bare" / "x3" / "a", {}, {"test/mse": 1.0})
+    assert main(["compare", str(tmp_path / "bare"), "--figures", str(tmp_path / "none")]) == 0
+    assert "curves.png: left out" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "none").iterdir()] == ["time.png"] or not list(
+        (tmp_path / "none").iterdir()
+    )
+
+
+def test_figures_of_few_points_have_labelled_axes_and_a_title_beside_no_legend(tmp_path: Path) -> None:
+    for depth, error in {4: 0.002789, 5: 0.002813}.items():  # no power of ten is near
+        summary = {"test/mse": error, "parameters": 42_000 + depth, "wall_seconds": 1.2 * 10 ** (depth - 4)}
+        long = {"model.depth": depth, "model.start": "a start with a long name " * depth}
+        write_run(tmp_path / "x3" / str(depth), long, summary)
+    for name, figure in drawn_figures(tmp_path).items():
+        (ax,) = figure.axes
+        if name != "parallel":
+            for axis, (low, high) in ((ax.xaxis, ax.get_xlim()), (ax.yaxis, ax.get_ylim())):
+                shown = [text for text in axis.get_ticklabels() if text.get_text()]
+                places = [value for value in axis.get_majorticklocs() if low <= value <= high]
+                assert len(places) >= 2 and len(shown) >= 2, name
+            (title,) = (text for text in ax.findobj(Text) if text.get_text() == ax.get_title(loc="left"))
+            (legend,) = figure.legends
+            assert not title.get_window_extent().overlaps(legend.get_window_extent()), name
+            assert legend.get_window_extent().x1 <= figure.bbox.x1, name
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.002, 0.0021), (0.5, 20), (1.2, 13), (1e-9, 1), (99, 101), (1e-3, 2e-3)])
+def test_a_logarithmic_axis_has_at_least_two_labels_and_not_too_many(low: float, high: float) -> None:
+    ticks = log_ticks(low, high)
+    assert 2 <= len(ticks) <= 10 and low <= min(ticks) < max(ticks) <= high
+
+
+def test_labels_keep_the_state_and_both_ends(tmp_path: Path) -> None:
+    words = ["alpha", "beta", "gamma", "delta", "epsilon"]
+    for number in range(4):
+        config = {f"model.{word}": f"{word} with a value of many words {number}" for word in words}
+        config |= {"data.expression": LONG + f" + {number}"}
+        write_run(tmp_path / "x3" / str(number), config, state="running" if number % 2 else "finished")
+    comparison, _ = comparison_of(tmp_path)
+    for row in comparison.rows:
+        label = comparison.label(row, comparison.columns, 56)
+        assert len(label) <= 56
+        assert label.endswith(" (running)") != row.finished
+    short = comparison.label(comparison.rows[0], ["data.expression"], 30)
+    assert short.startswith("sqrt(x**2") and "…" in short and short.endswith("/ 0.01) + 0")
+
+
+def test_axes_of_the_parallel_coordinates_have_ticks_that_do_not_touch(awkward: Path, tmp_path: Path) -> None:
+    assert main(["compare", str(awkward), "--out", str(tmp_path / "page.html")]) == 0
+    axes = data_of(tmp_path / "page.html")["parallel"]["axes"]
+    assert sorted(axis["rank"] for axis in axes) == list(range(8))
+    assert axes[-1]["title"] == ["test/mse"] and axes[-1]["rank"] == 0  # the last to be left out
+    for axis in axes:
+        places = [place for place, _ in axis["ticks"]]
+        assert places == sorted(places) and min(np.diff(places)) >= LEAST_DISTANCE, axis["title"]
+        assert min(places) == min(axis["places"]) and max(places) == max(axis["places"])
+        assert len(axis["title"]) <= 2 and max(map(len, axis["title"])) <= 16
+        assert max(len(text) for _, text in axis["ticks"]) <= 18
+    assert any("…" in text and text.endswith("name yet") for axis in axes for _, text in axis["ticks"])
+
+
+def test_a_diverged_run_is_above_the_axes_of_the_others(tmp_path: Path) -> None:
+    for depth, error in {3: 1e-2, 4: 1e-4, 5: 1e200}.items():
+        curve = "step,train/mse_mean\n" + "".join(f"{step},{error * 2}\n" for step in range(9))
+        summary = {"test/mse": error, "parameters": depth, "wall_seconds": 1.0}
+        write_run(tmp_path / "x3" / str(depth), {"model.depth": depth}, summary, metrics=curve)
+    for name, figure in drawn_figures(tmp_path).items():
+        (ax,) = figure.axes
+        texts = [text.get_text() for text in ax.texts]
+        if name == "parallel":
+            assert "> 0.01" in texts
+        else:
+            low, high = ax.get_ylim()
+            assert 1e-6 < low < 1e-4 and 1e-2 < high < 1
+            assert any("diverged" in text for text in texts)
+    assert main(["compare", str(tmp_path), "--out", str(tmp_path / "page.html")]) == 0
+    data = data_of(tmp_path / "page.html")
+    assert (data["mainTop"], data["curveTop"]) == (1e-2, 2e-2)
+
+
+@in_chromium
+@with_and_without_webgl
+def test_the_page_works_in_a_real_browser_without_a_network(
+    sweep: Path, tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
+    page = tmp_path / "page.html"
+    assert main(["compare", str(sweep), "--out", str(page)]) == 0
+    depths = "[...document.querySelectorAll('tbody tr')].filter(r => !r.hidden).map(r => r.cells[1].textContent)"
+    releases = depths.replace("cells[1]", "cells[2]")
+    header = "[...document.querySelectorAll('th')].find(h => h.textContent === 'depth')"
+    with Chromium(*arguments) as browser:
+        browser.open(page)
+        browser.until(DRAWN)
+        assert browser.run(f"return {depths}") == ["6", "6", "5", "5"]  # best first
+        assert browser.run("return document.querySelectorAll('tr.best').length") == 1
+        # A band and a line for each of the four rows.
+        assert browser.run("return document.querySelectorAll('#curves .scatterlayer .trace').length") == 8
+        for chart in ("parameters", "wall_seconds"):
+            assert browser.run(f"return document.querySelectorAll('#{chart} .points path.point').length") == 4
+        if arguments is WITH_WEBGL:
+            assert browser.run("return document.querySelectorAll('#parallel .parcoords .y-axis').length") == 3
+        else:
+            assert browser.run("return document.querySelectorAll('#parallel .scatterlayer path.js-line').length") >= 4
+        browser.run(f"{header}.click()")
+        assert browser.run(f"return {depths}") == ["5", "5", "6", "6"]
+        browser.run(f"{header}.click()")
+        assert browser.run(f"return {depths}") == ["6", "6", "5", "5"]
+        assert browser.run("return location.hash") == "#descending=depth"
+        box = "const box = document.getElementById('filter'); box.value = arguments[0] || "
+        browser.run(f"{box}'depth>=6 release=dense'; box.dispatchEvent(new Event('input'))")
+        assert browser.until("document.getElementById('count').textContent.startsWith('1 of 4')")
+        assert browser.run(f"return [{depths}, {releases}]") == [["6"], ["dense"]]
+        assert browser.until("document.querySelectorAll('#curves .scatterlayer .trace').length === 2")
+        browser.open(page, "ascending=release&filter=depth=5")  # an address that was sent to someone
+        assert browser.run(f"return [{depths}, {releases}]") == [["5", "5"], ["blocks", "dense"]]
+        browser.until(DRAWN)
+        assert not browser.run(
+            "return [...document.querySelectorAll('.modebar-btn')].some(b => /share/i.test(b.dataset.title))"
+        )
+        assert browser.errors() == []
+
+
+@in_chromium
+def test_odd_names_and_a_comparison_without_curves_make_a_page_without_errors(tmp_path: Path) -> None:
+    odd = "</script><b>\"&'|`*"
+    write_run(tmp_path / "x3" / "a", {"data.expression": odd}, {"test/mse": 0.0})
+    write_run(tmp_path / "x3" / "b", {"data.expression": "x"}, {"test/mse": 0.0}, state="failed")
+    assert main(["compare", str(tmp_path), "--out", str(tmp_path / "page.html")]) == 0
+    assert second_column(tmp_path / "page.html") == [odd, "x"]
+
+
+def second_column(page: Path) -> list[str]:
+    """The second column of a page's table, after all charts are drawn without an error."""
+    with Chromium(*WITHOUT_WEBGL) as browser:
+        browser.open(page)
+        browser.until(DRAWN)
+        assert browser.errors() == []
+        cells: list[str] = browser.run(
+            "return [...document.querySelectorAll('tbody tr')].map(r => r.cells[1].textContent)"
+        )
+        return cells
+
+
+@in_chromium
+def test_the_first_picture_does_not_wait_for_plotly(sweep: Path, tmp_path: Path) -> None:
+    assert main(["compare", str(sweep), "--out", str(tmp_path / "page.html")]) == 0
+    at = seconds_to(tmp_path / "page.html")
+    assert at["first-picture"] < at["curves-drawn"]
+
+
+@in_chromium
+@with_and_without_webgl
+def test_no_label_of_the_parallel_coordinates_touches_another_or_is_cut(
+    awkward: Path, tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
+    assert main(["compare", str(awkward), "--out", str(tmp_path / "page.html")]) == 0
+    if arguments is WITH_WEBGL:
+        labels = "#parallel .axis-title, #parallel .axis .tick text"
+    else:
+        labels = "#parallel .annotation-text"
+    boxes = f"""return [...document.querySelectorAll('{labels}')].filter(text => text.textContent).map(text => {{
+        const box = text.getBoundingClientRect();
+        return [text.textContent, box.left, box.right, box.top, box.bottom]; }})"""
+    with Chromium(*arguments) as browser:
+        for width, axes in {1920: 8, 1400: 8, 1000: 7, 500: 3}.items():
+            browser.width(width)
+            browser.open(tmp_path / "page.html")
+            browser.run("document.getElementById('parallel').scrollIntoView()")
+            browser.until(DRAWN)
+            figure = browser.run(
+                "const b = document.getElementById('parallel').getBoundingClientRect(); return [b.left, b.right]"
+            )
+            found = browser.run(boxes)
+            assert sum(text in ("depth", "test/mse") for text, *_ in found) == 2
+            titles = browser.run(f"return document.querySelectorAll('{labels.split(',')[0]}').length")
+            assert titles == axes or arguments is WITHOUT_WEBGL
+            for _, left, right, *_ in found:
+                assert figure[0] <= left and right <= figure[1], (width, found)
+            for (one, *a), (other, *b) in combinations(found, 2):
+                apart = a[1] <= b[0] or b[1] <= a[0] or a[3] <= b[2] + 2 or b[3] <= a[2] + 2
+                assert apart, (width, one, other)
+        assert browser.errors() == []
+
+
+CONDITIONS = [
+    f"data.expression='{LONG}'",
+    "expression~exp",
+    "depth>=8",
+    "depth < 8",
+    "depth != 8",
+    "points=1e3",
+    "train.lr<=1e-3",
+    "channels=128",
+    "channels!=128",
+    "channels='32, 64'",
+    "channels~12",
+    "optimizer=LevenbergMarquardtOptimizer",
+    "optimizer=lit_triwave.optimizers.LevenbergMarquardtOptimizer",
+    "optimizer~levenberg",
+    "model.start='a start with a long name'",
+    'start!="a start with a long name"',
+    "recruit=True",
+    "recruit != true",
+    "name~144907",
+    "test/mse<1e-4",
+    "state=running",
+]
+
+
+@in_chromium
+def test_the_filter_means_what_where_means(awkward: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_run(awkward / "x3" / "other", {"data.expression": "x"}, {"test/mse": 1.0})
+    assert main(["compare", str(awkward), "--group-by", "name", *FIELDS, "--out", str(tmp_path / "page.html")]) == 0
+    shown = "[...document.querySelectorAll('tbody tr')].filter(r => !r.hidden)"
+    names = f"{shown}.map(r => r.cells[0].textContent.replace('★ ', ''))"
+    with Chromium(*WITHOUT_WEBGL) as browser:
+        browser.open(tmp_path / "page.html")
+        everything = set(browser.run(f"return {names}"))
+        assert len(everything) == 31
+        for condition in CONDITIONS:
+            browser.run(f"applyFilter({json.dumps(condition)})")
+            assert browser.run("return document.getElementById('said').textContent") == "", condition
+            left = {run["name"] for run in compared(capsys, awkward, "--where", condition)["runs"]}
+            assert left and left != everything
+            assert set(browser.run(f"return {names}")) == left, condition
+        for two in ('depth>=8 "test/mse < 1e-4"', "'depth >= 8' test/mse<1e-4"):
+            browser.run(f"applyFilter({json.dumps(two)})")
+            left = {run["name"] for run in compared(capsys, awkward, "--where", "depth>=8", "test/mse<1e-4")["runs"]}
+            assert set(browser.run(f"return {names}")) == left
+        browser.run("applyFilter('\"with a long name\"')")  # a text with blanks
+        left = {run["name"] for run in compared(capsys, awkward, "--where", "start~with a long name")["runs"]}
+        assert set(browser.run(f"return {names}")) == left
+
+
+FIELDS = [
+    *("data.expression", "depth", "points", "train.lr", "pretrain.lr", "channels", "optimizer", "start", "recruit"),
+    "model.pretrain.warmup_fraction_of_epochs",
+]
+
+
+@in_chromium
+def test_the_filter_says_what_it_does_not_know(awkward: Path, tmp_path: Path) -> None:
+    assert main(["compare", str(awkward), "--out", str(tmp_path / "page.html")]) == 0
+    wrong = {
+        "dept>=5": "dept: no column of the table; did you mean 'depth'",
+        "depth>=8 modl.depth=5": "modl.depth: no column of the table; did you mean 'model.depth'",
+        "qqqqqqqqqqqq=1": "qqqqqqqqqqqq: no column of the table",
+        "lr=1": "lr: model.train.lr or model.pretrain.lr? Give more of its name.",
+        "depth>many": "depth>many: > takes a number",
+        "depth=>5": "depth=>5: OP is one of = != < <= > >= ~",
+    }
+    with Chromium(*WITHOUT_WEBGL) as browser:
+        browser.open(tmp_path / "page.html")
+        for text, says in wrong.items():
+            browser.run("document.getElementById('filter').value = ''")
+            browser.type("#filter", text)
+            browser.until(f"document.getElementById('said').textContent.startsWith({json.dumps(says)})", 5)
+            assert browser.run("return document.getElementById('filter').matches('.wrong')")
+        browser.run("document.getElementById('filter').value = ''")
+        browser.type("#filter", "depth=8")
+        browser.until("document.getElementById('said').textContent === '' && !document.querySelector('.wrong')")
+
+
+@in_chromium
+def test_headers_and_rows_take_the_keyboard_and_rows_have_one_colour_everywhere(sweep: Path, tmp_path: Path) -> None:
+    for number in range(9):  # more rows than colours
+        summary = {"test/mse": 1e-3 + number, "parameters": 9, "wall_seconds": 1.0}
+        write_run(
+            sweep / "more" / str(number), {"model.depth": 20 + number}, summary, metrics="step,train/mse_mean\n0,1\n"
+        )
+    assert main(["compare", str(sweep), "--out", str(tmp_path / "page.html")]) == 0
+    depths = "[...document.querySelectorAll('tbody tr')].map(r => r.cells[1].textContent)"
+    colour = "getComputedStyle(document.querySelector('#legend i')).borderTopColor"
+    with Chromium(*WITHOUT_WEBGL) as browser:
+        browser.open(tmp_path / "page.html")
+        browser.until(DRAWN)
+        browser.type("th:nth-child(2) button", ENTER)
+        assert browser.run(f"return {depths}")[0] == "5"
+        assert browser.run("return document.querySelector('th:nth-child(2)').getAttribute('aria-sort')") == "ascending"
+        browser.type("th:nth-child(2) button", ENTER)
+        assert browser.run(f"return {depths}")[0] == "28"
+        assert browser.run("return document.querySelectorAll('tr.chosen').length") == 10
+        browser.type("tbody tr:first-child", ENTER)  # the worst one
+        assert browser.run("return document.querySelector('tbody tr').matches('.chosen')")
+        assert "28" in browser.run("return document.querySelector('#legend span').textContent")
+        same = f"[...document.querySelectorAll('#parameters .point')].some(p => p.style.fill === {colour})"
+        browser.until(same)
+        browser.until(f"[...document.querySelectorAll('#curves .js-line')].some(p => p.style.stroke === {colour})")
+        assert browser.run("return document.querySelector('tbody tr').style.getPropertyValue('--chosen')") == "#1f5fa8"
+        assert browser.errors() == []
+
+
+def test_the_best_of_each_function_is_marked_on_the_page(tmp_path: Path) -> None:
+    for expression in ("x**3", "sin(x)"):
+        for depth in (4, 5):
+            config = {"data.expression": expression, "model.depth": depth}
+            write_run(tmp_path / "x3" / f"{expression}-{depth}".replace("*", ""), config, {"test/mse": 10.0**-depth})
+    assert main(["compare", str(tmp_path), "--out", str(tmp_path / "page.html")]) == 0
+    rows = re.findall(r'<tr data-row="\d" class="(\w*)"><td[^>]*>([^<]*)<', (tmp_path / "page.html").read_text())
+    assert sorted(rows) == [("", "x3/sin(x)-4"), ("", "x3/x3-4"), ("best", "★ x3/sin(x)-5"), ("best", "★ x3/x3-5")]
