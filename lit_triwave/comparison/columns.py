@@ -46,5 +46,9 @@ def most_varied(rows: Sequence[Row], names: Sequence[str], most: int, enough: bo
     first = list(best)
     while len(best) < min(most, len(names)) and not (enough and len(set(told)) == apart):
         left = [name for name in names if name not in best]
+        if "experiment" in left and with_("experiment") == len(set(told)):  # no more than a name
+            left = [name for name in left if name != "experiment"]
+        if not left:
+            break
         take(max(left, key=lambda name: (with_(name), len(set(values[name])))))
     return first + [name for name in names if name in best and name not in first]
