@@ -124,8 +124,8 @@ def script_network(weights: Path) -> nn.Module:
 
 def stages(run: Path) -> list[Path]:
     """Its checkpoints: at the end of pretraining, if there was any, and at the end; of large networks that alone."""
-    found = sorted((run / "checkpoints").glob("*.ckpt"), reverse=True)
-    return found if len(found) == 1 or run.parent.name not in IMAGES else found[1:]
+    names = ("last",) if run.parent.name in IMAGES else ("pretrained", "last")
+    return [path for name in names if (path := run / "checkpoints" / f"{name}.ckpt").is_file()]
 
 
 @pytest.mark.parametrize("name", [*FUNCTIONS, *DIGITS_OF, *IMAGES])

@@ -198,8 +198,9 @@ def test_wandb_gets_the_config_and_says_which_values_count(fit, monkeypatch) -> 
     assert not best["val/mse_min"].max
     artifacts = [record for record in found if record.HasField("request") or record.HasField("artifact")]
     assert artifacts
-    (kept,) = run.glob("wandb/offline-run-*/artifact/last.ckpt")
-    assert kept.read_bytes() == (run / "checkpoints" / "last.ckpt").read_bytes()
+    (kept,) = run.glob("wandb/offline-run-*/artifact/*")
+    assert kept.name == "best.ckpt"
+    assert kept.read_bytes() == (run / "checkpoints" / "best.ckpt").read_bytes()
     hparams = (run / "hparams.yaml").read_text()
     assert "depth: 5" in hparams
     assert "instantiator" not in hparams
