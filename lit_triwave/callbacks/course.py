@@ -78,7 +78,7 @@ class RegressionCourse(Course):
         if sum(layer.out_features for layer in plain if isinstance(layer, nn.Linear)) > MOST_UNITS:
             return
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        self._log(module, "dead_units", dead_share(plain, data.train_set.x.to(plain[0].weight)))
+        self._log(module, "dead_units", dead_share(module.network, plain, data.train_set.x.to(plain[0].weight)))
         few = module.network.segments <= MOST_PIECES
         if few and trainer.is_global_zero and is_counted(trainer, module):
             self._log(module, "linear_regions/count", count_linear_regions(plain, *module.diagonal))
