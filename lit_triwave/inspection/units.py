@@ -57,7 +57,7 @@ def activity(saved: Saved, seed: int) -> Activity:
     if isinstance(saved.module, FunctionRegressor):
         x, on = domain_points(saved)
         plain = saved.module.plain(seed)
-        return Activity(hidden_shares(saved.module.network, plain, x.to(plain[0].weight)), on)
+        return Activity(hidden_shares(saved.module.network, plain, x.to(next(plain.parameters()))), on)
     images, on = some_images(saved)
     heads = head_layers(saved)
     if heads:
