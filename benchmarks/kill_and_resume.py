@@ -4,7 +4,7 @@
 
 Each time a short `fit` is killed one to three times: at a random moment, or while it writes a checkpoint, which it does
 ten times a second. Then `fit --ckpt_path last --run.id ID`, the command that each attempt begins with, finishes it.
-What must be the same to the last bit: parameters, buffers, optimizers, schedules, the history in the checkpoint,
+What must be the same to the last bit: parameters, buffers, optimizers, schedules and history in each checkpoint,
 metrics.csv, and summary.json but for the time. Exits with 1 if anything differs.
 """
 
@@ -104,14 +104,14 @@ class Attempts:
         limit = time.monotonic() + delay
         while process.is_alive() and time.monotonic() < limit:
             time.sleep(0.001)
-        partial = self.root / "e" / run_id / "checkpoints" / "last.ckpt.partial"
-        while writing and process.is_alive() and not partial.exists():
+        checkpoints = self.root / "e" / run_id / "checkpoints"
+        while writing and process.is_alive() and not any(checkpoints.glob("*.partial")):
             time.sleep(0.0001)
         if not process.is_alive():
             return None
         process.kill()
         process.join()
-        return partial.exists()
+        return any(checkpoints.glob("*.partial"))
 
 
 def stamp(path: Path) -> int:
@@ -124,11 +124,14 @@ def stamp(path: Path) -> int:
 
 def result(run: Path) -> dict[str, Any]:
     """All that must be the same, by name."""
-    checkpoint = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
-    names = ("epoch", "global_step", "state_dict", "optimizer_states", "lr_schedulers", "epoch_history")
-    found = {name: checkpoint.get(name) for name in names}
-    found["loss of each seed"] = checkpoint["callbacks"].get("SeedHistory")
-    found["logged rows"] = checkpoint["run"]["rows"]
+    found = {}
+    for path in sorted((run / "checkpoints").glob("*.ckpt")):
+        checkpoint = torch.load(path, weights_only=True)
+        names = ("epoch", "global_step", "state_dict", "optimizer_states", "lr_schedulers", "epoch_history", "loops")
+        parts = {name: checkpoint.get(name) for name in names}
+        parts["loss of each seed"] = checkpoint["callbacks"].get("SeedHistory")
+        parts["logged rows"] = checkpoint["run"]["rows"]
+        found |= {f"{path.name}: {name}": part for name, part in parts.items()}
     with (run / "metrics.csv").open() as file:
         found["metrics.csv"] = list(csv.DictReader(file))
     found["summary.json"] = json.loads((run / "summary.json").read_text()) | {"wall_seconds": None}
@@ -177,7 +180,7 @@ def main(args: Sequence[str] | None = None) -> int:
                 epochs.append(torch.load(last, weights_only=True)["epoch"] if last.is_file() else "none")
             attempts.finish(case, run_id)
             mine = result(Path(folder) / "e" / run_id)
-            differing = [name for name in mine if not same(mine[name], whole[case][name])]
+            differing = [name for name in mine | whole[case] if not same(mine.get(name), whole[case].get(name))]
             failures += bool(differing)
             cells = [number + 1, case, len(wrote), sum(wrote), ", ".join(map(str, epochs)), ", ".join(differing) or "-"]
             print(*cells, sep="  ", flush=True)

@@ -10,23 +10,44 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from lit_triwave.bank import TriangleBank
+from lit_triwave.baselines import DenseNetwork
 from lit_triwave.heads import DenseHead
+from lit_triwave.networks import TriangleNetwork
 from lit_triwave.triangle import BlockWeights
 
 
 @torch.no_grad()
-def dead_share(network: nn.Sequential, x: Tensor) -> float:
-    """The share of a plain network's hidden neurons that are zero for all inputs.
+def dead_share(network: TriangleNetwork | DenseNetwork, plain: nn.Sequential, x: Tensor) -> float:
+    """The share of the hidden neurons of one replica that are zero for all inputs.
 
     Args:
-        network: `nn.Linear` and `nn.ReLU` layers.
-        x: inputs, (n, in_features).
+        network, plain, x: see `hidden_shares`.
 
     Returns:
-        0 to 1; 0 where there are no hidden neurons.
+        0 to 1.
     """
-    shares = torch.cat([x.new_zeros(0, dtype=torch.float64), *relu_shares(network, x)])
-    return float((shares == 0).sum()) / max(1, len(shares))
+    shares = torch.cat(hidden_shares(network, plain, x))
+    return float((shares == 0).double().mean())
+
+
+def hidden_shares(network: TriangleNetwork | DenseNetwork, plain: nn.Sequential, x: Tensor) -> list[Tensor]:
+    """For each hidden layer of one replica the share of the inputs on which each neuron is above zero.
+
+    Not of the clamp between inner and outer subnetworks of a composition: it has no parameters, and one of its two
+    neurons is there for sums above 1, which a fit need not have.
+
+    Args:
+        network: the replica's.
+        plain: the replica as `nn.Linear` and `nn.ReLU` layers, see `to_sequential`.
+        x: inputs, (n, in_features), of the dtype of `plain`.
+
+    Returns:
+        One tensor for each layer, (neurons,), float64.
+    """
+    shares = relu_shares(plain, x)
+    if isinstance(network, TriangleNetwork) and network.outer is not None:
+        del shares[network.bank.depth]
+    return shares
 
 
 def relu_shares(network: nn.Sequential, x: Tensor) -> list[Tensor]:

@@ -20,7 +20,7 @@ def goal(name: str) -> Goal | None:
         `"min"`, `"max"`, or None where neither is better (numbers of linear regions, say).
     """
     words = name.rpartition("/")[2]
-    for word in ("_min", "_mean", "_median"):
+    for word in ("_min", "_mean", "_median", "_max"):
         words = words.removesuffix(word)
     if words.endswith(HIGHER):
         return "max"

@@ -18,11 +18,11 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from datamodules import DigitsDataModule, FunctionDataModule, TableDataModule
 from datamodules.resumable import ResumableDataModule
-from lit_triwave.callbacks.checkpoint import AtomicCheckpointIO, RunRecord, StageCheckpoint
+from lit_triwave.callbacks.checkpoint import AtomicCheckpointIO, RunRecord, StageCheckpoint, kept_checkpoint
 from lit_triwave.callbacks.config import SaveFitConfig
 from lit_triwave.callbacks.interruption import REQUEUE_SIGNAL, SIGNALS, Interruption
 from lit_triwave.callbacks.progress import StageProgress
-from lit_triwave.callbacks.reporting import reporting
+from lit_triwave.callbacks.reporting import best_checkpoint, reporting
 from lit_triwave.callbacks.stage_switch import check_strategy
 from lit_triwave.cli import INTERRUPTED, REQUEUE, interrupted
 from lit_triwave.cluster import check_meeting_point, cluster_environment, one_message, requeued
@@ -45,6 +45,7 @@ from lit_triwave.runs import (
     given_run_id,
     latest_checkpoint,
     place_run,
+    results_folder,
     unsaved_run,
     wandb_id,
 )
@@ -168,9 +169,11 @@ class TriwaveCLI(LightningCLI):
             checkpoints = StageCheckpoint(
                 self.run.checkpoint_every, self.run.checkpoint_seconds or None, self.interruption
             )
-            callbacks += [self.interruption, checkpoints]
+            callbacks += [self.interruption, *best_checkpoint(self.model), checkpoints]
         predicts = self.subcommand == "predict"
-        callbacks += reporting(self.model, self.run.folder, config.seed_everything, self.started, predicts)
+        evaluated = None if self.subcommand == "fit" else self.checkpoint_path
+        place = results_folder(self.run.folder, evaluated)
+        callbacks += reporting(self.model, place, config.seed_everything, self.started, predicts)
         if config.trainer.enable_progress_bar is not False:
             callbacks.append(StageProgress())
         self.trainer_defaults["callbacks"] = callbacks
@@ -266,7 +269,7 @@ class TriwaveCLI(LightningCLI):
                 with self._stop_in_good_order():
                     self.trainer.test(self.model, datamodule=self.datamodule, verbose=False)
             for tracker in self._trackers() if self.run.artifact and self.stopped is None else ():
-                tracker.log_checkpoint(self.run.folder / "checkpoints" / "last.ckpt")
+                tracker.log_checkpoint(self.run.folder / "checkpoints" / kept_checkpoint(self.trainer))
         finally:  # also when a second Ctrl-C leaves the figures out
             if self.stopped is not None:
                 why = "saved, to be started again" if self.stopped == REQUEUE_SIGNAL else "interrupted"

@@ -91,6 +91,7 @@ class WandbRows(WandbLogger):
         self._lost = False  # W&B's process is gone
         self._step = -1
         self._row: dict[str, Any] = {}  # logged at `_step`, not yet sent
+        self._summary: dict[str, Any] = {}
         self._defined: set[str] = set()
         self._background = Background()
         self._artifact = f"{run.experiment}-{run.id}"
@@ -147,12 +148,9 @@ class WandbRows(WandbLogger):
 
     @rank_zero_only
     def log_summary(self, summary: Mapping[str, Any]) -> None:
-        """Sets W&B's summary; of the metrics of the course it keeps the best value itself."""
-        self._background.wait()
-        if not self._lost:
-            with self._may_be_lost():
-                self._define(self._row)
-                self.experiment.summary.update({k: v for k, v in summary.items() if k not in self._defined})
+        """Sets W&B's summary when the last row is sent, whose `stage` is a number where the summary's is a name; of the
+        metrics of the course W&B keeps the best value itself."""
+        self._summary |= summary
 
     @rank_zero_only
     def log_checkpoint(self, path: Path) -> None:
@@ -183,6 +181,9 @@ class WandbRows(WandbLogger):
         if status == "success":
             self._send()
         self._background.wait()
+        if self._summary and not self._lost:
+            with self._may_be_lost():
+                self.experiment.summary.update({k: v for k, v in self._summary.items() if k not in self._defined})
         super().finalize(status)
 
 

@@ -60,7 +60,21 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         others = sorted(str(other) for other in path.parent.glob("*.ckpt") if other != path)
         hint = f"; there is also {', '.join(others)}" if others else ""
         raise TriwaveError(f"checkpoint {path} cannot be read ({reason}){hint}") from error
+    check_stage(path, content["state_dict"])
     return content
+
+
+def check_stage(path: Path, state: dict[str, Any]) -> None:
+    """Refuses the state dict of a module in a stage that there is not.
+
+    Raises:
+        TriwaveError: naming what its `stage_number` is.
+    """
+    number = state.get("stage_number", 0) if isinstance(state, dict) else 0
+    number = number.tolist() if isinstance(number, torch.Tensor) else number
+    if number not in range(len(STAGES)):
+        known = ", ".join(f"{n} ({name})" for n, name in enumerate(STAGES))
+        raise TriwaveError(f"checkpoint {path} has stage_number {shorten(str(number), 40)}: one of {known}")
 
 
 def check_same_run(

@@ -57,8 +57,8 @@ class FitFolder:
             TriwaveError: there is not.
         """
         parameters = sum(value.numel() * value.element_size() for value in model.parameters())
-        # Two checkpoints and one that is being written, each with what Adam keeps of the parameters.
-        open_run_folder(self.path, 9 * parameters + REPORTING_BYTES)
+        # Three checkpoints and one that is being written, each with what Adam keeps of the parameters.
+        open_run_folder(self.path, 12 * parameters + REPORTING_BYTES)
         for partial in (self.path / "checkpoints").glob("*.partial"):
             partial.unlink(missing_ok=True)
 

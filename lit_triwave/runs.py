@@ -40,7 +40,7 @@ class Run:
         group: of runs that belong together; by default the experiment.
         job_type: what kind of run of its group it is.
         tags: to find the run by, besides its method, function or data set, depth and number of seeds.
-        artifact: keep the last checkpoint of a finished run in Weights & Biases.
+        artifact: keep the best checkpoint of a finished run in Weights & Biases, the last one if there is no best.
         checkpoint_every: epochs between two checkpoints, besides those at the end of each stage.
         checkpoint_seconds: renew the checkpoint also after so many seconds, inside an epoch; null or 0 for never.
     """
@@ -178,6 +178,18 @@ def latest_checkpoint(root: str, experiment: str, run_id: str | None = None) -> 
     """`last.ckpt` of a run, or of the newest run of an experiment; None where there is none yet."""
     found = (Path(root).expanduser() / experiment).glob(f"{run_id or '*'}/checkpoints/last.ckpt")
     return max(found, key=lambda path: path.stat().st_mtime, default=None)
+
+
+def results_folder(folder: Path, checkpoint: Path | None) -> Path:
+    """Where the results of a checkpoint go: into its run's folder, as what is said there is of the run's last step, for
+    `last.ckpt` alone; for another one into a folder of its name there.
+
+    Args:
+        folder: of the run that the results are of.
+        checkpoint: that is evaluated; None for what was just trained.
+    """
+    apart = checkpoint is not None and checkpoint.resolve().parent == (folder / "checkpoints").resolve()
+    return folder / checkpoint.stem if checkpoint and apart and checkpoint.name != "last.ckpt" else folder
 
 
 def unsaved_run(root: str, experiment: str) -> str | None:

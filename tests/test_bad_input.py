@@ -288,7 +288,7 @@ def test_a_torn_checkpoint_points_to_the_other_one(fit, capsys) -> None:
     fit("r", "--ckpt_path", "last", code=1)
     line = capsys.readouterr().err.strip().splitlines()[-1]
     assert line.startswith(f"error: checkpoint {last} cannot be read")
-    assert line.endswith(f"there is also {last.with_name('pretrained.ckpt')}")
+    assert line.endswith(f"there is also {last.with_name('best.ckpt')}, {last.with_name('pretrained.ckpt')}")
     last.write_text("epoch 3\n")
     fit("r", "--ckpt_path", "last", code=1)
     assert "cannot be read (it is cut off, or no checkpoint at all)" in capsys.readouterr().err

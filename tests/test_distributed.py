@@ -40,6 +40,7 @@ def fit(root: Path, name: str, *args: str) -> Path:
     """A small regression, for a number of points that does not divide by the ranks."""
     small = ["--model.replicas", "3", "--model.pretrain.epochs", "6", "--model.train.epochs", "6"]
     small += ["--data.points", "203", "--data.batch_size", "67", "--model.polish.epochs", "0"]
+    small += ["--trainer.check_val_every_n_epoch", "4"]
     return run(root, "configs/x3_minus_x.yaml", name, *small, *args)
 
 
@@ -50,9 +51,11 @@ def classify(root: Path, name: str, *args: str) -> Path:
     return run(root, "configs/digits.yaml", name, *small, *args)
 
 
-def largest_difference(a: Path, b: Path) -> float:
+def largest_difference(a: Path, b: Path, name: str = "last") -> float:
     """The largest difference of any parameter or buffer, relative to the largest value of its tensor."""
-    one, two = (torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"] for run in (a, b))
+    there, here = (torch.load(run / "checkpoints" / f"{name}.ckpt", weights_only=True) for run in (a, b))
+    assert there["epoch"] == here["epoch"]
+    one, two = there["state_dict"], here["state_dict"]
     assert one.keys() == two.keys()
     assert one.get("best_replica") == two.get("best_replica")
     pairs = [(one[key].double(), two[key].double()) for key in one]
@@ -69,6 +72,7 @@ def test_two_ddp_processes_train_as_one_through_all_stages(tmp_path: Path, optio
     one = fit(tmp_path, "one", *options)
     two = fit(tmp_path, "two", *options, *TWO)
     assert largest_difference(one, two) < 1e-6
+    assert largest_difference(one, two, "best") < 1e-6
     a, b = (json.loads((run / "summary.json").read_text()) for run in (one, two))
     assert a.keys() == b.keys()
     assert a["stage"] == b["stage"]
@@ -82,6 +86,7 @@ def test_a_checkpoint_of_one_process_resumes_in_two(tmp_path: Path) -> None:
     checkpoint = str(stopped / "checkpoints" / "last.ckpt")
     fit(tmp_path, "ignored", "--ckpt_path", checkpoint, *TWO)
     assert largest_difference(whole, stopped) < 1e-6
+    assert largest_difference(whole, stopped, "best") < 1e-6
 
 
 @pytest.mark.parametrize("release", ["blocks", "dense"])
@@ -91,6 +96,7 @@ def test_two_processes_train_a_classifier_as_one_through_all_stages(tmp_path: Pa
     one = classify(tmp_path, "one", "--model.release", release)
     two = classify(tmp_path, "two", "--model.release", release, *TWO)
     assert largest_difference(one, two) < 1e-6
+    assert largest_difference(one, two, "best") < 1e-6
     a, b = (json.loads((run / "summary.json").read_text()) for run in (one, two))
     assert a["test/loss"] == pytest.approx(b["test/loss"], rel=1e-6)
     losses = [[float(row["train/loss"]) for row in rows(run) if row["train/loss"]] for run in (one, two)]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import subprocess
 import sys
 from collections.abc import Callable
@@ -124,8 +125,8 @@ def script_network(weights: Path) -> nn.Module:
 
 def stages(run: Path) -> list[Path]:
     """Its checkpoints: at the end of pretraining, if there was any, and at the end; of large networks that alone."""
-    found = sorted((run / "checkpoints").glob("*.ckpt"), reverse=True)
-    return found if len(found) == 1 or run.parent.name not in IMAGES else found[1:]
+    names = ("last",) if run.parent.name in IMAGES else ("pretrained", "last")
+    return [path for name in names if (path := run / "checkpoints" / f"{name}.ckpt").is_file()]
 
 
 @pytest.mark.parametrize("name", [*FUNCTIONS, *DIGITS_OF, *IMAGES])
@@ -274,6 +275,10 @@ def test_nothing_is_overwritten_unasked_nor_left_when_it_is_not_the_model(
         (["{run}/foreign.ckpt"], "is of somewhere.Else: FunctionRegressor or ImageClassifier is expected", 1),
         (["{run}/older.ckpt"], "is of another version of lit_triwave: FunctionRegressor has no neurons here", 1),
         (["{run}/shapes.ckpt"], "is of another version of lit_triwave", 1),
+        (["{run}/stage_nan.ckpt"], "has stage_number nan: one of 0 (pretrain), 1 (train), 2 (polish)", 1),
+        (["{run}/stage_99.ckpt"], "has stage_number 99: one of 0 (pretrain), 1 (train), 2 (polish)", 1),
+        (["{run}/stage_-1.ckpt"], "has stage_number -1: one of", 1),
+        (["{run}/stage_two.ckpt"], "has stage_number [0, 1]: one of", 1),
         (["{run}", "--seed", "3"], "error: --seed 3: the checkpoint has 3, 0 to 2", 1),
         (["{run}", "--format", "onx"], "--format onx: one of torch, program, onnx; did you mean 'onnx'?", 2),
         (["{run}", "--out", "a.onnx"], "--out a.onnx: a file of --format torch ends in .pt", 2),
@@ -289,6 +294,9 @@ def test_bad_input_is_one_line(args: list[str], message: str, code: int, runs, c
     torch.save(content | {"hyper_parameters": arguments | {"_class_path": "somewhere.Else"}}, run / "foreign.ckpt")
     torch.save(content | {"hyper_parameters": arguments | {"neurons": 4}}, run / "older.ckpt")
     torch.save(content | {"hyper_parameters": arguments | {"depth": 4}}, run / "shapes.ckpt")
+    for word, number in {"nan": math.nan, "99": 99, "-1": -1, "two": [0, 1]}.items():
+        state = content["state_dict"] | {"stage_number": torch.tensor(number)}
+        torch.save(content | {"state_dict": state}, run / f"stage_{word}.ckpt")
     capsys.readouterr()
     assert main(["export", *[arg.format(run=run) for arg in args]]) == code
     error = capsys.readouterr().err

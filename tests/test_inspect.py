@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +23,7 @@ PLANE = ["--data.expression", "(x**2 + y**2)**1.5", "--data.domain", "{x: [-1, 1
 PLANE += ["--data.sampling", "random", "--data.test_points", "20"]
 FUNCTIONS: dict[str, list[str]] = {
     "difference": [],
+    "single": ["--model.wiring", "single", "--data.expression", "x**2"],
     "composition": ["--model.wiring", "composition", *PLANE],
     "sum_dense": ["--model.wiring", "sum", "--model.release", "dense", *PLANE],
     "kaiming": ["--model.initialization", "kaiming", "--model.pretrain.epochs", "0"],
@@ -159,6 +161,19 @@ def test_dead_neurons_are_those_that_are_zero_everywhere(runs) -> None:
     assert bool((after.layers[0] == 0).all()) and after.dead > found.dead
     assert found.neurons == after.neurons == 4 * 3
     assert all(bool(((layer == 0) | (layer == 1)).all()) for layer in after.layers)  # all that follows is constant
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_a_run_and_inspect_count_the_same_dead_neurons(name: str, runs, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = runs(name)
+    saved = load_module(run)
+    data = saved.data()
+    data.setup("fit")
+    monkeypatch.setattr("lit_triwave.inspection.units.domain_points", lambda saved: (data.train_set.x, "the same"))
+    found = activity(saved, saved.seed())
+    assert found.dead / found.neurons == json.loads((run / "summary.json").read_text())["dead_units"]
+    subnetworks = {"single": 1, "difference": 2, "composition": 3, "sum_dense": 2, "kaiming": 1}
+    assert found.neurons == 4 * 3 * subnetworks[name]
 
 
 def test_a_figure_of_many_layers_shows_the_first_and_the_last() -> None:

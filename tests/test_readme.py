@@ -46,6 +46,24 @@ def test_every_command_runs_as_written(folder: Path) -> None:
         assert done.returncode == 0, f"{command}\n{done.stderr}"
         assert "Warning" not in done.stderr, f"{command}\n{done.stderr}"
     assert list((folder / "runs" / "x3_minus_x").glob("*/predictions.csv"))
+    assert not_ignored(folder) == {"configs"}
+
+
+def not_ignored(folder: Path) -> set[str]:
+    """What git would offer to add of what lies in a folder, were it the repository's root."""
+    subprocess.run(["git", "init", "--quiet", folder], check=True)
+    (folder / ".git" / "info" / "exclude").write_text((REPOSITORY / ".gitignore").read_text())
+    listed = subprocess.run(
+        ["git", "-C", folder, "status", "--porcelain", "-z"], check=True, capture_output=True, text=True
+    )
+    return {line[3:] for line in listed.stdout.split("\0") if line}
+
+
+def test_no_source_is_ignored() -> None:
+    if not (REPOSITORY / ".git").exists():
+        pytest.skip("a copy without its history")
+    hidden = ["git", "ls-files", "--cached", "--ignored", "--exclude-standard"]
+    assert subprocess.run(hidden, cwd=REPOSITORY, check=True, capture_output=True).stdout == b""
 
 
 def test_make_fit_is_the_first_command(folder: Path) -> None:

@@ -155,17 +155,20 @@ def test_stages_of_no_epochs_are_left_out(fit) -> None:
     assert summary["linear_regions/final"] == 63
 
 
-def test_a_process_killed_while_it_saves_leaves_the_checkpoint_before(fit, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("count", "name", "epoch"), [(5, "last", 2), (8, "best", 4)])
+def test_a_process_killed_while_it_saves_leaves_the_checkpoint_before(
+    fit, tmp_path: Path, count: int, name: str, epoch: int
+) -> None:
     small = ["--model.replicas", "3", "--model.pretrain.epochs", "5", "--model.train.epochs", "5"]
     small += ["--model.polish.epochs", "0", "--data.batch_size", "100", "--trainer.check_val_every_n_epoch", "2"]
     command = [sys.executable, "-m", "lit_triwave", "fit", "--config", "configs/x3_minus_x.yaml", *small]
     command += ["--run.root", str(tmp_path), "--run.id", "r", "--run.checkpoint_every", "1"]
-    command += ["--trainer.callbacks+=tests.faults.KillWhileSaving", "--trainer.callbacks.count=4"]
+    command += ["--trainer.callbacks+=tests.faults.KillWhileSaving", f"--trainer.callbacks.count={count}"]
     killed = subprocess.run(command, cwd=REPOSITORY, capture_output=True, timeout=120)
     assert killed.returncode == -signal.SIGKILL
     run = tmp_path / "x3_minus_x" / "r"
-    assert state(run)["epoch"] == 2
-    partial = run / "checkpoints" / "last.ckpt.partial"
+    assert state(run)["epoch"] == epoch
+    partial = run / "checkpoints" / f"{name}.ckpt.partial"
     assert partial.is_file()
     partial.write_bytes(partial.read_bytes()[:1000])  # nor does half a file matter
     fit("r", "--ckpt_path", "last")

@@ -100,8 +100,8 @@ def test_every_row_has_its_stage_and_validations_count_regions_and_dead_units(fi
     run = fit("r", "--trainer.log_every_n_steps", "1", "--model.recruit", "false", "--data.batch_size", "10")
     logged = rows(run)
     for row in logged:
-        if row["train/mse_min"] or row["val/mse_min"]:
-            assert float(row["stage"]) == (int(row["epoch"]) >= 5)
+        assert float(row["stage"]) == (int(row["epoch"]) >= 5)  # also of the test
+    assert logged[-1]["test/mse"]
     looked = [row for row in logged if row["val/mse_min"]]
     assert [int(row["epoch"]) for row in looked] == [1, 3, 5, 7, 9]
     assert all(row["linear_regions/count"] for row in looked)
@@ -129,6 +129,7 @@ def test_a_classifiers_head_is_looked_at_too(head: str, tmp_path: Path) -> None:
     place = ["--run.root", str(tmp_path), "--run.id", "r", "--run.experiment", "e"]
     assert main(["fit", *args, *place]) == 0
     run = tmp_path / "e" / "r"
+    assert all(row["stage"] for row in rows(run))
     looked = [row for row in rows(run) if row["val/accuracy"]]
     counts = [row.get("linear_regions/count") for row in looked]
     assert counts[0] == (None if head == "baseline" else "8.0")  # 2^3, of subnetworks with peaks
@@ -196,10 +197,12 @@ def test_wandb_gets_the_config_and_says_which_values_count(fit, monkeypatch) -> 
     best = {record.metric.name: record.metric.summary for record in found if record.HasField("metric")}
     assert best["val/mse_min"].min
     assert not best["val/mse_min"].max
+    assert best["val/mse_max"].min and best["train/mse_max"].min
     artifacts = [record for record in found if record.HasField("request") or record.HasField("artifact")]
     assert artifacts
-    (kept,) = run.glob("wandb/offline-run-*/artifact/last.ckpt")
-    assert kept.read_bytes() == (run / "checkpoints" / "last.ckpt").read_bytes()
+    (kept,) = run.glob("wandb/offline-run-*/artifact/*")
+    assert kept.name == "best.ckpt"
+    assert kept.read_bytes() == (run / "checkpoints" / "best.ckpt").read_bytes()
     hparams = (run / "hparams.yaml").read_text()
     assert "depth: 5" in hparams
     assert "instantiator" not in hparams

@@ -1,7 +1,8 @@
-"""Checkpoints of a run: the latest one, and one at the end of pretraining."""
+"""Checkpoints of a run: the latest one, the best one, and one at the end of pretraining."""
 
 from __future__ import annotations
 
+import math
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,9 @@ from torch import distributed
 
 from lit_triwave.callbacks.interruption import Interruption
 from lit_triwave.errors import Interrupted, TriwaveError
+from lit_triwave.goals import goal
 from lit_triwave.home import hidden
+from lit_triwave.resuming import load_checkpoint
 from lit_triwave.runs import written_whole
 
 if TYPE_CHECKING:
@@ -46,12 +49,110 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         return torch.load(path, map_location=map_location, weights_only=True)
 
 
-class StageCheckpoint(ModelCheckpoint):
+class RunCheckpoint(ModelCheckpoint):
+    """One file of a run's `checkpoints/`, renewed at the end of epochs. Nothing is saved of a module that has diverged.
+
+    Args:
+        name: of the file, without its ending.
+        options: for Lightning's `ModelCheckpoint`.
+    """
+
+    def __init__(self, name: str, **options: Any) -> None:
+        super().__init__(
+            filename=name,
+            save_top_k=1,
+            save_on_train_epoch_end=True,
+            enable_version_counter=False,
+            auto_insert_metric_name=False,
+            **options,
+        )
+
+    def path(self, name: str) -> Path:
+        """A file of the folder, by its name without the ending."""
+        assert self.dirpath is not None
+        return Path(self.dirpath) / f"{name}.ckpt"
+
+    def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:
+        module: Any = trainer.lightning_module
+        module.check_finite()
+        super()._save_checkpoint(trainer, filepath)
+
+
+class BestCheckpoint(RunCheckpoint):
+    """Keeps `checkpoints/best.ckpt`, from the epoch whose validation was the best so far, in whichever stage.
+
+    It is saved when that epoch is over, so that a run may go on from it, and before `last.ckpt`, which then knows it.
+    Validations inside an epoch do not count. Ties keep the earlier, and all ranks decide alike.
+
+    Args:
+        monitor: the metric, as it is logged.
+
+    Attributes:
+        best_model_path: of the file; "" while there is none of this run's course.
+    """
+
+    def __init__(self, monitor: str) -> None:
+        super().__init__("best", monitor=monitor, mode=goal(monitor) or "min")
+        self._score: float | None = None  # of the file
+        self._epoch = -1  # of the file
+        self._found: float | None = None  # by a validation at the end of this epoch
+
+    def state_dict(self) -> dict[str, Any]:
+        """Which file it is; Lightning's would be the paths of this machine."""
+        return {"score": self._score, "epoch": self._epoch}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._score, self._epoch = state_dict["score"], state_dict["epoch"]
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # A run that goes on from before the file was saved, or in another folder, has no best one yet.
+        if trainer.strategy.broadcast(trainer.is_global_zero and self._is_there()):
+            self.best_model_path = str(self.path("best"))
+        else:
+            self._score, self._epoch = None, -1
+
+    def _is_there(self) -> bool:
+        """Whether the file is the one that the loaded state is of."""
+        if self._score is None or not self.path("best").is_file():
+            return False
+        try:
+            saved = load_checkpoint(self.path("best"))
+        except TriwaveError:
+            return False
+        return bool(saved.get("callbacks", {}).get(self.state_key) == self.state_dict())
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.state.fn == "fit" and not trainer.sanity_checking and trainer.is_last_batch:
+            found = trainer.callback_metrics.get(str(self.monitor))
+            self._found = None if found is None else float(found)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        found, self._found = self._found, None
+        if found is None or trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        if trainer.strategy.reduce_boolean_decision(self._improves(found)):
+            self._score, self._epoch = found, trainer.current_epoch
+            self._save_checkpoint(trainer, str(self.path("best")))
+            self.best_model_path = str(self.path("best"))
+
+    def _improves(self, found: float) -> bool:
+        if self._score is None or not math.isfinite(found):
+            return math.isfinite(found)
+        return found > self._score if self.mode == "max" else found < self._score
+
+
+def kept_checkpoint(trainer: Trainer) -> str:
+    """The file that a finished run is best kept as: the last one where there is no best."""
+    best = [callback for callback in trainer.checkpoint_callbacks if isinstance(callback, BestCheckpoint)]
+    return "best.ckpt" if any(callback.best_model_path for callback in best) else "last.ckpt"
+
+
+class StageCheckpoint(RunCheckpoint):
     """Keeps `checkpoints/last.ckpt`, and `checkpoints/pretrained.ckpt` from the last epoch of pretraining.
 
     `last.ckpt` is also renewed inside an epoch, by time and before a stop that a signal asked for. All ranks decide
     that alike, at the same step. The last step of an epoch is not such a place: validation, the epoch's end and perhaps
-    a stage's would be lost to a resumed run, so it waits for them. Nothing is saved of a module that has diverged.
+    a stage's would be lost to a resumed run, so it waits for them.
 
     Args:
         every_n_epochs: how often `last.ckpt` is renewed, besides the end of each stage, an interruption and the end.
@@ -62,14 +163,7 @@ class StageCheckpoint(ModelCheckpoint):
     def __init__(
         self, every_n_epochs: int = 100, seconds: float | None = None, interruption: Interruption | None = None
     ) -> None:
-        super().__init__(
-            filename="last",
-            save_top_k=1,
-            every_n_epochs=every_n_epochs,
-            save_on_train_epoch_end=True,
-            enable_version_counter=False,
-            auto_insert_metric_name=False,
-        )
+        super().__init__("last", every_n_epochs=every_n_epochs)
         self.seconds = seconds
         self.interruption = interruption
         self._saved_at = 0.0
@@ -81,10 +175,6 @@ class StageCheckpoint(ModelCheckpoint):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Nothing: earlier versions' checkpoints hold paths."""
-
-    def path(self, name: str) -> Path:
-        assert self.dirpath is not None
-        return Path(self.dirpath) / f"{name}.ckpt"
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._saved_at = time.monotonic()
@@ -132,8 +222,6 @@ class StageCheckpoint(ModelCheckpoint):
         return request
 
     def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:
-        module: Any = trainer.lightning_module
-        module.check_finite()
         super()._save_checkpoint(trainer, filepath)
         self._saved_at = time.monotonic()
 

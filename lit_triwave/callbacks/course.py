@@ -28,8 +28,8 @@ MOST_UNITS = 1024
 
 
 class Course(Callback):
-    """Logs the `stage` (0 pretrain, 1 train, 2 polish) with every row, and at validations `linear_regions/count` and
-    `dead_units`. On runs with a run folder alone: tables of many runs need none of it.
+    """Logs the `stage` (0 pretrain, 1 train, 2 polish) with every row, that of the test too, and at validations
+    `linear_regions/count` and `dead_units`. On runs with a run folder alone: tables of many runs need none of it.
 
     Regions are counted at validations that are `STEPS_APART` or more, and at one that ends a stage; which ones follows
     from the config, so that a resumed run logs the same.
@@ -45,6 +45,9 @@ class Course(Callback):
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
             self._log(pl_module, "stage", pl_module.stage_number)
             self.look(trainer, pl_module)
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
+        self._log(pl_module, "stage", pl_module.stage_number)
 
     def look(self, trainer: Trainer, module: Any) -> None:
         """Logs what a validated module has become, on all ranks."""
@@ -75,7 +78,7 @@ class RegressionCourse(Course):
         if sum(layer.out_features for layer in plain if isinstance(layer, nn.Linear)) > MOST_UNITS:
             return
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        self._log(module, "dead_units", dead_share(plain, data.train_set.x.to(plain[0].weight)))
+        self._log(module, "dead_units", dead_share(module.network, plain, data.train_set.x.to(plain[0].weight)))
         few = module.network.segments <= MOST_PIECES
         if few and trainer.is_global_zero and is_counted(trainer, module):
             self._log(module, "linear_regions/count", count_linear_regions(plain, *module.diagonal))
@@ -114,6 +117,7 @@ class ClassificationCourse(Course):
         self._start(pl_module)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: ImageClassifier) -> None:  # type: ignore[override]
+        super().on_test_epoch_end(trainer, pl_module)
         self.dead_units = self._share(summed(trainer))
 
     def look(self, trainer: Trainer, module: ImageClassifier) -> None:

@@ -1,4 +1,4 @@
-"""Which callbacks report of which kind of model."""
+"""Which callbacks report of which kind of model, and which of its checkpoints is the best."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from pathlib import Path
 
 from lightning.pytorch import Callback, LightningModule
 
+from lit_triwave.callbacks.checkpoint import BestCheckpoint
 from lit_triwave.callbacks.course import ClassificationCourse, RegressionCourse
 from lit_triwave.callbacks.figures import ClassificationFigures, RegressionFigures
 from lit_triwave.callbacks.history import EpochHistory, SeedHistory
@@ -42,3 +43,11 @@ def reporting(model: LightningModule, folder: Path, seed: int, started: float, p
             *rows,
         ]
     return []
+
+
+def best_checkpoint(model: LightningModule) -> list[Callback]:
+    """What keeps the best checkpoint of a model's kind, by the best seed's error or by accuracy; nothing for one of
+    the user's own."""
+    if isinstance(model, FunctionRegressor):
+        return [BestCheckpoint("val/mse_min")]
+    return [BestCheckpoint("val/accuracy")] if isinstance(model, ImageClassifier) else []

@@ -171,7 +171,7 @@ def summarize(data: Any, module: FunctionRegressor) -> dict[str, Any]:
         outputs = module(data.train_set.x.to(module.device))
     summary["dead"] = float(dead(outputs).double().mean())
     plain = module.plain(best)
-    summary["dead_units"] = dead_share(plain, data.train_set.x.to(plain[0].weight))
+    summary["dead_units"] = dead_share(module.network, plain, data.train_set.x.to(plain[0].weight))
     if module.pretrain_mse.isfinite().any():
         summary |= {"pretrain/mse": module.pretrain_mse[best]} | spread("pretrain/mse", module.pretrain_mse)
         summary["linear_regions/pretrained"] = int(module.pretrain_regions[best])

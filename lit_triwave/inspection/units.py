@@ -9,12 +9,11 @@ import torch
 from torch import Tensor
 
 from datamodules import DigitsDataModule
-from lit_triwave.dead_units import relu_shares
+from lit_triwave.dead_units import hidden_shares, relu_shares
 from lit_triwave.errors import TriwaveError
 from lit_triwave.heads import DenseHead
 from lit_triwave.inspection.subnetworks import head_layers
 from lit_triwave.modules.regressor import FunctionRegressor
-from lit_triwave.networks import TriangleNetwork
 from lit_triwave.saved import Saved
 
 DOMAIN_POINTS = 20_001
@@ -57,11 +56,8 @@ def activity(saved: Saved, seed: int) -> Activity:
     """
     if isinstance(saved.module, FunctionRegressor):
         x, on = domain_points(saved)
-        shares = relu_shares(saved.module.network.to_sequential(seed), x)
-        network = saved.module.network
-        if isinstance(network, TriangleNetwork) and network.outer is not None:
-            del shares[network.bank.depth]  # the clamp between inner and outer networks, which is no layer of theirs
-        return Activity(shares, on)
+        plain = saved.module.plain(seed)
+        return Activity(hidden_shares(saved.module.network, plain, x.to(next(plain.parameters()))), on)
     images, on = some_images(saved)
     heads = head_layers(saved)
     if heads:

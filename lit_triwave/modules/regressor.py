@@ -195,9 +195,10 @@ class FunctionRegressor(StagedModule):
         raise TrainingDiverged(f"the loss is not finite in {where}, for {len(seeds)} of {len(mse)} seeds{advice}")
 
     def _log_seeds(self, name: str, values: Tensor) -> None:
-        """Logs the lowest, mean and median over seeds of values that all ranks have alike."""
+        """Logs the lowest, mean, median and highest over seeds of values that all ranks have alike."""
         training = self.trainer.training
-        self.log_dict(spread(name, values), rank_zero_only=training, sync_dist=not training)
+        found = spread(name, values) | {f"{name}_max": values.max()}
+        self.log_dict(found, rank_zero_only=training, sync_dist=not training)
 
     def validation_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> None:
         self._update(self.val_metrics, batch)

@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from lit_triwave.callbacks.checkpoint import BestCheckpoint
+from lit_triwave.cli import main
+from tests.conftest import REPOSITORY
+from tests.faults import signal_at
+from tests.test_resume import assert_ends_alike, assert_identical, state
+
+EACH = ["--trainer.check_val_every_n_epoch", "1"]
+UNSTEADY = [*EACH, "--model.train.lr", "0.02", "--model.train.warmup", "0"]  # best in training
+SPOILED = [*EACH, "--model.train.lr", "0.3"]  # best at the end of pretraining
+
+
+def best_row(run: Path, metric: str, highest: bool = False) -> dict[str, str]:
+    """The row of metrics.csv with the best validation, the first of equal ones."""
+    with (run / "metrics.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row.get(metric)]
+    return (max if highest else min)(rows, key=lambda row: float(row[metric]))
+
+
+def checkpoint(run: Path, name: str = "best") -> dict[str, Any]:
+    content: dict[str, Any] = torch.load(run / "checkpoints" / f"{name}.ckpt", weights_only=True)
+    return content
+
+
+def all_but_time(run: Path) -> dict[str, Any]:
+    """What best.ckpt holds, but for the seconds that the run took."""
+    content = checkpoint(run)
+    content["callbacks"].pop("RegressionSummary")
+    content["run"].pop("wandb_id")
+    return content
+
+
+def test_best_is_the_epoch_of_the_lowest_validation_error_and_last_the_last(fit, capsys) -> None:
+    run = fit("r", *UNSTEADY)
+    row = best_row(run, "val/mse_min")
+    assert 5 < int(row["epoch"]) < 9
+    assert checkpoint(run)["epoch"] == int(row["epoch"])
+    assert checkpoint(run, "last")["epoch"] == 9
+    capsys.readouterr()
+    again = ["--model.replicas", "3", "--model.recruit", "true", "--run.root", str(run.parents[1])]
+    before = (run / "summary.json").read_bytes(), (run / "figures" / "fit.png").read_bytes()
+    best = ["--ckpt_path", str(run / "checkpoints" / "best.ckpt")]
+    for command in ("validate", "test", "predict"):
+        assert main([command, "--config", "configs/x3_minus_x.yaml", *again, *best]) == 0
+        if command == "validate":
+            assert f"{float(row['val/mse_min']):.2e}" in capsys.readouterr().out
+    # What is said of the run stays that of its last step.
+    assert before == ((run / "summary.json").read_bytes(), (run / "figures" / "fit.png").read_bytes())
+    tested = json.loads((run / "best" / "summary.json").read_text())
+    assert tested["test/mse_min"] < json.loads(before[0])["test/mse_min"]
+    assert (run / "best" / "figures" / "fit.png").is_file() and (run / "best" / "predictions.csv").is_file()
+    assert main(["test", "--config", "configs/x3_minus_x.yaml", *again]) == 0
+    assert f"checkpoint: {run / 'checkpoints' / 'last.ckpt'}" in capsys.readouterr().out  # not the newest file
+    for command in ("inspect", "export"):
+        assert main([command, best[1]]) == 0
+    assert (run / "exported" / "best.pt").is_file()
+
+
+def test_a_classifiers_best_is_the_first_of_its_highest_accuracies(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    saved = []
+    save = BestCheckpoint._save_checkpoint
+    monkeypatch.setattr(BestCheckpoint, "_save_checkpoint", lambda *a: (save(*a), saved.append(a[1].current_epoch)))
+    small = ["--model.channels", "[4,4]", "--model.num_nets", "8", "--model.depth", "2", "--data.validation", "20"]
+    small += ["--model.pretrain.epochs", "3", "--model.train.epochs", "4", "--run.root", str(tmp_path), "--run.id", "r"]
+    assert main(["fit", "--config", "configs/digits.yaml", *small]) == 0
+    run = tmp_path / "digits" / "r"
+    with (run / "metrics.csv").open() as file:
+        values = [float(row["val/accuracy"]) for row in csv.DictReader(file) if row["val/accuracy"]]
+    better = [n for n, value in enumerate(values) if value > max(values[:n], default=0)]
+    assert len(set(values)) < len(values)  # ties there are, of 20 images
+    assert saved == better
+    assert checkpoint(run)["epoch"] == values.index(max(values)) == better[-1]
+
+
+def test_the_best_of_a_stopped_run_is_that_of_one_left_alone(fit) -> None:
+    whole = fit("whole", *UNSTEADY)
+    # In the step that ends the best epoch of pretraining, and on both sides of the best of all.
+    for epoch, batch in ((4, 4), (6, 2), (8, 1)):
+        run = fit(f"{epoch}-{batch}", *UNSTEADY, *signal_at(epoch, batch), code=75)
+        fit("", *UNSTEADY, "--ckpt_path", str(run / "checkpoints" / "last.ckpt"))
+        assert_identical(all_but_time(whole), all_but_time(run))
+        assert_ends_alike(whole, run)
+
+
+def test_a_run_killed_between_the_best_and_the_last_finds_the_same_best(fit) -> None:
+    whole = fit("whole", *UNSTEADY)
+    killed = fit("killed", *UNSTEADY, *signal_at(5, 4), code=75)
+    shutil.copy(whole / "checkpoints" / "best.ckpt", killed / "checkpoints" / "best.ckpt")  # last.ckpt knows of another
+    fit("", *UNSTEADY, "--ckpt_path", str(killed / "checkpoints" / "last.ckpt"))
+    assert_identical(all_but_time(whole), all_but_time(killed))
+    assert_ends_alike(whole, killed)
+
+
+@pytest.mark.parametrize(("options", "epoch"), [(UNSTEADY, 7), (SPOILED, 4)], ids=["in training", "at the switch"])
+def test_a_run_goes_on_from_its_best_epoch_as_it_did_before(fit, options: list[str], epoch: int) -> None:
+    whole = fit("whole", *options)
+    assert checkpoint(whole)["epoch"] == epoch
+    copy = whole.with_name("copy")
+    shutil.copytree(whole, copy)
+    (copy / "checkpoints" / "last.ckpt").unlink()
+    fit("", *options, "--ckpt_path", str(copy / "checkpoints" / "best.ckpt"))
+    assert_ends_alike(whole, copy)
+    assert_identical(checkpoint(whole), checkpoint(copy))  # not written again: nothing was better
+
+
+def test_the_best_of_another_course_is_not_taken_for_this_ones(fit) -> None:
+    run = fit("r", *UNSTEADY)
+    fit("", *SPOILED, "--ckpt_path", str(run / "checkpoints" / "pretrained.ckpt"))
+    with (run / "metrics.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["val/mse_min"] and int(row["epoch"]) >= 5]
+    found = checkpoint(run)
+    assert found["epoch"] == int(min(rows, key=lambda row: float(row["val/mse_min"]))["epoch"])
+    assert found["run"]["model"]["train"]["lr"] == 0.3
+
+
+def test_validations_inside_an_epoch_and_runs_without_any_keep_no_best(fit, monkeypatch) -> None:
+    inside = ["--trainer.check_val_every_n_epoch", "null", "--trainer.val_check_interval", "7"]  # five steps an epoch
+    run = fit("inside", *inside, "--trainer.max_epochs", "4", "--run.checkpoint_every", "1")
+    assert best_row(run, "val/mse_min")
+    assert not (run / "checkpoints" / "best.ckpt").exists()
+    with monkeypatch.context() as context:
+        context.setenv("WANDB_MODE", "offline")
+        never = fit("never", "--trainer.limit_val_batches", "0", "--run.artifact", "true")
+    assert not (never / "checkpoints" / "best.ckpt").exists()
+    assert [path.name for path in never.glob("wandb/offline-run-*/artifact/*")] == ["last.ckpt"]
+    quick = fit("quick", "--trainer.fast_dev_run", "true")
+    assert not list(quick.glob("checkpoints/*.ckpt"))
+    checked = ["--trainer.num_sanity_val_steps", "1", "--trainer.check_val_every_n_epoch", "100"]
+    assert not (fit("checked", *checked) / "checkpoints" / "best.ckpt").exists()
+
+
+def test_a_full_disk_names_the_best_checkpoint_and_keeps_the_one_before(fit, monkeypatch, capsys) -> None:
+    save, writes = torch.save, []
+
+    def full(*args: Any, **kwargs: Any) -> None:
+        writes.append(1)
+        if len(writes) > 4:
+            raise OSError(28, "No space left on device")
+        save(*args, **kwargs)
+
+    monkeypatch.setattr("lightning.fabric.plugins.io.torch_io._atomic_save", lambda content, path: full(content, path))
+    run = fit("r", code=1)
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "No space left" in line and "checkpoints/" in line and "the one before is kept" in line
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
+    for name in ("best", "last"):
+        checkpoint(run, name)
+    assert state(run)["epoch"] == 2
