@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from lit_triwave.errors import did_you_mean
+from lit_triwave.errors import did_you_mean, reason
 from lit_triwave.heads import BlockDiagonalHead, DenseHead
 from lit_triwave.replacement import cut_classifier, replace_dense
 from lit_triwave.sizes import check_sizes
@@ -168,7 +168,7 @@ def read_weights(path: str) -> dict[str, Any]:
     try:
         state = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise ValueError(f"weights {path} cannot be read: {' '.join(str(error).split())[:100]}") from error
+        raise ValueError(f"weights {path} cannot be read: {reason(error, 100)}") from error
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise ValueError(f"weights {path}: a state dict is expected, name ↦ tensor")
     return state

@@ -18,7 +18,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from lit_triwave.background import Background
-from lit_triwave.errors import TriwaveError
+from lit_triwave.errors import TriwaveError, reason
 from lit_triwave.goals import goal
 from lit_triwave.home import hidden, names_home
 from lit_triwave.runs import Run, WandbMode, swept
@@ -203,7 +203,7 @@ def make_loggers(run: Run, wandb_id: str, rows: Sequence[Row] = (), tags: Sequen
         try:
             loggers.append(start_wandb(run, wandb_id, mode, why, rows, tags))
         except Exception as error:  # tracking must not cost a run
-            say(f"Weights & Biases: left out ({' '.join(str(error).split())[:150]})")
+            say(f"Weights & Biases: left out ({reason(error)})")
     return loggers
 
 
@@ -228,7 +228,7 @@ def wandb_mode(asked: WandbMode) -> tuple[WandbMode, str]:
     try:
         return ("online", "") if has_wandb_login() else ("offline", "no login")
     except Exception as error:  # a malformed key, say; W&B has many kinds
-        return "offline", f"the login can't be used: {' '.join(str(error).split())[:100]}"
+        return "offline", f"the login can't be used: {reason(error, 100)}"
 
 
 def has_wandb_login() -> bool:
@@ -294,7 +294,7 @@ def _init_wandb(run: Run, wandb_id: str, mode: WandbMode, why: str, tags: Sequen
             return experiment
         except wandb.Error as error:
             wandb.teardown()  # its service keeps the failed run's id until it is stopped
-            why = f"the server can't be used: {' '.join(str(error).split())[:100]}"
+            why = f"the server can't be used: {reason(error, 100)}"
     say(f"Weights & Biases: offline ({why}); to send it later: wandb sync {run.folder}/wandb/offline-run-*")
     experiment = init("offline")
     forget_logs(run.folder)

@@ -13,7 +13,7 @@ import torch
 from jsonargparse import Namespace
 from lightning.pytorch import LightningModule
 
-from lit_triwave.errors import TriwaveError
+from lit_triwave.errors import TriwaveError, reason
 from lit_triwave.home import hidden
 from lit_triwave.modules.staged import STAGES
 from lit_triwave.trees import flat, plain
@@ -27,7 +27,6 @@ TRAINING_ONLY = ("label_smoothing", "mixup", "cutmix")
 Difference = tuple[str, Any, Any]
 """A field, and its values there and here."""
 ROOM = 300  # characters of a line that says what differs
-REASON = 150  # of one that says why a file can't be read
 
 DATA_MAY_DIFFER = (
     "root",
@@ -54,12 +53,12 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         content["state_dict"], content["epoch"], content["loops"], content["pytorch-lightning_version"]
     except Exception as error:
-        reason = f"{type(error).__name__}: {shorten(' '.join(str(error).split()), REASON, placeholder=' …')}"
+        why = f"{type(error).__name__}: {reason(error)}"
         if not is_zipfile(path):  # as everything is that torch.save writes
-            reason = "it is cut off, or no checkpoint at all"
+            why = "it is cut off, or no checkpoint at all"
         others = sorted(str(other) for other in path.parent.glob("*.ckpt") if other != path)
         hint = f"; there is also {', '.join(others)}" if others else ""
-        raise TriwaveError(f"checkpoint {path} cannot be read ({reason}){hint}") from error
+        raise TriwaveError(f"checkpoint {path} cannot be read ({why}){hint}") from error
     check_stage(path, content["state_dict"])
     return content
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lit_triwave.domain import UnitScaling
-from lit_triwave.errors import TriwaveError, did_you_mean
+from lit_triwave.errors import TriwaveError, did_you_mean, reason
 from lit_triwave.modules.classifier import ImageClassifier
 from lit_triwave.modules.regressor import FunctionRegressor
 from lit_triwave.resuming import load_checkpoint
@@ -184,7 +184,7 @@ def load_module(place: str | Path) -> Saved:
     try:
         module.load_state_dict(state)
     except RuntimeError as error:
-        where = " ".join(str(error).split())[:200]
+        where = reason(error, 200)
         raise TriwaveError(f"checkpoint {path} is of another version of lit_triwave: {where}") from error
     return Saved(path, module.eval().requires_grad_(False), run, content["epoch"], content["global_step"])
 

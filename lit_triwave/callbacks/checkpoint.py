@@ -14,7 +14,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import distributed
 
 from lit_triwave.callbacks.interruption import Interruption
-from lit_triwave.errors import Interrupted, TriwaveError
+from lit_triwave.errors import Interrupted, TriwaveError, reason
 from lit_triwave.goals import goal
 from lit_triwave.home import hidden
 from lit_triwave.resuming import load_checkpoint
@@ -42,8 +42,9 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             with written_whole(Path(path)) as partial:
                 super().save_checkpoint(checkpoint, partial, storage_options)
         except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
-            reason = " ".join(str(error).split())[:150]
-            raise TriwaveError(f"checkpoint {path} cannot be written ({reason}); the one before is kept") from error
+            raise TriwaveError(
+                f"checkpoint {path} cannot be written ({reason(error)}); the one before is kept"
+            ) from error
 
     def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = True) -> Any:
         return torch.load(path, map_location=map_location, weights_only=True)

@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from lit_triwave.errors import TriwaveError
+from lit_triwave.errors import TriwaveError, reason
 from lit_triwave.exporting.script import script
 
 Format = Literal["torch", "program", "onnx"]
@@ -116,9 +116,8 @@ def write_onnx(exported: Exported, path: Path) -> Evaluate:
     try:
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     except Exception as error:
-        reason = " ".join(str(error).split())
         advice = "; give --float32" if exported.example.dtype == torch.float64 else ""
-        raise TriwaveError(f"--format onnx: onnxruntime cannot run it: {reason[:150]}{advice}") from error
+        raise TriwaveError(f"--format onnx: onnxruntime cannot run it: {reason(error)}{advice}") from error
     return lambda x: torch.from_numpy(session.run([exported.output], {exported.input: x.numpy()})[0])
 
 
