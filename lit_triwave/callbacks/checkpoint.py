@@ -68,6 +68,11 @@ class RunCheckpoint(ModelCheckpoint):
             **options,
         )
 
+    @property
+    def state_key(self) -> str:
+        # Lightning asks at every hook of every step; its own key spells out all settings each time.
+        return type(self).__qualname__
+
     def path(self, name: str) -> Path:
         """A file of the folder, by its name without the ending."""
         assert self.dirpath is not None
