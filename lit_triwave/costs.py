@@ -19,6 +19,23 @@ def count_parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
+@torch.no_grad()
+def final_parameters(module: Any) -> int:
+    """Numbers that the last stage trains: of one replica of a `FunctionRegressor`, all of any other module.
+
+    Args:
+        module: in any stage.
+    """
+    count = count_parameters(module)
+    if getattr(module, "banks", None) and module.stage_at(module.total_epochs) != "pretrain":
+        for bank in module.banks:
+            released = copy.deepcopy(bank)
+            if released.parameterization == "peaks":
+                released.release(module.release_kind, module.recruit)
+            count += count_parameters(released) - count_parameters(bank)
+    return count // int(getattr(getattr(module, "network", None), "replicas", 1))
+
+
 def multiply_adds(module: Any) -> int | None:
     """Multiply-adds of one sample in matrix products and convolutions, without the zeros that the wiring keeps: of one
     replica of a `FunctionRegressor`, of one image for an `ImageClassifier`; None for any other module."""

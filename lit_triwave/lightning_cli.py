@@ -36,12 +36,13 @@ from lit_triwave.modules.classifier import ImageClassifier
 from lit_triwave.modules.regressor import FunctionRegressor
 from lit_triwave.networks import TriangleNetwork
 from lit_triwave.quiet import quiet
-from lit_triwave.resuming import check_same_run, course_of, load_checkpoint
+from lit_triwave.resuming import check_same_run, course_of, goes_back, load_checkpoint
 from lit_triwave.run_folder import FitFolder
 from lit_triwave.run_record import RunFile, flat_config, hardware, tags
 from lit_triwave.runs import (
     RUN_ID_VARIABLE,
     Run,
+    folder_of,
     given_run_id,
     latest_checkpoint,
     place_run,
@@ -118,6 +119,10 @@ class TriwaveCLI(LightningCLI):
         if checkpoint is not None and not Path(checkpoint).is_file():
             raise TriwaveError(f"--ckpt_path {checkpoint}: no such file")
         self.checkpoint_path = None if checkpoint is None else Path(checkpoint)
+        if self.checkpoint_path is not None and self.subcommand == "fit" and requeued():
+            begun = place_run(Run(**config.run.as_dict()), self.checkpoint_path, branches=True).folder
+            own = begun / "checkpoints" / "last.ckpt"
+            self.checkpoint_path = own if own.is_file() else self.checkpoint_path
 
     def _run_subcommand(self, subcommand: str) -> None:
         with ranks_end_together(self.trainer, self.interruption, self._abandon), self._recorded(subcommand):
@@ -158,7 +163,12 @@ class TriwaveCLI(LightningCLI):
         if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
             # Lightning does so too, once the run has a folder and a W&B run: a download that fails should leave none.
             self.datamodule.prepare_data()
-        self.run = place_run(config.run, self.checkpoint_path)
+        fits = self.subcommand == "fit"
+        self.run = place_run(config.run, self.checkpoint_path, branches=fits)
+        self.goes_on = folder_of(self.checkpoint_path) == self.run.folder.resolve()
+        if fits:  # as config.yaml is to say it
+            saved = self.config["fit"].run
+            saved.root, saved.experiment = self.run.root, self.run.experiment
         self._open_folder()
         os.environ[RUN_ID_VARIABLE] = str(self.run.id)
         announce_launcher()
@@ -200,7 +210,7 @@ class TriwaveCLI(LightningCLI):
         """A fit's folder, from the first rank."""
         self.folder = FitFolder(self.run.folder)
         if self.subcommand == "fit" and rank_zero_only.rank == 0:  # type: ignore[attr-defined]
-            self.folder.open(self.kept, goes_on=self.checkpoint is not None or self.begin_anew)
+            self.folder.open(self.kept, goes_on=self.goes_on or self.begin_anew)
             with self._leave_nothing_half_written():
                 self.folder.prepare(self.model)
 
@@ -233,9 +243,19 @@ class TriwaveCLI(LightningCLI):
 
     def _loggers(self) -> Any:
         first = rank_zero_only.rank == 0  # type: ignore[attr-defined]
-        self.wandb_id = wandb_id(self.run.folder, self.checkpoint) if first else ""  # decided, tracked and saved there
+        self.wandb_id = self._wandb_id() if first else ""  # decided, tracked and saved there
         rows = (self.checkpoint or {}).get("run", {}).get("rows", [])
         return make_loggers(self.run, self.wandb_id, rows, tags(self.run, flat_config(self.config["fit"])))
+
+    def _wandb_id(self) -> str:
+        """The id of this run in Weights & Biases, which is another one than that of the run it has come from."""
+        if not self.goes_on or self.checkpoint is None or self.checkpoint_path is None:
+            return wandb_id(self.run.folder, None)
+        step = self.checkpoint["global_step"]
+        back = goes_back(self.run.folder, self.checkpoint_path, step)
+        if back:
+            say(f"{self.run.folder} goes back to step {step}; --run.id NAME would leave it and go on as another run")
+        return wandb_id(self.run.folder, self.checkpoint, anew=back)
 
     def before_fit(self) -> None:
         resumed = (self.checkpoint_path, self.checkpoint) if self.checkpoint_path and self.checkpoint else None

@@ -76,6 +76,23 @@ def check_stage(path: Path, state: dict[str, Any]) -> None:
         raise TriwaveError(f"checkpoint {path} has stage_number {shorten(str(number), 40)}: one of {known}")
 
 
+def goes_back(folder: Path, checkpoint: Path, step: int) -> bool:
+    """Whether a run that goes on from a checkpoint leaves steps behind that it has made already.
+
+    Args:
+        folder: of the run.
+        checkpoint: that it goes on from.
+        step: of that checkpoint.
+    """
+    last = folder / "checkpoints" / "last.ckpt"
+    if not last.is_file() or last.resolve() == checkpoint.resolve():
+        return False
+    try:
+        return int(torch.load(last, map_location="cpu", weights_only=True, mmap=True)["global_step"]) > step
+    except Exception:  # no checkpoint: nothing is known of such steps
+        return False
+
+
 def check_same_run(
     checkpoint: dict[str, Any], model: LightningModule, course: dict[str, Any] | None, linked: Sequence[str]
 ) -> None:

@@ -16,7 +16,7 @@ from jsonargparse import Namespace
 from lightning.pytorch import Trainer
 
 from lit_triwave import __version__
-from lit_triwave.costs import count_parameters, multiply_adds
+from lit_triwave.costs import final_parameters, multiply_adds
 from lit_triwave.home import hidden
 from lit_triwave.runs import MOST_LETTERS, Run, finite, write_json
 from lit_triwave.trees import flat, plain, short_names
@@ -150,7 +150,7 @@ class RunFile:
         self, run: Run, config: dict[str, Any], module: Any, wandb_id: str | None, hardware: dict[str, Any]
     ) -> None:
         self.path = run.folder / "run.json"
-        self.costs = {"parameters": count_parameters(module), "multiply_adds": multiply_adds(module)}
+        self.costs = {"parameters": final_parameters(module), "multiply_adds": multiply_adds(module)}
         self.content: dict[str, Any] = {
             "schema": SCHEMA,
             "experiment": run.experiment,
@@ -191,7 +191,7 @@ class RunFile:
 
     @property
     def tracked(self) -> dict[str, Any]:
-        """What Weights & Biases gets as the run's config: the same, flat, with the costs of what is trained first."""
+        """What Weights & Biases gets as the run's config: the same, flat, with the costs, as summary.json has them."""
         about = {name: self.content[name] for name in ("git", "versions", "hardware") if self.content[name]}
         return {**self.content["config"], **self.costs, **flat(about)}
 

@@ -34,7 +34,8 @@ class Run:
     Args:
         experiment: name of the experiment; by default the name of the config file.
         root: folder of all runs.
-        id: of this run; by default the time and four random digits. Resuming keeps it.
+        id: of this run; by default the time and four random digits. Resuming keeps it; another one than that of the
+            checkpoint's run begins a run of its own from there.
         wandb: Weights & Biases: `auto` is online after `wandb login`, else offline; `disabled` leaves it out.
         project: in Weights & Biases; a sweep's own where `wandb agent` starts the run.
         group: of runs that belong together; by default the experiment.
@@ -105,7 +106,7 @@ def new_run_id() -> str:
     return given_run_id() or f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
 
 
-def wandb_id(folder: Path, checkpoint: dict[str, Any] | None) -> str:
+def wandb_id(folder: Path, checkpoint: dict[str, Any] | None, anew: bool = False) -> str:
     """The id of a run in Weights & Biases: that of the checkpoint it goes on from, or that in its folder, or a new one.
 
     Not the run's own id, which another experiment of the same W&B project may have too. Under `wandb agent` it is the
@@ -114,10 +115,11 @@ def wandb_id(folder: Path, checkpoint: dict[str, Any] | None) -> str:
     Args:
         folder: of the run, where the id is kept as `wandb_id`.
         checkpoint: its content.
+        anew: a new one, as W&B has steps already that are now made in another way, and takes none back.
     """
     file = folder / "wandb_id"
     kept = (checkpoint or {}).get("run", {}).get("wandb_id") or (file.read_text().strip() if file.is_file() else "")
-    name: str = (swept() and os.environ.get("WANDB_RUN_ID")) or kept or secrets.token_hex(4)
+    name: str = (swept() and os.environ.get("WANDB_RUN_ID")) or (not anew and kept) or secrets.token_hex(4)
     if not file.is_file() or file.read_text().strip() != name:
         with written_whole(file) as partial:
             partial.write_text(name + "\n")
@@ -201,15 +203,28 @@ def unsaved_run(root: str, experiment: str) -> str | None:
     return newest.parent.name
 
 
-def place_run(run: Run, checkpoint: Path | None) -> Run:
-    """Where a run belongs: in the run folder of its checkpoint, else in a new one unless an id was given."""
-    if checkpoint is not None:
-        folder = checkpoint.resolve().parent.parent
-        if checkpoint.parent.name == "checkpoints" and (folder / "config.yaml").is_file():
-            experiments = folder.parent.parent
-            root = os.path.relpath(experiments) if experiments.is_relative_to(Path.cwd()) else str(experiments)
-            return replace(run, root=root, experiment=folder.parent.name, id=folder.name)
-    return replace(run, id=run.id or new_run_id())
+def folder_of(checkpoint: Path | None) -> Path | None:
+    """The run folder, resolved, that a checkpoint lies in; None for a file elsewhere."""
+    if checkpoint is None or checkpoint.parent.name != "checkpoints":
+        return None
+    folder = checkpoint.resolve().parent.parent
+    return folder if (folder / "config.yaml").is_file() else None
+
+
+def place_run(run: Run, checkpoint: Path | None, branches: bool = False) -> Run:
+    """Where a run belongs: in the run folder of its checkpoint, else in a new one unless an id was given.
+
+    Args:
+        run: as it was asked for.
+        checkpoint: that it goes on from, or that is evaluated.
+        branches: whether an id that is not the checkpoint's means another run, which goes on from there.
+    """
+    folder = folder_of(checkpoint)
+    if folder is None or (branches and run.id is not None and run.folder.resolve() != folder):
+        return replace(run, id=run.id or new_run_id())
+    experiments = folder.parent.parent
+    root = os.path.relpath(experiments) if experiments.is_relative_to(Path.cwd()) else str(experiments)
+    return replace(run, root=root, experiment=folder.parent.name, id=folder.name)
 
 
 @contextmanager

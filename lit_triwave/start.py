@@ -28,7 +28,7 @@ def start_block(
         resumed: the checkpoint that the run goes on from, and its content.
     """
     rows = {
-        "run": f"{folder}, {count_parameters(model):,} parameters",
+        "run": f"{folder}, {size(model)}",
         "resumed from": "nothing, a new run" if resumed is None else position(model, *resumed),
         "nodes": f"{trainer.num_nodes} ({nodes()})",
         "ranks": f"{trainer.world_size}, {trainer.num_devices} on each node",
@@ -39,6 +39,13 @@ def start_block(
         "W&B": tracking(trainer),
     }
     return "\n".join(f"{name:<14}{value}" for name, value in rows.items())
+
+
+def size(model: Any) -> str:
+    """How many numbers the first stage trains."""
+    replicas = int(getattr(getattr(model, "network", None), "replicas", 1))
+    count = f"{count_parameters(model) // replicas:,} parameters"
+    return count if replicas == 1 else f"{count} in each of {replicas} seeds"
 
 
 def position(model: Any, path: Path, checkpoint: Any) -> str:

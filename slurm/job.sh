@@ -49,11 +49,18 @@ fit() {
         arguments=("${arguments[@]/#${LIT_TRIWAVE_DATA%/}/$scratch/$(basename "$LIT_TRIWAVE_DATA")}")
     fi
 
+    # A checkpoint's run goes on as itself, unless it is given another id.
+    local given=(--run.id "$id")
+    if [[ " ${arguments[*]} " =~ " --ckpt_path"[=\ ]([^ ]+) && ${BASH_REMATCH[1]} != last ]]; then
+        given=()
+        export LIT_TRIWAVE_RUN_ID=$id # of a checkpoint that is in no run folder
+    fi
+
     # srun ends all ranks when one dies, and names it.
     trap : TERM # on scancel the ranks save and stop; this shell waits for them
     LIT_TRIWAVE_TASKS=$per_node \
         srun --nodes="$nodes" --ntasks=$((nodes * per_node)) --ntasks-per-node="$per_node" --kill-on-bad-exit=1 --wait=0 \
-        python -m lit_triwave fit --config "$config" --run.id "$id" \
+        python -m lit_triwave fit --config "$config" "${given[@]}" \
         --trainer.num_nodes "$nodes" --trainer.devices "$per_node" "${arguments[@]}" || code=$?
 
     if [ -n "${scratch:-}" ]; then

@@ -54,6 +54,16 @@ def compared(capsys: pytest.CaptureFixture[str], *args: object) -> dict[str, Any
     return content
 
 
+def refused(capsys: pytest.CaptureFixture[str], *args: object) -> str:
+    """The one line with which a command line is refused."""
+    capsys.readouterr()
+    assert main(["compare", *map(str, args)]) in (1, 2)
+    said = capsys.readouterr()
+    assert not said.out
+    (line,) = said.err.splitlines()
+    return line
+
+
 def write_sweep(root: Path) -> Path:
     """Two depths by two releases, three seeds each: depth 6 with blocks is the best."""
     errors = {(5, "blocks"): 4e-6, (5, "dense"): 3e-6, (6, "blocks"): 1e-6, (6, "dense"): 2e-6}

@@ -24,18 +24,8 @@ from lit_triwave.comparison.fields import Fields
 from lit_triwave.comparison.folders import read_run_folder
 from lit_triwave.comparison.history import MetricsFile
 from lit_triwave.comparison.table import compare
-from tests.compared_runs import compared, replicas, write_run
+from tests.compared_runs import compared, refused, replicas, write_run
 from tests.conftest import REPOSITORY
-
-
-def refused(capsys: pytest.CaptureFixture[str], *args: object) -> str:
-    """The one line with which a command line is refused."""
-    capsys.readouterr()
-    assert main(["compare", *map(str, args)]) in (1, 2)
-    said = capsys.readouterr()
-    assert not said.out
-    (line,) = said.err.splitlines()
-    return line
 
 
 def test_runs_of_fit_are_one_row_for_each_depth(
@@ -79,38 +69,6 @@ def test_a_small_lead_and_a_single_seed_are_said_to_be_worth_nothing(
     assert "with one seed (n = 1 and 3) nothing tells" in compared(capsys, tmp_path)["verdict"][0]
     only = compared(capsys, tmp_path, "--where", "depth=6")
     assert "the only finished row" in only["verdict"][0]
-
-
-def test_each_function_has_its_best_row_and_no_row_is_weighed_against_another_function(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    errors = {"a": ("sin(x)", 4, 1e-3), "b": ("sin(x)", 5, 1e-2), "c": ("x**3", 4, 1e-6), "d": ("x**3", 5, 1e-5)}
-    errors["e"] = ("exp(x)", 4, 1e-9)
-    for name, (expression, depth, error) in errors.items():
-        config = {"data.expression": expression, "data.domain.x": [0.0, 1.0], "model.depth": depth}
-        write_run(tmp_path / "all" / name, config, replicas([error, 1.1 * error, 1.2 * error]))
-    write_run(tmp_path / "all" / "image", {"data.class_path": "datamodules.DigitsDataModule"}, {"test/accuracy": 0.9})
-    content = compared(capsys, tmp_path)
-    assert [row["name"] for row in content["rows"] if row["best"]] == ["all/a", "all/c"]
-    assert [row["name"][-1] for row in content["rows"][:5]] == ["a", "b", "c", "d", "e"]  # target by target
-    first, sine, cubic, alone = content["verdict"]
-    assert "3 functions" in first
-    assert sine.startswith("Best for sin(x): depth 4") and "the next, depth 5" in sine and "x**3" not in sine
-    assert cubic.startswith("Best for x**3: depth 4")
-    assert alone.endswith("nothing to compare: exp(x).")
-    assert any(line.endswith("--metrics names another): all/image.") for line in content["remarks"])
-    write_run(tmp_path / "all" / "f", {"data.expression": "x**3", "data.domain.x": [0.0, 9.0]}, {"test/mse": 0.0})
-    assert compared(capsys, tmp_path)["verdict"][2].startswith("Best for x**3, 0, 1: depth 4")
-
-
-def test_what_a_run_is_about_is_shown_before_all_else(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for number in range(8):
-        config: dict[str, Any] = {f"model.f{field}": number * field for field in range(1, 8)}
-        config |= {"data.expression": "x" if number < 6 else "x**2", "model.initialization": "ab"[number % 2]}
-        write_run(tmp_path / "x3" / str(number), config, {"test/mse": 1.0 + number})
-    assert main(["compare", str(tmp_path), "--format", "md"]) == 0
-    header = capsys.readouterr().out.splitlines()[0]
-    assert header.startswith("| run | expression | initialization | f1 |")
 
 
 def test_seeds_within_and_between_runs_are_pooled_as_one_sample(
@@ -231,23 +189,6 @@ def test_a_folder_without_a_run_is_told_what_one_looks_like(
         place.mkdir()
     said = refused(capsys, place)
     assert str(place) in said and "a run's folder has run.json, summary.json, metrics.csv or config.yaml" in said
-
-
-@pytest.mark.parametrize(("sort", "order"), [("lowest", "acb"), ("seeds", "bac"), ("run", "abc")])
-def test_rows_are_put_in_order_by_every_column(sort: str, order: str, tmp_path: Path, capsys: Any) -> None:
-    for depth, (name, values) in enumerate({"a": [1.0, 9.0], "b": [4.0], "c": [3.0, 3.5, 4.5]}.items()):
-        write_run(tmp_path / "x3" / name, {"model.depth": depth}, replicas(values) if values[1:] else {"test/mse": 4.0})
-    rows = compared(capsys, tmp_path, "--sort", sort)["rows"]
-    assert "".join(row["name"][-1] for row in rows) == order
-    rows = compared(capsys, tmp_path, "--sort", sort, "--descending")["rows"]
-    assert "".join(row["name"][-1] for row in rows) == order[::-1]
-
-
-def test_an_unfinished_run_has_the_seeds_that_it_trains(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_run(tmp_path / "x3" / "a", {"model.replicas": 30}, state="stopped", metrics="step,val/mse_mean\n1,2\n")
-    content = compared(capsys, tmp_path)
-    assert [row["seeds"] for row in content["rows"]] == [30]
-    assert content["main_metric"] == "test/mse" and "test/mse" in content["verdict"][0]
 
 
 def test_the_band_of_a_run_of_many_seeds_reaches_from_the_lowest_to_the_highest(tmp_path: Path) -> None:
@@ -405,25 +346,6 @@ def test_a_run_and_its_wandb_copy_are_one(
     assert copy["experiment"] == alone["experiment"] == "x3_minus_x"
     assert copy["config"] == alone["config"]
     assert copy["summary"]["parameters"] == alone["summary"]["parameters"]
-
-
-def test_conditions_on_a_metric_are_on_what_the_table_shows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_run(tmp_path / "e" / "a", summary=replicas([1.0, 9.0]))  # a lowest of 1, a mean of 5
-    write_run(tmp_path / "e" / "b", {"model.depth": 6}, replicas([2.0, 4.0]))
-    assert compared(capsys, tmp_path, "--where", "test/mse<4")["rows"][0]["runs"] == ["e/b"]
-    assert "test/mse is 3, 5" in refused(capsys, tmp_path, "--where", "test/mse<2.5")
-    assert len(compared(capsys, tmp_path, "--where", "test/mse_min<1.5")["rows"]) == 1
-
-
-@pytest.mark.parametrize("mean", [math.inf, None, "many"])
-def test_no_seed_stands_in_for_a_mean_that_is_not_there(
-    mean: object, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    write_run(tmp_path / "e" / "a", summary=replicas([1.0, 2.0]) | {"test/mse_mean": mean})
-    write_run(tmp_path / "e" / "b", {"model.depth": 6}, replicas([3.0, 4.0]))
-    rows = {row["runs"][0]: row["metrics"].get("test/mse") for row in compared(capsys, tmp_path)["rows"]}
-    assert rows["e/a"] is None
-    assert rows["e/b"]["mean"] == 3.5
 
 
 def test_what_is_no_file_is_written_through_and_a_link_stays(sweep: Path, tmp_path: Path) -> None:

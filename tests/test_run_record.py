@@ -19,10 +19,11 @@ import yaml
 from benchmarks.tracking import main as measure_tracking
 from lit_triwave import TriangleBank, count_linear_regions
 from lit_triwave.cli import main
-from lit_triwave.costs import multiply_adds
+from lit_triwave.costs import final_parameters, multiply_adds
 from lit_triwave.head_regions import regions_of_all
 from lit_triwave.modules import FunctionRegressor, ImageClassifier
 from lit_triwave.runs import wandb_id
+from lit_triwave.saved import load_module
 from lit_triwave.stages import Stage
 from lit_triwave.wandb_segments import records, segments
 from tests.conftest import REPOSITORY
@@ -116,6 +117,19 @@ def test_every_row_has_its_stage_and_validations_count_regions_and_dead_units(fi
     assert summary["test/mse_std"] > 0
 
 
+@pytest.mark.parametrize("wiring", ["difference", "sum", "composition"])
+@pytest.mark.parametrize("release", ["blocks", "dense"])
+def test_wandb_is_told_the_parameters_that_the_summary_will_have(fit, release: str, wiring: str) -> None:
+    args = ["--model.release", release, "--model.wiring", wiring]
+    if wiring != "difference":
+        args += ["--data.expression", "(x**2 + y**2)**1.5", "--data.domain", "{x: [-1, 1], y: [-1, 1]}"]
+        args += ["--data.sampling", "random"]
+    run = fit("r", *args)
+    begun = load_module(run / "checkpoints" / "pretrained.ckpt").module
+    assert begun.stage == "pretrain"
+    assert final_parameters(begun) == json.loads((run / "summary.json").read_text())["parameters"]
+
+
 DIGITS = ["--model.channels", "[4, 4]", "--model.num_nets", "6", "--model.depth", "3"]
 DIGITS += ["--model.pretrain.epochs", "1", "--model.train.epochs", "1"]
 
@@ -135,7 +149,11 @@ def test_a_classifiers_head_is_looked_at_too(head: str, tmp_path: Path) -> None:
     assert counts[0] == (None if head == "baseline" else "8.0")  # 2^3, of subnetworks with peaks
     assert bool(counts[1]) == (head == "blocks")  # a dense bank has no functions of one variable
     assert all(0 <= float(row["dead_units"]) <= 1 for row in looked)
-    assert 0 <= json.loads((run / "summary.json").read_text())["dead_units"] <= 1
+    summary = json.loads((run / "summary.json").read_text())
+    assert 0 <= summary["dead_units"] <= 1
+    if head != "baseline":
+        begun = load_module(run / "checkpoints" / "pretrained.ckpt").module
+        assert final_parameters(begun) == summary["parameters"] > summary["pretrain/parameters"]
     word = "dense" if head == "baseline" else "block_diagonal"
     depth = "depth 1" if head == "baseline" else "depth 3"
     assert run_json(run)["tags"] == [word, "digits", depth, "1 seed"]

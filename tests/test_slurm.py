@@ -209,6 +209,12 @@ def test_scancel_saves_and_ends(cluster: Cluster, tmp_path: Path) -> None:
     assert 0 < saved["global_step"] < 5005 * STEPS
     assert steps(run) == list(range(saved["global_step"]))
     assert "Traceback" not in output.read_text()
+    # As the README has it, the checkpoint goes on with that run.
+    again, few = tmp_path / "again", ["--trainer.max_epochs", str(saved["epoch"] + 3)]
+    job = cluster.submit(again, "--nodes=2", *args, *few, "--ckpt_path", str(run / "checkpoints" / "last.ckpt"))
+    assert cluster.wait(job, again)["JobState"] == "COMPLETED", again.read_text()
+    assert [path.name for path in run.parent.iterdir()] == [run.name]
+    assert steps(run) == list(range(STEPS * (saved["epoch"] + 3)))
 
 
 def test_a_killed_rank_ends_the_job_and_is_named(cluster: Cluster, tmp_path: Path) -> None:

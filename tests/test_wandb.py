@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from lit_triwave.loggers import WandbRows
 from lit_triwave.runs import Run
@@ -69,6 +70,28 @@ def test_a_run_that_is_stopped_twice_is_one_run_in_wandb(fit) -> None:
     (run / "wandb_id").unlink()
     fit("", *ONE_BY_ONE, *again)
     assert (run / "wandb_id").read_text() == first  # the checkpoint knows it too
+
+
+@pytest.mark.parametrize("name", ["", "branch"])
+def test_a_run_that_goes_back_is_another_one_in_wandb(fit, capsys, name: str) -> None:
+    """In its place, or under another id, which leaves what it has come from as it is."""
+    run = fit("r", *ONE_BY_ONE)
+    first = (run / "wandb_id").read_text()
+    before = {path: path.read_bytes() for path in run.rglob("*.*") if path.is_file()}
+    other = ["--model.train.lr", "0.02", "--ckpt_path", str(run / "checkpoints" / "pretrained.ckpt")]
+    fit(name, *ONE_BY_ONE, *other)
+    found = run.with_name(name) if name else run
+    assert (found / "wandb_id").read_text() != first
+    assert_complete(found)
+    assert yaml.safe_load((found / "config.yaml").read_text())["run"]["experiment"] == "x3_minus_x"
+    assert (f"{run} goes back to step 25; --run.id NAME" in capsys.readouterr().out) == (not name)
+    if name:
+        assert {path: path.read_bytes() for path in before} == before
+        assert rows(found)[:10] == rows(run)[:10]
+        fit(name, *ONE_BY_ONE, *other, code=1)
+        assert f"run {found} exists: resume it" in capsys.readouterr().err
+        fit(name, *ONE_BY_ONE, *other[:2], "--ckpt_path", "last")
+        assert_complete(found)
 
 
 def test_a_killed_run_sends_what_was_lost_and_nothing_twice(tmp_path: Path) -> None:

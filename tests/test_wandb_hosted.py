@@ -19,6 +19,7 @@ import yaml
 from lit_triwave.comparison import hosted
 from lit_triwave.comparison.hosted import read_hosted
 from lit_triwave.comparison.offline import read_offline
+from lit_triwave.comparison.sources import read_all
 from lit_triwave.errors import TriwaveError
 from lit_triwave.wandb_segments import segments
 from tests.conftest import REPOSITORY
@@ -193,7 +194,7 @@ def test_an_offline_run_is_read_from_all_of_its_segments(fit, monkeypatch: pytes
     files = segments(run, (run / "wandb_id").read_text().strip())
     assert len(files) == 2
     for path in (run / "wandb", files[0].parent, files[1]):
-        (found,) = read_offline(path)
+        (found,) = read_offline(path, [])
         assert (found.name, found.experiment, found.state) == ("x3_minus_x/r", "x3_minus_x", "finished")
         assert_is_the_history(found.history(), run)
     summary = json.loads((run / "summary.json").read_text())
@@ -204,16 +205,38 @@ def test_an_offline_run_is_read_from_all_of_its_segments(fit, monkeypatch: pytes
     other = run.parent / "copy" / files[0].parent.name
     other.mkdir(parents=True)
     (other / files[0].name).write_bytes(files[0].read_bytes()[:-200])
-    (cut,) = read_offline(other)
+    (cut,) = read_offline(other, [])
     assert cut.state == "running" and cut.history()["step"].tolist() == list(range(len(cut.history()["step"])))
     os.utime(other / files[0].name, (0, 0))
-    assert read_offline(other)[0].state == "cut off"
+    assert read_offline(other, [])[0].state == "cut off"
 
 
-def test_what_is_no_offline_run_is_one_line(tmp_path: Path) -> None:
+def test_what_is_no_offline_run_is_named_and_the_others_are_read(fit, tmp_path: Path) -> None:
     with pytest.raises(TriwaveError, match="no W&B run"):
-        read_offline(tmp_path)
-    bad = tmp_path / "run-x.wandb"
-    bad.write_bytes(b"something else, and long enough to look into")
-    with pytest.raises(TriwaveError, match=r"run-x.wandb"):
-        read_offline(bad)
+        read_offline(tmp_path, [])
+    folder = tmp_path / "some"
+    places = {name: folder / f"run-20260101_000001-{name}" / f"run-{name}.wandb" for name in "abcd"}
+    for place in places.values():
+        place.parent.mkdir(parents=True)
+    places["d"].write_bytes(b"something else, and long enough to look into")
+    with pytest.raises(TriwaveError, match=r"run-d.wandb is no file of W&B's, or damaged"):
+        read_all([str(places["d"])], lambda done, total: None, [])
+    run = fit("r")
+    wandb.teardown()
+    (whole,) = run.glob("wandb/*run-*/*.wandb")
+    content = whole.read_bytes()
+    places["a"].write_bytes(content)
+    places["b"].write_bytes(content[:7])  # as of a run that has just begun
+    middle = len(content) // 2
+    places["c"].write_bytes(content[:middle] + bytes(100 * [255]) + content[middle + 100 :])
+    skipped: list[str] = []
+    found = {Path(other.source).stem: other for other in read_all([str(folder)], lambda done, total: None, skipped)}
+    assert found.keys() == {"run-a", "run-c"}
+    assert (found["run-a"].state, found["run-a"].notes) == ("finished", [])
+    assert ["damaged" in note for note in found["run-c"].notes] == [True]
+    assert len(skipped) == 2 and any("none yet" in line for line in skipped)
+
+    above = tmp_path / "above" / "b"
+    above.mkdir(parents=True)
+    folder.rename(above / "wandb")
+    assert len(read_all([str(above.parent)], lambda done, total: None, [])) == 2

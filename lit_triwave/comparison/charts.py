@@ -80,6 +80,17 @@ def drawing_order(comparison: Comparison) -> list[int]:
     return sorted(rows, key=lambda number: places.get(comparison.rows[number], len(rows)))
 
 
+def parallel_rows(comparison: Comparison) -> list[int]:
+    """Numbers of the rows that have the main metric, the best value first, of whatever function or data set."""
+    sign = -1.0 if goal(comparison.main or "") == "max" else 1.0
+    means = {
+        number: sign * sample.mean
+        for number, row in enumerate(comparison.rows)
+        if row.finished and comparison.main and (sample := row.sample(comparison.main)) is not None
+    }
+    return sorted(means, key=lambda number: means[number]) if goal(comparison.main or "") else list(means)
+
+
 def telling(comparison: Comparison, most: int) -> list[str]:
     """So many fields, by full names, that tell the rows apart best; not the experiment where their names say it."""
     named = all(row.name.startswith(row.runs[0].experiment) for row in comparison.rows)

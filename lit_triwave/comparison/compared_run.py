@@ -26,4 +26,6 @@ class ComparedRun:
     history: Callable[[], dict[str, np.ndarray]]
     notes: list[str] = field(default_factory=list)  # e.g. "written by a newer lit_triwave (schema 3)"
     tags: list[str] = field(default_factory=list)
+    # Group, job type, commit, versions, hardware, times: flat, as run.json's; what is not known is left out.
+    about: dict[str, Any] = field(default_factory=dict)
     wandb_id: str | None = None  # by which a run folder and its W&B run are known to be one run

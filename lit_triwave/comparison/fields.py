@@ -18,8 +18,9 @@ MOST_NAMED = 4  # of the fields that an ambiguous name may mean
 
 def value_of(run: ComparedRun, name: str) -> Any:
     """The value of a field by its full name; None where the run has no such field."""
-    if name in run.config:
-        return run.config[name]
+    for values in (run.config, run.about):
+        if name in values:
+            return values[name]
     return getattr(run, name) if name in OWN else run.summary.get(name)
 
 
@@ -48,9 +49,11 @@ class Fields:
         config: dict[str, None] = {}
         summary: dict[str, None] = {}
         numbers: dict[str, None] = {}
+        about: dict[str, None] = {}
         for run in runs:
             config.update(dict.fromkeys(run.config))
             summary.update(dict.fromkeys(run.summary))
+            about.update(dict.fromkeys(run.about))
             numbers.update(dict.fromkeys(name for name, value in run.summary.items() if is_number(value)))
         self.config = list(config)
         self.metrics = list(numbers)
@@ -59,6 +62,7 @@ class Fields:
         for name in self.names:
             for part in _endings(name):
                 self._meant.setdefault(part, []).append(name)
+        self.names += [name for name in about if name not in self.names]  # known by their full names alone
         self._full = set(self.names)
 
     def find(self, name: str, option: str, among: Sequence[str] | None = None, ways: Sequence[str] = ()) -> str:

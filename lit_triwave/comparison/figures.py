@@ -29,6 +29,7 @@ from lit_triwave.comparison.charts import (
     log_ticks,
     number_text,
     parallel_axes,
+    parallel_rows,
     points,
 )
 from lit_triwave.comparison.curves import Curves
@@ -190,8 +191,7 @@ def _legend(figure: Figure, best: Sequence[Artist], grey: Artist, others: int) -
 
 def parallel_figure(comparison: Comparison) -> Figure | None:
     """A line for each row through its fields to the main metric, coloured by it. None without two axes."""
-    ranked = set(comparison.ranked())
-    order = [number for number in drawing_order(comparison) if comparison.rows[number] in ranked]
+    order = parallel_rows(comparison)
     axes = parallel_axes(comparison, order) if order else []
     if len(axes) < 2:
         return None
@@ -202,7 +202,10 @@ def parallel_figure(comparison: Comparison) -> Figure | None:
     for place in reversed(range(len(order))):
         line = [axis.places[place] for axis in axes]
         ax.plot(line, color=colors(best_first[place]), linewidth=1.0, alpha=strength, zorder=2)
-    ax.plot([axis.places[0] for axis in axes], color=BLUE, linewidth=2.4, zorder=4, label="best")
+    best = set(comparison.best())
+    bold = [place for place, number in enumerate(order) if comparison.rows[number] in best]
+    for place in bold:
+        ax.plot([axis.places[place] for axis in axes], color=BLUE, linewidth=2.4, zorder=4)
     for x, axis in enumerate(axes):
         ax.axvline(x, color="#3c4046", linewidth=0.9, zorder=3)
         for y, text in axis.ticks.items():
@@ -214,6 +217,8 @@ def parallel_figure(comparison: Comparison) -> Figure | None:
     ax.set_yticks([])
     ax.spines[:].set_visible(False)
     ax.set_xlim(-0.15, len(axes) - 1 + 0.45)
-    title = f"{len(order)} rows, from dark (best) to light; the best one bold"
+    title = f"{len(order)} rows, from dark (best) to light"
+    if bold:
+        title += "; the best one bold" if len(bold) == 1 else "; the best of each function or data set bold"
     ax.set_title(title, pad=6 + 13 * max(len(axis.title) for axis in axes), loc="left", fontsize=11)
     return figure

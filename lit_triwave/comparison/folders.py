@@ -21,6 +21,8 @@ SCHEMA = 2
 """The newest layout of run.json and summary.json that is known here."""
 RUN_FILES = ("run.json", "summary.json", "metrics.csv", "config.yaml")
 """A folder with one of them is that of a run."""
+ABOUT = ("group", "job_type", "started", "ended", "git", "versions", "hardware")
+"""What run.json has besides the config."""
 WANDB_FOLDER = re.compile(r"wandb|(offline-)?run-\d{8}_\d{6}-\w+")
 PLACES = ("run.", "config", "ckpt_path", "weights_only")
 """Fields of a config.yaml that say where a run was."""
@@ -55,8 +57,15 @@ def _below(folder: Path, seen: set[tuple[int, int]], skipped: list[str]) -> Iter
         yield folder
         return
     for entry in entries:
-        if entry.is_dir() and not WANDB_FOLDER.fullmatch(entry.name):
+        if _is_folder(entry) and not WANDB_FOLDER.fullmatch(entry.name):
             yield from _below(Path(entry.path), seen, skipped)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that may not be followed
+        return False
 
 
 def read_run_folder(folder: Path) -> ComparedRun:
@@ -94,6 +103,7 @@ def read_run_folder(folder: Path) -> ComparedRun:
         history=history,
         notes=notes,
         tags=[str(tag) for tag in tags] if isinstance(tags, list) else [],
+        about=flat({name: record[name] for name in ABOUT if record.get(name) is not None}),
         wandb_id=record.get("wandb_id"),
     )
 

@@ -13,7 +13,7 @@ from urllib.parse import parse_qsl
 import numpy as np
 
 from lit_triwave.comparison.compared_run import ComparedRun
-from lit_triwave.comparison.tracked import columns, flat_config, flat_summary
+from lit_triwave.comparison.tracked import about, columns, flat_config, flat_summary
 from lit_triwave.errors import TriwaveError, did_you_mean, reason
 from lit_triwave.loggers import has_wandb_login
 
@@ -113,6 +113,7 @@ def compared(address: str, path: str, run: Any) -> ComparedRun:
         summary=flat_summary(dict(run.summary)),
         history=partial(history, address, run),
         tags=list(run.tags or []),
+        about=about(run.config, run.group, run.job_type),
         wandb_id=run.id,
     )
 

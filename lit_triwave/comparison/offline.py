@@ -13,19 +13,23 @@ from typing import Any
 import numpy as np
 
 from lit_triwave.comparison.compared_run import RUNNING_SECONDS, ComparedRun
-from lit_triwave.comparison.tracked import columns, flat_config, flat_summary
-from lit_triwave.errors import TriwaveError
+from lit_triwave.comparison.tracked import about, columns, flat_config, flat_summary
+from lit_triwave.errors import TriwaveError, reason
 from lit_triwave.wandb_segments import records
 
+MAGIC = b":W&B"
+"""The first bytes of a segment."""
 
-def read_offline(path: Path) -> list[ComparedRun]:
+
+def read_offline(path: Path, skipped: list[str]) -> list[ComparedRun]:
     """The W&B runs of a folder or file, each with all of its segments: a run that went on has several, of one id.
 
     Args:
         path: a `.wandb` file, a folder `offline-run-*` or `run-*`, or a folder that holds such folders.
+        skipped: to which is added what is no run, or none yet: a file that has just been begun, say.
 
     Raises:
-        TriwaveError: there is none, or a file is none of W&B's.
+        TriwaveError: there is no such file.
     """
     if path.is_file():
         files = beside(path.parent, path)
@@ -37,7 +41,13 @@ def read_offline(path: Path) -> list[ComparedRun]:
     by_id: dict[str, list[Path]] = {}
     for file in files:
         by_id.setdefault(file.stem.removeprefix("run-"), []).append(file)
-    return [read_segments(segments) for segments in by_id.values()]
+    runs = []
+    for segments in by_id.values():
+        try:
+            runs.append(read_segments(segments))
+        except TriwaveError as error:
+            skipped.append(str(error))
+    return runs
 
 
 def beside(folder: Path, file: Path) -> list[Path]:
@@ -58,23 +68,27 @@ def read_segments(files: list[Path]) -> ComparedRun:
     summary: dict[str, Any] = {}
     run: Any = None
     exit_code: int | None = None
+    notes: list[str] = []
     for file in files:
         exit_code = None  # of the last segment
-        for record in all_records(file):
-            kind = record.WhichOneof("record_type")
-            if kind == "run":
-                run = record.run
-                config |= {name(item): json.loads(item.value_json) for item in record.run.config.update}
-            elif kind == "config":
-                config |= {name(item): json.loads(item.value_json) for item in record.config.update}
-            elif kind == "summary":
-                summary |= values(record.summary.update)
-            elif kind == "history":
-                summary |= values(record.history.item)
-            elif kind == "exit":
-                exit_code = record.exit.exit_code
+        try:
+            for record in whole_records(file, notes):
+                kind = record.WhichOneof("record_type")
+                if kind == "run":
+                    run = record.run
+                    config |= {name(item): json.loads(item.value_json) for item in record.run.config.update}
+                elif kind == "config":
+                    config |= {name(item): json.loads(item.value_json) for item in record.config.update}
+                elif kind == "summary":
+                    summary |= values(record.summary.update)
+                elif kind == "history":
+                    summary |= values(record.history.item)
+                elif kind == "exit":
+                    exit_code = record.exit.exit_code
+        except ValueError as error:  # of JSON
+            notes.append(f"{file.name} is damaged ({reason(error, 80)})")
     if run is None:
-        raise TriwaveError(f"{files[-1]}: no W&B run in it")
+        raise TriwaveError(f"{files[-1]}: {notes[-1] if notes else 'no W&B run in it, or none yet'}")
     title = run.display_name or run.run_id
     return ComparedRun(
         name=title,
@@ -84,6 +98,8 @@ def read_segments(files: list[Path]) -> ComparedRun:
         config=flat_config(config),
         summary=flat_summary(summary),
         history=partial(history, files),
+        notes=notes,
+        about=about(config, run.run_group, run.job_type),
         tags=list(run.tags),
         wandb_id=run.run_id,
     )
@@ -105,23 +121,20 @@ def history(files: list[Path]) -> dict[str, np.ndarray]:
     return columns(
         {**values(record.history.item), "_step": record.history.step.num}
         for file in files
-        for record in all_records(file)
+        for record in whole_records(file, [])
         if record.HasField("history")
     )
 
 
-def all_records(file: Path) -> Iterator[Any]:
-    """The records of a segment.
-
-    Raises:
-        TriwaveError: it is no file of W&B's.
-    """
+def whole_records(file: Path, notes: list[str]) -> Iterator[Any]:
+    """The records of a segment, as far as they can be read; what comes then is noted."""
     try:
+        with file.open("rb") as opened:
+            if opened.read(len(MAGIC)) not in (MAGIC, b""):
+                raise ValueError("its first bytes are others")
         yield from records(file)
-    except TriwaveError:
-        raise
     except Exception as error:  # of struct's or of protobuf's
-        raise TriwaveError(f"{file} is no file of W&B's, or damaged ({type(error).__name__})") from error
+        notes.append(f"{file.name} is no file of W&B's, or damaged ({type(error).__name__})")
 
 
 def name(item: Any) -> str:

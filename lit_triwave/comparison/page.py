@@ -22,6 +22,7 @@ from lit_triwave.comparison.charts import (
     is_wide,
     labels,
     parallel_axes,
+    parallel_rows,
     points,
     telling,
 )
@@ -47,8 +48,8 @@ def page(comparison: Comparison, curves: Curves) -> str:
 
     order = drawing_order(comparison)
     first, rest = _curves(curves, coloured(comparison, curves))
-    ranked = set(comparison.ranked())
-    parallel = [number for number in order if comparison.rows[number] in ranked]
+    parallel = parallel_rows(comparison)
+    best = set(comparison.best())
     axes = parallel_axes(comparison, parallel) if parallel else []
     costs = {}
     for cost, name in COSTS.items():
@@ -70,6 +71,7 @@ def page(comparison: Comparison, curves: Curves) -> str:
         "costs": costs,
         "parallel": {
             "rows": parallel,
+            "best": [number for number in parallel if comparison.rows[number] in best],
             "axes": [_axis(axis) for axis in axes],
         },
     }

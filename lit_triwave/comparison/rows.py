@@ -9,7 +9,7 @@ from typing import Any
 
 from lit_triwave.comparison.compared_run import ComparedRun
 from lit_triwave.comparison.fields import comparable, value_of
-from lit_triwave.comparison.statistics import Sample, pooled, sample_of
+from lit_triwave.comparison.statistics import Sample, is_lost, pooled, sample_of
 
 SEEDS = ("seed", "split_seed", "seed_everything")
 """Last words of the fields that are seeds."""
@@ -61,11 +61,17 @@ class Row:
         return f"{experiments[0]}{more} ({len(self.runs)} runs)"
 
     def sample(self, metric: str) -> Sample | None:
-        """A metric over all seeds of the row; None where no run has it."""
+        """A metric over all seeds of the row; None where no run has it, or one has it and it is not finite."""
+        if metric not in self._samples and self.lost(metric):
+            self._samples[metric] = None
         if metric not in self._samples:
             samples = [sample_of(run, metric) for run in self.runs]
             self._samples[metric] = pooled([sample for sample in samples if sample is not None], metric)
         return self._samples[metric]
+
+    def lost(self, metric: str) -> list[ComparedRun]:
+        """The runs whose value of a metric is not finite: without them a mean would be of the better ones."""
+        return [run for run in self.runs if is_lost(run, metric)]
 
 
 def is_seed(name: str) -> bool:

@@ -19,14 +19,14 @@ def read_all(addresses: Sequence[str], advance: Callable[[int, int], None], skip
     Args:
         addresses: run folders, folders of run folders, offline W&B runs, `wandb:ENTITY/PROJECT[?group=…]`.
         advance: called with how many run folders are read, of how many.
-        skipped: to which folders that may not be read are added.
+        skipped: to which folders and W&B files that can't be read are added.
 
     Raises:
         TriwaveError: an address is none of these, or there is no run.
     """
     parts: list[ComparedRun | Path] = []
     for address in addresses:
-        parts += _read_wandb(address) if _is_wandb(address) else _folders(address, skipped)
+        parts += _read_wandb(address, skipped) if _is_wandb(address) else _folders(address, skipped)
     total = sum(isinstance(part, Path) for part in parts)
     runs: dict[Path | str, ComparedRun] = {}
     done = 0
@@ -41,6 +41,8 @@ def read_all(addresses: Sequence[str], advance: Callable[[int, int], None], skip
             runs.setdefault(part.source, part)
     # A W&B copy of a run whose folder is here, too, knows less than that.
     on_disk = {run.wandb_id for place, run in runs.items() if isinstance(place, Path) and run.wandb_id}
+    if not runs:
+        raise TriwaveError(skipped[-1] if skipped else f"no run in {' '.join(addresses)}")
     return [run for place, run in runs.items() if isinstance(place, Path) or run.wandb_id not in on_disk]
 
 
@@ -51,16 +53,17 @@ def _is_wandb(address: str) -> bool:
     return any(next(path.glob(pattern), None) for pattern in ("*.wandb", "*run-*/*.wandb"))
 
 
-def _read_wandb(address: str) -> list[ComparedRun]:
+def _read_wandb(address: str, skipped: list[str]) -> list[ComparedRun]:
     # Imported by name where they are needed: W&B's client takes seconds.
     if address.startswith(HOSTED):
         hosted: list[ComparedRun] = import_module("lit_triwave.comparison.hosted").read_hosted(address)
         return hosted
-    offline: list[ComparedRun] = import_module("lit_triwave.comparison.offline").read_offline(Path(address))
+    offline: list[ComparedRun] = import_module("lit_triwave.comparison.offline").read_offline(Path(address), skipped)
     return offline
 
 
-def _folders(address: str, skipped: list[str]) -> list[Path]:
+def _folders(address: str, skipped: list[str]) -> Sequence[ComparedRun | Path]:
+    """The run folders in a folder; where there are none, the offline W&B runs in it."""
     path = Path(address)
     looks = f"a run's folder has {', '.join(RUN_FILES[:-1])} or {RUN_FILES[-1]}, as runs/<experiment>/<run id>/ does"
     if not path.exists():
@@ -68,6 +71,9 @@ def _folders(address: str, skipped: list[str]) -> list[Path]:
     if not path.is_dir():
         raise TriwaveError(f"{address}: a file, not a folder; {looks}")
     found = find_run_folders(path, skipped)
-    if not found:
+    if found:
+        return found
+    kept = sorted({file.parent.parent for file in path.rglob("*run-*/*.wandb")})
+    if not kept:
         raise TriwaveError(f"no run in {address}; {looks}" + (f" ({skipped[-1]})" if skipped else ""))
-    return found
+    return [run for folder in kept for run in _read_wandb(str(folder), skipped)]

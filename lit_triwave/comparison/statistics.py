@@ -59,6 +59,13 @@ def seeds_of(run: ComparedRun) -> int:
     return next((number for number in known if isinstance(number, int) and number > 1), 1)
 
 
+def is_lost(run: ComparedRun, metric: str) -> bool:
+    """Whether a finished run has a metric that is not a finite number: no mean over its seeds, or none at all."""
+    base = metric.removesuffix("_mean")
+    named = next((name for name in (f"{base}_mean", metric) if name in run.summary), None)
+    return run.state == "finished" and named is not None and _number(run, named) is None
+
+
 def _number(run: ComparedRun, name: str) -> float | None:
     value = run.summary.get(name)
     return float(value) if is_number(value) and math.isfinite(value) else None

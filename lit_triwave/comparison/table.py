@@ -95,9 +95,8 @@ class Comparison:
         return [rows[0] for rows in targets if len(rows) > 1 or len(targets) == 1]
 
     def seeds(self, row: Row) -> int:
-        """How many a row has, by the main metric where it has it; of an unfinished run those that it trains."""
-        sample = row.sample(self.main) if self.main and row.finished else None
-        return sample.n if sample else sum(seeds_of(run) for run in row.runs)
+        """How many a row's runs have trained."""
+        return sum(seeds_of(run) for run in row.runs)
 
     def telling(self, rows: Sequence[Row]) -> list[str]:
         """The fields that say which of some rows a row is: those that were asked for, or what tells them apart."""
@@ -153,7 +152,7 @@ class Comparison:
         """A metric's mean ± standard error; of an unfinished run, in brackets, what was logged last in its place."""
         sample = row.sample(metric)
         if row.finished:
-            return "" if sample is None else mean_and_error(sample)
+            return mean_and_error(sample) if sample is not None else "not finite" if row.lost(metric) else ""
         if sample is not None:
             return f"({number(sample.mean)})"
         name, value = last_logged(row.runs[0], metric)

@@ -13,13 +13,19 @@ OWN = ("_", "trainer/global_step")
 """Beginnings of names that are W&B's, or Lightning's doing for W&B."""
 ABOUT = ("git.", "versions.", "hardware.")
 COSTS = ("parameters", "multiply_adds")
-"""What our loggers put beside a run's config: of its first stage; the summary has those of the end."""
+"""What our loggers put beside a run's config; the summary of a finished run has it too."""
 
 
 def flat_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """A W&B config with dotted names, without W&B's own entries, what else run.json has, and `.init_args`."""
     kept = {k: v for k, v in flat(dict(config)).items() if not k.startswith(("_", *ABOUT)) and k not in COSTS}
     return short_names(kept)
+
+
+def about(config: Mapping[str, Any], group: str | None, job_type: str | None) -> dict[str, Any]:
+    """What run.json has besides the config, as far as W&B has it."""
+    found = {name: value for name, value in flat(dict(config)).items() if name.startswith(ABOUT)}
+    return found | {name: value for name, value in (("group", group), ("job_type", job_type)) if value}
 
 
 def flat_summary(summary: Mapping[str, Any]) -> dict[str, Any]:

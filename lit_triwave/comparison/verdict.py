@@ -16,6 +16,8 @@ from lit_triwave.goals import goal
 SIGNIFICANT = 0.05
 """A smaller p of Welch's test is called larger than the seeds' spread."""
 MOST_NOTES = 12
+CODE = ("git.commit", "versions.lit_triwave", "versions.torch")
+"""What may make another number of the same config."""
 MOST_TARGETS = 8
 """Functions or data sets of which a sentence is said."""
 
@@ -76,17 +78,17 @@ def _sample(row: Row, metric: str) -> Sample:
 
 
 def target_names(rows: Sequence[Row]) -> list[str]:
-    """What the targets of rows are called, by as many fields as tell them apart; one row of each target."""
+    """What the targets of rows are called, each by as many fields as tell it apart; one row of each target."""
     runs = [row.runs[0] for row in rows]
     known = [name for name in dict.fromkeys(name for run in runs for name in run.config) if is_target(name)]
-    order = [*(name for name in TARGET if name in known), *(name for name in known if name not in TARGET)]
     texts = [""] * len(runs)
-    for name in order:
-        more = [
-            ", ".join(filter(None, (text, shown(value_of(run, name))))) for text, run in zip(texts, runs, strict=True)
-        ]
-        if len(set(more)) > len(set(texts)) or "" in texts:
-            texts = more
+    for name in [*(name for name in TARGET if name in known), *(name for name in known if name not in TARGET)]:
+        alike = Counter(texts)
+        for place, run in enumerate(runs):
+            value = shown(value_of(run, name))
+            if value and (not texts[place] or alike[texts[place]] > 1):
+                value = value if name in TARGET else f"{name.rpartition('.')[2]} in [{value}]"
+                texts[place] = ", ".join(filter(None, (texts[place], value)))
     return [text or "no target named" for text in texts]
 
 
@@ -107,9 +109,18 @@ def remarks(comparison: Comparison) -> list[str]:
             f"{unfinished} of {len(comparison.runs)} runs did not finish: in brackets what they logged last; they are "
             "never the best and in no mean over seeds."
         )
-    without = [row.name for row in comparison.rows if row.finished and main and row.sample(main) is None]
+    without = [
+        row.name for row in comparison.rows if row.finished and main and row.sample(main) is None and not row.lost(main)
+    ]
     if without and comparison.by_target():
         lines.append(f"Without {main}, so not compared (--metrics names another): {some(without)}.")
+    lost = [run.name for row in comparison.rows for run in row.lost(main or "")]
+    if lost:
+        lines.append(f"{main} is not finite, so their rows have no mean: {some(lost)}.")
+    mixed = [row for row in comparison.rows if row.finished and of_several_codes(row)]
+    if mixed:
+        named = ", ".join(dict.fromkeys(name for row in mixed for name in of_several_codes(row)))
+        lines.append(f"{len(mixed)} of {len(comparison.rows)} rows pool runs of different code ({named}).")
     repeated = [run.name for row in comparison.rows for run in row.repeated]
     if repeated:
         lines.append(f"Same config and seed as another run, so not counted again: {some(repeated)}.")
@@ -132,6 +143,11 @@ def remarks(comparison: Comparison) -> list[str]:
     if len(notes) > MOST_NOTES:
         lines.append(f"… and {len(notes) - MOST_NOTES} more notes; --format json has all.")
     return lines
+
+
+def of_several_codes(row: Row) -> list[str]:
+    """In which of `CODE` the runs of a row differ, as far as it is known."""
+    return [name for name in CODE if len({run.about.get(name) for run in row.runs} - {None}) > 1]
 
 
 def _exchanges(run: ComparedRun) -> bool:

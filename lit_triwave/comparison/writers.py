@@ -19,6 +19,7 @@ from lit_triwave.comparison.fields import OWN
 from lit_triwave.comparison.rows import Row
 from lit_triwave.comparison.table import BEST, Comparison
 from lit_triwave.comparison.verdict import remarks, verdict
+from lit_triwave.home import hidden
 
 MOST_COLUMNS = 6
 """Fields shown on the screen and in Markdown, unless they were asked for; CSV, JSON and HTML have all."""
@@ -91,8 +92,8 @@ def write_csv(comparison: Comparison, file: TextIO) -> None:
     for number, row in enumerate(comparison.rows, start=1):
         for run in [*row.runs, *row.repeated]:
             counted = row.finished and not any(run is other for other in row.repeated)
-            own = [run.name, run.experiment, run.state, run.source, "; ".join(run.tags), number, counted]
-            values = run.summary | run.config
+            own = [run.name, run.experiment, run.state, hidden(run.source), "; ".join(run.tags), number, counted]
+            values = run.summary | run.about | run.config
             writer.writerow([*own, "; ".join(run.notes), *(_plain(values.get(name)) for name in names)])
 
 
@@ -135,8 +136,8 @@ def _row(comparison: Comparison, row: Row) -> dict[str, Any]:
 
 
 def _run(run: ComparedRun) -> dict[str, Any]:
-    names = ("name", "source", "state", "experiment", "config", "summary", "notes", "tags")
-    return {name: getattr(run, name) for name in names}
+    names = ("name", "source", "state", "experiment", "config", "summary", "about", "notes", "tags")
+    return {name: getattr(run, name) for name in names} | {"source": hidden(run.source)}
 
 
 def _finite(value: Any) -> Any:
