@@ -97,6 +97,8 @@ def what_is_wrong(path: str, error: Exception) -> str:
         return f"no such W&B project {path}, or none that this login may see"
     if any(word in text.lower() for word in REFUSALS):
         return f"W&B refuses this login ({text}); run wandb login --relogin"
+    if "service process is busy" in text:  # with this request: it repeats what gets no answer
+        text = f"no answer within {REACH_SECONDS} s"
     server = os.environ.get("WANDB_BASE_URL", "W&B's server")
     return f"{server} can't be reached ({text}); {OFFLINE}"
 
