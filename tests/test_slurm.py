@@ -291,6 +291,9 @@ def test_agents_of_a_wandb_sweep_are_jobs_of_an_array(cluster: Cluster, tmp_path
             assert time.monotonic() < deadline, [path.read_text() for path in tmp_path.glob("*.out")]
             time.sleep(0.5)
         (long,) = (run for run in runs.iterdir() if state_of(run) == "running")
+        while not (long / "checkpoints" / "last.ckpt").is_file():
+            assert time.monotonic() < deadline, [path.read_text() for path in tmp_path.glob("*.out")]
+            time.sleep(0.5)
         cluster.call("scancel", job)
         for task in (1, 2):
             output = tmp_path / f"{task}.out"
