@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import signal
 from collections.abc import Iterable
 
@@ -23,7 +24,7 @@ def did_you_mean(name: str, known: Iterable[str], most: int = 1) -> str:
 
 def reason(error: BaseException, room: int = 150) -> str:
     """The message of an error in one line of at most `room` characters, cut between words; its class if it has none."""
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = " ".join(re.sub(r"\x1b?\[[0-9;]*m", "", str(error)).split()) or type(error).__name__  # without colours
     if len(text) <= room:
         return text
     words = text[: room - 2].rpartition(" ")[0]

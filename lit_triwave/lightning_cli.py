@@ -35,6 +35,7 @@ from lit_triwave.messages import known_classes
 from lit_triwave.modules.classifier import ImageClassifier
 from lit_triwave.modules.regressor import FunctionRegressor
 from lit_triwave.networks import TriangleNetwork
+from lit_triwave.nulls import check_nulls
 from lit_triwave.quiet import quiet
 from lit_triwave.resuming import check_same_run, course_of, goes_back, load_checkpoint
 from lit_triwave.run_folder import FitFolder
@@ -53,6 +54,7 @@ from lit_triwave.runs import (
 from lit_triwave.stages import Polish, Stage
 from lit_triwave.start import devices, start_block
 from lit_triwave.synchronized import SynchronizedBatchNorms
+from lit_triwave.trees import plain
 from lit_triwave.watch import ranks_end_together
 
 UNRECORDED: dict[str, Any] = {
@@ -96,6 +98,7 @@ class TriwaveCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Settles paths, the experiment's name and the checkpoint."""
         config = self.config[self.subcommand] = found(self.config[self.subcommand])
+        check_nulls(plain(config))
         if config.run.experiment is None:
             files = [Path(str(path)).stem for path in config.get("config") or []]
             config.run.experiment = re.sub(r"[^\w.-]+", "_", files[0]) if files else "default"

@@ -72,6 +72,18 @@ def locked(folder: Path, patience: float = PATIENCE_SECONDS) -> Iterator[None]:
         os.close(file)
 
 
+def used_by(folder: Path) -> str | None:
+    """The process that has a run's folder now, as far as this machine knows; None if there is none."""
+    path = folder / LOCK_FILE
+    if not path.is_file():
+        return None
+    file = take(path)
+    if file is None:
+        return path.read_text().strip() or "unknown" if path.is_file() else None
+    os.close(file)
+    return None
+
+
 def take(path: Path) -> int | None:
     """A lock file, open and locked; None if another process has locked it."""
     while True:

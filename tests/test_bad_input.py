@@ -55,6 +55,7 @@ def refuse(capsys: pytest.CaptureFixture[str], root: Path, *args: str, left: boo
         (["--run.id", "a#b"], "run.id 'a#b'"),
         (["--run.project", "a/b c"], "run.project 'a/b c'"),
         (["--run.root", ""], "run.root ''"),
+        (["--model.depth", "null"], "model.depth: null, where int is expected"),
         (["--model.depth", "many"], "depth: Expected a <class 'int'>"),
         (["--model.replicas", "0"], "replicas 0: at least 1"),
         (["--model.replicas", "-3"], "replicas -3: at least 1"),

@@ -11,6 +11,8 @@ import torch
 
 from lit_triwave.callbacks.checkpoint import BestCheckpoint
 from lit_triwave.cli import main
+from lit_triwave.modules import FunctionRegressor
+from lit_triwave.saved import load_module
 from tests.conftest import REPOSITORY
 from tests.faults import signal_at
 from tests.test_resume import assert_ends_alike, assert_identical, state
@@ -157,3 +159,10 @@ def test_a_full_disk_names_the_best_checkpoint_and_keeps_the_one_before(fit, mon
     for name in ("best", "last"):
         checkpoint(run, name)
     assert state(run)["epoch"] == 2
+
+
+def test_lightnings_own_loading_makes_the_module_of_a_run_without_peaks(fit) -> None:
+    run = fit("r", "--model.pretrain.epochs", "0", config="configs/baselines/x3.yaml")
+    module = FunctionRegressor.load_from_checkpoint(run / "checkpoints" / "last.ckpt")
+    x = torch.linspace(0, 1, 9, dtype=torch.float64)[:, None]
+    torch.testing.assert_close(module(x), load_module(run).module(x), rtol=0, atol=0)

@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from lit_triwave.cli import main
+from lit_triwave.lock import locked
 from lit_triwave.sweeps.definition import read_sweep
 from lit_triwave.sweeps.naming import run_ids
 from lit_triwave.sweeps.parameters import parameters
@@ -116,6 +117,27 @@ def test_a_run_that_fails_is_named_and_the_others_are_made_and_kept(tmp_path: Pa
     assert "3 runs, model.depth; 2 are kept from before" in shown
     assert shown.count("kept from before\n") == 3 and "run 3/3  depth=4" in shown
     assert before == {name: (tmp_path / "s" / name / "summary.json").stat().st_mtime_ns for name in before}
+
+
+def test_what_the_parser_lets_through_is_refused_before_the_first_run_too(tmp_path: Path, capsys: Any) -> None:
+    bad = write(tmp_path, {"model.depth": {"values": [2, None]}})
+    named = ["--run.experiment", "my heads"]
+    good = write(tmp_path, {"model.depth": {"values": [2]}}, name="good.yaml")
+    for path, options, says in ((bad, [], "model.depth: null, where int"), (good, named, "'my heads': a plain")):
+        assert main(["sweep", path, *SMALL, "--run.root", str(tmp_path), *options, "--list", str(tmp_path / "l")]) == 1
+        assert says in capsys.readouterr().err
+    assert not (tmp_path / "l").exists()
+
+
+def test_a_run_in_use_is_left_to_its_process_and_an_unknown_metric_is_said(tmp_path: Path, capfd: Any) -> None:
+    path = write(tmp_path, {"model.depth": {"values": [2, 3]}}, metric={"name": "test/msee", "goal": "minimize"})
+    (tmp_path / "s" / "depth=2").mkdir(parents=True)
+    with locked(tmp_path / "s" / "depth=2"):
+        assert main(["sweep", path, *SMALL, "--run.root", str(tmp_path)]) == 0
+    shown = capfd.readouterr().out
+    assert f"run 1/2  depth=2  left to process {os.getpid()}, which works on it\n" in shown
+    assert "no run has the sweep's metric test/msee; did you mean 'test/mse'?" in shown
+    assert "1 of 2 runs are finished" in shown and "failed" not in shown
 
 
 def test_a_stopped_or_killed_run_goes_on_and_is_the_run_that_fit_makes(tmp_path: Path, capfd: Any) -> None:

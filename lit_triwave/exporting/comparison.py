@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lit_triwave.errors import TriwaveError
 from lit_triwave.exporting.formats import Evaluate
 from lit_triwave.saved import Saved
 
@@ -16,7 +17,7 @@ TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-12}
 ROUNDINGS = 4.0
 """Two ways of computing the same thing in float32 may differ by so many times what one differs from float64: a few
 rounding errors, with networks whose peaks are near 0 or 1, are more than 1e-6."""
-POINTS, OUTSIDE = 2000, 200  # of a function: in its domain, and up to a span on either side of it
+POINTS, OUTSIDE = 50_000, 5000  # of a function: in its domain, and up to a span on either side of it
 IMAGE_PIXELS = 200_000  # in all images together, but at least two images
 
 
@@ -75,10 +76,15 @@ def compare(saved: Saved, seed: int, exported: Evaluate, dtype: torch.dtype) -> 
         seed: which of a function's networks.
         exported: inputs ↦ outputs.
         dtype: of the export.
+
+    Raises:
+        TriwaveError: the model is not finite.
     """
     x = sample_inputs(saved, dtype)
     expected = outputs(saved, seed, x, saved.dtype)
     found = torch.cat([exported(x), exported(x[-1:])]).double()
+    if not expected.isfinite().all():
+        raise TriwaveError(f"{saved.path}: the outputs of the model itself are not finite")
     largest = float((found - torch.cat([expected, expected[-1:]])).abs().max())
     unit = float(saved.scaling.scale if saved.is_function else expected.abs().max()) or 1.0
     exact = expected if saved.dtype == torch.float64 else outputs(saved, seed, x, torch.float64)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -92,6 +93,8 @@ class ImageClassifier(StagedModule):
         num_classes: int | None = None,
         image_shape: Sequence[int] | None = None,
     ) -> None:
+        if pretrain is DEFAULT_PRETRAIN and head in ("dense", "original"):
+            pretrain = replace(pretrain, epochs=0)  # which nobody asked for, as `load_from_checkpoint`
         super().__init__(pretrain, train, release)
         self.save_hyperparameters(ignore=["pretrain", "train"])
         if num_classes is None or image_shape is None:

@@ -13,7 +13,8 @@ from typing import Any
 
 from lit_triwave.callbacks.interruption import REQUEUE_SIGNAL
 from lit_triwave.cli import INTERRUPTED, REQUEUE
-from lit_triwave.errors import TriwaveError
+from lit_triwave.errors import TriwaveError, did_you_mean
+from lit_triwave.lock import used_by
 from lit_triwave.messages import OneLineParser
 from lit_triwave.quiet import quiet
 from lit_triwave.runs import open_folder, written_whole
@@ -121,6 +122,10 @@ def run_all(runs: list[Planned], sweep: Sweep, stop: Stop) -> dict[str, str]:
         if one.state == "finished":
             print(f"{title}  {result(one, sweep)}kept from before", flush=True)
             continue
+        owner = used_by(one.folder)
+        if owner is not None:
+            print(f"{title}  left to process {owner}, which works on it", flush=True)
+            continue
         print(f"{title}{'  goes on' if one.state == 'begun' else ''}", flush=True)
         begun = time.monotonic()
         code = stop.fit(one.command)
@@ -159,5 +164,8 @@ def close(runs: list[Planned], sweep: Sweep, failed: dict[str, str]) -> None:
     if known:
         best = (min if sweep.goal == "minimize" else max)(known, key=known.__getitem__)
         print(f"{'lowest' if sweep.goal == 'minimize' else 'highest'} {sweep.metric}: {known[best]:.4g}, {best}")
+    elif values and sweep.metric:
+        there = {name for one in runs for name in one.metrics()}
+        print(f"no run has the sweep's metric {sweep.metric}{did_you_mean(sweep.metric, sorted(there))}")
     folder = runs[0].folder.parent
     print(f"{len(values)} of {len(runs)} runs are finished; python -m lit_triwave compare {folder}", flush=True)

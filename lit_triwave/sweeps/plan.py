@@ -15,7 +15,9 @@ import yaml
 
 from lit_triwave.cli import main
 from lit_triwave.errors import TriwaveError
+from lit_triwave.nulls import check_nulls
 from lit_triwave.resuming import DATA_MAY_DIFFER
+from lit_triwave.runs import Run
 from lit_triwave.sweeps.definition import Sweep
 from lit_triwave.sweeps.naming import arguments, configs_first, run_ids
 from lit_triwave.trees import flat
@@ -54,8 +56,14 @@ class Planned:
     def command(self) -> list[str]:
         """The arguments of `fit` that begin it, or go on with it."""
         place = [f"--run.root={self.folder.parent.parent}", f"--run.experiment={self.folder.parent.name}"]
-        place = [word for word in place if word not in (*self.words, "--run.root=runs")]  # it may say so already
+        said = {*self.words, "--run.root=runs", *map("=".join, zip(self.words, self.words[1:], strict=False))}
+        place = [word for word in place if word not in said]  # it may say so already
         return [*self.words, *place, f"--run.id={self.id}", *(["--ckpt_path=last"] if self.state == "begun" else [])]
+
+    def metrics(self) -> list[str]:
+        """What its summary has."""
+        summary = self.folder / "summary.json"
+        return list(json.loads(summary.read_text())) if summary.is_file() else []
 
     def metric(self, name: str | None) -> float | None:
         """A number of its summary, else the last one of that name in metrics.csv; None where there is none."""
@@ -132,7 +140,13 @@ def parsed(words: Sequence[str]) -> dict[str, Any]:
     if code:
         lines = errors.getvalue().strip().splitlines() or ["fit refuses the arguments"]
         raise TriwaveError(f"{lines[-1].removeprefix('error: ')} (fit {' '.join(words)})")
-    return dict(yaml.safe_load(output.getvalue()))
+    content = dict(yaml.safe_load(output.getvalue()))
+    try:  # what the parser lets through
+        check_nulls(content)
+        Run(**content["run"])
+    except (TriwaveError, ValueError) as error:
+        raise TriwaveError(f"{error} (fit {' '.join(words)})") from error
+    return content
 
 
 def refuse_other_runs(sweep: Sweep, runs: list[Planned]) -> None:
