@@ -93,7 +93,7 @@ class ImageClassifier(StagedModule):
         num_classes: int | None = None,
         image_shape: Sequence[int] | None = None,
     ) -> None:
-        if pretrain is DEFAULT_PRETRAIN and head in ("dense", "original"):
+        if pretrain == DEFAULT_PRETRAIN and head in ("dense", "original"):
             pretrain = replace(pretrain, epochs=0)  # which nobody asked for, as `load_from_checkpoint`
         super().__init__(pretrain, train, release)
         self.save_hyperparameters(ignore=["pretrain", "train"])

@@ -90,7 +90,7 @@ class FunctionRegressor(StagedModule):
     ) -> None:
         if depth > MAX_DEPTH:
             raise ValueError(f"depth {depth}: at most {MAX_DEPTH}, since 2^depth pieces are counted for every seed")
-        if pretrain is DEFAULT_PRETRAIN and initialization != "constructed":
+        if pretrain == DEFAULT_PRETRAIN and initialization != "constructed":
             pretrain = replace(pretrain, epochs=0)  # which nobody asked for, as `load_from_checkpoint`
         super().__init__(pretrain, train, release, polish, recruit)
         self.save_hyperparameters(ignore=["pretrain", "train", "polish"])
