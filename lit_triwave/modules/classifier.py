@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -93,10 +92,10 @@ class ImageClassifier(StagedModule):
         num_classes: int | None = None,
         image_shape: Sequence[int] | None = None,
     ) -> None:
-        if pretrain == DEFAULT_PRETRAIN and head in ("dense", "original"):
-            pretrain = replace(pretrain, epochs=0)  # which nobody asked for, as `load_from_checkpoint`
         super().__init__(pretrain, train, release)
         self.save_hyperparameters(ignore=["pretrain", "train"])
+        if head in ("dense", "original"):
+            self.save_hyperparameters({"pretrain": {"epochs": 0}})  # for `load_from_checkpoint`: not the default
         if num_classes is None or image_shape is None:
             raise ValueError("num_classes and image_shape: the data has to say them, and this data does not")
         for name, share in {"label_smoothing": label_smoothing, "dropout": dropout}.items():

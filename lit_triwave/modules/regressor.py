@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -90,10 +89,10 @@ class FunctionRegressor(StagedModule):
     ) -> None:
         if depth > MAX_DEPTH:
             raise ValueError(f"depth {depth}: at most {MAX_DEPTH}, since 2^depth pieces are counted for every seed")
-        if pretrain == DEFAULT_PRETRAIN and initialization != "constructed":
-            pretrain = replace(pretrain, epochs=0)  # which nobody asked for, as `load_from_checkpoint`
         super().__init__(pretrain, train, release, polish, recruit)
         self.save_hyperparameters(ignore=["pretrain", "train", "polish"])
+        if initialization != "constructed":
+            self.save_hyperparameters({"pretrain": {"epochs": 0}})  # for `load_from_checkpoint`: not the default
         domain = domain or {"x": (0.0, 1.0)}
         self.network: TriangleNetwork | DenseNetwork
         if initialization == "constructed":
