@@ -193,8 +193,9 @@ def test_a_loose_checkpoint_is_drawn_in_the_present_folder(runs, tmp_path: Path,
     ("args", "message"),
     [
         (["{run}/checkpoints/lost.ckpt"], "lost.ckpt: no such file; did you mean 'last.ckpt'?"),
-        (["{run}", "--seed", "9"], "error: --seed 9: the checkpoint has 3, 0 to 2"),
+        (["{run}", "--seed", "9"], "error: --seed 9: the checkpoint has 3 seeds, 0 to 2"),
         (["{run}", "--out", "{run}/config.yaml"], "cannot be written"),
+        (["{run}/../.."], "no */checkpoints/last.ckpt in it; experiments in it: "),
     ],
 )
 def test_bad_input_is_one_line(args: list[str], message: str, runs, capsys: Any) -> None:
@@ -203,6 +204,66 @@ def test_bad_input_is_one_line(args: list[str], message: str, runs, capsys: Any)
     assert main(["inspect", *[arg.format(run=run) for arg in args]]) == 1
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
+
+
+def damaged(run: Path, folder: Path, parameter: str, where: Any = ...) -> Path:
+    """A copy of a run's last checkpoint with NaN in a parameter."""
+    content = torch.load(run / "checkpoints" / "last.ckpt", weights_only=False)
+    content["state_dict"][parameter][where] = torch.nan
+    torch.save(content, folder / "damaged.ckpt")
+    return folder / "damaged.ckpt"
+
+
+@pytest.mark.parametrize("parameter", ["network.backbone.0.weight", "network.head.layers.bank.hidden_bias"])
+def test_a_classifier_that_is_not_finite_is_refused(parameter: str, runs, tmp_path: Path, capsys: Any) -> None:
+    path = damaged(runs("digits"), tmp_path, parameter)
+    capsys.readouterr()
+    assert main(["inspect", str(path), "--out", str(tmp_path / "out")]) == 1
+    captured = capsys.readouterr()
+    assert captured.err == f"error: checkpoint {path} has weights that are not finite: {parameter}\n"
+    assert captured.out == "" and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("name", "parameter"), [("difference", "bank.hidden_weight"), ("kaiming", "weight.1")])
+def test_a_lost_seed_is_left_out(
+    name: str, parameter: str, runs, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    module = load_module(runs(name)).module
+    best = int(module.best_replica)
+    lost, other = (best + 1) % 3, (best + 2) % 3
+    path = damaged(runs(name), tmp_path, f"network.{parameter}", lost)
+    place = [str(path), "--out", str(tmp_path / "out")]
+    capsys.readouterr()
+    counts = [module.linear_regions(seed) for seed in (best, other)]
+    for args, shown in (([], best), (["--seed", str(other)], other)):
+        assert main(["inspect", *place, *args]) == 0
+        text = capsys.readouterr().out
+        assert f"shown is {shown}" in text and f"not finite, seed {lost}" in text and f"network.{parameter};" in text
+        assert f"the 2 finite seeds {min(counts)} to {max(counts)}" in text
+    assert main(["inspect", *place, "--seed", str(lost)]) == 1
+    error = capsys.readouterr().err
+    assert error == f"error: checkpoint {path} has weights that are not finite in seed {lost}: network.{parameter}\n"
+
+
+def test_without_the_best_seed_the_next_is_shown(runs, tmp_path: Path, capsys: Any) -> None:
+    module = load_module(runs("difference")).module
+    best = int(module.best_replica)
+    path = damaged(runs("difference"), tmp_path, "network.bank.output_bias", best)
+    errors = module.train_mse.clone()
+    errors[best] = torch.inf
+    assert main(["inspect", str(path), "--out", str(tmp_path / "out")]) == 0
+    assert f"shown is {int(errors.argmin())}" in capsys.readouterr().out
+    path = damaged(runs("difference"), tmp_path, "network.bank.output_bias")
+    assert main(["inspect", str(path)]) == 1
+    assert "not finite in all seeds: network.bank.output_bias" in capsys.readouterr().err
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_the_work(runs, capsys: Any) -> None:
+    run = runs("difference")
+    capsys.readouterr()
+    assert main(["inspect", str(run), "--out", str(run / "config.yaml")]) == 1
+    assert capsys.readouterr().out == ""
 
 
 def test_float32_peaks_have_all_pieces_and_no_more() -> None:

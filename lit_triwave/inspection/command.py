@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 from lit_triwave.costs import count_parameters
 from lit_triwave.errors import TriwaveError
 from lit_triwave.inspection.drawing import COUNTED, chosen, draw, state
+from lit_triwave.inspection.finite import healthy_seed, lost_seeds
 from lit_triwave.inspection.subnetworks import Group, groups
 from lit_triwave.inspection.units import Activity, activity
 from lit_triwave.messages import OneLineParser
@@ -35,9 +36,11 @@ def run(args: Sequence[str], started: float) -> int:
     options = parser.parse_args(list(args))
     quiet()
     saved = load_module(options.checkpoint)
-    seed = saved.seed(options.seed)
+    lost = lost_seeds(saved)
+    seed = healthy_seed(saved, options.seed, lost)
     inside = saved.run_folder
     folder = Path(options.out or (inside / "figures" / "inspect" if inside else "inspect"))
+    open_folder(folder, "give another --out")
     parts = groups(saved, seed)
     remarks: list[str] = []
     active = None
@@ -47,10 +50,9 @@ def run(args: Sequence[str], started: float) -> int:
         remarks.append(f"dead units are not known: {error}")
     counts = [] if saved.is_function or not parts else parts[0].regions(chosen(len(parts[0].labels), COUNTED))
     console = Console()
-    console.print(facts(saved, seed, parts, counts, active))
+    console.print(facts(saved, seed, parts, counts, active, lost))
     for part in parts:
         console.print(peaks_table(saved, part))
-    open_folder(folder, "give another --out")
     for name, figure in draw(saved, seed, parts, counts, active, remarks):
         with written_whole(folder / f"{name}.png") as partial:
             figure.savefig(partial, format="png")
@@ -60,16 +62,23 @@ def run(args: Sequence[str], started: float) -> int:
     return 0
 
 
-def facts(saved: Saved, seed: int, parts: Sequence[Group], counts: Sequence[int], active: Activity | None) -> Table:
+def facts(
+    saved: Saved,
+    seed: int,
+    parts: Sequence[Group],
+    counts: Sequence[int],
+    active: Activity | None,
+    lost: dict[int, str],
+) -> Table:
     """What is known of the network, in rows."""
     table = Table(show_header=False, title=str(saved.path), title_justify="left")
     table.add_column(style="bold")
     table.add_column(overflow="fold")
-    for name, value in [*of_the_run(saved), *of_the_network(saved, seed, parts)]:
+    for name, value in [*of_the_run(saved), *of_the_network(saved, seed, parts, lost)]:
         table.add_row(name, value)
     table.add_section()
     if isinstance(saved.module, FunctionRegressor):
-        table.add_row("linear regions", function_regions(saved.module, seed))
+        table.add_row("linear regions", function_regions(saved.module, seed, lost))
     elif parts:
         which = "" if len(counts) == len(parts[0].labels) else f" of {len(counts)} of them"
         table.add_row(f"linear regions of a subnetwork{which}", spread(counts, 1 << parts[0].bank.depth))
@@ -98,7 +107,7 @@ def of_the_run(saved: Saved) -> Iterator[tuple[str, str]]:
         yield "seed of the run", str(saved.run["seed_everything"])
 
 
-def of_the_network(saved: Saved, seed: int, parts: Sequence[Group]) -> Iterator[tuple[str, str]]:
+def of_the_network(saved: Saved, seed: int, parts: Sequence[Group], lost: dict[int, str]) -> Iterator[tuple[str, str]]:
     """What kind of network a checkpoint holds."""
     module, arguments = saved.module, saved.module.hparams
     count = count_parameters(module)
@@ -110,6 +119,8 @@ def of_the_network(saved: Saved, seed: int, parts: Sequence[Group]) -> Iterator[
         wiring = f", wiring {arguments['wiring']}" if start == "constructed" else ""
         yield "network", start + wiring
         yield "seeds", f"{saved.seeds}, the best one is {int(module.best_replica)}; shown is {seed}"
+        for number, name in lost.items():
+            yield f"  not finite, seed {number}", f"{name}; left out of all that follows"
         yield "parameters", f"{count // saved.seeds:,} of each seed, {saved.dtype}".replace("torch.", "")
     else:
         yield "network", f"backbone {arguments['backbone']}, head {arguments['head']}"
@@ -129,8 +140,8 @@ def of_the_network(saved: Saved, seed: int, parts: Sequence[Group]) -> Iterator[
         )
 
 
-def function_regions(module: FunctionRegressor, seed: int) -> str:
-    """Linear pieces of one seed before the release and now, and of all seeds where that is quick."""
+def function_regions(module: FunctionRegressor, seed: int, lost: Collection[int] = ()) -> str:
+    """Linear pieces of one seed before the release and now, and of all seeds but the lost ones where that is quick."""
     along = "" if module.network.scaling.in_features == 1 else ", along the domain's diagonal"
     before = int(module.pretrain_regions[seed])
     text = f"{module.linear_regions(seed)}{along}"
@@ -138,8 +149,9 @@ def function_regions(module: FunctionRegressor, seed: int) -> str:
         text = f"{before} at the end of pretraining, {text.replace(along, '')} now{along}"
     seeds = module.network.replicas
     if 1 < seeds <= ALL_SEEDS >> min(12, module.hparams["depth"]):
-        counts = [module.linear_regions(number) for number in range(seeds)]
-        text += f"; all seeds {min(counts)} to {max(counts)}"
+        counts = [module.linear_regions(number) for number in range(seeds) if number not in lost]
+        which = f"the {len(counts)} finite seeds" if lost else "all seeds"
+        text += f"; {which} {min(counts)} to {max(counts)}"
     return text
 
 
