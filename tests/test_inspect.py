@@ -26,6 +26,7 @@ FUNCTIONS: dict[str, list[str]] = {
     "single": ["--model.wiring", "single", "--data.expression", "x**2"],
     "composition": ["--model.wiring", "composition", *PLANE],
     "sum_dense": ["--model.wiring", "sum", "--model.release", "dense", *PLANE],
+    "deep": ["--model.depth", "9", "--model.train.epochs", "1"],
     "kaiming": ["--model.initialization", "kaiming", "--model.pretrain.epochs", "0"],
 }
 DIGITS_OF: dict[str, list[str]] = {
@@ -172,8 +173,8 @@ def test_a_run_and_inspect_count_the_same_dead_neurons(name: str, runs, monkeypa
     monkeypatch.setattr("lit_triwave.inspection.units.domain_points", lambda saved: (data.train_set.x, "the same"))
     found = activity(saved, saved.seed())
     assert found.dead / found.neurons == json.loads((run / "summary.json").read_text())["dead_units"]
-    subnetworks = {"single": 1, "difference": 2, "composition": 3, "sum_dense": 2, "kaiming": 1}
-    assert found.neurons == 4 * 3 * subnetworks[name]
+    subnetworks = {"single": 1, "difference": 2, "composition": 3, "sum_dense": 2, "kaiming": 1, "deep": 2}
+    assert found.neurons == 4 * (9 if name == "deep" else 3) * subnetworks[name]
 
 
 def test_a_figure_of_many_layers_shows_the_first_and_the_last() -> None:
@@ -264,6 +265,25 @@ def test_a_place_that_cannot_be_written_is_refused_before_the_work(runs, capsys:
     capsys.readouterr()
     assert main(["inspect", str(run), "--out", str(run / "config.yaml")]) == 1
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("name", ["deep", "digits"])
+def test_all_peaks_and_scales_are_shown_in_a_pipe(
+    name: str, runs, capsys: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    run = runs(name)
+    saved = load_module(run)
+    (group,) = groups(saved, saved.seed())
+    capsys.readouterr()
+    assert main(["inspect", str(run), "--out", str(tmp_path)]) == 0
+    text = capsys.readouterr().out
+    assert "…" not in text and max(map(len, text.splitlines()[1:-1])) <= max(80, len(str(tmp_path)) + 20)
+    cells = [cell.strip() for line in text.splitlines() for cell in line.split("│")]
+    for value in group.peaks[0].tolist():
+        assert f"{value:.3f}" in cells
+    for value in group.scales[0].tolist():
+        assert f"{value:.2g}" in cells
 
 
 def test_float32_peaks_have_all_pieces_and_no_more() -> None:

@@ -8,12 +8,13 @@ from pathlib import Path
 import torch
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor
 
 from lit_triwave.costs import count_parameters
 from lit_triwave.errors import TriwaveError
 from lit_triwave.inspection.drawing import COUNTED, chosen, draw, state
+from lit_triwave.inspection.figures import plural
 from lit_triwave.inspection.finite import healthy_seed, lost_seeds
+from lit_triwave.inspection.peaks import peaks_tables
 from lit_triwave.inspection.subnetworks import Group, groups
 from lit_triwave.inspection.units import Activity, activity
 from lit_triwave.messages import OneLineParser
@@ -23,7 +24,6 @@ from lit_triwave.runs import open_folder, written_whole
 from lit_triwave.saved import Saved, load_module
 
 DESCRIPTION = "What a checkpoint holds: stage, peaks, scales, linear regions, dead units, and pictures of it."
-LISTED = 6  # subnetworks whose peaks are shown one by one
 ALL_SEEDS = 1 << 12  # linear pieces of all seeds together that are counted
 
 
@@ -52,7 +52,8 @@ def run(args: Sequence[str], started: float) -> int:
     console = Console()
     console.print(facts(saved, seed, parts, counts, active, lost))
     for part in parts:
-        console.print(peaks_table(saved, part))
+        for shown in peaks_tables(saved, part, console):
+            console.print(shown)
     for name, figure in draw(saved, seed, parts, counts, active, remarks):
         with written_whole(folder / f"{name}.png") as partial:
             figure.savefig(partial, format="png")
@@ -132,11 +133,11 @@ def of_the_network(saved: Saved, seed: int, parts: Sequence[Group], lost: dict[i
             yield "hidden layers", f"{arguments['depth']}, {wide} neurons wide"
     for part in parts:
         nets = len(part.labels)
-        one = f"{nets} subnetworks" if nets > 1 else "1 subnetwork"
+        one = plural(nets, "subnetwork")
         squash = f", {arguments['squash']} squash" if "squash" in arguments else ""
         yield (
             "outer network" if part.labels == ["outer"] else "subnetworks",
-            f"{one}, {part.bank.depth} hidden layers of {4 * nets} neurons{squash}; {state(part)}",
+            f"{one}, {plural(part.bank.depth, 'hidden layer')} of {4 * nets} neurons{squash}; {state(part)}",
         )
 
 
@@ -174,32 +175,3 @@ def spread(counts: Sequence[int], constructed: int) -> str:
     values = torch.tensor(counts, dtype=torch.float64)
     now = f"{min(counts)} to {max(counts)}, median {float(values.quantile(0.5)):g}"
     return f"{now}; by construction {constructed}"
-
-
-def peaks_table(saved: Saved, part: Group) -> Table:
-    """Peaks and scales: of each subnetwork, or quantiles over many and the first few."""
-    depth, n = part.bank.depth, len(part.labels)
-    moment = "" if part.bank.released is None else " at the release"
-    unit = "" if part.scales_known else ", in units of s_0 (Theorem 3.1)"
-    known = part.scales_known or part.bank.theorem31
-    table = Table(title=f"peaks a_i and scales s_i{moment}{unit if known else ''}", title_justify="left")
-    table.add_column("subnetwork")
-    table.add_column("")
-    for i in range(depth + 1):
-        table.add_column(f"{i}", justify="right")
-    kinds = [("a", part.peaks, "{:.3f}")] + ([("s", part.scales, "{:.2g}")] if known else [])
-
-    def add(label: str, values: dict[str, Tensor]) -> None:
-        for place, (symbol, _, form) in enumerate(kinds):
-            cells = [form.format(value) for value in values[symbol].tolist()]
-            table.add_row("" if place else label, symbol, *cells)
-
-    if n > LISTED:
-        for label, level in (("lowest", 0.0), ("lower quarter", 0.25), ("median", 0.5), ("upper quarter", 0.75)):
-            add(label, {symbol: values.quantile(level, 0) for symbol, values, _ in kinds})
-        add("highest", {symbol: values.amax(0) for symbol, values, _ in kinds})
-        table.add_section()
-    for number in range(min(n, LISTED if n <= LISTED else 3)):
-        label = part.labels[number] if saved.is_function else f"number {number}"
-        add(label, {symbol: values[number] for symbol, values, _ in kinds})
-    return table

@@ -41,6 +41,11 @@ def shown_layers(depth: int) -> list[int]:
     return list(range(depth)) if depth <= MAX_COLUMNS else [*range(MAX_COLUMNS - 1), depth - 1]
 
 
+def plural(count: int, name: str) -> str:
+    """A number of things: 1 breakpoint, 2 breakpoints."""
+    return f"{count} {name}" if count == 1 else f"{count} {name}s"
+
+
 def grid(rows: Sequence[Row], headings: Sequence[str], title: str) -> tuple[Figure, list[list[Axes]]]:
     """A panel for each subnetwork and layer."""
     size = (1.2 + 1.75 * len(headings), 0.9 + 1.35 * len(rows))
@@ -114,7 +119,7 @@ def breakpoints_figure(x: Tensor, curvature: Tensor, kinks: Tensor, name: str, t
     low, high = float(x[0]) - width / 2, float(x[-1]) + width / 2
     figure, (counts, running) = new_figure(1, 2, (10.0, 4.0))
     bins = max(8, min(40, len(kinks) // 3))
-    label = f"{len(kinks)} breakpoints of the network"
+    label = f"{plural(len(kinks), 'breakpoint')} of the network"
     counts.hist(kinks.numpy(), bins=bins, range=(low, high), color=BLUE, alpha=0.35, label=label)
     expected = optimal * len(kinks) * (high - low) / bins
     counts.plot(x, expected, color=ORANGE, linewidth=1.6, label="as many, as dense as $|f''|^{2/5}$")
