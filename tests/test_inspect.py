@@ -26,11 +26,14 @@ FUNCTIONS: dict[str, list[str]] = {
     "single": ["--model.wiring", "single", "--data.expression", "x**2"],
     "composition": ["--model.wiring", "composition", *PLANE],
     "sum_dense": ["--model.wiring", "sum", "--model.release", "dense", *PLANE],
+    "flat": ["--model.wiring", "single", "--data.expression", "x**2", "--model.depth", "1"],
+    "kaiming_plane": ["--model.initialization", "kaiming", "--model.pretrain.epochs", "0", *PLANE],
     "deep": ["--model.depth", "9", "--model.train.epochs", "1"],
     "kaiming": ["--model.initialization", "kaiming", "--model.pretrain.epochs", "0"],
 }
 DIGITS_OF: dict[str, list[str]] = {
     "digits": [],
+    "digits_few": ["--model.release", "dense", "--model.num_nets", "3", "--model.depth", "2"],
     "digits_dense": ["--model.release", "dense"],
     "dense_head": ["--model.head", "dense", "--model.pretrain.epochs", "0"],
 }
@@ -55,8 +58,11 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
         ("difference", {"waves", "neurons", "breakpoints"}),
         ("composition", {"waves", "neurons"}),
         ("sum_dense", {"waves", "neurons"}),
+        ("flat", {"waves", "neurons", "breakpoints"}),
         ("kaiming", {"neurons", "breakpoints"}),
+        ("kaiming_plane", set()),
         ("digits", {"waves", "neurons", "activations", "peaks", "activity"}),
+        ("digits_few", {"waves", "neurons", "activations", "peaks", "activity"}),
         ("digits_dense", {"waves", "neurons", "activations", "peaks", "activity"}),
         ("dense_head", {"activity"}),
     ],
@@ -71,9 +77,14 @@ def test_every_kind_of_checkpoint_is_described_and_drawn(name: str, pictures: se
     assert {path.stem for path in folder.iterdir()} == pictures
     for path in folder.iterdir():
         with Image.open(path) as image:
-            assert len(image.convert("L").getcolors()) > 10  # something is drawn
+            grey = image.convert("L")
+            assert len(grey.getcolors()) > 10  # something is drawn
+            for edge in (0, grey.width - 1):  # and nothing is cut
+                assert grey.crop((edge, 0, edge + 1, grey.height)).getextrema() == (255, 255), (path.name, edge)
         assert str(path) in captured.out.replace("\n", "")
-    if name in ("composition", "sum_dense"):
+    if name == "kaiming_plane":
+        assert "no neurons.png: the network has 2 inputs" in captured.out
+    if name in ("composition", "sum_dense", "kaiming_plane"):
         assert "no breakpoints.png: the target has 2 variables" in captured.out
 
 
@@ -173,13 +184,37 @@ def test_a_run_and_inspect_count_the_same_dead_neurons(name: str, runs, monkeypa
     monkeypatch.setattr("lit_triwave.inspection.units.domain_points", lambda saved: (data.train_set.x, "the same"))
     found = activity(saved, saved.seed())
     assert found.dead / found.neurons == json.loads((run / "summary.json").read_text())["dead_units"]
-    subnetworks = {"single": 1, "difference": 2, "composition": 3, "sum_dense": 2, "kaiming": 1, "deep": 2}
-    assert found.neurons == 4 * (9 if name == "deep" else 3) * subnetworks[name]
+    subnetworks = {"difference": 2, "composition": 3, "sum_dense": 2, "deep": 2}
+    assert found.neurons == 4 * {"deep": 9, "flat": 1}.get(name, 3) * subnetworks.get(name, 1)
 
 
 def test_a_figure_of_many_layers_shows_the_first_and_the_last() -> None:
     assert figures.shown_layers(3) == [0, 1, 2]
     assert figures.shown_layers(16) == [0, 1, 2, 3, 4, 15]
+
+
+@pytest.mark.parametrize(
+    ("depth", "words"), [(6, ""), (7, ", without hidden layer 6"), (9, ", without hidden layers 6 to 8")]
+)
+def test_a_figure_says_which_layers_it_leaves_out(depth: int, words: str) -> None:
+    assert figures.left_out(figures.shown_layers(depth), "hidden layer", 1) == words
+    figure = figures.activity_figure([torch.rand(12)] * depth, "all", "some neurons")
+    assert figure.get_suptitle().replace("\n", " ") == f"some neurons{words}"
+
+
+def test_each_neuron_of_a_random_start_has_a_colour_and_there_is_a_key() -> None:
+    x = torch.linspace(0, 1, 5)
+    row = figures.Row("", "x", [(x, torch.rand(5, 16))] * 2)
+    panel, _, key = figures.neurons_figure([row], [0, 1], "neurons").axes
+    assert len({tuple(line.get_color()) for line in panel.lines}) == 16
+    assert key.get_ylabel() == "neuron of the layer"
+
+
+def test_the_bars_of_all_neurons_are_as_wide() -> None:
+    figure = figures.activity_figure([torch.linspace(0.1, 1, 12)], "all", "neurons")
+    (ax,) = figure.axes
+    edges = ax.patches[0].get_data().edges
+    assert list(edges) == list(range(13)) and ax.get_xlim() == (0, 12)
 
 
 def test_a_loose_checkpoint_is_drawn_in_the_present_folder(runs, tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
