@@ -6,8 +6,11 @@ from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.textpath import TextPath
 
 BLUE, ORANGE, GREY = "#1f5fa8", "#d9622b", "#8a8f98"
+TITLE_SHARE = 0.94  # of a figure's width that its title takes
+LINE_HEIGHT = 1.2  # times the size of the letters
 
 
 def new_figure(
@@ -19,6 +22,26 @@ def new_figure(
     for ax in axes:
         ax.spines[["top", "right"]].set_visible(False)
     return figure, list(axes)
+
+
+def titled(figure: Figure, title: str, size: float = 10.0) -> None:
+    """A title over all panels, in as many lines as the figure's width asks for, each of which makes it taller.
+
+    Args:
+        figure: of `new_figure`.
+        title: words; a single one that is too wide is not cut.
+        size: of the letters, in points.
+    """
+    width, height = figure.get_size_inches()
+    lines: list[str] = []
+    for word in title.split():
+        longer = f"{lines[-1]} {word}" if lines else word
+        if lines and TextPath((0, 0), longer, size=size).get_extents().width <= TITLE_SHARE * 72 * width:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    figure.set_size_inches(width, height + (len(lines) - 1) * LINE_HEIGHT * size / 72)
+    figure.suptitle("\n".join(lines), fontsize=size)
 
 
 def decades_grid(ax: Axes) -> None:

@@ -22,6 +22,8 @@ MODULES: dict[str, type[FunctionRegressor] | type[ImageClassifier]] = {
     "FunctionRegressor": FunctionRegressor,
     "ImageClassifier": ImageClassifier,
 }
+MOST_NAMED = 8
+"""Experiments that an error lists."""
 DATA_MODULES = ("FunctionDataModule", "TableDataModule", "DigitsDataModule", "CIFAR10DataModule", "ImageNetDataModule")
 
 
@@ -68,7 +70,8 @@ class Saved:
         if asked is None:
             return int(self.module.best_replica) if isinstance(self.module, FunctionRegressor) else 0
         if not 0 <= asked < self.seeds:
-            raise TriwaveError(f"--seed {asked}: the checkpoint has {self.seeds}, 0 to {self.seeds - 1}")
+            there = f"{self.seeds} seeds, 0 to {self.seeds - 1}" if self.seeds > 1 else "1 seed, 0"
+            raise TriwaveError(f"--seed {asked}: the checkpoint has {there}")
         return asked
 
     @property
@@ -139,7 +142,10 @@ def find_checkpoint(place: str | Path) -> Path:
         return path / last
     runs = [run / last for run in path.iterdir() if (run / last).is_file()]
     if not runs:
-        raise TriwaveError(f"{path} is no folder of a run or of an experiment: no {last} and no */{last} in it")
+        within = sorted({file.parents[2].name for file in path.glob(f"*/*/{last}")})
+        hint = f"; experiments in it: {', '.join(within[:MOST_NAMED])}" if within else ""
+        hint += f" and {len(within) - MOST_NAMED} more" if len(within) > MOST_NAMED else ""
+        raise TriwaveError(f"{path} is no folder of a run or of an experiment: no {last} and no */{last} in it{hint}")
     return max(runs, key=lambda file: file.stat().st_mtime)
 
 

@@ -279,7 +279,7 @@ def test_nothing_is_overwritten_unasked_nor_left_when_it_is_not_the_model(
         (["{run}/stage_99.ckpt"], "has stage_number 99: one of 0 (pretrain), 1 (train), 2 (polish)", 1),
         (["{run}/stage_-1.ckpt"], "has stage_number -1: one of", 1),
         (["{run}/stage_two.ckpt"], "has stage_number [0, 1]: one of", 1),
-        (["{run}", "--seed", "3"], "error: --seed 3: the checkpoint has 3, 0 to 2", 1),
+        (["{run}", "--seed", "3"], "error: --seed 3: the checkpoint has 3 seeds, 0 to 2", 1),
         (["{run}", "--format", "onx"], "--format onx: one of torch, program, onnx; did you mean 'onnx'?", 2),
         (["{run}", "--out", "a.onnx"], "--out a.onnx: a file of --format torch ends in .pt", 2),
         (["{run}", "--out", "{run}/config.yaml/x.pt"], "cannot be written", 1),

@@ -26,10 +26,14 @@ FUNCTIONS: dict[str, list[str]] = {
     "single": ["--model.wiring", "single", "--data.expression", "x**2"],
     "composition": ["--model.wiring", "composition", *PLANE],
     "sum_dense": ["--model.wiring", "sum", "--model.release", "dense", *PLANE],
+    "flat": ["--model.wiring", "single", "--data.expression", "x**2", "--model.depth", "1"],
+    "kaiming_plane": ["--model.initialization", "kaiming", "--model.pretrain.epochs", "0", *PLANE],
+    "deep": ["--model.depth", "9", "--model.train.epochs", "1"],
     "kaiming": ["--model.initialization", "kaiming", "--model.pretrain.epochs", "0"],
 }
 DIGITS_OF: dict[str, list[str]] = {
     "digits": [],
+    "digits_few": ["--model.release", "dense", "--model.num_nets", "3", "--model.depth", "2"],
     "digits_dense": ["--model.release", "dense"],
     "dense_head": ["--model.head", "dense", "--model.pretrain.epochs", "0"],
 }
@@ -54,8 +58,11 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
         ("difference", {"waves", "neurons", "breakpoints"}),
         ("composition", {"waves", "neurons"}),
         ("sum_dense", {"waves", "neurons"}),
+        ("flat", {"waves", "neurons", "breakpoints"}),
         ("kaiming", {"neurons", "breakpoints"}),
+        ("kaiming_plane", set()),
         ("digits", {"waves", "neurons", "activations", "peaks", "activity"}),
+        ("digits_few", {"waves", "neurons", "activations", "peaks", "activity"}),
         ("digits_dense", {"waves", "neurons", "activations", "peaks", "activity"}),
         ("dense_head", {"activity"}),
     ],
@@ -70,9 +77,14 @@ def test_every_kind_of_checkpoint_is_described_and_drawn(name: str, pictures: se
     assert {path.stem for path in folder.iterdir()} == pictures
     for path in folder.iterdir():
         with Image.open(path) as image:
-            assert len(image.convert("L").getcolors()) > 10  # something is drawn
+            grey = image.convert("L")
+            assert len(grey.getcolors()) > 10  # something is drawn
+            for edge in (0, grey.width - 1):  # and nothing is cut
+                assert grey.crop((edge, 0, edge + 1, grey.height)).getextrema() == (255, 255), (path.name, edge)
         assert str(path) in captured.out.replace("\n", "")
-    if name in ("composition", "sum_dense"):
+    if name == "kaiming_plane":
+        assert "no neurons.png: the network has 2 inputs" in captured.out
+    if name in ("composition", "sum_dense", "kaiming_plane"):
         assert "no breakpoints.png: the target has 2 variables" in captured.out
 
 
@@ -172,13 +184,37 @@ def test_a_run_and_inspect_count_the_same_dead_neurons(name: str, runs, monkeypa
     monkeypatch.setattr("lit_triwave.inspection.units.domain_points", lambda saved: (data.train_set.x, "the same"))
     found = activity(saved, saved.seed())
     assert found.dead / found.neurons == json.loads((run / "summary.json").read_text())["dead_units"]
-    subnetworks = {"single": 1, "difference": 2, "composition": 3, "sum_dense": 2, "kaiming": 1}
-    assert found.neurons == 4 * 3 * subnetworks[name]
+    subnetworks = {"difference": 2, "composition": 3, "sum_dense": 2, "deep": 2}
+    assert found.neurons == 4 * {"deep": 9, "flat": 1}.get(name, 3) * subnetworks.get(name, 1)
 
 
 def test_a_figure_of_many_layers_shows_the_first_and_the_last() -> None:
     assert figures.shown_layers(3) == [0, 1, 2]
     assert figures.shown_layers(16) == [0, 1, 2, 3, 4, 15]
+
+
+@pytest.mark.parametrize(
+    ("depth", "words"), [(6, ""), (7, ", without hidden layer 6"), (9, ", without hidden layers 6 to 8")]
+)
+def test_a_figure_says_which_layers_it_leaves_out(depth: int, words: str) -> None:
+    assert figures.left_out(figures.shown_layers(depth), "hidden layer", 1) == words
+    figure = figures.activity_figure([torch.rand(12)] * depth, "all", "some neurons")
+    assert figure.get_suptitle().replace("\n", " ") == f"some neurons{words}"
+
+
+def test_each_neuron_of_a_random_start_has_a_colour_and_there_is_a_key() -> None:
+    x = torch.linspace(0, 1, 5)
+    row = figures.Row("", "x", [(x, torch.rand(5, 16))] * 2)
+    panel, _, key = figures.neurons_figure([row], [0, 1], "neurons").axes
+    assert len({tuple(line.get_color()) for line in panel.lines}) == 16
+    assert key.get_ylabel() == "neuron of the layer"
+
+
+def test_the_bars_of_all_neurons_are_as_wide() -> None:
+    figure = figures.activity_figure([torch.linspace(0.1, 1, 12)], "all", "neurons")
+    (ax,) = figure.axes
+    edges = ax.patches[0].get_data().edges
+    assert list(edges) == list(range(13)) and ax.get_xlim() == (0, 12)
 
 
 def test_a_loose_checkpoint_is_drawn_in_the_present_folder(runs, tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
@@ -193,8 +229,9 @@ def test_a_loose_checkpoint_is_drawn_in_the_present_folder(runs, tmp_path: Path,
     ("args", "message"),
     [
         (["{run}/checkpoints/lost.ckpt"], "lost.ckpt: no such file; did you mean 'last.ckpt'?"),
-        (["{run}", "--seed", "9"], "error: --seed 9: the checkpoint has 3, 0 to 2"),
+        (["{run}", "--seed", "9"], "error: --seed 9: the checkpoint has 3 seeds, 0 to 2"),
         (["{run}", "--out", "{run}/config.yaml"], "cannot be written"),
+        (["{run}/../.."], "no */checkpoints/last.ckpt in it; experiments in it: "),
     ],
 )
 def test_bad_input_is_one_line(args: list[str], message: str, runs, capsys: Any) -> None:
@@ -203,6 +240,85 @@ def test_bad_input_is_one_line(args: list[str], message: str, runs, capsys: Any)
     assert main(["inspect", *[arg.format(run=run) for arg in args]]) == 1
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
+
+
+def damaged(run: Path, folder: Path, parameter: str, where: Any = ...) -> Path:
+    """A copy of a run's last checkpoint with NaN in a parameter."""
+    content = torch.load(run / "checkpoints" / "last.ckpt", weights_only=False)
+    content["state_dict"][parameter][where] = torch.nan
+    torch.save(content, folder / "damaged.ckpt")
+    return folder / "damaged.ckpt"
+
+
+@pytest.mark.parametrize("parameter", ["network.backbone.0.weight", "network.head.layers.bank.hidden_bias"])
+def test_a_classifier_that_is_not_finite_is_refused(parameter: str, runs, tmp_path: Path, capsys: Any) -> None:
+    path = damaged(runs("digits"), tmp_path, parameter)
+    capsys.readouterr()
+    assert main(["inspect", str(path), "--out", str(tmp_path / "out")]) == 1
+    captured = capsys.readouterr()
+    assert captured.err == f"error: checkpoint {path} has weights that are not finite: {parameter}\n"
+    assert captured.out == "" and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("name", "parameter"), [("difference", "bank.hidden_weight"), ("kaiming", "weight.1")])
+def test_a_lost_seed_is_left_out(
+    name: str, parameter: str, runs, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    module = load_module(runs(name)).module
+    best = int(module.best_replica)
+    lost, other = (best + 1) % 3, (best + 2) % 3
+    path = damaged(runs(name), tmp_path, f"network.{parameter}", lost)
+    place = [str(path), "--out", str(tmp_path / "out")]
+    capsys.readouterr()
+    counts = [module.linear_regions(seed) for seed in (best, other)]
+    for args, shown in (([], best), (["--seed", str(other)], other)):
+        assert main(["inspect", *place, *args]) == 0
+        text = capsys.readouterr().out
+        assert f"shown is {shown}" in text and f"not finite, seed {lost}" in text and f"network.{parameter};" in text
+        assert f"the 2 finite seeds {min(counts)} to {max(counts)}" in text
+    assert main(["inspect", *place, "--seed", str(lost)]) == 1
+    error = capsys.readouterr().err
+    assert error == f"error: checkpoint {path} has weights that are not finite in seed {lost}: network.{parameter}\n"
+
+
+def test_without_the_best_seed_the_next_is_shown(runs, tmp_path: Path, capsys: Any) -> None:
+    module = load_module(runs("difference")).module
+    best = int(module.best_replica)
+    path = damaged(runs("difference"), tmp_path, "network.bank.output_bias", best)
+    errors = module.train_mse.clone()
+    errors[best] = torch.inf
+    assert main(["inspect", str(path), "--out", str(tmp_path / "out")]) == 0
+    assert f"shown is {int(errors.argmin())}" in capsys.readouterr().out
+    path = damaged(runs("difference"), tmp_path, "network.bank.output_bias")
+    assert main(["inspect", str(path)]) == 1
+    assert "not finite in all seeds: network.bank.output_bias" in capsys.readouterr().err
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_the_work(runs, capsys: Any) -> None:
+    run = runs("difference")
+    capsys.readouterr()
+    assert main(["inspect", str(run), "--out", str(run / "config.yaml")]) == 1
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("name", ["deep", "digits"])
+def test_all_peaks_and_scales_are_shown_in_a_pipe(
+    name: str, runs, capsys: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    run = runs(name)
+    saved = load_module(run)
+    (group,) = groups(saved, saved.seed())
+    capsys.readouterr()
+    assert main(["inspect", str(run), "--out", str(tmp_path)]) == 0
+    text = capsys.readouterr().out
+    assert "…" not in text and max(map(len, text.splitlines()[1:-1])) <= max(80, len(str(tmp_path)) + 20)
+    cells = [cell.strip() for line in text.splitlines() for cell in line.split("│")]
+    for value in group.peaks[0].tolist():
+        assert f"{value:.3f}" in cells
+    for value in group.scales[0].tolist():
+        assert f"{value:.2g}" in cells
 
 
 def test_float32_peaks_have_all_pieces_and_no_more() -> None:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 import torch
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor
 
 from lit_triwave.costs import count_parameters
 from lit_triwave.errors import TriwaveError
 from lit_triwave.inspection.drawing import COUNTED, chosen, draw, state
+from lit_triwave.inspection.figures import plural
+from lit_triwave.inspection.finite import healthy_seed, lost_seeds
+from lit_triwave.inspection.peaks import peaks_tables
 from lit_triwave.inspection.subnetworks import Group, groups
 from lit_triwave.inspection.units import Activity, activity
 from lit_triwave.messages import OneLineParser
@@ -22,7 +24,6 @@ from lit_triwave.runs import open_folder, written_whole
 from lit_triwave.saved import Saved, load_module
 
 DESCRIPTION = "What a checkpoint holds: stage, peaks, scales, linear regions, dead units, and pictures of it."
-LISTED = 6  # subnetworks whose peaks are shown one by one
 ALL_SEEDS = 1 << 12  # linear pieces of all seeds together that are counted
 
 
@@ -35,9 +36,11 @@ def run(args: Sequence[str], started: float) -> int:
     options = parser.parse_args(list(args))
     quiet()
     saved = load_module(options.checkpoint)
-    seed = saved.seed(options.seed)
+    lost = lost_seeds(saved)
+    seed = healthy_seed(saved, options.seed, lost)
     inside = saved.run_folder
     folder = Path(options.out or (inside / "figures" / "inspect" if inside else "inspect"))
+    open_folder(folder, "give another --out")
     parts = groups(saved, seed)
     remarks: list[str] = []
     active = None
@@ -47,10 +50,10 @@ def run(args: Sequence[str], started: float) -> int:
         remarks.append(f"dead units are not known: {error}")
     counts = [] if saved.is_function or not parts else parts[0].regions(chosen(len(parts[0].labels), COUNTED))
     console = Console()
-    console.print(facts(saved, seed, parts, counts, active))
+    console.print(facts(saved, seed, parts, counts, active, lost))
     for part in parts:
-        console.print(peaks_table(saved, part))
-    open_folder(folder, "give another --out")
+        for shown in peaks_tables(saved, part, console):
+            console.print(shown)
     for name, figure in draw(saved, seed, parts, counts, active, remarks):
         with written_whole(folder / f"{name}.png") as partial:
             figure.savefig(partial, format="png")
@@ -60,16 +63,23 @@ def run(args: Sequence[str], started: float) -> int:
     return 0
 
 
-def facts(saved: Saved, seed: int, parts: Sequence[Group], counts: Sequence[int], active: Activity | None) -> Table:
+def facts(
+    saved: Saved,
+    seed: int,
+    parts: Sequence[Group],
+    counts: Sequence[int],
+    active: Activity | None,
+    lost: dict[int, str],
+) -> Table:
     """What is known of the network, in rows."""
     table = Table(show_header=False, title=str(saved.path), title_justify="left")
     table.add_column(style="bold")
     table.add_column(overflow="fold")
-    for name, value in [*of_the_run(saved), *of_the_network(saved, seed, parts)]:
+    for name, value in [*of_the_run(saved), *of_the_network(saved, seed, parts, lost)]:
         table.add_row(name, value)
     table.add_section()
     if isinstance(saved.module, FunctionRegressor):
-        table.add_row("linear regions", function_regions(saved.module, seed))
+        table.add_row("linear regions", function_regions(saved.module, seed, lost))
     elif parts:
         which = "" if len(counts) == len(parts[0].labels) else f" of {len(counts)} of them"
         table.add_row(f"linear regions of a subnetwork{which}", spread(counts, 1 << parts[0].bank.depth))
@@ -98,7 +108,7 @@ def of_the_run(saved: Saved) -> Iterator[tuple[str, str]]:
         yield "seed of the run", str(saved.run["seed_everything"])
 
 
-def of_the_network(saved: Saved, seed: int, parts: Sequence[Group]) -> Iterator[tuple[str, str]]:
+def of_the_network(saved: Saved, seed: int, parts: Sequence[Group], lost: dict[int, str]) -> Iterator[tuple[str, str]]:
     """What kind of network a checkpoint holds."""
     module, arguments = saved.module, saved.module.hparams
     count = count_parameters(module)
@@ -110,6 +120,8 @@ def of_the_network(saved: Saved, seed: int, parts: Sequence[Group]) -> Iterator[
         wiring = f", wiring {arguments['wiring']}" if start == "constructed" else ""
         yield "network", start + wiring
         yield "seeds", f"{saved.seeds}, the best one is {int(module.best_replica)}; shown is {seed}"
+        for number, name in lost.items():
+            yield f"  not finite, seed {number}", f"{name}; left out of all that follows"
         yield "parameters", f"{count // saved.seeds:,} of each seed, {saved.dtype}".replace("torch.", "")
     else:
         yield "network", f"backbone {arguments['backbone']}, head {arguments['head']}"
@@ -121,16 +133,16 @@ def of_the_network(saved: Saved, seed: int, parts: Sequence[Group]) -> Iterator[
             yield "hidden layers", f"{arguments['depth']}, {wide} neurons wide"
     for part in parts:
         nets = len(part.labels)
-        one = f"{nets} subnetworks" if nets > 1 else "1 subnetwork"
+        one = plural(nets, "subnetwork")
         squash = f", {arguments['squash']} squash" if "squash" in arguments else ""
         yield (
             "outer network" if part.labels == ["outer"] else "subnetworks",
-            f"{one}, {part.bank.depth} hidden layers of {4 * nets} neurons{squash}; {state(part)}",
+            f"{one}, {plural(part.bank.depth, 'hidden layer')} of {4 * nets} neurons{squash}; {state(part)}",
         )
 
 
-def function_regions(module: FunctionRegressor, seed: int) -> str:
-    """Linear pieces of one seed before the release and now, and of all seeds where that is quick."""
+def function_regions(module: FunctionRegressor, seed: int, lost: Collection[int] = ()) -> str:
+    """Linear pieces of one seed before the release and now, and of all seeds but the lost ones where that is quick."""
     along = "" if module.network.scaling.in_features == 1 else ", along the domain's diagonal"
     before = int(module.pretrain_regions[seed])
     text = f"{module.linear_regions(seed)}{along}"
@@ -138,8 +150,9 @@ def function_regions(module: FunctionRegressor, seed: int) -> str:
         text = f"{before} at the end of pretraining, {text.replace(along, '')} now{along}"
     seeds = module.network.replicas
     if 1 < seeds <= ALL_SEEDS >> min(12, module.hparams["depth"]):
-        counts = [module.linear_regions(number) for number in range(seeds)]
-        text += f"; all seeds {min(counts)} to {max(counts)}"
+        counts = [module.linear_regions(number) for number in range(seeds) if number not in lost]
+        which = f"the {len(counts)} finite seeds" if lost else "all seeds"
+        text += f"; {which} {min(counts)} to {max(counts)}"
     return text
 
 
@@ -162,32 +175,3 @@ def spread(counts: Sequence[int], constructed: int) -> str:
     values = torch.tensor(counts, dtype=torch.float64)
     now = f"{min(counts)} to {max(counts)}, median {float(values.quantile(0.5)):g}"
     return f"{now}; by construction {constructed}"
-
-
-def peaks_table(saved: Saved, part: Group) -> Table:
-    """Peaks and scales: of each subnetwork, or quantiles over many and the first few."""
-    depth, n = part.bank.depth, len(part.labels)
-    moment = "" if part.bank.released is None else " at the release"
-    unit = "" if part.scales_known else ", in units of s_0 (Theorem 3.1)"
-    known = part.scales_known or part.bank.theorem31
-    table = Table(title=f"peaks a_i and scales s_i{moment}{unit if known else ''}", title_justify="left")
-    table.add_column("subnetwork")
-    table.add_column("")
-    for i in range(depth + 1):
-        table.add_column(f"{i}", justify="right")
-    kinds = [("a", part.peaks, "{:.3f}")] + ([("s", part.scales, "{:.2g}")] if known else [])
-
-    def add(label: str, values: dict[str, Tensor]) -> None:
-        for place, (symbol, _, form) in enumerate(kinds):
-            cells = [form.format(value) for value in values[symbol].tolist()]
-            table.add_row("" if place else label, symbol, *cells)
-
-    if n > LISTED:
-        for label, level in (("lowest", 0.0), ("lower quarter", 0.25), ("median", 0.5), ("upper quarter", 0.75)):
-            add(label, {symbol: values.quantile(level, 0) for symbol, values, _ in kinds})
-        add("highest", {symbol: values.amax(0) for symbol, values, _ in kinds})
-        table.add_section()
-    for number in range(min(n, LISTED if n <= LISTED else 3)):
-        label = part.labels[number] if saved.is_function else f"number {number}"
-        add(label, {symbol: values[number] for symbol, values, _ in kinds})
-    return table

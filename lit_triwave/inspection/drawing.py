@@ -46,8 +46,11 @@ def draw(
     """
     if parts:
         yield from layer_figures(saved, parts)
-    elif isinstance(saved.module.network, DenseNetwork) and len(saved.variables) == 1:
-        yield "neurons", baseline_neurons(saved, seed)
+    elif isinstance(saved.module.network, DenseNetwork):
+        if len(saved.variables) == 1:
+            yield "neurons", baseline_neurons(saved, seed)
+        else:
+            remarks.append(f"no neurons.png: the network has {len(saved.variables)} inputs, and they need one axis")
     if isinstance(saved.module, FunctionRegressor):
         try:
             yield "breakpoints", breakpoints_against_curvature(saved, seed)

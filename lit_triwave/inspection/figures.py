@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from lit_triwave.figure_style import BLUE, GREY, ORANGE, new_figure
+from lit_triwave.figure_style import BLUE, GREY, ORANGE, new_figure, titled
 from lit_triwave.plots import MAX_MARKS
 
 GREEN = "#3f8f5b"
+MANY = colormaps["viridis"]
 NEURONS = {"sum": BLUE, "t1": ORANGE, "t2": GREEN, "bias": GREY}
 MAX_COLUMNS = 6
+NARROWEST = 4.6  # inches that a legend and a title of two or three lines need
 
 
 @dataclass
@@ -41,9 +45,29 @@ def shown_layers(depth: int) -> list[int]:
     return list(range(depth)) if depth <= MAX_COLUMNS else [*range(MAX_COLUMNS - 1), depth - 1]
 
 
+def left_out(numbers: Sequence[int], name: str, first: int = 0) -> str:
+    """What a title says of the layers that a figure has no room for; nothing if all are shown.
+
+    Args:
+        numbers: of those that are shown, rising, from 0.
+        name: of several of them, as "waves".
+        first: what the number 0 is called.
+    """
+    missing = [i + first for i in range(numbers[-1]) if i not in numbers]
+    if not missing:
+        return ""
+    which = f" {missing[0]}" if len(missing) == 1 else f"s {missing[0]} to {missing[-1]}"
+    return f", without {name}{which}"
+
+
+def plural(count: int, name: str) -> str:
+    """A number of things: 1 breakpoint, 2 breakpoints."""
+    return f"{count} {name}" if count == 1 else f"{count} {name}s"
+
+
 def grid(rows: Sequence[Row], headings: Sequence[str], title: str) -> tuple[Figure, list[list[Axes]]]:
     """A panel for each subnetwork and layer."""
-    size = (1.2 + 1.75 * len(headings), 0.9 + 1.35 * len(rows))
+    size = (max(NARROWEST, 1.2 + 1.75 * len(headings)), 0.9 + 1.35 * len(rows))
     figure, axes = new_figure(len(rows), len(headings), size)
     table = [list(axes[i * len(headings) : (i + 1) * len(headings)]) for i in range(len(rows))]
     for line, row in zip(table, rows, strict=True):
@@ -55,7 +79,7 @@ def grid(rows: Sequence[Row], headings: Sequence[str], title: str) -> tuple[Figu
             ax.set_xlabel(row.axis, fontsize=8, labelpad=1)
     for ax, heading in zip(table[0], headings, strict=True):
         ax.set_title(heading, fontsize=9)
-    figure.suptitle(title, fontsize=10)
+    titled(figure, title)
     return figure, table
 
 
@@ -68,7 +92,7 @@ def waves_figure(rows: Sequence[Row], numbers: Sequence[int], title: str) -> Fig
         title: of the figure.
     """
     headings = [f"$W_{{{i}}}$, {1 << (i + 1)} pieces" for i in numbers]
-    figure, table = grid(rows, headings, title)
+    figure, table = grid(rows, headings, title + left_out(numbers, "wave"))
     for line, row in zip(table, rows, strict=True):
         for ax, (x, wave) in zip(line, row.layers, strict=True):
             ax.plot(x, wave, color=BLUE, linewidth=0.9)
@@ -84,16 +108,25 @@ def neurons_figure(rows: Sequence[Row], numbers: Sequence[int], title: str) -> F
         numbers: of the hidden layers that are shown, from 0.
         title: of the figure.
     """
+    title += left_out(numbers, "hidden layer", 1)
     figure, table = grid(rows, [f"hidden layer {i + 1}" for i in numbers], title)
     named = rows[0].label != ""
     for line, row in zip(table, rows, strict=True):
         for ax, (x, curves) in zip(line, row.layers, strict=True):
-            for curve, color in zip(curves.T, itertools.cycle(NEURONS.values())):
+            count = curves.shape[1]
+            colors = list(NEURONS.values()) if named else [MANY(j / max(1, count - 1)) for j in range(count)]
+            for curve, color in zip(curves.T, colors, strict=True):
                 ax.plot(x, curve / (curve.max() or 1.0), color=color, linewidth=1.0)
             ax.set_ylim(-0.05, 1.08)
     if named:
         handles = [table[0][0].plot([], [], color=color, label=name)[0] for name, color in NEURONS.items()]
         figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False, fontsize=8)
+    elif (count := rows[0].layers[0][1].shape[1]) > 1:
+        numbered = ScalarMappable(Normalize(1, count), MANY)
+        bar = figure.colorbar(numbered, ax=[ax for line in table for ax in line], pad=0.01, aspect=12)
+        bar.ax.yaxis.set_major_locator(MaxNLocator(4, integer=True))
+        bar.ax.tick_params(labelsize=7)
+        bar.set_label("neuron of the layer", fontsize=8)
     return figure
 
 
@@ -114,7 +147,7 @@ def breakpoints_figure(x: Tensor, curvature: Tensor, kinks: Tensor, name: str, t
     low, high = float(x[0]) - width / 2, float(x[-1]) + width / 2
     figure, (counts, running) = new_figure(1, 2, (10.0, 4.0))
     bins = max(8, min(40, len(kinks) // 3))
-    label = f"{len(kinks)} breakpoints of the network"
+    label = f"{plural(len(kinks), 'breakpoint')} of the network"
     counts.hist(kinks.numpy(), bins=bins, range=(low, high), color=BLUE, alpha=0.35, label=label)
     expected = optimal * len(kinks) * (high - low) / bins
     counts.plot(x, expected, color=ORANGE, linewidth=1.6, label="as many, as dense as $|f''|^{2/5}$")
@@ -129,7 +162,8 @@ def breakpoints_figure(x: Tensor, curvature: Tensor, kinks: Tensor, name: str, t
     running.plot(steps, [0, *range(1, len(kinks) + 1), len(kinks)], drawstyle="steps-post", color=BLUE, linewidth=1.4)
     running.plot(x, optimal.cumsum(0) * width * len(kinks), color=ORANGE, linewidth=1.6)
     running.set(xlabel=name, ylabel=f"breakpoints up to this {name}")
-    figure.suptitle(title, fontsize=11)
+    running.yaxis.set_major_locator(MaxNLocator(integer=True))
+    titled(figure, title, 11)
     return figure
 
 
@@ -159,7 +193,7 @@ def activations_figure(curves: Sequence[ActivationCurve], title: str) -> Figure:
     """Learned activation functions, each on its own scale, over the normal distribution of their inputs."""
     columns = min(4, len(curves))
     rows = -(-len(curves) // columns)
-    figure, axes = new_figure(rows, columns, (0.6 + 2.3 * columns, 1.3 + 1.7 * rows))
+    figure, axes = new_figure(rows, columns, (max(NARROWEST, 0.6 + 2.3 * columns), 1.3 + 1.7 * rows))
     for ax, curve in zip(axes, curves, strict=False):
         shade = ax.twinx()
         bell = torch.exp(-((curve.z - curve.mean) ** 2) / (2 * curve.deviation**2))
@@ -184,7 +218,7 @@ def activations_figure(curves: Sequence[ActivationCurve], title: str) -> Figure:
     for ax in axes[max(0, len(curves) - columns) : len(curves)]:
         ax.set_xlabel("z, the batch-normalised projection", fontsize=7)
     figure.supylabel("output, each on its own scale", fontsize=9)
-    figure.suptitle(title, fontsize=10)
+    titled(figure, title)
     return figure
 
 
@@ -216,8 +250,9 @@ def peaks_figure(peaks: Tensor, regions: Sequence[int], before: int, title: str)
     right.xaxis.set_major_locator(MaxNLocator(integer=True))
     right.yaxis.set_major_locator(MaxNLocator(integer=True))
     right.set(xlabel="linear pieces of a subnetwork on [0, 1]", ylabel="subnetworks")
+    right.set_ylim(top=1.2 * right.get_ylim()[1])  # room for the legend
     right.legend(framealpha=0.9, edgecolor="white")
-    figure.suptitle(title, fontsize=10)
+    titled(figure, title)
     return figure
 
 
@@ -230,15 +265,16 @@ def activity_figure(layers: Sequence[Tensor], on: str, title: str) -> Figure:
         title: of the figure.
     """
     shown = shown_layers(len(layers))
-    figure, axes = new_figure(1, len(shown), (1.4 + 1.9 * len(shown), 3.2))
+    figure, axes = new_figure(1, len(shown), (max(NARROWEST, 1.4 + 1.9 * len(shown)), 3.2))
     for ax, i in zip(axes, shown, strict=True):
         share = 100 * layers[i].sort().values
-        ax.fill_between(torch.arange(len(share)), share, color=BLUE, alpha=0.35, linewidth=0, step="mid")
+        ax.stairs(share, torch.arange(len(share) + 1), fill=True, color=BLUE, alpha=0.35, linewidth=0)
         dead = int((share == 0).sum())
         ax.set_title(f"hidden layer {i + 1}: {dead} dead", fontsize=9, color=ORANGE if dead else "black")
-        ax.set(ylim=(0, 102), xlim=(0, max(1, len(share) - 1)))
+        ax.set(ylim=(0, 102), xlim=(0, len(share)))
         ax.tick_params(labelsize=7)
         ax.set_xlabel("neurons, sorted", fontsize=8)
     axes[0].set_ylabel(f"above zero / % of {on}", fontsize=8)
-    figure.suptitle(title, fontsize=10)
+    title += left_out(shown, "hidden layer", 1)
+    titled(figure, title)
     return figure

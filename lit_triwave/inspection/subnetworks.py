@@ -217,7 +217,12 @@ def construction(saved: Saved) -> Saved | None:
     except TriwaveError:
         return None
     same = len(other.module.banks) == len(banks) and all(
-        then.released is None and then.peaks.shape == now.peaks.shape and torch.equal(then.peaks, now.peaks)
+        then.released is None and then.peaks.shape == now.peaks.shape and same_peaks(then.peaks, now.peaks)
         for then, now in zip(other.module.banks, banks, strict=True)
     )
     return other if same else None
+
+
+def same_peaks(then: Tensor, now: Tensor) -> bool:
+    """Whether the peaks are equal, those of seeds that were lost already then taken as such."""
+    return torch.equal(then.nan_to_num(), now.nan_to_num())
