@@ -211,3 +211,12 @@ def test_the_script_that_measures_resumability_saves_inside_an_epoch(monkeypatch
     share = measure_resumability(["--turns", "1", "--epochs", "1"])
     (line,) = [line for line in capsys.readouterr().out.splitlines() if "together" in line]
     assert f"{share:+.2%}" in line
+
+
+def test_a_requeued_job_that_began_from_another_runs_checkpoint_goes_on_with_its_own(fit, monkeypatch) -> None:
+    whole = fit("a")
+    begin = ["--ckpt_path", str(whole / "checkpoints" / "pretrained.ckpt")]
+    fit("b", *begin, "--trainer.max_epochs", "7")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    monkeypatch.setenv("SLURM_JOB_ID", "1")
+    assert_ends_alike(whole, fit("b", *begin))
