@@ -29,11 +29,16 @@ def final_parameters(module: Any) -> int:
     count = count_parameters(module)
     if getattr(module, "banks", None) and module.stage_at(module.total_epochs) != "pretrain":
         for bank in module.banks:
-            released = copy.deepcopy(bank)
-            if released.parameterization == "peaks":
+            if bank.parameterization == "peaks":
+                released = copy.deepcopy(bank)
                 released.release(module.release_kind, module.recruit)
-            count += count_parameters(released) - count_parameters(bank)
-    return count // int(getattr(getattr(module, "network", None), "replicas", 1))
+                count += count_parameters(released) - count_parameters(bank)
+    return count // replicas_of(module)
+
+
+def replicas_of(module: Any) -> int:
+    """How many seeds a `FunctionRegressor` trains side by side; 1 for any other module."""
+    return int(getattr(getattr(module, "network", None), "replicas", 1))
 
 
 def multiply_adds(module: Any) -> int | None:

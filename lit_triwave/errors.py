@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 import signal
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class TriwaveError(Exception):
@@ -29,6 +29,11 @@ def reason(error: BaseException, room: int = 150) -> str:
         return text
     words = text[: room - 2].rpartition(" ")[0]
     return f"{words if len(words) > room // 2 else text[: room - 2]} …"
+
+
+def some(names: Sequence[str], most: int = 3) -> str:
+    """The first few names, and how many more there are."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 class Interrupted(Exception):

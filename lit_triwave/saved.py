@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lit_triwave.domain import UnitScaling
-from lit_triwave.errors import TriwaveError, did_you_mean, reason
+from lit_triwave.errors import TriwaveError, did_you_mean, reason, some
 from lit_triwave.modules.classifier import ImageClassifier
 from lit_triwave.modules.regressor import FunctionRegressor
 from lit_triwave.resuming import load_checkpoint
@@ -143,8 +143,7 @@ def find_checkpoint(place: str | Path) -> Path:
     runs = [run / last for run in path.iterdir() if (run / last).is_file()]
     if not runs:
         within = sorted({file.parents[2].name for file in path.glob(f"*/*/{last}")})
-        hint = f"; experiments in it: {', '.join(within[:MOST_NAMED])}" if within else ""
-        hint += f" and {len(within) - MOST_NAMED} more" if len(within) > MOST_NAMED else ""
+        hint = f"; experiments in it: {some(within, MOST_NAMED)}" if within else ""
         raise TriwaveError(f"{path} is no folder of a run or of an experiment: no {last} and no */{last} in it{hint}")
     return max(runs, key=lambda file: file.stat().st_mtime)
 

@@ -12,7 +12,7 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
 
 from lit_triwave.cluster import in_slurm_step
-from lit_triwave.costs import count_parameters
+from lit_triwave.costs import count_parameters, replicas_of
 
 
 def start_block(
@@ -43,7 +43,7 @@ def start_block(
 
 def size(model: Any) -> str:
     """How many numbers the first stage trains."""
-    replicas = int(getattr(getattr(model, "network", None), "replicas", 1))
+    replicas = replicas_of(model)
     count = f"{count_parameters(model) // replicas:,} parameters"
     return count if replicas == 1 else f"{count} in each of {replicas} seeds"
 

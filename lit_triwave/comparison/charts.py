@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lit_triwave.comparison.cells import shortened, shown
-from lit_triwave.comparison.columns import most_varied
+from lit_triwave.comparison.columns import chosen, most_varied
 from lit_triwave.comparison.curves import Curves
 from lit_triwave.comparison.fields import comparable, is_number
 from lit_triwave.comparison.rows import Row
@@ -82,20 +82,9 @@ def drawing_order(comparison: Comparison) -> list[int]:
 
 def parallel_rows(comparison: Comparison) -> list[int]:
     """Numbers of the rows that have the main metric, the best value first, of whatever function or data set."""
-    sign = -1.0 if goal(comparison.main or "") == "max" else 1.0
-    means = {
-        number: sign * sample.mean
-        for number, row in enumerate(comparison.rows)
-        if row.finished and comparison.main and (sample := row.sample(comparison.main)) is not None
-    }
-    return sorted(means, key=lambda number: means[number]) if goal(comparison.main or "") else list(means)
-
-
-def telling(comparison: Comparison, most: int) -> list[str]:
-    """So many fields, by full names, that tell the rows apart best; not the experiment where their names say it."""
-    named = all(row.name.startswith(row.runs[0].experiment) for row in comparison.rows)
-    columns = [name for name in comparison.columns if not (named and name == "experiment")]
-    return most_varied(comparison.rows, columns, most)
+    ranked = set(comparison.ranked())
+    numbers = {row: number for number, row in enumerate(comparison.rows) if row in ranked}
+    return [numbers[row] for row in comparison.best_first(list(numbers))]
 
 
 def labels(comparison: Comparison, longest: int = 56) -> list[str]:
@@ -174,11 +163,8 @@ def parallel_axes(comparison: Comparison, numbers: Sequence[int]) -> list[Axis]:
     """
     rows = [comparison.rows[number] for number in numbers]
     varied = [name for name in comparison.columns if len({comparable(row.values.get(name)) for row in rows}) > 1]
+    ranks = {name: rank for rank, name in enumerate(chosen(rows, varied, MOST_AXES), start=1)}
     names = most_varied(rows, varied, MOST_AXES)
-    ranks: dict[str, int] = {}
-    for most in range(1, len(names) + 1):
-        for name in most_varied(rows, names, most):
-            ranks.setdefault(name, most)
     axes = [_field_axis(comparison.fields.short(name), rows, name, ranks[name]) for name in names]
     if comparison.main:
         means = np.array([sample.mean for row in rows if (sample := row.sample(comparison.main)) is not None])

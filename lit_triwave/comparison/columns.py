@@ -25,6 +25,18 @@ def most_varied(rows: Sequence[Row], names: Sequence[str], most: int, enough: bo
     Returns:
         Those of `ABOUT` and `NEXT` first, the others in the order of `names`.
     """
+    first, others = _chosen(rows, names, most, enough)
+    return first + [name for name in names if name in others]
+
+
+def chosen(rows: Sequence[Row], names: Sequence[str], most: int) -> list[str]:
+    """The same fields, each before those that add less to it."""
+    first, others = _chosen(rows, names, most, False)
+    return first + others
+
+
+def _chosen(rows: Sequence[Row], names: Sequence[str], most: int, enough: bool) -> tuple[list[str], list[str]]:
+    """What the rows are about, and what else tells them apart, both in the order of choice."""
     values = {name: [comparable(row.values.get(name)) for row in rows] for name in names}
     varied = [name for name in names if len(set(values[name])) > 1]
     apart = len(set(zip(*values.values(), strict=True)))
@@ -51,4 +63,4 @@ def most_varied(rows: Sequence[Row], names: Sequence[str], most: int, enough: bo
         if not left:
             break
         take(max(left, key=lambda name: (with_(name), len(set(values[name])))))
-    return first + [name for name in names if name in best and name not in first]
+    return first, best[len(first) :]

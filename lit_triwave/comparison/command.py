@@ -60,7 +60,7 @@ def run(args: Sequence[str], started: float) -> int:
         runs = select(runs, parse_conditions(asked.where, fields))
         by = [fields.find(name, "--group-by") for name in asked.group_by]
         metrics = [fields.find(name, "--metrics", fields.metrics) for name in asked.metrics]
-        sort = asked.sort if asked.sort in (None, *HEADERS) else fields.find(asked.sort, "--sort", ways=HEADERS)
+        sort = fields.find(asked.sort, "--sort", besides=HEADERS) if asked.sort else None
         comparison = compare(runs, fields, by, list(dict.fromkeys(metrics)), sort, asked.descending)
         comparison.said = said
         drawn = asked.figures or form == "html"

@@ -65,25 +65,25 @@ class Fields:
         self.names += [name for name in about if name not in self.names]  # known by their full names alone
         self._full = set(self.names)
 
-    def find(self, name: str, option: str, among: Sequence[str] | None = None, ways: Sequence[str] = ()) -> str:
+    def find(self, name: str, option: str, among: Sequence[str] | None = None, besides: Sequence[str] = ()) -> str:
         """The full name of a field.
 
         Args:
             name: full or short.
             option: of the command line that named it, for the error.
             among: the fields that it may be; all by default.
-            ways: what else might have been meant, for the error.
+            besides: what else may be named, which stays as it is.
 
         Raises:
             TriwaveError: there is no such field, or more than one.
         """
         allowed = self._full if among is None else set(among)
-        if name in allowed:
+        if name in allowed or name in besides:
             return name
         meant = [full for full in self._meant.get(name, []) if full in allowed]
         if not meant:
             known = [part for part, names in self._meant.items() if allowed.intersection(names)] + sorted(allowed)
-            near = did_you_mean(name, [*known, *ways], 3)
+            near = did_you_mean(name, [*known, *besides], 3)
             if not near and among:
                 near = f"; there are {', '.join(among[:MOST_METRICS])}" + (", …" if len(among) > MOST_METRICS else "")
             raise TriwaveError(f"{option} {name}: no run has this field{near}")

@@ -24,11 +24,12 @@ from lit_triwave.comparison.charts import (
     parallel_axes,
     parallel_rows,
     points,
-    telling,
 )
+from lit_triwave.comparison.columns import most_varied
 from lit_triwave.comparison.curves import Curve, Curves
 from lit_triwave.comparison.table import BEST, Cell, Comparison
 from lit_triwave.comparison.verdict import remarks, verdict
+from lit_triwave.errors import some
 
 MOST_FIELDS = 6
 """Fields before the metrics; further ones come behind them."""
@@ -76,9 +77,8 @@ def page(comparison: Comparison, curves: Curves) -> str:
         },
     }
     experiments = list(dict.fromkeys(run.experiment for run in comparison.runs))
-    more = f" and {len(experiments) - 3} more" if len(experiments) > 3 else ""
     parts = {
-        "title": escape(f"{len(comparison.runs)} runs of {', '.join(experiments[:3])}{more}"),
+        "title": escape(f"{len(comparison.runs)} runs of {some(experiments)}"),
         "verdict": "<br>".join(map(escape, verdict(comparison))),
         "remarks": "\n".join(f'<p class="remark">{escape(line)}</p>' for line in remarks(comparison)),
         "main": escape(comparison.main or ""),
@@ -146,7 +146,7 @@ def _table(comparison: Comparison) -> str:
     """
     header, body = comparison.cells(comparison.columns)
     fields = range(1, 1 + len(comparison.columns))  # the first column is the run
-    first = comparison.columns if comparison.grouped else telling(comparison, MOST_FIELDS)
+    first = comparison.columns if comparison.grouped else most_varied(comparison.rows, comparison.apart, MOST_FIELDS)
     near = [1 + comparison.columns.index(name) for name in first]
     metrics = range(1 + len(comparison.columns), len(header))
     shown_order = [0, *near, *metrics, *(column for column in fields if column not in near)]

@@ -10,6 +10,7 @@ from typing import Any
 from lit_triwave.comparison.compared_run import ComparedRun
 from lit_triwave.comparison.fields import comparable, value_of
 from lit_triwave.comparison.statistics import Sample, is_lost, pooled, sample_of
+from lit_triwave.errors import some
 
 SEEDS = ("seed", "split_seed", "seed_everything")
 """Last words of the fields that are seeds."""
@@ -57,8 +58,7 @@ class Row:
         if len(self.runs) == 1:
             return self.runs[0].name
         experiments = list(dict.fromkeys(run.experiment for run in self.runs))
-        more = f" and {len(experiments) - 1} more" if len(experiments) > 1 else ""
-        return f"{experiments[0]}{more} ({len(self.runs)} runs)"
+        return f"{some(experiments, 1)} ({len(self.runs)} runs)"
 
     def sample(self, metric: str) -> Sample | None:
         """A metric over all seeds of the row; None where no run has it, or one has it and it is not finite."""

@@ -64,6 +64,12 @@ class Comparison:
     said: list[str] = field(default_factory=list)
 
     @property
+    def apart(self) -> list[str]:
+        """The columns without the experiment, where the rows' names say it, as those of run folders do."""
+        named = all(row.name.startswith(row.runs[0].experiment) for row in self.rows)
+        return [name for name in self.columns if not (named and name == "experiment")]
+
+    @property
     def main(self) -> str | None:
         """The metric by which rows are the best of their targets."""
         return self.metrics[0] if self.metrics else None
@@ -76,8 +82,12 @@ class Comparison:
         for row in self.rows:
             if main is not None and row.finished and row.sample(main) is not None:
                 targets.setdefault(row.target, []).append(row)
-        sign = {"max": -1.0, "min": 1.0}.get(goal(main or "") or "", 0.0)
-        return [sorted(rows, key=lambda row: sign * self._mean(row)) for rows in targets.values()]
+        return [self.best_first(rows) for rows in targets.values()]
+
+    def best_first(self, rows: Sequence[Row]) -> list[Row]:
+        """Rows that have the main metric, the best value first; in their order where neither way is better."""
+        sign = {"max": -1.0, "min": 1.0}.get(goal(self.main or "") or "", 0.0)
+        return sorted(rows, key=lambda row: sign * self._mean(row))
 
     def ranked(self) -> list[Row]:
         """The same in one list, target after target."""

@@ -11,6 +11,7 @@ from lit_triwave.comparison.fields import is_number, value_of
 from lit_triwave.comparison.rows import TARGET, Row, is_target, setting
 from lit_triwave.comparison.statistics import Sample, welch
 from lit_triwave.comparison.table import Comparison
+from lit_triwave.errors import some
 from lit_triwave.goals import goal
 
 SIGNIFICANT = 0.05
@@ -154,8 +155,3 @@ def _exchanges(run: ComparedRun) -> bool:
     """Whether worse seeds of a run went on from better ones."""
     asked = (run.config.get("model.polish.epochs"), run.config.get("model.polish.exchange"))
     return all(is_number(value) and value > 0 for value in asked) and run.summary.get("replicas", 1) != 1
-
-
-def some(names: list[str]) -> str:
-    """A few names, and how many more there are."""
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -29,18 +29,11 @@ def _columns(comparison: Comparison) -> tuple[list[str], list[str]]:
     """The fields that are shown, and a sentence about the others."""
     if comparison.grouped:
         return comparison.columns, []
-    rows = comparison.rows
-    differing = [name for name in comparison.columns if name != "experiment" or not all(map(_names_experiment, rows))]
-    there = [name for name in differing if any(shown(row.values.get(name)) for row in rows)]
-    columns = most_varied(rows, there, MOST_COLUMNS)
-    left = len(differing) - len(columns)
+    there = [name for name in comparison.apart if any(shown(row.values.get(name)) for row in comparison.rows)]
+    columns = most_varied(comparison.rows, there, MOST_COLUMNS)
+    left = len(comparison.apart) - len(columns)
     others = [f"{left} more fields differ; --format csv, json or html has them, --group-by chooses."] if left else []
     return columns, others
-
-
-def _names_experiment(row: Row) -> bool:
-    """Whether a row's name says its experiment, as those of run folders do."""
-    return all(row.name.startswith(run.experiment) for run in row.runs[:1])
 
 
 def write_screen(comparison: Comparison, file: TextIO) -> None:
