@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
@@ -131,3 +132,13 @@ def one_message() -> Iterator[None]:
         if LOST.search(str(error)):  # not this rank's fault; who started the ranks says which one is gone
             raise SystemExit(1) from error
         raise TriwaveError(f"on rank {rank}: {one_line(error)}") from error
+
+
+def leave_ranks() -> None:
+    """Closes the connections to the other ranks, once all is well and done.
+
+    Lightning does so for NCCL only, and gloo's threads must not outlive the interpreter: a process that ends with one
+    of them at work is aborted ("terminate called without an active exception"), rarely, and its run with it.
+    """
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()

@@ -25,7 +25,7 @@ from lit_triwave.callbacks.progress import StageProgress
 from lit_triwave.callbacks.reporting import best_checkpoint, reporting
 from lit_triwave.callbacks.stage_switch import check_strategy
 from lit_triwave.cli import INTERRUPTED, REQUEUE, interrupted
-from lit_triwave.cluster import check_meeting_point, cluster_environment, one_message, requeued
+from lit_triwave.cluster import check_meeting_point, cluster_environment, leave_ranks, one_message, requeued
 from lit_triwave.errors import Interrupted, TrainingDiverged, TriwaveError
 from lit_triwave.home import found
 from lit_triwave.launcher import LAUNCHER_VARIABLE, announce_launcher
@@ -352,6 +352,7 @@ def run(args: Sequence[str], started: float) -> int:
             },
             args=list(args),
         )
+        leave_ranks()
         if cli.stopped is None:
             return 0
         if rank_zero_only.rank > 0:  # type: ignore[attr-defined]
