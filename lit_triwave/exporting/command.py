@@ -19,6 +19,7 @@ from lit_triwave.quiet import quiet
 from lit_triwave.runs import open_folder, written_whole
 from lit_triwave.saved import Saved, load_module
 
+ARITHMETIC = {"float32": torch.float32, "float64": torch.float64}
 DESCRIPTION = "A trained network without this project: plain PyTorch, a torch.export program, or ONNX."
 
 
@@ -30,7 +31,7 @@ def run(args: Sequence[str], started: float) -> int:
     seed = saved.seed(options.seed)
     dtype = torch.float32 if options.float32 else saved.dtype
     paths = places(saved, options)
-    exported = describe(saved, seed, dtype)
+    exported = describe(saved, seed, dtype, arithmetic(saved, dtype, options.arithmetic))
     difference = write(saved, seed, exported, options.format, paths)
     print(report(saved, seed, exported, paths, difference))
     return 0
@@ -48,12 +49,23 @@ def parse(args: Sequence[str]) -> Any:
     )
     parser.add_argument("--out", type=str, help="file to write; by default exported/ in the run's folder")
     parser.add_argument("--seed", type=int, help="which of a function's seeds, from 0; by default the best one")
-    parser.add_argument("--float32", type=bool, nargs="?", const=True, default=False, help="also of a float64 model")
+    parser.add_argument(
+        "--float32", type=bool, nargs="?", const=True, default=False, help="inputs and outputs, also of a float64 model"
+    )
+    parser.add_argument(
+        "--arithmetic",
+        type=str,
+        help="float32 or float64: what is computed between them; by default functions in float64, classifiers as they "
+        "were trained",
+    )
     parser.add_argument("--overwrite", type=bool, nargs="?", const=True, default=False, help="a file that exists")
     options = parser.parse_args(list(args))
     if options.format not in FORMATS:
         near = did_you_mean(options.format, FORMATS)
         parser.error(f"--format {options.format}: one of {', '.join(FORMATS)}{near}")
+    if options.arithmetic not in (None, *ARITHMETIC):
+        near = did_you_mean(options.arithmetic, ARITHMETIC)
+        parser.error(f"--arithmetic {options.arithmetic}: one of {', '.join(ARITHMETIC)}{near}")
     suffix = SUFFIXES[options.format]
     if options.out and Path(options.out).suffix != suffix:
         parser.error(f"--out {options.out}: a file of --format {options.format} ends in {suffix}")
@@ -79,14 +91,28 @@ def places(saved: Saved, options: Any) -> list[Path]:
     return paths
 
 
-def describe(saved: Saved, seed: int, dtype: torch.dtype) -> Exported:
+def arithmetic(saved: Saved, dtype: torch.dtype, asked: str | None) -> torch.dtype:
+    """What an export with inputs and outputs of a precision computes in.
+
+    Raises:
+        TriwaveError: in float32 between inputs and outputs in float64.
+    """
+    if asked is None:
+        return torch.float64 if saved.is_function else dtype
+    if asked == "float32" and dtype == torch.float64:
+        raise TriwaveError("--arithmetic float32: this model is float64, give --float32 too")
+    return ARITHMETIC[asked]
+
+
+def describe(saved: Saved, seed: int, dtype: torch.dtype, arithmetic: torch.dtype) -> Exported:
     """The plain network of a checkpoint, and what a user who has nothing else should know of it."""
     arguments = saved.module.hparams
     about: dict[str, Any] = {
         "title": title(saved),
         "lit_triwave": __version__,
         "stage": saved.module.stage,
-        "dtype": str(dtype).removeprefix("torch."),
+        "dtype": name_of(dtype),
+        "arithmetic": name_of(arithmetic),
     }
     backbone = None
     if saved.is_function:
@@ -101,13 +127,18 @@ def describe(saved: Saved, seed: int, dtype: torch.dtype) -> Exported:
             backbone = {"name": arguments["backbone"], "num_classes": arguments["num_classes"]}
     name = "images" if not saved.is_function else saved.variables[0] if len(saved.variables) == 1 else "inputs"
     return Exported(
-        network=plain_network(saved, seed, dtype),
+        network=plain_network(saved, seed, dtype, arithmetic),
         example=sample_inputs(saved, dtype)[:2],
         input=name if name.isidentifier() else "inputs",
         output="value" if saved.is_function and name != "value" else "output" if saved.is_function else "logits",
         about=about,
         backbone=backbone,
     )
+
+
+def name_of(dtype: torch.dtype) -> str:
+    """float32, float64."""
+    return str(dtype).removeprefix("torch.")
 
 
 def title(saved: Saved) -> str:
@@ -142,7 +173,8 @@ def write(saved: Saved, seed: int, exported: Exported, kind: Format, paths: Sequ
                 evaluate = (write_program if kind == "program" else write_onnx)(exported, partial[0])
         except OSError as error:
             raise TriwaveError(f"{paths[0]} cannot be written: {error.strerror or error}") from error
-        difference = compare(saved, seed, evaluate, exported.example.dtype)
+        arithmetic = ARITHMETIC[exported.about["arithmetic"]]
+        difference = compare(saved, seed, evaluate, exported.example.dtype, arithmetic)
         if not difference.acceptable:
             raise TriwaveError(
                 f"not written: the {kind} file differs from the model by {difference.share:.1e} of {unit(saved)}, "
@@ -166,15 +198,16 @@ def report(saved: Saved, seed: int, exported: Exported, paths: Sequence[Path], d
     else:
         rows.append(("input", f"{exported.input} ({sizes}) {dtype}: pixels {exported.about['pixels']}"))
         rows.append(("output", f"{exported.output} (batch, {len(exported.about['classes'])}) {dtype}"))
+    rows.append(("arithmetic", exported.about["arithmetic"]))
     rows.append(("difference", found))
-    if difference.share > 1e-6:
-        rows.append(("", f"{dtype} itself puts the model {difference.rounding:.1e} away from float64"))
+    if difference.share > 1e-6 or (saved.dtype == torch.float32 and difference.rounding > 1e-6):
+        rows.append(("", f"the model itself, in float32, is {difference.rounding:.1e} away from float64"))
     return "\n".join(f"{name:<14}{value}" for name, value in rows)
 
 
 def unit(saved: Saved) -> str:
     """What differences are measured in."""
-    return "the targets' range" if saved.is_function else "the largest logit"
+    return "the targets' range" if saved.is_function else "the largest logit, or of 1"
 
 
 def place(saved: Saved, seed: int) -> str:

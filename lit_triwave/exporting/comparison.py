@@ -13,7 +13,7 @@ from lit_triwave.exporting.formats import Evaluate
 from lit_triwave.saved import Saved
 
 TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-12}
-"""Of the largest output, or of the targets' range for functions."""
+"""In units of `Difference.unit`."""
 ROUNDINGS = 4.0
 """Two ways of computing the same thing in float32 may differ by so many times what one differs from float64: a few
 rounding errors, with networks whose peaks are near 0 or 1, are more than 1e-6."""
@@ -27,11 +27,12 @@ class Difference:
 
     Attributes:
         largest: in units of the outputs.
-        unit: the largest output, or the range of the targets.
+        unit: of a function, the range of the targets; of a classifier the largest logit, or 1 where all are smaller, as
+            it is the absolute error of logits that probabilities feel.
         limit: in units of `unit`.
         samples: how many were compared.
-        rounding: in units of `unit`, how far the model in the precision of the export is from itself in float64, at
-            most.
+        rounding: in units of `unit`, how far the model in the precision of the export's inputs is from itself in
+            float64, at most.
     """
 
     largest: float
@@ -68,28 +69,34 @@ def sample_inputs(saved: Saved, dtype: torch.dtype) -> Tensor:
 
 
 @torch.no_grad()
-def compare(saved: Saved, seed: int, exported: Evaluate, dtype: torch.dtype) -> Difference:
+def compare(saved: Saved, seed: int, exported: Evaluate, dtype: torch.dtype, arithmetic: torch.dtype) -> Difference:
     """Evaluates an exported network and the model on the same inputs, all in one batch and one alone.
 
     Args:
         saved: the checkpoint with the model.
         seed: which of a function's networks.
         exported: inputs ↦ outputs.
-        dtype: of the export.
+        dtype: of the export's inputs and outputs.
+        arithmetic: of what it computes; in float64 it is compared with the model in float64, also where the model was
+            trained in float32.
 
     Raises:
         TriwaveError: the model is not finite.
     """
     x = sample_inputs(saved, dtype)
-    expected = outputs(saved, seed, x, saved.dtype)
+    exact = outputs(saved, seed, x, torch.float64)
+    single = torch.float32 in (dtype, saved.dtype)
+    rounded = outputs(saved, seed, x, torch.float32) if single else exact
+    expected = rounded if saved.dtype == arithmetic == torch.float32 else exact
     found = torch.cat([exported(x), exported(x[-1:])]).double()
     if not expected.isfinite().all():
         raise TriwaveError(f"{saved.path}: the outputs of the model itself are not finite")
     largest = float((found - torch.cat([expected, expected[-1:]])).abs().max())
-    unit = float(saved.scaling.scale if saved.is_function else expected.abs().max()) or 1.0
-    exact = expected if saved.dtype == torch.float64 else outputs(saved, seed, x, torch.float64)
-    rounding = 0.0 if dtype == torch.float64 else float((outputs(saved, seed, x, dtype) - exact).abs().max()) / unit
-    limit = max(TOLERANCE[dtype], ROUNDINGS * rounding)
+    unit = float(saved.scaling.scale if saved.is_function else expected.abs().max().clamp_min(1))
+    rounding = float((rounded - exact).abs().max()) / unit
+    limit = TOLERANCE[dtype]
+    if arithmetic == torch.float32:
+        limit = max(limit, ROUNDINGS * rounding)
     return Difference(largest, unit, limit, len(x), rounding)
 
 

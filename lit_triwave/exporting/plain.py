@@ -27,8 +27,27 @@ class NormalCDF(nn.Module):
         return share
 
 
+class InFloat64(nn.Module):
+    """A network that computes in float64, for inputs and outputs of any precision.
+
+    Args:
+        layers: float64.
+    """
+
+    def __init__(self, layers: nn.Module) -> None:
+        super().__init__()
+        self.layers = layers
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As `layers`, outputs in the precision of the inputs."""
+        y: Tensor = self.layers(x.double()).to(x.dtype)
+        return y
+
+
 @torch.no_grad()
-def plain_network(saved: Saved, seed: int, dtype: torch.dtype | None = None) -> nn.Module:
+def plain_network(
+    saved: Saved, seed: int, dtype: torch.dtype | None = None, arithmetic: torch.dtype | None = None
+) -> nn.Module:
     """The network of a checkpoint as it is in evaluation, made of PyTorch's own modules.
 
     Functions become `nn.Linear` and `nn.ReLU` alone, the clamp to the domain included, so that they are the model
@@ -38,20 +57,24 @@ def plain_network(saved: Saved, seed: int, dtype: torch.dtype | None = None) -> 
     Args:
         saved: the checkpoint.
         seed: which of a function's networks.
-        dtype: of the parameters; by default the model's.
+        dtype: of inputs and outputs; by default the model's.
+        arithmetic: of the parameters and of what is computed: float64 (in `InFloat64` for float32 inputs) or, by
+            default, `dtype`. In float32 two ways of computing a function in another order are up to 2e-6 apart.
 
     Returns:
         In evaluation mode: (batch, in_features) ↦ (batch, 1), or images (batch, C, H, W) ↦ logits (batch, classes).
     """
     dtype = dtype or saved.dtype
+    arithmetic = arithmetic or dtype
     network = copy.deepcopy(saved.module.network)
     if isinstance(network, DenseNetwork):
-        plain: nn.Module = network.to_sequential(seed)
+        plain: nn.Module = network.double().to_sequential(seed)
     elif isinstance(network, TriangleNetwork):
         plain = function_layers(network.double(), seed)
     else:
         plain = without_ours(network)
-    return plain.to(dtype).eval().requires_grad_(False)
+    plain = plain.to(arithmetic)
+    return (plain if arithmetic == dtype else InFloat64(plain)).eval().requires_grad_(False)
 
 
 def function_layers(network: TriangleNetwork, seed: int) -> nn.Sequential:

@@ -11,7 +11,7 @@ from torch import nn
 
 from lit_triwave.backbones import model_options
 from lit_triwave.errors import TriwaveError
-from lit_triwave.exporting.plain import NormalCDF
+from lit_triwave.exporting.plain import InFloat64, NormalCDF
 
 SCRIPT = '''\
 """{title}
@@ -50,6 +50,19 @@ if __name__ == "__main__":
     print(load())
 '''
 
+IN_FLOAT64 = '''
+class InFloat64(nn.Module):
+    """Computes in float64; outputs have the precision of the inputs."""
+
+    def __init__(self, layers: nn.Module) -> None:
+        super().__init__()
+        self.layers = layers
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layers(x.double()).to(x.dtype)
+
+'''
+
 NORMAL_CDF = '''
 class NormalCDF(nn.Module):
     """The normal distribution function."""
@@ -85,7 +98,7 @@ def script(
         imports="from torchvision import models\n" if backbone else "",
         weights=weights.name,
         about=literal(about),
-        classes=NORMAL_CDF if "NormalCDF()" in body else "",
+        classes=(IN_FLOAT64 if "InFloat64(" in body else "") + (NORMAL_CDF if "NormalCDF()" in body else ""),
         body=body,
         dtype=next(network.parameters()).dtype,
     )
@@ -131,6 +144,8 @@ def expression(module: nn.Module, depth: int = 0) -> str:
     kind = type(module).__name__
     if isinstance(module, NormalCDF):
         return "NormalCDF()"
+    if isinstance(module, InFloat64):
+        return f"InFloat64({expression(module.layers, depth)})"
     if type(module) is not getattr(nn, kind, None):
         raise TriwaveError(f"{kind} is not one of PyTorch's own modules: take --format program or onnx")
     inner, end = "    " * (depth + 1), "    " * depth
