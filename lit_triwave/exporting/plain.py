@@ -107,8 +107,9 @@ def without_ours(module: nn.Module) -> nn.Module:
     if isinstance(module, BlockDiagonalHead):
         module = nn.Sequential(OrderedDict(layers=module.layers, dropout=module.dropout, classes=module.classes))
     elif isinstance(module, BlockDiagonalLayers):
-        squash, bank = squashed(module)
-        parts = OrderedDict(projection=module.projection, norm=module.norm, squash=squash, subnetworks=bank)
+        bank = dense.sequential(bank_layers(copy.deepcopy(module.bank).double()))
+        norm, squash = squashed(module)
+        parts = OrderedDict(projection=module.projection, norm=norm, squash=squash, subnetworks=bank)
         module = nn.Sequential(parts)
     elif isinstance(module, Pixels):
         return nn.Flatten()
@@ -119,15 +120,15 @@ def without_ours(module: nn.Module) -> nn.Module:
     return module
 
 
-def squashed(layers: BlockDiagonalLayers) -> tuple[nn.Module, nn.Sequential]:
-    """The squash of batch-normalised values, and the subnetworks behind it."""
-    affine = bank_layers(copy.deepcopy(layers.bank).double())
+def squashed(layers: BlockDiagonalLayers) -> tuple[nn.Module, nn.Module]:
+    """The batch norm before the subnetworks, and the squash of its values."""
     if layers.squash != "hard":
-        return nn.Sigmoid() if layers.squash == "sigmoid" else NormalCDF(), dense.sequential(affine)
-    # 1/2 + z/4 clamped to [0, 1] is z clamped to [−2, 2], and then mapped by the next layer.
-    eye = torch.eye(layers.bank.shape.numel()).to(affine[0][0])
-    quarter = (eye / 4, torch.full_like(eye[0], 0.5))
-    return nn.Hardtanh(-2.0, 2.0), dense.sequential(dense.chain([quarter], affine))
+        return layers.norm, nn.Sigmoid() if layers.squash == "sigmoid" else NormalCDF()
+    # 1/2 + z/4 clamped to [0, 1] is PyTorch's 1/2 + x/6 for x = 3/2·z.
+    norm = copy.deepcopy(layers.norm)
+    norm.weight.mul_(1.5)
+    norm.bias.mul_(1.5)
+    return norm, nn.Hardsigmoid()
 
 
 def bank_layers(bank: TriangleBank) -> list[dense.Affine]:
