@@ -197,8 +197,8 @@ def make_loggers(run: Run, wandb_id: str, rows: Sequence[Row] = (), tags: Sequen
         tags: of the Weights & Biases run.
     """
     loggers: list[Logger] = [MetricsCSV(run, rows)]
-    # W&B would time each row for its makers, which is half of what a row costs this process, and send them the traces of
-    # errors, which name paths.
+    # W&B would time each row for its makers, which is half of what a row costs this process, and send them the traces
+    # of errors, which name paths.
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     mode, why = wandb_mode(run.wandb)
     if mode != "disabled":
