@@ -134,7 +134,8 @@ def result(run: Path) -> dict[str, Any]:
         found |= {f"{path.name}: {name}": part for name, part in parts.items()}
     with (run / "metrics.csv").open() as file:
         found["metrics.csv"] = list(csv.DictReader(file))
-    found["summary.json"] = json.loads((run / "summary.json").read_text()) | {"wall_seconds": None}
+    times = {"wall_seconds": None, "fit_seconds": None}
+    found["summary.json"] = json.loads((run / "summary.json").read_text()) | times
     return found
 
 

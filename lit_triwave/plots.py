@@ -9,6 +9,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
@@ -87,7 +88,7 @@ def loss_figure(
             va="top",
             color=ORANGE,
             fontsize=9,
-            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1.0},  # curves may pass below
+            path_effects=[withStroke(linewidth=2.5, foreground="white")],  # curves may pass below
         )
     if limit is not None:
         ax.axhline(limit, color="black", linewidth=0.9, linestyle=":", label="free-knot limit")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 from lit_triwave.cli import main
 from tests.conftest import REPOSITORY
@@ -31,3 +33,9 @@ def small_run(root: Path, name: str, *args: str) -> Path:
         place = ["--run.root", str(root), "--run.experiment", folder.parent.name, "--run.id", "a"]
         assert main(["fit", *place, *args]) == 0
     return folder
+
+
+def untimed_summary(run: Path) -> dict[str, Any]:
+    """A run's summary, all but the time it took."""
+    summary = json.loads((run / "summary.json").read_text())
+    return {name: value for name, value in summary.items() if name not in ("wall_seconds", "fit_seconds")}

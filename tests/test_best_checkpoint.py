@@ -59,7 +59,15 @@ def test_best_is_the_epoch_of_the_lowest_validation_error_and_last_the_last(fit,
     # What is said of the run stays that of its last step.
     assert before == ((run / "summary.json").read_bytes(), (run / "figures" / "fit.png").read_bytes())
     tested = json.loads((run / "best" / "summary.json").read_text())
-    assert tested["test/mse_min"] < json.loads(before[0])["test/mse_min"]
+    last = json.loads(before[0])
+    assert tested["test/mse_min"] < last["test/mse_min"]
+    # Of these weights, not of the last stage that ended before them, and no time but the fit's.
+    saved = load_module(best[1])
+    points = saved.data()
+    points.setup("fit")
+    errors = (saved.module(points.train_set.x) - points.train_set.y[:, None]).square().mean(0)
+    assert tested["train/mse"] == pytest.approx(float(errors[saved.seed()]), rel=1e-9)
+    assert 0 < tested["fit_seconds"] < last["fit_seconds"] < last["wall_seconds"] > tested["wall_seconds"]
     assert (run / "best" / "figures" / "fit.png").is_file() and (run / "best" / "predictions.csv").is_file()
     assert main(["test", "--config", "configs/x3_minus_x.yaml", *again]) == 0
     assert f"checkpoint: {run / 'checkpoints' / 'last.ckpt'}" in capsys.readouterr().out  # not the newest file

@@ -13,7 +13,7 @@ from lit_triwave.cli import main
 from tests.conftest import REPOSITORY
 
 CONFIGS = [path for path in sorted((REPOSITORY / "configs").rglob("*.yaml")) if "FunctionRegressor" in path.read_text()]
-STABLE = ["test/mse", "test/max_error", "linear_regions/final", "wall_seconds", "seed"]
+STABLE = ["test/mse", "test/max_error", "linear_regions/final", "wall_seconds", "fit_seconds", "seed"]
 PRETRAINED = ["pretrain/mse", "linear_regions/pretrained"]
 
 

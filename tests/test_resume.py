@@ -16,6 +16,7 @@ from benchmarks.resumability import main as measure_resumability
 from lit_triwave.callbacks.checkpoint import StageCheckpoint
 from tests.conftest import REPOSITORY
 from tests.faults import signal_at
+from tests.small_runs import untimed_summary
 
 
 def state(run: Path) -> dict[str, Any]:
@@ -47,9 +48,7 @@ def assert_ends_alike(whole: Path, resumed: Path) -> None:
     """Parameters, optimizers, logged rows and summary, all but the time it took."""
     assert_identical(state(whole), state(resumed))
     assert rows(whole) == rows(resumed)
-    one, two = (json.loads((run / "summary.json").read_text()) for run in (whole, resumed))
-    one.pop("wall_seconds"), two.pop("wall_seconds")
-    assert one == two
+    assert untimed_summary(whole) == untimed_summary(resumed)
 
 
 POLISH = ["--data.batch_size", "null", "--model.polish.epochs", "5"]
@@ -220,3 +219,10 @@ def test_a_requeued_job_that_began_from_another_runs_checkpoint_goes_on_with_its
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
     monkeypatch.setenv("SLURM_JOB_ID", "1")
     assert_ends_alike(whole, fit("b", *begin))
+
+
+def test_a_finished_run_takes_no_more_time_when_it_is_resumed(fit) -> None:
+    run = fit("r")
+    before = (run / "summary.json").read_text()
+    fit("r", "--ckpt_path", str(run / "checkpoints" / "last.ckpt"))
+    assert (run / "summary.json").read_text() == before

@@ -41,22 +41,42 @@ class RunSummary(Callback, ABC):
         self.path = folder / "summary.json"
         self.seed = seed
         self.started = started
-        self.earlier_seconds = 0.0
-        self.fitted = False
+        self.earlier = self.earlier_fit = 0.0
+        self.fit_began: float | None = None
+        self.fit_ended: float | None = None
+
+    @property
+    def fitted(self) -> bool:
+        """Whether this process has fitted what it tests."""
+        return self.fit_began is not None
 
     @property
     def seconds(self) -> float:
-        """Wall time of this process and of those that it resumes."""
-        return self.earlier_seconds + time.monotonic() - self.started
+        """Wall time of the processes that fitted: of this one, if it did, and of those that it resumes."""
+        return self.earlier + (time.monotonic() - self.started if self.fitted else 0.0)
+
+    @property
+    def fit_seconds(self) -> float:
+        """Of these, the time of the steps and of the validations between them."""
+        if self.fit_began is None:
+            return self.earlier_fit
+        return self.earlier_fit + (self.fit_ended or time.monotonic()) - self.fit_began
 
     def state_dict(self) -> dict[str, Any]:
-        return {"seconds": self.seconds}
+        return {"seconds": self.seconds, "fit_seconds": self.fit_seconds}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.earlier_seconds = state_dict["seconds"]
+        self.earlier = state_dict["seconds"]
+        self.earlier_fit = state_dict.get("fit_seconds", self.earlier)
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.fitted = True
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.fit_began = time.monotonic()
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.fit_ended = time.monotonic()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self.fit_ended = self.fit_ended or time.monotonic()
 
     @abstractmethod
     def summarize(self, data: Any, module: Any) -> dict[str, Any]:
@@ -77,7 +97,7 @@ class RunSummary(Callback, ABC):
         old = json.loads(self.path.read_text()) if self.path.is_file() else {}
         new = {"schema": SCHEMA} | self.summarize(trainer.datamodule, pl_module)  # type: ignore[attr-defined]
         if self.fitted or not old:
-            new |= {"wall_seconds": self.seconds, "seed": self.seed}
+            new |= {"wall_seconds": self.seconds, "fit_seconds": self.fit_seconds, "seed": self.seed}
         summary = old | new
         self.path.parent.mkdir(parents=True, exist_ok=True)
         write_json(self.path, summary)
@@ -86,8 +106,9 @@ class RunSummary(Callback, ABC):
                 logger.log_summary(summary)
         print(self.path.parent, flush=True)
         table = self.table(summary, trainer.datamodule, pl_module)  # type: ignore[attr-defined]
-        label = "time" if "wall_seconds" in new else "time of the fit"
-        table.add_row(label, f"{summary['wall_seconds']:.1f} s")
+        whole, label = f"{summary['wall_seconds']:.1f} s", "time" if self.fitted else "time of the fit"
+        fit = summary.get("fit_seconds")
+        table.add_row(label, whole if fit is None else f"{whole}, steps {fit:.1f} s")
         Console().print(table)
 
 
@@ -169,6 +190,7 @@ def summarize(data: Any, module: FunctionRegressor) -> dict[str, Any]:
     summary["multiply_adds"] = multiply_adds(module)
     with torch.no_grad():
         outputs = module(data.train_set.x.to(module.device))
+        train = (outputs - module.targets(data.train_set.y.to(module.device))).square().mean(0)
     summary["dead"] = float(dead(outputs).double().mean())
     plain = module.plain(best)
     summary["dead_units"] = dead_share(module.network, plain, data.train_set.x.to(plain[0].weight))
@@ -176,8 +198,7 @@ def summarize(data: Any, module: FunctionRegressor) -> dict[str, Any]:
         summary |= {"pretrain/mse": module.pretrain_mse[best]} | spread("pretrain/mse", module.pretrain_mse)
         summary["linear_regions/pretrained"] = int(module.pretrain_regions[best])
         summary["linear_regions/pretrained_min"] = int(module.pretrain_regions.min())
-    if module.train_mse.isfinite().any():
-        summary |= {"train/mse": module.train_mse[best]} | spread("train/mse", module.train_mse)
+    summary |= {"train/mse": train[best]} | spread("train/mse", train)
     summary["linear_regions/final"] = module.linear_regions(best)
     limit = data.free_knot_mse(module.network.segments)
     if limit is not None:

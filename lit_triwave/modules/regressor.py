@@ -141,7 +141,7 @@ class FunctionRegressor(StagedModule):
         x, y, weight = batch
         if self.stage == "polish":
             return self._polish_step(x, y, batch_idx)
-        mse = (self(x) - self._targets(y)).square().mean(0)
+        mse = (self(x) - self.targets(y)).square().mean(0)
         loss = weight * mse.sum() / self.network.scaling.scale.square()
         if not loss.isfinite():
             self._diverged(mse, batch_idx)
@@ -150,7 +150,7 @@ class FunctionRegressor(StagedModule):
             self._log_seeds("train/mse", mse)
         return {"loss": loss, "mse": mse}
 
-    def _targets(self, y: Tensor) -> Tensor:
+    def targets(self, y: Tensor) -> Tensor:
         """The targets of the replicas, (batch, 1) or (batch, replicas), of y (batch,) or (batch, F)."""
         return y[:, None] if y.ndim == 1 else y.repeat_interleave(self.network.replicas // y.shape[1], 1)
 
@@ -164,7 +164,7 @@ class FunctionRegressor(StagedModule):
             )
         polish, dtype = self.stages["polish"], self.network.scaling.lower.dtype
         assert isinstance(polish, Polish)
-        y = self._targets(y.to(dtype))
+        y = self.targets(y.to(dtype))
         problem = LeastSquares(self.network, x.to(dtype), y, chunk=polish.chunk, reduce=self._sum_over_ranks)
         optimizer: Any = self.optimizers()
         mse: Tensor = optimizer.step(problem)
@@ -234,7 +234,7 @@ class FunctionRegressor(StagedModule):
     def _update(self, metrics: MetricCollection, batch: tuple[Tensor, Tensor, Tensor]) -> None:
         x, y, _ = batch
         values = self(x).double()
-        metrics.update(values.contiguous(), self._targets(y).double().expand_as(values).contiguous())
+        metrics.update(values.contiguous(), self.targets(y).double().expand_as(values).contiguous())
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
@@ -272,7 +272,7 @@ class FunctionRegressor(StagedModule):
         # A copy: a loader that keeps its position has one alone, and may be in the middle of an epoch.
         for batch in copy.copy(loader):
             x, y, _ = self.trainer.strategy.batch_to_device(batch, self.device)
-            total[:-1] += (self(x) - self._targets(y)).square().sum(0)
+            total[:-1] += (self(x) - self.targets(y)).square().sum(0)
             total[-1] += len(y)
         total = self.trainer.strategy.reduce(total, reduce_op="sum")
         return total[:-1] / total[-1]
