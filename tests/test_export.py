@@ -340,4 +340,6 @@ def test_a_float64_convolution_that_onnxruntime_lacks_is_said(runs, capsys: Any,
     assert main(args) == 1
     assert "onnxruntime cannot run it" in (error := capsys.readouterr().err) and "give --float32" in error
     assert list(tmp_path.iterdir()) == []
+    assert main([*args, "--float32", "--arithmetic", "float64"]) == 1
+    assert "take --arithmetic float32" in capsys.readouterr().err
     assert main([*args, "--float32"]) == 0

@@ -173,8 +173,7 @@ def write(saved: Saved, seed: int, exported: Exported, kind: Format, paths: Sequ
                 evaluate = (write_program if kind == "program" else write_onnx)(exported, partial[0])
         except OSError as error:
             raise TriwaveError(f"{paths[0]} cannot be written: {error.strerror or error}") from error
-        arithmetic = ARITHMETIC[exported.about["arithmetic"]]
-        difference = compare(saved, seed, evaluate, exported.example.dtype, arithmetic)
+        difference = compare(saved, seed, evaluate, exported.example.dtype, exported.arithmetic)
         if not difference.acceptable:
             raise TriwaveError(
                 f"not written: the {kind} file differs from the model by {difference.share:.1e} of {unit(saved)}, "

@@ -46,6 +46,11 @@ class Exported:
     backbone: Mapping[str, Any] | None
 
     @property
+    def arithmetic(self) -> torch.dtype:
+        """What it computes in."""
+        return next(self.network.parameters()).dtype
+
+    @property
     def dynamic(self) -> tuple[dict[int, Any], ...]:
         """That batches may be of any size, for `torch.export`."""
         return ({0: torch.export.Dim("batch")},)
@@ -116,7 +121,8 @@ def write_onnx(exported: Exported, path: Path) -> Evaluate:
     try:
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     except Exception as error:
-        advice = "; give --float32" if exported.example.dtype == torch.float64 else ""
+        advice = "; give --float32" if exported.example.dtype == torch.float64 else "; take --arithmetic float32"
+        advice = advice if exported.arithmetic == torch.float64 else ""
         raise TriwaveError(f"--format onnx: onnxruntime cannot run it: {reason(error)}{advice}") from error
     return lambda x: torch.from_numpy(session.run([exported.output], {exported.input: x.numpy()})[0])
 
