@@ -116,14 +116,17 @@ def test_a_run_goes_on_from_its_best_epoch_as_it_did_before(fit, options: list[s
     assert_identical(checkpoint(whole), checkpoint(copy))  # not written again: nothing was better
 
 
-def test_the_best_of_another_course_is_not_taken_for_this_ones(fit) -> None:
+@pytest.mark.parametrize(("lr", "epochs"), [("0.3", [4]), ("0.01", [5, 6, 7, 8, 9])], ids=["its start", "later"])
+def test_after_going_back_the_best_is_of_the_new_course(fit, lr: str, epochs: list[int]) -> None:
     run = fit("r", *UNSTEADY)
-    fit("", *SPOILED, "--ckpt_path", str(run / "checkpoints" / "pretrained.ckpt"))
-    with (run / "metrics.csv").open() as file:
-        rows = [row for row in csv.DictReader(file) if row["val/mse_min"] and int(row["epoch"]) >= 5]
+    assert checkpoint(run)["epoch"] == 7
+    back = ["--ckpt_path", str(run / "checkpoints" / "pretrained.ckpt")]
+    fit("", *EACH, "--model.train.lr", lr, *back)
     found = checkpoint(run)
-    assert found["epoch"] == int(min(rows, key=lambda row: float(row["val/mse_min"]))["epoch"])
-    assert found["run"]["model"]["train"]["lr"] == 0.3
+    assert found["epoch"] in epochs
+    assert found["epoch"] == int(best_row(run, "val/mse_min")["epoch"])
+    assert found["epoch"] == 4 or found["run"]["model"]["train"]["lr"] == float(lr)
+    assert found["callbacks"]["BestCheckpoint"] == checkpoint(run, "last")["callbacks"]["BestCheckpoint"]
 
 
 def test_validations_inside_an_epoch_and_runs_without_any_keep_no_best(fit, monkeypatch) -> None:
