@@ -43,6 +43,7 @@ from lit_triwave.run_folder import FitFolder
 from lit_triwave.run_record import RunFile, flat_config, hardware, tags
 from lit_triwave.runs import (
     RUN_ID_VARIABLE,
+    SWEEP_VARIABLE,
     Run,
     folder_of,
     given_run_id,
@@ -235,7 +236,7 @@ class TriwaveCLI(LightningCLI):
                 kept = f"the last good checkpoint is {last}" if last.is_file() else "there is no checkpoint yet"
                 raise TrainingDiverged(f"{error}; {kept}") from error
             if self.subcommand == "fit" and isinstance(error, (KeyboardInterrupt, SystemExit)) and last.is_file():
-                say(f"stopped at once, the last checkpoint is {last}; {self._how_to_go_on()}")
+                say(f"stopped at once, the last checkpoint is {last}{self._how_to_go_on()}")
             if unbegun:
                 self._undo()
             raise
@@ -306,13 +307,16 @@ class TriwaveCLI(LightningCLI):
             if self.stopped is not None:
                 why = "saved, to be started again" if self.stopped == REQUEUE_SIGNAL else "interrupted"
                 where = f"in {self.model.place(self.trainer.current_epoch)}, step {self.trainer.global_step}"
-                say(f"{why} {where}; {self._how_to_go_on()}")
+                say(f"{why} {where}{self._how_to_go_on()}")
 
     def _how_to_go_on(self) -> str:
-        """The command that resumes this run."""
+        """The end of a line that says where a run was left: with the command that resumes it, unless that is the
+        sweep's."""
+        if os.environ.get(SWEEP_VARIABLE):
+            return ""
         folder = self.run.folder
         command = ["python", "-m", "lit_triwave", "fit", "--config", f"{folder}/config.yaml"]
-        return f"go on with:\n{shlex.join([*command, '--ckpt_path', f'{folder}/checkpoints/last.ckpt'])}"
+        return f"; go on with:\n{shlex.join([*command, '--ckpt_path', f'{folder}/checkpoints/last.ckpt'])}"
 
 
 def distributed_plugins(trainer: Namespace) -> list[Any]:
@@ -343,6 +347,7 @@ def run(args: Sequence[str], started: float) -> int:
                 Polish,
                 Run,
                 Trainer,
+                words=args,
             ),
             subclass_mode_model=True,
             subclass_mode_data=True,

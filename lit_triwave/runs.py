@@ -21,6 +21,8 @@ from lit_triwave.home import hidden
 
 RUN_ID_VARIABLE = "LIT_TRIWAVE_RUN_ID"
 """Environment variable by which the first process tells the id to those that Lightning starts beside it."""
+SWEEP_VARIABLE = "LIT_TRIWAVE_SWEEP"
+"""Environment variable by which `sweep` tells its runs that it says itself how to go on."""
 MOST_LETTERS = 64
 """Of a tag in Weights & Biases."""
 ANOTHER_ROOT = "set run.root to another"

@@ -20,6 +20,7 @@ from tests.conftest import REPOSITORY
 from tests.faults import signal_at
 from tests.test_resume import assert_ends_alike, state
 
+
 def contents(run: Path) -> dict[Path, bytes]:
     """Of all files of a run's folder."""
     return {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}

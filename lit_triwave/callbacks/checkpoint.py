@@ -249,6 +249,16 @@ class StageCheckpoint(RunCheckpoint):
         if request or pl_module.ends_here() or (trainer.current_epoch + 1) % self._every_n_epochs == 0:
             self._save(trainer, pl_module, request)
 
+    def on_fit_end(self, trainer: Trainer, pl_module: StagedModule) -> None:  # type: ignore[override]
+        if self.settled or not self.origin.branches or trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        # A branch with nothing left to train: where it begins is where it ends.
+        if trainer.is_global_zero and self.origin.path is not None:
+            take_over(self.origin.path, self.path("last"))
+        for callback in trainer.checkpoint_callbacks:
+            callback.on_train_start(trainer, pl_module)
+        self._settle(trainer, pl_module)
+
     def _save(self, trainer: Trainer, pl_module: StagedModule, request: int) -> None:
         self._save_checkpoint(trainer, str(self.path("last")))
         self.best_model_path = str(self.path("last"))
