@@ -244,6 +244,7 @@ class TriwaveCLI(LightningCLI):
     def _undo(self) -> None:
         """Leaves the run's folder as if this process had not been."""
         self.folder.undo()
+        self.kept.callback(self.folder.drop_tracking)
         if self.record is not None:
             self.record.void = True
 

@@ -15,6 +15,7 @@ from lit_triwave.runs import open_run_folder, writable, written_whole
 
 SMALL_FILES = ("config.yaml", "hparams.yaml", "metrics.csv", "run.json", "wandb_id")
 """What a fit writes into a run's folder before its first step."""
+WANDB_PARTS = "wandb/*run-*-*"
 REPORTING_BYTES = 20_000_000
 """Room in a run folder for what is not a checkpoint: metrics, figures, Weights & Biases."""
 LOST_NODE_SECONDS = 120.0
@@ -35,6 +36,7 @@ class FitFolder:
         self.path = path
         self.created = False
         self._before: dict[str, bytes | None] = {}  # name ↦ content of small files; None for one that was not there
+        self._parts: set[Path] = set()  # of its W&B run, before
 
     def open(self, kept: ExitStack, goes_on: bool) -> None:
         """Makes the folder and locks it.
@@ -54,6 +56,7 @@ class FitFolder:
             raise TriwaveError(f"run {self.path} exists: resume it with --ckpt_path, or give another --run.id")
         files = {name: self.path / name for name in SMALL_FILES}
         self._before = {name: file.read_bytes() if file.is_file() else None for name, file in files.items()}
+        self._parts = {*self.path.glob(WANDB_PARTS)}
 
     def prepare(self, model: LightningModule) -> None:
         """Makes sure that there is room, and removes what a process that was killed while it saved has left.
@@ -81,3 +84,11 @@ class FitFolder:
                 else:
                     with written_whole(self.path / name) as partial:
                         partial.write_bytes(content)
+
+    def drop_tracking(self) -> None:
+        """Removes this process's part of the run's Weights & Biases run, which it has ended, after `undo`."""
+        for part in {*self.path.glob(WANDB_PARTS)} - self._parts:
+            shutil.rmtree(part, ignore_errors=True)
+        latest = self.path / "wandb" / "latest-run"
+        if latest.is_symlink() and not latest.exists():
+            latest.unlink()
