@@ -36,12 +36,14 @@ from lit_triwave.modules.classifier import ImageClassifier
 from lit_triwave.modules.regressor import FunctionRegressor
 from lit_triwave.networks import TriangleNetwork
 from lit_triwave.nulls import check_nulls
+from lit_triwave.origin import Origin
 from lit_triwave.quiet import quiet
-from lit_triwave.resuming import check_same_run, course_of, goes_back, load_checkpoint
+from lit_triwave.resuming import check_same_run, course_of, goes_back, load_checkpoint, logged_steps
 from lit_triwave.run_folder import FitFolder
 from lit_triwave.run_record import RunFile, flat_config, hardware, tags
 from lit_triwave.runs import (
     RUN_ID_VARIABLE,
+    SWEEP_VARIABLE,
     Run,
     folder_of,
     given_run_id,
@@ -82,6 +84,7 @@ class TriwaveCLI(LightningCLI):
         self.started = started
         self.kept = kept
         self.interruption: Interruption | None = None  # of a fit
+        self.checkpoints: StageCheckpoint | None = None  # of a fit
         self.record: RunFile | None = None  # of a fit, on the first rank
         self.stopped: signal.Signals | None = None  # by which signal, before the run's end
         self.wandb_id: str | None = None
@@ -138,7 +141,8 @@ class TriwaveCLI(LightningCLI):
         with self._leave_nothing_half_written():
             found_hardware = hardware(self.trainer, devices(self.trainer))
             tracked = self.wandb_id if self._trackers() else None
-            self.record = file = RunFile(self.run, flat_config(self.config["fit"]), self.model, tracked, found_hardware)
+            config, parent = flat_config(self.config["fit"]), self.origin.record()
+            self.record = file = RunFile(self.run, config, self.model, tracked, found_hardware, parent)
             for tracker in self._trackers():
                 tracker.log_config(file.tracked)
         return file.kept(lambda: self.stopped is not None)
@@ -172,6 +176,7 @@ class TriwaveCLI(LightningCLI):
         if fits:  # as config.yaml is to say it
             saved = self.config["fit"].run
             saved.root, saved.experiment = self.run.root, self.run.experiment
+        self.origin = Origin(self.run.folder, self.checkpoint_path, self.checkpoint or {})
         self._open_folder()
         os.environ[RUN_ID_VARIABLE] = str(self.run.id)
         announce_launcher()
@@ -179,10 +184,9 @@ class TriwaveCLI(LightningCLI):
         if self.subcommand == "fit":
             self.interruption = Interruption()
             self.interruption.install()
-            checkpoints = StageCheckpoint(
-                self.run.checkpoint_every, self.run.checkpoint_seconds or None, self.interruption
-            )
-            callbacks += [self.interruption, *best_checkpoint(self.model), checkpoints]
+            every, seconds = self.run.checkpoint_every, self.run.checkpoint_seconds or None
+            self.checkpoints = StageCheckpoint(self.origin, every, seconds, self.interruption)
+            callbacks += [self.interruption, *best_checkpoint(self.model, self.origin), self.checkpoints]
         predicts = self.subcommand == "predict"
         evaluated = None if self.subcommand == "fit" else self.checkpoint_path
         place = results_folder(self.run.folder, evaluated)
@@ -219,27 +223,34 @@ class TriwaveCLI(LightningCLI):
 
     @contextmanager
     def _leave_nothing_half_written(self) -> Iterator[None]:
-        """Removes the folder of a new run that fails before its first step."""
+        """Leaves the folder of a run that fails before its first step as it was, and none of a new one."""
         try:
             yield
         except BaseException as error:
             folder = self.run.folder
             last = folder / "checkpoints" / "last.ckpt"
+            unbegun = self.checkpoints is None or not self.checkpoints.settled
             if isinstance(error, TrainingDiverged):
+                if unbegun and self.origin.goes_back:
+                    self._undo()
                 kept = f"the last good checkpoint is {last}" if last.is_file() else "there is no checkpoint yet"
                 raise TrainingDiverged(f"{error}; {kept}") from error
             if self.subcommand == "fit" and isinstance(error, (KeyboardInterrupt, SystemExit)) and last.is_file():
-                say(f"stopped at once, the last checkpoint is {last}; {self._how_to_go_on()}")
-            begun = last.is_file() or (hasattr(self, "trainer") and self.trainer.global_step > 0)
-            if not begun:
-                self.folder.remove()
+                say(f"stopped at once, the last checkpoint is {last}{self._how_to_go_on()}")
+            if unbegun:
+                self._undo()
             raise
+
+    def _undo(self) -> None:
+        """Leaves the run's folder as if this process had not been."""
+        self.folder.undo()
+        self.kept.callback(self.folder.drop_tracking)
+        if self.record is not None:
+            self.record.void = True
 
     def _abandon(self, number: signal.Signals) -> int:
         """Ends a fit before its first step in place of the main thread, which does not hear; returns the exit code."""
-        self.folder.remove()
-        if self.record is not None:
-            self.record.end("stopped")  # if it goes on with another
+        self._undo()
         code = REQUEUE if number == REQUEUE_SIGNAL else interrupted()
         say(f"{number.name}: nothing has been trained yet")
         return code
@@ -254,7 +265,7 @@ class TriwaveCLI(LightningCLI):
         """The id of this run in Weights & Biases, which is another one than that of the run it has come from."""
         if not self.goes_on or self.checkpoint is None or self.checkpoint_path is None:
             return wandb_id(self.run.folder, None)
-        step = self.checkpoint["global_step"]
+        step = logged_steps(self.checkpoint)
         back = goes_back(self.run.folder, self.checkpoint_path, step)
         if back:
             say(f"{self.run.folder} goes back to step {step}; --run.id NAME would leave it and go on as another run")
@@ -297,13 +308,16 @@ class TriwaveCLI(LightningCLI):
             if self.stopped is not None:
                 why = "saved, to be started again" if self.stopped == REQUEUE_SIGNAL else "interrupted"
                 where = f"in {self.model.place(self.trainer.current_epoch)}, step {self.trainer.global_step}"
-                say(f"{why} {where}; {self._how_to_go_on()}")
+                say(f"{why} {where}{self._how_to_go_on()}")
 
     def _how_to_go_on(self) -> str:
-        """The command that resumes this run."""
+        """The end of a line that says where a run was left: with the command that resumes it, unless that is the
+        sweep's."""
+        if os.environ.get(SWEEP_VARIABLE):
+            return ""
         folder = self.run.folder
         command = ["python", "-m", "lit_triwave", "fit", "--config", f"{folder}/config.yaml"]
-        return f"go on with:\n{shlex.join([*command, '--ckpt_path', f'{folder}/checkpoints/last.ckpt'])}"
+        return f"; go on with:\n{shlex.join([*command, '--ckpt_path', f'{folder}/checkpoints/last.ckpt'])}"
 
 
 def distributed_plugins(trainer: Namespace) -> list[Any]:
@@ -334,6 +348,7 @@ def run(args: Sequence[str], started: float) -> int:
                 Polish,
                 Run,
                 Trainer,
+                words=args,
             ),
             subclass_mode_model=True,
             subclass_mode_data=True,

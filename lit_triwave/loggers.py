@@ -200,6 +200,7 @@ def make_loggers(run: Run, wandb_id: str, rows: Sequence[Row] = (), tags: Sequen
     # W&B would time each row for its makers, which is half of what a row costs this process, and send them the traces
     # of errors, which name paths.
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+    os.environ.setdefault("WANDB_SILENT", "true")  # of the login, which is asked for before a run has settings
     mode, why = wandb_mode(run.wandb)
     if mode != "disabled":
         os.environ.pop("WANDB_MODE", None)  # settled; W&B would read it again

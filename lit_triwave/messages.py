@@ -6,7 +6,7 @@ import inspect
 import re
 import signal
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
 from lightning.pytorch.cli import LightningArgumentParser
@@ -17,6 +17,9 @@ from lit_triwave.launcher import outlive_launcher
 from lit_triwave.one_line import condense
 
 SAME_ERROR_SECONDS = 10.0  # the first rank may have a Weights & Biases run to end
+UNKNOWN = re.compile(
+    r"Option '([\w.]+)' is not accepted|accept option '([\w.]+)'|unrecognized arguments: --([\w.]+)|key '([\w.]+)'"
+)
 PARTS = ("model", "data", "run", "trainer")
 """Of a config."""
 
@@ -26,9 +29,11 @@ class OneLineParser(LightningArgumentParser):
 
     Attributes:
         classes: whose arguments are the known keys, for near matches.
+        words: of the command line, by which a key that jsonargparse cuts off is named whole.
     """
 
     classes: Iterable[type] = ()
+    words: Sequence[str] = ()
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, allow_abbrev=False, **options)
@@ -38,23 +43,29 @@ class OneLineParser(LightningArgumentParser):
         text = condense(message)
         if "expected one argument" in text:
             text += "; a value that begins with - needs an equals sign, as in --data.expression=-x**2"
-        unknown = re.search(
-            r"Option '([\w.]+)' is not accepted|unrecognized arguments: --([\w.]+)|key '([\w.]+)'", text
-        )
+        unknown = UNKNOWN.search(text)
         if unknown:
-            text += self._near_match(next(group for group in unknown.groups() if group))
+            key = next(group for group in unknown.groups() if group)
+            whole = self._whole(key)
+            text = text.replace(f"--{key}", f"--{whole}").replace(f"'{key}'", f"'{whole}'")
+            text += self._near_match(whole)
         if re.search(r"required: \w+\.(data|model)", text):
             text = "a config is needed: --config FILE, for example configs/x3_minus_x.yaml"
         leave_it_to_the_first_rank()
         self.exit(2, f"error: {text}\n")
         raise SystemExit(2)  # `exit` does not return; its annotation does not say so
 
+    def _whole(self, key: str) -> str:
+        """The key as the command line has it, of which jsonargparse names the end; the same if it is not from there."""
+        given = (word[2:].partition("=")[0] for word in self.words if word.startswith("--"))
+        return next((name for name in given if f".{name}".endswith(f".{key}")), key)
+
     def _near_match(self, key: str) -> str:
         known = {name for kind in self.classes for name in inspect.signature(kind).parameters}
-        first, last = key.partition(".")[0], key.rpartition(".")[2]
-        if "." in key and first not in {*PARTS, *known}:
+        first, (before, dot, last) = key.partition(".")[0], key.rpartition(".")
+        if dot and first not in {*PARTS, *known}:
             return did_you_mean(first, PARTS)
-        return "" if last in known else did_you_mean(last, known)
+        return "" if last in known else did_you_mean(last, known).replace(" '", f" '{before}{dot}")
 
 
 def leave_it_to_the_first_rank() -> int:
@@ -71,6 +82,6 @@ def leave_it_to_the_first_rank() -> int:
     return rank
 
 
-def known_classes(*classes: Any) -> type[OneLineParser]:
-    """A parser class whose near matches come from the arguments of `classes`."""
-    return type("Parser", (OneLineParser,), {"classes": classes})
+def known_classes(*classes: Any, words: Sequence[str] = ()) -> type[OneLineParser]:
+    """A parser class whose near matches come from the arguments of `classes`, for the words of a command line."""
+    return type("Parser", (OneLineParser,), {"classes": classes, "words": words})

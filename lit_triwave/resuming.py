@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
@@ -76,19 +76,26 @@ def check_stage(path: Path, state: dict[str, Any]) -> None:
         raise TriwaveError(f"checkpoint {path} has stage_number {shorten(str(number), 40)}: one of {known}")
 
 
+def logged_steps(checkpoint: Mapping[str, Any]) -> int:
+    """The steps up to a checkpoint as metrics.csv and Weights & Biases count them: through all stages. Lightning's own
+    count begins again at the polish."""
+    loop = checkpoint.get("loops", {}).get("fit_loop", {}).get("epoch_loop.state_dict", {})
+    return int(loop.get("_batches_that_stepped", checkpoint.get("global_step", 0)))
+
+
 def goes_back(folder: Path, checkpoint: Path, step: int) -> bool:
     """Whether a run that goes on from a checkpoint leaves steps behind that it has made already.
 
     Args:
         folder: of the run.
         checkpoint: that it goes on from.
-        step: of that checkpoint.
+        step: of that checkpoint, see `logged_steps`.
     """
     last = folder / "checkpoints" / "last.ckpt"
     if not last.is_file() or last.resolve() == checkpoint.resolve():
         return False
     try:
-        return int(torch.load(last, map_location="cpu", weights_only=True, mmap=True)["global_step"]) > step
+        return logged_steps(torch.load(last, map_location="cpu", weights_only=True, mmap=True)) > step
     except Exception:  # no checkpoint: nothing is known of such steps
         return False
 

@@ -11,8 +11,11 @@ from lightning.pytorch import LightningModule
 from lit_triwave.cluster import requeued
 from lit_triwave.errors import TriwaveError
 from lit_triwave.lock import LOCK_FILE, PATIENCE_SECONDS, locked
-from lit_triwave.runs import open_run_folder, writable
+from lit_triwave.runs import open_run_folder, writable, written_whole
 
+SMALL_FILES = ("config.yaml", "hparams.yaml", "metrics.csv", "run.json", "wandb_id")
+"""What a fit writes into a run's folder before its first step."""
+WANDB_PARTS = "wandb/*run-*-*"
 REPORTING_BYTES = 20_000_000
 """Room in a run folder for what is not a checkpoint: metrics, figures, Weights & Biases."""
 LOST_NODE_SECONDS = 120.0
@@ -32,6 +35,8 @@ class FitFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.created = False
+        self._before: dict[str, bytes | None] = {}  # name ↦ content of small files; None for one that was not there
+        self._parts: set[Path] = set()  # of its W&B run, before
 
     def open(self, kept: ExitStack, goes_on: bool) -> None:
         """Makes the folder and locks it.
@@ -49,6 +54,9 @@ class FitFolder:
         self.created = created  # only now: until the lock is there, it may be another process that made it
         if not created and not goes_on and any(path.name != LOCK_FILE for path in self.path.iterdir()):
             raise TriwaveError(f"run {self.path} exists: resume it with --ckpt_path, or give another --run.id")
+        files = {name: self.path / name for name in SMALL_FILES}
+        self._before = {name: file.read_bytes() if file.is_file() else None for name, file in files.items()}
+        self._parts = {*self.path.glob(WANDB_PARTS)}
 
     def prepare(self, model: LightningModule) -> None:
         """Makes sure that there is room, and removes what a process that was killed while it saved has left.
@@ -62,9 +70,25 @@ class FitFolder:
         for partial in (self.path / "checkpoints").glob("*.partial"):
             partial.unlink(missing_ok=True)
 
-    def remove(self) -> None:
-        """Removes it if this process has made it, and the experiment's if that is empty then."""
+    def undo(self) -> None:
+        """Leaves it as it was before this process, which has made no step: removed, and the experiment's with it where
+        that is empty, if this process has made it."""
         if self.created:
             shutil.rmtree(self.path, ignore_errors=True)
             with suppress(OSError):
                 self.path.parent.rmdir()
+        for name, content in {} if self.created else self._before.items():
+            with suppress(OSError):  # what went wrong before says more
+                if content is None:
+                    (self.path / name).unlink(missing_ok=True)
+                else:
+                    with written_whole(self.path / name) as partial:
+                        partial.write_bytes(content)
+
+    def drop_tracking(self) -> None:
+        """Removes this process's part of the run's Weights & Biases run, which it has ended, after `undo`."""
+        for part in {*self.path.glob(WANDB_PARTS)} - self._parts:
+            shutil.rmtree(part, ignore_errors=True)
+        latest = self.path / "wandb" / "latest-run"
+        if latest.is_symlink() and not latest.exists():
+            latest.unlink()

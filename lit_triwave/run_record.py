@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import subprocess
@@ -29,6 +30,8 @@ State = Literal["running", "finished", "stopped", "failed"]
 NOT_THE_RUN = ("run", "config", "ckpt_path", "weights_only")
 """Parts of a config that say where a run is kept and how it is called, not what it is."""
 PACKAGES = ("torch", "lightning", "torchvision", "torchmetrics", "numpy", "wandb")
+ABOUT = ("git", "versions", "hardware", "branched_from")
+"""What Weights & Biases gets beside the config, flat."""
 GIT_SECONDS = 5.0
 
 
@@ -144,12 +147,24 @@ class RunFile:
         module: that is trained.
         wandb_id: of its Weights & Biases run, if it has one.
         hardware: see `hardware`.
+        branched_from: the checkpoint of another run that this one has begun from, see `Origin.record`; None says what
+            the file has said before.
+
+    Attributes:
+        void: whether the file is no more this process's to write.
     """
 
     def __init__(
-        self, run: Run, config: dict[str, Any], module: Any, wandb_id: str | None, hardware: dict[str, Any]
+        self,
+        run: Run,
+        config: dict[str, Any],
+        module: Any,
+        wandb_id: str | None,
+        hardware: dict[str, Any],
+        branched_from: dict[str, Any] | None = None,
     ) -> None:
         self.path = run.folder / "run.json"
+        self.void = False
         self.costs = {"parameters": final_parameters(module), "multiply_adds": multiply_adds(module)}
         self.content: dict[str, Any] = {
             "schema": SCHEMA,
@@ -165,6 +180,7 @@ class RunFile:
             "git": git_state(),
             "versions": versions(),
             "hardware": hardware,
+            "branched_from": branched_from or earlier(self.path).get("branched_from"),
             "config": config,
         }
 
@@ -186,14 +202,23 @@ class RunFile:
 
     def end(self, state: State) -> None:
         """Writes how the run ended, if its folder is still there."""
-        if self.path.is_file():
+        if self.path.is_file() and not self.void:
             write_json(self.path, self.content | {"state": state, "ended": now()})
 
     @property
     def tracked(self) -> dict[str, Any]:
         """What Weights & Biases gets as the run's config: the same, flat, with the costs, as summary.json has them."""
-        about = {name: self.content[name] for name in ("git", "versions", "hardware") if self.content[name]}
+        about = {name: self.content[name] for name in ABOUT if self.content[name]}
         return {**self.content["config"], **self.costs, **flat(about)}
+
+
+def earlier(path: Path) -> dict[str, Any]:
+    """What a run.json says; nothing where there is none that can be read."""
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def now() -> str:

@@ -21,6 +21,8 @@ from lit_triwave.home import hidden
 
 RUN_ID_VARIABLE = "LIT_TRIWAVE_RUN_ID"
 """Environment variable by which the first process tells the id to those that Lightning starts beside it."""
+SWEEP_VARIABLE = "LIT_TRIWAVE_SWEEP"
+"""Environment variable by which `sweep` tells its runs that it says itself how to go on."""
 MOST_LETTERS = 64
 """Of a tag in Weights & Biases."""
 ANOTHER_ROOT = "set run.root to another"
@@ -107,7 +109,7 @@ def new_run_id() -> str:
 
 
 def wandb_id(folder: Path, checkpoint: dict[str, Any] | None, anew: bool = False) -> str:
-    """The id of a run in Weights & Biases: that of the checkpoint it goes on from, or that in its folder, or a new one.
+    """The id of a run in Weights & Biases: that in its folder, or that of the checkpoint it goes on from, or a new one.
 
     Not the run's own id, which another experiment of the same W&B project may have too. Under `wandb agent` it is the
     agent's, whatever was before: W&B takes no other there.
@@ -118,7 +120,8 @@ def wandb_id(folder: Path, checkpoint: dict[str, Any] | None, anew: bool = False
         anew: a new one, as W&B has steps already that are now made in another way, and takes none back.
     """
     file = folder / "wandb_id"
-    kept = (checkpoint or {}).get("run", {}).get("wandb_id") or (file.read_text().strip() if file.is_file() else "")
+    # A checkpoint may be of the run that this one has branched from, or from before it went back.
+    kept = (file.read_text().strip() if file.is_file() else "") or (checkpoint or {}).get("run", {}).get("wandb_id")
     name: str = (swept() and os.environ.get("WANDB_RUN_ID")) or (not anew and kept) or secrets.token_hex(4)
     if not file.is_file() or file.read_text().strip() != name:
         with written_whole(file) as partial:

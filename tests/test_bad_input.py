@@ -42,13 +42,13 @@ def refuse(capsys: pytest.CaptureFixture[str], root: Path, *args: str, left: boo
 @pytest.mark.parametrize(
     ("args", "says"),
     [
-        (["--model.dept", "3"], "'dept' is not accepted; did you mean 'depth'?"),
-        (["--model.pretrain.epohcs", "3"], "pretrain.epohcs=3; did you mean 'epochs'?"),
+        (["--model.dept", "3"], "'model.dept' is not accepted; did you mean 'model.depth'?"),
+        (["--model.pretrain.epohcs", "3"], "--model.pretrain.epohcs=3; did you mean 'model.pretrain.epochs'?"),
         (["--modell", "3"], "--modell 3"),
         (["--modle.depth", "3"], "--modle.depth 3; did you mean 'model'?"),
         (["--model.depth", "0"], "depth 0: at least 1"),
         (["--model.depth", "30"], "depth 30: at most 16"),
-        (["--model.pretrain.epoch", "3"], "pretrain.epoch=3; did you mean 'epochs'?"),
+        (["--model.pretrain.epoch", "3"], "--model.pretrain.epoch=3; did you mean 'model.pretrain.epochs'?"),
         (["--trainer.precision", "bf16-true"], "precision bf16-true"),
         (["--data.expression", "-x**2"], "--data.expression=-x**2"),
         (["--data.expression", "1e200*x"], "rescale the targets"),

@@ -22,6 +22,12 @@ UNSTEADY = [*EACH, "--model.train.lr", "0.02", "--model.train.warmup", "0"]  # b
 SPOILED = [*EACH, "--model.train.lr", "0.3"]  # best at the end of pretraining
 
 
+def validations(run: Path) -> list[dict[str, str]]:
+    """The rows of metrics.csv with one."""
+    with (run / "metrics.csv").open() as file:
+        return [row for row in csv.DictReader(file) if row.get("val/mse_min")]
+
+
 def best_row(run: Path, metric: str, highest: bool = False) -> dict[str, str]:
     """The row of metrics.csv with the best validation, the first of equal ones."""
     with (run / "metrics.csv").open() as file:
@@ -124,14 +130,63 @@ def test_a_run_goes_on_from_its_best_epoch_as_it_did_before(fit, options: list[s
     assert_identical(checkpoint(whole), checkpoint(copy))  # not written again: nothing was better
 
 
-def test_the_best_of_another_course_is_not_taken_for_this_ones(fit) -> None:
+@pytest.mark.parametrize(("lr", "epochs"), [("0.3", [4]), ("0.01", [5, 6, 7, 8, 9])], ids=["its start", "later"])
+def test_after_going_back_the_best_is_of_the_new_course(fit, lr: str, epochs: list[int]) -> None:
     run = fit("r", *UNSTEADY)
-    fit("", *SPOILED, "--ckpt_path", str(run / "checkpoints" / "pretrained.ckpt"))
-    with (run / "metrics.csv").open() as file:
-        rows = [row for row in csv.DictReader(file) if row["val/mse_min"] and int(row["epoch"]) >= 5]
+    assert checkpoint(run)["epoch"] == 7
+    back = ["--ckpt_path", str(run / "checkpoints" / "pretrained.ckpt")]
+    fit("", *EACH, "--model.train.lr", lr, *back)
     found = checkpoint(run)
-    assert found["epoch"] == int(min(rows, key=lambda row: float(row["val/mse_min"]))["epoch"])
-    assert found["run"]["model"]["train"]["lr"] == 0.3
+    assert found["epoch"] in epochs
+    assert found["epoch"] == int(best_row(run, "val/mse_min")["epoch"])
+    assert found["epoch"] == 4 or found["run"]["model"]["train"]["lr"] == float(lr)
+    assert found["callbacks"]["BestCheckpoint"] == checkpoint(run, "last")["callbacks"]["BestCheckpoint"]
+
+
+SELDOM = ["--trainer.check_val_every_n_epoch", "50"]
+
+
+def test_a_branch_has_what_is_true_of_it_from_its_first_step_on(fit, capsys) -> None:
+    run = fit("r", *UNSTEADY)
+    before = {path: path.read_bytes() for path in run.rglob("*.*") if path.is_file()}
+    kept = {name: (run / "checkpoints" / f"{name}.ckpt").read_bytes() for name in ("best", "pretrained")}
+    for name, options, code in (("early", signal_at(8, 0, "SIGINT"), 130), ("whole", [], 0)):
+        branch = fit(
+            name, *UNSTEADY, *SELDOM, "--ckpt_path", str(run / "checkpoints" / "best.ckpt"), *options, code=code
+        )
+        assert {name: (branch / "checkpoints" / f"{name}.ckpt").read_bytes() for name in kept} == kept
+    assert state(branch)["epoch"] == 9
+    for name in kept:  # links, if the file system has them
+        (branch / "checkpoints" / f"{name}.ckpt").unlink()
+    assert {path: path.read_bytes() for path in before} == before
+    capsys.readouterr()
+    assert main(["inspect", str(run.with_name("early"))]) == 0
+    assert "not known" not in capsys.readouterr().out
+
+
+def test_a_branch_from_before_the_best_begins_with_the_best_of_its_own_course(fit) -> None:
+    run = fit("r", *UNSTEADY)
+    start = ["--ckpt_path", str(run / "checkpoints" / "pretrained.ckpt")]
+    for epoch, options in ((4, SELDOM), (9, UNSTEADY)):  # at its start, and once it is better
+        branch = fit(f"b{epoch}", *UNSTEADY, *options, *start, "--model.train.lr", "0.005")
+        assert checkpoint(branch)["epoch"] == epoch
+    # Where another epoch was better, whose checkpoint is gone: the start, which was validated.
+    worse = fit("worse", *EACH, "--model.pretrain.lr", "0.5")
+    rows = [float(row["val/mse_min"]) for row in validations(worse)]
+    assert min(rows[:4]) < rows[4] and checkpoint(worse)["epoch"] > 4
+    start = ["--ckpt_path", str(worse / "checkpoints" / "pretrained.ckpt"), "--model.pretrain.lr", "0.5"]
+    branch = fit("of_worse", *SELDOM, *start)
+    assert checkpoint(branch)["callbacks"]["BestCheckpoint"] == {"score": rows[4], "epoch": 4}
+    fit("", *EACH, "--model.pretrain.lr", "0.5", "--ckpt_path", str(branch / "checkpoints" / "last.ckpt"))
+    assert checkpoint(branch)["epoch"] == 4
+
+
+def test_a_branch_with_nothing_left_to_train_is_where_it_began(fit) -> None:
+    run = fit("r", *EACH)
+    branch = fit("b", *EACH, "--ckpt_path", str(run / "checkpoints" / "last.ckpt"))
+    for name in ("best", "last", "pretrained"):
+        assert checkpoint(branch, name)["epoch"] == checkpoint(run, name)["epoch"]
+    assert_ends_alike(run, branch)
 
 
 def test_validations_inside_an_epoch_and_runs_without_any_keep_no_best(fit, monkeypatch) -> None:

@@ -208,7 +208,7 @@ def test_a_loss_that_is_not_finite_is_named_and_the_last_good_checkpoint_kept(di
         (["--model.backbone", "vgg16_bn"], "takes images of 3 channels"),
         (["--model.channels", "[4,4,4,4]"], "one to 3 blocks for images of 8 × 8"),
         (["--model.label_smoothing", "1.5"], "label_smoothing 1.5"),
-        (["--model.num_net", "3"], "did you mean 'num_nets'?"),
+        (["--model.num_net", "3"], "did you mean 'model.num_nets'?"),
         (["--data.shift", "5"], "shift 5.0: from 0 to 4"),
         (["--data.rotation", "200"], "rotation 200.0: from 0 to 180"),
         (["--data.batch_size", "5000"], "batch_size 5000: at most the 1437"),

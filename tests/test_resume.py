@@ -124,6 +124,67 @@ def test_a_run_resumed_from_the_end_of_pretraining_ends_bit_identical(fit) -> No
     assert_identical(state(whole), state(copy))
 
 
+EACH = ["--trainer.check_val_every_n_epoch", "1"]
+
+
+def back_to(run: Path, name: str = "pretrained") -> list[str]:
+    return ["--ckpt_path", str(run / "checkpoints" / f"{name}.ckpt"), "--model.train.lr", "0.02"]
+
+
+def files(run: Path) -> list[str]:
+    """Of a run's folder, without those of figures and of W&B."""
+    return sorted(
+        str(path.relative_to(run)) for path in run.rglob("*.*") if path.is_file() and "wandb" not in str(path)
+    )
+
+
+@pytest.mark.parametrize(("epoch", "batch"), [(5, 0), (5, 4), (8, 2)])
+def test_a_run_that_has_gone_back_says_nothing_of_the_course_it_left(fit, epoch: int, batch: int) -> None:
+    run = fit("r", *EACH)
+    other = fit("other", *EACH, *back_to(run))
+    fit("", *EACH, *back_to(run), *signal_at(epoch, batch, "SIGTERM"), code=130)
+    assert state(run)["epoch"] == epoch
+    kept = [f"checkpoints/{name}.ckpt" for name in ("best", "last", "pretrained")]
+    assert files(run) == [*kept, "config.yaml", "hparams.yaml", "metrics.csv", "run.json"]
+    assert torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)["epoch"] <= epoch
+    fit("", *EACH, *back_to(run, "last"))
+    assert_ends_alike(other, run)
+
+
+def test_a_run_that_goes_on_is_not_what_its_summary_says(fit) -> None:
+    run = fit("r")
+    longer = ["--ckpt_path", str(run / "checkpoints" / "last.ckpt"), "--model.train.epochs", "9"]
+    fit("", *longer, *signal_at(12, 1, "SIGTERM"), code=130)
+    assert not (run / "summary.json").exists() and not (run / "figures").exists()
+    fit("", *longer)
+    assert (run / "summary.json").is_file() and (run / "figures" / "fit.png").is_file()
+
+
+def test_before_its_first_step_is_saved_a_run_that_goes_back_stays_as_it_was(fit, monkeypatch, capsys) -> None:
+    run = fit("r", *EACH)
+    before = {path: path.read_bytes() for path in run.rglob("*.*") if path.is_file()}
+    fit("", *back_to(run), "--trainer.callbacks+=tests.faults.SignalBeforeTraining", code=130)
+    assert {path: path.read_bytes() for path in run.rglob("*.*") if path.is_file()} == before
+
+    def full(content: Any, path: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("lightning.fabric.plugins.io.torch_io._atomic_save", full)
+    fit("", *back_to(run), code=1)
+    assert "the one before is kept" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in run.rglob("*.*") if path.is_file()} == before
+
+
+def test_back_in_the_pretraining_there_is_no_end_of_it_yet(fit) -> None:
+    run = fit("r", *EACH, "--model.pretrain.lr", "0.5", "--model.train.lr", "0.3")
+    before = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)["epoch"]
+    assert before < 4
+    back = ["--ckpt_path", str(run / "checkpoints" / "best.ckpt"), "--model.pretrain.lr", "0.5"]
+    fit("", *EACH, *back, *signal_at(before + 1, 1), code=75)
+    assert not (run / "checkpoints" / "pretrained.ckpt").exists()
+    assert torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)["epoch"] == before
+
+
 def test_ckpt_path_last_goes_on_with_the_newest_run(fit, tmp_path: Path) -> None:
     older, newer = fit("older", "--trainer.max_epochs", "3"), fit("newer", "--trainer.max_epochs", "3")
     fit("", "--ckpt_path", "last")

@@ -40,6 +40,15 @@ def wandb_records(run: Path) -> list[Any]:
     return [record for path in segments(run, (run / "wandb_id").read_text().strip()) for record in records(path)]
 
 
+def wandb_config(run: Path) -> dict[str, Any]:
+    return {
+        item.key or ".".join(item.nested_key): json.loads(item.value_json)
+        for record in wandb_records(run)
+        if record.HasField("config")
+        for item in record.config.update
+    }
+
+
 def test_run_json_says_what_a_run_is(fit) -> None:
     run = fit("r", "--run.tags", "[mine]", "--run.job_type", "try")
     content = run_json(run)
@@ -82,6 +91,30 @@ def test_run_json_says_how_a_run_ended(fit, options: list[str], code: int, state
     if state == "stopped":
         fit("", "--ckpt_path", str(run / "checkpoints" / "last.ckpt"))
         assert run_json(run)["state"] == "finished"
+
+
+def test_a_branch_says_what_it_comes_from(fit, monkeypatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    run = fit("r")
+    assert run_json(run)["branched_from"] is None
+    start = ["--ckpt_path", str(run / "checkpoints" / "pretrained.ckpt")]
+    branch = fit("b", *start, *signal_at(7, 1), code=75)
+    said = {"run": "x3_minus_x/r", "checkpoint": "pretrained.ckpt", "epoch": 4, "step": 25}
+    assert run_json(branch)["branched_from"] == said
+    found = wandb_config(branch)
+    assert {name: found[f"branched_from.{name}"] for name in said} == said
+    for name in ("last", "pretrained"):  # goes on, and goes back
+        monkeypatch.setenv("WANDB_MODE", "offline")
+        fit("", "--ckpt_path", str(branch / "checkpoints" / f"{name}.ckpt"))
+        assert run_json(branch)["branched_from"] == said
+        assert wandb_config(branch)["branched_from.step"] == 25
+    assert not [name for name in wandb_config(run) if name.startswith("branched")]
+    elsewhere = run / "moved.ckpt"
+    (branch / "checkpoints" / "best.ckpt").rename(elsewhere)
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    other = fit("other", "--ckpt_path", str(elsewhere))
+    assert run_json(other)["branched_from"]["run"] is None
+    assert run_json(other)["branched_from"]["checkpoint"] == "moved.ckpt"
 
 
 def test_a_killed_run_is_running_and_one_that_is_left_at_once_is_stopped(tmp_path: Path) -> None:
@@ -199,12 +232,7 @@ def test_wandb_gets_the_config_and_says_which_values_count(fit, monkeypatch) -> 
     (started,) = [record.run for record in found if record.HasField("run")][:1]
     assert (started.run_group, started.job_type) == ("mine", "fit")
     assert list(started.tags) == ["constructed", "x**3 - x", "depth 5", "3 seeds"]
-    config = {
-        item.key or ".".join(item.nested_key): json.loads(item.value_json)
-        for record in found
-        if record.HasField("config")
-        for item in record.config.update
-    }
+    config = wandb_config(run)
     content = run_json(run)
     for name, value in content["config"].items():
         assert config[name] == value, name

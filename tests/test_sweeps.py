@@ -146,6 +146,7 @@ def test_a_stopped_or_killed_run_goes_on_and_is_the_run_that_fit_makes(tmp_path:
     assert main([*command, *signal_at(1, 3)]) == 75
     shown = capfd.readouterr().out
     assert "stopped by SIGUSR1, 2 of 2 runs are left; go on with:\n" in shown
+    assert shown.count("go on with") == 1 and "saved, to be started again in stage 'train', epoch 2/4" in shown
     again = shlex.split(shown.splitlines()[-1])
     assert again[:3] == ["python", "-m", "lit_triwave"] and again[3 : 3 + len(command)] == command
     assert main([*command, *signal_at(2, 1, "SIGKILL")]) == 1  # one goes on from epoch 1, the other begins
@@ -199,6 +200,17 @@ def test_a_list_is_what_an_array_of_jobs_takes(tmp_path: Path, capsys: Any) -> N
     assert file.read_text().splitlines() == [lines[0], *lines[2:]]
 
 
+def test_the_list_of_a_finished_sweep_says_that_its_runs_are_finished(tmp_path: Path, capsys: Any) -> None:
+    path, file = write(tmp_path, {"model.depth": {"values": [2]}}, metric={"name": "test/mse"}), tmp_path / "jobs.txt"
+    command = ["sweep", path, *SMALL, "--run.root", str(tmp_path)]
+    assert main(command) == 0
+    capsys.readouterr()
+    assert main([*command, "--list", str(file)]) == 0
+    shown = capsys.readouterr().out
+    assert "run 1/1  depth=2  test/mse " in shown and "  finished\n" in shown
+    assert f"all 1 runs are finished: {file} is not written" in shown and not file.exists()
+
+
 def test_runs_of_another_config_are_not_taken_for_those_of_the_sweep(tmp_path: Path, capsys: Any) -> None:
     path = write(tmp_path, {"model.depth": {"values": [2]}})
     command = ["sweep", path, *SMALL, "--run.root", str(tmp_path)]
@@ -211,7 +223,10 @@ def test_runs_of_another_config_are_not_taken_for_those_of_the_sweep(tmp_path: P
 
 
 BAD = [
-    ({"parameters": {"model.depht": {"values": [3]}}}, "Option 'depht' is not accepted; did you mean 'depth'?"),
+    (
+        {"parameters": {"model.depht": {"values": [3]}}},
+        "Option 'model.depht' is not accepted; did you mean 'model.depth'",
+    ),
     ({"parameters": {"model.depth": {"values": [3, "x"]}}}, "depth: Expected a <class 'int'>. Got value: x"),
     ({"parameters": {"model.depth": {"values": []}}}, "parameter model.depth: values []: a list with at least one"),
     ({"parameters": {"model.depth": {"vlaues": [3]}}}, "unknown key 'vlaues'; did you mean 'values'?"),

@@ -94,6 +94,51 @@ def test_a_run_that_goes_back_is_another_one_in_wandb(fit, capsys, name: str) ->
         assert_complete(found)
 
 
+def test_a_run_that_goes_back_from_its_polish_is_another_one_too(fit, capsys) -> None:
+    """Lightning's count of steps begins again there, and is smaller than that of the checkpoint gone back to."""
+    small = [*ONE_BY_ONE, "--data.batch_size", "null", "--model.pretrain.epochs", "9", "--model.train.epochs", "0"]
+    run = fit("r", *small, "--model.polish.epochs", "6", *signal_at(11, 0), code=75)
+    time.sleep(1.1)  # segments are named by the second
+    fit("", *small, "--model.polish.epochs", "6", "--ckpt_path", str(run / "checkpoints" / "last.ckpt"))
+    first = (run / "wandb_id").read_text()
+    assert len(segments(run, first.strip())) == 2
+    assert_complete(run)
+    capsys.readouterr()
+    fit("", *small, "--model.polish.epochs", "3", "--ckpt_path", str(run / "checkpoints" / "pretrained.ckpt"))
+    assert f"{run} goes back to step 9; --run.id NAME" in capsys.readouterr().out
+    assert (run / "wandb_id").read_text() != first
+    assert_complete(run)
+    assert tracked(run)[-1]["_step"] == 12 and "figures/fit.count" in tracked(run)[-1]
+    fit("", *small, "--model.polish.epochs", "6", "--ckpt_path", str(run / "checkpoints" / "last.ckpt"))
+    assert "goes back" not in capsys.readouterr().out
+
+
+def test_a_run_that_would_have_gone_back_keeps_its_wandb_run(fit) -> None:
+    run = fit("r", *ONE_BY_ONE)
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    back = ["--ckpt_path", str(run / "checkpoints" / "pretrained.ckpt")]
+    time.sleep(1.1)
+    fit("", *back, "--run.wandb", "offline", "--trainer.callbacks+=tests.faults.SignalBeforeTraining", code=130)
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+LOGIN = """
+import lit_triwave.loggers as loggers
+from lit_triwave.runs import Run
+loggers.start_wandb = lambda run, name, mode, *_: print(mode)
+loggers.make_loggers(Run("e", "runs", "r"), "x")
+"""
+
+
+def test_looking_for_a_login_says_nothing(tmp_path: Path) -> None:
+    environment = os.environ | {"WANDB_API_KEY": "0123456789abcdef" * 2 + "01234567", "PYTHONPATH": str(REPOSITORY)}
+    environment |= {"WANDB_MODE": "", "WANDB_BASE_URL": "http://127.0.0.1:9", "HOME": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", LOGIN], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60
+    )
+    assert (done.stdout, done.stderr) == ("online\n", "")
+
+
 def test_a_killed_run_sends_what_was_lost_and_nothing_twice(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "lit_triwave", "fit", "--config", "configs/x3_minus_x.yaml", *ONE_BY_ONE]
     command += ["--model.replicas", "2", "--model.pretrain.epochs", "12", "--model.polish.epochs", "0"]

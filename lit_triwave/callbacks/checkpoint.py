@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ from lit_triwave.callbacks.interruption import Interruption
 from lit_triwave.errors import Interrupted, TriwaveError, reason
 from lit_triwave.goals import goal
 from lit_triwave.home import hidden
-from lit_triwave.resuming import load_checkpoint
+from lit_triwave.origin import Origin, take_over
 from lit_triwave.runs import written_whole
 
 if TYPE_CHECKING:
@@ -90,15 +91,21 @@ class BestCheckpoint(RunCheckpoint):
     It is saved when that epoch is over, so that a run may go on from it, and before `last.ckpt`, which then knows it.
     Validations inside an epoch do not count. Ties keep the earlier, and all ranks decide alike.
 
+    A run that goes on from an earlier checkpoint, or from another run's, has the best of its own course: the one that
+    the checkpoint knows of, if it is still there, else the checkpoint itself, if its epoch was validated.
+
     Args:
         monitor: the metric, as it is logged.
+        origin: what the run goes on from.
 
     Attributes:
         best_model_path: of the file; "" while there is none of this run's course.
     """
 
-    def __init__(self, monitor: str) -> None:
+    def __init__(self, monitor: str, origin: Origin) -> None:
         super().__init__("best", monitor=monitor, mode=goal(monitor) or "min")
+        self.origin = origin
+        self._source: Path | None = None  # what is to become the file
         self._score: float | None = None  # of the file
         self._epoch = -1  # of the file
         self._found: float | None = None  # by a validation at the end of this epoch
@@ -111,21 +118,31 @@ class BestCheckpoint(RunCheckpoint):
         self._score, self._epoch = state_dict["score"], state_dict["epoch"]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # A run that goes on from before the file was saved, or in another folder, has no best one yet.
-        if trainer.strategy.broadcast(trainer.is_global_zero and self._is_there()):
-            self.best_model_path = str(self.path("best"))
-        else:
-            self._score, self._epoch = None, -1
+        if trainer.is_global_zero:
+            self._source = self._best_of_this_course()
+        there, self._score, self._epoch = trainer.strategy.broadcast(
+            (self._source is not None, self._score, self._epoch)
+        )
+        self.best_model_path = str(self.path("best")) if there else ""
 
-    def _is_there(self) -> bool:
-        """Whether the file is the one that the loaded state is of."""
-        if self._score is None or not self.path("best").is_file():
-            return False
-        try:
-            saved = load_checkpoint(self.path("best"))
-        except TriwaveError:
-            return False
-        return bool(saved.get("callbacks", {}).get(self.state_key) == self.state_dict())
+    def _best_of_this_course(self) -> Path | None:
+        """The checkpoint that was the best so far, with which score and epoch then agree."""
+        origin = self.origin
+        if self._score is not None:
+            found = origin.file_with(self.state_key, self.state_dict(), "best")
+            if found is not None or self._epoch == origin.epoch:
+                return found or origin.path
+        self._score = origin.validation(str(self.monitor))
+        self._epoch = -1 if self._score is None else origin.epoch
+        return None if self._score is None else origin.path
+
+    def settle(self) -> None:
+        """Makes the file that of this course: called on the first rank, once the run has made a step of its own."""
+        if not self.best_model_path:
+            self.path("best").unlink(missing_ok=True)
+        elif self._source is not None and self._source.resolve() != self.path("best").resolve():
+            take_over(self._source, self.path("best"), {self.state_key: self.state_dict()})
+        self._source = None
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.state.fn == "fit" and not trainer.sanity_checking and trainer.is_last_batch:
@@ -139,6 +156,7 @@ class BestCheckpoint(RunCheckpoint):
         if trainer.strategy.reduce_boolean_decision(self._improves(found)):
             self._score, self._epoch = found, trainer.current_epoch
             self._save_checkpoint(trainer, str(self.path("best")))
+            self._source = None
             self.best_model_path = str(self.path("best"))
 
     def _improves(self, found: float) -> bool:
@@ -160,16 +178,32 @@ class StageCheckpoint(RunCheckpoint):
     that alike, at the same step. The last step of an epoch is not such a place: validation, the epoch's end and perhaps
     a stage's would be lost to a resumed run, so it waits for them.
 
+    With the first step of its own a run that goes back leaves the later course: as soon as that step is in `last.ckpt`,
+    nothing in its folder is of that course any more. A branch, too, has a `last.ckpt` from its first step on, and what
+    is true of it of the files beside the checkpoint that it comes from.
+
     Args:
+        origin: what the run goes on from.
         every_n_epochs: how often `last.ckpt` is renewed, besides the end of each stage, an interruption and the end.
         seconds: also after so many seconds since the last time; None for never.
         interruption: knows of signals.
+
+    Attributes:
+        settled: whether the folder is that of this process's course, not as it was before.
     """
 
     def __init__(
-        self, every_n_epochs: int = 100, seconds: float | None = None, interruption: Interruption | None = None
+        self,
+        origin: Origin,
+        every_n_epochs: int = 100,
+        seconds: float | None = None,
+        interruption: Interruption | None = None,
     ) -> None:
         super().__init__("last", every_n_epochs=every_n_epochs)
+        self.origin = origin
+        self.settled = False
+        self._due = origin.branches or origin.goes_back  # at once
+        self._pretrained = False  # saved by this process
         self.seconds = seconds
         self.interruption = interruption
         self._saved_at = 0.0
@@ -191,8 +225,13 @@ class StageCheckpoint(RunCheckpoint):
     def on_train_batch_end(  # type: ignore[override]
         self, trainer: Trainer, pl_module: StagedModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        between_steps = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
-        if not between_steps or trainer.is_last_batch or trainer.fast_dev_run:  # type: ignore[attr-defined]
+        last = trainer.is_last_batch
+        between_steps = last or (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+        if not between_steps or trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        if not self.origin.goes_back:
+            self._settle(trainer, pl_module)
+        if last:
             return
         request = self._agreed(trainer)
         if request:
@@ -205,20 +244,52 @@ class StageCheckpoint(RunCheckpoint):
             return
         if pl_module.stage == "pretrain" and pl_module.ends_stage(trainer.current_epoch):
             trainer.save_checkpoint(self.path("pretrained"))
+            self._pretrained = True
         request = self._agreed(trainer)
         if request or pl_module.ends_here() or (trainer.current_epoch + 1) % self._every_n_epochs == 0:
             self._save(trainer, pl_module, request)
 
+    def on_fit_end(self, trainer: Trainer, pl_module: StagedModule) -> None:  # type: ignore[override]
+        if self.settled or not self.origin.branches or trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        # A branch with nothing left to train: where it begins is where it ends.
+        if trainer.is_global_zero and self.origin.path is not None:
+            take_over(self.origin.path, self.path("last"))
+        for callback in trainer.checkpoint_callbacks:
+            callback.on_train_start(trainer, pl_module)
+        self._settle(trainer, pl_module)
+
     def _save(self, trainer: Trainer, pl_module: StagedModule, request: int) -> None:
         self._save_checkpoint(trainer, str(self.path("last")))
         self.best_model_path = str(self.path("last"))
+        self._settle(trainer, pl_module)
         if request > DUE:
             pl_module.on_stage_end()  # what a summary of the run so far needs; after the checkpoint, which needs it not
             raise Interrupted(request)
 
+    def _settle(self, trainer: Trainer, pl_module: StagedModule) -> None:
+        """Leaves in the run's folder what is true of this course, once."""
+        if self.settled:
+            return
+        self.settled = True
+        if not trainer.is_global_zero:
+            return
+        for callback in trainer.checkpoint_callbacks:
+            if isinstance(callback, BestCheckpoint):
+                callback.settle()
+        released = pl_module.stage != "pretrain"
+        if not released and not self._pretrained:
+            self.path("pretrained").unlink(missing_ok=True)
+        earlier = self.origin.beside("pretrained") if released and self.origin.branches else None
+        if earlier is not None and self.origin.has_passed(earlier):
+            take_over(earlier, self.path("pretrained"))
+        # They are of a state that is not the run's last one any more; its end makes them anew.
+        (self.origin.folder / "summary.json").unlink(missing_ok=True)
+        shutil.rmtree(self.origin.folder / "figures", ignore_errors=True)
+
     def _agreed(self, trainer: Trainer) -> int:
         """The most urgent request of any rank: 0 for none, DUE, or a signal's number."""
-        late = self.seconds is not None and time.monotonic() - self._saved_at >= self.seconds
+        late = self._due or (self.seconds is not None and time.monotonic() - self._saved_at >= self.seconds)
         asked = self.interruption.requested if self.interruption else None
         request = int(asked or (DUE if late else 0))
         if trainer.world_size > 1 and distributed.is_initialized():
@@ -229,7 +300,7 @@ class StageCheckpoint(RunCheckpoint):
 
     def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:
         super()._save_checkpoint(trainer, filepath)
-        self._saved_at = time.monotonic()
+        self._saved_at, self._due = time.monotonic(), False
 
 
 class RunRecord(Callback):

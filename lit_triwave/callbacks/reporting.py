@@ -14,6 +14,7 @@ from lit_triwave.callbacks.predictions import ClassCSV, PredictionCSV
 from lit_triwave.callbacks.summary import ClassificationSummary, RegressionSummary
 from lit_triwave.modules.classifier import ImageClassifier
 from lit_triwave.modules.regressor import FunctionRegressor
+from lit_triwave.origin import Origin
 
 
 def reporting(model: LightningModule, folder: Path, seed: int, started: float, predicts: bool) -> list[Callback]:
@@ -45,9 +46,9 @@ def reporting(model: LightningModule, folder: Path, seed: int, started: float, p
     return []
 
 
-def best_checkpoint(model: LightningModule) -> list[Callback]:
+def best_checkpoint(model: LightningModule, origin: Origin) -> list[Callback]:
     """What keeps the best checkpoint of a model's kind, by the best seed's error or by accuracy; nothing for one of
     the user's own."""
     if isinstance(model, FunctionRegressor):
-        return [BestCheckpoint("val/mse_min")]
-    return [BestCheckpoint("val/accuracy")] if isinstance(model, ImageClassifier) else []
+        return [BestCheckpoint("val/mse_min", origin)]
+    return [BestCheckpoint("val/accuracy", origin)] if isinstance(model, ImageClassifier) else []

@@ -43,7 +43,7 @@ def run(args: Sequence[str], started: float) -> int:
     for key in sweep.left_out:
         print(f"{key} is left out: it is W&B's server that follows it")
     if options.list is not None:
-        return write_list(Path(options.list), runs)
+        return write_list(Path(options.list), runs, sweep)
     folder = runs[0].folder.parent
     open_folder(folder, "set run.root to another", "sweep folder")
     kept = sum(one.state == "finished" for one in runs)
@@ -92,11 +92,14 @@ def parse(args: Sequence[str]) -> tuple[Any, list[str]]:
     return options, overrides
 
 
-def write_list(file: Path, runs: list[Planned]) -> int:
-    """Writes one line for each run that is not finished, as slurm/array.sbatch takes them."""
+def write_list(file: Path, runs: list[Planned], sweep: Sweep) -> int:
+    """Writes one line for each run that is not finished, as slurm/array.sbatch takes them; no file if all are."""
     left = [one for one in runs if one.state != "finished"]
     if not left:
-        raise TriwaveError(f"--list {file}: all {len(runs)} runs are finished")
+        for number, one in enumerate(runs, start=1):
+            print(f"run {number}/{len(runs)}  {one.id}  {result(one, sweep)}finished")
+        print(f"all {len(runs)} runs are finished: {file} is not written")
+        return 0
     lines = []
     for one in left:
         config, *words = one.command

@@ -23,6 +23,7 @@ from typing import Any
 
 from lit_triwave.callbacks.interruption import SIGNALS
 from lit_triwave.cli import main
+from lit_triwave.runs import SWEEP_VARIABLE
 
 RELAY_SECONDS = 0.3
 """How long a signal to the sweep may take to reach its run too, from a terminal or from SLURM."""
@@ -101,6 +102,7 @@ def fit_here(arguments: Sequence[str], reader: Connection, writer: Connection) -
     for number in SIGNALS:
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
     threading.Thread(target=relay, args=(reader,), daemon=True).start()
+    os.environ[SWEEP_VARIABLE] = "1"
     sys.argv[1:] = ["fit", *arguments]  # with which Lightning starts further ranks
     code = main(["fit", *arguments])
     if "wandb" in sys.modules:
