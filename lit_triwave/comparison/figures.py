@@ -44,24 +44,30 @@ LEGEND_LINE = 0.18
 """Inches; the legend lies below, in two columns."""
 
 
-def write_figures(comparison: Comparison, curves: Curves, folder: Path) -> None:
+def write_figures(comparison: Comparison, curves: Curves, folder: Path) -> list[Path]:
     """Draws what there is something to draw of, and says on standard error what was left out.
 
     Args:
         comparison: to be shown.
         curves: of its rows.
         folder: that is there.
+
+    Returns:
+        The files.
     """
     best = coloured(comparison, curves)
     drawn = {"curves": curves_figure(comparison, curves, best), "parallel": parallel_figure(comparison)}
     for name, cost in (("parameters", "parameters"), ("time", "wall_seconds")):
         drawn[name] = cost_figure(comparison, cost, best)
+    written = []
     for name, figure in drawn.items():
         if figure is None:
             print(f"{folder / name}.png: left out, the runs do not have what it would show", file=sys.stderr)
             continue
         with written_whole(folder / f"{name}.png") as partial:
             figure.savefig(partial, format="png")
+        written.append(folder / f"{name}.png")
+    return written
 
 
 def curves_figure(comparison: Comparison, curves: Curves, best: Sequence[int]) -> Figure | None:
