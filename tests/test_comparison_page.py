@@ -139,16 +139,32 @@ def test_curves_that_lie_on_each_other_are_both_seen(tmp_path: Path) -> None:
     assert ax.lines[-1].get_label() == "depth 4"  # the thin one on top
 
 
-def test_names_in_a_legend_are_cut_at_no_place_inside_a_word(awkward: Path) -> None:
-    from matplotlib.legend import Legend
+def test_names_in_a_legend_are_cut_at_no_place_inside_a_word(tmp_path: Path) -> None:
+    fields = [f"model.{part}.epochs_of_the_stage" for part in ("pretrain", "train", "polish", "finish")]
+    for number in range(16):
+        config = {field: 30 * (number >> place & 1) for place, field in enumerate(fields)}
+        write_run(tmp_path / "x3" / str(number), config, {"test/mse": 1.0 + number, "parameters": number})
+    comparison, _ = comparison_of(tmp_path)
+    short = comparison.fields.short
+    whole = {f"{short(name)} {row.values[name]}" for row in comparison.rows for name in fields} | {"6 others"}
+    figure = drawn_figures(tmp_path)["parameters"]
+    (legend,) = figure.legends
+    texts = [re.sub(r" · \d+$", "", text.get_text()) for text in legend.get_texts()]
+    assert max(len(line) for text in texts for line in text.split("\n")) <= 56
+    assert {part for text in texts for part in re.split(r",\s", text.replace("\n", " "))} <= whole | {"…"}
+    box = legend.get_window_extent()
+    assert box.x1 <= figure.bbox.x1 and box.y0 >= 0
 
-    for name, figure in drawn_figures(awkward).items():
-        for legend in figure.findobj(Legend):
-            lines = [line for text in legend.get_texts() for line in text.get_text().split("\n")]
-            assert max(map(len, lines)) <= 56, name
-            for part in (part for line in lines for part in line.split(", ") if "name" in part):
-                assert "…" not in part.strip("…"), part
-            assert legend.get_window_extent().x1 <= figure.bbox.x1 and legend.get_window_extent().y0 >= 0
+
+def test_labels_of_the_parallel_coordinates_lie_beside_the_lines(tmp_path: Path) -> None:
+    for depth in (4, 5, 6):
+        config = {"model.depth": depth, "model.release": "ab"[depth % 2]}
+        write_run(tmp_path / "x3" / str(depth), config, {"test/mse": 1.0 * depth})
+    (ax,) = drawn_figures(tmp_path)["parallel"].axes
+    for text in ax.texts:
+        if text.get_position()[0] < 1:  # of the first axis, whose lines go on to the right
+            place = ax.transData.transform((0, {"4": 0, "5": 0.5, "6": 1}[text.get_text()]))[1]
+            assert text.get_window_extent().y0 > place + 2
 
 
 def test_a_legend_counts_one_other_as_one(tmp_path: Path) -> None:
