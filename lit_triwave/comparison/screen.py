@@ -96,14 +96,15 @@ def _narrower(comparison: Comparison, layout: Layout) -> Iterator[Layout]:
     best_first = chosen(comparison.rows, layout.columns, len(layout.columns))
     best_first += [name for name in layout.columns if name not in best_first]
     telling = most_varied(comparison.rows, layout.columns, len(layout.columns), enough=True)
-    spare = [name for name in reversed(best_first) if name not in telling]
+    spare = [name for name in reversed(best_first) if not (comparison.grouped or name in telling)]
     others = [] if comparison.asked else layout.metrics[:0:-1]
     steps = [layout, replace(layout, headers=True)]
     steps += _without(steps[-1], "columns", spare)
     steps.append(replace(steps[-1], texts=True))
     steps += _without(steps[-1], "metrics", [name for name in others if name in COSTS])
-    steps += _without(steps[-1], "columns", [name for name in reversed(best_first) if name in telling])
-    steps += _without(steps[-1], "metrics", others)
+    last = [("columns", best_first[::-1]), ("metrics", others)]
+    for part, names in reversed(last) if comparison.grouped else last:
+        steps += _without(steps[-1], part, [name for name in names if name in getattr(steps[-1], part)])
     yield from steps
     yield from (replace(steps[-1], name=length) for length in range(LONGEST_LINE, SHORTEST_NAME - 1, -1))
 
