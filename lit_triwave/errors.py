@@ -18,7 +18,7 @@ class TrainingDiverged(TriwaveError):
 
 def did_you_mean(name: str, known: Iterable[str], most: int = 1) -> str:
     """The end of an error about an unknown name: up to `most` known ones that are near it, or nothing."""
-    near = [f"'{other}'" for other in difflib.get_close_matches(name, known, n=most)]
+    near = [f"'{other}'" for other in difflib.get_close_matches(name, dict.fromkeys(known), n=most)]
     return f"; did you mean {' or '.join(filter(None, [', '.join(near[:-1]), near[-1]]))}?" if near else ""
 
 

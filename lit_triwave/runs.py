@@ -260,6 +260,12 @@ def written_whole(path: Path) -> Iterator[Path]:
         raise
 
 
+def file_size(path: Path) -> str:
+    """The size of a file that was written, to be said."""
+    count = path.stat().st_size
+    return f"{count / 1e6:.1f} MB" if count >= 1e6 else f"{count / 1e3:.1f} kB"
+
+
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Writes a JSON file that is whole or not there, also when the disk is full or the process is killed."""
     with written_whole(path) as partial, partial.open("w") as file:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
 import torch
 from torch import Tensor
@@ -161,11 +162,12 @@ def load_module(place: str | Path) -> Saved:
     try:
         content = load_checkpoint(path)
     except TriwaveError as error:
-        if isinstance(error.__cause__, (KeyError, TypeError)):
+        if isinstance(error.__cause__, (KeyError, TypeError)) and is_zipfile(path):  # as what torch.save writes is
             raise TriwaveError(
                 f"{path} is not a run's checkpoint: torch can read it, but there is no module"
             ) from error
-        raise
+        said, also, others = str(error).partition("; there is also ")
+        raise TriwaveError(said + also + some(others.split(", "))) from error
     arguments = dict(content.get("hyper_parameters", {}))
     kind = module_class(path, arguments)
     run = dict(content.get("run") or {})

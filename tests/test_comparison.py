@@ -6,6 +6,7 @@ import csv
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 import time
@@ -91,12 +92,28 @@ def test_seeds_within_and_between_runs_are_pooled_as_one_sample(
     assert f"{np.mean(every):.2f} ± {stats.sem(every):.2f}" in cell and "| **1** |" in cell
 
 
-def test_the_same_run_again_is_no_second_seed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for name in ("first", "second"):
-        write_run(tmp_path / "x3" / name, {"seed_everything": 3}, {"test/mse": 1.0})
-    content = compared(capsys, tmp_path, tmp_path / "x3" / "first")
-    assert [(row["seeds"], row["not_counted_again"]) for row in content["rows"]] == [(1, ["x3/first"])]
-    assert any("not counted again: x3/first" in line for line in content["remarks"])
+def test_a_run_that_repeats_another_stands_beside_it_and_is_no_second_seed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, error in (("parent", 1.0), ("branch", 2.0)):
+        summary = replicas([error, 3 * error]) | {"parameters": 20}
+        write_run(tmp_path / "x3" / name, {"seed_everything": 3}, summary)
+    write_run(tmp_path / "x3" / "other", {"seed_everything": 4}, replicas([5.0, 7.0]))
+    content = compared(capsys, tmp_path, tmp_path / "x3" / "parent")
+    (row,) = content["rows"]
+    assert (row["runs"], row["seeds"]) == (["x3/branch", "x3/other", "x3/parent"], 4)
+    assert row["not_counted_again"] == []
+    assert row["metrics"]["test/mse"]["mean"] == pytest.approx(((2 + 4) / 2 + 6) / 2)
+    assert row["metrics"]["test/mse"]["best"] == 1.0
+    assert any(line.endswith("and averaged: x3/branch and x3/parent.") for line in content["remarks"])
+
+
+def test_a_copy_of_a_runs_folder_is_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for place in ("here", "there"):
+        write_run(tmp_path / place / "x3" / "a", {"seed_everything": 3}, {"test/mse": 1.0})
+    content = compared(capsys, tmp_path)
+    assert [(row["seeds"], row["not_counted_again"]) for row in content["rows"]] == [(1, ["x3/a"])]
+    assert "There twice, as a copy, and counted once: x3/a." in content["remarks"]
 
 
 def test_rows_are_what_the_user_says(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -130,6 +147,16 @@ def test_the_columns_shown_tell_the_rows_apart(tmp_path: Path, capsys: pytest.Ca
         (["name~6-dense"], 3),
         (["state=finished", "tags=constructed", "seed_everything<=0"], 4),
         (["test/mse<1.5e-6"], 3),
+        (["seeds>=3", "depth>=6"], 6),
+        (["lowest<2.5e-6"], 6),
+        (["lowest<2.5e-6", "release=dense"], 3),
+        (["release>blocks"], 6),
+        (["started>2026-11-25"], 12),
+        (["started > 2026-11-25 10:30"], 6),
+        (["scales=[0.03, 1e-1]"], 6),
+        (["scales=[ .03,0.1 ]"], 6),
+        (["scales!=[0.03, 0.1]"], 6),
+        (["scales=0.1"], 12),
         (["lr=1e-3", "wall_seconds>4"], 4),
         (["release='blocks'", 'depth = "5"'], 3),
     ],
@@ -137,6 +164,12 @@ def test_the_columns_shown_tell_the_rows_apart(tmp_path: Path, capsys: pytest.Ca
 def test_conditions_leave_the_runs_that_meet_them(
     sweep: Path, capsys: pytest.CaptureFixture[str], conditions: list[str], left: int
 ) -> None:
+    for path in sweep.rglob("run.json"):
+        record = json.loads(path.read_text())
+        late = record["config"]["model.depth"] == 6
+        record |= {"started": f"2026-11-25T1{int(late)}:00:00Z"}
+        record["config"]["model.scales"] = [0.03, 0.1] if late else [0.1]
+        path.write_text(json.dumps(record))
     assert len(compared(capsys, sweep, "--where", *conditions)["runs"]) == left
 
 
@@ -146,6 +179,13 @@ def test_conditions_leave_the_runs_that_meet_them(
         (["--where", "dept=5"], "--where dept: no run has this field; did you mean 'depth'?"),
         (["--where", "model.dept=5"], "did you mean 'model.depth'"),
         (["--where", "points>many"], "--where points>many: > takes a number, not 'many'"),
+        (["--where", "seeds>9"], "--where seeds>9: no row is left of 4; seeds is 3"),
+        (["--where", "lowest<many"], "--where lowest<many: < takes a number, not 'many'"),
+        (
+            ["--where", "tags>1"],
+            "--where tags>1: tags is constructed, x**3 - x, …, which has no order; it takes = != ~",
+        ),
+        (["--where", "sede=3"], "--where sede: no run has this field; did you mean 'seed' or 'seeds'?"),
         (["--where", "depth"], "FIELD OP VALUE in quotes"),
         (["--where", "depth>7"], "--where depth>7: no run is left of 12; model.depth is 5, 6"),
         (["--sort", "realease"], "--sort realease: no run has this field; did you mean 'release'"),
@@ -279,7 +319,7 @@ def test_every_format_goes_to_standard_output_or_to_a_file(
     for ending, form in {"txt": "table", "md": "md", "csv": "csv", "json": "json", "html": "html"}.items():
         out = tmp_path / "out" / f"table.{ending}"
         assert main(["compare", str(sweep), "--out", str(out)]) == 0
-        assert capsys.readouterr().out == ""
+        assert re.fullmatch(rf"written  {re.escape(str(out))}, [\d.]+ [kM]B\n", capsys.readouterr().out)
         assert main(["compare", str(sweep), "--format", form]) == 0
         assert capsys.readouterr().out == out.read_text()
     with (tmp_path / "out" / "table.csv").open() as file:

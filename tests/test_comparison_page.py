@@ -129,6 +129,52 @@ def test_figures_of_few_points_have_labelled_axes_and_a_title_beside_no_legend(t
             assert legend.get_window_extent().x1 <= figure.bbox.x1, name
 
 
+def test_curves_that_lie_on_each_other_are_both_seen(tmp_path: Path) -> None:
+    for depth, scale in {4: 1.0, 5: 1.001, 6: 2.0}.items():
+        curve = "step,train/mse_mean\n" + "".join(f"{step},{scale / (1 + step)}\n" for step in range(40))
+        write_run(tmp_path / "x3" / str(depth), {"model.depth": depth}, {"test/mse": 1.0 * depth}, metrics=curve)
+    (ax,) = drawn_figures(tmp_path)["curves"].axes
+    widths = {line.get_label(): line.get_linewidth() for line in ax.lines}
+    assert widths["depth 5"] > 2 * widths["depth 4"] and widths["depth 6"] == widths["depth 4"]
+    assert ax.lines[-1].get_label() == "depth 4"  # the thin one on top
+
+
+def test_names_in_a_legend_are_cut_at_no_place_inside_a_word(tmp_path: Path) -> None:
+    fields = [f"model.{part}.epochs_of_the_stage" for part in ("pretrain", "train", "polish", "finish")]
+    for number in range(16):
+        config = {field: 30 * (number >> place & 1) for place, field in enumerate(fields)}
+        write_run(tmp_path / "x3" / str(number), config, {"test/mse": 1.0 + number, "parameters": number})
+    comparison, _ = comparison_of(tmp_path)
+    short = comparison.fields.short
+    whole = {f"{short(name)} {row.values[name]}" for row in comparison.rows for name in fields} | {"6 others"}
+    figure = drawn_figures(tmp_path)["parameters"]
+    (legend,) = figure.legends
+    texts = [re.sub(r" · \d+$", "", text.get_text()) for text in legend.get_texts()]
+    assert max(len(line) for text in texts for line in text.split("\n")) <= 56
+    assert {part for text in texts for part in re.split(r",\s", text.replace("\n", " "))} <= whole | {"…"}
+    box = legend.get_window_extent()
+    assert box.x1 <= figure.bbox.x1 and box.y0 >= 0
+
+
+def test_labels_of_the_parallel_coordinates_lie_beside_the_lines(tmp_path: Path) -> None:
+    for depth in (4, 5, 6):
+        config = {"model.depth": depth, "model.release": "ab"[depth % 2]}
+        write_run(tmp_path / "x3" / str(depth), config, {"test/mse": 1.0 * depth})
+    (ax,) = drawn_figures(tmp_path)["parallel"].axes
+    for text in ax.texts:
+        if text.get_position()[0] < 1:  # of the first axis, whose lines go on to the right
+            place = ax.transData.transform((0, {"4": 0, "5": 0.5, "6": 1}[text.get_text()]))[1]
+            assert text.get_window_extent().y0 > place + 2
+
+
+def test_a_legend_counts_one_other_as_one(tmp_path: Path) -> None:
+    for depth in range(11):
+        summary = {"test/mse": 1.0 + depth, "parameters": depth}
+        write_run(tmp_path / "x3" / str(depth), {"model.depth": depth}, summary)
+    (legend,) = drawn_figures(tmp_path)["parameters"].legends
+    assert legend.get_texts()[-1].get_text() == "1 other"
+
+
 @pytest.mark.parametrize(("low", "high"), [(0.002, 0.0021), (0.5, 20), (1.2, 13), (1e-9, 1), (99, 101), (1e-3, 2e-3)])
 def test_a_logarithmic_axis_has_at_least_two_labels_and_not_too_many(low: float, high: float) -> None:
     ticks = log_ticks(low, high)
@@ -309,12 +355,22 @@ CONDITIONS = [
     "name~144907",
     "test/mse<1e-4",
     "state=running",
+    "seeds>=2",
+    "lowest<1e-4",
+    "optimizer>B",
+    "started>2026-11-25",
+    "started<='2026-11-25 12:00'",
+    "channels=[32, 64, 128]",
+    "channels!=[32,64]",
 ]
 
 
 @in_chromium
 def test_the_filter_means_what_where_means(awkward: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_run(awkward / "x3" / "other", {"data.expression": "x"}, {"test/mse": 1.0})
+    for number, path in enumerate(sorted(awkward.rglob("run.json"))):
+        record = json.loads(path.read_text()) | {"started": f"2026-11-{24 + number % 2}T{number % 24:02d}:00:00Z"}
+        path.write_text(json.dumps(record))
     assert main(["compare", str(awkward), "--group-by", "name", *FIELDS, "--out", str(tmp_path / "page.html")]) == 0
     shown = "[...document.querySelectorAll('tbody tr')].filter(r => !r.hidden)"
     names = f"{shown}.map(r => r.cells[0].textContent.replace('★ ', ''))"
@@ -339,7 +395,7 @@ def test_the_filter_means_what_where_means(awkward: Path, tmp_path: Path, capsys
 
 FIELDS = [
     *("data.expression", "depth", "points", "train.lr", "pretrain.lr", "channels", "optimizer", "start", "recruit"),
-    "model.pretrain.warmup_fraction_of_epochs",
+    *("model.pretrain.warmup_fraction_of_epochs", "started"),
 ]
 
 
@@ -352,6 +408,7 @@ def test_the_filter_says_what_it_does_not_know(awkward: Path, tmp_path: Path) ->
         "qqqqqqqqqqqq=1": "qqqqqqqqqqqq: no column of the table",
         "lr=1": "lr: model.train.lr or model.pretrain.lr? Give more of its name.",
         "depth>many": "depth>many: > takes a number",
+        "channels>1": "channels>1: channels has no order; it takes = != ~",
         "depth=>5": "depth=>5: OP is one of = != < <= > >= ~",
     }
     with Chromium(*WITHOUT_WEBGL) as browser:
@@ -364,6 +421,35 @@ def test_the_filter_says_what_it_does_not_know(awkward: Path, tmp_path: Path) ->
         browser.run("document.getElementById('filter').value = ''")
         browser.type("#filter", "depth=8")
         browser.until("document.getElementById('said').textContent === '' && !document.querySelector('.wrong')")
+
+
+OTHER_COLOURS = (
+    "return [...document.querySelectorAll('#legend i')].slice(1).map(i => getComputedStyle(i).borderTopColor)"
+)
+
+
+@in_chromium
+def test_a_row_keeps_its_colour_whatever_is_filtered(tmp_path: Path) -> None:
+    for number in range(12):  # two more than colours
+        curve = "step,train/mse_mean\n0,1\n"
+        write_run(tmp_path / "x3" / str(number), {"model.depth": number}, {"test/mse": 1.0 + number}, metrics=curve)
+    assert main(["compare", str(tmp_path), "--out", str(tmp_path / "page.html")]) == 0
+    colours = "return Object.fromEntries(colours)"
+    with Chromium(*WITHOUT_WEBGL) as browser:
+        browser.open(tmp_path / "page.html")
+        browser.until(DRAWN)
+        before = browser.run(colours)
+        assert len(before) == len(set(before.values())) == 10
+        assert "2 others" in browser.run("return document.getElementById('legend').textContent")
+        for text in ("depth>=1", "depth>=3", "depth>=8", "depth=5", ""):
+            browser.run(f"applyFilter({json.dumps(text)}); drawAgain()")
+            now = browser.run(colours)
+            assert len(now) == len(set(now.values()))
+            assert now.items() & before.items() == {item for item in before.items() if item[0] in now}
+        assert now == before
+        browser.run("applyFilter('depth>=1'); drawAgain()")
+        assert browser.run("return document.getElementById('legend').textContent").endswith("1 other")
+        assert browser.errors() == []
 
 
 @in_chromium
@@ -388,10 +474,12 @@ def test_headers_and_rows_take_the_keyboard_and_rows_have_one_colour_everywhere(
         browser.type("tbody tr:first-child", ENTER)  # the worst one
         assert browser.run("return document.querySelector('tbody tr').matches('.chosen')")
         assert "28" in browser.run("return document.querySelector('#legend span').textContent")
+        assert browser.run(f"return {colour}") not in browser.run(OTHER_COLOURS)
         same = f"[...document.querySelectorAll('#parameters .point')].some(p => p.style.fill === {colour})"
         browser.until(same)
         browser.until(f"[...document.querySelectorAll('#curves .js-line')].some(p => p.style.stroke === {colour})")
-        assert browser.run("return document.querySelector('tbody tr').style.getPropertyValue('--chosen')") == "#1f5fa8"
+        # That of the one that it displaces; the others keep theirs.
+        assert browser.run("return document.querySelector('tbody tr').style.getPropertyValue('--chosen')") == "#4f6d2f"
         assert browser.errors() == []
 
 

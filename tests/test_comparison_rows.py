@@ -133,3 +133,33 @@ def test_no_file_that_it_writes_names_the_home_folder(tmp_path: Path, capsys: An
     for form in ("table", "md", "csv", "json", "html"):
         assert main(["compare", str(tmp_path / "runs"), "--format", form]) == 0
         assert str(tmp_path) not in capsys.readouterr().out
+
+
+def test_the_lowest_seed_is_said_of_its_function(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for expression, scale in (("sin(x)", 1e-6), ("x**3", 1.0)):
+        config = {"data.expression": expression}
+        write_run(tmp_path / "x3" / f"{scale}", config | {"model.depth": 5}, replicas([2 * scale, 2.1 * scale]))
+        write_run(tmp_path / "x3" / f"{scale}b", config | {"model.depth": 6}, replicas([1 * scale, 9 * scale]))
+    said = [line for line in compared(capsys, tmp_path)["remarks"] if "single seed" in line]
+    assert said == [
+        "The lowest test/mse of a single seed for x**3, 1, is that of depth 6.",
+        "The lowest test/mse of a single seed for sin(x), 1.00e-06, is that of depth 6.",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("metric", "says"),
+    [
+        ("test/mse_min", "a minimum over seeds has no spread, so it can't be weighed"),
+        ("wall_seconds", "a run of many seeds has one wall_seconds, so nothing tells"),
+    ],
+)
+def test_one_number_of_many_seeds_is_not_called_one_seed(
+    metric: str, says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for depth in (5, 6):
+        write_run(
+            tmp_path / "x3" / f"{depth}", {"model.depth": depth}, replicas([1.0 * depth, 9]) | {"wall_seconds": depth}
+        )
+    (said,) = compared(capsys, tmp_path, "--metrics", metric)["verdict"]
+    assert says in said and "one seed" not in said and "n = 1" not in said

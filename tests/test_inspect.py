@@ -13,6 +13,7 @@ from PIL import Image
 from lit_triwave.bank import TriangleBank
 from lit_triwave.cli import main
 from lit_triwave.inspection import figures
+from lit_triwave.inspection.drawing import COUNTED, chosen, draw
 from lit_triwave.inspection.subnetworks import Group, groups
 from lit_triwave.inspection.units import activity
 from lit_triwave.saved import load_module
@@ -326,3 +327,72 @@ def test_float32_peaks_have_all_pieces_and_no_more() -> None:
     bank = TriangleBank(64, 5, dtype=torch.float32)
     group = Group(bank, [""] * 64, [("z", 0.0, 1.0)] * 64, [[j] for j in range(64)], bank)
     assert group.regions(range(64)) == [32] * 64
+
+
+def drawn(checkpoint: Path, seed: int | None = None) -> tuple[dict[str, Any], list[str]]:
+    """The figures of a checkpoint by name, and the remarks on what was not drawn."""
+    saved = load_module(checkpoint)
+    number = saved.seed(seed)
+    parts = groups(saved, number)
+    counts = [] if saved.is_function or not parts else parts[0].regions(chosen(len(parts[0].labels), COUNTED))
+    remarks: list[str] = []
+    return dict(draw(saved, number, parts, counts, None, remarks)), remarks
+
+
+def title_of(figure: Any) -> str:
+    return " ".join(figure.get_suptitle().split())
+
+
+@pytest.mark.parametrize("name", ["difference", "kaiming"])
+def test_figures_say_of_which_function_run_seed_and_stage_they_are(name: str, runs) -> None:
+    found, _ = drawn(runs(name), seed=1)
+    for figure in found.values():
+        assert title_of(figure).startswith(f"x**3 - x, run {name}/a, seed 1, stage 'train', epoch 5/5: ")
+
+
+def test_the_names_of_neurons_are_explained_as_what_they_began_as(runs) -> None:
+    found, _ = drawn(runs("difference"))
+    (legend,) = found["neurons"].legends
+    assert legend.get_title().get_text() == "at the release each neuron began as"
+    names = [text.get_text() for text in legend.get_texts()]
+    assert [name.partition(", ")[0] for name in names] == ["sum", "t1", "t2", "bias"]
+    assert all(name.partition(", ")[2] for name in names)
+
+
+def test_titles_say_how_many_of_the_subnetworks_are_shown(runs) -> None:
+    found, _ = drawn(runs("digits"))
+    assert {name: "of 8 subnetworks" in title_of(figure) for name, figure in found.items()} == {
+        "waves": True,
+        "neurons": True,
+        "activations": False,  # all are shown
+        "peaks": False,
+    }
+    assert "of 4 of 8 subnetworks" in title_of(found["waves"])
+    assert all(" of 2 " not in title_of(figure) for figure in drawn(runs("difference"))[0].values())
+
+
+def test_a_network_without_breakpoints_has_no_figure_of_them(runs, tmp_path: Path, capsys: Any) -> None:
+    content = torch.load(runs("single") / "checkpoints" / "last.ckpt", weights_only=False)
+    for parameter in ("output_weight", "hidden_weight", "input_weight"):
+        content["state_dict"][f"network.bank.{parameter}"].zero_()
+    torch.save(content, tmp_path / "line.ckpt")
+    capsys.readouterr()
+    assert main(["inspect", str(tmp_path / "line.ckpt"), "--out", str(tmp_path / "out"), "--seed", "1"]) == 0
+    said = capsys.readouterr().out
+    assert "no breakpoints.png: seed 1 has no breakpoint in the domain, where it is linear" in said
+    assert not (tmp_path / "out" / "breakpoints.png").exists()
+
+
+def test_a_file_that_is_no_checkpoint_is_said_to_be_none_and_few_others_are_named(
+    runs, tmp_path: Path, capsys: Any
+) -> None:
+    for number in range(9):
+        (tmp_path / f"text{number}.ckpt").write_text("hello\n")
+    capsys.readouterr()
+    assert main(["inspect", str(tmp_path / "text0.ckpt")]) == 1
+    error = capsys.readouterr().err
+    assert "cannot be read (it is cut off, or no checkpoint at all)" in error and "torch can read it" not in error
+    assert error.count(".ckpt") == 4 and error.endswith("text3.ckpt and 5 more\n")
+    torch.save({"a": 1}, tmp_path / "other.ckpt")
+    assert main(["inspect", str(tmp_path / "other.ckpt")]) == 1
+    assert "torch can read it, but there is no module" in capsys.readouterr().err

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -29,25 +30,36 @@ def shown(value: Any) -> str:
 
 
 def shortened(text: str, longest: int) -> str:
-    """A text of at most so many signs, without its middle if it has more: both ends tell texts apart."""
+    """A text of at most so many signs, without its middle if it has more: both ends tell texts apart.
+
+    It is cut between words where that leaves more than half of what there is room for.
+    """
     if len(text) <= longest:
         return text
     end = (longest - 1) // 2
-    return f"{text[: longest - 1 - end]}…{text[len(text) - end :]}"
+    first, last = text[: longest - 1 - end], text[len(text) - end :]
+    if text[len(first)].isalnum() and (words := re.match(r".*[\W_]", first)) and 2 * len(words[0]) > len(first):
+        first = words[0]
+    if text[len(text) - end - 1].isalnum() and (words := re.search(r"[\W_].*", last)) and 2 * len(words[0]) > end:
+        last = words[0]
+    return f"{first}…{last}"
 
 
 def joined(parts: Sequence[str], longest: int) -> str:
-    """Parts with commas between, at most so many signs: long parts are shortened, then those in the middle left out."""
-    short = list(parts)
-    for most in range(longest, SHORTEST_PART - 1, -1):
-        short = [shortened(part, most) for part in parts]
-        if len(", ".join(short)) <= longest:
-            return ", ".join(short)
-    for kept in range(len(parts) - 1, 1, -1):
-        text = ", ".join([*short[: (kept + 1) // 2], "…", *short[len(short) - kept // 2 :]])
-        if len(text) <= longest:
+    """Parts with commas between, at most so many signs: parts in the middle are left out, then long ones shortened."""
+    for kept in range(len(parts), min(2, len(parts)) - 1, -1):
+        there = [*parts[: (kept + 1) // 2], *["…"] * (kept < len(parts)), *parts[len(parts) - kept // 2 :]]
+        if len(text := ", ".join(there)) <= longest:
             return text
-    return shortened(", ".join(short), longest)
+    for most in range(longest, SHORTEST_PART - 1, -1):
+        if len(text := ", ".join(shortened(part, most) for part in there)) <= longest:
+            return text
+    return shortened(text, longest)
+
+
+def in_lines(text: str, longest: int) -> str:
+    """A text with line breaks between words, in lines of so many signs if no word has more."""
+    return textwrap.fill(text, longest, break_long_words=False, break_on_hyphens=False)
 
 
 def number(value: float) -> str:

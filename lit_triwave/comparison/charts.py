@@ -11,7 +11,7 @@ import numpy as np
 
 from lit_triwave.comparison.cells import shortened, shown
 from lit_triwave.comparison.columns import chosen, most_varied
-from lit_triwave.comparison.curves import Curves
+from lit_triwave.comparison.curves import Curve, Curves
 from lit_triwave.comparison.fields import comparable, is_number
 from lit_triwave.comparison.rows import Row
 from lit_triwave.comparison.table import Comparison
@@ -120,6 +120,29 @@ def points(comparison: Comparison, cost: str) -> Points:
             found.append((place, x.mean, y.mean, y.error or 0.0))
     columns = np.array([values[1:] for values in found], dtype=float).reshape(-1, 3).T
     return Points([values[0] for values in found], *columns)
+
+
+def line_widths(curves: Curves, best: Sequence[int], thinnest: float, step: float) -> dict[int, float]:
+    """Widths of curves: one that lies below a better one all along is so much wider that both are seen.
+
+    Args:
+        curves: of all rows.
+        best: numbers of the rows with a curve that are drawn, the best first, which lies on top.
+        thinnest: width of a curve below no other.
+        step: what each curve above adds.
+    """
+    widths: dict[int, float] = {}
+    for number in best:
+        above = sum(_hides(curves.curves[number], curves.curves[better]) for better in widths)
+        widths[number] = thinnest + step * above
+    return widths
+
+
+def _hides(one: Curve | None, other: Curve | None) -> bool:
+    """Whether two curves can't be told apart."""
+    if one is None or other is None or len(one.mean) != len(other.mean):
+        return False
+    return bool(np.allclose(one.mean, other.mean, rtol=0.02, atol=0.0, equal_nan=True))
 
 
 def is_wide(values: np.ndarray, factor: float = DECADES) -> bool:

@@ -14,12 +14,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from lit_triwave.comparison import writers
 from lit_triwave.comparison.fields import Fields
-from lit_triwave.comparison.selection import parse_conditions, select
+from lit_triwave.comparison.selection import parse_conditions, select, select_rows
 from lit_triwave.comparison.sources import read_all
 from lit_triwave.comparison.table import HEADERS, Comparison, compare
+from lit_triwave.comparison.verdict import notes
 from lit_triwave.errors import TriwaveError, did_you_mean
 from lit_triwave.one_line import QuickParser
-from lit_triwave.runs import open_folder, written_whole
+from lit_triwave.runs import file_size, open_folder, written_whole
 
 ENDINGS = {".txt": "table", ".md": "md", ".csv": "csv", ".json": "json", ".html": "html", ".htm": "html"}
 FORMATS = ("table", "md", "csv", "json", "html")
@@ -57,24 +58,27 @@ def run(args: Sequence[str], started: float) -> int:
     with Bars() as bars:
         runs = read_all(asked.runs, bars.advance("runs"), said)
         fields = Fields(runs)
-        runs = select(runs, parse_conditions(asked.where, fields))
+        conditions = parse_conditions(asked.where, fields)
+        runs = select(runs, conditions)
         by = [fields.find(name, "--group-by") for name in asked.group_by]
         metrics = [fields.find(name, "--metrics", fields.metrics) for name in asked.metrics]
         sort = fields.find(asked.sort, "--sort", besides=HEADERS) if asked.sort else None
         comparison = compare(runs, fields, by, list(dict.fromkeys(metrics)), sort, asked.descending)
         comparison.said = said
+        comparison = select_rows(comparison, conditions)
         drawn = asked.figures or form == "html"
         curves = None
         if drawn:
             from lit_triwave.comparison.curves import read_curves
 
             curves = read_curves(comparison, bars.advance("curves"))
+    files: list[Path] = []
     if asked.figures:
         from lit_triwave.comparison.figures import write_figures
 
         assert curves is not None
         open_folder(asked.figures, "give another to --figures")
-        write_figures(comparison, curves, asked.figures)
+        files += write_figures(comparison, curves, asked.figures)
     if form == "html":
         from lit_triwave.comparison.page import page
 
@@ -84,6 +88,13 @@ def run(args: Sequence[str], started: float) -> int:
     else:
         write = WRITERS[form]
         _put(lambda file: write(comparison, file), asked.out)
+    files += [asked.out] if asked.out else []
+    for path in filter(Path.is_file, files):  # of a pipe there is nothing to be said
+        print(f"written  {path}, {file_size(path)}", file=sys.stdout if asked.out else sys.stderr)
+    # A table on the terminal has them already.
+    if asked.out or form not in ("table", "md") or not (sys.stdout.isatty() and sys.stderr.isatty()):
+        for note in notes(comparison):
+            print(note, file=sys.stderr)
     return 0
 
 

@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, NullFormatter
 
+from lit_triwave.comparison.cells import in_lines
 from lit_triwave.comparison.charts import (
     COLORS,
     COSTS,
@@ -26,6 +27,7 @@ from lit_triwave.comparison.charts import (
     is_error,
     is_wide,
     labels,
+    line_widths,
     log_ticks,
     number_text,
     parallel_axes,
@@ -42,26 +44,34 @@ MOST_GREY = 200
 WIDTH, HEIGHT = 9.0, 4.0
 LEGEND_LINE = 0.18
 """Inches; the legend lies below, in two columns."""
+LEGEND_SIGNS = 56
+"""In a line of a column; long names have two."""
 
 
-def write_figures(comparison: Comparison, curves: Curves, folder: Path) -> None:
+def write_figures(comparison: Comparison, curves: Curves, folder: Path) -> list[Path]:
     """Draws what there is something to draw of, and says on standard error what was left out.
 
     Args:
         comparison: to be shown.
         curves: of its rows.
         folder: that is there.
+
+    Returns:
+        The files.
     """
     best = coloured(comparison, curves)
     drawn = {"curves": curves_figure(comparison, curves, best), "parallel": parallel_figure(comparison)}
     for name, cost in (("parameters", "parameters"), ("time", "wall_seconds")):
         drawn[name] = cost_figure(comparison, cost, best)
+    written = []
     for name, figure in drawn.items():
         if figure is None:
             print(f"{folder / name}.png: left out, the runs do not have what it would show", file=sys.stderr)
             continue
         with written_whole(folder / f"{name}.png") as partial:
             figure.savefig(partial, format="png")
+        written.append(folder / f"{name}.png")
+    return written
 
 
 def curves_figure(comparison: Comparison, curves: Curves, best: Sequence[int]) -> Figure | None:
@@ -75,9 +85,9 @@ def curves_figure(comparison: Comparison, curves: Curves, best: Sequence[int]) -
     order = [number for number in drawing_order(comparison) if curves.curves[number] is not None]
     if not order:
         return None
-    names = labels(comparison)
+    names = [in_lines(name, LEGEND_SIGNS) for name in labels(comparison, 2 * LEGEND_SIGNS - 16)]
     colors = {number: color for number, color in zip(best, COLORS, strict=False) if number in order}
-    figure, ax = _new_figure(len(colors))
+    figure, ax = _new_figure([names[number] for number in colors])
     others = [number for number in order if number not in colors]
     for number in others[:: -(-len(others) // MOST_GREY) or 1]:
         curve = curves.curves[number]
@@ -85,12 +95,14 @@ def curves_figure(comparison: Comparison, curves: Curves, best: Sequence[int]) -
         ax.plot(curve.steps, curve.mean, color=GREY, linewidth=0.6, alpha=0.35, zorder=1)
     band = max(0.05, 0.18 - 0.03 * (len(colors) - 1))  # many of them hide each other
     handles: list[Artist] = []
+    widths = line_widths(curves, list(colors), 1.5, 2.5)
     for number, color in reversed(colors.items()):
         curve = curves.curves[number]
         assert curve is not None
         style = "-" if comparison.rows[number].finished else "--"
         ax.fill_between(curve.steps, curve.low, curve.high, color=color, alpha=band, linewidth=0, zorder=2)
-        (line,) = ax.plot(curve.steps, curve.mean, style, color=color, linewidth=1.5, label=names[number], zorder=3)
+        (line,) = ax.plot(curve.steps, curve.mean, style, color=color, label=names[number], zorder=3)
+        line.set_linewidth(widths[number])
         line.set_marker("o" if len(curve.steps) < 30 else "")
         line.set_markersize(3)
         handles.insert(0, line)
@@ -117,10 +129,10 @@ def cost_figure(comparison: Comparison, cost: str, best: Sequence[int]) -> Figur
     found = points(comparison, cost)
     if not found.rows:
         return None
-    names = labels(comparison)
+    names = [in_lines(name, LEGEND_SIGNS) for name in labels(comparison, 2 * LEGEND_SIGNS - 16)]
     place_of = {number: place for place, number in enumerate(found.rows)}
     colors = {number: color for number, color in zip(best, COLORS, strict=False) if number in place_of}
-    figure, ax = _new_figure(len(colors))
+    figure, ax = _new_figure([names[number] for number in colors])
     grey = [place for number, place in place_of.items() if number not in colors]
     if grey:
         ax.plot(found.x[grey], found.y[grey], "o", color=GREY, markersize=3.5, alpha=0.5, zorder=1)
@@ -150,8 +162,11 @@ def cost_figure(comparison: Comparison, cost: str, best: Sequence[int]) -> Figur
     return figure
 
 
-def _new_figure(best: int) -> tuple[Figure, Axes]:
-    figure, (ax,) = new_figure(size=(WIDTH, HEIGHT + LEGEND_LINE * math.ceil((best + 1) / 2)))
+def _new_figure(names: Sequence[str]) -> tuple[Figure, Axes]:
+    """A figure with room below for a legend of these names and of the others."""
+    lines = [1 + name.count("\n") for name in names] + [1]
+    half = math.ceil(len(lines) / 2)
+    figure, (ax,) = new_figure(size=(WIDTH, HEIGHT + LEGEND_LINE * max(sum(lines[:half]), sum(lines[half:]))))
     return figure, ax
 
 
@@ -184,7 +199,7 @@ def _label(axis: Axis, low: float, high: float) -> None:
 
 def _legend(figure: Figure, best: Sequence[Artist], grey: Artist, others: int) -> None:
     """Below the axes, where it hides nothing and leaves them the width; best first."""
-    grey.set_label(f"{others} others")
+    grey.set_label(f"{others} other{'s' * (others > 1)}")
     handles = [*best, *([grey] if others else [])]
     figure.legend(handles=handles, loc="outside lower left", ncols=2, frameon=False, fontsize=8)
 
@@ -209,8 +224,18 @@ def parallel_figure(comparison: Comparison) -> Figure | None:
     for x, axis in enumerate(axes):
         ax.axvline(x, color="#3c4046", linewidth=0.9, zorder=3)
         for y, text in axis.ticks.items():
-            box = {"facecolor": "white", "alpha": 0.75, "linewidth": 0, "pad": 0.8}
-            ax.text(x + 0.03, y, text, fontsize=7.5, va="center", ha="left", bbox=box, zorder=5)
+            box = {"facecolor": "white", "alpha": 0.9, "linewidth": 0, "pad": 1.2}
+            up = x < len(axes) - 1  # lines go on from its place
+            ax.text(
+                x + 0.03,
+                y + 0.014 * up,
+                text,
+                fontsize=7.5,
+                va="bottom" if up else "center",
+                ha="left",
+                bbox=box,
+                zorder=5,
+            )
     ax.set_xticks(range(len(axes)), ["\n".join(axis.title) for axis in axes], ha="left")
     ax.xaxis.tick_top()
     ax.tick_params(axis="x", length=0)

@@ -15,6 +15,7 @@ import yaml
 from lit_triwave.comparison.compared_run import RUNNING_SECONDS, ComparedRun
 from lit_triwave.comparison.history import MetricsFile, last_values
 from lit_triwave.errors import reason
+from lit_triwave.lock import LOCK_FILE
 from lit_triwave.trees import flat, short_names
 
 SCHEMA = 2
@@ -23,6 +24,8 @@ RUN_FILES = ("run.json", "summary.json", "metrics.csv", "config.yaml")
 """A folder with one of them is that of a run."""
 ABOUT = ("group", "job_type", "started", "ended", "git", "versions", "hardware")
 """What run.json has besides the config."""
+WRITTEN_BY_FIT = ("run.json", "metrics.csv", "config.yaml", LOCK_FILE, "checkpoints/*", "wandb/*run-*/*.wandb")
+"""By whose times a run is known to be going; `inspect`, `test` and `export` write others."""
 WANDB_FOLDER = re.compile(r"wandb|(offline-)?run-\d{8}_\d{6}-\w+")
 PLACES = ("run.", "config", "ckpt_path", "weights_only")
 """Fields of a config.yaml that say where a run was."""
@@ -75,8 +78,8 @@ def read_run_folder(folder: Path) -> ComparedRun:
         folder: that has one of `RUN_FILES`.
     """
     notes: list[str] = []
-    record = _json(folder / "run.json", notes)
-    summary = _json(folder / "summary.json", notes)
+    record = json_object(folder / "run.json", notes)
+    summary = json_object(folder / "summary.json", notes)
     config = record.get("config")
     if not isinstance(config, dict):
         config = _old_config(folder / "config.yaml", notes)
@@ -108,7 +111,7 @@ def read_run_folder(folder: Path) -> ComparedRun:
     )
 
 
-def _json(path: Path, notes: list[str]) -> dict[str, Any]:
+def json_object(path: Path, notes: list[str]) -> dict[str, Any]:
     """The object in a JSON file; {} with a note when it is damaged, without one when it is not there."""
     try:
         content = json.loads(path.read_bytes())
@@ -142,12 +145,12 @@ def _old_config(path: Path, notes: list[str]) -> dict[str, Any]:
 
 
 def _is_fresh(folder: Path) -> bool:
-    """Whether a file in the folder changed within the last minutes."""
+    """Whether one of the files that a fit writes while it runs changed within the last minutes."""
     since = time.time() - RUNNING_SECONDS
-    for place, _, names in os.walk(folder):
-        for name in ("", *names):
+    for pattern in WRITTEN_BY_FIT:
+        for path in folder.glob(pattern):
             try:
-                if os.stat(os.path.join(place, name)).st_mtime >= since:
+                if path.stat().st_mtime >= since:
                     return True
             except OSError:  # a checkpoint that has just been replaced
                 continue

@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 
 from lit_triwave.comparison.compared_run import RUNNING_SECONDS, ComparedRun
+from lit_triwave.comparison.folders import json_object
 from lit_triwave.comparison.tracked import about, columns, flat_config, flat_summary
 from lit_triwave.errors import TriwaveError, reason
-from lit_triwave.wandb_segments import records
+from lit_triwave.wandb_segments import is_cut, records
 
 MAGIC = b":W&B"
 """The first bytes of a segment."""
@@ -93,7 +94,7 @@ def read_segments(files: list[Path]) -> ComparedRun:
     return ComparedRun(
         name=title,
         source=str(files[-1]),
-        state=state(files[-1], exit_code),
+        state=state(files[-1], exit_code, notes),
         experiment=title.rpartition("/")[0] or run.run_group or run.project,
         config=flat_config(config),
         summary=flat_summary(summary),
@@ -105,14 +106,20 @@ def read_segments(files: list[Path]) -> ComparedRun:
     )
 
 
-def state(file: Path, exit_code: int | None) -> str:
-    """How a run's last segment ended. W&B takes a run that was stopped for finished; the run folder knows better."""
-    record = file.parent.parent.parent / "run.json"
-    said = json.loads(record.read_text()).get("state") if record.is_file() else None
-    if said in ("finished", "stopped", "failed"):
-        return str(said)
+def state(file: Path, exit_code: int | None, notes: list[str]) -> str:
+    """How a run ended, by its last segment. W&B takes a run that was stopped for finished; the run folder knows better.
+
+    A segment without an end is not that of a whole run, whatever the folder says; that is noted.
+    """
+    said = json_object(file.parent.parent.parent / "run.json", []).get("state")
+    ended = said in ("finished", "stopped", "failed")
     if exit_code is not None:
-        return "failed" if exit_code else "finished"
+        return str(said) if ended else "failed" if exit_code else "finished"
+    cut = is_cut(file)
+    if cut or ended:
+        what = "ends in the middle of a record" if cut else f"has no end, though the run is {said}"
+        notes.append(f"{file.name} is damaged ({what}): what was logged last is missing")
+        return "cut off"
     return "running" if time.time() - file.stat().st_mtime < RUNNING_SECONDS else "cut off"
 
 

@@ -14,6 +14,8 @@ let rest = null; // curves of the other rows, when they are there
 let shown = first.order; // numbers of the rows that pass the filter, best first
 let colours = new Map(); // row ↦ colour, the same in all charts
 const chosen = new Set(); // rows clicked in the table
+const ownColours = new Map(shown.filter((row) => drawable.has(row)).slice(0, COLORS.length).map((row, place) => [row, COLORS[place]]));
+const lastColours = new Map(); // of other rows
 
 const plot = (id) => document.querySelector(`#${id} .plot`);
 const escaped = (text) => text.replace(/[&<>"]/g, (sign) => `&#${sign.charCodeAt(0)};`);
@@ -21,16 +23,22 @@ const numberText = (value) => String(Number(value.toPrecision(4)));
 const curveOf = (row) => first.curves[row] || (rest && rest.curves[row]) || null;
 const stepsOf = (curve) => first.grids[curve[0]] || rest.grids[curve[0]];
 
-/** Gives colours to the rows that were clicked and to the best, and names them once for all charts. */
+/** Gives colours to the rows that were clicked and to the best, and names them once for all charts.
+ *  The best of all rows have theirs for good; what a filter or a click adds keeps its own until one of those is back. */
 function recolour() {
   const rows = shown.filter((row) => drawable.has(row));
   const picked = rows.filter((row) => chosen.has(row));
   const best = picked.concat(rows.filter((row) => !chosen.has(row))).slice(0, Math.max(COLORS.length, picked.length));
-  colours = new Map(best.map((row, place) => [row, COLORS[place % COLORS.length]]));
+  const taken = new Set(best.map((row) => ownColours.get(row)));
+  const free = COLORS.filter((color) => !taken.has(color));
+  const others = best.filter((row) => !ownColours.has(row));
+  for (const row of others) if (free.includes(lastColours.get(row))) free.splice(free.indexOf(lastColours.get(row)), 1); else lastColours.delete(row);
+  others.forEach((row, place) => { if (!lastColours.has(row)) lastColours.set(row, free.shift() ?? COLORS[place % COLORS.length]); });
+  colours = new Map(best.map((row) => [row, ownColours.get(row) ?? lastColours.get(row)]));
   const chip = (color, name, kind = "") => `<span><i style="border-color:${color}" class="${kind}"></i>${escaped(name)}</span>`;
   const chips = best.slice(0, MOST_NAMED).map((row) => chip(colours.get(row), first.labels[row], first.finished[row] ? "" : "unfinished"));
-  const others = rows.length - chips.length;
-  if (others) chips.push(chip(GREY, `${others} others`));
+  const left = rows.length - chips.length;
+  if (left) chips.push(chip(GREY, `${left} other${left > 1 ? "s" : ""}`));
   document.getElementById("legend").innerHTML = chips.join("");
 }
 
@@ -104,14 +112,21 @@ function sketch() {
     const x = x0 + share * (x1 - x0);
     parts.push(`<text x="${across(x)}" y="${bottom + 18}" text-anchor="middle">${Math.round(x)}</text>`);
   }
+  const widths = lineWidths(rows);
   [...rows].reverse().forEach((row) => {
     const curve = first.curves[row], steps = stepsOf(curve), color = colours.get(row);
     const band = `${path(steps, curve[3])} ${path([...steps].reverse(), [...curve[2]].reverse())}`;
-    parts.push(`<polygon points="${band}" fill="${color}" opacity="0.07"/><polyline points="${path(steps, curve[1])}" fill="none" stroke="${color}" stroke-width="2"/>`);
+    parts.push(`<polygon points="${band}" fill="${color}" opacity="0.07"/><polyline points="${path(steps, curve[1])}" fill="none" stroke="${color}" stroke-width="${widths.get(row)}"/>`);
   });
   parts.push(`<text x="${(left + right) / 2}" y="${bottom + 38}" text-anchor="middle">training step</text>`);
   parts.push(`<text transform="translate(14 ${(top + bottom) / 2}) rotate(-90)" text-anchor="middle">${escaped(first.curveMetric)}</text>`);
   plot("curves").innerHTML = `<svg class="sketch" viewBox="0 0 ${width} ${height}" width="100%" height="100%" font-size="12">${parts.join("")}</svg>`;
+}
+
+/** Row ↦ width of its line: a curve that lies below another all along is so much wider that both are seen. */
+function lineWidths(rows) { // best first
+  const hides = (one, other) => one.length === other.length && one.every((value, i) => value === other[i] || Math.abs(value - other[i]) <= 0.02 * Math.abs(value));
+  return new Map(rows.map((row, place) => [row, 2 + 3 * rows.slice(0, place).filter((better) => hides(curveOf(row)[1], curveOf(better)[1])).length]));
 }
 
 function drawCurves() {
@@ -132,12 +147,13 @@ function drawCurves() {
     traces.push({ x, y, text, customdata, mode: "lines", line: { color: GREY, width: 0.6 }, opacity: 0.5, hovertemplate: hover });
     heights.push(y);
   }
+  const widths = lineWidths(best);
   [...best].reverse().forEach((row) => { // the best lies on top
     const curve = curveOf(row), x = stepsOf(curve), color = colours.get(row);
     const band = { x: x.concat([...x].reverse()), y: curve[3].concat([...curve[2]].reverse()), fill: "toself", fillcolor: color };
     traces.push({ ...band, mode: "lines", line: { width: 0 }, opacity: Math.max(0.06, 0.2 - 0.03 * (best.length - 1)), hoverinfo: "skip" });
     traces.push({ x, y: curve[1], text: first.labels[row] && escaped(first.labels[row]), meta: row, mode: x.length < 30 ? "lines+markers" : "lines",
-      line: { color, width: 2, dash: first.finished[row] ? "solid" : "dash" }, marker: { color, size: 5 }, hovertemplate: hover });
+      line: { color, width: widths.get(row), dash: first.finished[row] ? "solid" : "dash" }, marker: { color, size: 5 }, hovertemplate: hover });
     heights.push(...curve.slice(1));
   });
   return draw("curves", traces, layout({ title: "training step", log: false, values: [] }, { title: first.curveMetric, log: first.curveLog, values: heights.flat(), top: first.curveTop }));

@@ -2,7 +2,7 @@
 // The table: sorting, filter, and the rows that are picked for the charts.
 const OPERATOR = "!=|<=|>=|==|=|<|>|~";
 const QUOTED = `"[^"]*"?|'[^']*'?`;
-const WORD = new RegExp(`([^\\s"'=!<>~]+)\\s*(${OPERATOR})\\s*(${QUOTED}|[^\\s"']\\S*)?|(${QUOTED})|(\\S+)`, "g");
+const WORD = new RegExp(`([^\\s"'=!<>~]+)\\s*(${OPERATOR})\\s*(${QUOTED}|\\[[^\\]]*\\]|[^\\s"']\\S*)?|(${QUOTED})|(\\S+)`, "g");
 const CONDITION = new RegExp(`^\\s*([^=!<>~]*?)\\s*(${OPERATOR})\\s*(.*?)\\s*$`, "s");
 const MOST_NEAR = 3; // names that are offered for an unknown one
 
@@ -72,21 +72,45 @@ function equal(value, wanted) {
   return wanted === (typeof value === "object" ? JSON.stringify(value) : value) || wanted === shownAs(value);
 }
 
+/** A list as a config has it, in YAML of one level; null for another text. */
+function listed(text) {
+  if (!/^\[.*\]$/s.test(text)) return null;
+  try { return JSON.parse(text); } catch { /* YAML's texts need no quotes */ }
+  const inside = text.slice(1, -1).trim();
+  return inside ? inside.split(",").map((item) => unquoted(item.trim())) : [];
+}
+
+const alike = (value, wanted) => (Array.isArray(value) && Array.isArray(wanted)
+  ? value.length === wanted.length && value.every((item, i) => alike(item, wanted[i])) : !Array.isArray(wanted) && equal(value, String(wanted)));
+
+/** Why < and > mean nothing for a column and a wanted value; "" if they do. */
+function withoutOrder(column, said, sign, isNumber) {
+  const values = lines.map((line) => valueOf(line.cells[column])).filter((value) => value !== null);
+  if (!"<>".includes(sign[0]) || !values.length || values.some((value) => typeof value === "string")) return "";
+  if (!values.some((value) => typeof value === "number")) return `${said}: ${names[column].short} has no order; it takes = != ~`;
+  return isNumber ? "" : `${said}: ${sign} takes a number`;
+}
+
+const ORDERS = { "<": (a, b) => a < b, "<=": (a, b) => a <= b, ">": (a, b) => a > b, ">=": (a, b) => a >= b };
+
 /** The test of a table row that FIELD OP VALUE means, as --where of the command line has it; or { error }. */
 function condition(field, operator, wanted) {
   const column = columnOf(field), sign = operator === "==" ? "=" : operator;
   if (column.error) return column;
-  if ("<>".includes(sign[0]) && (wanted.trim() === "" || Number.isNaN(Number(wanted)))) return { error: `${field}${operator}${wanted}: ${operator} takes a number` };
-  const asked = Number(wanted);
+  const asked = wanted.trim() === "" ? NaN : Number(wanted), list = listed(wanted);
+  const error = withoutOrder(column, `${field}${operator}${wanted}`, sign, !Number.isNaN(asked));
+  if (error) return { error };
+  const time = wanted.replace(/(\d{4}-\d\d-\d\d) (?=\d)/g, "$1T"); // as runs have it
   const ofOne = (value, how) => {
     if (how === "~") return value !== null && (typeof value === "object" ? JSON.stringify(value) : String(value)).toLowerCase().includes(wanted.toLowerCase());
     if (how === "=" || how === "!=") return equal(value, wanted) === (how === "=");
-    return typeof value === "number" && { "<": value < asked, "<=": value <= asked, ">": value > asked, ">=": value >= asked }[how];
+    if (typeof value === "string") return ORDERS[how](value, time);
+    return typeof value === "number" && ORDERS[how](value, asked);
   };
   return (line) => {
     const cell = line.cells[column], value = valueOf(cell);
     if (!Array.isArray(value) || "<>".includes(sign[0])) return ofOne(value, sign);
-    const found = value.some((item) => ofOne(item, sign === "!=" ? "=" : sign)) || (sign !== "~" && wanted === textOf(cell));
+    const found = value.some((item) => ofOne(item, sign === "!=" ? "=" : sign)) || (sign !== "~" && (wanted === textOf(cell) || alike(value, list ?? wanted)));
     return found !== (sign === "!=");
   };
 }

@@ -9,7 +9,7 @@ from typing import Any
 
 from lit_triwave.comparison.compared_run import ComparedRun
 from lit_triwave.comparison.fields import comparable, value_of
-from lit_triwave.comparison.statistics import Sample, is_lost, pooled, sample_of
+from lit_triwave.comparison.statistics import Sample, averaged, is_lost, pooled, sample_of, seeds_of
 from lit_triwave.errors import some
 
 SEEDS = ("seed", "split_seed", "seed_everything")
@@ -29,7 +29,7 @@ class Row:
     Args:
         runs: that count, in the order in which they were read.
         values: of the fields that differ between the rows, by full names.
-        repeated: runs of the same config and seeds as one of `runs`, which are no seeds of their own.
+        repeated: copies of one of `runs`, which are no runs of their own.
     """
 
     runs: list[ComparedRun]
@@ -65,9 +65,22 @@ class Row:
         if metric not in self._samples and self.lost(metric):
             self._samples[metric] = None
         if metric not in self._samples:
-            samples = [sample_of(run, metric) for run in self.runs]
-            self._samples[metric] = pooled([sample for sample in samples if sample is not None], metric)
+            again = [averaged([sample_of(run, metric) for run in runs], metric) for runs in self.same_again]
+            self._samples[metric] = pooled([sample for sample in again if sample is not None], metric)
         return self._samples[metric]
+
+    @cached_property
+    def same_again(self) -> list[list[ComparedRun]]:
+        """The runs of the row, those of one config and seed together: further ones are no further seeds."""
+        alike: dict[Hashable, list[ComparedRun]] = {}
+        for run in self.runs:
+            alike.setdefault(_whole_config(run), []).append(run)
+        return list(alike.values())
+
+    @property
+    def seeds(self) -> int:
+        """How many its runs have trained."""
+        return sum(seeds_of(runs[0]) for runs in self.same_again)
 
     def lost(self, metric: str) -> list[ComparedRun]:
         """The runs whose value of a metric is not finite: without them a mean would be of the better ones."""
@@ -131,7 +144,7 @@ def make_rows(runs: Sequence[ComparedRun], by: Sequence[str], columns: Sequence[
         groups.setdefault(alike, []).append(run)
     rows = []
     for group in groups.values():
-        counted, repeated = _own_seeds(group)
+        counted, repeated = _without_copies(group)
         values = {name: _common([value_of(run, name) for run in counted]) for name in columns}
         rows.append(Row(counted, values, repeated))
     return rows
@@ -141,16 +154,20 @@ def _common(values: Sequence[Any]) -> Any:
     return values[0] if len({comparable(value) for value in values}) == 1 else None
 
 
-def _own_seeds(runs: Sequence[ComparedRun]) -> tuple[list[ComparedRun], list[ComparedRun]]:
-    """The runs without those that are the same again: of the same config, seeds included. The last one counts."""
-    last: dict[Hashable, ComparedRun] = {}
-    for run in runs:
-        last[_whole_config(run)] = run
-    counted = [run for run in runs if last[_whole_config(run)] is run]
-    return counted, [run for run in runs if last[_whole_config(run)] is not run]
+def _without_copies(runs: Sequence[ComparedRun]) -> tuple[list[ComparedRun], list[ComparedRun]]:
+    """The runs, each once, and the copies of them, of which the last one counts."""
+    last = {_identity(run): run for run in runs}
+    counted = [run for run in runs if last[_identity(run)] is run]
+    return counted, [run for run in runs if last[_identity(run)] is not run]
+
+
+def _identity(run: ComparedRun) -> Hashable:
+    """Equal for a run, its W&B copy and a copy of its folder; another run of the same config and seed is another."""
+    return run.wandb_id or (run.name, run.about.get("started"))
 
 
 def _whole_config(run: ComparedRun) -> Hashable:
+    """Config and seeds; equal for no other run where the seed is drawn anew."""
     seed = run.config.get("seed_everything")
     if isinstance(seed, bool) or seed is None:  # drawn anew by each run
         return id(run)

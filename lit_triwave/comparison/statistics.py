@@ -96,6 +96,26 @@ def pooled(samples: Sequence[Sample], metric: str) -> Sample | None:
     return Sample(n, mean, math.sqrt((within + between) / (n - 1)), best)
 
 
+def averaged(samples: Sequence[Sample | None], metric: str) -> Sample | None:
+    """The samples of runs of one config and seed as that of one run, which they repeat: their mean, of no more seeds.
+
+    Args:
+        samples: one for each run, None where it does not have the metric.
+        metric: that they are of.
+    """
+    known = [sample for sample in samples if sample is not None]
+    if len(known) < 2:
+        return known[0] if known else None
+    deviations = [sample.deviation for sample in known if sample.deviation is not None]
+    bests = [sample.best for sample in known if sample.best is not None]
+    return Sample(
+        max(sample.n for sample in known),
+        math.fsum(sample.mean for sample in known) / len(known),
+        math.sqrt(math.fsum(value**2 for value in deviations) / len(deviations)) if deviations else None,
+        (max if goal(metric) == "max" else min)(bests, default=None),
+    )
+
+
 def welch(one: Sample, other: Sample) -> float | None:
     """p of Welch's t-test, two-sided, that the means are alike; None where a spread is not known or both are zero."""
     if one.deviation is None or other.deviation is None or one.deviation == other.deviation == 0:

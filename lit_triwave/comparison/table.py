@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lit_triwave.comparison.cells import joined, mean_and_error, number, shown
 from lit_triwave.comparison.columns import most_varied
 from lit_triwave.comparison.compared_run import ComparedRun
-from lit_triwave.comparison.fields import Fields, is_number
+from lit_triwave.comparison.fields import Fields, comparable, is_number
 from lit_triwave.comparison.rows import Row, differing, make_rows
-from lit_triwave.comparison.statistics import seeds_of
 from lit_triwave.goals import goal
 
 MAIN = ("test/accuracy", "test/mse")
@@ -53,6 +52,7 @@ class Comparison:
         metrics: shown; the first is the main one.
         grouped: whether the user said what makes a row.
         said: about runs as a whole, such as folders that could not be read.
+        asked: whether the user said which metrics are shown.
     """
 
     runs: list[ComparedRun]
@@ -62,6 +62,7 @@ class Comparison:
     metrics: list[str]
     grouped: bool = False
     said: list[str] = field(default_factory=list)
+    asked: bool = False
 
     @property
     def apart(self) -> list[str]:
@@ -104,10 +105,6 @@ class Comparison:
         targets = self.by_target()
         return [rows[0] for rows in targets if len(rows) > 1 or len(targets) == 1]
 
-    def seeds(self, row: Row) -> int:
-        """How many a row's runs have trained."""
-        return sum(seeds_of(run) for run in row.runs)
-
     def telling(self, rows: Sequence[Row]) -> list[str]:
         """The fields that say which of some rows a row is: those that were asked for, or what tells them apart."""
         return self.columns if self.grouped else most_varied(rows, self.columns, MOST_TELLING, enough=True)
@@ -141,15 +138,40 @@ class Comparison:
             for name in columns:
                 value = row.values.get(name)
                 cells.append(Cell(shown(value), float(value) if is_number(value) else None))
-            cells += [Cell(row.state)] * unfinished + [Cell(str(self.seeds(row)), self.seeds(row))]
+            cells += [Cell(row.state)] * unfinished + [Cell(str(row.seeds), row.seeds)]
             for metric in self.metrics:
                 sample = row.sample(metric) if row.finished else None
                 cells.append(Cell(self.text(row, metric), sample.mean if sample else None))
                 if metric in lowest:
-                    there = sample is not None and sample.best is not None and sample.n > 1
-                    cells.append(Cell(number(sample.best), sample.best) if there else Cell(""))  # type: ignore[union-attr,arg-type]
+                    lowest_of = sample.best if sample is not None else None
+                    several = sample is not None and sample.n > 1 and lowest_of is not None
+                    cells.append(Cell(number(lowest_of) if several else "", lowest_of))  # type: ignore[arg-type]
             body.append(cells)
         return header, body
+
+    def value(self, row: Row, name: str) -> Any:
+        """What a row has of a field, a metric, or one of `HEADERS`; None where it has nothing."""
+        sample = row.sample(self.main or "" if name == LOWEST else name)
+        if name == LOWEST:
+            return sample.best if sample is not None and row.finished else None
+        if name == "seeds":
+            return row.seeds
+        if sample is not None:
+            return sample.mean
+        return row.name if name in ("run", "name", "source") else row.values.get(name)
+
+    def of_rows(self, rows: list[Row]) -> Comparison:
+        """The same of some of its rows, with the fields in which these differ and the metrics that they have."""
+        kept = {id(run) for row in rows for run in (*row.runs, *row.repeated)}
+        varied = [name for name in self.columns if len({comparable(row.values.get(name)) for row in rows}) > 1]
+        there = [name for name in self.metrics[1:] if any(row.sample(name) for row in rows)]
+        return replace(
+            self,
+            runs=[run for run in self.runs if id(run) in kept],
+            rows=rows,
+            columns=self.columns if self.grouped else varied,
+            metrics=[*self.metrics[:1], *there],
+        )
 
     def has_lowest(self, metric: str) -> bool:
         """Whether the lowest of the seeds is shown beside their mean: of the main metric, if it is an error."""
@@ -207,10 +229,11 @@ def compare(
     columns = list(by) or apart
     rows = make_rows(runs, columns, [*dict.fromkeys([*columns, *([sort] if sort else [])])])
     comparison = Comparison(runs, fields, rows, columns, list(metrics) or default_metrics(runs), bool(by))
+    comparison.asked = bool(metrics)
     if sort:
-        keyed = [(sort_key(comparison, row, sort), row) for row in rows]
-        there = sorted((pair for pair in keyed if pair[0] is not None), key=lambda pair: pair[0], reverse=descending)
-        comparison.rows = [row for _, row in there] + [row for key, row in keyed if key is None]
+        there = [row for row in rows if comparison.value(row, sort) is not None]
+        there.sort(key=lambda row: _order(comparison.value(row, sort)), reverse=descending)
+        comparison.rows = there + [row for row in rows if comparison.value(row, sort) is None]
     else:
         ranked = comparison.ranked()
         ranked = ranked[::-1] if descending else ranked
@@ -224,25 +247,20 @@ def default_metrics(runs: Sequence[ComparedRun]) -> list[str]:
     unfinished run, by what it logged."""
     finished = {name: sum(is_number(run.summary.get(name)) for run in runs if run.state == "finished") for name in MAIN}
     logged = {name: sum(last_logged(run, name)[0] is not None for run in runs) for name in MAIN}
-    first = max(MAIN, key=lambda name: (finished[name], logged[name]))
+    meant = {name: sum(_is_of(run, name) for run in runs) for name in MAIN}
+    if not any([*finished.values(), *logged.values(), *meant.values()]):
+        return []
+    first = max(MAIN, key=lambda name: (finished[name], logged[name], meant[name]))
     there = [name for name in BESIDES if any(is_number(run.summary.get(name)) for run in runs)]
     return [first, *(name for name in there if name != first)]
 
 
-def sort_key(comparison: Comparison, row: Row, name: str) -> Any:
-    """By what a row is put in order: numbers before texts; None where the row has no value."""
-    sample = row.sample(comparison.main or "" if name == LOWEST else name)
-    value: Any = None
-    if name == LOWEST:
-        value = sample.best if sample is not None and row.finished else None
-    elif name == "seeds":
-        value = comparison.seeds(row)
-    elif sample is not None:
-        value = sample.mean
-    elif name in ("run", "name", "source"):
-        value = row.name
-    else:
-        value = row.values.get(name)
-    if value is None:
-        return None
+def _is_of(run: ComparedRun, metric: str) -> bool:
+    """Whether a run is of the kind that has a metric of `MAIN`, whatever it logged."""
+    kind = str(run.config.get("model.class_path", ""))
+    return kind.endswith("Classifier" if metric == "test/accuracy" else "Regressor")
+
+
+def _order(value: Any) -> tuple[int, float, str]:
+    """By what values are put in order: numbers before texts."""
     return (0, float(value), "") if is_number(value) else (1, 0.0, shown(value))

@@ -19,6 +19,8 @@ SIGNIFICANT = 0.05
 MOST_NOTES = 12
 CODE = ("git.commit", "versions.lit_triwave", "versions.torch")
 """What may make another number of the same config."""
+OF_ALL_SEEDS = {"min": "a minimum", "max": "a maximum", "median": "a median"}
+"""Last words of metrics that are one number of all seeds, which does not say how far they are spread."""
 MOST_TARGETS = 8
 """Functions or data sets of which a sentence is said."""
 
@@ -52,7 +54,8 @@ def _of_target(comparison: Comparison, ranked: Sequence[Row], beginning: str) ->
     name = comparison.label(ranked[0], columns)
     if len(ranked) == 1:
         return f"{beginning}: {name}, the only finished row; there is nothing to compare it with."
-    one, other = (_sample(row, comparison.main or "") for row in ranked[:2])
+    main = comparison.main or ""
+    one, other = (_sample(row, main) for row in ranked[:2])
     lead = abs(one.mean - other.mean)
     text = f"{beginning}: {name}, {mean_and_error(one)}; "
     text += f"its lead over the next, {comparison.label(ranked[1], columns)}, is {number(lead)}"
@@ -61,6 +64,11 @@ def _of_target(comparison: Comparison, ranked: Sequence[Row], beginning: str) ->
     n = f"n = {one.n} and {other.n}"
     p = welch(one, other)
     if p is None:
+        ending = main.rpartition("_")[2]
+        if ending in OF_ALL_SEEDS and any(row.seeds > 1 for row in ranked[:2]):
+            return f"{text}; {OF_ALL_SEEDS[ending]} over seeds has no spread, so it can't be weighed."
+        if any(sample.n < row.seeds for sample, row in zip((one, other), ranked, strict=False)):
+            return f"{text}; a run of many seeds has one {main}, so nothing tells whether that is more than chance."
         if one.n == 1 or other.n == 1:
             return f"{text}; with one seed ({n}) nothing tells whether that is more than chance."
         if one.deviation is None or other.deviation is None:
@@ -98,12 +106,14 @@ def remarks(comparison: Comparison) -> list[str]:
     lines = []
     main = comparison.main
     if main and goal(main) == "min":
-        for rows in comparison.by_target()[:MOST_TARGETS]:
+        targets = comparison.by_target()
+        for name, rows in zip(target_names([rows[0] for rows in targets]), targets[:MOST_TARGETS], strict=False):
             lowest = [(s.best, row) for row in rows if (s := row.sample(main)) and s.best is not None]
             value, row = min(lowest, key=lambda pair: pair[0], default=(0.0, rows[0]))
             if row is not rows[0]:
-                name = comparison.label(row, comparison.telling(comparison.rows))
-                lines.append(f"The lowest {main} of a single seed, {number(value)}, is that of {name}.")
+                of_it = f" for {name}" if len(targets) > 1 else ""
+                label = comparison.label(row, comparison.telling(rows))
+                lines.append(f"The lowest {main} of a single seed{of_it}, {number(value)}, is that of {label}.")
     unfinished = sum(not row.finished for row in comparison.rows)
     if unfinished:
         lines.append(
@@ -124,7 +134,10 @@ def remarks(comparison: Comparison) -> list[str]:
         lines.append(f"{len(mixed)} of {len(comparison.rows)} rows pool runs of different code ({named}).")
     repeated = [run.name for row in comparison.rows for run in row.repeated]
     if repeated:
-        lines.append(f"Same config and seed as another run, so not counted again: {some(repeated)}.")
+        lines.append(f"There twice, as a copy, and counted once: {some(repeated)}.")
+    again = [" and ".join(run.name for run in runs) for row in comparison.rows for runs in row.same_again if runs[1:]]
+    if again:
+        lines.append(f"Of one config and seed, so no further seeds, and averaged: {some(again)}.")
     exchanged = [row for row in comparison.rows if any(_exchanges(run) for run in row.runs)]
     if exchanged:
         lines.append(
@@ -135,15 +148,18 @@ def remarks(comparison: Comparison) -> list[str]:
         pooled = [row for row in comparison.rows if len({setting(run) for run in row.runs}) > 1]
         if pooled:
             lines.append(f"{len(pooled)} of {len(comparison.rows)} rows pool runs that differ in more than the seed.")
+    return lines + notes(comparison)
+
+
+def notes(comparison: Comparison) -> list[str]:
+    """What could not be read of runs, or is not known here: damaged files, a newer layout."""
     names = Counter(run.name for run in comparison.runs)
-    notes = [
+    found = [
         f"{run.name if names[run.name] == 1 else run.source}: {note}" for run in comparison.runs for note in run.notes
     ]
-    notes += comparison.said
-    lines += notes[:MOST_NOTES]
-    if len(notes) > MOST_NOTES:
-        lines.append(f"… and {len(notes) - MOST_NOTES} more notes; --format json has all.")
-    return lines
+    found += comparison.said
+    more = len(found) - MOST_NOTES
+    return found[:MOST_NOTES] + ([f"… and {more} more notes; --format json has all."] if more > 0 else [])
 
 
 def of_several_codes(row: Row) -> list[str]:

@@ -8,10 +8,7 @@ import math
 from dataclasses import asdict
 from typing import Any, TextIO
 
-from rich.console import Console
-from rich.measure import Measurement
-from rich.table import Table
-
+from lit_triwave.comparison import screen
 from lit_triwave.comparison.cells import shown
 from lit_triwave.comparison.columns import most_varied
 from lit_triwave.comparison.compared_run import ComparedRun
@@ -32,29 +29,14 @@ def _columns(comparison: Comparison) -> tuple[list[str], list[str]]:
     there = [name for name in comparison.apart if any(shown(row.values.get(name)) for row in comparison.rows)]
     columns = most_varied(comparison.rows, there, MOST_COLUMNS)
     left = len(comparison.apart) - len(columns)
-    others = [f"{left} more fields differ; --format csv, json or html has them, --group-by chooses."] if left else []
+    more = "1 more field differs" if left == 1 else f"{left} more fields differ"
+    others = [f"{more}; --format csv, json or html has all, --group-by chooses."] if left else []
     return columns, others
 
 
 def write_screen(comparison: Comparison, file: TextIO) -> None:
     """A table for a terminal; as wide as it needs to be where there is none."""
-    columns, others = _columns(comparison)
-    header, body = comparison.cells(columns)
-    texts = {"run", "state", *(comparison.fields.short(name) for name in columns)}
-    table = Table(caption_justify="left")
-    for name in header:
-        justify = "left" if name in texts else "right"
-        table.add_column(name, justify=justify, overflow="fold", no_wrap=name == "state")  # type: ignore[arg-type]
-    for row, cells in zip(comparison.rows, body, strict=True):
-        style = "bold green" if cells[0].text.startswith(BEST) else None if row.finished else "dim"
-        table.add_row(*(cell.text for cell in cells), style=style)
-    console = Console(file=file, highlight=False, markup=False)
-    if not console.is_terminal:
-        unbounded = console.options.update(max_width=10_000)
-        console.width = max(console.width, Measurement.get(console, unbounded, table).maximum)
-    console.print(table)
-    for line in [*verdict(comparison), *remarks(comparison), *others]:
-        console.print(line, soft_wrap=not console.is_terminal)
+    screen.write_screen(comparison, *_columns(comparison), file)
 
 
 def write_markdown(comparison: Comparison, file: TextIO) -> None:
@@ -117,7 +99,7 @@ def _row(comparison: Comparison, row: Row) -> dict[str, Any]:
         "name": row.name,
         "state": row.state,
         "fields": row.values,
-        "seeds": comparison.seeds(row),
+        "seeds": row.seeds,
         "runs": [run.name for run in row.runs],
         "not_counted_again": [run.name for run in row.repeated],
         "metrics": {

@@ -16,7 +16,7 @@ from lit_triwave.exporting.formats import FORMATS, SUFFIXES, Exported, Format, w
 from lit_triwave.exporting.plain import plain_network
 from lit_triwave.messages import OneLineParser
 from lit_triwave.quiet import quiet
-from lit_triwave.runs import open_folder, written_whole
+from lit_triwave.runs import file_size, open_folder, written_whole
 from lit_triwave.saved import Saved, load_module
 
 ARITHMETIC = {"float32": torch.float32, "float64": torch.float64}
@@ -188,7 +188,7 @@ def report(saved: Saved, seed: int, exported: Exported, paths: Sequence[Path], d
     what = "points" if saved.is_function else "images"
     found = f"{difference.largest:.1e} on {difference.samples} random {what}: {difference.share:.1e} of {unit(saved)}"
     rows = [("exported", f"{saved.path}, {place(saved, seed)}")]
-    rows += [("written", f"{path}, {size(path)}") for path in paths]
+    rows += [("written", f"{path}, {file_size(path)}") for path in paths]
     sizes = ", ".join(["batch", *map(str, exported.example.shape[1:])])
     if saved.is_function:
         ranges = ", ".join(f"{name} in [{low:g}, {high:g}]" for name, (low, high) in exported.about["domain"].items())
@@ -216,9 +216,3 @@ def place(saved: Saved, seed: int) -> str:
         return where
     best = ", the best one" if seed == saved.seed() else ""
     return f"{where}, seed {seed} of {saved.seeds}{best}"
-
-
-def size(path: Path) -> str:
-    """A file's size."""
-    count = path.stat().st_size
-    return f"{count / 1e6:.1f} MB" if count >= 1e6 else f"{count / 1e3:.1f} kB"

@@ -45,7 +45,7 @@ def draw(
         remarks: for what could not be drawn, and why.
     """
     if parts:
-        yield from layer_figures(saved, parts)
+        yield from layer_figures(saved, seed, parts)
     elif isinstance(saved.module.network, DenseNetwork):
         if len(saved.variables) == 1:
             yield "neurons", baseline_neurons(saved, seed)
@@ -59,12 +59,30 @@ def draw(
     elif parts:
         yield "activations", activation_functions(saved, parts[0], counts)
         when = "" if parts[0].bank.released is None else f" at the release; now {state(parts[0])}"
-        title = f"peaks of the head's subnetworks{when}"
+        title = f"{of_what(saved, seed)}: peaks of the head's subnetworks{when}"
         before = 1 << parts[0].bank.depth
         yield "peaks", figures.peaks_figure(parts[0].peaks, counts, before, title)
     if active is not None and not saved.is_function:
-        title = f"{active.dead} of {active.neurons} hidden neurons dead, {active.linear} never zero"
+        title = f"{of_what(saved, seed)}: {active.dead} of {active.neurons} hidden neurons dead, "
+        title += f"{active.linear} never zero"
         yield "activity", figures.activity_figure(active.layers, active.on, title)
+
+
+def of_what(saved: Saved, seed: int) -> str:
+    """The beginning of a title: the function, the run, the seed and the stage that a figure is of."""
+    folder = saved.run_folder and saved.run_folder.resolve()
+    parts = [
+        saved.target,
+        f"run {folder.parent.name}/{folder.name}" if folder else saved.path.name,
+        f"seed {seed}" if saved.is_function else "",
+        saved.module.place(saved.epoch),
+    ]
+    return ", ".join(filter(None, parts))
+
+
+def share_of(shown: int, count: int) -> str:
+    """In a title, how many of the subnetworks there are; nothing if all are shown."""
+    return "" if shown == count else f" of {shown} of {count} subnetworks"
 
 
 def state(group: Group) -> str:
@@ -77,14 +95,16 @@ def chosen(count: int, most: int) -> list[int]:
     return torch.linspace(0, count - 1, min(count, most)).round().long().tolist()
 
 
-def layer_figures(saved: Saved, parts: Sequence[Group]) -> Iterator[Drawing]:
+def layer_figures(saved: Saved, seed: int, parts: Sequence[Group]) -> Iterator[Drawing]:
     """The waves layer by layer, and what the hidden neurons hold once they are released."""
     depth = parts[0].bank.depth
     numbers = figures.shown_layers(depth)
     u = torch.linspace(0, 1, POINTS, dtype=torch.float64)
     waves, neurons = [], []
+    most = SHOWN_ROWS if len(parts) == 1 else SHOWN_ROWS - 1
+    some = share_of(min(most, len(parts[0].labels)), len(parts[0].labels))
     for part in parts:
-        for j in chosen(len(part.labels), SHOWN_ROWS if len(parts) == 1 else SHOWN_ROWS - 1):
+        for j in chosen(len(part.labels), most):
             name, low, high = part.axis[j]
             label = part.labels[j] if saved.is_function else f"subnetwork {part.labels[j]}"
             span = high - low
@@ -92,12 +112,11 @@ def layer_figures(saved: Saved, parts: Sequence[Group]) -> Iterator[Drawing]:
             held = part.neurons(j, u)
             neurons.append(figures.Row(label, name, [(low + span * u, held[i]) for i in numbers]))
     released = parts[0].bank.released is not None
-    moment = "at the release" if released else f"in {saved.module.place(saved.epoch)}"
-    title = f"waves of the peaks {moment}"
+    title = f"{of_what(saved, seed)}: waves of the peaks{' at the release' * released}{some}"
     yield "waves", figures.waves_figure(waves, numbers, title)
     if released:
         others = ", inputs of the others at 1/2" if parts[0].bank.released == "dense" else ""
-        title = f"what the hidden neurons hold now, {SCALED} ({state(parts[0])}{others})"
+        title = f"{of_what(saved, seed)}: what the hidden neurons{some} hold, {SCALED} ({state(parts[0])}{others})"
         yield "neurons", figures.neurons_figure(neurons, numbers, title)
 
 
@@ -116,7 +135,7 @@ def baseline_neurons(saved: Saved, seed: int) -> Figure:
             layers.append(h)
     numbers = figures.shown_layers(len(layers))
     row = figures.Row("", name, [(x, layers[i]) for i in numbers])
-    return figures.neurons_figure([row], numbers, f"what the hidden neurons hold, {SCALED}")
+    return figures.neurons_figure([row], numbers, f"{of_what(saved, seed)}: what the hidden neurons hold, {SCALED}")
 
 
 def breakpoints_against_curvature(saved: Saved, seed: int) -> Figure:
@@ -135,7 +154,9 @@ def breakpoints_against_curvature(saved: Saved, seed: int) -> Figure:
     curvature = data.expression.second_derivative(x[:, None])
     plain = saved.module.network.double() if saved.module.network.parameterization == "peaks" else saved.module.network
     kinks = breakpoints(plain.to_sequential(seed), low, high)  # type: ignore[operator]
-    title = f"{data.target_name}: breakpoints against the curvature of the target, seed {seed}"
+    if not len(kinks):
+        raise TriwaveError(f"seed {seed} has no breakpoint in the domain, where it is linear")
+    title = f"{of_what(saved, seed)}: breakpoints against the curvature of the target"
     return figures.breakpoints_figure(x, curvature, kinks, name, title)
 
 
@@ -146,7 +167,8 @@ def activation_functions(saved: Saved, part: Group, counts: Sequence[int]) -> Fi
     squash = SQUASHES[head.squash]
     pieces = dict(zip(chosen(len(part.labels), COUNTED), counts, strict=True))
     curves = []
-    for j in chosen(len(part.labels), SHOWN_ACTIVATIONS):
+    numbers = chosen(len(part.labels), SHOWN_ACTIVATIONS)
+    for j in numbers:
         mean, deviation = float(head.norm.bias[j]), abs(float(head.norm.weight[j])) or 1.0
         z = torch.linspace(mean - REACH * deviation, mean + REACH * deviation, POINTS, dtype=torch.float64)
         u = squash(z)
@@ -156,7 +178,9 @@ def activation_functions(saved: Saved, part: Group, counts: Sequence[int]) -> Fi
             then = before.outputs(j, u)
         curves.append(figures.ActivationCurve(j, z, part.outputs(j, u), then, mean, deviation, pieces.get(j)))
     others = "; inputs of the other subnetworks at 1/2" if part.bank.released == "dense" else ""
-    title = f"activation functions of the head: {head.squash} squash, then subnetworks ({state(part)}{others})"
+    which = share_of(len(numbers), len(part.labels)).removeprefix(" of ") or "subnetworks"
+    title = f"{of_what(saved, 0)}: activation functions of the head: {head.squash} squash, then {which}"
+    title += f" ({state(part)}{others})"
     return figures.activations_figure(curves, title)
 
 

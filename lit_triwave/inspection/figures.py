@@ -20,8 +20,15 @@ from lit_triwave.plots import MAX_MARKS
 
 GREEN = "#3f8f5b"
 MANY = colormaps["viridis"]
-NEURONS = {"sum": BLUE, "t1": ORANGE, "t2": GREEN, "bias": GREY}
+NEURONS = {
+    "sum, the waves so far": BLUE,
+    "t1, the wave": ORANGE,
+    "t2, what of it is above the peak": GREEN,
+    "bias, a constant": GREY,
+}
+"""What the neurons of a layer are by construction; once released, it is only what they began as."""
 MAX_COLUMNS = 6
+WIDTH_OF_KEY = 7.0  # inches that the names of the neurons need in one line
 NARROWEST = 4.6  # inches that a legend and a title of two or three lines need
 
 
@@ -120,7 +127,9 @@ def neurons_figure(rows: Sequence[Row], numbers: Sequence[int], title: str) -> F
             ax.set_ylim(-0.05, 1.08)
     if named:
         handles = [table[0][0].plot([], [], color=color, label=name)[0] for name, color in NEURONS.items()]
-        figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False, fontsize=8)
+        columns = 4 if figure.get_figwidth() >= WIDTH_OF_KEY else 2
+        key = {"ncols": columns, "title": "at the release each neuron began as", "title_fontsize": 8}
+        figure.legend(handles=handles, loc="outside lower center", frameon=False, fontsize=8, **key)
     elif (count := rows[0].layers[0][1].shape[1]) > 1:
         numbered = ScalarMappable(Normalize(1, count), MANY)
         bar = figure.colorbar(numbered, ax=[ax for line in table for ax in line], pad=0.01, aspect=12)

@@ -1,0 +1,116 @@
+"""What `compare` takes a run for that has no end, or whose files are damaged."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lit_triwave.cli import main
+from lit_triwave.wandb_segments import BLOCK_BYTES, records
+from tests.compared_runs import compared, write_run
+
+
+def age(folder: Path, seconds: float = 3600) -> None:
+    """Makes a folder and all in it older."""
+    then = time.time() - seconds
+    for path in [folder, *folder.rglob("*")]:
+        os.utime(path, (then, then))
+
+
+@pytest.mark.parametrize(
+    ("written", "state"),
+    [
+        ("figures/inspect/waves.png", "cut off"),
+        ("exported/last.pt", "cut off"),
+        ("predictions.csv", "cut off"),
+        ("metrics.csv", "running"),
+        ("checkpoints/last.ckpt", "running"),
+        ("wandb/offline-run-20261125_193143-6423f5bb/run-6423f5bb.wandb", "running"),
+    ],
+)
+def test_a_run_is_going_while_a_fit_writes(
+    written: str, state: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = write_run(tmp_path / "x3" / "a", state="running", metrics="step,train/mse\n1,2\n")
+    age(run)
+    (run / written).parent.mkdir(parents=True, exist_ok=True)
+    (run / written).write_text("step,train/mse\n1,2\n")
+    assert [row["state"] for row in compared(capsys, run)["rows"]] == [state]
+
+
+@pytest.fixture
+def tracked(fit: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run that was finished, with its W&B files."""
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    return fit("a")
+
+
+def segment(run: Path) -> Path:
+    (file,) = run.glob("wandb/offline-run-*/*.wandb")
+    return file
+
+
+def test_a_wandb_file_that_was_cut_is_cut_off_wherever_it_lies(
+    tracked: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = segment(tracked)
+    os.truncate(file, file.stat().st_size // 3)
+    elsewhere = Path(shutil.copytree(file.parent, tmp_path / "elsewhere" / file.parent.name))
+    for place in (tracked / "wandb", elsewhere):
+        content = compared(capsys, place)
+        assert [row["state"] for row in content["rows"]] == ["cut off"]
+        (note,) = content["runs"][0]["notes"]
+        assert note.startswith(f"{file.name} is damaged (ends in the middle of a record)")
+        assert main(["compare", str(place), "--format", "csv"]) == 0
+        assert note in capsys.readouterr().err
+        assert main(["compare", str(place), "--out", str(tmp_path / "table.md")]) == 0
+        assert note in capsys.readouterr().err
+
+
+def test_a_regression_that_was_cut_before_any_summary_has_no_accuracy(
+    tracked: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = segment(tracked)
+    kinds = [record.WhichOneof("record_type") for record in records(file)]
+    for _ in range(40):
+        os.truncate(file, file.stat().st_size * 9 // 10)
+        if "summary" not in {record.WhichOneof("record_type") for record in records(file)}:
+            break
+    assert "summary" in kinds
+    assert main(["compare", str(tracked / "wandb")]) == 0
+    said = capsys.readouterr()
+    assert "accuracy" not in said.out and "is damaged" in said.err
+
+
+def test_a_wandb_file_in_the_writing_ends_with_a_block_and_is_no_damage(
+    tracked: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = segment(tracked)
+    elsewhere = Path(shutil.copytree(file.parent, tmp_path / "elsewhere" / file.parent.name)) / file.name
+    whole = elsewhere.read_bytes()
+    assert len(whole) < BLOCK_BYTES
+    os.truncate(elsewhere, len(whole) // 2)
+    monkeypatch.setattr("lit_triwave.wandb_segments.BLOCK_BYTES", len(whole) // 2)
+    (run,) = compared(capsys, elsewhere)["runs"]
+    assert (run["state"], run["notes"]) == ("running", [])
+
+
+def test_files_are_named_as_they_are_written(sweep: Path, tmp_path: Path, capsys: Any) -> None:
+    figures = tmp_path / "figures"
+    assert main(["compare", str(sweep), "--figures", str(figures)]) == 0
+    said = capsys.readouterr()
+    assert "written" not in said.out
+    names = ("curves", "parallel", "parameters", "time")
+    assert [line.partition(", ")[0] for line in said.err.splitlines()] == [
+        f"written  {figures / name}.png" for name in names
+    ]
+    assert main(["compare", str(sweep), "--figures", str(figures), "--out", str(tmp_path / "page.html")]) == 0
+    said = capsys.readouterr()
+    assert said.out.count("written  ") == 5 and said.err == ""
+    assert said.out.splitlines()[-1].endswith(" MB")
