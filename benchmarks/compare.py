@@ -79,7 +79,7 @@ def write_run(folder: Path, fields: dict[str, Any], seed: int, steps: int, repli
         "test/mse_std": seeds.std(ddof=1) if replicas > 1 else None,
         "test/max_error": 3 * seeds.min() ** 0.5,
         "parameters": (20 * depth - 7) * (2 if dense else 1),
-        "wall_seconds": 4 + depth * random.uniform(1.5, 2.0) * (1.4 if dense else 1),
+        "fit_seconds": 4 + depth * random.uniform(1.5, 2.0) * (1.4 if dense else 1),
         "seed": seed,
     }
     identity = {"experiment": folder.parent.name, "id": folder.name, "group": folder.parent.name, "job_type": "fit"}

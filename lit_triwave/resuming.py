@@ -13,7 +13,7 @@ import torch
 from jsonargparse import Namespace
 from lightning.pytorch import LightningModule
 
-from lit_triwave.errors import TriwaveError, reason
+from lit_triwave.errors import TriwaveError, reason, some
 from lit_triwave.home import hidden
 from lit_triwave.modules.staged import STAGES
 from lit_triwave.trees import flat, plain
@@ -57,7 +57,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         if not is_zipfile(path):  # as everything is that torch.save writes
             why = "it is cut off, or no checkpoint at all"
         others = sorted(str(other) for other in path.parent.glob("*.ckpt") if other != path)
-        hint = f"; there is also {', '.join(others)}" if others else ""
+        hint = f"; there is also {some(others)}" if others else ""
         raise TriwaveError(f"checkpoint {path} cannot be read ({why}){hint}") from error
     check_stage(path, content["state_dict"])
     return content

@@ -166,8 +166,7 @@ def load_module(place: str | Path) -> Saved:
             raise TriwaveError(
                 f"{path} is not a run's checkpoint: torch can read it, but there is no module"
             ) from error
-        said, also, others = str(error).partition("; there is also ")
-        raise TriwaveError(said + also + some(others.split(", "))) from error
+        raise
     arguments = dict(content.get("hyper_parameters", {}))
     kind = module_class(path, arguments)
     run = dict(content.get("run") or {})

@@ -73,7 +73,7 @@ def write_sweep(root: Path) -> Path:
             curve = "".join(
                 f"{step},{error * (1 + 100 / (1 + step)) * (1 + 0.1 * seed)}\n" for step in range(0, 500, 5)
             )
-            summary = {"test/mse": error * (1 + 0.01 * seed), "parameters": 20 * depth, "wall_seconds": 3.0 + seed}
+            summary = {"test/mse": error * (1 + 0.01 * seed), "parameters": 20 * depth, "fit_seconds": 3.0 + seed}
             folder = root / "sweep" / f"{depth}-{release}-{seed}"
             write_run(folder, config, summary, metrics="step,train/mse_mean\n" + curve)
     return root

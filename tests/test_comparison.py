@@ -121,8 +121,8 @@ def test_rows_are_what_the_user_says(sweep: Path, capsys: pytest.CaptureFixture[
     assert [row["fields"] for row in content["rows"]] == [{"model.depth": 6}, {"model.depth": 5}]
     assert [row["seeds"] for row in content["rows"]] == [6, 6]
     assert "2 of 2 rows pool runs that differ in more than the seed." in content["remarks"]
-    content = compared(capsys, sweep, "--metrics", "wall_seconds", "--sort", "test/mse")
-    assert content["main_metric"] == "wall_seconds"
+    content = compared(capsys, sweep, "--metrics", "fit_seconds", "--sort", "test/mse")
+    assert content["main_metric"] == "fit_seconds"
     assert [row["fields"]["model.depth"] for row in content["rows"]] == [6, 6, 5, 5]
 
 
@@ -157,7 +157,7 @@ def test_the_columns_shown_tell_the_rows_apart(tmp_path: Path, capsys: pytest.Ca
         (["scales=[ .03,0.1 ]"], 6),
         (["scales!=[0.03, 0.1]"], 6),
         (["scales=0.1"], 12),
-        (["lr=1e-3", "wall_seconds>4"], 4),
+        (["lr=1e-3", "fit_seconds>4"], 4),
         (["release='blocks'", 'depth = "5"'], 3),
     ],
 )
@@ -191,7 +191,7 @@ def test_conditions_leave_the_runs_that_meet_them(
         (["--sort", "realease"], "--sort realease: no run has this field; did you mean 'release'"),
         (["--group-by", "width"], "--group-by width: no run has this field"),
         (["--metrics", "test/mes"], "--metrics test/mes: no run has this field; did you mean 'test/mse'"),
-        (["--metrics", "qqq"], "--metrics qqq: no run has this field; there are test/mse, parameters, wall_seconds"),
+        (["--metrics", "qqq"], "--metrics qqq: no run has this field; there are test/mse, parameters, fit_seconds"),
         (["--sort", "lowst"], "--sort lowst: no run has this field; did you mean 'lowest'"),
         (["--where", "depth=>5"], "--where depth=>5: no such OP as =>; it is one of = != < <= > >= ~"),
         (["--out", "configs", "--format", "csv"], "--out configs: a folder; the name of a file is expected"),

@@ -51,7 +51,7 @@ def drawn_figures(root: Path) -> dict[str, Figure]:
     comparison, curves = comparison_of(root)
     best = coloured(comparison, curves)
     figures = {"curves": curves_figure(comparison, curves, best), "parallel": parallel_figure(comparison)}
-    figures |= {cost: cost_figure(comparison, cost, best) for cost in ("parameters", "wall_seconds")}
+    figures |= {cost: cost_figure(comparison, cost, best) for cost in ("parameters", "fit_seconds")}
     there = {name: figure for name, figure in figures.items() if figure is not None}
     for figure in there.values():
         figure.draw_without_rendering()
@@ -82,7 +82,7 @@ def awkward(tmp_path: Path) -> Path:
         error = 10 ** float(random.uniform(-7, -1))
         summary = replicas([error, 1.5 * error]) | {
             "parameters": 20 * config["model.depth"],
-            "wall_seconds": 2.0 + number,
+            "fit_seconds": 2.0 + number,
         }
         curve = "step,train/mse_mean\n" + "".join(
             f"{step},{error * (2 + 100 / (1 + step))}\n" for step in range(0, 99, 3)
@@ -97,7 +97,7 @@ def test_figures_are_drawn_for_many_rows(tmp_path: Path, capsys: pytest.CaptureF
 
     curve = "step,train/mse_mean\n" + "".join(f"{step},{1 / (1 + step)}\n" for step in range(300))
     for depth in range(2, 18):
-        summary = {"test/mse": 10.0**-depth, "parameters": 20 * depth, "wall_seconds": 2.0 * depth}
+        summary = {"test/mse": 10.0**-depth, "parameters": 20 * depth, "fit_seconds": 2.0 * depth}
         write_run(tmp_path / "runs" / "x3" / str(depth), {"model.depth": depth}, summary, metrics=curve)
     assert main(["compare", str(tmp_path / "runs"), "--figures", str(tmp_path / "figures")]) == 0
     for name in ("curves", "parameters", "time", "parallel"):
@@ -113,7 +113,7 @@ def test_figures_are_drawn_for_many_rows(tmp_path: Path, capsys: pytest.CaptureF
 
 def test_figures_of_few_points_have_labelled_axes_and_a_title_beside_no_legend(tmp_path: Path) -> None:
     for depth, error in {4: 0.002789, 5: 0.002813}.items():  # no power of ten is near
-        summary = {"test/mse": error, "parameters": 42_000 + depth, "wall_seconds": 1.2 * 10 ** (depth - 4)}
+        summary = {"test/mse": error, "parameters": 42_000 + depth, "fit_seconds": 1.2 * 10 ** (depth - 4)}
         long = {"model.depth": depth, "model.start": "a start with a long name " * depth}
         write_run(tmp_path / "x3" / str(depth), long, summary)
     for name, figure in drawn_figures(tmp_path).items():
@@ -213,7 +213,7 @@ def test_axes_of_the_parallel_coordinates_have_ticks_that_do_not_touch(awkward: 
 def test_a_diverged_run_is_above_the_axes_of_the_others(tmp_path: Path) -> None:
     for depth, error in {3: 1e-2, 4: 1e-4, 5: 1e200}.items():
         curve = "step,train/mse_mean\n" + "".join(f"{step},{error * 2}\n" for step in range(9))
-        summary = {"test/mse": error, "parameters": depth, "wall_seconds": 1.0}
+        summary = {"test/mse": error, "parameters": depth, "fit_seconds": 1.0}
         write_run(tmp_path / "x3" / str(depth), {"model.depth": depth}, summary, metrics=curve)
     for name, figure in drawn_figures(tmp_path).items():
         (ax,) = figure.axes
@@ -246,7 +246,7 @@ def test_the_page_works_in_a_real_browser_without_a_network(
         assert browser.run("return document.querySelectorAll('tr.best').length") == 1
         # A band and a line for each of the four rows.
         assert browser.run("return document.querySelectorAll('#curves .scatterlayer .trace').length") == 8
-        for chart in ("parameters", "wall_seconds"):
+        for chart in ("parameters", "fit_seconds"):
             assert browser.run(f"return document.querySelectorAll('#{chart} .points path.point').length") == 4
         if arguments is WITH_WEBGL:
             assert browser.run("return document.querySelectorAll('#parallel .parcoords .y-axis').length") == 3
@@ -455,7 +455,7 @@ def test_a_row_keeps_its_colour_whatever_is_filtered(tmp_path: Path) -> None:
 @in_chromium
 def test_headers_and_rows_take_the_keyboard_and_rows_have_one_colour_everywhere(sweep: Path, tmp_path: Path) -> None:
     for number in range(9):  # more rows than colours
-        summary = {"test/mse": 1e-3 + number, "parameters": 9, "wall_seconds": 1.0}
+        summary = {"test/mse": 1e-3 + number, "parameters": 9, "fit_seconds": 1.0}
         write_run(
             sweep / "more" / str(number), {"model.depth": 20 + number}, summary, metrics="step,train/mse_mean\n0,1\n"
         )

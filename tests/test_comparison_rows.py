@@ -151,7 +151,7 @@ def test_the_lowest_seed_is_said_of_its_function(tmp_path: Path, capsys: pytest.
     ("metric", "says"),
     [
         ("test/mse_min", "a minimum over seeds has no spread, so it can't be weighed"),
-        ("wall_seconds", "a run of many seeds has one wall_seconds, so nothing tells"),
+        ("fit_seconds", "a run of many seeds has one fit_seconds, so nothing tells"),
     ],
 )
 def test_one_number_of_many_seeds_is_not_called_one_seed(
@@ -159,7 +159,7 @@ def test_one_number_of_many_seeds_is_not_called_one_seed(
 ) -> None:
     for depth in (5, 6):
         write_run(
-            tmp_path / "x3" / f"{depth}", {"model.depth": depth}, replicas([1.0 * depth, 9]) | {"wall_seconds": depth}
+            tmp_path / "x3" / f"{depth}", {"model.depth": depth}, replicas([1.0 * depth, 9]) | {"fit_seconds": depth}
         )
     (said,) = compared(capsys, tmp_path, "--metrics", metric)["verdict"]
     assert says in said and "one seed" not in said and "n = 1" not in said

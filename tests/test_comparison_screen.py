@@ -27,7 +27,7 @@ def wide(tmp_path: Path) -> Path:
             "model.wiring": ["difference", "single"][number % 2],
         }
         summary = replicas([1.234e-5 * (1 + number), 9e-7 * (2 + number)])
-        summary |= {"test/max_error": 0.036, "parameters": 93, "wall_seconds": 7.5 + number}
+        summary |= {"test/max_error": 0.036, "parameters": 93, "fit_seconds": 7.5 + number}
         folder = tmp_path / "x3_minus_x" / f"20261125-1449{number:02d}-a490"
         write_run(folder, config, summary, state="stopped" if number == 3 else "finished")
     return tmp_path
@@ -71,7 +71,7 @@ def test_what_does_not_fit_is_named_and_what_tells_rows_apart_stays_longest(
 
 
 def test_metrics_that_were_asked_for_stay(wide: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    asked = ("test/mse", "wall_seconds", "parameters")
+    asked = ("test/mse", "fit_seconds", "parameters")
     lines = on_a_terminal(100, monkeypatch, capsys, wide, "--metrics", *asked)
     header = "".join(line for line in lines if line.startswith("┃"))
     assert "seconds" in header and "parameters" in header

@@ -26,6 +26,7 @@ from lit_triwave.runs import wandb_id
 from lit_triwave.saved import load_module
 from lit_triwave.stages import Stage
 from lit_triwave.wandb_segments import records, segments
+from tests.compared_runs import compared
 from tests.conftest import REPOSITORY
 from tests.faults import signal_at
 from tests.test_resume import rows
@@ -93,7 +94,7 @@ def test_run_json_says_how_a_run_ended(fit, options: list[str], code: int, state
         assert run_json(run)["state"] == "finished"
 
 
-def test_a_branch_says_what_it_comes_from(fit, monkeypatch) -> None:
+def test_a_branch_says_what_it_comes_from(fit, monkeypatch, capsys) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
     run = fit("r")
     assert run_json(run)["branched_from"] is None
@@ -109,6 +110,10 @@ def test_a_branch_says_what_it_comes_from(fit, monkeypatch) -> None:
         assert run_json(branch)["branched_from"] == said
         assert wandb_config(branch)["branched_from.step"] == 25
     assert not [name for name in wandb_config(run) if name.startswith("branched")]
+    for place in (run.parent, *run.parent.glob("*/wandb/offline-run-*")):  # no field in which runs differ
+        assert "branched" not in str(compared(capsys, place)["rows"])
+    found_by = compared(capsys, run.parent, "--where", "branched_from.run=x3_minus_x/r")["runs"]
+    assert [one["name"] for one in found_by] == ["x3_minus_x/b"]
     elsewhere = run / "moved.ckpt"
     (branch / "checkpoints" / "best.ckpt").rename(elsewhere)
     monkeypatch.setenv("WANDB_MODE", "disabled")

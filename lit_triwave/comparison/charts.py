@@ -31,7 +31,7 @@ LONGEST_TICK = 18
 LONGEST_TITLE = 16  # of a line; there are two
 DECADES = 20.0
 """Positive values that span a larger factor are drawn on a logarithmic axis."""
-COSTS = {"parameters": "parameters", "wall_seconds": "wall time / s"}
+COSTS = {"parameters": "parameters", "fit_seconds": "time of the steps / s"}
 """What a metric is drawn against."""
 MISSING, ABOVE = -0.08, 1.08
 """Where a row without a value, and one whose error is above the `ceiling`, crosses an axis from 0 to 1."""

@@ -61,7 +61,7 @@ def write_figures(comparison: Comparison, curves: Curves, folder: Path) -> list[
     """
     best = coloured(comparison, curves)
     drawn = {"curves": curves_figure(comparison, curves, best), "parallel": parallel_figure(comparison)}
-    for name, cost in (("parameters", "parameters"), ("time", "wall_seconds")):
+    for name, cost in (("parameters", "parameters"), ("time", "fit_seconds")):
         drawn[name] = cost_figure(comparison, cost, best)
     written = []
     for name, figure in drawn.items():

@@ -22,7 +22,7 @@ SCHEMA = 2
 """The newest layout of run.json and summary.json that is known here."""
 RUN_FILES = ("run.json", "summary.json", "metrics.csv", "config.yaml")
 """A folder with one of them is that of a run."""
-ABOUT = ("group", "job_type", "started", "ended", "git", "versions", "hardware")
+ABOUT = ("group", "job_type", "started", "ended", "git", "versions", "hardware", "branched_from")
 """What run.json has besides the config."""
 WRITTEN_BY_FIT = ("run.json", "metrics.csv", "config.yaml", LOCK_FILE, "checkpoints/*", "wandb/*run-*/*.wandb")
 """By whose times a run is known to be going; `inspect`, `test` and `export` write others."""

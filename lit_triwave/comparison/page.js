@@ -241,7 +241,7 @@ function drawParallel() {
   return draw("parallel", [...traces.reverse(), bold].map((trace) => ({ ...trace, cliponaxis: false })), { margin, ...WHITE, hovermode: "closest", showlegend: false, xaxis, yaxis, annotations: notes, shapes: lines });
 }
 
-const DRAWERS = { curves: drawCurves, parameters: () => drawCost("parameters"), wall_seconds: () => drawCost("wall_seconds"), parallel: drawParallel };
+const DRAWERS = { curves: drawCurves, parameters: () => drawCost("parameters"), fit_seconds: () => drawCost("fit_seconds"), parallel: drawParallel };
 const drawn = new Set();
 
 function drawAgain() {

@@ -16,7 +16,7 @@ from lit_triwave.goals import goal
 
 MAIN = ("test/accuracy", "test/mse")
 """Metrics that a comparison is about, unless another is asked for."""
-BESIDES = ("test/accuracy", "test/mse", "test/max_error", "test/loss", "parameters", "wall_seconds")
+BESIDES = ("test/accuracy", "test/mse", "test/max_error", "test/loss", "parameters", "fit_seconds")
 """Metrics shown besides the main one, unless others are asked for."""
 BEST = "★"
 LOWEST = "lowest"
