@@ -24,9 +24,10 @@ from lit_triwave.callbacks.interruption import REQUEUE_SIGNAL, SIGNALS, Interrup
 from lit_triwave.callbacks.progress import StageProgress
 from lit_triwave.callbacks.reporting import best_checkpoint, reporting
 from lit_triwave.callbacks.stage_switch import check_strategy
+from lit_triwave.chosen_checkpoint import choose_checkpoint
 from lit_triwave.cli import INTERRUPTED, REQUEUE, interrupted
 from lit_triwave.cluster import check_meeting_point, cluster_environment, leave_ranks, one_message, requeued
-from lit_triwave.errors import Interrupted, TrainingDiverged, TriwaveError
+from lit_triwave.errors import Interrupted, TrainingDiverged
 from lit_triwave.home import found
 from lit_triwave.launcher import LAUNCHER_VARIABLE, announce_launcher
 from lit_triwave.links import LINKS, check_links
@@ -38,19 +39,16 @@ from lit_triwave.networks import TriangleNetwork
 from lit_triwave.nulls import check_nulls
 from lit_triwave.origin import Origin
 from lit_triwave.quiet import quiet
-from lit_triwave.resuming import check_same_run, course_of, goes_back, load_checkpoint, logged_steps
+from lit_triwave.resuming import check_same_run, course_of, load_checkpoint
 from lit_triwave.run_folder import FitFolder
 from lit_triwave.run_record import RunFile, flat_config, hardware, tags
 from lit_triwave.runs import (
     RUN_ID_VARIABLE,
     SWEEP_VARIABLE,
     Run,
-    folder_of,
     given_run_id,
-    latest_checkpoint,
     place_run,
     results_folder,
-    unsaved_run,
     wandb_id,
 )
 from lit_triwave.stages import Polish, Stage
@@ -105,30 +103,11 @@ class TriwaveCLI(LightningCLI):
         if config.run.experiment is None:
             files = [Path(str(path)).stem for path in config.get("config") or []]
             config.run.experiment = re.sub(r"[^\w.-]+", "_", files[0]) if files else "default"
-        checkpoint = config.get("ckpt_path")
-        if self.subcommand == "fit" and checkpoint is None and requeued():
+        asked, fits = config.get("ckpt_path"), self.subcommand == "fit"
+        if fits and asked is None and requeued():
             config.run.id = config.run.id or given_run_id()
-            checkpoint = config.run.id and "last"
-        # A job that is always submitted with `--ckpt_path last --run.id ID` may have been killed before it saved.
-        self.begin_anew = False
-        if checkpoint == "last" or (checkpoint is None and self.subcommand != "fit"):
-            run = config.run
-            checkpoint = latest_checkpoint(run.root, run.experiment, run.id)
-            self.begin_anew = checkpoint is None and run.id is not None and self.subcommand == "fit"
-            where = f"{Path(run.root) / run.experiment / (run.id or '*')}/checkpoints"
-            if checkpoint is None and not self.begin_anew:
-                raise TriwaveError(f"no checkpoint in {where}: run `fit` first, or give --ckpt_path FILE")
-            say(f"no checkpoint in {where} yet: begins anew" if self.begin_anew else f"checkpoint: {checkpoint}")
-            left = unsaved_run(run.root, run.experiment) if self.subcommand == "fit" and run.id is None else None
-            if left is not None:
-                say(f"a later run was left before it saved: --run.id {left} --ckpt_path last begins it anew")
-        if checkpoint is not None and not Path(checkpoint).is_file():
-            raise TriwaveError(f"--ckpt_path {checkpoint}: no such file")
-        self.checkpoint_path = None if checkpoint is None else Path(checkpoint)
-        if self.checkpoint_path is not None and self.subcommand == "fit" and requeued():
-            begun = place_run(Run(**config.run.as_dict()), self.checkpoint_path, branches=True).folder
-            own = begun / "checkpoints" / "last.ckpt"
-            self.checkpoint_path = own if own.is_file() else self.checkpoint_path
+            asked = "last" if config.run.id else None
+        self.chosen = choose_checkpoint(asked, config.run, fits)
 
     def _run_subcommand(self, subcommand: str) -> None:
         with ranks_end_together(self.trainer, self.interruption, self._abandon), self._recorded(subcommand):
@@ -152,7 +131,7 @@ class TriwaveCLI(LightningCLI):
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         arguments: dict[str, Any] = super()._prepare_subcommand_kwargs(subcommand)
-        arguments["ckpt_path"] = self.checkpoint_path
+        arguments["ckpt_path"] = self.chosen.path
         if subcommand in ("validate", "test"):
             arguments["verbose"] = False  # the summary's table says more
         return arguments
@@ -161,7 +140,7 @@ class TriwaveCLI(LightningCLI):
         config = self.config_init[self.subcommand]
         check_links(self.config[self.subcommand], self.model)
         course = course_of(self.config[self.subcommand])
-        self.checkpoint = None if self.checkpoint_path is None else load_checkpoint(self.checkpoint_path)
+        self.checkpoint = None if self.chosen.path is None else load_checkpoint(self.chosen.path)
         if self.checkpoint is not None:
             same = course if self.subcommand == "fit" else None
             check_same_run(self.checkpoint, self.model, same, linked=list(LINKS.values()))
@@ -171,12 +150,11 @@ class TriwaveCLI(LightningCLI):
             # Lightning does so too, once the run has a folder and a W&B run: a download that fails should leave none.
             self.datamodule.prepare_data()
         fits = self.subcommand == "fit"
-        self.run = place_run(config.run, self.checkpoint_path, branches=fits)
-        self.goes_on = folder_of(self.checkpoint_path) == self.run.folder.resolve()
+        self.run = place_run(config.run, self.chosen.path, branches=fits)
         if fits:  # as config.yaml is to say it
             saved = self.config["fit"].run
             saved.root, saved.experiment = self.run.root, self.run.experiment
-        self.origin = Origin(self.run.folder, self.checkpoint_path, self.checkpoint or {})
+        self.origin = Origin(self.run.folder, self.chosen.path, self.checkpoint or {})
         self._open_folder()
         os.environ[RUN_ID_VARIABLE] = str(self.run.id)
         announce_launcher()
@@ -188,7 +166,7 @@ class TriwaveCLI(LightningCLI):
             self.checkpoints = StageCheckpoint(self.origin, every, seconds, self.interruption)
             callbacks += [self.interruption, *best_checkpoint(self.model, self.origin), self.checkpoints]
         predicts = self.subcommand == "predict"
-        evaluated = None if self.subcommand == "fit" else self.checkpoint_path
+        evaluated = None if self.subcommand == "fit" else self.chosen.path
         place = results_folder(self.run.folder, evaluated)
         callbacks += reporting(self.model, place, config.seed_everything, self.started, predicts)
         if config.trainer.enable_progress_bar is not False:
@@ -217,7 +195,7 @@ class TriwaveCLI(LightningCLI):
         """A fit's folder, from the first rank."""
         self.folder = FitFolder(self.run.folder)
         if self.subcommand == "fit" and rank_zero_only.rank == 0:  # type: ignore[attr-defined]
-            self.folder.open(self.kept, goes_on=self.goes_on or self.begin_anew)
+            self.folder.open(self.kept, goes_on=self.origin.goes_on or self.chosen.begins_anew)
             with self._leave_nothing_half_written():
                 self.folder.prepare(self.model)
 
@@ -263,16 +241,16 @@ class TriwaveCLI(LightningCLI):
 
     def _wandb_id(self) -> str:
         """The id of this run in Weights & Biases, which is another one than that of the run it has come from."""
-        if not self.goes_on or self.checkpoint is None or self.checkpoint_path is None:
-            return wandb_id(self.run.folder, None)
-        step = logged_steps(self.checkpoint)
-        back = goes_back(self.run.folder, self.checkpoint_path, step)
+        folder, origin = self.run.folder, self.origin
+        if not origin.goes_on:
+            return wandb_id(folder, None)
+        back = origin.leaves_steps
         if back:
-            say(f"{self.run.folder} goes back to step {step}; --run.id NAME would leave it and go on as another run")
-        return wandb_id(self.run.folder, self.checkpoint, anew=back)
+            say(f"{folder} goes back to step {origin.step}; --run.id NAME would leave it and go on as another run")
+        return wandb_id(folder, self.checkpoint, anew=back)
 
     def before_fit(self) -> None:
-        resumed = (self.checkpoint_path, self.checkpoint) if self.checkpoint_path and self.checkpoint else None
+        resumed = (self.chosen.path, self.checkpoint) if self.chosen.path and self.checkpoint else None
         say(start_block(self.trainer, self.model, self.datamodule, self.run.folder, resumed))
 
     def fit(self, **arguments: Any) -> None:

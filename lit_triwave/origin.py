@@ -38,10 +38,34 @@ class Origin:
         return self.path is not None and folder_of(self.path) != self.folder.resolve()
 
     @property
+    def goes_on(self) -> bool:
+        """Whether the checkpoint is the run's own."""
+        return self.path is not None and not self.branches
+
+    @property
     def goes_back(self) -> bool:
         """Whether the checkpoint is the run's own, and not its last one."""
-        last = self.folder / "checkpoints" / "last.ckpt"
-        return self.path is not None and not self.branches and self.path.resolve() != last.resolve()
+        return self.goes_on and self.path is not None and self.path.resolve() != self._last.resolve()
+
+    @property
+    def leaves_steps(self) -> bool:
+        """Whether the run has made steps after the checkpoint, which it goes back from."""
+        if not self.goes_back or not self._last.is_file():
+            return False
+        try:  # mmap: of a large file only what is asked for is read
+            last = torch.load(self._last, map_location="cpu", weights_only=True, mmap=True)
+        except Exception:  # no checkpoint: nothing is known of such steps
+            return False
+        return logged_steps(last) > self.step
+
+    @property
+    def _last(self) -> Path:
+        return self.folder / "checkpoints" / "last.ckpt"
+
+    @property
+    def step(self) -> int:
+        """Steps up to the checkpoint, through all stages."""
+        return logged_steps(self.content)
 
     @property
     def epoch(self) -> int:
@@ -61,7 +85,7 @@ class Origin:
             return False
         before, rows = (content.get("run", {}).get("rows", []) for content in (other, self.content))
         # As text: not a number equals itself there.
-        return logged_steps(other) <= logged_steps(self.content) and repr(before) == repr(rows[: len(before)])
+        return logged_steps(other) <= self.step and repr(before) == repr(rows[: len(before)])
 
     def file_with(self, callback: str, state: Mapping[str, Any], name: str) -> Path | None:
         """The checkpoint of that name, beside the one that is gone on from, in which a callback had that state."""
@@ -76,7 +100,7 @@ class Origin:
         progress = self.content.get("loops", {}).get("fit_loop", {}).get("epoch_loop.batch_progress", {})
         if not progress.get("is_last_batch"):
             return None
-        last = logged_steps(self.content) - 1
+        last = self.step - 1
         rows = self.content.get("run", {}).get("rows", [])
         found = [row[monitor] for step, row in rows if step == last and monitor in row]
         return float(found[-1]) if found and math.isfinite(found[-1]) else None
@@ -87,8 +111,7 @@ class Origin:
             return None
         folder = folder_of(self.path)
         run = None if folder is None else hidden(f"{folder.parent.name}/{folder.name}")
-        step = logged_steps(self.content)
-        return {"run": run, "checkpoint": hidden(self.path.name), "epoch": self.epoch, "step": step}
+        return {"run": run, "checkpoint": hidden(self.path.name), "epoch": self.epoch, "step": self.step}
 
 
 def take_over(source: Path, target: Path, states: Mapping[str, Any] | None = None) -> None:

@@ -83,23 +83,6 @@ def logged_steps(checkpoint: Mapping[str, Any]) -> int:
     return int(loop.get("_batches_that_stepped", checkpoint.get("global_step", 0)))
 
 
-def goes_back(folder: Path, checkpoint: Path, step: int) -> bool:
-    """Whether a run that goes on from a checkpoint leaves steps behind that it has made already.
-
-    Args:
-        folder: of the run.
-        checkpoint: that it goes on from.
-        step: of that checkpoint, see `logged_steps`.
-    """
-    last = folder / "checkpoints" / "last.ckpt"
-    if not last.is_file() or last.resolve() == checkpoint.resolve():
-        return False
-    try:
-        return logged_steps(torch.load(last, map_location="cpu", weights_only=True, mmap=True)) > step
-    except Exception:  # no checkpoint: nothing is known of such steps
-        return False
-
-
 def check_same_run(
     checkpoint: dict[str, Any], model: LightningModule, course: dict[str, Any] | None, linked: Sequence[str]
 ) -> None:

@@ -179,9 +179,14 @@ def open_folder(folder: Path, advice: str, name: str = "folder") -> None:
         probe.unlink()
 
 
-def latest_checkpoint(root: str, experiment: str, run_id: str | None = None) -> Path | None:
-    """`last.ckpt` of a run, or of the newest run of an experiment; None where there is none yet."""
-    found = (Path(root).expanduser() / experiment).glob(f"{run_id or '*'}/checkpoints/last.ckpt")
+def latest_checkpoint(root: str, experiment: str, run_id: str | None = None, name: str = "last") -> Path | None:
+    """`last.ckpt` of a run, or of the newest run of an experiment; None where there is none yet.
+
+    Args:
+        root, experiment, run_id: see `Run`.
+        name: of another checkpoint.
+    """
+    found = (Path(root).expanduser() / experiment).glob(f"{run_id or '*'}/checkpoints/{name}.ckpt")
     return max(found, key=lambda path: path.stat().st_mtime, default=None)
 
 

@@ -82,6 +82,7 @@ def refuse(capsys: pytest.CaptureFixture[str], root: Path, *args: str, left: boo
         (["--trainer.devices", "2", "--trainer.strategy", "fsdp"], "fsdp"),
         (["--ckpt_path", "absent.ckpt"], "absent.ckpt: no such file"),
         (["--ckpt_path", "last"], "no checkpoint in"),
+        (["--ckpt_path", "best"], "no best.ckpt in"),
     ],
 )
 def test_a_bad_value_gets_one_line_that_names_it(args: list[str], says: str, tmp_path: Path, capsys) -> None:

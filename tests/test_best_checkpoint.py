@@ -74,6 +74,9 @@ def test_best_is_the_epoch_of_the_lowest_validation_error_and_last_the_last(fit,
     errors = (saved.module(points.train_set.x) - points.train_set.y[:, None]).square().mean(0)
     assert tested["train/mse"] == pytest.approx(float(errors[saved.seed()]), rel=1e-9)
     assert 0 < tested["fit_seconds"] < last["fit_seconds"] < last["wall_seconds"] > tested["wall_seconds"]
+    (run / "best" / "summary.json").unlink()
+    assert main(["test", "--config", "configs/x3_minus_x.yaml", *again, "--ckpt_path", "best"]) == 0
+    assert json.loads((run / "best" / "summary.json").read_text()) == tested
     assert (run / "best" / "figures" / "fit.png").is_file() and (run / "best" / "predictions.csv").is_file()
     assert main(["test", "--config", "configs/x3_minus_x.yaml", *again]) == 0
     assert f"checkpoint: {run / 'checkpoints' / 'last.ckpt'}" in capsys.readouterr().out  # not the newest file
