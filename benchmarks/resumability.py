@@ -33,6 +33,7 @@ from lit_triwave.callbacks.checkpoint import AtomicCheckpointIO, RunRecord, Stag
 from lit_triwave.callbacks.history import EpochHistory
 from lit_triwave.callbacks.interruption import Interruption
 from lit_triwave.modules import ImageClassifier
+from lit_triwave.origin import Origin
 from lit_triwave.stages import Stage
 
 
@@ -53,9 +54,9 @@ class TimedCheckpoint(StageCheckpoint):
 
     saving = False
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path) -> None:
         self.times: list[float] = []
-        super().__init__(seconds=1e9, interruption=Interruption())
+        super().__init__(Origin(folder), seconds=1e9, interruption=Interruption())
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
@@ -89,7 +90,7 @@ def train(resumable: bool, epochs: int, folder: Path, saving: bool = False) -> t
     model = ImageClassifier(
         num_nets=64, pretrain=Stage(epochs=0), train=stage, num_classes=10, image_shape=data.image_shape
     )
-    checkpoints, epoch_times = TimedCheckpoint(), EpochTimes()
+    checkpoints, epoch_times = TimedCheckpoint(folder), EpochTimes()
     checkpoints.saving = saving
     watched: list[Any] = [checkpoints, RunRecord({}, [])] if resumable else []
     trainer = Trainer(

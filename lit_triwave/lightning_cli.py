@@ -214,7 +214,9 @@ class TriwaveCLI(LightningCLI):
                 kept = f"the last good checkpoint is {last}" if last.is_file() else "there is no checkpoint yet"
                 raise TrainingDiverged(f"{error}; {kept}") from error
             if self.subcommand == "fit" and isinstance(error, (KeyboardInterrupt, SystemExit)) and last.is_file():
-                say(f"stopped at once, the last checkpoint is {last}{self._how_to_go_on()}")
+                as_it_was = f"stopped before its first step: {folder} is as it was"
+                made = f"stopped at once, the last checkpoint is {last}{self._how_to_go_on()}"
+                say(as_it_was if unbegun and self.origin.goes_back else made)
             if unbegun:
                 self._undo()
             raise

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from pickle import UnpicklingError
 from textwrap import shorten
 from typing import Any
 from zipfile import is_zipfile
@@ -53,7 +54,13 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         content["state_dict"], content["epoch"], content["loops"], content["pytorch-lightning_version"]
     except Exception as error:
-        why = f"{type(error).__name__}: {reason(error)}"
+        # What PyTorch says of a pickle that it does not take is a page of advice.
+        foreign = isinstance(error, UnpicklingError)
+        why = (
+            "damaged, or with other objects than tensors in it"
+            if foreign
+            else f"{type(error).__name__}: {reason(error)}"
+        )
         if not is_zipfile(path):  # as everything is that torch.save writes
             why = "it is cut off, or no checkpoint at all"
         others = sorted(str(other) for other in path.parent.glob("*.ckpt") if other != path)

@@ -205,7 +205,18 @@ def test_validations_inside_an_epoch_and_runs_without_any_keep_no_best(fit, monk
     quick = fit("quick", "--trainer.fast_dev_run", "true")
     assert not list(quick.glob("checkpoints/*.ckpt"))
     checked = ["--trainer.num_sanity_val_steps", "1", "--trainer.check_val_every_n_epoch", "100"]
-    assert not (fit("checked", *checked) / "checkpoints" / "best.ckpt").exists()
+    assert not (fit("checked", *checked, "--trainer.max_epochs", "4") / "checkpoints" / "best.ckpt").exists()
+
+
+def test_the_ends_of_the_stages_count_without_a_validation_there(fit) -> None:
+    polish = ["--data.batch_size", "null", "--model.polish.epochs", "4", "--trainer.check_val_every_n_epoch", "3"]
+    run = fit("r", *polish)
+    assert int(best_row(run, "val/mse_min")["epoch"]) == 11  # of 14
+    assert checkpoint(run)["epoch"] == 13
+    stopped = fit("s", *polish, *signal_at(12, 0), code=75)
+    assert checkpoint(stopped)["epoch"] in (9, 11)  # where it was stopped is no end of a stage
+    fit("s", *polish, "--ckpt_path", str(stopped / "checkpoints" / "last.ckpt"))
+    assert_identical(all_but_time(run), all_but_time(stopped))
 
 
 def test_a_full_disk_names_the_best_checkpoint_and_keeps_the_one_before(fit, monkeypatch, capsys) -> None:

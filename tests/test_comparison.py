@@ -113,7 +113,11 @@ def test_a_copy_of_a_runs_folder_is_the_run(tmp_path: Path, capsys: pytest.Captu
         write_run(tmp_path / place / "x3" / "a", {"seed_everything": 3}, {"test/mse": 1.0})
     content = compared(capsys, tmp_path)
     assert [(row["seeds"], row["not_counted_again"]) for row in content["rows"]] == [(1, ["x3/a"])]
-    assert "There twice, as a copy, and counted once: x3/a." in content["remarks"]
+    assert f"There twice, as a copy, and counted once: {tmp_path}/here/x3/a." in content["remarks"]
+    (tmp_path / "there" / "x3" / "a" / "summary.json").unlink()  # what has results counts
+    finished, damaged = compared(capsys, tmp_path)["rows"]
+    assert (finished["state"], finished["metrics"]["test/mse"]["mean"]) == ("finished", 1.0)
+    assert damaged["state"] == "damaged"
 
 
 def test_rows_are_what_the_user_says(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -186,7 +186,7 @@ def test_labels_keep_the_state_and_both_ends(tmp_path: Path) -> None:
     for number in range(4):
         config = {f"model.{word}": f"{word} with a value of many words {number}" for word in words}
         config |= {"data.expression": LONG + f" + {number}"}
-        write_run(tmp_path / "x3" / str(number), config, state="running" if number % 2 else "finished")
+        write_run(tmp_path / "x3" / str(number), config, {"test/mse": 1.0}, "running" if number % 2 else "finished")
     comparison, _ = comparison_of(tmp_path)
     for row in comparison.rows:
         label = comparison.label(row, comparison.columns, 56)

@@ -114,3 +114,18 @@ def test_files_are_named_as_they_are_written(sweep: Path, tmp_path: Path, capsys
     said = capsys.readouterr()
     assert said.out.count("written  ") == 5 and said.err == ""
     assert said.out.splitlines()[-1].endswith(" MB")
+
+
+def test_what_is_not_known_to_be_finished_with_results_counts_for_nothing(tmp_path: Path, capsys: Any) -> None:
+    write_run(tmp_path / "x3" / "whole", {"seed_everything": 0}, {"test/mse": 2.0, "replicas": 3})
+    write_run(tmp_path / "x3" / "lost", {"seed_everything": 1, "model.replicas": 3})
+    record = write_run(tmp_path / "x3" / "record", {"seed_everything": 2}, {"test/mse": 1.0}) / "run.json"
+    record.write_text(record.read_text()[:40])
+    content = compared(capsys, tmp_path)
+    assert [(row["state"], row["seeds"]) for row in content["rows"] if row["state"] == "finished"] == [("finished", 3)]
+    assert {run["name"]: run["state"] for run in content["runs"]} == {
+        "x3/whole": "finished",
+        "x3/lost": "damaged",
+        "x3/record": "damaged",
+    }
+    assert not any("Best" in line and "record" in line for line in content["verdict"])

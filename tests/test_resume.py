@@ -165,6 +165,8 @@ def test_before_its_first_step_is_saved_a_run_that_goes_back_stays_as_it_was(fit
     before = {path: path.read_bytes() for path in run.rglob("*.*") if path.is_file()}
     fit("", *back_to(run), "--trainer.callbacks+=tests.faults.SignalBeforeTraining", code=130)
     assert {path: path.read_bytes() for path in run.rglob("*.*") if path.is_file()} == before
+    said = capsys.readouterr().out
+    assert f"stopped before its first step: {run} is as it was" in said and "go on with" not in said
 
     def full(content: Any, path: Any) -> None:
         raise OSError(28, "No space left on device")
@@ -215,7 +217,7 @@ def test_stages_of_no_epochs_are_left_out(fit) -> None:
     assert summary["linear_regions/final"] == 63
 
 
-@pytest.mark.parametrize(("count", "name", "epoch"), [(5, "last", 2), (8, "best", 4)])
+@pytest.mark.parametrize(("count", "name", "epoch"), [(5, "last", 2), (6, "best", 3)])
 def test_a_process_killed_while_it_saves_leaves_the_checkpoint_before(
     fit, tmp_path: Path, count: int, name: str, epoch: int
 ) -> None:

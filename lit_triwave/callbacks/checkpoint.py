@@ -86,7 +86,8 @@ class RunCheckpoint(ModelCheckpoint):
 
 
 class BestCheckpoint(RunCheckpoint):
-    """Keeps `checkpoints/best.ckpt`, from the epoch whose validation was the best so far, in whichever stage.
+    """Keeps `checkpoints/best.ckpt`, from the epoch that was the best so far on the validation data, in whichever
+    stage: of those that were validated and, for functions, the last ones of the stages.
 
     It is saved when that epoch is over, so that a run may go on from it, and before `last.ckpt`, which then knows it.
     Validations inside an epoch do not count. Ties keep the earlier, and all ranks decide alike.
@@ -149,8 +150,10 @@ class BestCheckpoint(RunCheckpoint):
             found = trainer.callback_metrics.get(str(self.monitor))
             self._found = None if found is None else float(found)
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: StagedModule) -> None:  # type: ignore[override]
         found, self._found = self._found, None
+        if found is None and pl_module.ends_stage(trainer.current_epoch):
+            found = pl_module.end_of_stage(str(self.monitor))
         if found is None or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         if trainer.strategy.reduce_boolean_decision(self._improves(found)):

@@ -18,7 +18,7 @@ class ComparedRun:
 
     name: str  # experiment/id, or W&B's run name
     source: str  # run folder, .wandb file, or W&B path entity/project/id
-    state: str  # "finished", "running", "stopped", "failed" or "cut off"
+    state: str  # "finished", "running", "stopped", "failed", "cut off" or "damaged"
     experiment: str
     config: dict[str, Any]  # flat, as run.json's
     summary: dict[str, Any]  # flat, as summary.json's; of an unfinished run what is known

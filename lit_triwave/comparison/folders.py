@@ -92,6 +92,8 @@ def read_run_folder(folder: Path) -> ComparedRun:
         state = "cut off"
     if state == "finished" and not (folder / "summary.json").is_file():
         notes.append("summary.json is missing")
+    if state == "finished" and (not summary or (not record and (folder / "run.json").is_file())):
+        state = "damaged"  # whether it was finished, or what came of it, is not known
     history = MetricsFile(folder / "metrics.csv", notes)
     if state != "finished":
         summary = last_values(history()) | summary

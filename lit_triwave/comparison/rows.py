@@ -155,10 +155,14 @@ def _common(values: Sequence[Any]) -> Any:
 
 
 def _without_copies(runs: Sequence[ComparedRun]) -> tuple[list[ComparedRun], list[ComparedRun]]:
-    """The runs, each once, and the copies of them, of which the last one counts."""
-    last = {_identity(run): run for run in runs}
-    counted = [run for run in runs if last[_identity(run)] is run]
-    return counted, [run for run in runs if last[_identity(run)] is not run]
+    """The runs, each once, and the copies of them: what has most results counts, of equals the last."""
+    fullest: dict[Hashable, ComparedRun] = {}
+    for run in runs:
+        other = fullest.get(_identity(run))
+        if other is None or len(run.summary) >= len(other.summary):
+            fullest[_identity(run)] = run
+    counted = [run for run in runs if fullest[_identity(run)] is run]
+    return counted, [run for run in runs if fullest[_identity(run)] is not run]
 
 
 def _identity(run: ComparedRun) -> Hashable:

@@ -102,8 +102,7 @@ def _narrower(comparison: Comparison, layout: Layout) -> Iterator[Layout]:
     steps += _without(steps[-1], "columns", spare)
     steps.append(replace(steps[-1], texts=True))
     steps += _without(steps[-1], "metrics", [name for name in others if name in COSTS])
-    last = [("columns", best_first[::-1]), ("metrics", others)]
-    for part, names in reversed(last) if comparison.grouped else last:
+    for part, names in (("metrics", others), ("columns", best_first[::-1])):
         steps += _without(steps[-1], part, [name for name in names if name in getattr(steps[-1], part)])
     yield from steps
     yield from (replace(steps[-1], name=length) for length in range(LONGEST_LINE, SHORTEST_NAME - 1, -1))

@@ -13,6 +13,7 @@ from lit_triwave.comparison.statistics import Sample, welch
 from lit_triwave.comparison.table import Comparison
 from lit_triwave.errors import some
 from lit_triwave.goals import goal
+from lit_triwave.home import hidden
 
 SIGNIFICANT = 0.05
 """A smaller p of Welch's test is called larger than the seeds' spread."""
@@ -132,7 +133,7 @@ def remarks(comparison: Comparison) -> list[str]:
     if mixed:
         named = ", ".join(dict.fromkeys(name for row in mixed for name in of_several_codes(row)))
         lines.append(f"{len(mixed)} of {len(comparison.rows)} rows pool runs of different code ({named}).")
-    repeated = [run.name for row in comparison.rows for run in row.repeated]
+    repeated = [hidden(run.source) for row in comparison.rows for run in row.repeated]
     if repeated:
         lines.append(f"There twice, as a copy, and counted once: {some(repeated)}.")
     again = [" and ".join(run.name for run in runs) for row in comparison.rows for runs in row.same_again if runs[1:]]

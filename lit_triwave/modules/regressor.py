@@ -131,6 +131,7 @@ class FunctionRegressor(StagedModule):
         self.register_buffer("pretrain_mse", torch.full((replicas,), torch.nan, dtype=torch.float64))
         self.register_buffer("pretrain_regions", torch.zeros(replicas, dtype=torch.long))
         self.register_buffer("train_mse", torch.full((replicas,), torch.nan, dtype=torch.float64))
+        self._end_mse: float | None = None  # the lowest on the validation data after the last stage that has ended
 
     def forward(self, x: Tensor) -> Tensor:
         """x (batch, in_features) ↦ the predictions of all replicas, (batch, replicas), in the units of the targets."""
@@ -245,13 +246,27 @@ class FunctionRegressor(StagedModule):
     def on_stage_end(self) -> None:
         """Takes the exact training error of each seed, the best seed and, after pretraining, the region counts."""
         train = self.check_finite()
-        loaders = self.trainer.val_dataloaders
-        self.best_replica = self.lowest(train if loaders is None else self._mse(loaders))
+        loaders = self._validation_loaders()
+        errors = train if loaders is None else self._mse(loaders)
+        self.best_replica = self.lowest(errors)
+        self._end_mse = None if loaders is None else float(errors.min())
         self.train_mse = train
         if self.stage == "pretrain":
             self.pretrain_mse = train
             regions = [self.linear_regions(seed) for seed in range(len(train))]
             self.pretrain_regions = torch.tensor(regions, device=self.device)
+
+    def _validation_loaders(self) -> Any:
+        """The validation data, loaded also where this process has not validated yet; None where there is none."""
+        trainer = self.trainer
+        if trainer.val_dataloaders is None:
+            trainer.validating = True  # as Lightning does
+            trainer.fit_loop.epoch_loop.val_loop.setup_data()
+            trainer.training = True
+        return trainer.val_dataloaders
+
+    def end_of_stage(self, metric: str) -> float | None:
+        return self._end_mse if metric == "val/mse_min" else None
 
     @torch.no_grad()
     def check_finite(self) -> Tensor:

@@ -117,6 +117,11 @@ class StagedModule(LightningModule):
         """Called on all ranks after the last epoch of a stage, or of an interrupted one, before checkpoints are
         saved."""
 
+    def end_of_stage(self, metric: str) -> float | None:
+        """A metric of the validation data after the last epoch of a stage, alike on all ranks; None where it is not
+        taken then, but by validations alone."""
+        return None
+
     def check_finite(self) -> Any:
         """Called on all ranks before a checkpoint is saved.
 
