@@ -170,7 +170,8 @@ def test_a_branch_has_what_is_true_of_it_from_its_first_step_on(fit, capsys) -> 
 def test_a_branch_from_before_the_best_begins_with_the_best_of_its_own_course(fit) -> None:
     run = fit("r", *UNSTEADY)
     start = ["--ckpt_path", str(run / "checkpoints" / "pretrained.ckpt")]
-    for epoch, options in ((4, SELDOM), (9, UNSTEADY)):  # at its start, and once it is better
+    early = [*SELDOM, "--trainer.max_epochs", "9"]  # before the end of its stage
+    for epoch, options in ((4, early), (9, UNSTEADY)):  # at its start, and once it is better
         branch = fit(f"b{epoch}", *UNSTEADY, *options, *start, "--model.train.lr", "0.005")
         assert checkpoint(branch)["epoch"] == epoch
     # Where another epoch was better, whose checkpoint is gone: the start, which was validated.
