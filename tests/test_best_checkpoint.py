@@ -179,9 +179,9 @@ def test_a_branch_from_before_the_best_begins_with_the_best_of_its_own_course(fi
     rows = [float(row["val/mse_min"]) for row in validations(worse)]
     assert min(rows[:4]) < rows[4] and checkpoint(worse)["epoch"] > 4
     start = ["--ckpt_path", str(worse / "checkpoints" / "pretrained.ckpt"), "--model.pretrain.lr", "0.5"]
-    branch = fit("of_worse", *SELDOM, *start)
+    branch = fit("of_worse", *early, *start)
     assert checkpoint(branch)["callbacks"]["BestCheckpoint"] == {"score": rows[4], "epoch": 4}
-    fit("", *EACH, "--model.pretrain.lr", "0.5", "--ckpt_path", str(branch / "checkpoints" / "last.ckpt"))
+    fit("", *early, "--model.pretrain.lr", "0.5", "--ckpt_path", str(branch / "checkpoints" / "last.ckpt"))
     assert checkpoint(branch)["epoch"] == 4
 
 
