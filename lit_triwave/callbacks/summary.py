@@ -106,9 +106,9 @@ class RunSummary(Callback, ABC):
                 logger.log_summary(summary)
         print(self.path.parent, flush=True)
         table = self.table(summary, trainer.datamodule, pl_module)  # type: ignore[attr-defined]
-        whole, label = f"{summary['wall_seconds']:.1f} s", "time" if self.fitted else "time of the fit"
-        fit = summary.get("fit_seconds")
-        table.add_row(label, whole if fit is None else f"{whole}, steps {fit:.1f} s")
+        table.add_row("time" if self.fitted else "time of the fit", f"{summary['wall_seconds']:.1f} s")
+        if "fit_seconds" in summary:
+            table.add_row("time of its steps", f"{summary['fit_seconds']:.1f} s")
         Console().print(table)
 
 
