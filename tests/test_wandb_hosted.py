@@ -162,6 +162,7 @@ def test_an_agent_makes_the_runs_of_a_sweep(server: WandbServer, tmp_path: Path)
     binaries = Path(sys.executable).parent
     environment = os.environ | {"WANDB_DIR": str(tmp_path), "PATH": f"{binaries}:{os.environ['PATH']}"}
     environment.pop("WANDB_SERVICE", None)  # a W&B process of its own
+    environment.pop("WANDB_SILENT", None)  # which fits before in this process have set
     quiet: dict[str, Any] = {
         "cwd": REPOSITORY,
         "env": environment,
@@ -201,14 +202,12 @@ def test_an_offline_run_is_read_from_all_of_its_segments(fit, monkeypatch: pytes
     for key in ("test/mse", "linear_regions/final", "stage"):
         assert found.summary[key] == summary[key]
     assert not any("figures" in key or key.startswith("_") for key in (*found.summary, *found.config))
-    # Without its end, and outside of the run folder, its age says what it is.
+    # Without its end it is cut off.
     other = run.parent / "copy" / files[0].parent.name
     other.mkdir(parents=True)
     (other / files[0].name).write_bytes(files[0].read_bytes()[:-200])
     (cut,) = read_offline(other, [])
-    assert cut.state == "running" and cut.history()["step"].tolist() == list(range(len(cut.history()["step"])))
-    os.utime(other / files[0].name, (0, 0))
-    assert read_offline(other, [])[0].state == "cut off"
+    assert cut.state == "cut off" and cut.history()["step"].tolist() == list(range(len(cut.history()["step"])))
 
 
 def test_what_is_no_offline_run_is_named_and_the_others_are_read(fit, tmp_path: Path) -> None:
@@ -233,7 +232,7 @@ def test_what_is_no_offline_run_is_named_and_the_others_are_read(fit, tmp_path: 
     found = {Path(other.source).stem: other for other in read_all([str(folder)], lambda done, total: None, skipped)}
     assert found.keys() == {"run-a", "run-c"}
     assert (found["run-a"].state, found["run-a"].notes) == ("finished", [])
-    assert ["damaged" in note for note in found["run-c"].notes] == [True]
+    assert found["run-c"].notes and all("damaged" in note for note in found["run-c"].notes)
     assert len(skipped) == 2 and any("none yet" in line for line in skipped)
 
     above = tmp_path / "above" / "b"
