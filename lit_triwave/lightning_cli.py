@@ -205,8 +205,7 @@ class TriwaveCLI(LightningCLI):
         try:
             yield
         except BaseException as error:
-            folder = self.run.folder
-            last = folder / "checkpoints" / "last.ckpt"
+            folder, last = self.run.folder, self.origin.last
             unbegun = self.checkpoints is None or not self.checkpoints.settled
             if isinstance(error, TrainingDiverged):
                 if unbegun and self.origin.goes_back:

@@ -21,7 +21,7 @@ from lit_triwave.background import Background
 from lit_triwave.errors import TriwaveError, reason
 from lit_triwave.goals import goal
 from lit_triwave.home import hidden, names_home
-from lit_triwave.runs import Run, WandbMode, swept
+from lit_triwave.runs import Run, WandbMode, link, swept
 from lit_triwave.trees import plain
 from lit_triwave.wandb_segments import last_step
 
@@ -166,10 +166,7 @@ class WandbRows(WandbLogger):
             say("Weights & Biases: no artifact, as its path from here would name the home folder; start from within it")
             return
         own.parent.mkdir(exist_ok=True)
-        try:
-            own.hardlink_to(path)
-        except OSError:  # not every file system can
-            shutil.copyfile(path, own)
+        link(path, own)
         artifact = wandb.Artifact(re.sub(r"[^\w.-]", "-", self._artifact)[-MOST_LETTERS:], type="model")
         # W&B's own copy would be in the home folder, which the segment would then name.
         artifact.add_file(str(own), name=path.name, policy="immutable")
@@ -197,8 +194,7 @@ def make_loggers(run: Run, wandb_id: str, rows: Sequence[Row] = (), tags: Sequen
         tags: of the Weights & Biases run.
     """
     loggers: list[Logger] = [MetricsCSV(run, rows)]
-    # W&B would time each row for its makers, which is half of what a row costs this process, and send them the traces
-    # of errors, which name paths.
+    # W&B would time each row for its makers and send them the traces of errors, which name paths.
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     os.environ.setdefault("WANDB_SILENT", "true")  # of the login, which is asked for before a run has settings
     mode, why = wandb_mode(run.wandb)

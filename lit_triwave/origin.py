@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -15,7 +14,7 @@ import torch
 from lit_triwave.errors import TriwaveError, reason
 from lit_triwave.home import hidden
 from lit_triwave.resuming import load_checkpoint, logged_steps
-from lit_triwave.runs import folder_of, written_whole
+from lit_triwave.runs import folder_of, link, written_whole
 
 
 @dataclass(frozen=True)
@@ -45,21 +44,22 @@ class Origin:
     @property
     def goes_back(self) -> bool:
         """Whether the checkpoint is the run's own, and not its last one."""
-        return self.goes_on and self.path is not None and self.path.resolve() != self._last.resolve()
+        return self.goes_on and self.path is not None and self.path.resolve() != self.last.resolve()
 
     @property
     def leaves_steps(self) -> bool:
         """Whether the run has made steps after the checkpoint, which it goes back from."""
-        if not self.goes_back or not self._last.is_file():
+        if not self.goes_back or not self.last.is_file():
             return False
         try:  # mmap: of a large file only what is asked for is read
-            last = torch.load(self._last, map_location="cpu", weights_only=True, mmap=True)
+            last = torch.load(self.last, map_location="cpu", weights_only=True, mmap=True)
         except Exception:  # no checkpoint: nothing is known of such steps
             return False
         return logged_steps(last) > self.step
 
     @property
-    def _last(self) -> Path:
+    def last(self) -> Path:
+        """The run's own last checkpoint, if it is there."""
         return self.folder / "checkpoints" / "last.ckpt"
 
     @property
@@ -137,11 +137,3 @@ def take_over(source: Path, target: Path, states: Mapping[str, Any] | None = Non
                 link(source, partial)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
         raise TriwaveError(f"checkpoint {target} cannot be written ({reason(error)})") from error
-
-
-def link(source: Path, target: Path) -> None:
-    """A second name of a file, or a copy where the file system has no such thing."""
-    try:
-        target.hardlink_to(source.resolve())
-    except OSError:
-        shutil.copyfile(source, target)

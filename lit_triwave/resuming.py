@@ -54,15 +54,11 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         content["state_dict"], content["epoch"], content["loops"], content["pytorch-lightning_version"]
     except Exception as error:
-        # What PyTorch says of a pickle that it does not take is a page of advice.
-        foreign = isinstance(error, UnpicklingError)
-        why = (
-            "damaged, or with other objects than tensors in it"
-            if foreign
-            else f"{type(error).__name__}: {reason(error)}"
-        )
+        why = f"{type(error).__name__}: {reason(error)}"
         if not is_zipfile(path):  # as everything is that torch.save writes
             why = "it is cut off, or no checkpoint at all"
+        elif isinstance(error, UnpicklingError):  # of which PyTorch says a page of advice
+            why = "damaged, or with other objects than tensors in it"
         others = sorted(str(other) for other in path.parent.glob("*.ckpt") if other != path)
         hint = f"; there is also {some(others)}" if others else ""
         raise TriwaveError(f"checkpoint {path} cannot be read ({why}){hint}") from error

@@ -19,6 +19,7 @@ from lightning.pytorch import Trainer
 from lit_triwave import __version__
 from lit_triwave.costs import final_parameters, multiply_adds
 from lit_triwave.home import hidden
+from lit_triwave.recorded import RECORDED
 from lit_triwave.runs import MOST_LETTERS, Run, finite, write_json
 from lit_triwave.trees import flat, plain, short_names
 
@@ -30,8 +31,6 @@ State = Literal["running", "finished", "stopped", "failed"]
 NOT_THE_RUN = ("run", "config", "ckpt_path", "weights_only")
 """Parts of a config that say where a run is kept and how it is called, not what it is."""
 PACKAGES = ("torch", "lightning", "torchvision", "torchmetrics", "numpy", "wandb")
-ABOUT = ("git", "versions", "hardware", "branched_from")
-"""What Weights & Biases gets beside the config, flat."""
 GIT_SECONDS = 5.0
 
 
@@ -208,7 +207,7 @@ class RunFile:
     @property
     def tracked(self) -> dict[str, Any]:
         """What Weights & Biases gets as the run's config: the same, flat, with the costs, as summary.json has them."""
-        about = {name: self.content[name] for name in ABOUT if self.content[name]}
+        about = {name: self.content[name] for name in RECORDED if self.content[name]}
         return {**self.content["config"], **self.costs, **flat(about)}
 
 

@@ -265,6 +265,14 @@ def written_whole(path: Path) -> Iterator[Path]:
         raise
 
 
+def link(source: Path, target: Path) -> None:
+    """A second name of a file, or a copy where the file system has no such thing."""
+    try:
+        target.hardlink_to(source.resolve())
+    except OSError:
+        shutil.copyfile(source, target)
+
+
 def file_size(path: Path) -> str:
     """The size of a file that was written, to be said."""
     count = path.stat().st_size

@@ -16,13 +16,14 @@ from lit_triwave.comparison.compared_run import RUNNING_SECONDS, ComparedRun
 from lit_triwave.comparison.history import MetricsFile, last_values
 from lit_triwave.errors import reason
 from lit_triwave.lock import LOCK_FILE
+from lit_triwave.recorded import RECORDED
 from lit_triwave.trees import flat, short_names
 
 SCHEMA = 2
 """The newest layout of run.json and summary.json that is known here."""
 RUN_FILES = ("run.json", "summary.json", "metrics.csv", "config.yaml")
 """A folder with one of them is that of a run."""
-ABOUT = ("group", "job_type", "started", "ended", "git", "versions", "hardware", "branched_from")
+ABOUT = ("group", "job_type", "started", "ended", *RECORDED)
 """What run.json has besides the config."""
 WRITTEN_BY_FIT = ("run.json", "metrics.csv", "config.yaml", LOCK_FILE, "checkpoints/*", "wandb/*run-*/*.wandb")
 """By whose times a run is known to be going; `inspect`, `test` and `export` write others."""

@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from lit_triwave.recorded import RECORDED
 from lit_triwave.trees import flat, short_names
 
 OWN = ("_", "trainer/global_step")
 """Beginnings of names that are W&B's, or Lightning's doing for W&B."""
-ABOUT = ("git.", "versions.", "hardware.", "branched_from.")
+ABOUT = tuple(f"{name}." for name in RECORDED)
 COSTS = ("parameters", "multiply_adds")
 """What our loggers put beside a run's config; the summary of a finished run has it too."""
 

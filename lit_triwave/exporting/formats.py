@@ -121,8 +121,9 @@ def write_onnx(exported: Exported, path: Path) -> Evaluate:
     try:
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     except Exception as error:
-        advice = "; give --float32" if exported.example.dtype == torch.float64 else "; take --arithmetic float32"
-        advice = advice if exported.arithmetic == torch.float64 else ""
+        advice = ""
+        if exported.arithmetic == torch.float64:
+            advice = "; give --float32" if exported.example.dtype == torch.float64 else "; take --arithmetic float32"
         raise TriwaveError(f"--format onnx: onnxruntime cannot run it: {reason(error)}{advice}") from error
     return lambda x: torch.from_numpy(session.run([exported.output], {exported.input: x.numpy()})[0])
 
