@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import inspect
+import io
 import os
 import re
 import shutil
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stderr, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -196,7 +197,6 @@ def make_loggers(run: Run, wandb_id: str, rows: Sequence[Row] = (), tags: Sequen
     loggers: list[Logger] = [MetricsCSV(run, rows)]
     # W&B would time each row for its makers and send them the traces of errors, which name paths.
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
-    os.environ.setdefault("WANDB_SILENT", "true")  # of the login, which is asked for before a run has settings
     mode, why = wandb_mode(run.wandb)
     if mode != "disabled":
         os.environ.pop("WANDB_MODE", None)  # settled; W&B would read it again
@@ -236,7 +236,8 @@ def has_wandb_login() -> bool:
     import wandb
 
     if "prompt" in inspect.signature(wandb.login).parameters:
-        return bool(wandb.login(prompt=False, verify=False))
+        with redirect_stderr(io.StringIO()):  # where it says whose login it found
+            return bool(wandb.login(prompt=False, verify=False))
     return bool(wandb.api.api_key)  # wandb before 0.30
 
 

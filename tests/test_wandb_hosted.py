@@ -162,7 +162,6 @@ def test_an_agent_makes_the_runs_of_a_sweep(server: WandbServer, tmp_path: Path)
     binaries = Path(sys.executable).parent
     environment = os.environ | {"WANDB_DIR": str(tmp_path), "PATH": f"{binaries}:{os.environ['PATH']}"}
     environment.pop("WANDB_SERVICE", None)  # a W&B process of its own
-    environment.pop("WANDB_SILENT", None)  # which fits before in this process have set
     quiet: dict[str, Any] = {
         "cwd": REPOSITORY,
         "env": environment,
