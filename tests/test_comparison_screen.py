@@ -70,6 +70,21 @@ def test_what_does_not_fit_is_named_and_what_tells_rows_apart_stays_longest(
     assert "Left out" not in "".join(on_a_terminal(300, monkeypatch, capsys, wide))
 
 
+def test_fields_that_tell_nothing_go_first_then_costs_then_what_tells_the_rows_apart(
+    wide: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    seen = set()
+    for width in range(84, 230, 8):
+        lines = on_a_terminal(width, monkeypatch, capsys, wide)
+        left = " ".join(lines).partition("Left out for want of room: ")[2].partition(";")[0]
+        gone = {name.strip() for name in left.split(",")} - {""}
+        metrics, telling = gone & {"test/max_error", "parameters", "fit_seconds"}, gone & {"expression", "depth"}
+        assert not telling or len(metrics) == 3
+        assert not metrics or "wiring" in gone
+        seen.add((bool(gone), bool(metrics), bool(telling)))
+    assert seen == {(False, False, False), (True, False, False), (True, True, False), (True, True, True)}
+
+
 def test_metrics_that_were_asked_for_stay(wide: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     asked = ("test/mse", "fit_seconds", "parameters")
     lines = on_a_terminal(100, monkeypatch, capsys, wide, "--metrics", *asked)
