@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from lit_triwave.cli import main
+from tests.commands import run_command
 from tests.conftest import REPOSITORY
 from tests.small_runs import untimed_summary
 from tests.test_resume import rows
@@ -28,8 +29,7 @@ FIT = [sys.executable, "-m", "lit_triwave", "fit", "--config"]
 
 def run(root: Path, config: str, name: str, *args: str) -> Path:
     """`fit` in processes of its own."""
-    command = [*FIT, config, "--run.root", str(root), "--run.id", name, *args]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=300)
+    done = run_command(["fit", "--config", config, "--run.root", str(root), "--run.id", name, *args], seconds=300)
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
     assert "Warning" not in done.stderr

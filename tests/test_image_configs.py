@@ -2,8 +2,6 @@ from __future__ import annotations
 
 import csv
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ from benchmarks.loop import main as measure
 from lit_triwave.cli import main
 from lit_triwave.modules import ImageClassifier
 from lit_triwave.stages import Stage
+from tests.commands import run_command
 from tests.conftest import REPOSITORY
 from tests.faults import signal_at
 from tests.image_data import write_cifar10, write_imagenet
@@ -192,9 +191,8 @@ def test_two_ddp_processes_train_on_images_as_one(tmp_path: Path, capsys: Any) -
         path.write_bytes(b"")
     assert main(["fit", "--config", config, *CPU, *options, "--run.id", "one"]) == 0
     alone = capsys.readouterr().err
-    command = [sys.executable, "-m", "lit_triwave", "fit", "--config", config, *CPU, *options, "--run.id", "two"]
-    command += ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=300)
+    two_ranks = ["--run.id", "two", "--trainer.devices", "2", "--trainer.strategy", "ddp"]
+    done = run_command(["fit", "--config", config, *CPU, *options, *two_ranks], seconds=300)
     assert done.returncode == 0, done.stderr
     assert "Warning" not in done.stderr
     for text in (alone, done.stderr):  # the corrupt image that one of the ranks met is in the count

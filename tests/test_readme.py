@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.commands import run_command
 from tests.conftest import REPOSITORY
 
 README = (REPOSITORY / "README.md").read_text()
@@ -41,10 +42,13 @@ def run(folder: Path, *args: str) -> subprocess.CompletedProcess[str]:
 # One test, in the README's order: `test` and `predict` use the run that `fit` made.
 def test_every_command_runs_as_written(folder: Path) -> None:
     assert len(commands()) >= 8
-    for command in commands():
-        done = run(folder, *shlex.split(command)[1:])
-        assert done.returncode == 0, f"{command}\n{done.stderr}"
-        assert "Warning" not in done.stderr, f"{command}\n{done.stderr}"
+    for line in commands():
+        python, m, package, *args = shlex.split(line)
+        assert (python, m, package) == ("python", "-m", "lit_triwave")
+        done = run_command(args, folder)
+        print(__import__("time").time(), line)
+        assert done.returncode == 0, f"{line}\n{done.stderr}"
+        assert "Warning" not in done.stderr, f"{line}\n{done.stderr}"
     assert list((folder / "runs" / "x3_minus_x").glob("*/predictions.csv"))
     assert not_ignored(folder) == {"configs"}
 

@@ -14,6 +14,7 @@ import torch
 
 from benchmarks.resumability import main as measure_resumability
 from lit_triwave.callbacks.checkpoint import StageCheckpoint
+from tests.commands import run_command
 from tests.conftest import REPOSITORY
 from tests.faults import signal_at
 from tests.small_runs import untimed_summary
@@ -223,10 +224,10 @@ def test_a_process_killed_while_it_saves_leaves_the_checkpoint_before(
 ) -> None:
     small = ["--model.replicas", "3", "--model.pretrain.epochs", "5", "--model.train.epochs", "5"]
     small += ["--model.polish.epochs", "0", "--data.batch_size", "100", "--trainer.check_val_every_n_epoch", "2"]
-    command = [sys.executable, "-m", "lit_triwave", "fit", "--config", "configs/x3_minus_x.yaml", *small]
+    command = ["fit", "--config", "configs/x3_minus_x.yaml", *small]
     command += ["--run.root", str(tmp_path), "--run.id", "r", "--run.checkpoint_every", "1"]
     command += ["--trainer.callbacks+=tests.faults.KillWhileSaving", f"--trainer.callbacks.count={count}"]
-    killed = subprocess.run(command, cwd=REPOSITORY, capture_output=True, timeout=120)
+    killed = run_command(command)
     assert killed.returncode == -signal.SIGKILL
     run = tmp_path / "x3_minus_x" / "r"
     assert state(run)["epoch"] == epoch

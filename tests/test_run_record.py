@@ -26,6 +26,7 @@ from lit_triwave.runs import wandb_id
 from lit_triwave.saved import load_module
 from lit_triwave.stages import Stage
 from lit_triwave.wandb_segments import records, segments
+from tests.commands import run_command
 from tests.compared_runs import compared
 from tests.conftest import REPOSITORY
 from tests.faults import signal_at
@@ -123,13 +124,13 @@ def test_a_branch_says_what_it_comes_from(fit, monkeypatch, capsys) -> None:
 
 
 def test_a_killed_run_is_running_and_one_that_is_left_at_once_is_stopped(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "lit_triwave", "fit", "--config", "configs/x3_minus_x.yaml"]
+    command = ["fit", "--config", "configs/x3_minus_x.yaml"]
     command += ["--model.replicas", "2", "--model.pretrain.epochs", "9", "--run.root", str(tmp_path), "--run.id"]
-    killed = subprocess.run([*command, "k", *signal_at(3, 0, "SIGKILL")], cwd=REPOSITORY, capture_output=True)
+    killed = run_command([*command, "k", *signal_at(3, 0, "SIGKILL")])
     assert killed.returncode == -signal.SIGKILL
     assert run_json(tmp_path / "x3_minus_x" / "k")["state"] == "running"
     twice = [*signal_at(3, 0, "SIGINT"), *signal_at(3, 0, "SIGINT"), "--run.checkpoint_every", "1"]
-    left = subprocess.run([*command, "l", *twice], cwd=REPOSITORY, capture_output=True)
+    left = run_command([*command, "l", *twice])
     assert left.returncode == 130, left.stderr
     assert run_json(tmp_path / "x3_minus_x" / "l")["state"] == "stopped"
 
@@ -260,13 +261,11 @@ def test_wandb_gets_the_config_and_says_which_values_count(fit, monkeypatch) -> 
 
 
 def test_a_run_goes_on_when_wandbs_process_is_killed(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "lit_triwave", "fit", "--config", "configs/x3_minus_x.yaml", "--run.id", "r"]
+    command = ["fit", "--config", "configs/x3_minus_x.yaml", "--run.id", "r"]
     command += ["--model.replicas", "2", "--model.pretrain.epochs", "9", "--model.polish.epochs", "0"]
     command += ["--run.root", str(tmp_path), "--run.artifact", "true", "--trainer.log_every_n_steps", "1"]
     command += ["--trainer.callbacks+=tests.faults.KillWandb", "--trainer.callbacks.epoch=3"]
-    environment = os.environ | {"WANDB_MODE": "offline"}
-    environment.pop("WANDB_SERVICE", None)  # that of the tests before
-    done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True)
+    done = run_command(command, without=["WANDB_SERVICE"], WANDB_MODE="offline")  # not the process of the tests before
     assert done.returncode == 0, done.stderr
     assert "its process is gone" in done.stdout
     run = tmp_path / "x3_minus_x" / "r"

@@ -18,6 +18,7 @@ from lit_triwave.lock import locked
 from lit_triwave.sweeps.definition import read_sweep
 from lit_triwave.sweeps.naming import run_ids
 from lit_triwave.sweeps.parameters import parameters
+from tests.commands import run_command
 from tests.conftest import REPOSITORY
 from tests.faults import signal_at
 from tests.image_data import write_cifar10
@@ -67,13 +68,17 @@ def cut_down(name: str, folder: Path) -> list[str]:
     ]
 
 
+def ends(command: list[str], code: int = 0) -> str:
+    """Runs a command that ends with that exit code; what it shows."""
+    done = run_command(command)
+    assert done.returncode == code, done.stderr
+    return done.stdout
+
+
 @pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
-def test_every_shipped_sweep_runs_and_leaves_ordinary_run_folders(path: Path, tmp_path: Path, capfd: Any) -> None:
-    place = ["--run.root", str(tmp_path / "runs")]
-    assert (
-        main(["sweep", str(path.relative_to(REPOSITORY)), "--count", "2", *cut_down(path.stem, tmp_path), *place]) == 0
-    )
-    shown = capfd.readouterr().out
+def test_every_shipped_sweep_runs_and_leaves_ordinary_run_folders(path: Path, tmp_path: Path) -> None:
+    small = [*cut_down(path.stem, tmp_path), "--run.root", str(tmp_path / "runs")]
+    shown = ends(["sweep", str(path.relative_to(REPOSITORY)), "--count", "2", *small])
     folder = tmp_path / "runs" / path.stem
     sweep = read_sweep(path)
     points = list(sweep.values(2))
@@ -101,19 +106,18 @@ def test_every_shipped_sweep_runs_and_leaves_ordinary_run_folders(path: Path, tm
     assert shown.splitlines()[-1] == f"2 of 2 runs are finished; python -m lit_triwave compare {folder}"
 
 
-def test_a_run_that_fails_is_named_and_the_others_are_made_and_kept(tmp_path: Path, capfd: Any) -> None:
+def test_a_run_that_fails_is_named_and_the_others_are_made_and_kept(tmp_path: Path) -> None:
     path = write(tmp_path, {"model.depth": {"values": [2, -3, 3]}})
     command = ["sweep", path, *SMALL, "--run.root", str(tmp_path)]
-    assert main(command) == 1
-    output, errors = capfd.readouterr()
-    assert "run 2/3  depth=-3  failed, exit code 1" in output
-    assert "failed: depth=-3 (exit code 1)\n" in output and "2 of 3 runs are finished" in output
-    assert "depth" in errors and len(errors.splitlines()) == 1
+    done = run_command(command)
+    assert done.returncode == 1
+    assert "run 2/3  depth=-3  failed, exit code 1" in done.stdout
+    assert "failed: depth=-3 (exit code 1)\n" in done.stdout and "2 of 3 runs are finished" in done.stdout
+    assert "depth" in done.stderr and len(done.stderr.splitlines()) == 1
     assert sorted(run.name for run in (tmp_path / "s").iterdir()) == ["depth=2", "depth=3"]
     before = {run.name: (run / "summary.json").stat().st_mtime_ns for run in (tmp_path / "s").iterdir()}
     path = write(tmp_path, {"model.depth": {"values": [2, 3, 4]}})
-    assert main(command) == 0
-    shown = capfd.readouterr().out
+    shown = ends(command)
     assert "3 runs, model.depth; 2 are kept from before" in shown
     assert shown.count("kept from before\n") == 3 and "run 3/3  depth=4" in shown
     assert before == {name: (tmp_path / "s" / name / "summary.json").stat().st_mtime_ns for name in before}
@@ -140,20 +144,18 @@ def test_a_run_in_use_is_left_to_its_process_and_an_unknown_metric_is_said(tmp_p
     assert "1 of 2 runs are finished" in shown and "failed" not in shown
 
 
-def test_a_stopped_or_killed_run_goes_on_and_is_the_run_that_fit_makes(tmp_path: Path, capfd: Any) -> None:
+def test_a_stopped_or_killed_run_goes_on_and_is_the_run_that_fit_makes(tmp_path: Path) -> None:
     path = write(tmp_path, {"model.depth": {"values": [2, 3]}})
     command = ["sweep", path, *SMALL, "--run.root", str(tmp_path), "--run.checkpoint_every", "1"]
-    assert main([*command, *signal_at(1, 3)]) == 75
-    shown = capfd.readouterr().out
+    shown = ends([*command, *signal_at(1, 3)], code=75)
     assert "stopped by SIGUSR1, 2 of 2 runs are left; go on with:\n" in shown
     assert shown.count("go on with") == 1 and "saved, to be started again in stage 'train', epoch 2/4" in shown
     again = shlex.split(shown.splitlines()[-1])
     assert again[:3] == ["python", "-m", "lit_triwave"] and again[3 : 3 + len(command)] == command
-    assert main([*command, *signal_at(2, 1, "SIGKILL")]) == 1  # one goes on from epoch 1, the other begins
-    shown = capfd.readouterr().out
+    shown = ends([*command, *signal_at(2, 1, "SIGKILL")], code=1)  # one goes on from epoch 1, the other begins
     assert "run 1/2  depth=2  goes on" in shown
     assert "failed: depth=2 (killed by SIGKILL)" in shown and "failed: depth=3 (killed by SIGKILL)" in shown
-    assert main(command) == 0
+    ends(command)
     fit = ["fit", "--config", "configs/baselines/x3.yaml", "--model.depth", "3", *SMALL, "--run.root", str(tmp_path)]
     assert main([*fit, "--run.experiment", "whole", "--run.id", "r", "--run.checkpoint_every", "1"]) == 0
     assert_ends_alike(tmp_path / "whole" / "r", tmp_path / "s" / "depth=3")
@@ -203,8 +205,7 @@ def test_a_list_is_what_an_array_of_jobs_takes(tmp_path: Path, capsys: Any) -> N
 def test_the_list_of_a_finished_sweep_says_that_its_runs_are_finished(tmp_path: Path, capsys: Any) -> None:
     path, file = write(tmp_path, {"model.depth": {"values": [2]}}, metric={"name": "test/mse"}), tmp_path / "jobs.txt"
     command = ["sweep", path, *SMALL, "--run.root", str(tmp_path)]
-    assert main(command) == 0
-    capsys.readouterr()
+    ends(command)
     assert main([*command, "--list", str(file)]) == 0
     shown = capsys.readouterr().out
     assert "run 1/1  depth=2  test/mse " in shown and "  finished\n" in shown
@@ -214,8 +215,7 @@ def test_the_list_of_a_finished_sweep_says_that_its_runs_are_finished(tmp_path: 
 def test_runs_of_another_config_are_not_taken_for_those_of_the_sweep(tmp_path: Path, capsys: Any) -> None:
     path = write(tmp_path, {"model.depth": {"values": [2]}})
     command = ["sweep", path, *SMALL, "--run.root", str(tmp_path)]
-    assert main(command) == 0
-    capsys.readouterr()
+    ends(command)
     assert main([*command, "--model.width", "7"]) == 1
     error = capsys.readouterr().err
     assert "depth=2 was made from another config: model.width is 4 there and 7 here; --run.experiment NAME" in error

@@ -15,6 +15,7 @@ import yaml
 from lit_triwave.loggers import WandbRows
 from lit_triwave.runs import Run
 from lit_triwave.wandb_segments import last_step, records, segments
+from tests.commands import run_command
 from tests.conftest import REPOSITORY
 from tests.faults import signal_at
 from tests.test_resume import assert_ends_alike, rows, state
@@ -140,19 +141,17 @@ def test_looking_for_a_login_says_nothing(tmp_path: Path) -> None:
 
 
 def test_a_killed_run_sends_what_was_lost_and_nothing_twice(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "lit_triwave", "fit", "--config", "configs/x3_minus_x.yaml", *ONE_BY_ONE]
+    command = ["fit", "--config", "configs/x3_minus_x.yaml", *ONE_BY_ONE]
     command += ["--model.replicas", "2", "--model.pretrain.epochs", "12", "--model.polish.epochs", "0"]
     command += ["--data.batch_size", "100", "--run.root", str(tmp_path)]
     command += ["--run.checkpoint_every", "5", "--run.id"]
     # With a W&B process of its own, not that of the tests before.
-    environment = {name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"}
-    quiet: dict[str, Any] = {"cwd": REPOSITORY, "env": environment, "capture_output": True, "timeout": 120}
-    killed = subprocess.run([*command, "r", *signal_at(8, 1, "SIGKILL")], **quiet)
+    killed = run_command([*command, "r", *signal_at(8, 1, "SIGKILL")], without=["WANDB_SERVICE"])
     assert killed.returncode == -signal.SIGKILL
     run = tmp_path / "x3_minus_x" / "r"
     assert state(run)["epoch"] == 4
     for last in ("r", "whole"):
-        done = subprocess.run([*command, last, "--ckpt_path", "last"], **quiet)
+        done = run_command([*command, last, "--ckpt_path", "last"], without=["WANDB_SERVICE"])
         assert done.returncode == 0, done.stderr
     assert_ends_alike(run.with_name("whole"), run)
     assert_complete(run)
