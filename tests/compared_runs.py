@@ -77,3 +77,18 @@ def write_sweep(root: Path) -> Path:
             folder = root / "sweep" / f"{depth}-{release}-{seed}"
             write_run(folder, config, summary, metrics="step,train/mse_mean\n" + curve)
     return root
+
+
+def write_diverged(root: Path) -> None:
+    """Three runs, one of which diverged."""
+    for depth, error in {3: 1e-2, 4: 1e-4, 5: 1e200}.items():
+        curve = "step,train/mse_mean\n" + "".join(f"{step},{error * 2}\n" for step in range(9))
+        summary = {"test/mse": error, "parameters": depth, "fit_seconds": 1.0}
+        write_run(root / "x3" / str(depth), {"model.depth": depth}, summary, metrics=curve)
+
+
+def write_two_functions(root: Path) -> None:
+    """Two runs for x³, that of depth 5 the better one, and one for sin, whose error is the lowest of all."""
+    for expression, depth, error in (("x**3", 4, 1e-4), ("x**3", 5, 1e-5), ("sin(x)", 4, 1e-7)):
+        config = {"data.expression": expression, "model.depth": depth}
+        write_run(root / expression[:1] / str(depth), config, {"test/mse": error})

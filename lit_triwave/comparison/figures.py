@@ -244,6 +244,7 @@ def parallel_figure(comparison: Comparison) -> Figure | None:
     ax.set_xlim(-0.15, len(axes) - 1 + 0.45)
     title = f"{len(order)} rows, from dark (best) to light"
     if bold:
-        title += "; the best one bold" if len(bold) == 1 else "; the best of each function or data set bold"
+        several = len(comparison.by_target()) > 1
+        title += "; the best of each function or data set bold" if several else "; the best one bold"
     ax.set_title(title, pad=6 + 13 * max(len(axis.title) for axis in axes), loc="left", fontsize=11)
     return figure

@@ -197,7 +197,7 @@ function axesWithRoom(width) {
 }
 
 function drawParallel() {
-  const { rows, best } = first.parallel;
+  const { rows, best, targets } = first.parallel;
   const axes = axesWithRoom(document.getElementById("parallel").clientWidth);
   plot("parallel").style.maxWidth = `${260 * axes.length}px`; // a few axes are not drawn far apart
   const visible = new Set(shown);
@@ -220,8 +220,9 @@ function drawParallel() {
     return draw("parallel", [{ type: "parcoords", dimensions, line, labelfont: { size: 12 }, tickfont: { size: 11 } }], { margin, ...WHITE });
   }
   // Without WebGL, the same lines in ten colours, which can't be brushed.
-  const which = best.length > 1 ? "the best of each function or data set" : "the best one";
-  caption.textContent = `Parallel coordinates: a line for each row, dark is best, ${which} bold.${more}`;
+  const bolds = targets > 1 ? [...places.keys()].filter((i) => best.includes(rows[places[i]])) : best.length ? [0] : [];
+  const which = targets > 1 ? ", the best of each function or data set bold" : ", the best one bold";
+  caption.textContent = `Parallel coordinates: a line for each row, dark is best${bolds.length ? which : ""}.${more}`;
   const opacity = places.length > 100 ? 0.35 : 0.8;
   const traces = SHADES.map((color) => ({ x: [], y: [], text: [], customdata: [], mode: "lines", opacity, line: { color, width: 1.2 }, hovertemplate: "%{text}<extra></extra>" }));
   const add = (trace, i) => {
@@ -230,8 +231,7 @@ function drawParallel() {
   };
   [...places.keys()].reverse().forEach((i) => add(traces[Math.min(9, Math.floor(10 * rank[i]))], i));
   const bold = { ...traces[0], x: [], y: [], text: [], customdata: [], opacity: 1, line: { color: COLORS[0], width: 3 } };
-  if (best.length > 1) places.forEach((place, i) => { if (best.includes(rows[place])) add(bold, i); });
-  else add(bold, 0);
+  bolds.forEach((i) => add(bold, i));
   const notes = axes.flatMap((axis, x) => axis.ticks.map(([y, text]) => ({ x, y, text: escaped(text), showarrow: false, xanchor: "left", xshift: 3, borderpad: 0, bgcolor: "rgba(255,255,255,.75)", font: { size: 11 } })));
   const lines = axes.map((_, x) => ({ type: "line", x0: x, x1: x, y0: low - 0.03, y1: high + 0.03, line: { color: DARK, width: 1 } }));
   notes.push(...axes.map((axis, x) => ({ x, y: 1, yref: "paper", text: axis.title.map(escaped).join("<br>"), align: "left", showarrow: false, xanchor: "left", yanchor: "bottom", xshift: -4, font: { size: 12 } })));

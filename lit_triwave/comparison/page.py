@@ -73,6 +73,7 @@ def page(comparison: Comparison, curves: Curves) -> str:
         "parallel": {
             "rows": parallel,
             "best": [number for number in parallel if comparison.rows[number] in best],
+            "targets": len(comparison.by_target()),
             "axes": [_axis(axis) for axis in axes],
         },
     }
