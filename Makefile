@@ -24,8 +24,9 @@ fit: setup
 fit-digits: setup
 	$(BIN)/python -m lit_triwave fit --config configs/digits.yaml
 
+# Three at a time on two cores: many wait, for SLURM or for processes that they stop.
 test: setup
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 3 --dist loadgroup
 
 lint: setup
 	$(BIN)/ruff check .
