@@ -7,7 +7,7 @@ import os
 import runpy
 import subprocess
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -18,11 +18,7 @@ PROCESSES.set_forkserver_preload(["lit_triwave.lightning_cli"])
 
 
 def run_command(
-    args: Sequence[str],
-    folder: Path = REPOSITORY,
-    seconds: float = 500,
-    without: Collection[str] = (),
-    **variables: str,
+    args: Sequence[str], folder: Path = REPOSITORY, seconds: float = 500, **variables: str
 ) -> subprocess.CompletedProcess[str]:
     """Runs `python -m lit_triwave` as a shell would.
 
@@ -30,13 +26,13 @@ def run_command(
         args: of the command.
         folder: in which it runs.
         seconds: after which it is killed.
-        without: variables of this process's environment that it does not have.
-        variables: that it has beside or instead of this process's own.
+        variables: of the environment, beside or instead of this process's own.
 
     Raises:
         TimeoutExpired: it was killed.
     """
-    environment = {name: value for name, value in os.environ.items() if name not in without} | variables
+    environment = os.environ | variables
+    environment.pop("WANDB_SERVICE", None)  # the W&B process of fits in this one
     with TemporaryDirectory() as place:
         outputs = [Path(place) / name for name in ("out", "err")]
         process = PROCESSES.Process(target=_run, args=(list(args), folder, environment, *outputs))

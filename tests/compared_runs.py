@@ -11,6 +11,9 @@ import pytest
 
 from lit_triwave.cli import main
 
+LONG = "sqrt(x**2 + y**2)**3 + exp(-(x - 0.5)**2 / 0.01)"
+"""An expression for which a table has little room."""
+
 CONFIG = {
     "model.depth": 5,
     "model.release": "blocks",

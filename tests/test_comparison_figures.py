@@ -17,9 +17,7 @@ from lit_triwave.comparison.fields import Fields
 from lit_triwave.comparison.figures import cost_figure, curves_figure, parallel_figure
 from lit_triwave.comparison.folders import read_run_folder
 from lit_triwave.comparison.table import Comparison, compare
-from tests.compared_runs import write_diverged, write_run, write_two_functions
-
-LONG = "sqrt(x**2 + y**2)**3 + exp(-(x - 0.5)**2 / 0.01)"
+from tests.compared_runs import LONG, write_diverged, write_run, write_two_functions
 
 
 def comparison_of(root: Path) -> tuple[Comparison, Curves]:

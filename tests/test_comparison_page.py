@@ -14,11 +14,10 @@ import pytest
 from lit_triwave.cli import main
 from lit_triwave.comparison.charts import LEAST_DISTANCE
 from tests.chromium import ENTER, MISSING, WITH_WEBGL, WITHOUT_WEBGL, Chromium, seconds_to
-from tests.compared_runs import compared, replicas, write_diverged, write_run, write_two_functions
+from tests.compared_runs import LONG, compared, replicas, write_diverged, write_run, write_two_functions
 
 DRAWN = "performance.getEntriesByName('parallel-drawn').length"
 """Whether the last chart is drawn."""
-LONG = "sqrt(x**2 + y**2)**3 + exp(-(x - 0.5)**2 / 0.01)"
 
 in_chromium = pytest.mark.skipif(bool(MISSING), reason=MISSING)
 with_and_without_webgl = pytest.mark.parametrize("arguments", [WITHOUT_WEBGL, WITH_WEBGL], ids=["no_webgl", "webgl"])

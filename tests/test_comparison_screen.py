@@ -9,9 +9,7 @@ from typing import Any
 import pytest
 
 from lit_triwave.cli import main
-from tests.compared_runs import replicas, write_run
-
-EXPRESSION = "sqrt(x**2 + y**2)**3 + exp(-(x - 0.5)**2 / 0.01)"
+from tests.compared_runs import LONG, replicas, write_run
 
 
 @pytest.fixture
@@ -19,7 +17,7 @@ def wide(tmp_path: Path) -> Path:
     """Six runs, one of them stopped, which differ in many fields; a table of all is 250 wide."""
     for number in range(6):
         config = {
-            "data.expression": EXPRESSION if number % 2 else "sin(x)",
+            "data.expression": LONG if number % 2 else "sin(x)",
             "model.depth": 4 + number // 2,
             "model.train.lr": 1e-3 * (1 + number // 3),
             "model.polish.epochs": number // 2,

@@ -227,7 +227,7 @@ def test_a_process_killed_while_it_saves_leaves_the_checkpoint_before(
     command = ["fit", "--config", "configs/x3_minus_x.yaml", *small]
     command += ["--run.root", str(tmp_path), "--run.id", "r", "--run.checkpoint_every", "1"]
     command += ["--trainer.callbacks+=tests.faults.KillWhileSaving", f"--trainer.callbacks.count={count}"]
-    killed = run_command(command)
+    killed = run_command(command, seconds=120)
     assert killed.returncode == -signal.SIGKILL
     run = tmp_path / "x3_minus_x" / "r"
     assert state(run)["epoch"] == epoch

@@ -145,13 +145,12 @@ def test_a_killed_run_sends_what_was_lost_and_nothing_twice(tmp_path: Path) -> N
     command += ["--model.replicas", "2", "--model.pretrain.epochs", "12", "--model.polish.epochs", "0"]
     command += ["--data.batch_size", "100", "--run.root", str(tmp_path)]
     command += ["--run.checkpoint_every", "5", "--run.id"]
-    # With a W&B process of its own, not that of the tests before.
-    killed = run_command([*command, "r", *signal_at(8, 1, "SIGKILL")], without=["WANDB_SERVICE"])
+    killed = run_command([*command, "r", *signal_at(8, 1, "SIGKILL")], seconds=120)
     assert killed.returncode == -signal.SIGKILL
     run = tmp_path / "x3_minus_x" / "r"
     assert state(run)["epoch"] == 4
     for last in ("r", "whole"):
-        done = run_command([*command, last, "--ckpt_path", "last"], without=["WANDB_SERVICE"])
+        done = run_command([*command, last, "--ckpt_path", "last"], seconds=120)
         assert done.returncode == 0, done.stderr
     assert_ends_alike(run.with_name("whole"), run)
     assert_complete(run)
