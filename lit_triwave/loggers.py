@@ -20,9 +20,10 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from lit_triwave.background import Background
 from lit_triwave.errors import TriwaveError, reason
+from lit_triwave.files import link
 from lit_triwave.goals import goal
 from lit_triwave.home import hidden, names_home
-from lit_triwave.runs import Run, WandbMode, link, swept
+from lit_triwave.runs import Run, WandbMode, swept
 from lit_triwave.trees import plain
 from lit_triwave.wandb_segments import last_step
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import argparse
 import re
 from textwrap import shorten
-from typing import Any, NoReturn
 
 from lit_triwave.errors import TriwaveError, did_you_mean
 
@@ -14,25 +12,6 @@ WORKER = "in DataLoader worker process"
 NO_MEMORY = re.compile("DefaultCPUAllocator|alloc_cpu|CUDA out of memory")
 # How jsonargparse wraps the one line that matters when an argument may be of several types.
 WRAPPING = ("Does not validate against", "Subtypes:", "Errors:", "Expected a <class 'NoneType'>", "Given value")
-
-
-class QuickParser(argparse.ArgumentParser):
-    """For commands that need no Lightning, whose parser takes seconds to import; errors are one line here too."""
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(allow_abbrev=False, **options)
-
-    def error(self, message: str) -> NoReturn:
-        """Exits with code 2."""
-        text = message.removeprefix("argument ")
-        choice = re.fullmatch(r"(--\S+): invalid choice: '(.*)' \(choose from (.*)\)", text)
-        unknown = re.search(r"unrecognized arguments: (--[\w-]+)", text)
-        if choice:
-            choices = choice[3].replace("'", "")
-            text = f"{choice[1]} {choice[2]}: one of {choices}{did_you_mean(choice[2], choices.split(', '))}"
-        elif unknown:
-            text += did_you_mean(unknown[1], self._option_string_actions)
-        self.exit(2, f"error: {text}\n")
 
 
 def condense(message: str) -> str:

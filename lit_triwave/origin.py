@@ -12,9 +12,10 @@ from typing import Any
 import torch
 
 from lit_triwave.errors import TriwaveError, reason
+from lit_triwave.files import link, written_whole
 from lit_triwave.home import hidden
 from lit_triwave.resuming import load_checkpoint, logged_steps
-from lit_triwave.runs import folder_of, link, written_whole
+from lit_triwave.runs import folder_of
 
 
 @dataclass(frozen=True)

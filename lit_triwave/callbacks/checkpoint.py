@@ -16,10 +16,10 @@ from torch import distributed
 
 from lit_triwave.callbacks.interruption import Interruption
 from lit_triwave.errors import Interrupted, TriwaveError, reason
+from lit_triwave.files import written_whole
 from lit_triwave.goals import goal
 from lit_triwave.home import hidden
 from lit_triwave.origin import Origin, take_over
-from lit_triwave.runs import written_whole
 
 if TYPE_CHECKING:
     from lit_triwave.modules.staged import StagedModule

@@ -7,8 +7,8 @@ from pathlib import Path
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import SaveConfigCallback
 
+from lit_triwave.files import written_whole
 from lit_triwave.home import hidden
-from lit_triwave.runs import written_whole
 
 
 class SaveFitConfig(SaveConfigCallback):

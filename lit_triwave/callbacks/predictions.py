@@ -12,7 +12,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 
 from lit_triwave.errors import TriwaveError
-from lit_triwave.runs import written_whole
+from lit_triwave.files import written_whole
 
 
 class PredictionCSV(BasePredictionWriter):

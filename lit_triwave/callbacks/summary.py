@@ -17,10 +17,10 @@ from lit_triwave.callbacks.course import ClassificationCourse
 from lit_triwave.callbacks.history import validation_images
 from lit_triwave.costs import count_parameters, multiply_adds
 from lit_triwave.dead_units import dead_share
+from lit_triwave.files import write_json
 from lit_triwave.loggers import WandbRows
 from lit_triwave.metrics import dead, spread
 from lit_triwave.run_record import SCHEMA
-from lit_triwave.runs import write_json
 
 if TYPE_CHECKING:
     from lit_triwave.modules.classifier import ImageClassifier

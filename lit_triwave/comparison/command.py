@@ -12,6 +12,7 @@ from typing import TextIO
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from lit_triwave.commands.compare.parser import QuickParser
 from lit_triwave.comparison import writers
 from lit_triwave.comparison.fields import Fields
 from lit_triwave.comparison.selection import parse_conditions, select, select_rows
@@ -19,8 +20,7 @@ from lit_triwave.comparison.sources import read_all
 from lit_triwave.comparison.table import HEADERS, Comparison, compare
 from lit_triwave.comparison.verdict import notes
 from lit_triwave.errors import TriwaveError, did_you_mean
-from lit_triwave.one_line import QuickParser
-from lit_triwave.runs import file_size, open_folder, written_whole
+from lit_triwave.files import file_size, open_folder, written_whole
 
 ENDINGS = {".txt": "table", ".md": "md", ".csv": "csv", ".json": "json", ".html": "html", ".htm": "html"}
 FORMATS = ("table", "md", "csv", "json", "html")

@@ -37,7 +37,7 @@ from lit_triwave.comparison.charts import (
 from lit_triwave.comparison.curves import Curves
 from lit_triwave.comparison.table import Comparison
 from lit_triwave.figure_style import BLUE, GREY, decades_grid, new_figure
-from lit_triwave.runs import written_whole
+from lit_triwave.files import written_whole
 
 MOST_GREY = 200
 """Curves of other rows than the best, at most; more would be one grey."""

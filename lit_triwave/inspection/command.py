@@ -11,6 +11,7 @@ from rich.table import Table
 
 from lit_triwave.costs import count_parameters
 from lit_triwave.errors import TriwaveError
+from lit_triwave.files import open_folder, written_whole
 from lit_triwave.inspection.drawing import COUNTED, chosen, draw, state
 from lit_triwave.inspection.figures import plural
 from lit_triwave.inspection.finite import healthy_seed, lost_seeds
@@ -20,7 +21,6 @@ from lit_triwave.inspection.units import Activity, activity
 from lit_triwave.messages import OneLineParser
 from lit_triwave.modules.regressor import FunctionRegressor
 from lit_triwave.quiet import quiet
-from lit_triwave.runs import open_folder, written_whole
 from lit_triwave.saved import Saved, load_module
 
 DESCRIPTION = "What a checkpoint holds: stage, peaks, scales, linear regions, dead units, and pictures of it."

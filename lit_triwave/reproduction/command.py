@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from lit_triwave.errors import TriwaveError, did_you_mean
+from lit_triwave.files import write_json, written_whole
 from lit_triwave.messages import OneLineParser
 from lit_triwave.quiet import quiet
 from lit_triwave.reproduction import figures, report
@@ -21,7 +22,6 @@ from lit_triwave.reproduction.page import page
 from lit_triwave.reproduction.paper import FUNCTIONS, TABLE_FUNCTIONS, TABLES, Table
 from lit_triwave.reproduction.programs import Program, programs, train
 from lit_triwave.reproduction.results import RESULTS_FILE, Results, machine, statistics
-from lit_triwave.runs import write_json, written_whole
 
 DESCRIPTION = "The paper's tables, and ours beside them: all seeds and functions of a method are one tensor program."
 

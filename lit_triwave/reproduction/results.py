@@ -11,9 +11,9 @@ from typing import Any
 import torch
 
 from lit_triwave.errors import TriwaveError
+from lit_triwave.files import open_folder, write_json
 from lit_triwave.metrics import spread
 from lit_triwave.reproduction.programs import Program
-from lit_triwave.runs import open_folder, write_json
 
 SEEDS_FILE = "seeds.json"
 """Every seed of every finished program; it lets an interrupted run go on."""

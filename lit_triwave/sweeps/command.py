@@ -14,10 +14,10 @@ from typing import Any
 from lit_triwave.callbacks.interruption import REQUEUE_SIGNAL
 from lit_triwave.cli import INTERRUPTED, REQUEUE
 from lit_triwave.errors import TriwaveError, did_you_mean
+from lit_triwave.files import open_folder, written_whole
 from lit_triwave.lock import used_by
 from lit_triwave.messages import OneLineParser
 from lit_triwave.quiet import quiet
-from lit_triwave.runs import open_folder, written_whole
 from lit_triwave.sweeps.definition import Sweep, read_sweep
 from lit_triwave.sweeps.plan import Planned, plan
 from lit_triwave.sweeps.process import Stop

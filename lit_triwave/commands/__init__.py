@@ -1,0 +1,1 @@
+"""The commands of `python -m lit_triwave`, one folder each, and the parser that they share."""
