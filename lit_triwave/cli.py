@@ -6,12 +6,13 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
+from types import ModuleType
 
 from lit_triwave import __version__
 from lit_triwave.launcher import end_with_launcher, launcher
-from lit_triwave.quick_imports import without_scipy_signal
 
 HELP = """\
 usage: python -m lit_triwave COMMAND --config FILE [--KEY VALUE ...]
@@ -96,7 +97,7 @@ def main(args: Sequence[str] | None = None) -> int:
         if os.environ.get("LIT_TRIWAVE_DEBUG"):
             traceback.print_exc()
         else:
-            from lit_triwave.one_line import one_line
+            from lit_triwave.errors import one_line
 
             print(f"error: {one_line(error)}", file=sys.stderr)
         return 1
@@ -107,3 +108,23 @@ def interrupted() -> int:
     if launcher() is None:
         print("interrupted", file=sys.stderr, flush=True)
     return INTERRUPTED
+
+
+@contextmanager
+def without_scipy_signal() -> Iterator[None]:
+    """Lets torchmetrics be imported without `scipy.signal`, which takes seconds.
+
+    Wherever SciPy is installed (scikit-learn brings it along), torchmetrics imports it for audio metrics, only to see
+    whether it has an attribute `hamming`. A stand-in says that it has, and is gone afterwards.
+    """
+    name = "scipy.signal"
+    if name in sys.modules or "torchmetrics" in sys.modules:
+        yield
+        return
+    stand_in = ModuleType(name)
+    stand_in.hamming = None  # type: ignore[attr-defined]
+    sys.modules[name] = stand_in
+    try:
+        yield
+    finally:
+        del sys.modules[name]

@@ -12,9 +12,8 @@ from typing import Any, NoReturn
 from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.utilities import rank_zero_only
 
-from lit_triwave.errors import did_you_mean
+from lit_triwave.errors import condense, did_you_mean
 from lit_triwave.launcher import outlive_launcher
-from lit_triwave.one_line import condense
 
 SAME_ERROR_SECONDS = 10.0  # the first rank may have a Weights & Biases run to end
 UNKNOWN = re.compile(
