@@ -9,9 +9,16 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from lit_triwave import dense
+from lit_triwave.construction import dense
+from lit_triwave.construction.triangle import (
+    BlockWeights,
+    block_weights,
+    network_form,
+    recruit,
+    theorem31_scales,
+    wave_form,
+)
 from lit_triwave.sizes import check_sizes
-from lit_triwave.triangle import BlockWeights, block_weights, network_form, recruit, theorem31_scales, wave_form
 
 Curvature = Literal["convex", "concave"]
 Curvatures = Curvature | Sequence["Curvatures"]

@@ -10,7 +10,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from lit_triwave import dense
+from lit_triwave.construction import dense
 from lit_triwave.domain import Domain, UnitScaling
 from lit_triwave.sizes import check_sizes
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from lit_triwave.dense import Affine
+from lit_triwave.construction.dense import Affine
 
 Domain = Mapping[str, Sequence[float]]
 """Input name ↦ (lower, upper), in the order of the input columns."""

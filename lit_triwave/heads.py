@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lit_triwave import dense
 from lit_triwave.bank import WIDEST, Curvature, Release, TriangleBank
+from lit_triwave.construction import dense
 from lit_triwave.errors import did_you_mean
 from lit_triwave.sizes import check_sizes
 

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from lit_triwave.bank import PEAK_PARAMETERS, WEIGHT_PARAMETERS, TriangleBank
+from lit_triwave.construction.triangle import nodes, theorem31_scales, wave_form
 from lit_triwave.regions import count_linear_regions
-from lit_triwave.triangle import nodes, theorem31_scales, wave_form
 
 F64 = torch.float64
 STAGES = [None, "blocks", "dense"]

@@ -8,7 +8,9 @@ import torch
 from torch import nn
 
 from benchmarks import vgg
-from lit_triwave import BlockDiagonalHead, TriangleBank, block_kernels, kernels, replace_dense
+from lit_triwave import BlockDiagonalHead, TriangleBank, replace_dense
+from lit_triwave.construction import block_kernels
+from lit_triwave.construction import wave_kernels as kernels
 from lit_triwave.heads import SQUASHES, DenseHead, curvature_knots, interpolation_layers
 
 
@@ -173,10 +175,10 @@ def test_wide_and_compiled_banks_have_the_values_and_gradients_of_narrow_ones(
     x = (1.2 * torch.rand(23, 37, dtype=torch.float64) - 0.1).requires_grad_()
     grad = torch.randn(23, 37, dtype=torch.float64)
     narrow = gradients(bank, bank, x, grad)
-    monkeypatch.setattr("lit_triwave.block_kernels.compiled", lambda function: function)
+    monkeypatch.setattr("lit_triwave.construction.block_kernels.compiled", lambda function: function)
     compiled = torch.compile(bank, fullgraph=True, backend="aot_eager")  # what inductor gets; needs no C++ compiler
     torch.testing.assert_close(gradients(bank, compiled, x, grad), narrow)
-    monkeypatch.setattr("lit_triwave.triangle.WIDE", 1)
+    monkeypatch.setattr("lit_triwave.construction.triangle.WIDE", 1)
     for module in (kernels, block_kernels):
         monkeypatch.setattr(module, "CHUNK", 37 * 5)  # several parts, the last of another size
     torch.testing.assert_close(gradients(bank, bank, x, grad), narrow)

@@ -8,8 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lit_triwave.kernels import WaveSum
-from lit_triwave.triangle import (
+from lit_triwave.construction.triangle import (
     SUM_SLACK,
     BlockWeights,
     block_weights,
@@ -21,6 +20,7 @@ from lit_triwave.triangle import (
     wave_form,
     waves,
 )
+from lit_triwave.construction.wave_kernels import WaveSum
 
 F64 = torch.float64
 HALF = torch.tensor(0.5, dtype=F64)

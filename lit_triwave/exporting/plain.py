@@ -8,10 +8,10 @@ from collections import OrderedDict
 import torch
 from torch import Tensor, nn
 
-from lit_triwave import dense
 from lit_triwave.backbones import Pixels, SmallCNN
 from lit_triwave.bank import TriangleBank
 from lit_triwave.baselines import DenseNetwork
+from lit_triwave.construction import dense
 from lit_triwave.domain import UnitScaling
 from lit_triwave.heads import BlockDiagonalHead, BlockDiagonalLayers, DenseHead
 from lit_triwave.networks import TriangleNetwork

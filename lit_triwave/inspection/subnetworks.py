@@ -12,14 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lit_triwave import dense
 from lit_triwave.bank import TriangleBank
+from lit_triwave.construction import dense
+from lit_triwave.construction.triangle import nodes, theorem31_scales
 from lit_triwave.errors import TriwaveError
 from lit_triwave.heads import BlockDiagonalLayers
 from lit_triwave.networks import TriangleNetwork
 from lit_triwave.regions import count_linear_regions
 from lit_triwave.saved import Saved, load_module
-from lit_triwave.triangle import nodes, theorem31_scales
 
 MIDDLE = 0.5
 """What the others' inputs are while one is varied, where a dense release lets subnetworks see each other's."""

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lit_triwave.triangle import BlockWeights
+from lit_triwave.construction.triangle import BlockWeights
 
 Affine = tuple[Tensor, Tensor]
 """A map x ↦ W·x + b as (W, b), shapes (out, in) and (out,). A ReLU network is a list of them with a ReLU between."""

@@ -16,8 +16,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lit_triwave.block_kernels import blocks
-from lit_triwave.kernels import WIDE, WaveSum, wide_wave_sum
+from lit_triwave.construction.block_kernels import blocks
+from lit_triwave.construction.wave_kernels import WIDE, WaveSum, wide_wave_sum
 
 # The `sum` neuron passes through a ReLU. A constant keeps its input at least this far above zero on [0, 1], so that the
 # ReLU's kink never coincides with an end of the domain, where the gradient would depend on rounding.
