@@ -24,8 +24,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.vgg import VGG, vgg16_bn
 
 from lit_triwave import replace_dense
-from lit_triwave.heads import BlockDiagonalLayers
-from lit_triwave.replacement import Replacement
+from lit_triwave.nn.heads import BlockDiagonalLayers
+from lit_triwave.nn.replacement import Replacement
 
 FEATURES = 25088  # 512 · 7 · 7, that VGG's classifier gets
 FORMS = ("peaks", "blocks", "dense")

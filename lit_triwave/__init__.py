@@ -4,29 +4,29 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lit_triwave.bank import TriangleBank
-    from lit_triwave.baselines import DenseNetwork
-    from lit_triwave.heads import BlockDiagonalHead
     from lit_triwave.modules.classifier import ImageClassifier
     from lit_triwave.modules.regressor import FunctionRegressor
-    from lit_triwave.networks import TriangleNetwork
+    from lit_triwave.nn.bank import TriangleBank
+    from lit_triwave.nn.baselines import DenseNetwork
+    from lit_triwave.nn.heads import BlockDiagonalHead
+    from lit_triwave.nn.networks import TriangleNetwork
+    from lit_triwave.nn.replacement import replace_dense
     from lit_triwave.regions import breakpoints, count_linear_regions
-    from lit_triwave.replacement import replace_dense
     from lit_triwave.stages import Stage
 
 __version__ = "0.1.0"
 
 _HOME = {
-    "BlockDiagonalHead": "heads",
-    "DenseNetwork": "baselines",
+    "BlockDiagonalHead": "nn.heads",
+    "DenseNetwork": "nn.baselines",
     "FunctionRegressor": "modules.regressor",
     "ImageClassifier": "modules.classifier",
     "Stage": "stages",
-    "TriangleBank": "bank",
-    "TriangleNetwork": "networks",
+    "TriangleBank": "nn.bank",
+    "TriangleNetwork": "nn.networks",
     "breakpoints": "regions",
     "count_linear_regions": "regions",
-    "replace_dense": "replacement",
+    "replace_dense": "nn.replacement",
 }
 
 __all__ = [

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from lit_triwave.bank import TriangleBank
+from lit_triwave.nn.bank import TriangleBank
 
 
 def count_parameters(module: nn.Module) -> int:

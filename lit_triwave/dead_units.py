@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from lit_triwave.bank import TriangleBank
-from lit_triwave.baselines import DenseNetwork
 from lit_triwave.construction.triangle import BlockWeights
-from lit_triwave.heads import DenseHead
-from lit_triwave.networks import TriangleNetwork
+from lit_triwave.nn.bank import TriangleBank
+from lit_triwave.nn.baselines import DenseNetwork
+from lit_triwave.nn.heads import DenseHead
+from lit_triwave.nn.networks import TriangleNetwork
 
 
 @torch.no_grad()

@@ -23,11 +23,11 @@ from lit_triwave.callbacks.history import EpochHistory, validation_images
 from lit_triwave.costs import count_parameters
 from lit_triwave.errors import TriwaveError
 from lit_triwave.files import open_folder, write_json, written_whole
-from lit_triwave.heads import BlockDiagonalHead
 from lit_triwave.lightning_cli import UNRECORDED
 from lit_triwave.links import LINKS
 from lit_triwave.messages import OneLineParser, known_classes
 from lit_triwave.modules.classifier import ImageClassifier
+from lit_triwave.nn.heads import BlockDiagonalHead
 from lit_triwave.quiet import quiet
 from lit_triwave.runs import Run
 from lit_triwave.stages import Stage

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from lit_triwave.bank import TriangleBank
 from lit_triwave.construction import dense
+from lit_triwave.nn.bank import TriangleBank
 from lit_triwave.regions import breakpoints
 
 MARK = 1.2345678

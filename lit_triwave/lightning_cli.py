@@ -35,7 +35,7 @@ from lit_triwave.loggers import WandbRows, finish_wandb, make_loggers, say
 from lit_triwave.messages import known_classes
 from lit_triwave.modules.classifier import ImageClassifier
 from lit_triwave.modules.regressor import FunctionRegressor
-from lit_triwave.networks import TriangleNetwork
+from lit_triwave.nn.networks import TriangleNetwork
 from lit_triwave.nulls import check_nulls
 from lit_triwave.origin import Origin
 from lit_triwave.quiet import quiet

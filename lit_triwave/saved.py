@@ -12,10 +12,10 @@ from zipfile import is_zipfile
 import torch
 from torch import Tensor
 
-from lit_triwave.domain import UnitScaling
 from lit_triwave.errors import TriwaveError, did_you_mean, reason, some
 from lit_triwave.modules.classifier import ImageClassifier
 from lit_triwave.modules.regressor import FunctionRegressor
+from lit_triwave.nn.scaling import UnitScaling
 from lit_triwave.resuming import load_checkpoint
 from lit_triwave.stages import Polish, Stage
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lit_triwave.baselines import RAI_STD, DenseNetwork, kaiming_rows, rai_rows
+from lit_triwave.nn.baselines import RAI_STD, DenseNetwork, kaiming_rows, rai_rows
 
 F64 = torch.float64
 UNIT = {"x": (0.0, 1.0)}

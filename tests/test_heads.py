@@ -11,7 +11,7 @@ from benchmarks import vgg
 from lit_triwave import BlockDiagonalHead, TriangleBank, replace_dense
 from lit_triwave.construction import block_kernels
 from lit_triwave.construction import wave_kernels as kernels
-from lit_triwave.heads import SQUASHES, DenseHead, curvature_knots, interpolation_layers
+from lit_triwave.nn.heads import SQUASHES, DenseHead, curvature_knots, interpolation_layers
 
 
 def head(squash: str = "normal", **options) -> BlockDiagonalHead:

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lit_triwave.baselines import DenseNetwork
-from lit_triwave.networks import TriangleNetwork, Wiring
+from lit_triwave.nn.baselines import DenseNetwork
+from lit_triwave.nn.networks import TriangleNetwork, Wiring
 from lit_triwave.optim import LeastSquares, LevenbergMarquardt, NormalEquations, jacobian
 
 REPLICAS = 3

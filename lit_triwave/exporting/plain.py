@@ -8,13 +8,13 @@ from collections import OrderedDict
 import torch
 from torch import Tensor, nn
 
-from lit_triwave.backbones import Pixels, SmallCNN
-from lit_triwave.bank import TriangleBank
-from lit_triwave.baselines import DenseNetwork
 from lit_triwave.construction import dense
-from lit_triwave.domain import UnitScaling
-from lit_triwave.heads import BlockDiagonalHead, BlockDiagonalLayers, DenseHead
-from lit_triwave.networks import TriangleNetwork
+from lit_triwave.nn.backbones import Pixels, SmallCNN
+from lit_triwave.nn.bank import TriangleBank
+from lit_triwave.nn.baselines import DenseNetwork
+from lit_triwave.nn.heads import BlockDiagonalHead, BlockDiagonalLayers, DenseHead
+from lit_triwave.nn.networks import TriangleNetwork
+from lit_triwave.nn.scaling import UnitScaling
 from lit_triwave.saved import Saved
 
 

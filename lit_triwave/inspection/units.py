@@ -11,9 +11,9 @@ from torch import Tensor
 from datamodules import DigitsDataModule
 from lit_triwave.dead_units import hidden_shares, relu_shares
 from lit_triwave.errors import TriwaveError
-from lit_triwave.heads import DenseHead
 from lit_triwave.inspection.subnetworks import head_layers
 from lit_triwave.modules.regressor import FunctionRegressor
+from lit_triwave.nn.heads import DenseHead
 from lit_triwave.saved import Saved
 
 DOMAIN_POINTS = 20_001

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
-from lit_triwave.bank import Release
-from lit_triwave.baselines import RAAI_SHARE, DenseNetwork
 from lit_triwave.errors import TrainingDiverged, TriwaveError
 from lit_triwave.metrics import regression_metrics, spread
 from lit_triwave.modules.staged import StagedModule
-from lit_triwave.networks import TriangleNetwork, Wiring
+from lit_triwave.nn.bank import Release
+from lit_triwave.nn.baselines import RAAI_SHARE, DenseNetwork
+from lit_triwave.nn.networks import TriangleNetwork, Wiring
 from lit_triwave.optim import LeastSquares
 from lit_triwave.regions import count_linear_regions
 from lit_triwave.stages import Polish, Stage

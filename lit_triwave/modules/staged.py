@@ -10,8 +10,8 @@ import torch
 from lightning.pytorch import Callback, LightningModule
 from torch import Tensor
 
-from lit_triwave.bank import Release, TriangleBank
 from lit_triwave.callbacks.stage_switch import StageSwitch
+from lit_triwave.nn.bank import Release, TriangleBank
 from lit_triwave.stages import Parameters, Polish, Stage
 
 StageName = Literal["pretrain", "train", "polish"]

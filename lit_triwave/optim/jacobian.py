@@ -8,9 +8,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lit_triwave.bank import TriangleBank
-from lit_triwave.baselines import DenseNetwork
-from lit_triwave.networks import TriangleNetwork
+from lit_triwave.nn.bank import TriangleBank
+from lit_triwave.nn.baselines import DenseNetwork
+from lit_triwave.nn.networks import TriangleNetwork
 
 
 class _Layer(NamedTuple):

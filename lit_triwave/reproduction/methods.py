@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lit_triwave.modules.regressor import FunctionRegressor
-from lit_triwave.networks import Wiring
+from lit_triwave.nn.networks import Wiring
 from lit_triwave.reproduction.paper import Function, Table
 from lit_triwave.stages import Polish, Stage
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from lit_triwave.networks import Wiring
+from lit_triwave.nn.networks import Wiring
 
 Table = Literal["dense", "sparse", "nonconvex", "depths"]
 """The paper's tables, and our study of x³ by depth."""

@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import nn
 
-from lit_triwave.bank import DEEPEST, WIDEST
-from lit_triwave.heads import BlockDiagonalLayers, check_options
-from lit_triwave.sizes import check_sizes
+from lit_triwave.nn.bank import DEEPEST, WIDEST
+from lit_triwave.nn.heads import BlockDiagonalLayers, check_options
+from lit_triwave.nn.sizes import check_sizes
 
 BETWEEN = (
     nn.ReLU,

@@ -8,10 +8,10 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from lit_triwave.bank import Curvatures, Release, TriangleBank, wave_signs
 from lit_triwave.construction import dense
-from lit_triwave.domain import Domain, UnitScaling
-from lit_triwave.sizes import check_sizes
+from lit_triwave.nn.bank import Curvatures, Release, TriangleBank, wave_signs
+from lit_triwave.nn.scaling import Domain, UnitScaling
+from lit_triwave.nn.sizes import check_sizes
 
 Wiring = Literal["single", "difference", "sum", "composition"]
 

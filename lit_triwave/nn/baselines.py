@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from lit_triwave.construction import dense
-from lit_triwave.domain import Domain, UnitScaling
-from lit_triwave.sizes import check_sizes
+from lit_triwave.nn.scaling import Domain, UnitScaling
+from lit_triwave.nn.sizes import check_sizes
 
 RandomStart = Literal["kaiming", "rai", "raai"]
 

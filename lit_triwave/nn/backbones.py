@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from lit_triwave.errors import did_you_mean, reason
-from lit_triwave.heads import BlockDiagonalHead, DenseHead
-from lit_triwave.replacement import cut_classifier, replace_dense
-from lit_triwave.sizes import check_sizes
+from lit_triwave.nn.heads import BlockDiagonalHead, DenseHead
+from lit_triwave.nn.replacement import cut_classifier, replace_dense
+from lit_triwave.nn.sizes import check_sizes
 
 
 class Pixels(nn.Flatten):
