@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from lit_triwave.analysis.regions import breakpoints, count_linear_regions
     from lit_triwave.modules.classifier import ImageClassifier
     from lit_triwave.modules.regressor import FunctionRegressor
     from lit_triwave.nn.bank import TriangleBank
@@ -11,7 +12,6 @@ if TYPE_CHECKING:
     from lit_triwave.nn.heads import BlockDiagonalHead
     from lit_triwave.nn.networks import TriangleNetwork
     from lit_triwave.nn.replacement import replace_dense
-    from lit_triwave.regions import breakpoints, count_linear_regions
     from lit_triwave.stages import Stage
 
 __version__ = "0.1.0"
@@ -24,8 +24,8 @@ _HOME = {
     "Stage": "stages",
     "TriangleBank": "nn.bank",
     "TriangleNetwork": "nn.networks",
-    "breakpoints": "regions",
-    "count_linear_regions": "regions",
+    "breakpoints": "analysis.regions",
+    "count_linear_regions": "analysis.regions",
     "replace_dense": "nn.replacement",
 }
 

@@ -17,7 +17,7 @@ from jsonargparse import Namespace
 from lightning.pytorch import Trainer
 
 from lit_triwave import __version__
-from lit_triwave.costs import final_parameters, multiply_adds
+from lit_triwave.analysis.costs import final_parameters, multiply_adds
 from lit_triwave.files import finite, write_json
 from lit_triwave.home import hidden
 from lit_triwave.recorded import RECORDED

@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from lit_triwave.analysis.regions import count_linear_regions
 from lit_triwave.construction.triangle import nodes, theorem31_scales, wave_form
 from lit_triwave.nn.bank import PEAK_PARAMETERS, WEIGHT_PARAMETERS, TriangleBank
-from lit_triwave.regions import count_linear_regions
 
 F64 = torch.float64
 STAGES = [None, "blocks", "dense"]

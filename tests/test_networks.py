@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from lit_triwave.analysis.regions import count_linear_regions
 from lit_triwave.nn.bank import TriangleBank
 from lit_triwave.nn.networks import TriangleNetwork
-from lit_triwave.regions import count_linear_regions
 
 F64 = torch.float64
 STAGES = [None, "blocks", "dense"]

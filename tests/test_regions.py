@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from lit_triwave.analysis.regions import breakpoints, count_linear_regions
 from lit_triwave.construction.triangle import block_weights, nodes, theorem31_scales
 from lit_triwave.nn.bank import TriangleBank
-from lit_triwave.regions import breakpoints, count_linear_regions
 
 F64 = torch.float64
 

@@ -18,9 +18,9 @@ import yaml
 
 from benchmarks.tracking import main as measure_tracking
 from lit_triwave import TriangleBank, count_linear_regions
+from lit_triwave.analysis.costs import final_parameters, multiply_adds
+from lit_triwave.analysis.head_regions import regions_of_all
 from lit_triwave.cli import main
-from lit_triwave.costs import final_parameters, multiply_adds
-from lit_triwave.head_regions import regions_of_all
 from lit_triwave.modules import FunctionRegressor, ImageClassifier
 from lit_triwave.runs import wandb_id
 from lit_triwave.saved import load_module

@@ -10,9 +10,9 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
-from lit_triwave.dead_units import HeadWatch, dead_share
-from lit_triwave.head_regions import mean_regions
-from lit_triwave.regions import count_linear_regions
+from lit_triwave.analysis.dead_units import HeadWatch, dead_share
+from lit_triwave.analysis.head_regions import mean_regions
+from lit_triwave.analysis.regions import count_linear_regions
 
 if TYPE_CHECKING:
     from lit_triwave.modules.classifier import ImageClassifier

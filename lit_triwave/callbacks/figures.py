@@ -11,9 +11,9 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
 
+from lit_triwave.analysis.regions import breakpoints
 from lit_triwave.callbacks.history import EpochHistory, SeedHistory, validation_images
 from lit_triwave.errors import TriwaveError
-from lit_triwave.regions import breakpoints
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -13,10 +13,10 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.console import Console
 from rich.table import Table
 
+from lit_triwave.analysis.costs import count_parameters, multiply_adds
+from lit_triwave.analysis.dead_units import dead_share
 from lit_triwave.callbacks.course import ClassificationCourse
 from lit_triwave.callbacks.history import validation_images
-from lit_triwave.costs import count_parameters, multiply_adds
-from lit_triwave.dead_units import dead_share
 from lit_triwave.files import write_json
 from lit_triwave.loggers import WandbRows
 from lit_triwave.metrics import dead, spread

@@ -9,7 +9,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from lit_triwave.costs import count_parameters
+from lit_triwave.analysis.costs import count_parameters
 from lit_triwave.errors import TriwaveError
 from lit_triwave.files import open_folder, written_whole
 from lit_triwave.inspection.drawing import COUNTED, chosen, draw, state

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from datamodules import DigitsDataModule
-from lit_triwave.dead_units import hidden_shares, relu_shares
+from lit_triwave.analysis.dead_units import hidden_shares, relu_shares
 from lit_triwave.errors import TriwaveError
 from lit_triwave.inspection.subnetworks import head_layers
 from lit_triwave.modules.regressor import FunctionRegressor

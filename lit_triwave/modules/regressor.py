@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
+from lit_triwave.analysis.regions import count_linear_regions
 from lit_triwave.errors import TrainingDiverged, TriwaveError
 from lit_triwave.metrics import regression_metrics, spread
 from lit_triwave.modules.staged import StagedModule
@@ -17,7 +18,6 @@ from lit_triwave.nn.bank import Release
 from lit_triwave.nn.baselines import RAAI_SHARE, DenseNetwork
 from lit_triwave.nn.networks import TriangleNetwork, Wiring
 from lit_triwave.optim import LeastSquares
-from lit_triwave.regions import count_linear_regions
 from lit_triwave.stages import Polish, Stage
 
 MAX_DEPTH = 16

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from lit_triwave.analysis.regions import breakpoints
 from lit_triwave.construction import dense
 from lit_triwave.nn.bank import TriangleBank
-from lit_triwave.regions import breakpoints
 
 MARK = 1.2345678
 """Slope that the line gains where one subnetwork ends and the next begins: by chance alone they would cancel it."""
