@@ -284,7 +284,7 @@ def write_results(results: Results, folder: Path, config: Path, own_splits: bool
 
     The test accuracy has a column of its own where the curves are of other images.
     """
-    from lit_triwave import plots
+    from lit_triwave.figures import run_figures as plots
 
     curves = {name: 100 * torch.tensor([r["accuracy"] for r in runs]) for name, runs in results.items()}
     epochs = len(next(iter(curves.values()))[0])

@@ -74,7 +74,7 @@ class RegressionFigures(RunFigures):
 
     @torch.no_grad()
     def draw(self, data: Any, module: FunctionRegressor) -> Iterator[tuple[str, Figure]]:
-        from lit_triwave import plots
+        from lit_triwave.figures import run_figures as plots
 
         network, best = module.network, int(module.best_replica)
         points = data.test_set
@@ -127,7 +127,7 @@ class ClassificationFigures(RunFigures):
 
     @torch.no_grad()
     def draw(self, data: Any, module: ImageClassifier) -> Iterator[tuple[str, Figure]]:
-        from lit_triwave import plots
+        from lit_triwave.figures import run_figures as plots
 
         title = f"test accuracy {module.results['test/accuracy']:.2%}"
         if self.history.rows:

@@ -36,7 +36,7 @@ from lit_triwave.comparison.charts import (
 )
 from lit_triwave.comparison.curves import Curves
 from lit_triwave.comparison.table import Comparison
-from lit_triwave.figure_style import BLUE, GREY, decades_grid, new_figure
+from lit_triwave.figures.style import BLUE, GREY, decades_grid, new_figure
 from lit_triwave.files import written_whole
 
 MOST_GREY = 200

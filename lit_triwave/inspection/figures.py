@@ -15,8 +15,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from lit_triwave.figure_style import BLUE, GREY, ORANGE, new_figure, titled
-from lit_triwave.plots import MAX_MARKS
+from lit_triwave.figures.run_figures import MAX_MARKS
+from lit_triwave.figures.style import BLUE, GREY, ORANGE, new_figure, titled
 
 GREEN = "#3f8f5b"
 MANY = colormaps["viridis"]

@@ -9,7 +9,7 @@ import torch
 from matplotlib.figure import Figure
 
 from lit_triwave.analysis.regions import count_linear_regions
-from lit_triwave.figure_style import BLUE, GREY, ORANGE, decades_grid, new_figure
+from lit_triwave.figures.style import BLUE, GREY, ORANGE, decades_grid, new_figure
 from lit_triwave.nn.baselines import DenseNetwork
 from lit_triwave.nn.networks import TriangleNetwork
 from lit_triwave.reproduction.methods import METHODS
