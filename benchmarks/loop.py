@@ -31,8 +31,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from datamodules import ImageNetDataModule
-from lit_triwave.callbacks.interruption import Interruption
 from lit_triwave.callbacks.progress import StageProgress
+from lit_triwave.distributed.interruption import Interruption
 from lit_triwave.modules import ImageClassifier
 from lit_triwave.stages import Stage
 

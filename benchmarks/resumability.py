@@ -31,7 +31,7 @@ from torch.utils.data import DataLoader
 from datamodules import DigitsDataModule
 from lit_triwave.callbacks.checkpoint import AtomicCheckpointIO, RunRecord, StageCheckpoint
 from lit_triwave.callbacks.history import EpochHistory
-from lit_triwave.callbacks.interruption import Interruption
+from lit_triwave.distributed.interruption import Interruption
 from lit_triwave.modules import ImageClassifier
 from lit_triwave.origin import Origin
 from lit_triwave.stages import Stage

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from jsonargparse import Namespace
 
-from lit_triwave.cluster import requeued
+from lit_triwave.distributed.cluster import requeued
+from lit_triwave.distributed.ranks import say
 from lit_triwave.errors import TriwaveError
-from lit_triwave.loggers import say
 from lit_triwave.runs import Run, latest_checkpoint, place_run, unsaved_run
 
 KEPT = {"last": "run `fit` first, or give --ckpt_path FILE", "best": "a validation of `fit` makes it"}

@@ -12,7 +12,8 @@ from importlib import import_module
 from types import ModuleType
 
 from lit_triwave import __version__
-from lit_triwave.launcher import end_with_launcher, launcher
+from lit_triwave.distributed.launcher import end_with_launcher
+from lit_triwave.distributed.signals import interrupted
 
 HELP = """\
 usage: python -m lit_triwave COMMAND --config FILE [--KEY VALUE ...]
@@ -51,9 +52,6 @@ COMMANDS = {
     "export": "lit_triwave.exporting",
 }
 """This project's own commands: name ↦ module with `run(args, started) -> exit code`; all others are Lightning's."""
-
-INTERRUPTED = 130  # the shell's exit code for Ctrl-C
-REQUEUE = 75  # EX_TEMPFAIL of sysexits.h: saved because time was short, to be started again
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -101,13 +99,6 @@ def main(args: Sequence[str] | None = None) -> int:
 
             print(f"error: {one_line(error)}", file=sys.stderr)
         return 1
-
-
-def interrupted() -> int:
-    """Says so, once for all ranks of a machine; returns the exit code."""
-    if launcher() is None:
-        print("interrupted", file=sys.stderr, flush=True)
-    return INTERRUPTED
 
 
 @contextmanager

@@ -20,18 +20,21 @@ from datamodules import DigitsDataModule, FunctionDataModule, TableDataModule
 from datamodules.resumable import ResumableDataModule
 from lit_triwave.callbacks.checkpoint import AtomicCheckpointIO, RunRecord, StageCheckpoint, kept_checkpoint
 from lit_triwave.callbacks.config import SaveFitConfig
-from lit_triwave.callbacks.interruption import REQUEUE_SIGNAL, SIGNALS, Interruption
 from lit_triwave.callbacks.progress import StageProgress
 from lit_triwave.callbacks.reporting import best_checkpoint, reporting
 from lit_triwave.callbacks.stage_switch import check_strategy
 from lit_triwave.chosen_checkpoint import choose_checkpoint
-from lit_triwave.cli import INTERRUPTED, REQUEUE, interrupted
-from lit_triwave.cluster import check_meeting_point, cluster_environment, leave_ranks, one_message, requeued
+from lit_triwave.distributed.cluster import check_meeting_point, cluster_environment, leave_ranks, one_message, requeued
+from lit_triwave.distributed.interruption import Interruption
+from lit_triwave.distributed.launcher import LAUNCHER_VARIABLE, announce_launcher
+from lit_triwave.distributed.ranks import say
+from lit_triwave.distributed.signals import INTERRUPTED, REQUEUE, REQUEUE_SIGNAL, SIGNALS, interrupted
+from lit_triwave.distributed.sync_batch_norm import SynchronizedBatchNorms
+from lit_triwave.distributed.watch import ranks_end_together
 from lit_triwave.errors import Interrupted, TrainingDiverged
 from lit_triwave.home import found
-from lit_triwave.launcher import LAUNCHER_VARIABLE, announce_launcher
 from lit_triwave.links import LINKS, check_links
-from lit_triwave.loggers import WandbRows, finish_wandb, make_loggers, say
+from lit_triwave.loggers import WandbRows, finish_wandb, make_loggers
 from lit_triwave.messages import known_classes
 from lit_triwave.modules.classifier import ImageClassifier
 from lit_triwave.modules.regressor import FunctionRegressor
@@ -53,9 +56,7 @@ from lit_triwave.runs import (
 )
 from lit_triwave.stages import Polish, Stage
 from lit_triwave.start import devices, start_block
-from lit_triwave.synchronized import SynchronizedBatchNorms
 from lit_triwave.trees import plain
-from lit_triwave.watch import ranks_end_together
 
 UNRECORDED: dict[str, Any] = {
     "max_epochs": -1,  # as many as the stages ask for

@@ -19,6 +19,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from lit_triwave.background import Background
+from lit_triwave.distributed.ranks import say
 from lit_triwave.errors import TriwaveError, reason
 from lit_triwave.files import link
 from lit_triwave.goals import goal
@@ -240,12 +241,6 @@ def has_wandb_login() -> bool:
         with redirect_stderr(io.StringIO()):  # where it says whose login it found
             return bool(wandb.login(prompt=False, verify=False))
     return bool(wandb.api.api_key)  # wandb before 0.30
-
-
-@rank_zero_only
-def say(text: str) -> None:
-    """One line for the user, from the first process."""
-    print(text, flush=True)
 
 
 def start_wandb(

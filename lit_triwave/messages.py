@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import inspect
 import re
-import signal
-import time
 from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
 from lightning.pytorch.cli import LightningArgumentParser
-from lightning.pytorch.utilities import rank_zero_only
 
+from lit_triwave.distributed.ranks import leave_it_to_the_first_rank
 from lit_triwave.errors import condense, did_you_mean
-from lit_triwave.launcher import outlive_launcher
 
-SAME_ERROR_SECONDS = 10.0  # the first rank may have a Weights & Biases run to end
 UNKNOWN = re.compile(
     r"Option '([\w.]+)' is not accepted|accept option '([\w.]+)'|unrecognized arguments: --([\w.]+)|key '([\w.]+)'"
 )
@@ -65,20 +61,6 @@ class OneLineParser(LightningArgumentParser):
         if dot and first not in {*PARTS, *known}:
             return did_you_mean(first, PARTS)
         return "" if last in known else did_you_mean(last, known).replace(" '", f" '{before}{dot}")
-
-
-def leave_it_to_the_first_rank() -> int:
-    """Gives the first rank the time to say an error, which mostly all have, and to end the others with its own end.
-
-    Returns:
-        The rank of this process.
-    """
-    rank = int(getattr(rank_zero_only, "rank", None) or 0)
-    if rank > 0:
-        outlive_launcher()
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # by which srun ends the ranks that are left
-        time.sleep(SAME_ERROR_SECONDS)
-    return rank
 
 
 def known_classes(*classes: Any, words: Sequence[str] = ()) -> type[OneLineParser]:

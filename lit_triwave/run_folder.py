@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lightning.pytorch import LightningModule
 
-from lit_triwave.cluster import requeued
+from lit_triwave.distributed.cluster import requeued
 from lit_triwave.errors import TriwaveError
 from lit_triwave.files import writable, written_whole
 from lit_triwave.lock import LOCK_FILE, PATIENCE_SECONDS, locked

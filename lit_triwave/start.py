@@ -12,7 +12,7 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
 
 from lit_triwave.analysis.costs import count_parameters, replicas_of
-from lit_triwave.cluster import in_slurm_step
+from lit_triwave.distributed.cluster import in_slurm_step
 
 
 def start_block(

@@ -14,7 +14,7 @@ from lightning.pytorch.strategies.launchers.subprocess_script import _Subprocess
 
 from lit_triwave.callbacks.checkpoint import AtomicCheckpointIO
 from lit_triwave.cli import main
-from lit_triwave.cluster import cluster_environment
+from lit_triwave.distributed.cluster import cluster_environment
 from lit_triwave.errors import TriwaveError
 from tests.conftest import REPOSITORY
 

@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import distributed
 
-from lit_triwave.callbacks.interruption import Interruption
+from lit_triwave.distributed.interruption import Interruption
 from lit_triwave.errors import Interrupted, TriwaveError, reason
 from lit_triwave.files import written_whole
 from lit_triwave.goals import goal

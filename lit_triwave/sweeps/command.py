@@ -11,8 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lit_triwave.callbacks.interruption import REQUEUE_SIGNAL
-from lit_triwave.cli import INTERRUPTED, REQUEUE
+from lit_triwave.distributed.signals import INTERRUPTED, REQUEUE, REQUEUE_SIGNAL
 from lit_triwave.errors import TriwaveError, did_you_mean
 from lit_triwave.files import open_folder, written_whole
 from lit_triwave.lock import used_by

@@ -21,8 +21,8 @@ from multiprocessing.connection import Connection
 from types import FrameType
 from typing import Any
 
-from lit_triwave.callbacks.interruption import SIGNALS
 from lit_triwave.cli import main
+from lit_triwave.distributed.signals import SIGNALS
 from lit_triwave.runs import SWEEP_VARIABLE
 
 RELAY_SECONDS = 0.3

@@ -15,8 +15,8 @@ from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch import Trainer
 
+from lit_triwave.distributed.ranks import leave_it_to_the_first_rank
 from lit_triwave.errors import TriwaveError, one_line
-from lit_triwave.messages import leave_it_to_the_first_rank
 
 ONE_FOR_EACH_TASK = "LIT_TRIWAVE_TASKS"
 """Environment variable by which slurm/job.sh says that each task is a process of the run, also if there is but one."""

@@ -11,12 +11,8 @@ from types import FrameType
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 
+from lit_triwave.distributed.signals import REQUEUE_SIGNAL, SIGNALS
 from lit_triwave.errors import Interrupted
-
-REQUEUE_SIGNAL = signal.SIGUSR1
-"""Time is nearly over, or the nodes are wanted: save, stop and be started again."""
-SIGNALS = (signal.SIGINT, signal.SIGTERM, REQUEUE_SIGNAL)
-
 
 SAME_SECONDS = 1.0
 """A second SIGTERM within them is the first one: SLURM's to each process, and passed on by W&B's agent."""

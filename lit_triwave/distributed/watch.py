@@ -14,10 +14,11 @@ from subprocess import Popen
 import torch
 from lightning.pytorch import Trainer
 
-from lit_triwave.callbacks.interruption import REQUEUE_SIGNAL, SIGNALS, Interruption
-from lit_triwave.cluster import LOST
+from lit_triwave.distributed.cluster import LOST
+from lit_triwave.distributed.interruption import Interruption
+from lit_triwave.distributed.launcher import WATCH_SECONDS, outlive_launcher
+from lit_triwave.distributed.signals import REQUEUE_SIGNAL, SIGNALS
 from lit_triwave.errors import TriwaveError
-from lit_triwave.launcher import WATCH_SECONDS, outlive_launcher
 
 GONE_SECONDS = 3.0
 """How long a rank that has lost a connection leaves it to the watch to say which rank is gone."""

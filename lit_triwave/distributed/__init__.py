@@ -1,0 +1,1 @@
+"""Several processes: cluster environment, launcher, ranks, signals and the watch over them."""
