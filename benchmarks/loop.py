@@ -34,7 +34,7 @@ from datamodules import ImageNetDataModule
 from lit_triwave.callbacks.progress import StageProgress
 from lit_triwave.distributed.interruption import Interruption
 from lit_triwave.modules import ImageClassifier
-from lit_triwave.stages import Stage
+from lit_triwave.modules.stages import Stage
 
 RECIPE: dict[str, Any] = {"momentum": 0.9, "weight_decay": 1e-4}
 LR = 0.01

@@ -33,8 +33,8 @@ from lit_triwave.callbacks.checkpoint import AtomicCheckpointIO, RunRecord, Stag
 from lit_triwave.callbacks.history import EpochHistory
 from lit_triwave.distributed.interruption import Interruption
 from lit_triwave.modules import ImageClassifier
+from lit_triwave.modules.stages import Stage
 from lit_triwave.origin import Origin
-from lit_triwave.stages import Stage
 
 
 class PlainDigits(DigitsDataModule):

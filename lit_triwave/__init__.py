@@ -7,12 +7,12 @@ if TYPE_CHECKING:
     from lit_triwave.analysis.regions import breakpoints, count_linear_regions
     from lit_triwave.modules.classifier import ImageClassifier
     from lit_triwave.modules.regressor import FunctionRegressor
+    from lit_triwave.modules.stages import Stage
     from lit_triwave.nn.bank import TriangleBank
     from lit_triwave.nn.baselines import DenseNetwork
     from lit_triwave.nn.heads import BlockDiagonalHead
     from lit_triwave.nn.networks import TriangleNetwork
     from lit_triwave.nn.replacement import replace_dense
-    from lit_triwave.stages import Stage
 
 __version__ = "0.1.0"
 
@@ -21,7 +21,7 @@ _HOME = {
     "DenseNetwork": "nn.baselines",
     "FunctionRegressor": "modules.regressor",
     "ImageClassifier": "modules.classifier",
-    "Stage": "stages",
+    "Stage": "modules.stages",
     "TriangleBank": "nn.bank",
     "TriangleNetwork": "nn.networks",
     "breakpoints": "analysis.regions",

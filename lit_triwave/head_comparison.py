@@ -27,10 +27,10 @@ from lit_triwave.lightning_cli import UNRECORDED
 from lit_triwave.links import LINKS
 from lit_triwave.messages import OneLineParser, known_classes
 from lit_triwave.modules.classifier import ImageClassifier
+from lit_triwave.modules.stages import Stage
 from lit_triwave.nn.heads import BlockDiagonalHead
 from lit_triwave.quiet import quiet
 from lit_triwave.runs import Run
-from lit_triwave.stages import Stage
 
 SHOWN_EPOCHS = (1, 2, 5)
 CONSTRUCTED = "constructed"

@@ -22,7 +22,6 @@ from lit_triwave.callbacks.checkpoint import AtomicCheckpointIO, RunRecord, Stag
 from lit_triwave.callbacks.config import SaveFitConfig
 from lit_triwave.callbacks.progress import StageProgress
 from lit_triwave.callbacks.reporting import best_checkpoint, reporting
-from lit_triwave.callbacks.stage_switch import check_strategy
 from lit_triwave.chosen_checkpoint import choose_checkpoint
 from lit_triwave.distributed.cluster import check_meeting_point, cluster_environment, leave_ranks, one_message, requeued
 from lit_triwave.distributed.interruption import Interruption
@@ -38,6 +37,8 @@ from lit_triwave.loggers import WandbRows, finish_wandb, make_loggers
 from lit_triwave.messages import known_classes
 from lit_triwave.modules.classifier import ImageClassifier
 from lit_triwave.modules.regressor import FunctionRegressor
+from lit_triwave.modules.staged import check_strategy
+from lit_triwave.modules.stages import Polish, Stage
 from lit_triwave.nn.networks import TriangleNetwork
 from lit_triwave.nulls import check_nulls
 from lit_triwave.origin import Origin
@@ -54,7 +55,6 @@ from lit_triwave.runs import (
     results_folder,
     wandb_id,
 )
-from lit_triwave.stages import Polish, Stage
 from lit_triwave.start import devices, start_block
 from lit_triwave.trees import plain
 

@@ -16,7 +16,7 @@ from datamodules.augmentation import Distortion
 from datamodules.digits import DigitsDataModule
 from lit_triwave import ImageClassifier
 from lit_triwave.cli import main
-from lit_triwave.stages import Stage
+from lit_triwave.modules.stages import Stage
 from tests.conftest import REPOSITORY
 from tests.faults import signal_at
 from tests.test_resume import assert_ends_alike, state

@@ -13,7 +13,7 @@ from torch import nn
 from benchmarks.loop import main as measure
 from lit_triwave.cli import main
 from lit_triwave.modules import ImageClassifier
-from lit_triwave.stages import Stage
+from lit_triwave.modules.stages import Stage
 from tests.commands import run_command
 from tests.conftest import REPOSITORY
 from tests.faults import signal_at

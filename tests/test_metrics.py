@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lit_triwave.metrics import MaxAbsoluteError, regression_metrics
+from lit_triwave.modules.metrics import MaxAbsoluteError, regression_metrics
 
 
 def random_pair(samples: int, replicas: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

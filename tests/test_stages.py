@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from lit_triwave.stages import Stage
+from lit_triwave.modules.stages import Stage
 
 # What a warm-up starts from instead of zero.
 FLOOR = 1e-3

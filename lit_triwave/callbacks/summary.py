@@ -19,7 +19,7 @@ from lit_triwave.callbacks.course import ClassificationCourse
 from lit_triwave.callbacks.history import validation_images
 from lit_triwave.files import write_json
 from lit_triwave.loggers import WandbRows
-from lit_triwave.metrics import dead, spread
+from lit_triwave.modules.metrics import dead, spread
 from lit_triwave.run_record import SCHEMA
 
 if TYPE_CHECKING:

@@ -12,12 +12,12 @@ from torch.nn import functional
 from torchmetrics import MeanMetric
 
 from lit_triwave.errors import TrainingDiverged, TriwaveError
-from lit_triwave.metrics import classification_metrics
+from lit_triwave.modules.metrics import classification_metrics
 from lit_triwave.modules.staged import StagedModule
+from lit_triwave.modules.stages import Parameters, Stage
 from lit_triwave.nn.backbones import build_network
 from lit_triwave.nn.bank import Curvature, Release, TriangleBank
 from lit_triwave.nn.heads import Squash
-from lit_triwave.stages import Parameters, Stage
 
 Batch = tuple[Tensor, Tensor]
 HeadKind = Literal["block_diagonal", "dense", "replaced", "original"]

@@ -12,13 +12,13 @@ from torchmetrics import MetricCollection
 
 from lit_triwave.analysis.regions import count_linear_regions
 from lit_triwave.errors import TrainingDiverged, TriwaveError
-from lit_triwave.metrics import regression_metrics, spread
+from lit_triwave.modules.metrics import regression_metrics, spread
 from lit_triwave.modules.staged import StagedModule
+from lit_triwave.modules.stages import Polish, Stage
 from lit_triwave.nn.bank import Release
 from lit_triwave.nn.baselines import RAAI_SHARE, DenseNetwork
 from lit_triwave.nn.networks import TriangleNetwork, Wiring
 from lit_triwave.optim import LeastSquares
-from lit_triwave.stages import Polish, Stage
 
 MAX_DEPTH = 16
 DEFAULT_PRETRAIN = Stage(epochs=500, lr=0.1, options={"betas": [0.9, 0.99]})

@@ -12,7 +12,7 @@ import torch
 
 from lit_triwave.errors import TriwaveError
 from lit_triwave.files import open_folder, write_json
-from lit_triwave.metrics import spread
+from lit_triwave.modules.metrics import spread
 from lit_triwave.reproduction.programs import Program
 
 SEEDS_FILE = "seeds.json"
