@@ -34,7 +34,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lit_triwave.cli import main as lit_triwave
-from lit_triwave.loggers import WandbRows
+from lit_triwave.tracking.wandb_rows import WandbRows
 
 
 class Times(NamedTuple):

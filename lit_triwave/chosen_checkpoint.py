@@ -10,7 +10,7 @@ from jsonargparse import Namespace
 from lit_triwave.distributed.cluster import requeued
 from lit_triwave.distributed.ranks import say
 from lit_triwave.errors import TriwaveError
-from lit_triwave.runs import Run, latest_checkpoint, place_run, unsaved_run
+from lit_triwave.tracking.run import Run, latest_checkpoint, place_run, unsaved_run
 
 KEPT = {"last": "run `fit` first, or give --ckpt_path FILE", "best": "a validation of `fit` makes it"}
 """What a run keeps by a name that --ckpt_path takes, and what to do where it is not there."""

@@ -30,7 +30,7 @@ from lit_triwave.modules.classifier import ImageClassifier
 from lit_triwave.modules.stages import Stage
 from lit_triwave.nn.heads import BlockDiagonalHead
 from lit_triwave.quiet import quiet
-from lit_triwave.runs import Run
+from lit_triwave.tracking.run import Run
 
 SHOWN_EPOCHS = (1, 2, 5)
 CONSTRUCTED = "constructed"

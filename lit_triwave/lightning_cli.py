@@ -19,7 +19,6 @@ from lightning.pytorch.utilities import rank_zero_only
 from datamodules import DigitsDataModule, FunctionDataModule, TableDataModule
 from datamodules.resumable import ResumableDataModule
 from lit_triwave.callbacks.checkpoint import AtomicCheckpointIO, RunRecord, StageCheckpoint, kept_checkpoint
-from lit_triwave.callbacks.config import SaveFitConfig
 from lit_triwave.callbacks.progress import StageProgress
 from lit_triwave.callbacks.reporting import best_checkpoint, reporting
 from lit_triwave.chosen_checkpoint import choose_checkpoint
@@ -31,9 +30,7 @@ from lit_triwave.distributed.signals import INTERRUPTED, REQUEUE, REQUEUE_SIGNAL
 from lit_triwave.distributed.sync_batch_norm import SynchronizedBatchNorms
 from lit_triwave.distributed.watch import ranks_end_together
 from lit_triwave.errors import Interrupted, TrainingDiverged
-from lit_triwave.home import found
 from lit_triwave.links import LINKS, check_links
-from lit_triwave.loggers import WandbRows, finish_wandb, make_loggers
 from lit_triwave.messages import known_classes
 from lit_triwave.modules.classifier import ImageClassifier
 from lit_triwave.modules.regressor import FunctionRegressor
@@ -44,9 +41,12 @@ from lit_triwave.nulls import check_nulls
 from lit_triwave.origin import Origin
 from lit_triwave.quiet import quiet
 from lit_triwave.resuming import check_same_run, course_of, load_checkpoint
-from lit_triwave.run_folder import FitFolder
-from lit_triwave.run_record import RunFile, flat_config, hardware, tags
-from lit_triwave.runs import (
+from lit_triwave.start import devices, start_block
+from lit_triwave.tracking.config_yaml import SaveFitConfig
+from lit_triwave.tracking.flat_config import plain
+from lit_triwave.tracking.loggers import finish_wandb, make_loggers
+from lit_triwave.tracking.private_paths import found
+from lit_triwave.tracking.run import (
     RUN_ID_VARIABLE,
     SWEEP_VARIABLE,
     Run,
@@ -55,8 +55,9 @@ from lit_triwave.runs import (
     results_folder,
     wandb_id,
 )
-from lit_triwave.start import devices, start_block
-from lit_triwave.trees import plain
+from lit_triwave.tracking.run_folder import FitFolder
+from lit_triwave.tracking.run_json import RunFile, flat_config, hardware, tags
+from lit_triwave.tracking.wandb_rows import WandbRows
 
 UNRECORDED: dict[str, Any] = {
     "max_epochs": -1,  # as many as the stages ask for

@@ -8,7 +8,7 @@ from jsonargparse import Namespace
 from lightning.pytorch import LightningModule
 
 from lit_triwave.errors import TriwaveError
-from lit_triwave.trees import plain
+from lit_triwave.tracking.flat_config import plain
 
 LINKS = {
     "data.domain": "domain",

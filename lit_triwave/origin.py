@@ -13,9 +13,9 @@ import torch
 
 from lit_triwave.errors import TriwaveError, reason
 from lit_triwave.files import link, written_whole
-from lit_triwave.home import hidden
 from lit_triwave.resuming import load_checkpoint, logged_steps
-from lit_triwave.runs import folder_of
+from lit_triwave.tracking.private_paths import hidden
+from lit_triwave.tracking.run import folder_of
 
 
 @dataclass(frozen=True)

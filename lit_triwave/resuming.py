@@ -15,9 +15,9 @@ from jsonargparse import Namespace
 from lightning.pytorch import LightningModule
 
 from lit_triwave.errors import TriwaveError, reason, some
-from lit_triwave.home import hidden
 from lit_triwave.modules.staged import STAGES
-from lit_triwave.trees import flat, plain
+from lit_triwave.tracking.flat_config import flat, plain
+from lit_triwave.tracking.private_paths import hidden
 
 MAY_DIFFER = ("pretrain", "train", "polish", "weights", "compile", "channels_last", "_class_path", "_instantiator")
 """Hyperparameters that a resumed run may change."""

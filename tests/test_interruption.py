@@ -15,7 +15,7 @@ import torch
 
 from lit_triwave.cli import main
 from lit_triwave.errors import TriwaveError
-from lit_triwave.lock import LOCK_FILE, locked
+from lit_triwave.tracking.lock import LOCK_FILE, locked
 from tests.conftest import REPOSITORY
 from tests.faults import signal_at
 from tests.small_runs import untimed_summary

@@ -23,9 +23,9 @@ from lit_triwave.analysis.head_regions import regions_of_all
 from lit_triwave.cli import main
 from lit_triwave.modules import FunctionRegressor, ImageClassifier
 from lit_triwave.modules.stages import Stage
-from lit_triwave.runs import wandb_id
 from lit_triwave.saved import load_module
-from lit_triwave.wandb_segments import records, segments
+from lit_triwave.tracking.run import wandb_id
+from lit_triwave.tracking.wandb_files import records, segments
 from tests.commands import run_command
 from tests.compared_runs import compared
 from tests.conftest import REPOSITORY

@@ -19,7 +19,7 @@ import pytest
 import torch
 import yaml
 
-from lit_triwave.wandb_segments import segments
+from lit_triwave.tracking.wandb_files import segments
 from tests.conftest import REPOSITORY
 from tests.test_wandb import assert_complete
 from tests.wandb_server import ENTITY, PROJECT, WandbServer

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import yaml
 
-from lit_triwave.loggers import WandbRows
-from lit_triwave.runs import Run
-from lit_triwave.wandb_segments import last_step, records, segments
+from lit_triwave.tracking.run import Run
+from lit_triwave.tracking.wandb_files import last_step, records, segments
+from lit_triwave.tracking.wandb_rows import WandbRows
 from tests.commands import run_command
 from tests.conftest import REPOSITORY
 from tests.faults import signal_at

@@ -21,7 +21,7 @@ from lit_triwave.comparison.hosted import read_hosted
 from lit_triwave.comparison.offline import read_offline
 from lit_triwave.comparison.sources import read_all
 from lit_triwave.errors import TriwaveError
-from lit_triwave.wandb_segments import segments
+from lit_triwave.tracking.wandb_files import segments
 from tests.conftest import REPOSITORY
 from tests.faults import signal_at
 from tests.test_resume import rows

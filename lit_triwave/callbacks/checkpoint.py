@@ -17,9 +17,9 @@ from torch import distributed
 from lit_triwave.distributed.interruption import Interruption
 from lit_triwave.errors import Interrupted, TriwaveError, reason
 from lit_triwave.files import written_whole
-from lit_triwave.goals import goal
-from lit_triwave.home import hidden
 from lit_triwave.origin import Origin, take_over
+from lit_triwave.tracking.metric_goals import goal
+from lit_triwave.tracking.private_paths import hidden
 
 if TYPE_CHECKING:
     from lit_triwave.modules.staged import StagedModule

@@ -18,9 +18,9 @@ from lit_triwave.analysis.dead_units import dead_share
 from lit_triwave.callbacks.course import ClassificationCourse
 from lit_triwave.callbacks.history import validation_images
 from lit_triwave.files import write_json
-from lit_triwave.loggers import WandbRows
 from lit_triwave.modules.metrics import dead, spread
-from lit_triwave.run_record import SCHEMA
+from lit_triwave.tracking.run_json import SCHEMA
+from lit_triwave.tracking.wandb_rows import WandbRows
 
 if TYPE_CHECKING:
     from lit_triwave.modules.classifier import ImageClassifier

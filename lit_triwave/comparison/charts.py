@@ -15,7 +15,7 @@ from lit_triwave.comparison.curves import Curve, Curves
 from lit_triwave.comparison.fields import comparable, is_number
 from lit_triwave.comparison.rows import Row
 from lit_triwave.comparison.table import Comparison
-from lit_triwave.goals import goal
+from lit_triwave.tracking.metric_goals import goal
 
 COLORS = (
     *("#1f5fa8", "#d9622b", "#2a9d5c", "#b5367a", "#7a5cc7"),

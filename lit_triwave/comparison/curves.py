@@ -11,7 +11,7 @@ import numpy as np
 from lit_triwave.comparison.compared_run import ComparedRun
 from lit_triwave.comparison.history import MetricsFile
 from lit_triwave.comparison.table import Comparison, stand_ins
-from lit_triwave.goals import goal
+from lit_triwave.tracking.metric_goals import goal
 
 POINTS = 200
 """Of a curve, at most."""

@@ -16,7 +16,7 @@ from lit_triwave.comparison.compared_run import RUNNING_SECONDS, ComparedRun
 from lit_triwave.comparison.folders import json_object
 from lit_triwave.comparison.tracked import about, columns, flat_config, flat_summary
 from lit_triwave.errors import TriwaveError, reason
-from lit_triwave.wandb_segments import is_cut, records
+from lit_triwave.tracking.wandb_files import is_cut, records
 
 MAGIC = b":W&B"
 """The first bytes of a segment."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from lit_triwave.comparison.compared_run import ComparedRun
 from lit_triwave.comparison.fields import is_number
-from lit_triwave.goals import goal
+from lit_triwave.tracking.metric_goals import goal
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from lit_triwave.comparison.columns import most_varied
 from lit_triwave.comparison.compared_run import ComparedRun
 from lit_triwave.comparison.fields import Fields, comparable, is_number
 from lit_triwave.comparison.rows import Row, differing, make_rows
-from lit_triwave.goals import goal
+from lit_triwave.tracking.metric_goals import goal
 
 MAIN = ("test/accuracy", "test/mse")
 """Metrics that a comparison is about, unless another is asked for."""

@@ -12,8 +12,8 @@ from lit_triwave.comparison.rows import TARGET, Row, is_target, setting
 from lit_triwave.comparison.statistics import Sample, welch
 from lit_triwave.comparison.table import Comparison
 from lit_triwave.errors import some
-from lit_triwave.goals import goal
-from lit_triwave.home import hidden
+from lit_triwave.tracking.metric_goals import goal
+from lit_triwave.tracking.private_paths import hidden
 
 SIGNIFICANT = 0.05
 """A smaller p of Welch's test is called larger than the seeds' spread."""

@@ -16,7 +16,7 @@ from lit_triwave.comparison.fields import OWN
 from lit_triwave.comparison.rows import Row
 from lit_triwave.comparison.table import BEST, Comparison
 from lit_triwave.comparison.verdict import remarks, verdict
-from lit_triwave.home import hidden
+from lit_triwave.tracking.private_paths import hidden
 
 MOST_COLUMNS = 6
 """Fields shown on the screen and in Markdown, unless they were asked for; CSV, JSON and HTML have all."""

@@ -14,12 +14,12 @@ from typing import Any
 from lit_triwave.distributed.signals import INTERRUPTED, REQUEUE, REQUEUE_SIGNAL
 from lit_triwave.errors import TriwaveError, did_you_mean
 from lit_triwave.files import open_folder, written_whole
-from lit_triwave.lock import used_by
 from lit_triwave.messages import OneLineParser
 from lit_triwave.quiet import quiet
 from lit_triwave.sweeps.definition import Sweep, read_sweep
 from lit_triwave.sweeps.plan import Planned, plan
 from lit_triwave.sweeps.process import Stop
+from lit_triwave.tracking.lock import used_by
 
 DESCRIPTION = (
     "The runs of a sweep file in W&B's format (grid or random), without W&B's server: ordinary run folders in "

@@ -17,10 +17,10 @@ from lit_triwave.cli import main
 from lit_triwave.errors import TriwaveError
 from lit_triwave.nulls import check_nulls
 from lit_triwave.resuming import DATA_MAY_DIFFER
-from lit_triwave.runs import Run
 from lit_triwave.sweeps.definition import Sweep
 from lit_triwave.sweeps.naming import arguments, configs_first, run_ids
-from lit_triwave.trees import flat
+from lit_triwave.tracking.flat_config import flat
+from lit_triwave.tracking.run import Run
 
 PLACES = ("run.", "trainer.", "config", "ckpt_path")
 """Fields of a config that say where and how a run was made, not what it is."""

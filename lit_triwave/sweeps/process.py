@@ -23,7 +23,7 @@ from typing import Any
 
 from lit_triwave.cli import main
 from lit_triwave.distributed.signals import SIGNALS
-from lit_triwave.runs import SWEEP_VARIABLE
+from lit_triwave.tracking.run import SWEEP_VARIABLE
 
 RELAY_SECONDS = 0.3
 """How long a signal to the sweep may take to reach its run too, from a terminal or from SLURM."""

@@ -11,8 +11,8 @@ from lightning.pytorch import LightningModule
 from lit_triwave.distributed.cluster import requeued
 from lit_triwave.errors import TriwaveError
 from lit_triwave.files import writable, written_whole
-from lit_triwave.lock import LOCK_FILE, PATIENCE_SECONDS, locked
-from lit_triwave.runs import open_run_folder
+from lit_triwave.tracking.lock import LOCK_FILE, PATIENCE_SECONDS, locked
+from lit_triwave.tracking.run import open_run_folder
 
 SMALL_FILES = ("config.yaml", "hparams.yaml", "metrics.csv", "run.json", "wandb_id")
 """What a fit writes into a run's folder before its first step."""

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from lit_triwave.errors import TriwaveError
 from lit_triwave.files import ANOTHER_ROOT, open_folder, written_whole
-from lit_triwave.home import hidden
+from lit_triwave.tracking.private_paths import hidden
 
 RUN_ID_VARIABLE = "LIT_TRIWAVE_RUN_ID"
 """Environment variable by which the first process tells the id to those that Lightning starts beside it."""

@@ -8,7 +8,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import SaveConfigCallback
 
 from lit_triwave.files import written_whole
-from lit_triwave.home import hidden
+from lit_triwave.tracking.private_paths import hidden
 
 
 class SaveFitConfig(SaveConfigCallback):

@@ -1,0 +1,119 @@
+"""The two loggers of a run: metrics.csv in its folder, and Weights & Biases."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Literal
+
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities import rank_zero_only
+
+from lit_triwave.distributed.ranks import say
+from lit_triwave.errors import reason
+from lit_triwave.tracking.metrics_csv import MetricsCSV, Row
+from lit_triwave.tracking.run import Run, WandbMode, swept
+from lit_triwave.tracking.wandb_files import last_step
+from lit_triwave.tracking.wandb_rows import STEP, WandbRows
+from lit_triwave.tracking.wandb_settings import forget_logs, private_settings, wandb_mode
+
+
+def make_loggers(run: Run, wandb_id: str, rows: Sequence[Row] = (), tags: Sequence[str] = ()) -> list[Logger]:
+    """CSV first: the trainer takes the run folder from its first logger.
+
+    Args:
+        run: to be logged.
+        wandb_id: of its Weights & Biases run.
+        rows: logged before the checkpoint that it goes on from.
+        tags: of the Weights & Biases run.
+    """
+    loggers: list[Logger] = [MetricsCSV(run, rows)]
+    # W&B would time each row for its makers and send them the traces of errors, which name paths.
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+    mode, why = wandb_mode(run.wandb)
+    if mode != "disabled":
+        os.environ.pop("WANDB_MODE", None)  # settled; W&B would read it again
+        try:
+            loggers.append(start_wandb(run, wandb_id, mode, why, rows, tags))
+        except Exception as error:  # tracking must not cost a run
+            say(f"Weights & Biases: left out ({reason(error)})")
+    return loggers
+
+
+def start_wandb(
+    run: Run, wandb_id: str, mode: WandbMode, why: str, rows: Sequence[Row] = (), tags: Sequence[str] = ()
+) -> WandbRows:
+    """The W&B run, started or gone on with; offline when there is no login or the server can't be reached."""
+    experiment = _init_wandb(run, wandb_id, mode, why, tags)
+    sent = -1
+    if experiment is not None:
+        # Online the server says it; `step` does only once something is logged.
+        next_step = max(experiment.step, experiment.starting_step)
+        there = next_step - 1 if experiment.resumed else -1
+        sent = max(there, last_step(run.folder, wandb_id) if experiment.offline else -1)
+    return WandbRows(run, experiment, sent, rows)
+
+
+@rank_zero_only
+def _init_wandb(run: Run, wandb_id: str, mode: WandbMode, why: str, tags: Sequence[str]) -> Any:
+    import wandb
+
+    def init(mode: Literal["online", "offline"]) -> Any:
+        # W&B names a segment by the second, and would write over one that another process began in the same one.
+        while any(run.folder.glob(f"wandb/*run-{time.strftime('%Y%m%d_%H%M%S')}-{wandb_id}")):
+            time.sleep(0.1)
+        experiment = wandb.init(
+            # The run of an agent has both already.
+            project=None if swept() else run.project,
+            id=None if swept() else wandb_id,
+            name=f"{run.experiment}/{run.id}",
+            group=run.group or run.experiment,
+            job_type=run.job_type,
+            tags=list(tags),
+            resume="allow",
+            dir=run.folder,
+            mode=mode,
+            settings=private_settings(),
+        )
+        # Lightning counts its own steps; W&B's count of log calls would not survive a resume.
+        experiment.define_metric(STEP)
+        experiment.define_metric("*", step_metric=STEP, step_sync=True)
+        return experiment
+
+    if mode == "online":
+        try:
+            experiment = init("online")
+            forget_logs(run.folder)
+            say(f"Weights & Biases: online, {experiment.url}")
+            return experiment
+        except wandb.Error as error:
+            wandb.teardown()  # its service keeps the failed run's id until it is stopped
+            why = f"the server can't be used: {reason(error, 100)}"
+    say(f"Weights & Biases: offline ({why}); to send it later: wandb sync {run.folder}/wandb/offline-run-*")
+    experiment = init("offline")
+    forget_logs(run.folder)
+    return experiment
+
+
+def finish_wandb() -> None:
+    """Ends this process's W&B run, if it has one: all that was logged is written, and sent when online."""
+    wandb = sys.modules.get("wandb")
+    if wandb is None:
+        return
+    folder = Path(wandb.run.dir).parents[2] if wandb.run is not None else None
+    try:
+        if wandb.run is not None:
+            wandb.finish()
+    except OSError as error:
+        # W&B's own process is gone: SLURM sends its signals to every process of a step.
+        say(f"Weights & Biases: its process is gone ({error}); what it lacks is sent when the run goes on")
+    finally:
+        # `finish` comes back before W&B's process has closed the segment, and a session keeps the login that it found.
+        with suppress(OSError, SystemExit):  # SystemExit: with the exit code of that process, which is not ours
+            wandb.teardown()
+        if folder is not None:
+            forget_logs(folder)
