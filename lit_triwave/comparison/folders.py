@@ -15,9 +15,9 @@ import yaml
 from lit_triwave.comparison.compared_run import RUNNING_SECONDS, ComparedRun
 from lit_triwave.comparison.history import MetricsFile, last_values
 from lit_triwave.errors import reason
-from lit_triwave.recorded import RECORDED
 from lit_triwave.tracking.flat_config import flat, short_names
 from lit_triwave.tracking.lock import LOCK_FILE
+from lit_triwave.tracking.run import RECORDED
 
 SCHEMA = 2
 """The newest layout of run.json and summary.json that is known here."""

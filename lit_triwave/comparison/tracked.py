@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from lit_triwave.recorded import RECORDED
 from lit_triwave.tracking.flat_config import flat, short_names
+from lit_triwave.tracking.run import RECORDED
 
 OWN = ("_", "trainer/global_step")
 """Beginnings of names that are W&B's, or Lightning's doing for W&B."""

@@ -202,3 +202,7 @@ def place_run(run: Run, checkpoint: Path | None, branches: bool = False) -> Run:
     experiments = folder.parent.parent
     root = os.path.relpath(experiments) if experiments.is_relative_to(Path.cwd()) else str(experiments)
     return replace(run, root=root, experiment=folder.parent.name, id=folder.name)
+
+
+RECORDED = ("git", "versions", "hardware", "branched_from")
+"""Parts of run.json that Weights & Biases gets too, flat, beside the config."""

@@ -19,10 +19,9 @@ from lightning.pytorch import Trainer
 from lit_triwave import __version__
 from lit_triwave.analysis.costs import final_parameters, multiply_adds
 from lit_triwave.files import finite, write_json
-from lit_triwave.recorded import RECORDED
 from lit_triwave.tracking.flat_config import flat, plain, short_names
 from lit_triwave.tracking.private_paths import hidden
-from lit_triwave.tracking.run import MOST_LETTERS, Run
+from lit_triwave.tracking.run import MOST_LETTERS, RECORDED, Run
 
 SCHEMA = 2
 """Of run.json and summary.json."""

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from queue import Queue
 from typing import Any
 
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
-from lit_triwave.background import Background
 from lit_triwave.distributed.ranks import say
 from lit_triwave.files import link
 from lit_triwave.tracking.metric_goals import goal
@@ -141,3 +142,39 @@ class WandbRows(WandbLogger):
             with self._may_be_lost():
                 self.experiment.summary.update({k: v for k, v in self._summary.items() if k not in self._defined})
         super().finalize(status)
+
+
+class Background:
+    """A thread that makes calls in the order in which they come, so that who hands them over need not wait.
+
+    The thread begins with the first call and ends with the process.
+    """
+
+    def __init__(self) -> None:
+        self._calls: Queue[Callable[[], None]] = Queue()
+        self._thread: threading.Thread | None = None
+        self._error: Exception | None = None
+
+    def call(self, function: Callable[[], None]) -> None:
+        """Has a function called soon."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, daemon=True)
+            self._thread.start()
+        self._calls.put(function)
+
+    def wait(self) -> None:
+        """Returns when all calls are made; raises what the first that failed has raised."""
+        self._calls.join()
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
+
+    def _work(self) -> None:
+        while True:
+            function = self._calls.get()
+            try:
+                function()
+            except Exception as error:  # it is raised where someone waits for it
+                self._error = self._error or error
+            finally:
+                self._calls.task_done()
