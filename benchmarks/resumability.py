@@ -29,12 +29,13 @@ from rich.table import Table
 from torch.utils.data import DataLoader
 
 from datamodules import DigitsDataModule
-from lit_triwave.callbacks.checkpoint import AtomicCheckpointIO, RunRecord, StageCheckpoint
 from lit_triwave.callbacks.history import EpochHistory
+from lit_triwave.checkpoints.io import AtomicCheckpointIO
+from lit_triwave.checkpoints.last import RunRecord, StageCheckpoint
+from lit_triwave.checkpoints.origin import Origin
 from lit_triwave.distributed.interruption import Interruption
 from lit_triwave.modules import ImageClassifier
 from lit_triwave.modules.stages import Stage
-from lit_triwave.origin import Origin
 
 
 class PlainDigits(DigitsDataModule):

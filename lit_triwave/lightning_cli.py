@@ -18,10 +18,15 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from datamodules import DigitsDataModule, FunctionDataModule, TableDataModule
 from datamodules.resumable import ResumableDataModule
-from lit_triwave.callbacks.checkpoint import AtomicCheckpointIO, RunRecord, StageCheckpoint, kept_checkpoint
 from lit_triwave.callbacks.progress import StageProgress
-from lit_triwave.callbacks.reporting import best_checkpoint, reporting
-from lit_triwave.chosen_checkpoint import choose_checkpoint
+from lit_triwave.callbacks.reporting import reporting
+from lit_triwave.checkpoints.best import best_checkpoint, kept_checkpoint
+from lit_triwave.checkpoints.choose import choose_checkpoint
+from lit_triwave.checkpoints.io import AtomicCheckpointIO
+from lit_triwave.checkpoints.last import RunRecord, StageCheckpoint
+from lit_triwave.checkpoints.load import load_checkpoint
+from lit_triwave.checkpoints.origin import Origin
+from lit_triwave.checkpoints.same_run import check_same_run, course_of
 from lit_triwave.distributed.cluster import check_meeting_point, cluster_environment, leave_ranks, one_message, requeued
 from lit_triwave.distributed.interruption import Interruption
 from lit_triwave.distributed.launcher import LAUNCHER_VARIABLE, announce_launcher
@@ -38,9 +43,7 @@ from lit_triwave.modules.staged import check_strategy
 from lit_triwave.modules.stages import Polish, Stage
 from lit_triwave.nn.networks import TriangleNetwork
 from lit_triwave.nulls import check_nulls
-from lit_triwave.origin import Origin
 from lit_triwave.quiet import quiet
-from lit_triwave.resuming import check_same_run, course_of, load_checkpoint
 from lit_triwave.start import devices, start_block
 from lit_triwave.tracking.config_yaml import SaveFitConfig
 from lit_triwave.tracking.flat_config import plain

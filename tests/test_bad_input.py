@@ -12,7 +12,7 @@ import yaml
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 
-from lit_triwave.callbacks.checkpoint import AtomicCheckpointIO
+from lit_triwave.checkpoints.io import AtomicCheckpointIO
 from lit_triwave.cli import main
 from lit_triwave.distributed.cluster import cluster_environment
 from lit_triwave.errors import TriwaveError

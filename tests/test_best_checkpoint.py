@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from lit_triwave.callbacks.checkpoint import BestCheckpoint
+from lit_triwave.checkpoints.best import BestCheckpoint
+from lit_triwave.checkpoints.rebuild import load_module
 from lit_triwave.cli import main
 from lit_triwave.modules import FunctionRegressor
-from lit_triwave.saved import load_module
 from tests.conftest import REPOSITORY
 from tests.faults import signal_at
 from tests.test_resume import assert_ends_alike, assert_identical, state

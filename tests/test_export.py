@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from lit_triwave.checkpoints.rebuild import load_module
 from lit_triwave.cli import main
 from lit_triwave.exporting.formats import SUFFIXES
-from lit_triwave.saved import load_module
 from tests.conftest import REPOSITORY
 from tests.image_data import write_imagenet
 from tests.small_runs import DIGITS, FUNCTION, small_run

@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from lit_triwave.checkpoints.rebuild import load_module
 from lit_triwave.cli import main
 from lit_triwave.construction.triangle import waves
 from lit_triwave.inspection import figures
@@ -17,7 +18,6 @@ from lit_triwave.inspection.drawing import COUNTED, chosen, draw
 from lit_triwave.inspection.subnetworks import Group, groups
 from lit_triwave.inspection.units import activity
 from lit_triwave.nn.bank import TriangleBank
-from lit_triwave.saved import load_module
 from tests.small_runs import DIGITS, FUNCTION, small_run
 
 PLANE = ["--data.expression", "(x**2 + y**2)**1.5", "--data.domain", "{x: [-1, 1], y: [-1, 1]}"]

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from benchmarks.resumability import main as measure_resumability
-from lit_triwave.callbacks.checkpoint import StageCheckpoint
+from lit_triwave.checkpoints.last import StageCheckpoint
 from tests.commands import run_command
 from tests.conftest import REPOSITORY
 from tests.faults import signal_at

@@ -20,10 +20,10 @@ from benchmarks.tracking import main as measure_tracking
 from lit_triwave import TriangleBank, count_linear_regions
 from lit_triwave.analysis.costs import final_parameters, multiply_adds
 from lit_triwave.analysis.head_regions import regions_of_all
+from lit_triwave.checkpoints.rebuild import load_module
 from lit_triwave.cli import main
 from lit_triwave.modules import FunctionRegressor, ImageClassifier
 from lit_triwave.modules.stages import Stage
-from lit_triwave.saved import load_module
 from lit_triwave.tracking.run import wandb_id
 from lit_triwave.tracking.wandb_files import records, segments
 from tests.commands import run_command

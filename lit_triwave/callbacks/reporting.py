@@ -6,7 +6,6 @@ from pathlib import Path
 
 from lightning.pytorch import Callback, LightningModule
 
-from lit_triwave.callbacks.checkpoint import BestCheckpoint
 from lit_triwave.callbacks.course import ClassificationCourse, RegressionCourse
 from lit_triwave.callbacks.figures import ClassificationFigures, RegressionFigures
 from lit_triwave.callbacks.history import EpochHistory, SeedHistory
@@ -14,7 +13,6 @@ from lit_triwave.callbacks.predictions import ClassCSV, PredictionCSV
 from lit_triwave.callbacks.summary import ClassificationSummary, RegressionSummary
 from lit_triwave.modules.classifier import ImageClassifier
 from lit_triwave.modules.regressor import FunctionRegressor
-from lit_triwave.origin import Origin
 
 
 def reporting(model: LightningModule, folder: Path, seed: int, started: float, predicts: bool) -> list[Callback]:
@@ -44,11 +42,3 @@ def reporting(model: LightningModule, folder: Path, seed: int, started: float, p
             *rows,
         ]
     return []
-
-
-def best_checkpoint(model: LightningModule, origin: Origin) -> list[Callback]:
-    """What keeps the best checkpoint of a model's kind, by the best seed's error or by accuracy; nothing for one of
-    the user's own."""
-    if isinstance(model, FunctionRegressor):
-        return [BestCheckpoint("val/mse_min", origin)]
-    return [BestCheckpoint("val/accuracy", origin)] if isinstance(model, ImageClassifier) else []

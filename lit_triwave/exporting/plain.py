@@ -8,6 +8,7 @@ from collections import OrderedDict
 import torch
 from torch import Tensor, nn
 
+from lit_triwave.checkpoints.rebuild import Saved
 from lit_triwave.construction import dense
 from lit_triwave.nn.backbones import Pixels, SmallCNN
 from lit_triwave.nn.bank import TriangleBank
@@ -15,7 +16,6 @@ from lit_triwave.nn.baselines import DenseNetwork
 from lit_triwave.nn.heads import BlockDiagonalHead, BlockDiagonalLayers, DenseHead
 from lit_triwave.nn.networks import TriangleNetwork
 from lit_triwave.nn.scaling import UnitScaling
-from lit_triwave.saved import Saved
 
 
 class NormalCDF(nn.Module):

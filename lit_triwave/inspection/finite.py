@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from lit_triwave.checkpoints.rebuild import Saved
 from lit_triwave.errors import TriwaveError
 from lit_triwave.modules.regressor import FunctionRegressor
-from lit_triwave.saved import Saved
 
 NETWORK = "network."
 OF_ALL_SEEDS = "network.scaling."

@@ -10,8 +10,8 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
+from lit_triwave.checkpoints.rebuild import Saved
 from lit_triwave.inspection.subnetworks import Group
-from lit_triwave.saved import Saved
 
 LISTED = 6  # subnetworks whose peaks are shown one by one
 Line = tuple[str, str, list[str]]

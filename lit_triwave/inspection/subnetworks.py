@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from lit_triwave.analysis.regions import count_linear_regions
+from lit_triwave.checkpoints.rebuild import Saved, load_module
 from lit_triwave.construction import dense
 from lit_triwave.construction.triangle import nodes, theorem31_scales
 from lit_triwave.errors import TriwaveError
 from lit_triwave.nn.bank import TriangleBank
 from lit_triwave.nn.heads import BlockDiagonalLayers
 from lit_triwave.nn.networks import TriangleNetwork
-from lit_triwave.saved import Saved, load_module
 
 MIDDLE = 0.5
 """What the others' inputs are while one is varied, where a dense release lets subnetworks see each other's."""

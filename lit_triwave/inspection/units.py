@@ -10,11 +10,11 @@ from torch import Tensor
 
 from datamodules import DigitsDataModule
 from lit_triwave.analysis.dead_units import hidden_shares, relu_shares
+from lit_triwave.checkpoints.rebuild import Saved
 from lit_triwave.errors import TriwaveError
 from lit_triwave.inspection.subnetworks import head_layers
 from lit_triwave.modules.regressor import FunctionRegressor
 from lit_triwave.nn.heads import DenseHead
-from lit_triwave.saved import Saved
 
 DOMAIN_POINTS = 20_001
 IMAGES = 2000  # at most, of the data

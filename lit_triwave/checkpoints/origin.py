@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
+from lit_triwave.checkpoints.load import load_checkpoint, logged_steps
 from lit_triwave.errors import TriwaveError, reason
 from lit_triwave.files import link, written_whole
-from lit_triwave.resuming import load_checkpoint, logged_steps
 from lit_triwave.tracking.private_paths import hidden
 from lit_triwave.tracking.run import folder_of
 

@@ -12,12 +12,12 @@ from zipfile import is_zipfile
 import torch
 from torch import Tensor
 
+from lit_triwave.checkpoints.load import load_checkpoint
 from lit_triwave.errors import TriwaveError, did_you_mean, reason, some
 from lit_triwave.modules.classifier import ImageClassifier
 from lit_triwave.modules.regressor import FunctionRegressor
 from lit_triwave.modules.stages import Polish, Stage
 from lit_triwave.nn.scaling import UnitScaling
-from lit_triwave.resuming import load_checkpoint
 
 MODULES: dict[str, type[FunctionRegressor] | type[ImageClassifier]] = {
     "FunctionRegressor": FunctionRegressor,

@@ -1,0 +1,150 @@
+"""`best.ckpt`: the checkpoint of the best validation."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from lit_triwave.checkpoints.origin import Origin, take_over
+from lit_triwave.tracking.metric_goals import goal
+
+if TYPE_CHECKING:
+    from lit_triwave.modules.staged import StagedModule
+
+from lit_triwave.modules.classifier import ImageClassifier
+from lit_triwave.modules.regressor import FunctionRegressor
+
+
+class RunCheckpoint(ModelCheckpoint):
+    """One file of a run's `checkpoints/`, renewed at the end of epochs. Nothing is saved of a module that has diverged.
+
+    Args:
+        name: of the file, without its ending.
+        options: for Lightning's `ModelCheckpoint`.
+    """
+
+    def __init__(self, name: str, **options: Any) -> None:
+        super().__init__(
+            filename=name,
+            save_top_k=1,
+            save_on_train_epoch_end=True,
+            enable_version_counter=False,
+            auto_insert_metric_name=False,
+            **options,
+        )
+
+    @property
+    def state_key(self) -> str:
+        # Lightning asks at every hook of every step; its own key spells out all settings each time.
+        return type(self).__qualname__
+
+    def path(self, name: str) -> Path:
+        """A file of the folder, by its name without the ending."""
+        assert self.dirpath is not None
+        return Path(self.dirpath) / f"{name}.ckpt"
+
+    def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:
+        module: Any = trainer.lightning_module
+        module.check_finite()
+        super()._save_checkpoint(trainer, filepath)
+
+
+class BestCheckpoint(RunCheckpoint):
+    """Keeps `checkpoints/best.ckpt`, from the epoch that was the best so far on the validation data, in whichever
+    stage: of those that were validated and, for functions, the last ones of the stages.
+
+    It is saved when that epoch is over, so that a run may go on from it, and before `last.ckpt`, which then knows it.
+    Validations inside an epoch do not count. Ties keep the earlier, and all ranks decide alike.
+
+    A run that goes on from an earlier checkpoint, or from another run's, has the best of its own course: the one that
+    the checkpoint knows of, if it is still there, else the checkpoint itself, if its epoch was validated.
+
+    Args:
+        monitor: the metric, as it is logged.
+        origin: what the run goes on from.
+
+    Attributes:
+        best_model_path: of the file; "" while there is none of this run's course.
+    """
+
+    def __init__(self, monitor: str, origin: Origin) -> None:
+        super().__init__("best", monitor=monitor, mode=goal(monitor) or "min")
+        self.origin = origin
+        self._source: Path | None = None  # what is to become the file
+        self._score: float | None = None  # of the file
+        self._epoch = -1  # of the file
+        self._found: float | None = None  # by a validation at the end of this epoch
+
+    def state_dict(self) -> dict[str, Any]:
+        """Which file it is; Lightning's would be the paths of this machine."""
+        return {"score": self._score, "epoch": self._epoch}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._score, self._epoch = state_dict["score"], state_dict["epoch"]
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.is_global_zero:
+            self._source = self._best_of_this_course()
+        there, self._score, self._epoch = trainer.strategy.broadcast(
+            (self._source is not None, self._score, self._epoch)
+        )
+        self.best_model_path = str(self.path("best")) if there else ""
+
+    def _best_of_this_course(self) -> Path | None:
+        """The checkpoint that was the best so far, with which score and epoch then agree."""
+        origin = self.origin
+        if self._score is not None:
+            found = origin.file_with(self.state_key, self.state_dict(), "best")
+            if found is not None or self._epoch == origin.epoch:
+                return found or origin.path
+        self._score = origin.validation(str(self.monitor))
+        self._epoch = -1 if self._score is None else origin.epoch
+        return None if self._score is None else origin.path
+
+    def settle(self) -> None:
+        """Makes the file that of this course: called on the first rank, once the run has made a step of its own."""
+        if not self.best_model_path:
+            self.path("best").unlink(missing_ok=True)
+        elif self._source is not None and self._source.resolve() != self.path("best").resolve():
+            take_over(self._source, self.path("best"), {self.state_key: self.state_dict()})
+        self._source = None
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.state.fn == "fit" and not trainer.sanity_checking and trainer.is_last_batch:
+            found = trainer.callback_metrics.get(str(self.monitor))
+            self._found = None if found is None else float(found)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: StagedModule) -> None:  # type: ignore[override]
+        found, self._found = self._found, None
+        if found is None and pl_module.ends_stage(trainer.current_epoch):
+            found = pl_module.end_of_stage(str(self.monitor))
+        if found is None or trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        if trainer.strategy.reduce_boolean_decision(self._improves(found)):
+            self._score, self._epoch = found, trainer.current_epoch
+            self._save_checkpoint(trainer, str(self.path("best")))
+            self._source = None
+            self.best_model_path = str(self.path("best"))
+
+    def _improves(self, found: float) -> bool:
+        if self._score is None or not math.isfinite(found):
+            return math.isfinite(found)
+        return found > self._score if self.mode == "max" else found < self._score
+
+
+def kept_checkpoint(trainer: Trainer) -> str:
+    """The file that a finished run is best kept as: the last one where there is no best."""
+    best = [callback for callback in trainer.checkpoint_callbacks if isinstance(callback, BestCheckpoint)]
+    return "best.ckpt" if any(callback.best_model_path for callback in best) else "last.ckpt"
+
+
+def best_checkpoint(model: LightningModule, origin: Origin) -> list[Callback]:
+    """What keeps the best checkpoint of a model's kind, by the best seed's error or by accuracy; nothing for one of
+    the user's own."""
+    if isinstance(model, FunctionRegressor):
+        return [BestCheckpoint("val/mse_min", origin)]
+    return [BestCheckpoint("val/accuracy", origin)] if isinstance(model, ImageClassifier) else []
