@@ -31,8 +31,9 @@ from torch.utils.data import DataLoader
 from datamodules import DigitsDataModule
 from lit_triwave.callbacks.history import EpochHistory
 from lit_triwave.checkpoints.io import AtomicCheckpointIO
-from lit_triwave.checkpoints.last import RunRecord, StageCheckpoint
+from lit_triwave.checkpoints.last import StageCheckpoint
 from lit_triwave.checkpoints.origin import Origin
+from lit_triwave.checkpoints.same_run import RunRecord
 from lit_triwave.distributed.interruption import Interruption
 from lit_triwave.modules import ImageClassifier
 from lit_triwave.modules.stages import Stage

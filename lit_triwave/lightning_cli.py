@@ -23,10 +23,10 @@ from lit_triwave.callbacks.reporting import reporting
 from lit_triwave.checkpoints.best import best_checkpoint, kept_checkpoint
 from lit_triwave.checkpoints.choose import choose_checkpoint
 from lit_triwave.checkpoints.io import AtomicCheckpointIO
-from lit_triwave.checkpoints.last import RunRecord, StageCheckpoint
+from lit_triwave.checkpoints.last import StageCheckpoint
 from lit_triwave.checkpoints.load import load_checkpoint
 from lit_triwave.checkpoints.origin import Origin
-from lit_triwave.checkpoints.same_run import check_same_run, course_of
+from lit_triwave.checkpoints.same_run import RunRecord, check_same_run, course_of
 from lit_triwave.distributed.cluster import check_meeting_point, cluster_environment, leave_ranks, one_message, requeued
 from lit_triwave.distributed.interruption import Interruption
 from lit_triwave.distributed.launcher import LAUNCHER_VARIABLE, announce_launcher

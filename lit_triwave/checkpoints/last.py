@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from torch import distributed
 
 from lit_triwave.checkpoints.best import BestCheckpoint, RunCheckpoint
@@ -152,20 +152,3 @@ class StageCheckpoint(RunCheckpoint):
     def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:
         super()._save_checkpoint(trainer, filepath)
         self._saved_at, self._due = time.monotonic(), False
-
-
-class RunRecord(Callback):
-    """Keeps in every checkpoint, under "run", what a resumed run needs besides Lightning's own: the logged rows so far
-    and what the run is.
-
-    Args:
-        identity: what the run is, in plain containers.
-        rows: of metrics.csv, (step, metrics); grows as the run goes on.
-    """
-
-    def __init__(self, identity: dict[str, Any], rows: list[tuple[int, dict[str, float]]]) -> None:
-        self.identity = identity
-        self.rows = rows
-
-    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        checkpoint["run"] = {**self.identity, "rows": self.rows}

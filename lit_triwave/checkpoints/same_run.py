@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jsonargparse import Namespace
-from lightning.pytorch import LightningModule
+from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lit_triwave.errors import TriwaveError
 from lit_triwave.modules.staged import STAGES
 from lit_triwave.tracking.flat_config import flat, plain
 from lit_triwave.tracking.private_paths import hidden
+
+if TYPE_CHECKING:
+    pass
 
 MAY_DIFFER = ("pretrain", "train", "polish", "weights", "compile", "channels_last", "_class_path", "_instantiator")
 """Hyperparameters that a resumed run may change."""
@@ -112,3 +115,20 @@ def course_differences(checkpoint: dict[str, Any], here: dict[str, Any]) -> list
         for name in {**one, **two}
         if one.get(name) != two.get(name) and name not in free and not name.startswith(later)
     ]
+
+
+class RunRecord(Callback):
+    """Keeps in every checkpoint, under "run", what a resumed run needs besides Lightning's own: the logged rows so far
+    and what the run is.
+
+    Args:
+        identity: what the run is, in plain containers.
+        rows: of metrics.csv, (step, metrics); grows as the run goes on.
+    """
+
+    def __init__(self, identity: dict[str, Any], rows: list[tuple[int, dict[str, float]]]) -> None:
+        self.identity = identity
+        self.rows = rows
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint["run"] = {**self.identity, "rows": self.rows}
