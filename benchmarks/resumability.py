@@ -29,7 +29,7 @@ from rich.table import Table
 from torch.utils.data import DataLoader
 
 from datamodules import DigitsDataModule
-from lit_triwave.callbacks.history import EpochHistory
+from lit_triwave.callbacks.loss_history import EpochHistory
 from lit_triwave.checkpoints.io import AtomicCheckpointIO
 from lit_triwave.checkpoints.last import StageCheckpoint
 from lit_triwave.checkpoints.origin import Origin

@@ -20,7 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from lit_triwave.analysis.costs import count_parameters
-from lit_triwave.callbacks.history import EpochHistory, validation_images
+from lit_triwave.callbacks.loss_history import EpochHistory, validation_images
 from lit_triwave.errors import TriwaveError
 from lit_triwave.files import open_folder, write_json, written_whole
 from lit_triwave.lightning_cli import UNRECORDED

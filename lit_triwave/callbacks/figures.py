@@ -12,7 +12,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
 
 from lit_triwave.analysis.regions import breakpoints
-from lit_triwave.callbacks.history import EpochHistory, SeedHistory, validation_images
+from lit_triwave.callbacks.loss_history import EpochHistory, SeedHistory, validation_images
 from lit_triwave.errors import TriwaveError
 
 if TYPE_CHECKING:

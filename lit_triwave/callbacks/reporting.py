@@ -6,9 +6,9 @@ from pathlib import Path
 
 from lightning.pytorch import Callback, LightningModule
 
-from lit_triwave.callbacks.course import ClassificationCourse, RegressionCourse
+from lit_triwave.callbacks.diagnostics import ClassificationCourse, RegressionCourse
 from lit_triwave.callbacks.figures import ClassificationFigures, RegressionFigures
-from lit_triwave.callbacks.history import EpochHistory, SeedHistory
+from lit_triwave.callbacks.loss_history import EpochHistory, SeedHistory
 from lit_triwave.callbacks.predictions import ClassCSV, PredictionCSV
 from lit_triwave.callbacks.summary import ClassificationSummary, RegressionSummary
 from lit_triwave.modules.classifier import ImageClassifier

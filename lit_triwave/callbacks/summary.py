@@ -15,8 +15,8 @@ from rich.table import Table
 
 from lit_triwave.analysis.costs import count_parameters, multiply_adds
 from lit_triwave.analysis.dead_units import dead_share
-from lit_triwave.callbacks.course import ClassificationCourse
-from lit_triwave.callbacks.history import validation_images
+from lit_triwave.callbacks.diagnostics import ClassificationCourse
+from lit_triwave.callbacks.loss_history import validation_images
 from lit_triwave.files import write_json
 from lit_triwave.modules.metrics import dead, spread
 from lit_triwave.tracking.run_json import SCHEMA
