@@ -21,15 +21,15 @@ from rich.table import Table
 
 from lit_triwave.analysis.costs import count_parameters
 from lit_triwave.callbacks.loss_history import EpochHistory, validation_images
+from lit_triwave.commands.config_checks import LINKS
+from lit_triwave.commands.parser import OneLineParser, known_classes
+from lit_triwave.commands.quiet import quiet
+from lit_triwave.commands.trainer_options import UNRECORDED
 from lit_triwave.errors import TriwaveError
 from lit_triwave.files import open_folder, write_json, written_whole
-from lit_triwave.lightning_cli import UNRECORDED
-from lit_triwave.links import LINKS
-from lit_triwave.messages import OneLineParser, known_classes
 from lit_triwave.modules.classifier import ImageClassifier
 from lit_triwave.modules.stages import Stage
 from lit_triwave.nn.heads import BlockDiagonalHead
-from lit_triwave.quiet import quiet
 from lit_triwave.tracking.run import Run
 
 SHOWN_EPOCHS = (1, 2, 5)

@@ -27,6 +27,9 @@ from lit_triwave.checkpoints.last import StageCheckpoint
 from lit_triwave.checkpoints.load import load_checkpoint
 from lit_triwave.checkpoints.origin import Origin
 from lit_triwave.checkpoints.same_run import RunRecord, check_same_run, course_of
+from lit_triwave.commands.config_checks import LINKS, check_links
+from lit_triwave.commands.parser import known_classes
+from lit_triwave.commands.quiet import quiet
 from lit_triwave.distributed.cluster import check_meeting_point, cluster_environment, leave_ranks, one_message, requeued
 from lit_triwave.distributed.interruption import Interruption
 from lit_triwave.distributed.launcher import LAUNCHER_VARIABLE, announce_launcher
@@ -35,15 +38,12 @@ from lit_triwave.distributed.signals import INTERRUPTED, REQUEUE, REQUEUE_SIGNAL
 from lit_triwave.distributed.sync_batch_norm import SynchronizedBatchNorms
 from lit_triwave.distributed.watch import ranks_end_together
 from lit_triwave.errors import Interrupted, TrainingDiverged
-from lit_triwave.links import LINKS, check_links
-from lit_triwave.messages import known_classes
 from lit_triwave.modules.classifier import ImageClassifier
 from lit_triwave.modules.regressor import FunctionRegressor
 from lit_triwave.modules.staged import check_strategy
 from lit_triwave.modules.stages import Polish, Stage
 from lit_triwave.nn.networks import TriangleNetwork
 from lit_triwave.nulls import check_nulls
-from lit_triwave.quiet import quiet
 from lit_triwave.start import devices, start_block
 from lit_triwave.tracking.config_yaml import SaveFitConfig
 from lit_triwave.tracking.flat_config import plain
@@ -61,17 +61,6 @@ from lit_triwave.tracking.run import (
 from lit_triwave.tracking.run_folder import FitFolder
 from lit_triwave.tracking.run_json import RunFile, flat_config, hardware, tags
 from lit_triwave.tracking.wandb_rows import WandbRows
-
-UNRECORDED: dict[str, Any] = {
-    "max_epochs": -1,  # as many as the stages ask for
-    "logger": False,
-    "enable_checkpointing": False,
-    "enable_progress_bar": False,
-    "enable_model_summary": False,
-    "num_sanity_val_steps": 0,
-    "use_distributed_sampler": False,  # the data modules shard their batches themselves
-}
-"""Trainer options of the runs that make up a table, which keeps what it needs of them itself."""
 
 
 class TriwaveCLI(LightningCLI):

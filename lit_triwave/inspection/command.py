@@ -11,6 +11,8 @@ from rich.table import Table
 
 from lit_triwave.analysis.costs import count_parameters
 from lit_triwave.checkpoints.rebuild import Saved, load_module
+from lit_triwave.commands.parser import OneLineParser
+from lit_triwave.commands.quiet import quiet
 from lit_triwave.errors import TriwaveError
 from lit_triwave.files import open_folder, written_whole
 from lit_triwave.inspection.drawing import COUNTED, chosen, draw, state
@@ -19,9 +21,7 @@ from lit_triwave.inspection.finite import healthy_seed, lost_seeds
 from lit_triwave.inspection.peaks import peaks_tables
 from lit_triwave.inspection.subnetworks import Group, groups
 from lit_triwave.inspection.units import Activity, activity
-from lit_triwave.messages import OneLineParser
 from lit_triwave.modules.regressor import FunctionRegressor
-from lit_triwave.quiet import quiet
 
 DESCRIPTION = "What a checkpoint holds: stage, peaks, scales, linear regions, dead units, and pictures of it."
 ALL_SEEDS = 1 << 12  # linear pieces of all seeds together that are counted

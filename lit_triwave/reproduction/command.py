@@ -12,10 +12,10 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from lit_triwave.commands.parser import OneLineParser
+from lit_triwave.commands.quiet import quiet
 from lit_triwave.errors import TriwaveError, did_you_mean
 from lit_triwave.files import write_json, written_whole
-from lit_triwave.messages import OneLineParser
-from lit_triwave.quiet import quiet
 from lit_triwave.reproduction import figures, report
 from lit_triwave.reproduction.methods import METHODS, TABLE_METHODS
 from lit_triwave.reproduction.page import page

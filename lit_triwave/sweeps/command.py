@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from lit_triwave.commands.parser import OneLineParser
+from lit_triwave.commands.quiet import quiet
 from lit_triwave.distributed.signals import INTERRUPTED, REQUEUE, REQUEUE_SIGNAL
 from lit_triwave.errors import TriwaveError, did_you_mean
 from lit_triwave.files import open_folder, written_whole
-from lit_triwave.messages import OneLineParser
-from lit_triwave.quiet import quiet
 from lit_triwave.sweeps.definition import Sweep, read_sweep
 from lit_triwave.sweeps.plan import Planned, plan
 from lit_triwave.sweeps.process import Stop
