@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import typing
+from pkgutil import resolve_name
+from typing import Any
 
 from jsonargparse import Namespace
 from lightning.pytorch import LightningModule
@@ -35,3 +38,23 @@ def check_links(config: Namespace, model: LightningModule) -> None:
         value, found = plain(given[target]), plain(dict(model.hparams)[target])
         if value not in (plain(defaults[target].default), found):
             raise TriwaveError(f"model.{target} {value}: it follows from {source}, which is {found}; leave it out")
+
+
+def check_nulls(config: dict[str, Any]) -> None:
+    """Refuses null for an argument of the model or of the data whose type does not have it.
+
+    Args:
+        config: of a run, nested, in plain containers.
+
+    Raises:
+        TriwaveError: naming the argument and what it takes.
+    """
+    for part in ("model", "data"):
+        content = config.get(part) or {}
+        empty = [name for name, value in (content.get("init_args") or {}).items() if value is None]
+        if empty:
+            hints = typing.get_type_hints(resolve_name(content["class_path"]).__init__)
+            for name in empty:
+                hint = hints.get(name, Any)
+                if hint is not Any and type(None) not in typing.get_args(hint):
+                    raise TriwaveError(f"{part}.{name}: null, where {getattr(hint, '__name__', hint)} is expected")
