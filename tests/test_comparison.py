@@ -20,11 +20,11 @@ import yaml
 from scipy import stats
 
 from lit_triwave.cli import main
-from lit_triwave.comparison.curves import read_curves
-from lit_triwave.comparison.fields import Fields
-from lit_triwave.comparison.folders import read_run_folder
-from lit_triwave.comparison.history import MetricsFile
-from lit_triwave.comparison.table import compare
+from lit_triwave.commands.compare.read.metrics_csv import MetricsFile
+from lit_triwave.commands.compare.read.run_folders import read_run_folder
+from lit_triwave.commands.compare.show.curves import read_curves
+from lit_triwave.commands.compare.table.fields import Fields
+from lit_triwave.commands.compare.table.table import compare
 from tests.compared_runs import compared, refused, replicas, write_run
 from tests.conftest import REPOSITORY
 
@@ -364,7 +364,7 @@ def test_neither_torch_nor_lightning_is_imported(sweep: Path, tmp_path: Path) ->
 
 
 def test_ctrl_c_and_a_reader_that_leaves_are_quiet(sweep: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    from lit_triwave.comparison import command
+    from lit_triwave.commands.compare import command
 
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt

@@ -11,12 +11,12 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from lit_triwave.cli import main
-from lit_triwave.comparison.charts import coloured, log_ticks
-from lit_triwave.comparison.curves import Curves, read_curves
-from lit_triwave.comparison.fields import Fields
-from lit_triwave.comparison.figures import cost_figure, curves_figure, parallel_figure
-from lit_triwave.comparison.folders import read_run_folder
-from lit_triwave.comparison.table import Comparison, compare
+from lit_triwave.commands.compare.read.run_folders import read_run_folder
+from lit_triwave.commands.compare.show.charts import coloured, log_ticks
+from lit_triwave.commands.compare.show.curves import Curves, read_curves
+from lit_triwave.commands.compare.show.figures import cost_figure, curves_figure, parallel_figure
+from lit_triwave.commands.compare.table.fields import Fields
+from lit_triwave.commands.compare.table.table import Comparison, compare
 from tests.compared_runs import LONG, write_diverged, write_run, write_two_functions
 
 

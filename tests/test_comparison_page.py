@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from lit_triwave.cli import main
-from lit_triwave.comparison.charts import LEAST_DISTANCE
+from lit_triwave.commands.compare.show.charts import LEAST_DISTANCE
 from tests.chromium import ENTER, MISSING, WITH_WEBGL, WITHOUT_WEBGL, Chromium, seconds_to
 from tests.compared_runs import LONG, compared, replicas, write_diverged, write_run, write_two_functions
 

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from lit_triwave.cli import main
-from lit_triwave.comparison.charts import parallel_rows
-from lit_triwave.comparison.fields import Fields
-from lit_triwave.comparison.folders import read_run_folder
-from lit_triwave.comparison.table import compare
+from lit_triwave.commands.compare.read.run_folders import read_run_folder
+from lit_triwave.commands.compare.show.charts import parallel_rows
+from lit_triwave.commands.compare.table.fields import Fields
+from lit_triwave.commands.compare.table.table import compare
 from tests.compared_runs import compared, refused, replicas, write_run
 
 

@@ -16,10 +16,10 @@ import pytest
 import wandb
 import yaml
 
-from lit_triwave.comparison import hosted
-from lit_triwave.comparison.hosted import read_hosted
-from lit_triwave.comparison.offline import read_offline
-from lit_triwave.comparison.sources import read_all
+from lit_triwave.commands.compare.read import wandb_server as hosted
+from lit_triwave.commands.compare.read.sources import read_all
+from lit_triwave.commands.compare.read.wandb_offline import read_offline
+from lit_triwave.commands.compare.read.wandb_server import read_hosted
 from lit_triwave.errors import TriwaveError
 from lit_triwave.tracking.wandb_files import segments
 from tests.conftest import REPOSITORY

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from lit_triwave.comparison.compared_run import ComparedRun
-from lit_triwave.comparison.fields import comparable, value_of
-from lit_triwave.comparison.statistics import Sample, averaged, is_lost, pooled, sample_of, seeds_of
+from lit_triwave.commands.compare.read.compared_run import ComparedRun
+from lit_triwave.commands.compare.table.fields import comparable, value_of
+from lit_triwave.commands.compare.table.statistics import Sample, averaged, is_lost, pooled, sample_of, seeds_of
 from lit_triwave.errors import some
 
 SEEDS = ("seed", "split_seed", "seed_everything")

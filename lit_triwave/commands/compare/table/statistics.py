@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lit_triwave.comparison.compared_run import ComparedRun
-from lit_triwave.comparison.fields import is_number
+from lit_triwave.commands.compare.read.compared_run import ComparedRun
+from lit_triwave.commands.compare.table.fields import is_number
 from lit_triwave.tracking.metric_goals import goal
 
 

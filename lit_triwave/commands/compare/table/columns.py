@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 
-from lit_triwave.comparison.fields import comparable
-from lit_triwave.comparison.rows import Row
+from lit_triwave.commands.compare.table.fields import comparable
+from lit_triwave.commands.compare.table.rows import Row
 
 ABOUT = ("data.expression", "model.head", "model.initialization", "model.depth")
 """Shown wherever rows differ in them, before all others."""

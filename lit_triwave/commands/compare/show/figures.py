@@ -16,8 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, NullFormatter
 
-from lit_triwave.comparison.cells import in_lines
-from lit_triwave.comparison.charts import (
+from lit_triwave.commands.compare.show.charts import (
     COLORS,
     COSTS,
     ceiling,
@@ -34,8 +33,9 @@ from lit_triwave.comparison.charts import (
     parallel_rows,
     points,
 )
-from lit_triwave.comparison.curves import Curves
-from lit_triwave.comparison.table import Comparison
+from lit_triwave.commands.compare.show.curves import Curves
+from lit_triwave.commands.compare.table.cells import in_lines
+from lit_triwave.commands.compare.table.table import Comparison
 from lit_triwave.figures.style import BLUE, GREY, decades_grid, new_figure
 from lit_triwave.files import written_whole
 

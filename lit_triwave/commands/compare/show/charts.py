@@ -9,12 +9,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lit_triwave.comparison.cells import shortened, shown
-from lit_triwave.comparison.columns import chosen, most_varied
-from lit_triwave.comparison.curves import Curve, Curves
-from lit_triwave.comparison.fields import comparable, is_number
-from lit_triwave.comparison.rows import Row
-from lit_triwave.comparison.table import Comparison
+from lit_triwave.commands.compare.show.curves import Curve, Curves
+from lit_triwave.commands.compare.table.cells import shortened, shown
+from lit_triwave.commands.compare.table.columns import chosen, most_varied
+from lit_triwave.commands.compare.table.fields import comparable, is_number
+from lit_triwave.commands.compare.table.rows import Row
+from lit_triwave.commands.compare.table.table import Comparison
 from lit_triwave.tracking.metric_goals import goal
 
 COLORS = (

@@ -12,8 +12,8 @@ from urllib.parse import parse_qsl
 
 import numpy as np
 
-from lit_triwave.comparison.compared_run import ComparedRun
-from lit_triwave.comparison.tracked import about, columns, flat_config, flat_summary
+from lit_triwave.commands.compare.read.compared_run import ComparedRun
+from lit_triwave.commands.compare.read.wandb_fields import about, columns, flat_config, flat_summary
 from lit_triwave.errors import TriwaveError, did_you_mean, reason
 from lit_triwave.tracking.wandb_settings import has_wandb_login
 

@@ -13,12 +13,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from lit_triwave.commands.compare.parser import QuickParser
-from lit_triwave.comparison import writers
-from lit_triwave.comparison.fields import Fields
-from lit_triwave.comparison.selection import parse_conditions, select, select_rows
-from lit_triwave.comparison.sources import read_all
-from lit_triwave.comparison.table import HEADERS, Comparison, compare
-from lit_triwave.comparison.verdict import notes
+from lit_triwave.commands.compare.read.sources import read_all
+from lit_triwave.commands.compare.show import writers
+from lit_triwave.commands.compare.table.fields import Fields
+from lit_triwave.commands.compare.table.selection import parse_conditions, select, select_rows
+from lit_triwave.commands.compare.table.table import HEADERS, Comparison, compare
+from lit_triwave.commands.compare.table.verdict import notes
 from lit_triwave.errors import TriwaveError, did_you_mean
 from lit_triwave.files import file_size, open_folder, written_whole
 
@@ -69,18 +69,18 @@ def run(args: Sequence[str], started: float) -> int:
         drawn = asked.figures or form == "html"
         curves = None
         if drawn:
-            from lit_triwave.comparison.curves import read_curves
+            from lit_triwave.commands.compare.show.curves import read_curves
 
             curves = read_curves(comparison, bars.advance("curves"))
     files: list[Path] = []
     if asked.figures:
-        from lit_triwave.comparison.figures import write_figures
+        from lit_triwave.commands.compare.show.figures import write_figures
 
         assert curves is not None
         open_folder(asked.figures, "give another to --figures")
         files += write_figures(comparison, curves, asked.figures)
     if form == "html":
-        from lit_triwave.comparison.page import page
+        from lit_triwave.commands.compare.show.page import page
 
         assert curves is not None
         text = page(comparison, curves)

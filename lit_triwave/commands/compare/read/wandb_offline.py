@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from lit_triwave.comparison.compared_run import RUNNING_SECONDS, ComparedRun
-from lit_triwave.comparison.folders import json_object
-from lit_triwave.comparison.tracked import about, columns, flat_config, flat_summary
+from lit_triwave.commands.compare.read.compared_run import RUNNING_SECONDS, ComparedRun
+from lit_triwave.commands.compare.read.run_folders import json_object
+from lit_triwave.commands.compare.read.wandb_fields import about, columns, flat_config, flat_summary
 from lit_triwave.errors import TriwaveError, reason
 from lit_triwave.tracking.wandb_files import is_cut, records
 

@@ -9,7 +9,7 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any
 
-from lit_triwave.comparison.statistics import Sample
+from lit_triwave.commands.compare.table.statistics import Sample
 
 SHORTEST_PART = 14
 """Of a label: parts are not shortened to less."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from lit_triwave.comparison.cells import mean_and_error, number, shown
-from lit_triwave.comparison.compared_run import ComparedRun
-from lit_triwave.comparison.fields import is_number, value_of
-from lit_triwave.comparison.rows import TARGET, Row, is_target, setting
-from lit_triwave.comparison.statistics import Sample, welch
-from lit_triwave.comparison.table import Comparison
+from lit_triwave.commands.compare.read.compared_run import ComparedRun
+from lit_triwave.commands.compare.table.cells import mean_and_error, number, shown
+from lit_triwave.commands.compare.table.fields import is_number, value_of
+from lit_triwave.commands.compare.table.rows import TARGET, Row, is_target, setting
+from lit_triwave.commands.compare.table.statistics import Sample, welch
+from lit_triwave.commands.compare.table.table import Comparison
 from lit_triwave.errors import some
 from lit_triwave.tracking.metric_goals import goal
 from lit_triwave.tracking.private_paths import hidden

@@ -10,11 +10,11 @@ from typing import Any, TypeVar
 
 import yaml
 
-from lit_triwave.comparison.cells import shown
-from lit_triwave.comparison.compared_run import ComparedRun
-from lit_triwave.comparison.fields import Fields, is_number, value_of
-from lit_triwave.comparison.statistics import sample_of
-from lit_triwave.comparison.table import HEADERS, Comparison
+from lit_triwave.commands.compare.read.compared_run import ComparedRun
+from lit_triwave.commands.compare.table.cells import shown
+from lit_triwave.commands.compare.table.fields import Fields, is_number, value_of
+from lit_triwave.commands.compare.table.statistics import sample_of
+from lit_triwave.commands.compare.table.table import HEADERS, Comparison
 from lit_triwave.errors import TriwaveError
 
 Thing = TypeVar("Thing")

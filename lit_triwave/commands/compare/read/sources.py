@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
 
-from lit_triwave.comparison.compared_run import ComparedRun
-from lit_triwave.comparison.folders import RUN_FILES, find_run_folders, read_run_folder
+from lit_triwave.commands.compare.read.compared_run import ComparedRun
+from lit_triwave.commands.compare.read.run_folders import RUN_FILES, find_run_folders, read_run_folder
 from lit_triwave.errors import TriwaveError
 
 HOSTED = "wandb:"
@@ -56,9 +56,11 @@ def _is_wandb(address: str) -> bool:
 def _read_wandb(address: str, skipped: list[str]) -> list[ComparedRun]:
     # Imported by name where they are needed: W&B's client takes seconds.
     if address.startswith(HOSTED):
-        hosted: list[ComparedRun] = import_module("lit_triwave.comparison.hosted").read_hosted(address)
+        hosted: list[ComparedRun] = import_module("lit_triwave.commands.compare.read.wandb_server").read_hosted(address)
         return hosted
-    offline: list[ComparedRun] = import_module("lit_triwave.comparison.offline").read_offline(Path(address), skipped)
+    offline: list[ComparedRun] = import_module("lit_triwave.commands.compare.read.wandb_offline").read_offline(
+        Path(address), skipped
+    )
     return offline
 
 

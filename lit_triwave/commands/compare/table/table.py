@@ -7,11 +7,11 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from lit_triwave.comparison.cells import joined, mean_and_error, number, shown
-from lit_triwave.comparison.columns import most_varied
-from lit_triwave.comparison.compared_run import ComparedRun
-from lit_triwave.comparison.fields import Fields, comparable, is_number
-from lit_triwave.comparison.rows import Row, differing, make_rows
+from lit_triwave.commands.compare.read.compared_run import ComparedRun
+from lit_triwave.commands.compare.table.cells import joined, mean_and_error, number, shown
+from lit_triwave.commands.compare.table.columns import most_varied
+from lit_triwave.commands.compare.table.fields import Fields, comparable, is_number
+from lit_triwave.commands.compare.table.rows import Row, differing, make_rows
 from lit_triwave.tracking.metric_goals import goal
 
 MAIN = ("test/accuracy", "test/mse")

@@ -7,7 +7,7 @@ import re
 from collections.abc import Hashable, Iterable, Sequence
 from typing import Any, TypeGuard
 
-from lit_triwave.comparison.compared_run import ComparedRun
+from lit_triwave.commands.compare.read.compared_run import ComparedRun
 from lit_triwave.errors import TriwaveError, did_you_mean
 
 OWN = ("name", "experiment", "state", "tags", "source")

@@ -8,14 +8,14 @@ import math
 from dataclasses import asdict
 from typing import Any, TextIO
 
-from lit_triwave.comparison import screen
-from lit_triwave.comparison.cells import shown
-from lit_triwave.comparison.columns import most_varied
-from lit_triwave.comparison.compared_run import ComparedRun
-from lit_triwave.comparison.fields import OWN
-from lit_triwave.comparison.rows import Row
-from lit_triwave.comparison.table import BEST, Comparison
-from lit_triwave.comparison.verdict import remarks, verdict
+from lit_triwave.commands.compare.read.compared_run import ComparedRun
+from lit_triwave.commands.compare.show import screen
+from lit_triwave.commands.compare.table.cells import shown
+from lit_triwave.commands.compare.table.columns import most_varied
+from lit_triwave.commands.compare.table.fields import OWN
+from lit_triwave.commands.compare.table.rows import Row
+from lit_triwave.commands.compare.table.table import BEST, Comparison
+from lit_triwave.commands.compare.table.verdict import remarks, verdict
 from lit_triwave.tracking.private_paths import hidden
 
 MOST_COLUMNS = 6

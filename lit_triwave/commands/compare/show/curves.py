@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lit_triwave.comparison.compared_run import ComparedRun
-from lit_triwave.comparison.history import MetricsFile
-from lit_triwave.comparison.table import Comparison, stand_ins
+from lit_triwave.commands.compare.read.compared_run import ComparedRun
+from lit_triwave.commands.compare.read.metrics_csv import MetricsFile
+from lit_triwave.commands.compare.table.table import Comparison, stand_ins
 from lit_triwave.tracking.metric_goals import goal
 
 POINTS = 200

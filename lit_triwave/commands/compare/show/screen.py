@@ -11,11 +11,11 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 
-from lit_triwave.comparison.cells import in_lines
-from lit_triwave.comparison.charts import COSTS
-from lit_triwave.comparison.columns import chosen, most_varied
-from lit_triwave.comparison.table import BEST, Comparison
-from lit_triwave.comparison.verdict import remarks, verdict
+from lit_triwave.commands.compare.show.charts import COSTS
+from lit_triwave.commands.compare.table.cells import in_lines
+from lit_triwave.commands.compare.table.columns import chosen, most_varied
+from lit_triwave.commands.compare.table.table import BEST, Comparison
+from lit_triwave.commands.compare.table.verdict import remarks, verdict
 from lit_triwave.errors import some
 
 PADDING = 3

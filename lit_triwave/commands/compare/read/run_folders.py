@@ -12,8 +12,8 @@ from typing import Any
 
 import yaml
 
-from lit_triwave.comparison.compared_run import RUNNING_SECONDS, ComparedRun
-from lit_triwave.comparison.history import MetricsFile, last_values
+from lit_triwave.commands.compare.read.compared_run import RUNNING_SECONDS, ComparedRun
+from lit_triwave.commands.compare.read.metrics_csv import MetricsFile, last_values
 from lit_triwave.errors import reason
 from lit_triwave.tracking.flat_config import flat, short_names
 from lit_triwave.tracking.lock import LOCK_FILE

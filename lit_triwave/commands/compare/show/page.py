@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from lit_triwave.comparison.charts import (
+from lit_triwave.commands.compare.show.charts import (
     COSTS,
     Axis,
     ceiling,
@@ -25,10 +25,10 @@ from lit_triwave.comparison.charts import (
     parallel_rows,
     points,
 )
-from lit_triwave.comparison.columns import most_varied
-from lit_triwave.comparison.curves import Curve, Curves
-from lit_triwave.comparison.table import BEST, Cell, Comparison
-from lit_triwave.comparison.verdict import remarks, verdict
+from lit_triwave.commands.compare.show.curves import Curve, Curves
+from lit_triwave.commands.compare.table.columns import most_varied
+from lit_triwave.commands.compare.table.table import BEST, Cell, Comparison
+from lit_triwave.commands.compare.table.verdict import remarks, verdict
 from lit_triwave.errors import some
 
 MOST_FIELDS = 6

@@ -1,0 +1,1 @@
+"""Reads runs from run folders and from Weights & Biases."""

@@ -1,0 +1,1 @@
+"""Shows a comparison: terminal, Markdown, CSV, JSON, HTML page and figures."""

@@ -1,0 +1,1 @@
+"""Turns runs into a table: rows, columns, statistics, selection and verdict."""
