@@ -44,7 +44,7 @@ validate, test and predict take the newest run of the config's experiment unless
 LIT_TRIWAVE_DEBUG=1 shows a traceback with an error."""
 
 COMMANDS = {
-    "compare-heads": "lit_triwave.head_comparison",
+    "compare-heads": "lit_triwave.commands.compare_heads.command",
     "compare": "lit_triwave.comparison",
     "reproduce": "lit_triwave.reproduction",
     "sweep": "lit_triwave.sweeps",

@@ -9,8 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from lit_triwave import head_comparison
 from lit_triwave.cli import main
+from lit_triwave.commands.compare_heads import command as head_comparison
 from tests.conftest import REPOSITORY
 
 

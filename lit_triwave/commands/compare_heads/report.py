@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
+import torch
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from rich.console import Console
+from rich.table import Table
 from torch import Tensor
 
 from lit_triwave.figures.style import BLUE, GREY, ORANGE, new_figure
+from lit_triwave.files import write_json, written_whole
 
 
 def heads_figure(curves: Mapping[str, Tensor], first: str, title: str) -> Figure:
@@ -45,3 +52,92 @@ def heads_figure(curves: Mapping[str, Tensor], first: str, title: str) -> Figure
     axes[0].set_ylabel("error / %, mean and range over seeds\n(linear below 1 %, logarithmic above)")
     figure.suptitle(title, fontsize=10)
     return figure
+
+
+SHOWN_EPOCHS = (1, 2, 5)
+
+
+CONSTRUCTED = "constructed"
+
+
+Results = dict[str, list[dict[str, Any]]]
+
+
+def write_results(results: Results, folder: Path, config: Path, own_splits: bool) -> None:
+    """Table on the screen, as Markdown and CSV; everything as JSON; the figure.
+
+    The test accuracy has a column of its own where the curves are of other images.
+    """
+    from lit_triwave.figures import run_figures as plots
+
+    curves = {name: 100 * torch.tensor([r["accuracy"] for r in runs]) for name, runs in results.items()}
+    epochs = len(next(iter(curves.values()))[0])
+    shown = [epoch for epoch in SHOWN_EPOCHS if epoch < epochs] + [epochs]
+    images = results[CONSTRUCTED][0]["images"]
+    header = ["head", "parameters", *(f"epoch {epoch}" for epoch in shown), *(["test"] if images != "test" else [])]
+    rows = []
+    for name, runs in results.items():
+        values = [curves[name][:, epoch - 1] for epoch in shown]
+        values += [100 * torch.tensor([r["test/accuracy"] for r in runs])] if images != "test" else []
+        rows.append([name, f"{runs[0]['parameters']:,}", *map(mean_and_spread, values)])
+    seeds = len(results[CONSTRUCTED])
+    of = ("mean ± standard deviation of " if seeds > 1 else "") + of_seeds(seeds)
+    of += ", each with a split of its own" if own_splits and seeds > 1 else ""
+    last = "" if images == "test" else " and, at the end, on the test images"
+    title = f"{config.name}: accuracy in % on the {images} images after some epochs{last}, {of}"
+    lead = verdict(curves, shown)
+    table = Table(title=title)
+    for i, column in enumerate(header):
+        table.add_column(column, justify="left" if i == 0 else "right")
+    for row in rows:
+        table.add_row(*row)
+    console = Console()
+    Console(width=console.width if console.is_terminal else max(console.width, 120)).print(table)
+    print(lead)
+    lines = [
+        f"{title}.",
+        "",
+        *(f"| {' | '.join(row)} |" for row in (header, ["---"] * len(header), *rows)),
+        "",
+        lead,
+        "",
+    ]
+    with written_whole(folder / "comparison.md") as partial:
+        partial.write_text("\n".join(lines))
+    with written_whole(folder / "comparison.csv") as partial, partial.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["head", "seed", "parameters", "epoch", "accuracy"])
+        for name, runs in results.items():
+            for r in runs:
+                writer.writerows([name, r["seed"], r["parameters"], i + 1, a] for i, a in enumerate(r["accuracy"]))
+    write_json(folder / "comparison.json", dict(results))
+    figure = plots.heads_figure(curves, CONSTRUCTED, f"{config.name}: error on the {images} images, {of_seeds(seeds)}")
+    figure.savefig(folder / "accuracy.png")
+
+
+def of_seeds(seeds: int) -> str:
+    """How many they are."""
+    return f"{seeds} seeds" if seeds > 1 else "one seed"
+
+
+def mean_and_spread(values: torch.Tensor) -> str:
+    """Mean ± standard deviation over seeds."""
+    spread = f" ± {values.std():.2f}" if len(values) > 1 else ""
+    return f"{values.mean():.2f}{spread}"
+
+
+def verdict(curves: dict[str, torch.Tensor], epochs: Sequence[int]) -> str:
+    """Where the constructed head stands among the dense ones, by the mean over seeds, after each of some epochs."""
+    parts = []
+    for epoch in epochs:
+        means = {name: float(curve[:, epoch - 1].mean()) for name, curve in curves.items()}
+        own = means.pop(CONSTRUCTED)
+        best = max(means, key=means.__getitem__)
+        behind = sum(own > value for value in means.values())
+        gap = own - means[best]
+        place = f"{abs(gap):.2f} points {'above' if gap > 0 else 'below'}" if gap else "level with"
+        parts.append(
+            f"after epoch {epoch} it is ahead of {behind} of {len(means)} dense heads, {place} the best of them "
+            f"({best})"
+        )
+    return "The constructed head: " + "; ".join(parts) + "."

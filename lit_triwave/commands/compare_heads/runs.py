@@ -1,14 +1,12 @@
-"""`compare-heads`: a constructed head against dense ones on the same backbone, data and seeds."""
+"""The runs of a head comparison: heads × seeds, trained where they are missing."""
 
 from __future__ import annotations
 
 import copy
-import csv
 import hashlib
 import json
 import shutil
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,76 +15,32 @@ from jsonargparse import Namespace
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer, seed_everything
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
 
 from lit_triwave.analysis.costs import count_parameters
 from lit_triwave.callbacks.loss_history import EpochHistory, validation_images
+from lit_triwave.commands.compare_heads.report import (
+    CONSTRUCTED,
+    Results,
+)
 from lit_triwave.commands.config_checks import LINKS
-from lit_triwave.commands.parser import OneLineParser, known_classes
-from lit_triwave.commands.quiet import quiet
+from lit_triwave.commands.parser import known_classes
 from lit_triwave.commands.trainer_options import UNRECORDED
 from lit_triwave.errors import TriwaveError
-from lit_triwave.files import open_folder, write_json, written_whole
+from lit_triwave.files import open_folder, write_json
 from lit_triwave.modules.classifier import ImageClassifier
 from lit_triwave.modules.stages import Stage
 from lit_triwave.nn.heads import BlockDiagonalHead
 from lit_triwave.tracking.run import Run
 
-SHOWN_EPOCHS = (1, 2, 5)
-CONSTRUCTED = "constructed"
 RIVALS = ("equal parameters", "equal width", "equal depth")
+
+
 RECORD = 2
 """Counts the changes of what is kept of a run, so that records of an earlier kind are not taken for whole ones."""
+
+
 LINE_SECONDS = 30.0
 """How long a log file may be without a word of a run."""
-
-Results = dict[str, list[dict[str, Any]]]
-
-
-def compare_heads(
-    config: str, seeds: int = 10, own_splits: bool = False, out: str | None = None, overwrite: bool = False
-) -> None:
-    """Trains the config's constructed head and its dense rivals, each over many seeds.
-
-    Args:
-        config: YAML file of a `fit` with an `ImageClassifier` whose head is block_diagonal.
-        seeds: how many, from 0 on; ≥ 1.
-        own_splits: a split of the images for each seed, where the data can be split, instead of the config's for all.
-            The spread is larger then: splits differ more than starts.
-        out: folder of the results; runs/compare_heads/<name of the config> by default. Finished runs that are in it are
-            kept.
-        overwrite: start anew where the folder holds runs of another config.
-    """
-
-
-def run(args: Sequence[str], started: float) -> int:
-    """Parses the command's arguments, trains what is missing, writes tables and figure; returns the exit code."""
-    quiet()
-    parser = OneLineParser(prog="python -m lit_triwave compare-heads", description=compare_heads.__doc__)
-    parser.classes = (compare_heads,)  # type: ignore[assignment]
-    parser.add_argument("--config", type=str, required=True, help="YAML file of a fit with a block_diagonal head")
-    parser.add_argument("--seeds", type=int, default=10, help="how many, from 0 on")
-    parser.add_argument("--own_splits", action="store_true", help="a split of the images for each seed")
-    parser.add_argument("--out", type=str, help="folder of the results")
-    parser.add_argument("--overwrite", action="store_true", help="start anew where runs of another config are")
-    asked = parser.parse_args(list(args))
-    if asked.seeds < 1:
-        raise TriwaveError(f"--seeds {asked.seeds}: at least 1")
-    path = Path(asked.config)
-    if not path.is_file():
-        raise TriwaveError(f"--config {path}: no such file")
-    cells = Cells(path, asked.own_splits)
-    name = path.stem + ("_own_splits" if cells.own_splits else "")
-    folder = Path(asked.out or Path("runs") / "compare_heads" / name)
-    open_results(folder, cells.fingerprint, asked.overwrite)
-    try:
-        results = train_missing(cells, folder, asked.seeds)
-    except (KeyboardInterrupt, SystemExit):
-        print(f"finished runs are kept in {folder}; the same command goes on")
-        raise
-    write_results(results, folder, path, cells.own_splits)
-    print(folder, flush=True)
-    return 0
 
 
 class Cells:
@@ -277,83 +231,3 @@ def train(cells: Cells, name: str, seed: int, *callbacks: Callback) -> dict[str,
     curve = [row["val/accuracy"] for row in history.rows]
     images = validation_images(data)
     return {"head": name, "seed": seed, "parameters": parameters, "images": images, "accuracy": curve} | model.results
-
-
-def write_results(results: Results, folder: Path, config: Path, own_splits: bool) -> None:
-    """Table on the screen, as Markdown and CSV; everything as JSON; the figure.
-
-    The test accuracy has a column of its own where the curves are of other images.
-    """
-    from lit_triwave.figures import run_figures as plots
-
-    curves = {name: 100 * torch.tensor([r["accuracy"] for r in runs]) for name, runs in results.items()}
-    epochs = len(next(iter(curves.values()))[0])
-    shown = [epoch for epoch in SHOWN_EPOCHS if epoch < epochs] + [epochs]
-    images = results[CONSTRUCTED][0]["images"]
-    header = ["head", "parameters", *(f"epoch {epoch}" for epoch in shown), *(["test"] if images != "test" else [])]
-    rows = []
-    for name, runs in results.items():
-        values = [curves[name][:, epoch - 1] for epoch in shown]
-        values += [100 * torch.tensor([r["test/accuracy"] for r in runs])] if images != "test" else []
-        rows.append([name, f"{runs[0]['parameters']:,}", *map(mean_and_spread, values)])
-    seeds = len(results[CONSTRUCTED])
-    of = ("mean ± standard deviation of " if seeds > 1 else "") + of_seeds(seeds)
-    of += ", each with a split of its own" if own_splits and seeds > 1 else ""
-    last = "" if images == "test" else " and, at the end, on the test images"
-    title = f"{config.name}: accuracy in % on the {images} images after some epochs{last}, {of}"
-    lead = verdict(curves, shown)
-    table = Table(title=title)
-    for i, column in enumerate(header):
-        table.add_column(column, justify="left" if i == 0 else "right")
-    for row in rows:
-        table.add_row(*row)
-    console = Console()
-    Console(width=console.width if console.is_terminal else max(console.width, 120)).print(table)
-    print(lead)
-    lines = [
-        f"{title}.",
-        "",
-        *(f"| {' | '.join(row)} |" for row in (header, ["---"] * len(header), *rows)),
-        "",
-        lead,
-        "",
-    ]
-    with written_whole(folder / "comparison.md") as partial:
-        partial.write_text("\n".join(lines))
-    with written_whole(folder / "comparison.csv") as partial, partial.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["head", "seed", "parameters", "epoch", "accuracy"])
-        for name, runs in results.items():
-            for r in runs:
-                writer.writerows([name, r["seed"], r["parameters"], i + 1, a] for i, a in enumerate(r["accuracy"]))
-    write_json(folder / "comparison.json", dict(results))
-    figure = plots.heads_figure(curves, CONSTRUCTED, f"{config.name}: error on the {images} images, {of_seeds(seeds)}")
-    figure.savefig(folder / "accuracy.png")
-
-
-def of_seeds(seeds: int) -> str:
-    """How many they are."""
-    return f"{seeds} seeds" if seeds > 1 else "one seed"
-
-
-def mean_and_spread(values: torch.Tensor) -> str:
-    """Mean ± standard deviation over seeds."""
-    spread = f" ± {values.std():.2f}" if len(values) > 1 else ""
-    return f"{values.mean():.2f}{spread}"
-
-
-def verdict(curves: dict[str, torch.Tensor], epochs: Sequence[int]) -> str:
-    """Where the constructed head stands among the dense ones, by the mean over seeds, after each of some epochs."""
-    parts = []
-    for epoch in epochs:
-        means = {name: float(curve[:, epoch - 1].mean()) for name, curve in curves.items()}
-        own = means.pop(CONSTRUCTED)
-        best = max(means, key=means.__getitem__)
-        behind = sum(own > value for value in means.values())
-        gap = own - means[best]
-        place = f"{abs(gap):.2f} points {'above' if gap > 0 else 'below'}" if gap else "level with"
-        parts.append(
-            f"after epoch {epoch} it is ahead of {behind} of {len(means)} dense heads, {place} the best of them "
-            f"({best})"
-        )
-    return "The constructed head: " + "; ".join(parts) + "."
