@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from lit_triwave.checkpoints.rebuild import load_module
 from lit_triwave.cli import main
-from lit_triwave.exporting.formats import SUFFIXES
+from lit_triwave.commands.export.formats import SUFFIXES
 from tests.conftest import REPOSITORY
 from tests.image_data import write_imagenet
 from tests.small_runs import DIGITS, FUNCTION, small_run
@@ -271,7 +271,7 @@ def test_nothing_is_overwritten_unasked_nor_left_when_it_is_not_the_model(
     assert main(["export", str(run), "--out", str(file)]) == 1
     assert "model.py exists: give --overwrite, or another --out" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["model.py"]
-    from lit_triwave.exporting import command
+    from lit_triwave.commands.export import command
 
     def another(*args: Any) -> nn.Module:
         network = plain_network(*args)

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from lit_triwave.checkpoints.rebuild import Saved
+from lit_triwave.commands.export.formats import Evaluate
 from lit_triwave.errors import TriwaveError
-from lit_triwave.exporting.formats import Evaluate
 
 TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-12}
 """In units of `Difference.unit`."""

@@ -15,8 +15,8 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from lit_triwave.commands.export.script import script
 from lit_triwave.errors import TriwaveError, reason
-from lit_triwave.exporting.script import script
 
 Format = Literal["torch", "program", "onnx"]
 FORMATS: tuple[Format, ...] = get_args(Format)

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from lit_triwave.commands.export.plain import InFloat64, NormalCDF
 from lit_triwave.errors import TriwaveError
-from lit_triwave.exporting.plain import InFloat64, NormalCDF
 from lit_triwave.nn.backbones import model_options
 
 SCRIPT = '''\

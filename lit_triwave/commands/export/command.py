@@ -11,12 +11,20 @@ import torch
 
 from lit_triwave import __version__
 from lit_triwave.checkpoints.rebuild import Saved, load_module
+from lit_triwave.commands.export.formats import (
+    FORMATS,
+    SUFFIXES,
+    Exported,
+    Format,
+    write_onnx,
+    write_program,
+    write_torch,
+)
+from lit_triwave.commands.export.plain import plain_network
+from lit_triwave.commands.export.verify import Difference, compare, sample_inputs
 from lit_triwave.commands.parser import OneLineParser
 from lit_triwave.commands.quiet import quiet
 from lit_triwave.errors import TriwaveError, did_you_mean
-from lit_triwave.exporting.comparison import Difference, compare, sample_inputs
-from lit_triwave.exporting.formats import FORMATS, SUFFIXES, Exported, Format, write_onnx, write_program, write_torch
-from lit_triwave.exporting.plain import plain_network
 from lit_triwave.files import file_size, open_folder, written_whole
 
 ARITHMETIC = {"float32": torch.float32, "float64": torch.float64}
