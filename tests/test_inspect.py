@@ -12,11 +12,11 @@ from PIL import Image
 
 from lit_triwave.checkpoints.rebuild import load_module
 from lit_triwave.cli import main
+from lit_triwave.commands.inspect import figures
+from lit_triwave.commands.inspect.drawing import COUNTED, chosen, draw
+from lit_triwave.commands.inspect.subnetworks import Group, groups
+from lit_triwave.commands.inspect.units import activity
 from lit_triwave.construction.triangle import waves
-from lit_triwave.inspection import figures
-from lit_triwave.inspection.drawing import COUNTED, chosen, draw
-from lit_triwave.inspection.subnetworks import Group, groups
-from lit_triwave.inspection.units import activity
 from lit_triwave.nn.bank import TriangleBank
 from tests.small_runs import DIGITS, FUNCTION, small_run
 
@@ -142,7 +142,7 @@ def test_moved_weights_are_measured_from_the_construction(runs) -> None:
 
 
 def released(bank: Any) -> Any:
-    from lit_triwave.inspection.subnetworks import copy_of
+    from lit_triwave.commands.inspect.subnetworks import copy_of
 
     other = copy_of(bank)
     other.release("blocks")
@@ -182,7 +182,9 @@ def test_a_run_and_inspect_count_the_same_dead_neurons(name: str, runs, monkeypa
     saved = load_module(run)
     data = saved.data()
     data.setup("fit")
-    monkeypatch.setattr("lit_triwave.inspection.units.domain_points", lambda saved: (data.train_set.x, "the same"))
+    monkeypatch.setattr(
+        "lit_triwave.commands.inspect.units.domain_points", lambda saved: (data.train_set.x, "the same")
+    )
     found = activity(saved, saved.seed())
     assert found.dead / found.neurons == json.loads((run / "summary.json").read_text())["dead_units"]
     subnetworks = {"difference": 2, "composition": 3, "sum_dense": 2, "deep": 2}

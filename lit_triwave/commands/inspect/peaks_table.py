@@ -11,7 +11,7 @@ from rich.text import Text
 from torch import Tensor
 
 from lit_triwave.checkpoints.rebuild import Saved
-from lit_triwave.inspection.subnetworks import Group
+from lit_triwave.commands.inspect.subnetworks import Group
 
 LISTED = 6  # subnetworks whose peaks are shown one by one
 Line = tuple[str, str, list[str]]

@@ -11,16 +11,16 @@ from rich.table import Table
 
 from lit_triwave.analysis.costs import count_parameters
 from lit_triwave.checkpoints.rebuild import Saved, load_module
+from lit_triwave.commands.inspect.drawing import COUNTED, chosen, draw, state
+from lit_triwave.commands.inspect.figures import plural
+from lit_triwave.commands.inspect.finite import healthy_seed, lost_seeds
+from lit_triwave.commands.inspect.peaks_table import peaks_tables
+from lit_triwave.commands.inspect.subnetworks import Group, groups
+from lit_triwave.commands.inspect.units import Activity, activity
 from lit_triwave.commands.parser import OneLineParser
 from lit_triwave.commands.quiet import quiet
 from lit_triwave.errors import TriwaveError
 from lit_triwave.files import open_folder, written_whole
-from lit_triwave.inspection.drawing import COUNTED, chosen, draw, state
-from lit_triwave.inspection.figures import plural
-from lit_triwave.inspection.finite import healthy_seed, lost_seeds
-from lit_triwave.inspection.peaks import peaks_tables
-from lit_triwave.inspection.subnetworks import Group, groups
-from lit_triwave.inspection.units import Activity, activity
 from lit_triwave.modules.regressor import FunctionRegressor
 
 DESCRIPTION = "What a checkpoint holds: stage, peaks, scales, linear regions, dead units, and pictures of it."

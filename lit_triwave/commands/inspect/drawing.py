@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from datamodules import FunctionDataModule
 from lit_triwave.analysis.regions import breakpoints
 from lit_triwave.checkpoints.rebuild import Saved
+from lit_triwave.commands.inspect import figures
+from lit_triwave.commands.inspect.subnetworks import Group, head_layers
+from lit_triwave.commands.inspect.units import Activity
 from lit_triwave.errors import TriwaveError
-from lit_triwave.inspection import figures
-from lit_triwave.inspection.subnetworks import Group, head_layers
-from lit_triwave.inspection.units import Activity
 from lit_triwave.modules.regressor import FunctionRegressor
 from lit_triwave.nn.baselines import DenseNetwork
 from lit_triwave.nn.heads import SQUASHES

@@ -11,8 +11,8 @@ from torch import Tensor
 from datamodules import DigitsDataModule
 from lit_triwave.analysis.dead_units import hidden_shares, relu_shares
 from lit_triwave.checkpoints.rebuild import Saved
+from lit_triwave.commands.inspect.subnetworks import head_layers
 from lit_triwave.errors import TriwaveError
-from lit_triwave.inspection.subnetworks import head_layers
 from lit_triwave.modules.regressor import FunctionRegressor
 from lit_triwave.nn.heads import DenseHead
 
