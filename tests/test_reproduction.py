@@ -14,17 +14,17 @@ import torch
 
 from datamodules import FunctionDataModule
 from lit_triwave.cli import main
-from lit_triwave.reproduction import command
-from lit_triwave.reproduction.methods import METHODS
-from lit_triwave.reproduction.paper import FUNCTIONS, TABLE_FUNCTIONS, paper_figure
-from lit_triwave.reproduction.programs import CHUNK, Program, free_knot_mse, programs, train
-from lit_triwave.reproduction.report import remarks, scientific
+from lit_triwave.commands.reproduce import command
+from lit_triwave.commands.reproduce.methods import METHODS
+from lit_triwave.commands.reproduce.paper import FUNCTIONS, TABLE_FUNCTIONS, paper_figure
+from lit_triwave.commands.reproduce.programs import CHUNK, Program, free_knot_mse, programs, train
+from lit_triwave.commands.reproduce.report import remarks, scientific
 
 
 @pytest.fixture(autouse=True)
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """Stages of 50 steps, few points and depths."""
-    monkeypatch.setattr("lit_triwave.reproduction.methods.epochs", lambda steps: 1)
+    monkeypatch.setattr("lit_triwave.commands.reproduce.methods.epochs", lambda steps: 1)
     monkeypatch.setitem(FUNCTIONS, "r3", dataclasses.replace(FUNCTIONS["r3"], random_points=60))
     for module in ("programs", "figures"):
         monkeypatch.setattr(f"lit_triwave.reproduction.{module}.DEPTHS", range(1, 4))

@@ -13,10 +13,10 @@ from lightning.pytorch import Callback, Trainer
 
 from datamodules import FunctionDataModule
 from datamodules.regression import side_by_side
+from lit_triwave.commands.reproduce.methods import METHODS, STEPS_PER_EPOCH, new_module
+from lit_triwave.commands.reproduce.paper import DEPTH, DEPTHS, FUNCTIONS, Table
 from lit_triwave.commands.trainer_options import UNRECORDED
 from lit_triwave.modules.metrics import dead
-from lit_triwave.reproduction.methods import METHODS, STEPS_PER_EPOCH, new_module
-from lit_triwave.reproduction.paper import DEPTH, DEPTHS, FUNCTIONS, Table
 
 CHUNK = 120
 """Seeds of each function in one program; more are trained in chunks of so many, which bounds the memory: the Jacobian

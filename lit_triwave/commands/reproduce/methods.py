@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from lit_triwave.commands.reproduce.paper import Function, Table
 from lit_triwave.modules.regressor import FunctionRegressor
 from lit_triwave.modules.stages import Polish, Stage
 from lit_triwave.nn.networks import Wiring
-from lit_triwave.reproduction.paper import Function, Table
 
 STEPS_PER_EPOCH = 50
 """Full-batch steps in an epoch of Lightning's, whose bookkeeping would otherwise take longer than the steps."""

@@ -14,14 +14,14 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 from lit_triwave.commands.parser import OneLineParser
 from lit_triwave.commands.quiet import quiet
+from lit_triwave.commands.reproduce import figures, report
+from lit_triwave.commands.reproduce.methods import METHODS, TABLE_METHODS
+from lit_triwave.commands.reproduce.page import page
+from lit_triwave.commands.reproduce.paper import FUNCTIONS, TABLE_FUNCTIONS, TABLES, Table
+from lit_triwave.commands.reproduce.programs import Program, programs, train
+from lit_triwave.commands.reproduce.results import RESULTS_FILE, Results, machine, statistics
 from lit_triwave.errors import TriwaveError, did_you_mean
 from lit_triwave.files import write_json, written_whole
-from lit_triwave.reproduction import figures, report
-from lit_triwave.reproduction.methods import METHODS, TABLE_METHODS
-from lit_triwave.reproduction.page import page
-from lit_triwave.reproduction.paper import FUNCTIONS, TABLE_FUNCTIONS, TABLES, Table
-from lit_triwave.reproduction.programs import Program, programs, train
-from lit_triwave.reproduction.results import RESULTS_FILE, Results, machine, statistics
 
 DESCRIPTION = "The paper's tables, and ours beside them: all seeds and functions of a method are one tensor program."
 

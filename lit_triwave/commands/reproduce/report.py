@@ -11,10 +11,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table as ScreenTable
 
+from lit_triwave.commands.reproduce.methods import METHODS
+from lit_triwave.commands.reproduce.paper import DEPTH, FUNCTIONS, Table, paper_figure
+from lit_triwave.commands.reproduce.programs import free_knot_mse
 from lit_triwave.files import written_whole
-from lit_triwave.reproduction.methods import METHODS
-from lit_triwave.reproduction.paper import DEPTH, FUNCTIONS, Table, paper_figure
-from lit_triwave.reproduction.programs import free_knot_mse
 
 Stats = Mapping[str, Mapping[str, Mapping[str, Mapping[str, float]]]]
 """Table ↦ method ↦ column ↦ `min`, `mean`, `median`, `dead`."""

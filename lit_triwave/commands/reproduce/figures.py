@@ -9,12 +9,12 @@ import torch
 from matplotlib.figure import Figure
 
 from lit_triwave.analysis.regions import count_linear_regions
+from lit_triwave.commands.reproduce.methods import METHODS
+from lit_triwave.commands.reproduce.paper import DEPTHS, FUNCTIONS, Table, paper_figure
+from lit_triwave.commands.reproduce.report import TITLES, label, limit
 from lit_triwave.figures.style import BLUE, GREY, ORANGE, decades_grid, new_figure
 from lit_triwave.nn.baselines import DenseNetwork
 from lit_triwave.nn.networks import TriangleNetwork
-from lit_triwave.reproduction.methods import METHODS
-from lit_triwave.reproduction.paper import DEPTHS, FUNCTIONS, Table, paper_figure
-from lit_triwave.reproduction.report import TITLES, label, limit
 
 SHORT = {
     "kaiming": "Kaiming",

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from lit_triwave.commands.reproduce.methods import METHODS, STEPS_PER_EPOCH
+from lit_triwave.commands.reproduce.paper import FUNCTIONS, TABLE_FUNCTIONS
+from lit_triwave.commands.reproduce.programs import DEPTHS_SEEDS
+from lit_triwave.commands.reproduce.report import Stats, markdown, remarks
 from lit_triwave.modules.stages import Polish, Stage
-from lit_triwave.reproduction.methods import METHODS, STEPS_PER_EPOCH
-from lit_triwave.reproduction.paper import FUNCTIONS, TABLE_FUNCTIONS
-from lit_triwave.reproduction.programs import DEPTHS_SEEDS
-from lit_triwave.reproduction.report import Stats, markdown, remarks
 
 INTRODUCTION = """\
 # The paper's tables, and ours

@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 
+from lit_triwave.commands.reproduce.programs import Program
 from lit_triwave.errors import TriwaveError
 from lit_triwave.files import open_folder, write_json
 from lit_triwave.modules.metrics import spread
-from lit_triwave.reproduction.programs import Program
 
 SEEDS_FILE = "seeds.json"
 """Every seed of every finished program; it lets an interrupted run go on."""
