@@ -14,9 +14,9 @@ import pytest
 import yaml
 
 from lit_triwave.cli import main
-from lit_triwave.sweeps.definition import read_sweep
-from lit_triwave.sweeps.naming import run_ids
-from lit_triwave.sweeps.parameters import parameters
+from lit_triwave.commands.sweep.definition import read_sweep
+from lit_triwave.commands.sweep.naming import run_ids
+from lit_triwave.commands.sweep.parameters import parameters
 from lit_triwave.tracking.lock import locked
 from tests.commands import run_command
 from tests.conftest import REPOSITORY

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import yaml
 
+from lit_triwave.commands.sweep.parameters import Parameter, parameters
 from lit_triwave.errors import TriwaveError, did_you_mean, reason
-from lit_triwave.sweeps.parameters import Parameter, parameters
 
 KEYS = ["apiVersion", "command", "controller", "description", "early_terminate", "entity", "imageuri", "image_uri"]
 KEYS += ["job", "method", "metric", "name", "parameters", "program", "project", "run_cap", "settings"]

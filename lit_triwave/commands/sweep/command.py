@@ -13,12 +13,12 @@ from typing import Any
 
 from lit_triwave.commands.parser import OneLineParser
 from lit_triwave.commands.quiet import quiet
+from lit_triwave.commands.sweep.definition import Sweep, read_sweep
+from lit_triwave.commands.sweep.plan import Planned, plan
+from lit_triwave.commands.sweep.process import Stop
 from lit_triwave.distributed.signals import INTERRUPTED, REQUEUE, REQUEUE_SIGNAL
 from lit_triwave.errors import TriwaveError, did_you_mean
 from lit_triwave.files import open_folder, written_whole
-from lit_triwave.sweeps.definition import Sweep, read_sweep
-from lit_triwave.sweeps.plan import Planned, plan
-from lit_triwave.sweeps.process import Stop
 from lit_triwave.tracking.lock import used_by
 
 DESCRIPTION = (

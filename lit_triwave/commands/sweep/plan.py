@@ -16,9 +16,9 @@ import yaml
 from lit_triwave.checkpoints.same_run import DATA_MAY_DIFFER
 from lit_triwave.cli import main
 from lit_triwave.commands.config_checks import check_nulls
+from lit_triwave.commands.sweep.definition import Sweep
+from lit_triwave.commands.sweep.naming import arguments, configs_first, run_ids
 from lit_triwave.errors import TriwaveError
-from lit_triwave.sweeps.definition import Sweep
-from lit_triwave.sweeps.naming import arguments, configs_first, run_ids
 from lit_triwave.tracking.flat_config import flat
 from lit_triwave.tracking.run import Run
 
