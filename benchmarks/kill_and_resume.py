@@ -65,7 +65,7 @@ class Attempts:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.context = multiprocessing.get_context("forkserver")
-        self.context.set_forkserver_preload(["lit_triwave.lightning_cli"])
+        self.context.set_forkserver_preload(["lit_triwave.commands.fit.command"])
 
     def start(self, case: str, run_id: str) -> Any:
         """A process that begins a run or goes on with it."""

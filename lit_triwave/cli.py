@@ -77,7 +77,7 @@ def main(args: Sequence[str] | None = None) -> int:
         # Imported here: torch and Lightning take seconds, and the help above needs neither.
         try:
             with without_scipy_signal():
-                run = import_module(COMMANDS.get(args[0], "lit_triwave.lightning_cli")).run
+                run = import_module(COMMANDS.get(args[0], "lit_triwave.commands.fit.command")).run
         except ModuleNotFoundError as error:
             print(
                 f"error: {error}: run `make setup` and use .venv/bin/python, or pip install lit_triwave",

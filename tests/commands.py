@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 from tests.conftest import REPOSITORY
 
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["lit_triwave.lightning_cli"])
+PROCESSES.set_forkserver_preload(["lit_triwave.commands.fit.command"])
 
 
 def run_command(

@@ -28,6 +28,7 @@ from lit_triwave.checkpoints.load import load_checkpoint
 from lit_triwave.checkpoints.origin import Origin
 from lit_triwave.checkpoints.same_run import RunRecord, check_same_run, course_of
 from lit_triwave.commands.config_checks import LINKS, check_links, check_nulls
+from lit_triwave.commands.fit.start_report import devices, start_block
 from lit_triwave.commands.parser import known_classes
 from lit_triwave.commands.quiet import quiet
 from lit_triwave.distributed.cluster import check_meeting_point, cluster_environment, leave_ranks, one_message, requeued
@@ -43,7 +44,6 @@ from lit_triwave.modules.regressor import FunctionRegressor
 from lit_triwave.modules.staged import check_strategy
 from lit_triwave.modules.stages import Polish, Stage
 from lit_triwave.nn.networks import TriangleNetwork
-from lit_triwave.start import devices, start_block
 from lit_triwave.tracking.config_yaml import SaveFitConfig
 from lit_triwave.tracking.flat_config import plain
 from lit_triwave.tracking.loggers import finish_wandb, make_loggers
