@@ -123,6 +123,7 @@ class CIFAR10DataModule(ImageDataModule):
 
     num_classes = 10
     image_shape = (3, 32, 32)
+    class_names = CLASSES
 
     def __init__(
         self,
@@ -152,7 +153,6 @@ class CIFAR10DataModule(ImageDataModule):
         self.download = download
         self.val_images = val_images
         self.on_device = on_device
-        self.class_names = CLASSES
         self.files = official_checksums() if checksums is None else checksums
         missing = [name for name in official_checksums() if name not in self.files]
         if missing:

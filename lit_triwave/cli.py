@@ -1,4 +1,4 @@
-"""The command line. Answers `--help` by itself and hands everything else to Lightning's CLI (`lightning_cli.py`)."""
+"""The command line. Answers `--help` by itself and hands everything else to Lightning's CLI (`commands/fit`)."""
 
 from __future__ import annotations
 
@@ -45,11 +45,11 @@ LIT_TRIWAVE_DEBUG=1 shows a traceback with an error."""
 
 COMMANDS = {
     "compare-heads": "lit_triwave.commands.compare_heads.command",
-    "compare": "lit_triwave.comparison",
-    "reproduce": "lit_triwave.reproduction",
-    "sweep": "lit_triwave.sweeps",
-    "inspect": "lit_triwave.inspection",
-    "export": "lit_triwave.exporting",
+    "compare": "lit_triwave.commands.compare.command",
+    "reproduce": "lit_triwave.commands.reproduce.command",
+    "sweep": "lit_triwave.commands.sweep.command",
+    "inspect": "lit_triwave.commands.inspect.command",
+    "export": "lit_triwave.commands.export.command",
 }
 """This project's own commands: name ↦ module with `run(args, started) -> exit code`; all others are Lightning's."""
 

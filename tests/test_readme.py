@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.commands import run_command
 from tests.conftest import REPOSITORY
+from tests.run_command import run_command
 
 README = (REPOSITORY / "README.md").read_text()
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, flags=re.DOTALL)

@@ -25,7 +25,6 @@ MODULES: dict[str, type[FunctionRegressor] | type[ImageClassifier]] = {
 }
 MOST_NAMED = 8
 """Experiments that an error lists."""
-DATA_MODULES = ("FunctionDataModule", "TableDataModule", "DigitsDataModule", "CIFAR10DataModule", "ImageNetDataModule")
 
 
 @dataclass
@@ -99,14 +98,8 @@ class Saved:
     @property
     def class_names(self) -> list[str]:
         """A classifier's classes in the order of its outputs; their numbers where only the data knows their names."""
-        name = self.run.get("data", {}).get("class_path", "").rpartition(".")[2]
-        if name == "DigitsDataModule":
-            return list("0123456789")
-        if name == "CIFAR10DataModule":
-            from datamodules.cifar10 import CLASSES
-
-            return list(CLASSES)
-        return [str(number) for number in range(int(self.module.hparams["num_classes"]))]
+        names = getattr(self._data_kind(), "class_names", None)
+        return list(names) if names else [str(number) for number in range(int(self.module.hparams["num_classes"]))]
 
     def data(self) -> Any:
         """The data module that the run was on, made anew.
@@ -114,15 +107,19 @@ class Saved:
         Raises:
             TriwaveError: the checkpoint does not say it, or the data is not there any more.
         """
-        said = self.run.get("data") or {}
-        name = said.get("class_path", "").rpartition(".")[2]
-        if name not in DATA_MODULES:  # nothing that a file names is imported but these
+        kind = self._data_kind()
+        if kind is None:
             raise TriwaveError(f"checkpoint {self.path} does not say which data it is of")
-        kind: Any = getattr(import_module("datamodules"), name)
         try:
-            return kind(**said.get("init_args", {}))
+            return kind(**self.run["data"].get("init_args", {}))
         except Exception as error:
             raise TriwaveError(f"the data of {self.path} cannot be had: {' '.join(str(error).split())}") from error
+
+    def _data_kind(self) -> Any:
+        """The class of the run's data module; None where the checkpoint names none of this project's own."""
+        name = (self.run.get("data") or {}).get("class_path", "").rpartition(".")[2]
+        modules = import_module("datamodules")
+        return getattr(modules, name) if name in modules.__all__ else None  # nothing else that a file names is imported
 
 
 def find_checkpoint(place: str | Path) -> Path:

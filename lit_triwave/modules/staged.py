@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -15,9 +15,6 @@ from torch.optim import Optimizer
 from lit_triwave.errors import TriwaveError
 from lit_triwave.modules.stages import Parameters, Polish, Stage
 from lit_triwave.nn.bank import Release, TriangleBank
-
-if TYPE_CHECKING:
-    from lit_triwave.modules.staged import StagedModule
 
 StageName = Literal["pretrain", "train", "polish"]
 STAGES: tuple[StageName, ...] = ("pretrain", "train", "polish")

@@ -16,8 +16,6 @@ from typing import Any, Literal
 from jsonargparse import Namespace
 from lightning.pytorch import Trainer
 
-from lit_triwave import __version__
-from lit_triwave.analysis.costs import final_parameters, multiply_adds
 from lit_triwave.files import finite, write_json
 from lit_triwave.tracking.flat_config import flat, plain, short_names
 from lit_triwave.tracking.private_paths import hidden
@@ -30,7 +28,7 @@ State = Literal["running", "finished", "stopped", "failed"]
 
 NOT_THE_RUN = ("run", "config", "ckpt_path", "weights_only")
 """Parts of a config that say where a run is kept and how it is called, not what it is."""
-PACKAGES = ("torch", "lightning", "torchvision", "torchmetrics", "numpy", "wandb")
+PACKAGES = ("lit_triwave", "torch", "lightning", "torchvision", "torchmetrics", "numpy", "wandb")
 GIT_SECONDS = 5.0
 
 
@@ -100,7 +98,7 @@ def git_state() -> dict[str, Any] | None:
 
 def versions() -> dict[str, str | None]:
     """Of Python, this package, and what it stands on; None for what is not installed."""
-    found: dict[str, str | None] = {"lit_triwave": __version__, "python": platform.python_version()}
+    found: dict[str, str | None] = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
             found[name] = version(name)
@@ -143,7 +141,7 @@ class RunFile:
     Args:
         run: whose it is.
         config: flat.
-        module: that is trained.
+        costs: parameters and multiply-adds of the network, see `analysis.costs`.
         wandb_id: of its Weights & Biases run, if it has one.
         hardware: see `hardware`.
         branched_from: the checkpoint of another run that this one has begun from, see `Origin.record`; None says what
@@ -157,14 +155,14 @@ class RunFile:
         self,
         run: Run,
         config: dict[str, Any],
-        module: Any,
+        costs: dict[str, Any],
         wandb_id: str | None,
         hardware: dict[str, Any],
         branched_from: dict[str, Any] | None = None,
     ) -> None:
         self.path = run.folder / "run.json"
         self.void = False
-        self.costs = {"parameters": final_parameters(module), "multiply_adds": multiply_adds(module)}
+        self.costs = costs
         self.content: dict[str, Any] = {
             "schema": SCHEMA,
             "experiment": run.experiment,

@@ -68,8 +68,6 @@ def write_results(results: Results, folder: Path, config: Path, own_splits: bool
 
     The test accuracy has a column of its own where the curves are of other images.
     """
-    from lit_triwave.figures import run_figures as plots
-
     curves = {name: 100 * torch.tensor([r["accuracy"] for r in runs]) for name, runs in results.items()}
     epochs = len(next(iter(curves.values()))[0])
     shown = [epoch for epoch in SHOWN_EPOCHS if epoch < epochs] + [epochs]
@@ -111,7 +109,7 @@ def write_results(results: Results, folder: Path, config: Path, own_splits: bool
             for r in runs:
                 writer.writerows([name, r["seed"], r["parameters"], i + 1, a] for i, a in enumerate(r["accuracy"]))
     write_json(folder / "comparison.json", dict(results))
-    figure = plots.heads_figure(curves, CONSTRUCTED, f"{config.name}: error on the {images} images, {of_seeds(seeds)}")
+    figure = heads_figure(curves, CONSTRUCTED, f"{config.name}: error on the {images} images, {of_seeds(seeds)}")
     figure.savefig(folder / "accuracy.png")
 
 

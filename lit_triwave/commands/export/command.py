@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from lit_triwave import __version__
 from lit_triwave.checkpoints.rebuild import Saved, load_module
 from lit_triwave.commands.export.formats import (
     FORMATS,
@@ -117,7 +117,7 @@ def describe(saved: Saved, seed: int, dtype: torch.dtype, arithmetic: torch.dtyp
     arguments = saved.module.hparams
     about: dict[str, Any] = {
         "title": title(saved),
-        "lit_triwave": __version__,
+        "lit_triwave": version("lit_triwave"),
         "stage": saved.module.stage,
         "dtype": name_of(dtype),
         "arithmetic": name_of(arithmetic),

@@ -18,6 +18,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from datamodules import DigitsDataModule, FunctionDataModule, TableDataModule
 from datamodules.resumable import ResumableDataModule
+from lit_triwave.analysis.costs import final_parameters, multiply_adds
 from lit_triwave.callbacks.progress import StageProgress
 from lit_triwave.callbacks.reporting import reporting
 from lit_triwave.checkpoints.best import best_checkpoint, kept_checkpoint
@@ -114,7 +115,8 @@ class TriwaveCLI(LightningCLI):
             found_hardware = hardware(self.trainer, devices(self.trainer))
             tracked = self.wandb_id if self._trackers() else None
             config, parent = flat_config(self.config["fit"]), self.origin.record()
-            self.record = file = RunFile(self.run, config, self.model, tracked, found_hardware, parent)
+            costs = {"parameters": final_parameters(self.model), "multiply_adds": multiply_adds(self.model)}
+            self.record = file = RunFile(self.run, config, costs, tracked, found_hardware, parent)
             for tracker in self._trackers():
                 tracker.log_config(file.tracked)
         return file.kept(lambda: self.stopped is not None)

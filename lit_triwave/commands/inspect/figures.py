@@ -1,4 +1,4 @@
-"""The figures of a checkpoint, drawn from plain tensors in the style of `lit_triwave.plots`."""
+"""The figures of a checkpoint, drawn from plain tensors in the style of `lit_triwave.figures`."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from lit_triwave.cli import main
 from lit_triwave.modules.stages import Stage
 from tests.conftest import REPOSITORY
 from tests.faults import signal_at
-from tests.test_resume import assert_ends_alike, state
+from tests.finished_runs import assert_ends_alike, state
 
 SMALL = ["--model.channels", "[4,8]", "--model.num_nets", "8", "--model.depth", "2"]
 PARSED = {

@@ -26,11 +26,11 @@ from lit_triwave.modules import FunctionRegressor, ImageClassifier
 from lit_triwave.modules.stages import Stage
 from lit_triwave.tracking.run import wandb_id
 from lit_triwave.tracking.wandb_files import records, segments
-from tests.commands import run_command
 from tests.compared_runs import compared
 from tests.conftest import REPOSITORY
 from tests.faults import signal_at
-from tests.test_resume import rows
+from tests.finished_runs import rows
+from tests.run_command import run_command
 
 
 def run_json(run: Path) -> dict[str, Any]:

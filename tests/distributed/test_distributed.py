@@ -16,10 +16,10 @@ import pytest
 import torch
 
 from lit_triwave.cli import main
-from tests.commands import run_command
 from tests.conftest import REPOSITORY
+from tests.finished_runs import rows
+from tests.run_command import run_command
 from tests.small_runs import untimed_summary
-from tests.test_resume import rows
 
 TWO = ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
 

@@ -21,7 +21,7 @@ import yaml
 
 from lit_triwave.tracking.wandb_files import segments
 from tests.conftest import REPOSITORY
-from tests.test_wandb import assert_complete
+from tests.tracked_runs import assert_complete
 from tests.wandb_server import ENTITY, PROJECT, WandbServer
 
 INSTALLED = shutil.which("sbatch") is not None and shutil.which("munged") is not None and os.geteuid() == 0

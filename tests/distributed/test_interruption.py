@@ -18,8 +18,8 @@ from lit_triwave.errors import TriwaveError
 from lit_triwave.tracking.lock import LOCK_FILE, locked
 from tests.conftest import REPOSITORY
 from tests.faults import signal_at
+from tests.finished_runs import assert_ends_alike, state
 from tests.small_runs import untimed_summary
-from tests.test_resume import assert_ends_alike, state
 
 
 def contents(run: Path) -> dict[Path, bytes]:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -13,12 +12,13 @@ import pytest
 import yaml
 
 from lit_triwave.tracking.run import Run
-from lit_triwave.tracking.wandb_files import last_step, records, segments
+from lit_triwave.tracking.wandb_files import last_step, segments
 from lit_triwave.tracking.wandb_rows import WandbRows
-from tests.commands import run_command
 from tests.conftest import REPOSITORY
 from tests.faults import signal_at
-from tests.test_resume import assert_ends_alike, rows, state
+from tests.finished_runs import assert_ends_alike, rows, state
+from tests.run_command import run_command
+from tests.tracked_runs import assert_complete, tracked
 
 ONE_BY_ONE = ["--trainer.log_every_n_steps", "1"]
 
@@ -26,34 +26,6 @@ ONE_BY_ONE = ["--trainer.log_every_n_steps", "1"]
 @pytest.fixture(autouse=True)
 def wandb_mode(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")  # given back afterwards: a run takes it away
-
-
-def tracked(run: Path) -> list[dict[str, Any]]:
-    """The history of a run's offline segments, in the order in which `wandb sync` sends them."""
-    history = []
-    for path in segments(run, (run / "wandb_id").read_text().strip()):
-        for record in records(path):
-            if record.HasField("history"):
-                items = {
-                    item.key or ".".join(item.nested_key): json.loads(item.value_json) for item in record.history.item
-                }
-                history.append({"_step": record.history.step.num} | items)
-    return history
-
-
-def assert_complete(run: Path) -> None:
-    """Every step of metrics.csv is there once, in order, with the same values."""
-    history = tracked(run)
-    steps = [row["_step"] for row in history]
-    assert steps == sorted(set(steps))
-    assert all(row["trainer/global_step"] == row["_step"] for row in history)
-    logged: dict[int, dict[str, float]] = {}
-    for row in rows(run):
-        step = int(row.pop("step"))
-        logged.setdefault(step, {}).update({name: float(value) for name, value in row.items() if value})
-    assert steps == list(logged)
-    for row in history:
-        assert logged[row["_step"]] == {name: row[name] for name in logged[row["_step"]]}
 
 
 def test_a_run_that_is_stopped_twice_is_one_run_in_wandb(fit) -> None:
@@ -124,8 +96,8 @@ def test_a_run_that_would_have_gone_back_keeps_its_wandb_run(fit) -> None:
 
 
 LOGIN = """
-import lit_triwave.loggers as loggers
-from lit_triwave.runs import Run
+import lit_triwave.tracking.loggers as loggers
+from lit_triwave.tracking.run import Run
 loggers.start_wandb = lambda run, name, mode, *_: print(mode)
 loggers.make_loggers(Run("e", "runs", "r"), "x")
 """

@@ -18,11 +18,11 @@ from lit_triwave.commands.sweep.definition import read_sweep
 from lit_triwave.commands.sweep.naming import run_ids
 from lit_triwave.commands.sweep.parameters import parameters
 from lit_triwave.tracking.lock import locked
-from tests.commands import run_command
 from tests.conftest import REPOSITORY
 from tests.faults import signal_at
+from tests.finished_runs import assert_ends_alike, rows
 from tests.image_data import write_cifar10
-from tests.test_resume import assert_ends_alike, rows
+from tests.run_command import run_command
 
 SWEEPS = sorted((REPOSITORY / "configs" / "sweeps").glob("*.yaml"))
 COMMAND = ["${env}", "${interpreter}", "-m", "lit_triwave", "fit", "--config=configs/baselines/x3.yaml", "${args}"]

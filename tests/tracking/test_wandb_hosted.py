@@ -24,7 +24,7 @@ from lit_triwave.errors import TriwaveError
 from lit_triwave.tracking.wandb_files import segments
 from tests.conftest import REPOSITORY
 from tests.faults import signal_at
-from tests.test_resume import rows
+from tests.finished_runs import rows
 from tests.wandb_server import ENTITY, KEY, PROJECT, StoredRun, WandbServer
 
 ONE_BY_ONE = ["--trainer.log_every_n_steps", "1"]

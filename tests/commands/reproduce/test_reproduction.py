@@ -27,7 +27,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lit_triwave.commands.reproduce.methods.epochs", lambda steps: 1)
     monkeypatch.setitem(FUNCTIONS, "r3", dataclasses.replace(FUNCTIONS["r3"], random_points=60))
     for module in ("programs", "figures"):
-        monkeypatch.setattr(f"lit_triwave.reproduction.{module}.DEPTHS", range(1, 4))
+        monkeypatch.setattr(f"lit_triwave.commands.reproduce.{module}.DEPTHS", range(1, 4))
 
 
 def reproduce(out: Path, *args: str) -> int:

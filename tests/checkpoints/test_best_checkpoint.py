@@ -15,7 +15,7 @@ from lit_triwave.cli import main
 from lit_triwave.modules import FunctionRegressor
 from tests.conftest import REPOSITORY
 from tests.faults import signal_at
-from tests.test_resume import assert_ends_alike, assert_identical, state
+from tests.finished_runs import assert_ends_alike, assert_identical, state
 
 EACH = ["--trainer.check_val_every_n_epoch", "1"]
 UNSTEADY = [*EACH, "--model.train.lr", "0.02", "--model.train.warmup", "0"]  # best in training

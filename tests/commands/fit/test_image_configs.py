@@ -14,11 +14,11 @@ from benchmarks.loop import main as measure
 from lit_triwave.cli import main
 from lit_triwave.modules import ImageClassifier
 from lit_triwave.modules.stages import Stage
-from tests.commands import run_command
 from tests.conftest import REPOSITORY
 from tests.faults import signal_at
+from tests.finished_runs import assert_ends_alike, state
 from tests.image_data import write_cifar10, write_imagenet
-from tests.test_resume import assert_ends_alike, state
+from tests.run_command import run_command
 
 CPU = ["--trainer.accelerator", "cpu", "--trainer.precision", "32-true", "--trainer.log_every_n_steps", "1"]
 NO_TEST = ["--trainer.limit_test_batches", "0"]  # nor the figures that come with it
