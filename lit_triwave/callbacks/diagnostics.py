@@ -27,7 +27,7 @@ MOST_UNITS = 1024
 """Hidden neurons of a plain network that is looked at: the count takes them one by one."""
 
 
-class Course(Callback):
+class Diagnostics(Callback):
     """Logs the `stage` (0 pretrain, 1 train, 2 polish) with every row, that of the test too, and at validations
     `linear_regions/count` and `dead_units`. On runs with a run folder alone: tables of many runs need none of it.
 
@@ -66,7 +66,7 @@ def is_counted(trainer: Trainer, module: StagedModule) -> bool:
     return number % validations == 0 or module.ends_stage(trainer.current_epoch)
 
 
-class RegressionCourse(Course):
+class RegressionDiagnostics(Diagnostics):
     """Of the seed that this validation finds best: the exact number of linear regions (on the domain, or along its
     diagonal where there are several variables), and the share of the hidden neurons of its plain network that are zero
     for all training inputs."""
@@ -84,7 +84,7 @@ class RegressionCourse(Course):
             self._log(module, "linear_regions/count", count_linear_regions(plain, *module.diagonal))
 
 
-class ClassificationCourse(Course):
+class ClassificationDiagnostics(Diagnostics):
     """Of the subnetworks of a head: the mean number of linear regions on [0, 1] of up to four of them, evenly chosen,
     as long as each is a function of its own input alone (peaks, or released blocks); and the share of the head's hidden
     neurons, of the subnetworks or of a `DenseHead`, that are zero for all validation images.

@@ -14,6 +14,7 @@ from lightning.pytorch.loggers import WandbLogger
 from lit_triwave.analysis.regions import breakpoints
 from lit_triwave.callbacks.loss_history import EpochHistory, SeedHistory, validation_images
 from lit_triwave.errors import TriwaveError
+from lit_triwave.tracking.run_files import FIGURES
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -45,7 +46,7 @@ class RunFigures(Callback, ABC):
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.is_global_zero:
             return
-        folder = self.folder / "figures"
+        folder = self.folder / FIGURES
         folder.mkdir(parents=True, exist_ok=True)
         paths = {}
         for name, figure in self.draw(trainer.datamodule, pl_module):  # type: ignore[attr-defined]

@@ -15,11 +15,11 @@ from rich.table import Table
 
 from lit_triwave.analysis.costs import count_parameters, multiply_adds
 from lit_triwave.analysis.dead_units import dead_share
-from lit_triwave.callbacks.diagnostics import ClassificationCourse
+from lit_triwave.callbacks.diagnostics import ClassificationDiagnostics
 from lit_triwave.callbacks.loss_history import validation_images
 from lit_triwave.files import write_json
 from lit_triwave.modules.metrics import dead, spread
-from lit_triwave.tracking.run_json import SCHEMA
+from lit_triwave.tracking.run_files import SCHEMA, SUMMARY_JSON
 from lit_triwave.tracking.wandb_rows import WandbRows
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class RunSummary(Callback, ABC):
     """
 
     def __init__(self, folder: Path, seed: int, started: float) -> None:
-        self.path = folder / "summary.json"
+        self.path = folder / SUMMARY_JSON
         self.seed = seed
         self.started = started
         self.earlier = self.earlier_fit = 0.0
@@ -132,7 +132,7 @@ class ClassificationSummary(RunSummary):
         course: knows of dead units.
     """
 
-    def __init__(self, folder: Path, seed: int, started: float, course: ClassificationCourse) -> None:
+    def __init__(self, folder: Path, seed: int, started: float, course: ClassificationDiagnostics) -> None:
         super().__init__(folder, seed, started)
         self.course = course
         self.pretrained_parameters: int | None = None

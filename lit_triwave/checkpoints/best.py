@@ -15,9 +15,6 @@ from lit_triwave.tracking.metric_goals import goal
 if TYPE_CHECKING:
     from lit_triwave.modules.staged import StagedModule
 
-from lit_triwave.modules.classifier import ImageClassifier
-from lit_triwave.modules.regressor import FunctionRegressor
-
 
 class RunCheckpoint(ModelCheckpoint):
     """One file of a run's `checkpoints/`, renewed at the end of epochs. Nothing is saved of a module that has diverged.
@@ -136,15 +133,13 @@ class BestCheckpoint(RunCheckpoint):
         return found > self._score if self.mode == "max" else found < self._score
 
 
-def kept_checkpoint(trainer: Trainer) -> str:
-    """The file that a finished run is best kept as: the last one where there is no best."""
+def artifact_checkpoint(trainer: Trainer) -> str:
+    """Returns the name of the checkpoint by which a finished run is kept: `best` if there is one, else `last`."""
     best = [callback for callback in trainer.checkpoint_callbacks if isinstance(callback, BestCheckpoint)]
-    return "best.ckpt" if any(callback.best_model_path for callback in best) else "last.ckpt"
+    return "best" if any(callback.best_model_path for callback in best) else "last"
 
 
 def best_checkpoint(model: LightningModule, origin: Origin) -> list[Callback]:
-    """What keeps the best checkpoint of a model's kind, by the best seed's error or by accuracy; nothing for one of
-    the user's own."""
-    if isinstance(model, FunctionRegressor):
-        return [BestCheckpoint("val/mse_min", origin)]
-    return [BestCheckpoint("val/accuracy", origin)] if isinstance(model, ImageClassifier) else []
+    """Returns the callback that keeps the best checkpoint by the model's `monitor`; none for a model without one."""
+    monitor = getattr(model, "monitor", None)
+    return [BestCheckpoint(monitor, origin)] if monitor else []

@@ -9,11 +9,14 @@ from jsonargparse import Namespace
 
 from lit_triwave.distributed.cluster import requeued
 from lit_triwave.distributed.ranks import say
-from lit_triwave.errors import TriwaveError
-from lit_triwave.tracking.run import Run, latest_checkpoint, place_run, unsaved_run
+from lit_triwave.errors import TriwaveError, did_you_mean, some
+from lit_triwave.tracking.run import Run, place_run
+from lit_triwave.tracking.run_files import checkpoint_file, newest_checkpoint, unsaved_run
 
 KEPT = {"last": "run `fit` first, or give --ckpt_path FILE", "best": "a validation of `fit` makes it"}
 """What a run keeps by a name that --ckpt_path takes, and what to do where it is not there."""
+_MOST_NAMED = 8
+"""Experiments that an error lists."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,9 @@ def choose_checkpoint(asked: str | None, run: Namespace, fits: bool) -> Chosen:
     """
     kept = asked if asked in KEPT else None if asked or fits else "last"
     if kept:
-        path = latest_checkpoint(run.root, run.experiment, run.id, kept)
+        experiment = Path(run.root).expanduser() / run.experiment
+        path = checkpoint_file(experiment / run.id, kept) if run.id else newest_checkpoint(experiment, kept)
+        path = path if path is not None and path.is_file() else None
         where = f"{Path(run.root) / run.experiment / (run.id or '*')}/checkpoints"
         # A job that is always submitted with `--ckpt_path last --run.id ID` may have been killed before it saved.
         begins_anew = path is None and kept == "last" and run.id is not None and fits
@@ -51,7 +56,7 @@ def choose_checkpoint(asked: str | None, run: Namespace, fits: bool) -> Chosen:
             what = "checkpoint" if kept == "last" else f"{kept}.ckpt"
             raise TriwaveError(f"no {what} in {where}: {KEPT[kept]}")
         say(f"no checkpoint in {where} yet: begins anew" if begins_anew else f"checkpoint: {path}")
-        left = unsaved_run(run.root, run.experiment) if fits and run.id is None else None
+        left = unsaved_run(experiment) if fits and run.id is None else None
         if left is not None:
             say(f"a later run was left before it saved: --run.id {left} --ckpt_path last begins it anew")
         if path is None:
@@ -63,6 +68,28 @@ def choose_checkpoint(asked: str | None, run: Namespace, fits: bool) -> Chosen:
         if not path.is_file():
             raise TriwaveError(f"--ckpt_path {path}: no such file")
     if fits and requeued():
-        own = place_run(Run(**run.as_dict()), path, branches=True).folder / "checkpoints" / "last.ckpt"
+        own = checkpoint_file(place_run(Run(**run.as_dict()), path, branches=True).folder)
         path = own if own.is_file() else path
     return Chosen(path)
+
+
+def find_checkpoint(place: str | Path) -> Path:
+    """The checkpoint that is meant: a file; `checkpoints/last.ckpt` of a run's folder; that of the newest run in the
+    folder of an experiment.
+
+    Raises:
+        TriwaveError: there is none.
+    """
+    path = Path(place)
+    if path.is_file():
+        return path
+    if not path.exists():
+        near = did_you_mean(path.name, [other.name for other in path.parent.glob("*")] if path.parent.is_dir() else [])
+        raise TriwaveError(f"checkpoint {path}: no such file{near}")
+    found = checkpoint_file(path) if checkpoint_file(path).is_file() else newest_checkpoint(path)
+    if found is None:
+        last = checkpoint_file(Path())
+        within = sorted({file.parents[2].name for file in path.glob(f"*/*/{last}")})
+        hint = f"; experiments in it: {some(within, _MOST_NAMED)}" if within else ""
+        raise TriwaveError(f"{path} is no folder of a run or of an experiment: no {last} and no */{last} in it{hint}")
+    return found

@@ -14,6 +14,7 @@ from lit_triwave.checkpoints.best import BestCheckpoint, RunCheckpoint
 from lit_triwave.checkpoints.origin import Origin, take_over
 from lit_triwave.distributed.interruption import Interruption
 from lit_triwave.errors import Interrupted
+from lit_triwave.tracking.run_files import FIGURES, SUMMARY_JSON
 
 if TYPE_CHECKING:
     from lit_triwave.modules.staged import StagedModule
@@ -135,8 +136,8 @@ class StageCheckpoint(RunCheckpoint):
         if earlier is not None and self.origin.has_passed(earlier):
             take_over(earlier, self.path("pretrained"))
         # They are of a state that is not the run's last one any more; its end makes them anew.
-        (self.origin.folder / "summary.json").unlink(missing_ok=True)
-        shutil.rmtree(self.origin.folder / "figures", ignore_errors=True)
+        (self.origin.folder / SUMMARY_JSON).unlink(missing_ok=True)
+        shutil.rmtree(self.origin.folder / FIGURES, ignore_errors=True)
 
     def _agreed(self, trainer: Trainer) -> int:
         """The most urgent request of any rank: 0 for none, DUE, or a signal's number."""

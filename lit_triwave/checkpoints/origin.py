@@ -15,7 +15,7 @@ from lit_triwave.checkpoints.load import load_checkpoint, logged_steps
 from lit_triwave.errors import TriwaveError, reason
 from lit_triwave.files import link, written_whole
 from lit_triwave.tracking.private_paths import hidden
-from lit_triwave.tracking.run import folder_of
+from lit_triwave.tracking.run_files import checkpoint_file, run_folder_of
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Origin:
     @property
     def branches(self) -> bool:
         """Whether the checkpoint is another run's, or of no run's folder."""
-        return self.path is not None and folder_of(self.path) != self.folder.resolve()
+        return self.path is not None and run_folder_of(self.path) != self.folder.resolve()
 
     @property
     def goes_on(self) -> bool:
@@ -61,7 +61,7 @@ class Origin:
     @property
     def last(self) -> Path:
         """The run's own last checkpoint, if it is there."""
-        return self.folder / "checkpoints" / "last.ckpt"
+        return checkpoint_file(self.folder)
 
     @property
     def step(self) -> int:
@@ -110,7 +110,7 @@ class Origin:
         """What run.json says of the checkpoint that a run branches from; None for a run that does not."""
         if self.path is None or not self.branches:
             return None
-        folder = folder_of(self.path)
+        folder = run_folder_of(self.path)
         run = None if folder is None else hidden(f"{folder.parent.name}/{folder.name}")
         return {"run": run, "checkpoint": hidden(self.path.name), "epoch": self.epoch, "step": self.step}
 

@@ -12,19 +12,14 @@ from zipfile import is_zipfile
 import torch
 from torch import Tensor
 
+from lit_triwave import modules
+from lit_triwave.analysis.costs import replicas_of
+from lit_triwave.checkpoints.choose import find_checkpoint
 from lit_triwave.checkpoints.load import load_checkpoint
-from lit_triwave.errors import TriwaveError, did_you_mean, reason, some
-from lit_triwave.modules.classifier import ImageClassifier
-from lit_triwave.modules.regressor import FunctionRegressor
+from lit_triwave.errors import TriwaveError, reason
 from lit_triwave.modules.stages import Polish, Stage
 from lit_triwave.nn.scaling import UnitScaling
-
-MODULES: dict[str, type[FunctionRegressor] | type[ImageClassifier]] = {
-    "FunctionRegressor": FunctionRegressor,
-    "ImageClassifier": ImageClassifier,
-}
-MOST_NAMED = 8
-"""Experiments that an error lists."""
+from lit_triwave.tracking.run_files import run_folder_of
 
 
 @dataclass
@@ -40,7 +35,7 @@ class Saved:
     """
 
     path: Path
-    module: FunctionRegressor | ImageClassifier
+    module: Any
     run: dict[str, Any]
     epoch: int
     step: int
@@ -48,18 +43,18 @@ class Saved:
     @property
     def run_folder(self) -> Path | None:
         """The run's folder, where the checkpoint still lies in it."""
-        folder = self.path.parent.parent
-        return folder if self.path.parent.name == "checkpoints" and (folder / "config.yaml").is_file() else None
+        return self.path.parent.parent if run_folder_of(self.path) else None
 
     @property
     def dtype(self) -> torch.dtype:
         """That of the network."""
-        return next(self.module.network.parameters()).dtype
+        dtype: torch.dtype = next(self.module.network.parameters()).dtype
+        return dtype
 
     @property
     def seeds(self) -> int:
         """Networks side by side; 1 for classifiers."""
-        return self.module.network.replicas if isinstance(self.module, FunctionRegressor) else 1
+        return replicas_of(self.module)
 
     def seed(self, asked: int | None = None) -> int:
         """The seed that was asked for, from 0; the best one on the validation data if none was.
@@ -68,7 +63,7 @@ class Saved:
             TriwaveError: there is no such seed.
         """
         if asked is None:
-            return int(self.module.best_replica) if isinstance(self.module, FunctionRegressor) else 0
+            return int(getattr(self.module, "best_replica", 0))
         if not 0 <= asked < self.seeds:
             there = f"{self.seeds} seeds, 0 to {self.seeds - 1}" if self.seeds > 1 else "1 seed, 0"
             raise TriwaveError(f"--seed {asked}: the checkpoint has {there}")
@@ -81,13 +76,13 @@ class Saved:
 
     @property
     def is_function(self) -> bool:
-        return isinstance(self.module, FunctionRegressor)
+        return bool(self.module.task == "regression")
 
     @property
     def scaling(self) -> UnitScaling:
         """A function's domain and target range."""
-        assert isinstance(self.module, FunctionRegressor)
-        return self.module.network.scaling
+        scaling: UnitScaling = self.module.network.scaling
+        return scaling
 
     @property
     def target(self) -> str:
@@ -122,30 +117,6 @@ class Saved:
         return getattr(modules, name) if name in modules.__all__ else None  # nothing else that a file names is imported
 
 
-def find_checkpoint(place: str | Path) -> Path:
-    """The checkpoint that is meant: a file; `checkpoints/last.ckpt` of a run's folder; that of the newest run in the
-    folder of an experiment.
-
-    Raises:
-        TriwaveError: there is none.
-    """
-    path = Path(place)
-    if path.is_file():
-        return path
-    if not path.exists():
-        near = did_you_mean(path.name, [other.name for other in path.parent.glob("*")] if path.parent.is_dir() else [])
-        raise TriwaveError(f"checkpoint {path}: no such file{near}")
-    last = Path("checkpoints") / "last.ckpt"
-    if (path / last).is_file():
-        return path / last
-    runs = [run / last for run in path.iterdir() if (run / last).is_file()]
-    if not runs:
-        within = sorted({file.parents[2].name for file in path.glob(f"*/*/{last}")})
-        hint = f"; experiments in it: {some(within, MOST_NAMED)}" if within else ""
-        raise TriwaveError(f"{path} is no folder of a run or of an experiment: no {last} and no */{last} in it{hint}")
-    return max(runs, key=lambda file: file.stat().st_mtime)
-
-
 def load_module(place: str | Path) -> Saved:
     """Opens a checkpoint: builds its module and fills it.
 
@@ -165,7 +136,7 @@ def load_module(place: str | Path) -> Saved:
             ) from error
         raise
     arguments = dict(content.get("hyper_parameters", {}))
-    kind = module_class(path, arguments)
+    kind = _module_class(path, arguments)
     run = dict(content.get("run") or {})
     run.pop("rows", None)  # of metrics.csv
     known = inspect.signature(kind).parameters
@@ -192,19 +163,24 @@ def load_module(place: str | Path) -> Saved:
     return Saved(path, module.eval().requires_grad_(False), run, content["epoch"], content["global_step"])
 
 
-def module_class(path: Path, arguments: dict[str, Any]) -> type[FunctionRegressor] | type[ImageClassifier]:
-    """Which of this project's modules a checkpoint is of.
+def _module_class(path: Path, arguments: dict[str, Any]) -> Any:
+    """Returns the class in `lit_triwave.modules` that a checkpoint was saved from.
 
     Raises:
-        TriwaveError: of none.
+        TriwaveError: it was saved from another class.
     """
-    name = str(arguments.get("_class_path", "")).rpartition(".")[2]
-    if not arguments.get("_class_path"):  # trained by a Trainer from Python, without the command line
-        name = "FunctionRegressor" if "wiring" in arguments else "ImageClassifier" if "backbone" in arguments else ""
-    if name not in MODULES:
-        what = arguments.get("_class_path") or "something that is not ours"
-        raise TriwaveError(f"checkpoint {path} is of {what}: {' or '.join(MODULES)} is expected")
-    return MODULES[name]
+    kinds = {name: kind for name in modules.__all__ if (kind := getattr(modules, name)).task}
+    saved = str(arguments.get("_class_path", ""))
+    if saved:
+        name = saved.rpartition(".")[2]
+    else:  # trained by a Trainer from Python, without the command line: the class that has all these arguments
+        named = {argument for argument in arguments if not argument.startswith("_")}
+        fitting = [name for name, kind in kinds.items() if named <= {*inspect.signature(kind).parameters}]
+        name = fitting[0] if named and fitting else ""
+    if name not in kinds:
+        what = saved or "another class"
+        raise TriwaveError(f"checkpoint {path} must be of {' or '.join(kinds)}, got {what}")
+    return kinds[name]
 
 
 def stages(run: dict[str, Any]) -> dict[str, Stage | Polish]:

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jsonargparse import Namespace
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lit_triwave.errors import TriwaveError
 from lit_triwave.modules.staged import STAGES
-from lit_triwave.tracking.flat_config import flat, plain
+from lit_triwave.tracking.flat_config import DATA_ACCESS, flat, plain
 from lit_triwave.tracking.private_paths import hidden
-
-if TYPE_CHECKING:
-    pass
 
 MAY_DIFFER = ("pretrain", "train", "polish", "weights", "compile", "channels_last", "_class_path", "_instantiator")
 """Hyperparameters that a resumed run may change."""
@@ -26,20 +23,6 @@ TRAINING_ONLY = ("label_smoothing", "mixup", "cutmix")
 Difference = tuple[str, Any, Any]
 """A field, and its values there and here."""
 ROOM = 300  # characters of a line that says what differs
-
-DATA_MAY_DIFFER = (
-    "root",
-    "path",
-    "download",
-    "checksums",
-    "allow_empty_classes",
-    "skip_corrupt",
-    "workers",
-    "eval_batch_size",
-    "channels_last",
-)
-"""Arguments of data modules that a resumed run may change: where the data lie and how they are read, not what they are.
-Inside an epoch the number of workers must stay."""
 
 
 def check_same_run(
@@ -88,7 +71,7 @@ def model_differences(
     ]
 
 
-def course_of(config: Namespace) -> dict[str, Any]:
+def identity_of(config: Namespace) -> dict[str, Any]:
     """What decides the course of a run besides the model, in containers that a checkpoint can hold."""
     arguments = config.model.get("init_args") or {}
     model = {"class_path": config.model.class_path.rpartition(".")[2]} | {name: arguments.get(name) for name in STAGES}
@@ -107,7 +90,7 @@ def course_differences(checkpoint: dict[str, Any], here: dict[str, Any]) -> list
     if there is None:
         return []
     reached = int(checkpoint["state_dict"].get("stage_number", 0))
-    free = {f"data.init_args.{name}" for name in DATA_MAY_DIFFER} | {f"model.{STAGES[reached]}.epochs"}
+    free = {f"data.init_args.{name}" for name in DATA_ACCESS} | {f"model.{STAGES[reached]}.epochs"}
     later = tuple(f"model.{name}" for name in STAGES[reached + 1 :])
     one, two = (hidden(flat({key: course[key] for key in here})) for course in (there, here))
     return [

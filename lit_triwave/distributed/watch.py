@@ -31,7 +31,7 @@ Abandon = Callable[[signal.Signals], int]
 
 
 @contextmanager
-def ranks_end_together(trainer: Trainer, interruption: Interruption | None, abandon: Abandon) -> Iterator[None]:
+def ranks_end_together(trainer: Trainer, interruption: Interruption | None, abandon: Abandon | None) -> Iterator[None]:
     """Where Lightning started the ranks of this machine: when one is gone, says which, and ends the others.
 
     A collective that waits for it may do so for half an hour. Under SLURM `srun --kill-on-bad-exit` does the same.
@@ -79,7 +79,7 @@ class Watch:
         self,
         trainer: Trainer,
         interruption: Interruption | None,
-        abandon: Abandon,
+        abandon: Abandon | None,
         heard: Callable[[], list[signal.Signals]],
     ) -> None:
         self.trainer, self.interruption, self.abandon, self.heard = trainer, interruption, abandon, heard
@@ -103,7 +103,7 @@ class Watch:
 
     def _leaves(self) -> bool:
         """Whether a signal is ending this process before its first step; does it, where the main thread does not."""
-        if self.interruption is None:
+        if self.interruption is None or self.abandon is None:
             return False
         for number in self.heard():
             if self.pending is None:

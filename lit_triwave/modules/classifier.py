@@ -63,6 +63,8 @@ class ImageClassifier(StagedModule):
         ValueError: for an argument outside its range, or two that contradict each other.
     """
 
+    task = "classification"
+    monitor = "val/accuracy"
     continuous = True
 
     def __init__(

@@ -62,6 +62,8 @@ class FunctionRegressor(StagedModule):
         ValueError: for an argument outside its range, or two that contradict each other.
     """
 
+    task = "regression"
+    monitor = "val/mse_min"  # of the best seed
     pretrain_mse: Tensor
     pretrain_regions: Tensor
     train_mse: Tensor

@@ -34,6 +34,10 @@ class StagedModule(LightningModule):
         recruit: whether the release lets neurons that carry constants make further kinks, see `triangle.recruit`.
     """
 
+    task: Literal["regression", "classification"] | None = None
+    """Selects the summary, figures and predictions that a run writes (`callbacks/reporting.py`)."""
+    monitor: str | None = None
+    """Logged validation metric by which `best.ckpt` is chosen."""
     stage_number: Tensor
     continuous = False
     """Whether most parameters are trained through all stages (a backbone): then one schedule spans the whole run, each

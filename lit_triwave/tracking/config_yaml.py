@@ -9,6 +9,7 @@ from lightning.pytorch.cli import SaveConfigCallback
 
 from lit_triwave.files import written_whole
 from lit_triwave.tracking.private_paths import hidden
+from lit_triwave.tracking.run_files import CONFIG_YAML
 
 
 class SaveFitConfig(SaveConfigCallback):
@@ -26,5 +27,5 @@ class SaveFitConfig(SaveConfigCallback):
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         # Not by `save_to_log_dir`: a process killed then leaves half a file where a whole one was.
-        with written_whole(Path(trainer.default_root_dir) / "config.yaml") as partial:
+        with written_whole(Path(trainer.default_root_dir) / CONFIG_YAML) as partial:
             self.parser.save(self.config, str(partial), skip_none=False, overwrite=True, multifile=False)

@@ -7,6 +7,25 @@ from typing import Any
 
 from jsonargparse import Namespace
 
+NOT_THE_RUN = ("run", "config", "ckpt_path", "weights_only")
+"""Parts of a config that say where a run is kept and what it is called, not what it is."""
+DATA_ACCESS = (
+    "root",
+    "path",
+    "download",
+    "checksums",
+    "allow_empty_classes",
+    "skip_corrupt",
+    "workers",
+    "eval_batch_size",
+    "channels_last",
+)
+"""Arguments of data modules that say where the data lie and how they are read, not what they are.
+
+A resumed run may change them (inside an epoch the number of workers must stay), and `compare` does not tell runs apart
+by them. `on_device` is not among them: it changes the random numbers of the augmentation.
+"""
+
 
 def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested dicts as one, with dotted keys."""
@@ -19,6 +38,11 @@ def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def short_names(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Flat fields without the `init_args` of their names: `model.depth` for `model.init_args.depth`."""
     return {name.replace(".init_args", ""): value for name, value in fields.items()}
+
+
+def describes_run(name: str) -> bool:
+    """Whether a dotted field of a config says what a run is, not where it is kept."""
+    return name.partition(".")[0] not in NOT_THE_RUN
 
 
 def plain(value: Any) -> Any:

@@ -9,14 +9,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from lit_triwave.errors import TriwaveError
+from lit_triwave.tracking.run_files import LOCK_FILE
 
 try:
     import fcntl
 except ImportError:  # no Unix, no locks
     fcntl = None  # type: ignore[assignment]
 
-LOCK_FILE = ".lock"
-"""In a run folder while it is in use; one that a killed process leaves means nothing."""
 PATIENCE_SECONDS = 2.0
 """For a process that is just ending."""
 LOOK_SECONDS = 0.1

@@ -15,6 +15,7 @@ from typing import Any, Literal
 from lit_triwave.errors import TriwaveError
 from lit_triwave.files import ANOTHER_ROOT, open_folder, written_whole
 from lit_triwave.tracking.private_paths import hidden
+from lit_triwave.tracking.run_files import WANDB_ID, run_folder_of
 
 RUN_ID_VARIABLE = "LIT_TRIWAVE_RUN_ID"
 """Environment variable by which the first process tells the id to those that Lightning starts beside it."""
@@ -115,7 +116,7 @@ def wandb_id(folder: Path, checkpoint: dict[str, Any] | None, anew: bool = False
         checkpoint: its content.
         anew: a new one, as W&B has steps already that are now made in another way, and takes none back.
     """
-    file = folder / "wandb_id"
+    file = folder / WANDB_ID
     # A checkpoint may be of the run that this one has branched from, or from before it went back.
     kept = (file.read_text().strip() if file.is_file() else "") or (checkpoint or {}).get("run", {}).get("wandb_id")
     name: str = (swept() and os.environ.get("WANDB_RUN_ID")) or (not anew and kept) or secrets.token_hex(4)
@@ -148,46 +149,6 @@ def open_run_folder(folder: Path, needed: int = 0) -> None:
         )
 
 
-def latest_checkpoint(root: str, experiment: str, run_id: str | None = None, name: str = "last") -> Path | None:
-    """`last.ckpt` of a run, or of the newest run of an experiment; None where there is none yet.
-
-    Args:
-        root, experiment, run_id: see `Run`.
-        name: of another checkpoint.
-    """
-    found = (Path(root).expanduser() / experiment).glob(f"{run_id or '*'}/checkpoints/{name}.ckpt")
-    return max(found, key=lambda path: path.stat().st_mtime, default=None)
-
-
-def results_folder(folder: Path, checkpoint: Path | None) -> Path:
-    """Where the results of a checkpoint go: into its run's folder, as what is said there is of the run's last step, for
-    `last.ckpt` alone; for another one into a folder of its name there.
-
-    Args:
-        folder: of the run that the results are of.
-        checkpoint: that is evaluated; None for what was just trained.
-    """
-    apart = checkpoint is not None and checkpoint.resolve().parent == (folder / "checkpoints").resolve()
-    return folder / checkpoint.stem if checkpoint and apart and checkpoint.name != "last.ckpt" else folder
-
-
-def unsaved_run(root: str, experiment: str) -> str | None:
-    """The id of the newest run of an experiment if it has not saved a checkpoint yet."""
-    begun = (Path(root).expanduser() / experiment).glob("*/config.yaml")
-    newest = max(begun, key=lambda path: path.stat().st_mtime, default=None)
-    if newest is None or (newest.parent / "checkpoints" / "last.ckpt").is_file():
-        return None
-    return newest.parent.name
-
-
-def folder_of(checkpoint: Path | None) -> Path | None:
-    """The run folder, resolved, that a checkpoint lies in; None for a file elsewhere."""
-    if checkpoint is None or checkpoint.parent.name != "checkpoints":
-        return None
-    folder = checkpoint.resolve().parent.parent
-    return folder if (folder / "config.yaml").is_file() else None
-
-
 def place_run(run: Run, checkpoint: Path | None, branches: bool = False) -> Run:
     """Where a run belongs: in the run folder of its checkpoint, else in a new one unless an id was given.
 
@@ -196,13 +157,9 @@ def place_run(run: Run, checkpoint: Path | None, branches: bool = False) -> Run:
         checkpoint: that it goes on from, or that is evaluated.
         branches: whether an id that is not the checkpoint's means another run, which goes on from there.
     """
-    folder = folder_of(checkpoint)
+    folder = run_folder_of(checkpoint)
     if folder is None or (branches and run.id is not None and run.folder.resolve() != folder):
         return replace(run, id=run.id or new_run_id())
     experiments = folder.parent.parent
     root = os.path.relpath(experiments) if experiments.is_relative_to(Path.cwd()) else str(experiments)
     return replace(run, root=root, experiment=folder.parent.name, id=folder.name)
-
-
-RECORDED = ("git", "versions", "hardware", "branched_from")
-"""Parts of run.json that Weights & Biases gets too, flat, beside the config."""

@@ -11,12 +11,10 @@ from lightning.pytorch import LightningModule
 from lit_triwave.distributed.cluster import requeued
 from lit_triwave.errors import TriwaveError
 from lit_triwave.files import writable, written_whole
-from lit_triwave.tracking.lock import LOCK_FILE, PATIENCE_SECONDS, locked
+from lit_triwave.tracking.lock import PATIENCE_SECONDS, locked
 from lit_triwave.tracking.run import open_run_folder
+from lit_triwave.tracking.run_files import BEFORE_FIRST_STEP, CHECKPOINTS, LOCK_FILE, WANDB_RUNS
 
-SMALL_FILES = ("config.yaml", "hparams.yaml", "metrics.csv", "run.json", "wandb_id")
-"""What a fit writes into a run's folder before its first step."""
-WANDB_PARTS = "wandb/*run-*-*"
 REPORTING_BYTES = 20_000_000
 """Room in a run folder for what is not a checkpoint: metrics, figures, Weights & Biases."""
 LOST_NODE_SECONDS = 120.0
@@ -55,9 +53,9 @@ class FitFolder:
         self.created = created  # only now: until the lock is there, it may be another process that made it
         if not created and not goes_on and any(path.name != LOCK_FILE for path in self.path.iterdir()):
             raise TriwaveError(f"run {self.path} exists: resume it with --ckpt_path, or give another --run.id")
-        files = {name: self.path / name for name in SMALL_FILES}
+        files = {name: self.path / name for name in BEFORE_FIRST_STEP}
         self._before = {name: file.read_bytes() if file.is_file() else None for name, file in files.items()}
-        self._parts = {*self.path.glob(WANDB_PARTS)}
+        self._parts = {*self.path.glob(WANDB_RUNS)}
 
     def prepare(self, model: LightningModule) -> None:
         """Makes sure that there is room, and removes what a process that was killed while it saved has left.
@@ -68,7 +66,7 @@ class FitFolder:
         parameters = sum(value.numel() * value.element_size() for value in model.parameters())
         # Three checkpoints and one that is being written, each with what Adam keeps of the parameters.
         open_run_folder(self.path, 12 * parameters + REPORTING_BYTES)
-        for partial in (self.path / "checkpoints").glob("*.partial"):
+        for partial in (self.path / CHECKPOINTS).glob("*.partial"):
             partial.unlink(missing_ok=True)
 
     def undo(self) -> None:
@@ -88,7 +86,7 @@ class FitFolder:
 
     def drop_tracking(self) -> None:
         """Removes this process's part of the run's Weights & Biases run, which it has ended, after `undo`."""
-        for part in {*self.path.glob(WANDB_PARTS)} - self._parts:
+        for part in {*self.path.glob(WANDB_RUNS)} - self._parts:
             shutil.rmtree(part, ignore_errors=True)
         latest = self.path / "wandb" / "latest-run"
         if latest.is_symlink() and not latest.exists():

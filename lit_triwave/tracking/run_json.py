@@ -17,17 +17,14 @@ from jsonargparse import Namespace
 from lightning.pytorch import Trainer
 
 from lit_triwave.files import finite, write_json
-from lit_triwave.tracking.flat_config import flat, plain, short_names
+from lit_triwave.tracking.flat_config import describes_run, flat, plain, short_names
 from lit_triwave.tracking.private_paths import hidden
-from lit_triwave.tracking.run import MOST_LETTERS, RECORDED, Run
+from lit_triwave.tracking.run import MOST_LETTERS, Run
+from lit_triwave.tracking.run_files import RUN_JSON, SCHEMA, TRACKED_FIELDS
 
-SCHEMA = 2
-"""Of run.json and summary.json."""
 State = Literal["running", "finished", "stopped", "failed"]
 """Of a run: `stopped` by a signal, to go on; one that was killed is `running` for ever."""
 
-NOT_THE_RUN = ("run", "config", "ckpt_path", "weights_only")
-"""Parts of a config that say where a run is kept and how it is called, not what it is."""
 PACKAGES = ("lit_triwave", "torch", "lightning", "torchvision", "torchmetrics", "numpy", "wandb")
 GIT_SECONDS = 5.0
 
@@ -38,7 +35,7 @@ def flat_config(config: Namespace) -> dict[str, Any]:
     Returns:
         Name ↦ number, string, bool, None or list, `seed_everything` and `model.depth` among them.
     """
-    content = {name: value for name, value in plain(config).items() if name not in NOT_THE_RUN}
+    content = {name: value for name, value in plain(config).items() if describes_run(name)}
     typed: dict[str, Any] = hidden(finite(flat(content)))
     return {name: simple(value) for name, value in short_names(typed).items()}
 
@@ -160,7 +157,7 @@ class RunFile:
         hardware: dict[str, Any],
         branched_from: dict[str, Any] | None = None,
     ) -> None:
-        self.path = run.folder / "run.json"
+        self.path = run.folder / RUN_JSON
         self.void = False
         self.costs = costs
         self.content: dict[str, Any] = {
@@ -205,7 +202,7 @@ class RunFile:
     @property
     def tracked(self) -> dict[str, Any]:
         """What Weights & Biases gets as the run's config: the same, flat, with the costs, as summary.json has them."""
-        about = {name: self.content[name] for name in RECORDED if self.content[name]}
+        about = {name: self.content[name] for name in TRACKED_FIELDS if self.content[name]}
         return {**self.content["config"], **self.costs, **flat(about)}
 
 

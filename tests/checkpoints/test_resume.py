@@ -133,7 +133,7 @@ def test_before_its_first_step_is_saved_a_run_that_goes_back_stays_as_it_was(fit
     fit("", *back_to(run), "--trainer.callbacks+=tests.faults.SignalBeforeTraining", code=130)
     assert {path: path.read_bytes() for path in run.rglob("*.*") if path.is_file()} == before
     said = capsys.readouterr().out
-    assert f"stopped before its first step: {run} is as it was" in said and "go on with" not in said
+    assert f"stopped before the first step: {run} is unchanged" in said and "resume with" not in said
 
     def full(content: Any, path: Any) -> None:
         raise OSError(28, "No space left on device")

@@ -85,7 +85,7 @@ def test_after_sigterm_there_is_a_checkpoint_and_no_long_test(fit, capsys, times
     whole = fit("whole")
     run = fit("r", *times * signal_at(3, 2, "SIGTERM"), code=130)
     assert not (run / "summary.json").exists()
-    assert "interrupted in stage 'pretrain', epoch 4/5, step 18; go on with:" in capsys.readouterr().out
+    assert "interrupted in stage 'pretrain', epoch 4/5, step 18; resume with:" in capsys.readouterr().out
     fit("", "--ckpt_path", str(run / "checkpoints" / "last.ckpt"))
     assert_ends_alike(whole, run)
 

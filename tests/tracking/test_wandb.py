@@ -57,7 +57,7 @@ def test_a_run_that_goes_back_is_another_one_in_wandb(fit, capsys, name: str) ->
     assert (found / "wandb_id").read_text() != first
     assert_complete(found)
     assert yaml.safe_load((found / "config.yaml").read_text())["run"]["experiment"] == "x3_minus_x"
-    assert (f"{run} goes back to step 25; --run.id NAME" in capsys.readouterr().out) == (not name)
+    assert (f"{run} is rewound to step 25; --run.id NAME" in capsys.readouterr().out) == (not name)
     if name:
         assert {path: path.read_bytes() for path in before} == before
         assert rows(found)[:10] == rows(run)[:10]
@@ -78,7 +78,7 @@ def test_a_run_that_goes_back_from_its_polish_is_another_one_too(fit, capsys) ->
     assert_complete(run)
     capsys.readouterr()
     fit("", *small, "--model.polish.epochs", "3", "--ckpt_path", str(run / "checkpoints" / "pretrained.ckpt"))
-    assert f"{run} goes back to step 9; --run.id NAME" in capsys.readouterr().out
+    assert f"{run} is rewound to step 9; --run.id NAME" in capsys.readouterr().out
     assert (run / "wandb_id").read_text() != first
     assert_complete(run)
     assert tracked(run)[-1]["_step"] == 12 and "figures/fit.count" in tracked(run)[-1]

@@ -219,7 +219,7 @@ def unit(saved: Saved) -> str:
 
 def place(saved: Saved, seed: int) -> str:
     """Where in its run the checkpoint was taken, and which seed."""
-    where = saved.module.place(saved.epoch)
+    where: str = saved.module.place(saved.epoch)
     if saved.seeds == 1:
         return where
     best = ", the best one" if seed == saved.seed() else ""

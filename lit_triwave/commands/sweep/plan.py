@@ -13,17 +13,14 @@ from typing import Any, Literal
 
 import yaml
 
-from lit_triwave.checkpoints.same_run import DATA_MAY_DIFFER
 from lit_triwave.cli import main
 from lit_triwave.commands.config_checks import check_nulls
 from lit_triwave.commands.sweep.definition import Sweep
 from lit_triwave.commands.sweep.naming import arguments, configs_first, run_ids
 from lit_triwave.errors import TriwaveError
-from lit_triwave.tracking.flat_config import flat
+from lit_triwave.tracking.flat_config import DATA_ACCESS, describes_run, flat
 from lit_triwave.tracking.run import Run
-
-PLACES = ("run.", "trainer.", "config", "ckpt_path")
-"""Fields of a config that say where and how a run was made, not what it is."""
+from lit_triwave.tracking.run_files import CONFIG_YAML, METRICS_CSV, RUN_JSON, SUMMARY_JSON
 
 
 @dataclass(frozen=True)
@@ -45,10 +42,10 @@ class Planned:
     @property
     def state(self) -> Literal["finished", "begun", "new"]:
         """How far it is. A run that was stopped may have a summary, but says in run.json that it was."""
-        record = self.folder / "run.json"
+        record = self.folder / RUN_JSON
         if record.is_file():
             return "finished" if json.loads(record.read_text()).get("state") == "finished" else "begun"
-        if (self.folder / "summary.json").is_file():
+        if (self.folder / SUMMARY_JSON).is_file():
             return "finished"
         return "begun" if self.folder.is_dir() and any(self.folder.iterdir()) else "new"
 
@@ -62,12 +59,12 @@ class Planned:
 
     def metrics(self) -> list[str]:
         """What its summary has."""
-        summary = self.folder / "summary.json"
+        summary = self.folder / SUMMARY_JSON
         return list(json.loads(summary.read_text())) if summary.is_file() else []
 
     def metric(self, name: str | None) -> float | None:
         """A number of its summary, else the last one of that name in metrics.csv; None where there is none."""
-        summary, metrics = self.folder / "summary.json", self.folder / "metrics.csv"
+        summary, metrics = self.folder / SUMMARY_JSON, self.folder / METRICS_CSV
         value = json.loads(summary.read_text()).get(name) if summary.is_file() else None
         if value is None and metrics.is_file():
             with metrics.open(newline="") as file:
@@ -155,16 +152,16 @@ def refuse_other_runs(sweep: Sweep, runs: list[Planned]) -> None:
     seen = set()
     for run in runs:
         config = str(run.values.get("config"))
-        file = run.folder / "config.yaml"
+        file = run.folder / CONFIG_YAML
         if config in seen or not file.is_file():
             continue
         seen.add(config)
         there, here = (flat(content) for content in (yaml.safe_load(file.read_text()), parsed(run.words)))
-        free = (*PLACES, *(f"data.init_args.{name}" for name in DATA_MAY_DIFFER))
+        free = ("trainer.", *(f"data.init_args.{name}" for name in DATA_ACCESS))
         differing = [
             f"{name.replace('.init_args', '')} is {there.get(name)!r} there and {here.get(name)!r} here"
             for name in {**there, **here}
-            if there.get(name) != here.get(name) and not name.startswith(free)
+            if there.get(name) != here.get(name) and describes_run(name) and not name.startswith(free)
         ]
         if differing:
             raise TriwaveError(

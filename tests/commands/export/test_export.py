@@ -293,7 +293,7 @@ def test_nothing_is_overwritten_unasked_nor_left_when_it_is_not_the_model(
         (["{run}/config.yaml"], "cannot be read", 1),
         (["{run}/figures"], "is no folder of a run or of an experiment", 1),
         (["{run}/state.pt"], "is not a run's checkpoint: torch can read it, but there is no module", 1),
-        (["{run}/foreign.ckpt"], "is of somewhere.Else: FunctionRegressor or ImageClassifier is expected", 1),
+        (["{run}/foreign.ckpt"], "must be of FunctionRegressor or ImageClassifier, got somewhere.Else", 1),
         (["{run}/older.ckpt"], "is of another version of lit_triwave: FunctionRegressor has no neurons here", 1),
         (["{run}/shapes.ckpt"], "is of another version of lit_triwave", 1),
         (["{run}/stage_nan.ckpt"], "has stage_number nan: one of 0 (pretrain), 1 (train), 2 (polish)", 1),

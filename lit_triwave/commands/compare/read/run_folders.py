@@ -15,21 +15,19 @@ import yaml
 from lit_triwave.commands.compare.read.compared_run import RUNNING_SECONDS, ComparedRun
 from lit_triwave.commands.compare.read.metrics_csv import MetricsFile, last_values
 from lit_triwave.errors import reason
-from lit_triwave.tracking.flat_config import flat, short_names
-from lit_triwave.tracking.lock import LOCK_FILE
-from lit_triwave.tracking.run import RECORDED
+from lit_triwave.tracking.flat_config import describes_run, flat, short_names
+from lit_triwave.tracking.run_files import (
+    ABOUT_FIELDS,
+    CONFIG_YAML,
+    METRICS_CSV,
+    RUN_JSON,
+    RUN_MARKS,
+    SCHEMA,
+    SUMMARY_JSON,
+    WRITTEN_BY_FIT,
+)
 
-SCHEMA = 2
-"""The newest layout of run.json and summary.json that is known here."""
-RUN_FILES = ("run.json", "summary.json", "metrics.csv", "config.yaml")
-"""A folder with one of them is that of a run."""
-ABOUT = ("group", "job_type", "started", "ended", *RECORDED)
-"""What run.json has besides the config."""
-WRITTEN_BY_FIT = ("run.json", "metrics.csv", "config.yaml", LOCK_FILE, "checkpoints/*", "wandb/*run-*/*.wandb")
-"""By whose times a run is known to be going; `inspect`, `test` and `export` write others."""
 WANDB_FOLDER = re.compile(r"wandb|(offline-)?run-\d{8}_\d{6}-\w+")
-PLACES = ("run.", "config", "ckpt_path", "weights_only")
-"""Fields of a config.yaml that say where a run was."""
 
 
 def find_run_folders(root: Path, skipped: list[str]) -> list[Path]:
@@ -57,7 +55,7 @@ def _below(folder: Path, seen: set[tuple[int, int]], skipped: list[str]) -> Iter
     if (status.st_dev, status.st_ino) in seen:  # links may go in circles
         return
     seen.add((status.st_dev, status.st_ino))
-    if any(entry.name in RUN_FILES for entry in entries):
+    if any(entry.name in RUN_MARKS for entry in entries):
         yield folder
         return
     for entry in entries:
@@ -76,26 +74,26 @@ def read_run_folder(folder: Path) -> ComparedRun:
     """A run folder as it is: damaged, missing and newer files become notes.
 
     Args:
-        folder: that has one of `RUN_FILES`.
+        folder: that has one of `RUN_MARKS`.
     """
     notes: list[str] = []
-    record = json_object(folder / "run.json", notes)
-    summary = json_object(folder / "summary.json", notes)
+    record = json_object(folder / RUN_JSON, notes)
+    summary = json_object(folder / SUMMARY_JSON, notes)
     config = record.get("config")
     if not isinstance(config, dict):
-        config = _old_config(folder / "config.yaml", notes)
+        config = _old_config(folder / CONFIG_YAML, notes)
     newest = max(_schema(record), _schema(summary))
     if newest > SCHEMA:
         notes.append(f"written by a newer lit_triwave (schema {newest})")
     experiment = str(record.get("experiment") or folder.absolute().parent.name)
-    state = record.get("state") or ("finished" if (folder / "summary.json").is_file() else "running")
+    state = record.get("state") or ("finished" if (folder / SUMMARY_JSON).is_file() else "running")
     if state == "running" and not _is_fresh(folder):
         state = "cut off"
-    if state == "finished" and not (folder / "summary.json").is_file():
-        notes.append("summary.json is missing")
-    if state == "finished" and (not summary or (not record and (folder / "run.json").is_file())):
+    if state == "finished" and not (folder / SUMMARY_JSON).is_file():
+        notes.append(f"{SUMMARY_JSON} is missing")
+    if state == "finished" and (not summary or (not record and (folder / RUN_JSON).is_file())):
         state = "damaged"  # whether it was finished, or what came of it, is not known
-    history = MetricsFile(folder / "metrics.csv", notes)
+    history = MetricsFile(folder / METRICS_CSV, notes)
     if state != "finished":
         summary = last_values(history()) | summary
     tags = record.get("tags")
@@ -109,7 +107,7 @@ def read_run_folder(folder: Path) -> ComparedRun:
         history=history,
         notes=notes,
         tags=[str(tag) for tag in tags] if isinstance(tags, list) else [],
-        about=flat({name: record[name] for name in ABOUT if record.get(name) is not None}),
+        about=flat({name: record[name] for name in ABOUT_FIELDS if record.get(name) is not None}),
         wandb_id=record.get("wandb_id"),
     )
 
@@ -144,7 +142,7 @@ def _old_config(path: Path, notes: list[str]) -> dict[str, Any]:
     except (OSError, ValueError, yaml.YAMLError) as error:
         notes.append(f"{path.name} is damaged ({reason(error, 80)})")
         return {}
-    return {name: value for name, value in short_names(flat(content)).items() if not name.startswith(PLACES)}
+    return {name: value for name, value in short_names(flat(content)).items() if describes_run(name)}
 
 
 def _is_fresh(folder: Path) -> bool:

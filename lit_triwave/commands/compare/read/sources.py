@@ -7,8 +7,9 @@ from importlib import import_module
 from pathlib import Path
 
 from lit_triwave.commands.compare.read.compared_run import ComparedRun
-from lit_triwave.commands.compare.read.run_folders import RUN_FILES, find_run_folders, read_run_folder
+from lit_triwave.commands.compare.read.run_folders import find_run_folders, read_run_folder
 from lit_triwave.errors import TriwaveError
+from lit_triwave.tracking.run_files import RUN_MARKS
 
 HOSTED = "wandb:"
 
@@ -67,7 +68,7 @@ def _read_wandb(address: str, skipped: list[str]) -> list[ComparedRun]:
 def _folders(address: str, skipped: list[str]) -> Sequence[ComparedRun | Path]:
     """The run folders in a folder; where there are none, the offline W&B runs in it."""
     path = Path(address)
-    looks = f"a run's folder has {', '.join(RUN_FILES[:-1])} or {RUN_FILES[-1]}, as runs/<experiment>/<run id>/ does"
+    looks = f"a run's folder has {', '.join(RUN_MARKS[:-1])} or {RUN_MARKS[-1]}, as runs/<experiment>/<run id>/ does"
     if not path.exists():
         raise TriwaveError(f"{address}: no such folder; {looks}")
     if not path.is_dir():

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from lit_triwave.tracking.flat_config import flat, short_names
-from lit_triwave.tracking.run import RECORDED
+from lit_triwave.tracking.run_files import TRACKED_FIELDS
 
 OWN = ("_", "trainer/global_step")
 """Beginnings of names that are W&B's, or Lightning's doing for W&B."""
-ABOUT = tuple(f"{name}." for name in RECORDED)
+ABOUT = tuple(f"{name}." for name in TRACKED_FIELDS)
 COSTS = ("parameters", "multiply_adds")
 """What our loggers put beside a run's config; the summary of a finished run has it too."""
 

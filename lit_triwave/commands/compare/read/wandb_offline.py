@@ -16,6 +16,7 @@ from lit_triwave.commands.compare.read.compared_run import RUNNING_SECONDS, Comp
 from lit_triwave.commands.compare.read.run_folders import json_object
 from lit_triwave.commands.compare.read.wandb_fields import about, columns, flat_config, flat_summary
 from lit_triwave.errors import TriwaveError, reason
+from lit_triwave.tracking.run_files import RUN_JSON
 from lit_triwave.tracking.wandb_files import is_cut, records
 
 MAGIC = b":W&B"
@@ -111,7 +112,7 @@ def state(file: Path, exit_code: int | None, notes: list[str]) -> str:
 
     A segment without an end is not that of a whole run, whatever the folder says; that is noted.
     """
-    said = json_object(file.parent.parent.parent / "run.json", []).get("state")
+    said = json_object(file.parent.parent.parent / RUN_JSON, []).get("state")
     ended = said in ("finished", "stopped", "failed")
     if exit_code is not None:
         return str(said) if ended else "failed" if exit_code else "finished"

@@ -11,13 +11,12 @@ from lit_triwave.commands.compare.read.compared_run import ComparedRun
 from lit_triwave.commands.compare.table.fields import comparable, value_of
 from lit_triwave.commands.compare.table.statistics import Sample, averaged, is_lost, pooled, sample_of, seeds_of
 from lit_triwave.errors import some
+from lit_triwave.tracking.flat_config import DATA_ACCESS
 
 SEEDS = ("seed", "split_seed", "seed_everything")
 """Last words of the fields that are seeds."""
 TRAINER = ("precision", "max_epochs", "max_steps", "accumulate_grad_batches", "gradient_clip_val")
 """Fields of the trainer that decide a result; the others say where and how fast it was reached."""
-DATA_PLACES = ("root", "download", "checksums", "workers", "eval_batch_size", "on_device", "channels_last")
-"""Fields of the data that say where they lie and how they are read."""
 TARGET = ("data.expression", "data.class_path", "data.path", "data.target", "data.domain")
 """Fields that say what a run's errors are of; those of different targets are not compared."""
 
@@ -97,7 +96,8 @@ def _decides(name: str) -> bool:
     first, _, rest = name.partition(".")
     if first == "trainer":
         return rest in TRAINER
-    return not (is_seed(name) or (first == "data" and rest in DATA_PLACES) or name == "model.compile")
+    access = first == "data" and rest in DATA_ACCESS and not is_target(name)
+    return not (is_seed(name) or access or name == "model.compile")
 
 
 def is_target(name: str) -> bool:
