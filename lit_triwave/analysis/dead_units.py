@@ -11,13 +11,12 @@ from torch.utils.hooks import RemovableHandle
 
 from lit_triwave.construction.triangle import BlockWeights
 from lit_triwave.nn.bank import TriangleBank
-from lit_triwave.nn.baselines import DenseNetwork
+from lit_triwave.nn.constructed import ConstructedNetwork
 from lit_triwave.nn.heads import DenseHead
-from lit_triwave.nn.networks import TriangleNetwork
 
 
 @torch.no_grad()
-def dead_share(network: TriangleNetwork | DenseNetwork, plain: nn.Sequential, x: Tensor) -> float:
+def dead_share(network: nn.Module, plain: nn.Sequential, x: Tensor) -> float:
     """The share of the hidden neurons of one replica that are zero for all inputs.
 
     Args:
@@ -30,11 +29,11 @@ def dead_share(network: TriangleNetwork | DenseNetwork, plain: nn.Sequential, x:
     return float((shares == 0).double().mean())
 
 
-def hidden_shares(network: TriangleNetwork | DenseNetwork, plain: nn.Sequential, x: Tensor) -> list[Tensor]:
+def hidden_shares(network: nn.Module, plain: nn.Sequential, x: Tensor) -> list[Tensor]:
     """For each hidden layer of one replica the share of the inputs on which each neuron is above zero.
 
-    Not of the clamp between inner and outer subnetworks of a composition: it has no parameters, and one of its two
-    neurons is there for sums above 1, which a fit need not have.
+    Layers that only clamp values between subnetworks are left out: they have no parameters, and one of the two neurons
+    of a clamp is there for values above 1, which a fit need not have.
 
     Args:
         network: the replica's.
@@ -45,9 +44,8 @@ def hidden_shares(network: TriangleNetwork | DenseNetwork, plain: nn.Sequential,
         One tensor for each layer, (neurons,), float64.
     """
     shares = relu_shares(plain, x)
-    if isinstance(network, TriangleNetwork) and network.outer is not None:
-        del shares[network.bank.depth]
-    return shares
+    clamps = network.clamps if isinstance(network, ConstructedNetwork) else ()
+    return [share for i, share in enumerate(shares) if i not in clamps]
 
 
 def relu_shares(network: nn.Sequential, x: Tensor) -> list[Tensor]:

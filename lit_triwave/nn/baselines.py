@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_triwave.construction import dense
+from lit_triwave.nn.derivatives import Layer, Rows, backward_sweep, forward_sweep
 from lit_triwave.nn.scaling import Domain, UnitScaling
 from lit_triwave.nn.sizes import check_sizes
 
@@ -131,3 +132,13 @@ class DenseNetwork(nn.Module):
         """One replica as plain layers, from (batch, in_features) to (batch, 1)."""
         layers = zip(self.weight, self.bias, strict=True)
         return dense.sequential([(w[replica].detach(), b[replica, 0].detach()) for w, b in layers])
+
+    def jacobian_rows(self, x: Tensor, rows: Rows) -> Tensor:
+        """Writes the derivatives of all replicas by all parameters, see `optim.jacobian`; returns values, (R, B)."""
+        layers = [
+            Layer(w, b[:, 0], rows[f"weight.{i}"], rows[f"bias.{i}"][:, 0])
+            for i, (w, b) in enumerate(zip(self.weight, self.bias, strict=True))
+        ]
+        activations = forward_sweep(layers, x.T.expand(self.replicas, *x.T.shape))
+        backward_sweep(layers, activations, torch.ones_like(activations[-1]), to_input=False)
+        return activations[-1][:, 0]

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from lit_triwave.construction import dense
-from lit_triwave.nn.bank import Curvatures, Release, TriangleBank, wave_signs
+from lit_triwave.nn.bank import Curvatures, TriangleBank, wave_signs
+from lit_triwave.nn.constructed import ConstructedNetwork, WiredBank
+from lit_triwave.nn.derivatives import BankSweep, Rows
 from lit_triwave.nn.scaling import Domain, UnitScaling
 from lit_triwave.nn.sizes import check_sizes
 
 Wiring = Literal["single", "difference", "sum", "composition"]
 
 
-class TriangleNetwork(nn.Module):
+class TriangleNetwork(ConstructedNetwork):
     """Functions of one or several variables as a wiring of constructed subnetworks, for many replicas (seeds) at once.
 
     | wiring | subnetworks | function |
@@ -119,22 +121,27 @@ class TriangleNetwork(nn.Module):
         return [self.bank] if self.outer is None else [self.bank, self.outer]
 
     @property
-    def replicas(self) -> int:
-        return self.bank.shape[0]
-
-    @property
     def segments(self) -> int:
         """Linear pieces that the depth buys in one variable: 2^depth for each subnetwork that sees it."""
         return (1 << self.bank.depth) * (2 if self.wiring == "difference" else 1)
 
     @property
-    def parameterization(self) -> Literal["peaks", "weights"]:
-        return self.bank.parameterization
+    def clamps(self) -> tuple[int, ...]:
+        return () if self.outer is None else (self.bank.depth,)
 
-    def release(self, kind: Release = "blocks", recruited: bool = False) -> None:
-        """See `TriangleBank.release`."""
-        for bank in self.banks:
-            bank.release(kind, recruited)
+    def wired_banks(self, variables: Sequence[str]) -> list[WiredBank]:
+        low, high = self.scaling.lower.tolist(), (self.scaling.lower + self.scaling.span).tolist()
+        sources = self.coordinate.tolist()
+        labels = [
+            f"{'N' if sign > 0 else '−M'}({variables[j]})"
+            for j, sign in zip(sources, self.output_sign.tolist(), strict=True)
+        ]
+        found = [
+            WiredBank(self.bank, "subnetworks", labels, [(variables[j], low[j], high[j]) for j in sources], sources)
+        ]
+        if self.outer is not None:
+            found.append(WiredBank(self.outer, "outer network", ["outer"], [("inner sum, in [0, 1]", 0.0, 1.0)], [0]))
+        return found
 
     def forward(self, x: Tensor) -> Tensor:
         """Evaluates all replicas.
@@ -151,21 +158,43 @@ class TriangleNetwork(nn.Module):
             y = self.outer((self.outer_gain * y + self.outer_shift)[..., None])[..., 0]
         return self.scaling.outputs(y)
 
-    def to_sequential(self, replica: int = 0) -> nn.Sequential:
-        """One replica as plain `nn.Linear` and `nn.ReLU` layers, from (batch, in_features) to (batch, 1).
-
-        Same outputs on the domain; inputs outside it are not clamped.
-        """
-        dtype, m = self.output_sign.dtype, self.scaling.in_features
-        picks = torch.eye(m, dtype=dtype, device=self.output_sign.device)[self.coordinate]
-        none = picks.new_zeros(len(picks))
-        parts = [[self.scaling.input_layer()], [(picks, none)], self.bank.select(replica).affine_layers()]
-        combine = self.output_sign[None]
+    def affine_layers(
+        self,
+        replica: int,
+        bank_layers: Callable[[TriangleBank], list[dense.Affine]] = TriangleBank.affine_layers,
+        clamped: bool = False,
+    ) -> list[dense.Affine]:
+        picks = torch.eye(self.scaling.in_features).to(self.output_sign)[self.coordinate]
+        none, combine = picks.new_zeros(len(picks)), self.output_sign[None]
+        parts = [self.input_parts(clamped), [(picks, none)], bank_layers(self.bank.select(replica))]
         if self.outer is None:
             parts.append([(combine, none[:1])])
         else:
             gain, shift = self.outer_gain[replica].detach(), self.outer_shift[replica].detach()
             parts.append([(gain * combine, shift[None])])
             # The clamp's first affine map has to follow its input without a ReLU between: `chain` merges the two.
-            parts += [dense.clamp_layers(1, like=picks), self.outer.select(replica).affine_layers()]
-        return dense.sequential(dense.chain(*parts, [self.scaling.output_layer()]))
+            parts += [dense.clamp_layers(1, like=picks), bank_layers(self.outer.select(replica))]
+        return dense.chain(*parts, [self.scaling.output_layer()])
+
+    def jacobian_rows(self, x: Tensor, rows: Rows) -> Tensor:
+        """Writes the derivatives of all replicas by all parameters, see `optim.jacobian`; returns the values, (R, B).
+
+        Raises:
+            ValueError: the parameters are still the peaks.
+        """
+        u = self.scaling.inputs(x).clamp(0, 1).T[self.coordinate]  # (n, B)
+        inner = BankSweep(self.bank, "bank.", rows)
+        sign = self.output_sign[:, None]
+        y = (inner.forward(u.expand(self.replicas, *u.shape)) * sign).sum(-2)  # (R, B)
+        sensitivity = self.scaling.scale.expand_as(y)
+        if self.outer is not None:
+            gain, shift = self.outer_gain[:, None], self.outer_shift[:, None]
+            v = gain * y + shift
+            outer = BankSweep(self.outer, "outer.", rows)
+            value = outer.forward(v.clamp(0, 1)[:, None])[:, 0]
+            g = outer.backward(sensitivity[:, None])[:, 0] * ((v >= 0) & (v <= 1))
+            torch.mul(g, y, out=rows["outer_gain"])
+            rows["outer_shift"].copy_(g)
+            sensitivity, y = g * gain, value
+        inner.backward(sensitivity[:, None] * sign, to_input=False)
+        return self.scaling.outputs(y)

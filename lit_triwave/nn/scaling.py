@@ -70,5 +70,15 @@ class UnitScaling(nn.Module):
     def input_layer(self) -> Affine:
         return torch.diag(1 / self.span), -self.lower / self.span
 
+    def clamped_layers(self) -> list[Affine]:
+        """The affine maps from the domain's units to [0, 1], with the clamp: u = 1 − relu(1 − relu(x − lower) / span).
+
+        Subtracting first, as `inputs` does, loses nothing where a domain is far from zero. The form
+        relu(u) − relu(u − 1) would lose the one for inputs far outside.
+        """
+        eye = torch.eye(self.in_features).to(self.lower)
+        one = torch.ones_like(self.lower)
+        return [(eye, -self.lower), (-torch.diag(1 / self.span), one), (-eye, one)]
+
     def output_layer(self) -> Affine:
         return self.scale.reshape(1, 1), self.offset.reshape(1)

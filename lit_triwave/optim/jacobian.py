@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
-from lit_triwave.nn.bank import TriangleBank
-from lit_triwave.nn.baselines import DenseNetwork
-from lit_triwave.nn.networks import TriangleNetwork
 
+@runtime_checkable
+class AnalyticJacobian(Protocol):
+    """A network that writes its own Jacobian, such as `TriangleNetwork` and `DenseNetwork`."""
 
-class _Layer(NamedTuple):
-    """An affine map and the places in the Jacobian where its derivatives go; B samples, which come last."""
+    def jacobian_rows(self, x: Tensor, rows: Mapping[str, Tensor]) -> Tensor:
+        """Writes the derivatives at x, shape (B, …), and returns the values.
 
-    weight: Tensor  # (*lead, out, in)
-    bias: Tensor  # (*lead, out)
-    weight_rows: Tensor  # (*lead, out, in, B)
-    bias_rows: Tensor  # (*lead, out, B)
+        Args:
+            x: the samples.
+            rows: parameter name ↦ memory for its derivatives, shape (*parameter, B).
+
+        Returns:
+            Shape (R, B).
+        """
 
 
 def parameter_count(network: nn.Module) -> int:
@@ -33,9 +36,8 @@ def jacobian(
     """The outputs of all replicas and their derivatives by all parameters.
 
     Replicas share no parameters, so one derivative of the *sum* of their outputs holds the rows of all of them. For
-    this project's networks the rows are written by a single backward sweep over the samples: the derivative by an entry
-    (i, j) of a weight matrix is the sensitivity of neuron i times the activation of neuron j. Other modules go through
-    `torch.func`.
+    this project's networks the rows are written by a single backward sweep over the samples, see `AnalyticJacobian`.
+    Other modules go through `torch.func`.
 
     Args:
         network: a module from (B, …) to (B, R) all of whose parameters have a leading dimension R. Parameters that
@@ -49,7 +51,7 @@ def jacobian(
         flattened.
 
     Raises:
-        ValueError: for a `TriangleNetwork` whose parameters are still the peaks.
+        ValueError: for a network of constructed subnetworks whose parameters are still the peaks.
     """
     parameters = dict(network.named_parameters())
     replicas = len(next(iter(parameters.values())))
@@ -62,10 +64,8 @@ def jacobian(
         for (name, p), part in zip(parameters.items(), torch.split(rows, sizes, 1), strict=True)
     }
     with torch.no_grad():
-        if analytic and isinstance(network, TriangleNetwork):
-            return _triangle(network, x, views), rows
-        if analytic and isinstance(network, DenseNetwork):
-            return _dense_baseline(network, x, views), rows
+        if analytic and isinstance(network, AnalyticJacobian):
+            return network.jacobian_rows(x, views), rows
         return _generic(network, x, views), rows
 
 
@@ -83,88 +83,6 @@ def _generic(network: nn.Module, x: Tensor, rows: dict[str, Tensor]) -> Tensor:
         rows[name].copy_(gradient.movedim(0, -1))
     result: Tensor = values.T
     return result
-
-
-def _triangle(network: TriangleNetwork, x: Tensor, rows: dict[str, Tensor]) -> Tensor:
-    if network.parameterization != "weights":
-        raise ValueError("the network's parameters are still its peaks: call release() first")
-    u = network.scaling.inputs(x).clamp(0, 1).T[network.coordinate]  # (n, B)
-    inner = _bank_layers(network.bank, "bank.", rows)
-    activations = _forward(inner, _to_bank(network.bank, u.expand(network.replicas, *u.shape)))
-    sign = network.output_sign[:, None]
-    y = (_from_bank(network.bank, activations[-1]) * sign).sum(-2)  # (R, B)
-    sensitivity = network.scaling.scale.expand_as(y)
-    if network.outer is not None:
-        gain, shift = network.outer_gain[:, None], network.outer_shift[:, None]
-        v = gain * y + shift
-        outer = _bank_layers(network.outer, "outer.", rows)
-        outer_activations = _forward(outer, _to_bank(network.outer, v.clamp(0, 1)[:, None]))
-        g = _backward(outer, outer_activations, _to_bank(network.outer, sensitivity[:, None]))
-        g = _from_bank(network.outer, g)[:, 0] * ((v >= 0) & (v <= 1))
-        torch.mul(g, y, out=rows["outer_gain"])
-        rows["outer_shift"].copy_(g)
-        sensitivity = g * gain
-        y = _from_bank(network.outer, outer_activations[-1])[:, 0]
-    _backward(inner, activations, _to_bank(network.bank, sensitivity[:, None] * sign), to_input=False)
-    return network.scaling.outputs(y)
-
-
-def _dense_baseline(network: DenseNetwork, x: Tensor, rows: dict[str, Tensor]) -> Tensor:
-    layers = [
-        _Layer(w, b[:, 0], rows[f"weight.{i}"], rows[f"bias.{i}"][:, 0])
-        for i, (w, b) in enumerate(zip(network.weight, network.bias, strict=True))
-    ]
-    activations = _forward(layers, x.T.expand(network.replicas, *x.T.shape))
-    _backward(layers, activations, torch.ones_like(activations[-1]), to_input=False)
-    return activations[-1][:, 0]
-
-
-def _to_bank(bank: TriangleBank, values: Tensor) -> Tensor:
-    """(R, n, B) ↦ inputs or outputs of the bank's layers: (R, n, 1, B) for blocks, as it is for dense layers."""
-    return values[:, :, None] if bank.released == "blocks" else values
-
-
-def _from_bank(bank: TriangleBank, values: Tensor) -> Tensor:
-    return values[:, :, 0] if bank.released == "blocks" else values
-
-
-def _bank_layers(bank: TriangleBank, prefix: str, rows: dict[str, Tensor]) -> list[_Layer]:
-    """The affine maps of a released bank of shape (R, n)."""
-
-    def get(name: str) -> tuple[Tensor, Tensor]:
-        return getattr(bank, name), rows[prefix + name]
-
-    (w, w_rows), (b, b_rows) = get("input_weight"), get("input_bias")
-    (hw, hw_rows), (hb, hb_rows) = get("hidden_weight"), get("hidden_bias")
-    (v, v_rows), (c, c_rows) = get("output_weight"), get("output_bias")
-    if bank.released == "blocks":  # one neuron at either end, whose dimension the bank leaves out
-        w, w_rows, v, v_rows = w[..., None], w_rows[..., None, :], v[..., None, :], v_rows[..., None, :, :]
-        c, c_rows = c[..., None], c_rows[..., None, :]
-    depth = b.ndim - 1  # the dimension of the hidden layers
-    hidden = zip(hw.unbind(depth), hb.unbind(depth), hw_rows.unbind(depth), hb_rows.unbind(depth), strict=True)
-    return [_Layer(w, b, w_rows, b_rows), *(_Layer(*layer) for layer in hidden), _Layer(v, c, v_rows, c_rows)]
-
-
-def _forward(layers: list[_Layer], h: Tensor) -> list[Tensor]:
-    """The input, what each hidden layer passes on, and the output; each (*lead, neurons, B)."""
-    activations = [h]
-    for i, layer in enumerate(layers):
-        h = (layer.weight @ h).add_(layer.bias[..., None])
-        activations.append(h.relu_() if i < len(layers) - 1 else h)
-    return activations
-
-
-def _backward(layers: list[_Layer], activations: list[Tensor], g: Tensor, *, to_input: bool = True) -> Tensor:
-    """Writes the rows of all layers, given the output's sensitivity g, (*lead, outputs, B); returns the input's."""
-    for i in range(len(layers) - 1, -1, -1):
-        layer, h = layers[i], activations[i]
-        torch.mul(g[..., :, None, :], h[..., None, :, :], out=layer.weight_rows)
-        layer.bias_rows.copy_(g)
-        if i or to_input:
-            g = layer.weight.mT @ g
-        if i:
-            g = g.mul_(h > 0)
-    return g
 
 
 class NormalEquations(NamedTuple):

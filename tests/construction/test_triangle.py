@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -26,7 +26,8 @@ F64 = torch.float64
 HALF = torch.tensor(0.5, dtype=F64)
 ANY_PEAK = st.floats(1e-2, 1 - 1e-2)
 SIGNS = st.sampled_from([-1.0, 1.0])
-# Rounding decides some of these; the same examples every time.
+# Rounding decides some of these, so the examples are not random. They still depend on the modules that are loaded:
+# Hypothesis takes constants from those. So bounds have to hold for every example, not only for those of today.
 reproducible = settings(max_examples=60, deadline=None, derandomize=True)
 
 
@@ -161,6 +162,7 @@ def test_theorem31_makes_every_truncation_strictly_convex_or_concave(seed: int, 
     sign=SIGNS,
     seed=st.integers(0, 2**32),
 )
+@example(where=[0.0] * 13, first=1.0, alpha=0.0, beta=0.0, sign=-1.0, seed=0)  # slopes up to 1 / margin¹²
 def test_network_and_waves_are_one_function_with_one_gradient(
     margin: float,
     value_error: float,
@@ -185,8 +187,12 @@ def test_network_and_waves_are_one_function_with_one_gradient(
         gradients.append(torch.autograd.grad(values[-1] @ direction, inputs))
     size = 1 + abs(alpha) + abs(beta) + 2 * first
     torch.testing.assert_close(values[1], values[0], rtol=0, atol=value_error * size)
-    for waves_gradient, network_gradient in zip(*gradients, strict=True):
-        bound = gradient_error * max(size, waves_gradient.abs().max().item())
+    # The derivative by a scale is a wave itself. It is as uncertain as x, times the slope of the wave: up to margin^−d.
+    x.requires_grad_()
+    (slopes,) = torch.autograd.grad(waves(x, peaks[:-1])[:, -1].sum(), x)
+    of_scales = 100 * torch.finfo(F64).eps * float(direction.abs() @ slopes.abs())
+    for uncertain, waves_gradient, network_gradient in zip((0.0, of_scales, 0.0, 0.0), *gradients, strict=True):
+        bound = gradient_error * max(size, waves_gradient.abs().max().item()) + uncertain
         torch.testing.assert_close(network_gradient, waves_gradient, rtol=0, atol=bound)
 
 

@@ -13,9 +13,8 @@ from lit_triwave.construction import dense
 from lit_triwave.nn.backbones import Pixels, SmallCNN
 from lit_triwave.nn.bank import TriangleBank
 from lit_triwave.nn.baselines import DenseNetwork
+from lit_triwave.nn.constructed import ConstructedNetwork
 from lit_triwave.nn.heads import BlockDiagonalHead, BlockDiagonalLayers, DenseHead
-from lit_triwave.nn.networks import TriangleNetwork
-from lit_triwave.nn.scaling import UnitScaling
 
 
 class NormalCDF(nn.Module):
@@ -69,37 +68,12 @@ def plain_network(
     network = copy.deepcopy(saved.module.network)
     if isinstance(network, DenseNetwork):
         plain: nn.Module = network.double().to_sequential(seed)
-    elif isinstance(network, TriangleNetwork):
-        plain = function_layers(network.double(), seed)
+    elif isinstance(network, ConstructedNetwork):
+        plain = dense.sequential(network.double().affine_layers(seed, bank_layers, clamped=True))
     else:
         plain = without_ours(network)
     plain = plain.to(arithmetic)
     return (plain if arithmetic == dtype else InFloat64(plain)).eval().requires_grad_(False)
-
-
-def function_layers(network: TriangleNetwork, seed: int) -> nn.Sequential:
-    """One seed of a wiring as Linear, ReLU, …, Linear."""
-    picks = torch.eye(network.scaling.in_features).to(network.output_sign)[network.coordinate]
-    none, combine = picks.new_zeros(len(picks)), network.output_sign[None]
-    parts = [domain_clamp(network.scaling), [(picks, none)], bank_layers(network.bank.select(seed))]
-    if network.outer is None:
-        parts.append([(combine, none[:1])])
-    else:
-        gain, shift = network.outer_gain[seed], network.outer_shift[seed]
-        parts.append([(gain * combine, shift[None])])
-        parts += [dense.clamp_layers(1, like=picks), bank_layers(network.outer.select(seed))]
-    return dense.sequential(dense.chain(*parts, [network.scaling.output_layer()]))
-
-
-def domain_clamp(scaling: UnitScaling) -> list[dense.Affine]:
-    """Inputs in the domain's units ↦ [0, 1], clamped: u = 1 − relu(1 − relu(x − lower) / span).
-
-    Subtracting first, as the model does, loses nothing where a domain is far from zero; relu(u) − relu(u − 1) would
-    lose the one in inputs far outside.
-    """
-    eye = torch.eye(scaling.in_features).to(scaling.lower)
-    one = torch.ones_like(scaling.lower)
-    return [(eye, -scaling.lower), (-torch.diag(1 / scaling.span), one), (-eye, one)]
 
 
 def without_ours(module: nn.Module) -> nn.Module:

@@ -136,7 +136,7 @@ def of_the_network(saved: Saved, seed: int, parts: Sequence[Group], lost: dict[i
         one = plural(nets, "subnetwork")
         squash = f", {arguments['squash']} squash" if "squash" in arguments else ""
         yield (
-            "outer network" if part.labels == ["outer"] else "subnetworks",
+            part.name,
             f"{one}, {plural(part.bank.depth, 'hidden layer')} of {4 * nets} neurons{squash}; {state(part)}",
         )
 
@@ -160,7 +160,7 @@ def of_the_release(saved: Saved, part: Group) -> Iterator[tuple[str, str]]:
     """What training has made of the weights since they were released."""
     if part.bank.released is None:
         return
-    name = f" ({part.labels[0]})" if part.labels == ["outer"] else ""
+    name = "" if part.name == "subnetworks" else f" ({part.name})"
     distance = part.distance(bool(saved.module.hparams.get("recruit", False)))
     moved = ", ".join(f"{kind} weights {share:.3g}" for kind, share in distance.items())
     moved += " × their size then" if moved else ""

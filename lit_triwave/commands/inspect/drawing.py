@@ -174,7 +174,7 @@ def activation_functions(saved: Saved, part: Group, counts: Sequence[int]) -> Fi
         u = squash(z)
         then = None
         if part.constructed is not None and part.bank.released is not None:
-            before = Group(part.constructed, part.labels, part.axis, part.shares, None)
+            before = Group(part.constructed, part.name, part.labels, part.axis, part.shares, None)
             then = before.outputs(j, u)
         curves.append(figures.ActivationCurve(j, z, part.outputs(j, u), then, mean, deviation, pieces.get(j)))
     others = "; inputs of the other subnetworks at 1/2" if part.bank.released == "dense" else ""

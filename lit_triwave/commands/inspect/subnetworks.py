@@ -18,8 +18,8 @@ from lit_triwave.construction import dense
 from lit_triwave.construction.triangle import nodes, theorem31_scales
 from lit_triwave.errors import TriwaveError
 from lit_triwave.nn.bank import TriangleBank
+from lit_triwave.nn.constructed import ConstructedNetwork, WiredBank
 from lit_triwave.nn.heads import BlockDiagonalLayers
-from lit_triwave.nn.networks import TriangleNetwork
 
 MIDDLE = 0.5
 """What the others' inputs are while one is varied, where a dense release lets subnetworks see each other's."""
@@ -31,6 +31,7 @@ class Group:
 
     Attributes:
         bank: of shape (n,), as the checkpoint has it.
+        name: of the bank, such as "subnetworks" or "outer network".
         labels: of the subnetworks.
         axis: for each, what its input in [0, 1] stands for, as (name, lower, upper).
         shares: for each, the subnetworks that have the same input, itself among them.
@@ -38,6 +39,7 @@ class Group:
     """
 
     bank: TriangleBank
+    name: str
     labels: list[str]
     axis: list[tuple[str, float, float]]
     shares: list[list[int]]
@@ -153,47 +155,33 @@ def copy_of(bank: TriangleBank) -> TriangleBank:
 
 
 def groups(saved: Saved, seed: int) -> list[Group]:
-    """The banks of a checkpoint, of one seed; none of networks with a random start."""
+    """Returns the banks of a checkpoint for one seed; an empty list for networks with a random start."""
     before = construction(saved)
     network = saved.module.network
-    if isinstance(network, TriangleNetwork):
-        earlier = before.module.network if before is not None else None
-        assert earlier is None or isinstance(earlier, TriangleNetwork)
-        found = [inner_group(saved, network, earlier, seed)]
-        if network.outer is not None:
-            then = earlier.outer.select(seed) if earlier is not None and earlier.outer is not None else None
-            axis = [("inner sum, in [0, 1]", 0.0, 1.0)]
-            found.append(Group(network.outer.select(seed), ["outer"], axis, [[0]], then))
-        return found
+    if isinstance(network, ConstructedNetwork):
+        earlier: Any = None if before is None else before.module.network.wired_banks(before.variables)  # type: ignore[operator]
+        found = network.wired_banks(saved.variables)
+        return [_wired_group(wired, None if not earlier else earlier[i].bank, seed) for i, wired in enumerate(found)]
     heads = head_layers(saved)
     earlier_heads = head_layers(before) if before is not None else [None] * len(heads)
     return [
-        Group(
-            head.bank,
-            [str(number) for number in range(head.bank.shape.numel())],
-            [("input, squashed", 0.0, 1.0)] * head.bank.shape.numel(),
-            [[number] for number in range(head.bank.shape.numel())],
-            None if then is None else then.bank,
-        )
+        _head_group(head.bank, None if then is None else then.bank)
         for head, then in zip(heads, earlier_heads, strict=True)
     ]
 
 
-def inner_group(saved: Saved, network: TriangleNetwork, before: TriangleNetwork | None, seed: int) -> Group:
-    """The subnetworks that see a function's variables."""
-    names, m = saved.variables, network.scaling.in_features
-    low, high = network.scaling.lower.tolist(), (network.scaling.lower + network.scaling.span).tolist()
-    coordinate = network.coordinate.tolist()
-    labels = [f"N({names[j]})" for j in coordinate]
-    if network.wiring == "difference":
-        labels = [f"{'N' if i < m else '−M'}({names[j]})" for i, j in enumerate(coordinate)]
-    return Group(
-        network.bank.select(seed),
-        labels,
-        [(names[j], low[j], high[j]) for j in coordinate],
-        [[i for i, other in enumerate(coordinate) if other == j] for j in coordinate],
-        None if before is None else before.bank.select(seed),
-    )
+def _wired_group(wired: WiredBank, before: TriangleBank | None, seed: int) -> Group:
+    """The subnetworks of one bank of a function's network."""
+    shares = [[i for i, other in enumerate(wired.sources) if other == source] for source in wired.sources]
+    then = None if before is None else before.select(seed)
+    return Group(wired.bank.select(seed), wired.name, wired.labels, wired.inputs, shares, then)
+
+
+def _head_group(bank: TriangleBank, before: TriangleBank | None) -> Group:
+    """The subnetworks of a classifier's constructed layer."""
+    n = bank.shape.numel()
+    axis = [("input, squashed", 0.0, 1.0)] * n
+    return Group(bank, "subnetworks", [str(j) for j in range(n)], axis, [[j] for j in range(n)], before)
 
 
 def head_layers(saved: Saved) -> list[BlockDiagonalLayers]:

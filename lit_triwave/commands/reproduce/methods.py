@@ -8,14 +8,11 @@ from typing import Any
 from lit_triwave.commands.reproduce.paper import Function, Table
 from lit_triwave.modules.regressor import FunctionRegressor
 from lit_triwave.modules.stages import Polish, Stage
-from lit_triwave.nn.networks import Wiring
 
 STEPS_PER_EPOCH = 50
 """Full-batch steps in an epoch of Lightning's, whose bookkeeping would otherwise take longer than the steps."""
 FUSED = {"fused": True}
 """One kernel for Adam's step: the same arithmetic, in less time where networks are small."""
-POLISH_STEPS: dict[Wiring, int] = {"single": 300, "difference": 200, "composition": 80}
-"""By wiring: a step of the last takes as long as five of the others."""
 DEPTHS_POLISH_STEPS = 100
 """At each depth of the study by depth."""
 
@@ -41,9 +38,15 @@ class Method:
         """Whether its networks are constructed, not drawn at random."""
         return "initialization" not in self.options
 
-    def stages(self, table: Table, wiring: Wiring, targets: int = 1) -> dict[str, Stage | Polish]:
-        """`pretrain`, `train` and `polish` of a table's networks, for so many targets side by side."""
-        polish_steps = DEPTHS_POLISH_STEPS if table == "depths" else POLISH_STEPS[wiring]
+    def stages(self, table: Table, function: Function, targets: int = 1) -> dict[str, Stage | Polish]:
+        """Returns the stages `pretrain`, `train` and `polish` of a table's networks for a function.
+
+        Args:
+            table: in which the networks stand.
+            function: what is fitted, or one of several targets that are fitted alike.
+            targets: number of targets that are fitted side by side.
+        """
+        polish_steps = DEPTHS_POLISH_STEPS if table == "depths" else function.polish_steps
         return {
             "pretrain": pretraining(table) if self.pretrained else Stage(0),
             "train": (training(table) if self.constructed else paper_training()) if self.trained else Stage(0),
@@ -117,15 +120,14 @@ def new_module(
         seeds: of each target.
         targets: number of targets.
     """
-    stages: dict[str, Any] = method.stages(table, function.wiring, targets)
+    stages: dict[str, Any] = method.stages(table, function, targets)
     return FunctionRegressor(
         wiring=function.wiring,
         depth=depth,
         width=function.width,
         replicas=seeds * targets,
         domain=data.domain,
-        # The convex and concave functions all lie in [0, 1]: a common range, so that none depends on those beside it.
-        target_range=(0.0, 1.0) if function.wiring == "single" else data.target_range,
+        target_range=function.target_range or data.target_range,
         data_curvature=data.curvature,
         **stages,
         **method.options,

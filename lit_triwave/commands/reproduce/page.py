@@ -93,12 +93,14 @@ def recipes(stats: Stats) -> str:
     """The stages of every row: full-batch steps and learning rates."""
     rows = ["| table | method | pretraining | Adam | polish |", "|---|---|---:|---:|---:|"]
     for table, methods in stats.items():
-        wirings = dict.fromkeys(FUNCTIONS[name].wiring for name in TABLE_FUNCTIONS[table])  # type: ignore[index]
         for name in methods:
-            for wiring in wirings:
-                stages = METHODS[name].stages(table, wiring)  # type: ignore[arg-type]
-                where = table if len(wirings) == 1 else f"{table}, {wiring}"
-                rows.append(f"| {where} | {METHODS[name].label} | {' | '.join(map(_stage, stages.values()))} |")
+            of_functions: dict[str, list[str]] = {}
+            for column in TABLE_FUNCTIONS[table]:  # type: ignore[index]
+                stages = METHODS[name].stages(table, FUNCTIONS[column])  # type: ignore[arg-type]
+                of_functions.setdefault(" | ".join(map(_stage, stages.values())), []).append(FUNCTIONS[column].label)
+            for recipe, labels in of_functions.items():
+                where = table if len(of_functions) == 1 else f"{table}, {', '.join(labels)}"
+                rows.append(f"| {where} | {METHODS[name].label} | {recipe} |")
     return "\n".join(rows)
 
 

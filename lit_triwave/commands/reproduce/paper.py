@@ -27,6 +27,9 @@ class Function:
         width: of the randomly started network that it is compared with.
         random_points: number of random (Sobol) training points; None: 500 equally spaced ones, or ten in the sparse
             table.
+        target_range: (lowest, highest) target; None for that of the training data. The convex and concave functions
+            share (0, 1), so that none depends on those fitted beside it.
+        polish_steps: steps of the polish; a step of a composition takes as long as five of a single subnetwork.
     """
 
     label: str
@@ -35,6 +38,8 @@ class Function:
     wiring: Wiring = "single"
     width: int = 4
     random_points: int | None = None
+    target_range: tuple[float, float] | None = (0.0, 1.0)
+    polish_steps: int = 300
 
 
 UNIT = {"x": (0.0, 1.0)}
@@ -43,7 +48,15 @@ FUNCTIONS = {
     "x11": Function("x¹¹", "x**11", UNIT),
     "sin": Function("sin x", "sin(x)", UNIT),
     "tanh3x": Function("tanh 3x", "tanh(3*x)", UNIT),
-    "x3_minus_x": Function("x³ − x", "x**3 - x", {"x": (-1.0, 1.0)}, wiring="difference", width=8),
+    "x3_minus_x": Function(
+        "x³ − x",
+        "x**3 - x",
+        {"x": (-1.0, 1.0)},
+        wiring="difference",
+        width=8,
+        target_range=None,
+        polish_steps=200,
+    ),
     "r3": Function(
         "r³",
         "(x**2 + y**2)**1.5",
@@ -51,6 +64,8 @@ FUNCTIONS = {
         wiring="composition",
         width=8,
         random_points=500,
+        target_range=None,
+        polish_steps=80,
     ),
 }
 CONVEX = ("x3", "x11", "sin", "tanh3x")

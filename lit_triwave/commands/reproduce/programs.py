@@ -17,6 +17,7 @@ from lit_triwave.commands.reproduce.methods import METHODS, STEPS_PER_EPOCH, new
 from lit_triwave.commands.reproduce.paper import DEPTH, DEPTHS, FUNCTIONS, Table
 from lit_triwave.commands.trainer_options import UNRECORDED
 from lit_triwave.modules.metrics import dead
+from lit_triwave.nn.networks import TriangleNetwork
 
 CHUNK = 120
 """Seeds of each function in one program; more are trained in chunks of so many, which bounds the memory: the Jacobian
@@ -72,7 +73,7 @@ class Program:
     @property
     def cost(self) -> float:
         """Expected work, for a progress bar: steps times samples; one of the polish costs as much as 20 others."""
-        stages = METHODS[self.method].stages(self.table, FUNCTIONS[self.functions[0]].wiring)
+        stages = METHODS[self.method].stages(self.table, FUNCTIONS[self.functions[0]])
         steps = sum(stage.epochs * (20 if name == "polish" else 1) for name, stage in stages.items())
         samples = (self.points or (10 if self.table == "sparse" else 500)) * self.seeds * len(self.functions)
         return float(steps * (2500 + samples))
@@ -128,8 +129,8 @@ def free_knot_mse(function: str, depth: int) -> float | None:
     target = FUNCTIONS[function]
     if len(target.domain) > 1:
         return None
-    segments = 2**depth * (2 if target.wiring == "difference" else 1)
-    return FunctionDataModule(target.expression, target.domain).free_knot_mse(segments)
+    network = TriangleNetwork(target.domain, wiring=target.wiring, depth=depth, generator=torch.Generator())
+    return FunctionDataModule(target.expression, target.domain).free_knot_mse(network.segments)
 
 
 class _Steps(Callback):

@@ -1,0 +1,114 @@
+"""What every wiring of constructed subnetworks offers to the stages of training, to analysis and to the commands."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor, nn
+
+from lit_triwave.construction import dense
+from lit_triwave.nn.bank import Release, TriangleBank
+from lit_triwave.nn.scaling import UnitScaling
+
+
+@dataclass(frozen=True)
+class WiredBank:
+    """One bank of a wiring, with the meaning of its subnetworks' inputs.
+
+    Attributes:
+        bank: shape (R, n).
+        name: of the bank in reports, such as "subnetworks" or "outer network".
+        labels: name of each of the n subnetworks.
+        inputs: for each subnetwork, the quantity that its input in [0, 1] stands for, as (name, lower, upper).
+        sources: for each subnetwork, the number of its input; subnetworks with equal numbers share their input.
+    """
+
+    bank: TriangleBank
+    name: str
+    labels: list[str]
+    inputs: list[tuple[str, float, float]]
+    sources: list[int]
+
+
+class ConstructedNetwork(nn.Module, ABC):
+    """Functions of one or several variables, wired from banks of constructed subnetworks; R replicas (seeds) at once.
+
+    A wiring is a subclass that implements the abstract members. Training, analysis, `inspect` and `export` ask these
+    and know no wiring by name. A subclass may also offer `jacobian_rows`, see `optim.jacobian`.
+
+    Attributes:
+        wiring: name of the wiring in configs.
+        scaling: maps inputs to [0, 1] and outputs to the targets' units.
+    """
+
+    wiring: str
+    scaling: UnitScaling
+
+    @property
+    @abstractmethod
+    def banks(self) -> list[TriangleBank]:
+        """All banks, each of shape (R, n), in the order of the forward pass."""
+
+    @property
+    @abstractmethod
+    def segments(self) -> int:
+        """Linear pieces that the depth buys in one variable, for comparison with the free-knot limit."""
+
+    @property
+    def clamps(self) -> tuple[int, ...]:
+        """Indices of the hidden layers of `to_sequential` that only clamp values to [0, 1] and have no parameters."""
+        return ()
+
+    @abstractmethod
+    def wired_banks(self, variables: Sequence[str]) -> list[WiredBank]:
+        """The banks with the meaning of their inputs, in the order of `banks`.
+
+        Args:
+            variables: names of the network's inputs.
+        """
+
+    @abstractmethod
+    def affine_layers(
+        self,
+        replica: int,
+        bank_layers: Callable[[TriangleBank], list[dense.Affine]] = TriangleBank.affine_layers,
+        clamped: bool = False,
+    ) -> list[dense.Affine]:
+        """One replica as affine maps with a ReLU between, from (batch, in_features) to (batch, 1).
+
+        Args:
+            replica: 0 to R − 1.
+            bank_layers: writes a bank of shape (n,) as affine maps.
+            clamped: clamp inputs to the domain, as `forward` does.
+        """
+
+    @property
+    def replicas(self) -> int:
+        return self.banks[0].shape[0]
+
+    @property
+    def parameterization(self) -> Literal["peaks", "weights"]:
+        return self.banks[0].parameterization
+
+    def release(self, kind: Release = "blocks", recruited: bool = False) -> None:
+        """See `TriangleBank.release`."""
+        for bank in self.banks:
+            bank.release(kind, recruited)
+
+    def to_sequential(self, replica: int = 0) -> nn.Sequential:
+        """One replica as plain `nn.Linear` and `nn.ReLU` layers, from (batch, in_features) to (batch, 1).
+
+        The outputs are those of `forward` on the domain; inputs outside the domain are not clamped.
+        """
+        return dense.sequential(self.affine_layers(replica))
+
+    def input_parts(self, clamped: bool) -> list[dense.Affine]:
+        """The affine maps from the domain's units to [0, 1], with or without the clamp to the domain."""
+        return self.scaling.clamped_layers() if clamped else [self.scaling.input_layer()]
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> Tensor:
+        """x, shape (batch, in_features) in the domain's units ↦ (batch, R) in the targets' units."""
