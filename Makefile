@@ -1,12 +1,15 @@
-# make setup: .venv with the pinned dependencies    make fit: the main job    make test: all tests    make lint
-# make fit-digits: the main job of classification
+# `make help` lists the commands.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PYTEST := $(BIN)/python -m pytest
 
-.PHONY: setup fit fit-digits test lint lock
+.PHONY: help setup fit fit-digits test test-cluster test-browser lint docs lock
 
-setup: $(VENV)/.installed
+help: ## list the commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+setup: $(VENV)/.installed ## create .venv and install the pinned dependencies
 
 # uv installs the pinned set in seconds where pip takes minutes. Compiling the bytecode once makes every later start of
 # Lightning several seconds faster, also where Python may not write it itself.
@@ -18,22 +21,35 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 	$(BIN)/python -m compileall -q -j 0 $$($(BIN)/python -c 'import site; print(site.getsitepackages()[0])') >/dev/null 2>&1 || true
 	touch $@
 
-fit: setup
+fit: setup ## fit x³ − x with 30 seeds
 	$(BIN)/python -m lit_triwave fit --config configs/x3_minus_x.yaml
 
-fit-digits: setup
+fit-digits: setup ## train a classifier of handwritten digits
 	$(BIN)/python -m lit_triwave fit --config configs/digits.yaml
 
-# Three at a time on two cores: many wait, for SLURM or for processes that they stop.
-test: setup
-	$(BIN)/python -m pytest -n 3 --dist loadgroup
+# Three workers on two cores: some tests wait for processes that they stop.
+test: setup ## run all tests that need no system package
+	$(PYTEST) -n 3 --dist loadgroup -m "not cluster and not browser"
 
-lint: setup
+test-cluster: setup ## run the tests of slurm/ on a real SLURM (root; slurm-wlm, munge, shellcheck)
+	@for program in sbatch munged shellcheck; do command -v $$program >/dev/null || \
+		{ echo "error: $$program is missing: apt-get install slurm-wlm munge shellcheck" >&2; exit 1; }; done
+	$(PYTEST) -m cluster --no-skips
+
+test-browser: setup ## run the tests of compare's page in Chromium (chromium, chromium-driver)
+	@for program in chromium chromedriver; do command -v $$program >/dev/null || \
+		{ echo "error: $$program is missing: apt-get install chromium chromium-driver" >&2; exit 1; }; done
+	$(PYTEST) -m browser --no-skips
+
+lint: setup ## check style, types and the walls between the rooms
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-lock:
+docs: setup ## build the documentation into site/, with warnings as errors
+	$(BIN)/mkdocs build --strict
+
+lock: ## write requirements.lock; versions in it stay unless pyproject.toml forbids them
 	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.10 \
 		--no-emit-index-url --no-annotate --no-header --output-file requirements.lock

@@ -26,6 +26,7 @@ from tests.wandb_server import ENTITY, PROJECT, WandbServer
 
 INSTALLED = shutil.which("sbatch") is not None and shutil.which("munged") is not None and os.geteuid() == 0
 pytestmark = [
+    pytest.mark.cluster,
     pytest.mark.skipif(not INSTALLED, reason="needs root, and apt-get install slurm-wlm munge"),
     pytest.mark.xdist_group("slurm"),  # one cluster is enough
 ]
