@@ -19,6 +19,7 @@ from lit_triwave.callbacks.diagnostics import ClassificationDiagnostics
 from lit_triwave.callbacks.loss_history import validation_images
 from lit_triwave.files import write_json
 from lit_triwave.modules.metrics import dead, spread
+from lit_triwave.tracking.metric_goals import shown, title
 from lit_triwave.tracking.run_files import SCHEMA, SUMMARY_JSON
 from lit_triwave.tracking.wandb_rows import WandbRows
 
@@ -106,9 +107,9 @@ class RunSummary(Callback, ABC):
                 logger.log_summary(summary)
         print(self.path.parent, flush=True)
         table = self.table(summary, trainer.datamodule, pl_module)  # type: ignore[attr-defined]
-        table.add_row("time" if self.fitted else "time of the fit", f"{summary['wall_seconds']:.1f} s")
+        table.add_row("time" if self.fitted else "time of the fit", shown("wall_seconds", summary["wall_seconds"]))
         if "fit_seconds" in summary:
-            table.add_row("time of its steps", f"{summary['fit_seconds']:.1f} s")
+            table.add_row(title("fit_seconds"), shown("fit_seconds", summary["fit_seconds"]))
         Console().print(table)
 
 
@@ -163,13 +164,10 @@ class ClassificationSummary(RunSummary):
         table = Table(show_header=False)
         table.add_column()
         table.add_column(justify="right")
-        key, name = ("test", "test") if "test/accuracy" in summary else ("val", "validation")
+        key = "test" if "test/accuracy" in summary else "val"
         table.title = None if key == "test" else f"on the {validation_images(data)} images"
-        table.add_row(f"{name} accuracy", f"{summary[f'{key}/accuracy']:.2%}")
-        if module.num_classes > 5:
-            table.add_row(f"{name} top-5 accuracy", f"{summary[f'{key}/top5_accuracy']:.2%}")
-        table.add_row(f"{name} loss", f"{summary[f'{key}/loss']:.4f}")
-        table.add_row(f"{name} calibration error", f"{summary[f'{key}/calibration_error']:.2%}")
+        for name in ("accuracy", *["top5_accuracy"] * (module.num_classes > 5), "loss", "calibration_error"):
+            table.add_row(title(f"{key}/{name}"), shown(f"{key}/{name}", summary[f"{key}/{name}"]))
         before, now = summary.get("pretrain/parameters"), count_parameters(module)
         released = any(bank.released for bank in module.banks)
         label = "parameters, as peaks → as weights" if before and released else "parameters"
@@ -219,22 +217,17 @@ def closing_table(summary: dict[str, Any], replicas: int) -> Table:
     def row(label: str, value: str, low: str = "", mean: str = "") -> None:
         table.add_row(label, value, *([low, mean] if many else []))
 
-    def mse(label: str, key: str) -> None:
+    for key in ("val/mse", "pretrain/mse", "train/mse", "test/mse"):
         if f"{key}_min" in summary:
-            value = summary.get(key, summary[f"{key}_min"])
-            row(label, f"{value:.2e}", f"{summary[f'{key}_min']:.2e}", f"{summary[f'{key}_mean']:.2e}")
-
-    mse("validation MSE", "val/mse")
-    mse("pretrained MSE", "pretrain/mse")
-    mse("final training MSE", "train/mse")
-    mse("test MSE", "test/mse")
+            lowest, mean = summary[f"{key}_min"], summary[f"{key}_mean"]
+            row(title(key), *(shown(key, value) for value in (summary.get(key, lowest), lowest, mean)))
     if "test/max_error" in summary:
-        row("test maximum error", f"{summary['test/max_error']:.2e}")
+        row(title("test/max_error"), shown("test/max_error", summary["test/max_error"]))
     regions = [f"{summary[key]}" for key in ("linear_regions/pretrained", "linear_regions/final") if key in summary]
     if regions:
         row("linear regions" + (", before → after" if len(regions) > 1 else ""), " → ".join(regions))
     if "free_knot/mse" in summary:
         row(f"free-knot limit, {summary['free_knot/segments']} segments", f"{summary['free_knot/mse']:.2e}")
     if summary.get("dead"):
-        row("dead networks", f"{summary['dead']:.0%}")
+        row(title("dead"), shown("dead", summary["dead"]))
     return table

@@ -1,27 +1,77 @@
-"""Which way a metric is better."""
+"""The table of metrics: what each is called, whether lower or higher is better, and how its values are shown."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 Goal = Literal["min", "max"]
 
-LOWER = ("mse", "mae", "error", "loss", "dead", "dead_units", "seconds", "parameters", "multiply_adds")
-HIGHER = ("accuracy",)
+
+@dataclass(frozen=True)
+class _Metric:
+    title: str
+    goal: Goal | None = None
+    form: str = ".4g"  # a format specification
+    unit: str = ""
+
+
+# The last part of a metric's name ↦ the metric. The first entry that the name ends with is used, so a longer ending
+# stands before its own endings.
+_METRICS = {
+    "calibration_error": _Metric("calibration error", "min", ".2%"),
+    "max_error": _Metric("maximum error", "min", ".2e"),
+    "error": _Metric("error", "min", ".2e"),
+    "mse": _Metric("MSE", "min", ".2e"),
+    "mae": _Metric("MAE", "min", ".2e"),
+    "loss": _Metric("loss", "min", ".4f"),
+    "top5_accuracy": _Metric("top-5 accuracy", "max", ".2%"),
+    "accuracy": _Metric("accuracy", "max", ".2%"),
+    "dead": _Metric("dead networks", "min", ".0%"),
+    "dead_units": _Metric("dead units", "min", ".2%"),
+    "fit_seconds": _Metric("time of the steps", "min", ".1f", "s"),
+    "seconds": _Metric("time", "min", ".1f", "s"),
+    "parameters": _Metric("parameters", "min", ",.0f"),
+    "multiply_adds": _Metric("multiply-adds", "min", ",.0f"),
+}
+_SPLITS = {"train": "training", "val": "validation", "test": "test", "pretrain": "pretrained"}
+_OVER_SEEDS = ("_min", "_mean", "_median", "_max")
+
+
+def _metric(name: str) -> _Metric:
+    last = name.rpartition("/")[2]
+    for ending in _OVER_SEEDS:
+        last = last.removesuffix(ending)
+    found = (metric for ending, metric in _METRICS.items() if last.endswith(ending))
+    return next(found, _Metric(last.replace("_", " ")))
 
 
 def goal(name: str) -> Goal | None:
-    """What is wanted of a metric.
+    """Returns whether lower or higher values of a metric are better.
 
     Args:
         name: such as `test/mse`, `val/mse_mean` or `test/top5_accuracy`.
 
     Returns:
-        `"min"`, `"max"`, or None where neither is better (numbers of linear regions, say).
+        `"min"`, `"max"`, or None where neither is better (number of linear regions, for example).
     """
-    words = name.rpartition("/")[2]
-    for word in ("_min", "_mean", "_median", "_max"):
-        words = words.removesuffix(word)
-    if words.endswith(HIGHER):
-        return "max"
-    return "min" if words.endswith(LOWER) else None
+    return _metric(name).goal
+
+
+def title(name: str, unit: bool = False) -> str:
+    """Returns what a table or an axis calls a metric: `test/max_error` is "test maximum error".
+
+    Args:
+        name: such as `val/mse_mean`; the statistic over seeds is left out.
+        unit: whether to append the unit, as in "time of the steps / s".
+    """
+    metric = _metric(name)
+    split = name.partition("/")[0] if "/" in name else ""
+    words = f"{_SPLITS.get(split, split)} {metric.title}".strip()
+    return f"{words} / {metric.unit}" if unit and metric.unit else words
+
+
+def shown(name: str, value: float) -> str:
+    """Returns a metric's value as text: accuracies in per cent, errors with two decimals and an exponent."""
+    metric = _metric(name)
+    return f"{value:{metric.form}} {metric.unit}".rstrip()
