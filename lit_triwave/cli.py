@@ -1,4 +1,4 @@
-"""The command line. Answers `--help` by itself and hands everything else to Lightning's CLI (`commands/fit`)."""
+"""The command line: answers `--help` and `--version` itself, and passes everything else to the command's own module."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ commands:
   validate  evaluate a checkpoint on the validation data
   test      evaluate a checkpoint on the test data; redraws the figures
   predict   write a checkpoint's predictions to predictions.csv
-  sweep     the runs of a sweep file in W&B's format, one after the other or as jobs for SLURM, without W&B's server
-  reproduce      the paper's tables, and ours beside them
-  compare-heads  constructed and dense classifier heads from the same config, over many seeds
-  inspect   what a checkpoint holds: peaks, scales, linear regions, dead units, pictures of the waves
-  export    a checkpoint as plain PyTorch, a torch.export program or ONNX
-  compare   runs on disk or in W&B side by side: a table, a page or figures (compare --help)
+  sweep     make the runs of a sweep file in W&B's format, one by one or as SLURM jobs; needs no W&B server
+  reproduce      make the paper's tables, with our results beside the paper's
+  compare-heads  compare constructed with dense classifier heads from the same config, over many seeds
+  inspect   show what a checkpoint holds: peaks, scales, linear regions, dead units, pictures of the waves
+  export    write a checkpoint as plain PyTorch, a torch.export program or ONNX
+  compare   show runs on disk or in W&B side by side: a table, a page or figures
 
 Every field of a config can be given on the command line, for example
   python -m lit_triwave fit --config configs/x3_minus_x.yaml --model.depth 6 --model.replicas 10
-validate, test and predict take the newest run of the config's experiment unless --ckpt_path FILE is given;
-`fit --ckpt_path last` goes on with it.
+validate, test and predict use the newest run of the config's experiment unless --ckpt_path FILE is given.
+`fit --ckpt_path last` resumes it.
 
-  python -m lit_triwave COMMAND --help            all fields of a command
-  python -m lit_triwave COMMAND --print_config    a whole config with its defaults
+  python -m lit_triwave COMMAND --help            show all fields of a command
+  python -m lit_triwave COMMAND --print_config    print a complete config with its defaults
   python -m lit_triwave --version
 
-LIT_TRIWAVE_DEBUG=1 shows a traceback with an error."""
+LIT_TRIWAVE_DEBUG=1 shows the traceback of an error."""
 
 COMMANDS = {
     "compare-heads": "lit_triwave.commands.compare_heads.command",
@@ -51,7 +51,7 @@ COMMANDS = {
     "inspect": "lit_triwave.commands.inspect.command",
     "export": "lit_triwave.commands.export.command",
 }
-"""This project's own commands: name ↦ module with `run(args, started) -> exit code`; all others are Lightning's."""
+"""Name ↦ module with `run(args, started) -> exit code`; all other commands go to Lightning's CLI (`commands/fit`)."""
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -61,10 +61,10 @@ def main(args: Sequence[str] | None = None) -> int:
         args: the command line without the program's name; `sys.argv[1:]` when None.
 
     Returns:
-        The exit code: 0, 1 for an error (one line on standard error), 2 for a wrong command line, 130 after Ctrl-C or
-        SIGTERM, 75 after SIGUSR1 (saved, to be started again).
+        The exit code: 0; 1 after an error, which is one line on standard error; 2 for a wrong command line; 130 after
+        Ctrl-C or SIGTERM; 75 after SIGUSR1 (saved, to be started again).
     """
-    started = time.monotonic()  # before the imports that take seconds: they are part of a run's wall time
+    started = time.monotonic()  # the imports below take seconds, and are part of a run's wall time
     args = list(sys.argv[1:] if args is None else args)
     if not args or args[0] in ("-h", "--help"):
         print(HELP)
@@ -76,7 +76,7 @@ def main(args: Sequence[str] | None = None) -> int:
     try:
         # Imported here: torch and Lightning take seconds, and the help above needs neither.
         try:
-            with without_scipy_signal():
+            with _without_scipy_signal():
                 run = import_module(COMMANDS.get(args[0], "lit_triwave.commands.fit.command")).run
         except ModuleNotFoundError as error:
             print(
@@ -88,7 +88,7 @@ def main(args: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return interrupted()
     except SystemExit as stop:
-        if isinstance(stop.__context__, KeyboardInterrupt):  # Lightning's way of ending after Ctrl-C
+        if isinstance(stop.__context__, KeyboardInterrupt):  # how Lightning ends after Ctrl-C
             return interrupted()
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except Exception as error:
@@ -102,11 +102,11 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 @contextmanager
-def without_scipy_signal() -> Iterator[None]:
-    """Lets torchmetrics be imported without `scipy.signal`, which takes seconds.
+def _without_scipy_signal() -> Iterator[None]:
+    """Keeps torchmetrics from importing `scipy.signal`, which takes seconds.
 
-    Wherever SciPy is installed (scikit-learn brings it along), torchmetrics imports it for audio metrics, only to see
-    whether it has an attribute `hamming`. A stand-in says that it has, and is gone afterwards.
+    For its audio metrics torchmetrics only looks whether that module has an attribute `hamming`. A stand-in has it, and
+    is removed afterwards.
     """
     name = "scipy.signal"
     if name in sys.modules or "torchmetrics" in sys.modules:

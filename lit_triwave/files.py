@@ -19,7 +19,7 @@ ANOTHER_ROOT = "set run.root to another"
 
 @contextmanager
 def writable(folder: Path, advice: str = ANOTHER_ROOT, name: str = "run folder") -> Iterator[None]:
-    """Says of a folder that can't be written within which it is, and what to do, as a TriwaveError."""
+    """Turns an OSError in the block into a TriwaveError that names the folder and says what to do."""
     try:
         yield
     except OSError as error:
@@ -27,15 +27,15 @@ def writable(folder: Path, advice: str = ANOTHER_ROOT, name: str = "run folder")
 
 
 def open_folder(folder: Path, advice: str, name: str = "folder") -> None:
-    """Makes a folder and shows that it can be written.
+    """Makes a folder, with its parents, and checks that it can be written.
 
     Args:
-        folder: with its parents.
-        advice: what to do if it cannot.
-        name: what the folder is called in the error.
+        folder: to be made.
+        advice: what the user should do if it cannot be written.
+        name: of the folder in the error.
 
     Raises:
-        TriwaveError: it can't be written.
+        TriwaveError: it cannot be written.
     """
     probe = folder / ".writable"
     with writable(folder, advice, name):
@@ -46,10 +46,10 @@ def open_folder(folder: Path, advice: str, name: str = "folder") -> None:
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
-    """A file beside `path` to write to, which takes its place when it is whole.
+    """Yields a temporary path beside `path`; on success the file written there replaces `path` at once.
 
-    A full disk, an error or a kill leaves what was at `path` before. A link stays, and what it leads to is replaced;
-    devices and pipes are written to as they are.
+    After a full disk, an error or a kill, `path` is unchanged. If it is a symbolic link, its target is replaced.
+    Devices and pipes are written to directly.
     """
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
@@ -63,10 +63,10 @@ def written_whole(path: Path) -> Iterator[Path]:
         with partial.open("rb") as file:
             os.fsync(file.fileno())
         partial.replace(path)
-        with suppress(OSError):  # not every file system can
+        with suppress(OSError):  # some file systems cannot
             folder = os.open(path.parent, os.O_RDONLY)
             try:
-                os.fsync(folder)  # the new name, too, outlasts a power cut
+                os.fsync(folder)  # so that the new name, too, survives a power cut
             finally:
                 os.close(folder)
     except BaseException:
@@ -75,7 +75,7 @@ def written_whole(path: Path) -> Iterator[Path]:
 
 
 def link(source: Path, target: Path) -> None:
-    """A second name of a file, or a copy where the file system has no such thing."""
+    """Makes `target` a hard link to `source`, or a copy on file systems without hard links."""
     try:
         target.hardlink_to(source.resolve())
     except OSError:
@@ -83,20 +83,20 @@ def link(source: Path, target: Path) -> None:
 
 
 def file_size(path: Path) -> str:
-    """The size of a file that was written, to be said."""
+    """Returns the size of a file in words: `1.5 MB` or `12.3 kB`."""
     count = path.stat().st_size
     return f"{count / 1e6:.1f} MB" if count >= 1e6 else f"{count / 1e3:.1f} kB"
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Writes a JSON file that is whole or not there, also when the disk is full or the process is killed."""
+    """Writes a JSON file, whole or not at all; NaN and infinity become null."""
     with written_whole(path) as partial, partial.open("w") as file:
         json.dump(finite(content), file, indent=2, allow_nan=False)
         file.write("\n")
 
 
 def finite(value: Any) -> Any:
-    """A value as JSON has it, which knows no NaN and no Infinity: None in their place."""
+    """Returns nested containers with None in place of NaN and infinity, which JSON does not have."""
     if isinstance(value, dict):
         return {key: finite(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import base64
 import os
+import shutil
 
 # One thread a process: the tests run in parallel, and these networks are small. Children inherit it.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -10,11 +12,13 @@ for variable in (*job, "LIT_TRIWAVE_RUN_ID", "LIT_TRIWAVE_TASKS", "WANDB_API_KEY
     os.environ.pop(variable, None)
 
 from collections.abc import Callable  # noqa: E402
+from functools import partial  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
 from hypothesis import settings  # noqa: E402
+from matplotlib.figure import Figure  # noqa: E402
 
 from lit_triwave.cli import main  # noqa: E402
 from tests.compared_runs import write_sweep  # noqa: E402
@@ -24,6 +28,12 @@ settings.register_profile("default", deadline=None)  # machines are shared; a sl
 settings.load_profile("default")
 
 REPOSITORY = Path(__file__).parents[1]
+
+
+SMALL = ["--model.replicas", "3", "--model.pretrain.epochs", "5", "--model.train.epochs", "5"]
+SMALL += ["--model.polish.epochs", "0"]
+SMALL += ["--data.batch_size", "100", "--run.checkpoint_every", "1", "--trainer.check_val_every_n_epoch", "2"]
+PIXEL = base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGP4DwABAQEANl9ngAAAAABJRU5ErkJggg==")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -39,20 +49,42 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]):
     return report
 
 
+def _fit(root: Path, name: str, *args: str, config: str = "configs/x3_minus_x.yaml", code: int = 0) -> Path:
+    place = ["--run.root", str(root)] + (["--run.id", name] if name else [])
+    assert main(["fit", "--config", config, *SMALL, *place, *args]) == code
+    return root / Path(config).stem / name
+
+
 @pytest.fixture
-def fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+def blank_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Saves one pixel in the place of each figure: drawing takes half the time of a small run."""
+    monkeypatch.setattr(Figure, "savefig", lambda self, path, **options: Path(path).write_bytes(PIXEL))
+
+
+@pytest.fixture
+def fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, blank_figures: None) -> Callable[..., Path]:
     """Runs `fit` of a small x³ − x problem through the front door and returns the run's folder."""
     monkeypatch.chdir(REPOSITORY)
+    return partial(_fit, tmp_path)
 
-    def run(name: str, *args: str, config: str = "configs/x3_minus_x.yaml", code: int = 0) -> Path:
-        small = ["--model.replicas", "3", "--model.pretrain.epochs", "5", "--model.train.epochs", "5"]
-        small += ["--model.polish.epochs", "0"]
-        small += ["--data.batch_size", "100", "--run.checkpoint_every", "1", "--trainer.check_val_every_n_epoch", "2"]
-        place = ["--run.root", str(tmp_path)] + (["--run.id", name] if name else [])
-        assert main(["fit", "--config", config, *small, *place, *args]) == code
-        return tmp_path / Path(config).stem / name
 
-    return run
+@pytest.fixture(scope="session")
+def _trained(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, ...], Path]:
+    return {(): tmp_path_factory.mktemp("trained")}
+
+
+@pytest.fixture
+def trained(tmp_path: Path, fit: Callable[..., Path], _trained: dict[tuple[str, ...], Path]) -> Callable[..., Path]:
+    """Returns a copy of the run that `fit` makes of the same arguments, which is trained once a session."""
+
+    def copied(name: str, *args: str) -> Path:
+        asked = (name, *args)
+        if asked not in _trained:
+            _trained[asked] = _fit(_trained[()] / str(len(_trained)), *asked)
+        run = _trained[asked]
+        return Path(shutil.copytree(run, tmp_path / run.parent.name / name))
+
+    return copied
 
 
 @pytest.fixture

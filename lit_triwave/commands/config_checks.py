@@ -1,4 +1,4 @@
-"""What a module learns from its data."""
+"""Checks of a config that jsonargparse does not make."""
 
 from __future__ import annotations
 
@@ -20,15 +20,16 @@ LINKS = {
     "data.num_classes": "num_classes",
     "data.image_shape": "image_shape",
 }
-"""What a module learns from its data: attribute of the data ↦ argument of the module. jsonargparse leaves out the links
-whose ends the chosen classes do not have."""
+"""What a module learns from its data: attribute of the data ↦ argument of the module.
+
+jsonargparse leaves out links whose ends the chosen classes do not have."""
 
 
 def check_links(config: Namespace, model: LightningModule) -> None:
-    """Refuses a value of the user's for what the model learns from its data: it would be passed over.
+    """Refuses a value of the user's for an argument that the model takes from its data.
 
     Raises:
-        TriwaveError: it is another than the data's.
+        TriwaveError: the value differs from the data's, which would replace it silently.
     """
     given = config.model.get("init_args") or {}
     defaults = inspect.signature(type(model)).parameters
@@ -37,24 +38,23 @@ def check_links(config: Namespace, model: LightningModule) -> None:
             continue
         value, found = plain(given[target]), plain(dict(model.hparams)[target])
         if value not in (plain(defaults[target].default), found):
-            raise TriwaveError(f"model.{target} {value}: it follows from {source}, which is {found}; leave it out")
+            raise TriwaveError(f"model.{target} must be {found}, which {source} says, got {value}: leave it out")
 
 
 def check_nulls(config: dict[str, Any]) -> None:
-    """Refuses null for an argument of the model or of the data whose type does not have it.
+    """Refuses null for an argument of the model or of the data whose type does not allow it.
 
     Args:
         config: of a run, nested, in plain containers.
 
     Raises:
-        TriwaveError: naming the argument and what it takes.
+        TriwaveError: naming the argument and the type that is expected.
     """
     for part in ("model", "data"):
         content = config.get(part) or {}
         empty = [name for name, value in (content.get("init_args") or {}).items() if value is None]
-        if empty:
-            hints = typing.get_type_hints(resolve_name(content["class_path"]).__init__)
-            for name in empty:
-                hint = hints.get(name, Any)
-                if hint is not Any and type(None) not in typing.get_args(hint):
-                    raise TriwaveError(f"{part}.{name}: null, where {getattr(hint, '__name__', hint)} is expected")
+        hints = typing.get_type_hints(resolve_name(content["class_path"]).__init__) if empty else {}
+        for name in empty:
+            hint = hints.get(name, Any)
+            if hint is not Any and type(None) not in typing.get_args(hint):
+                raise TriwaveError(f"{part}.{name} must be {getattr(hint, '__name__', hint)}, got null")

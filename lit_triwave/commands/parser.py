@@ -1,4 +1,4 @@
-"""The command lines that Lightning and jsonargparse parse: an error of theirs is one clear line."""
+"""The parser of Lightning's commands, with errors in one line instead of a page of usage."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from lightning.pytorch.cli import LightningArgumentParser
 from lit_triwave.distributed.ranks import leave_it_to_the_first_rank
 from lit_triwave.errors import condense, did_you_mean
 
-UNKNOWN = re.compile(
+_UNKNOWN = re.compile(
     r"Option '([\w.]+)' is not accepted|accept option '([\w.]+)'|unrecognized arguments: --([\w.]+)|key '([\w.]+)'"
 )
-PARTS = ("model", "data", "run", "trainer")
-"""Of a config."""
+_PARTS = ("model", "data", "run", "trainer")
+"""Parts of a config."""
 
 
 class OneLineParser(LightningArgumentParser):
-    """Lightning's parser, with errors in one line instead of a page of usage.
+    """Lightning's parser, with errors in one line.
 
     Attributes:
-        classes: whose arguments are the known keys, for near matches.
-        words: of the command line, by which a key that jsonargparse cuts off is named whole.
+        classes: whose arguments are the known keys, for suggestions.
+        words: of the command line, which has the whole of a key that jsonargparse shortens.
     """
 
     classes: Iterable[type] = ()
@@ -34,16 +34,16 @@ class OneLineParser(LightningArgumentParser):
         super().__init__(*args, allow_abbrev=False, **options)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Exits with code 2."""
+        """Prints the error and exits with code 2."""
         text = condense(message)
         if "expected one argument" in text:
             text += "; a value that begins with - needs an equals sign, as in --data.expression=-x**2"
-        unknown = UNKNOWN.search(text)
+        unknown = _UNKNOWN.search(text)
         if unknown:
             key = next(group for group in unknown.groups() if group)
             whole = self._whole(key)
             text = text.replace(f"--{key}", f"--{whole}").replace(f"'{key}'", f"'{whole}'")
-            text += self._near_match(whole)
+            text += self._suggestion(whole)
         if re.search(r"required: \w+\.(data|model)", text):
             text = "a config is needed: --config FILE, for example configs/x3_minus_x.yaml"
         leave_it_to_the_first_rank()
@@ -51,18 +51,18 @@ class OneLineParser(LightningArgumentParser):
         raise SystemExit(2)  # `exit` does not return; its annotation does not say so
 
     def _whole(self, key: str) -> str:
-        """The key as the command line has it, of which jsonargparse names the end; the same if it is not from there."""
+        """Returns the key as the command line has it, of which jsonargparse names only the end."""
         given = (word[2:].partition("=")[0] for word in self.words if word.startswith("--"))
         return next((name for name in given if f".{name}".endswith(f".{key}")), key)
 
-    def _near_match(self, key: str) -> str:
+    def _suggestion(self, key: str) -> str:
         known = {name for kind in self.classes for name in inspect.signature(kind).parameters}
         first, (before, dot, last) = key.partition(".")[0], key.rpartition(".")
-        if dot and first not in {*PARTS, *known}:
-            return did_you_mean(first, PARTS)
+        if dot and first not in {*_PARTS, *known}:
+            return did_you_mean(first, _PARTS)
         return "" if last in known else did_you_mean(last, known).replace(" '", f" '{before}{dot}")
 
 
 def known_classes(*classes: Any, words: Sequence[str] = ()) -> type[OneLineParser]:
-    """A parser class whose near matches come from the arguments of `classes`, for the words of a command line."""
+    """Returns a parser class that suggests arguments of `classes` for unknown words of a command line."""
     return type("Parser", (OneLineParser,), {"classes": classes, "words": words})

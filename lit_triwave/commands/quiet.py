@@ -1,4 +1,4 @@
-"""What Lightning says that a user of this suite need not hear."""
+"""Silences what Lightning says that does not concern the user."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ QUIET = (
     ".*does not have many workers.*",
     # Epochs of one full batch are the paper's protocol.
     ".*smaller than the logging interval.*",
-    # Resuming writes into the run's own folder; `_loggers` puts the earlier rows back.
+    # Resuming writes into the run's own folder; the loggers put the earlier rows back.
     ".*Experiment logs directory.*exists and is not empty.*",
     ".*Checkpoint directory.*exists and is not empty.*",
     # A run folder may be moved or copied.
@@ -21,11 +21,11 @@ QUIET = (
     ".*callbacks used to create the checkpoint need to be provided.*",
     # Predictions are written in the loader's order.
     ".*Couldn't infer the batch indices.*",
-    # The runs that make up a table keep what they need themselves.
+    # Runs for a table keep what they need themselves.
     ".*no logger configured.*",
     # Started without srun on purpose, or on a machine that has SLURM's commands only.
     ".*The `srun` command is available.*",
-    # No validation images were asked for.
+    # The user asked for no validation images.
     ".*Total length of `list` across ranks is zero.*",
     # Lightning 2.6 asks PyTorch's pytree in a way that PyTorch has since deprecated.
     ".*LeafSpec.*is deprecated.*",
@@ -33,10 +33,10 @@ QUIET = (
 
 
 def quiet() -> None:
-    """Keeps what Lightning says of itself, and warnings that are none here, from the user's sight."""
+    """Hides Lightning's messages about itself, and warnings that do not apply here."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
-    # Says that a process which it started is gone, before it ends the others, should it be the first to see that.
+    # Lightning's launcher says here that a rank is gone, in case it sees that first.
     logging.getLogger("lightning.fabric.strategies.launchers.subprocess_script").setLevel(logging.INFO)
     for message in QUIET:
         warnings.filterwarnings("ignore", message=message)

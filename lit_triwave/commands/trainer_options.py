@@ -1,4 +1,4 @@
-"""Trainer options that commands set for runs of their own."""
+"""Trainer options for the runs that a command makes for a table of its own."""
 
 from __future__ import annotations
 
@@ -13,4 +13,4 @@ UNRECORDED: dict[str, Any] = {
     "num_sanity_val_steps": 0,
     "use_distributed_sampler": False,  # the data modules shard their batches themselves
 }
-"""Trainer options of the runs that make up a table, which keeps what it needs of them itself."""
+"""Leaves no run folder: the command keeps the results itself."""

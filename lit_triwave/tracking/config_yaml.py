@@ -1,4 +1,4 @@
-"""`config.yaml` of a run folder."""
+"""Writes `config.yaml` of a run folder."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from lit_triwave.tracking.run_files import CONFIG_YAML
 
 
 class SaveFitConfig(SaveConfigCallback):
-    """Saves `config.yaml` for `fit` alone: evaluating a run must not change how it says it was made.
+    """Saves `config.yaml` of a `fit`; an evaluation must not change how a run says it was made.
 
-    Without the run's id and checkpoint, so that the saved config, run again, is another run of the same experiment; and
-    without the user's name, see `home`.
+    The run's id and checkpoint are left out, so that the saved config starts another run of the same experiment. So is
+    the user's name, see `private_paths`.
     """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -26,6 +26,6 @@ class SaveFitConfig(SaveConfigCallback):
             super().setup(trainer, pl_module, stage)
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        # Not by `save_to_log_dir`: a process killed then leaves half a file where a whole one was.
+        # `save_to_log_dir` would leave half a file if the process were killed.
         with written_whole(Path(trainer.default_root_dir) / CONFIG_YAML) as partial:
             self.parser.save(self.config, str(partial), skip_none=False, overwrite=True, multifile=False)

@@ -1,4 +1,4 @@
-"""Nested configs as plain containers and as flat fields; needs neither torch nor Lightning."""
+"""Configs as plain containers and as flat fields; needs neither torch nor Lightning."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ by them. `on_device` is not among them: it changes the random numbers of the aug
 
 
 def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested dicts as one, with dotted keys."""
+    """Returns nested dicts as one dict with dotted keys."""
     leaves: dict[str, Any] = {}
     for key, value in tree.items():
         leaves |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {f"{prefix}{key}": value}
@@ -36,7 +36,7 @@ def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def short_names(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Flat fields without the `init_args` of their names: `model.depth` for `model.init_args.depth`."""
+    """Returns flat fields with `init_args` left out of their names: `model.depth` for `model.init_args.depth`."""
     return {name.replace(".init_args", ""): value for name, value in fields.items()}
 
 
@@ -46,7 +46,7 @@ def describes_run(name: str) -> bool:
 
 
 def plain(value: Any) -> Any:
-    """Containers as dicts and lists, so that a saved value compares equal to a parsed one."""
+    """Returns nested containers as dicts and lists, so that a saved value compares equal to a parsed one."""
     if isinstance(value, (dict, Namespace)):
         return {key: plain(item) for key, item in (value if isinstance(value, dict) else vars(value)).items()}
     return [plain(item) for item in value] if isinstance(value, (list, tuple)) else value

@@ -1,4 +1,7 @@
-"""One process at a time trains in a run folder."""
+"""Lets one process at a time train in a run folder.
+
+Not the library filelock: it empties the file that names the first process, and a forked worker would keep its lock.
+"""
 
 from __future__ import annotations
 
@@ -17,54 +20,51 @@ except ImportError:  # no Unix, no locks
     fcntl = None  # type: ignore[assignment]
 
 PATIENCE_SECONDS = 2.0
-"""For a process that is just ending."""
-LOOK_SECONDS = 0.1
+"""Time for another process to finish exiting."""
+_POLL_SECONDS = 0.1
 
 _held: set[int] = set()
 
 
-def _let_go() -> None:
-    """In a forked process: a worker that outlives the run's process for a moment must not keep its lock."""
+def _close_inherited() -> None:
+    """In a forked process: a worker that outlives the run's process must not keep its lock."""
     while _held:
         os.close(_held.pop())
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_let_go)
+    os.register_at_fork(after_in_child=_close_inherited)
 
 
 @contextmanager
 def locked(folder: Path, patience: float = PATIENCE_SECONDS) -> Iterator[None]:
-    """Keeps a run's folder for this process. The system frees it when the process ends, in whatever way.
+    """Reserves a run's folder for this process; the system frees it however the process ends.
 
-    Where the file system knows no locks, goes on without one.
+    On a file system without locks the folder is not reserved.
 
     Args:
-        folder: of the run; made if it is not there.
-        patience: seconds to wait for another process to let go.
+        folder: of the run; made if it does not exist.
+        patience: seconds to wait for another process to end.
 
     Raises:
-        OSError: the folder can't be made or written.
-        TriwaveError: another process has it.
+        OSError: the folder cannot be made or written.
+        TriwaveError: another process has reserved the folder.
     """
     path = folder / LOCK_FILE
     until = time.monotonic() + patience
-    file = take(path)
-    while file is None:
+    while (file := _take(path)) is None:
         if time.monotonic() > until:
-            owner = path.read_text().strip() if path.is_file() else ""
             raise TriwaveError(
-                f"run {folder} is in use by process {owner or 'unknown'}: wait for its end, or give another --run.id"
+                f"run {folder} is in use by process {_owner(path)}: wait for its end, or give another --run.id"
             )
-        time.sleep(LOOK_SECONDS)
-        file = take(path)
+        time.sleep(_POLL_SECONDS)
     _held.add(file)
     os.truncate(file, 0)
     os.pwrite(file, f"{os.getpid()}\n".encode(), 0)
     try:
         yield
     finally:
-        if is_at(file, path):
+        if _is_at(file, path):
             with suppress(OSError):
                 path.unlink()
         _held.discard(file)
@@ -72,24 +72,31 @@ def locked(folder: Path, patience: float = PATIENCE_SECONDS) -> Iterator[None]:
 
 
 def used_by(folder: Path) -> str | None:
-    """The process that has a run's folder now, as far as this machine knows; None if there is none."""
+    """Returns the id of the process that trains in a folder, as far as this machine knows; None if there is none."""
     path = folder / LOCK_FILE
     if not path.is_file():
         return None
-    file = take(path)
+    file = _take(path)
     if file is None:
-        return path.read_text().strip() or "unknown" if path.is_file() else None
+        return _owner(path)
     os.close(file)
     return None
 
 
-def take(path: Path) -> int | None:
-    """A lock file, open and locked; None if another process has locked it."""
+def _owner(path: Path) -> str:
+    try:
+        return path.read_text().strip() or "unknown"
+    except OSError:
+        return "unknown"
+
+
+def _take(path: Path) -> int | None:
+    """Returns a lock file, open and locked; None if another process has locked it."""
     while True:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        except FileNotFoundError:  # whoever had the folder has removed it in this moment
+        except FileNotFoundError:  # another process has just removed the folder
             continue
         try:
             if fcntl is not None:
@@ -99,12 +106,12 @@ def take(path: Path) -> int | None:
             return None
         except OSError:
             pass  # a file system without locks
-        if is_at(file, path):
+        if _is_at(file, path):
             return file
-        os.close(file)  # whoever had it has removed it in this moment
+        os.close(file)  # another process has just removed the file
 
 
-def is_at(file: int, path: Path) -> bool:
+def _is_at(file: int, path: Path) -> bool:
     """Whether an open file is the one at a path."""
     try:
         return os.path.samestat(os.fstat(file), path.stat())

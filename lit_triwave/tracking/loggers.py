@@ -1,4 +1,4 @@
-"""The two loggers of a run: metrics.csv in its folder, and Weights & Biases."""
+"""Makes the two loggers of a run: `metrics.csv` and Weights & Biases."""
 
 from __future__ import annotations
 
@@ -23,35 +23,35 @@ from lit_triwave.tracking.wandb_settings import forget_logs, private_settings, w
 
 
 def make_loggers(run: Run, wandb_id: str, rows: Sequence[Row] = (), tags: Sequence[str] = ()) -> list[Logger]:
-    """CSV first: the trainer takes the run folder from its first logger.
+    """Returns the loggers of a run, `metrics.csv` first: the trainer takes the run folder from its first logger.
 
     Args:
         run: to be logged.
-        wandb_id: of its Weights & Biases run.
-        rows: logged before the checkpoint that it goes on from.
-        tags: of the Weights & Biases run.
+        wandb_id: of the run in Weights & Biases.
+        rows: logged before the checkpoint that the run resumes from.
+        tags: of the run in Weights & Biases.
     """
     loggers: list[Logger] = [MetricsCSV(run, rows)]
-    # W&B would time each row for its makers and send them the traces of errors, which name paths.
+    # Otherwise W&B sends its makers the tracebacks of errors, which name paths.
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     mode, why = wandb_mode(run.wandb)
     if mode != "disabled":
-        os.environ.pop("WANDB_MODE", None)  # settled; W&B would read it again
+        os.environ.pop("WANDB_MODE", None)  # decided; W&B would read it again
         try:
-            loggers.append(start_wandb(run, wandb_id, mode, why, rows, tags))
-        except Exception as error:  # tracking must not cost a run
+            loggers.append(_start_wandb(run, wandb_id, mode, why, rows, tags))
+        except Exception as error:  # an error of tracking must not end a run
             say(f"Weights & Biases: left out ({reason(error)})")
     return loggers
 
 
-def start_wandb(
+def _start_wandb(
     run: Run, wandb_id: str, mode: WandbMode, why: str, rows: Sequence[Row] = (), tags: Sequence[str] = ()
 ) -> WandbRows:
-    """The W&B run, started or gone on with; offline when there is no login or the server can't be reached."""
+    """Starts or resumes the W&B run; offline if there is no login or the server cannot be reached."""
     experiment = _init_wandb(run, wandb_id, mode, why, tags)
     sent = -1
     if experiment is not None:
-        # Online the server says it; `step` does only once something is logged.
+        # The server knows the last step online; `step` is right only once something is logged.
         next_step = max(experiment.step, experiment.starting_step)
         there = next_step - 1 if experiment.resumed else -1
         sent = max(there, last_step(run.folder, wandb_id) if experiment.offline else -1)
@@ -63,11 +63,11 @@ def _init_wandb(run: Run, wandb_id: str, mode: WandbMode, why: str, tags: Sequen
     import wandb
 
     def init(mode: Literal["online", "offline"]) -> Any:
-        # W&B names a segment by the second, and would write over one that another process began in the same one.
+        # W&B names its files by the second, and would overwrite one that another process began in the same second.
         while any(run.folder.glob(f"wandb/*run-{time.strftime('%Y%m%d_%H%M%S')}-{wandb_id}")):
             time.sleep(0.1)
         experiment = wandb.init(
-            # The run of an agent has both already.
+            # A run that an agent started has both already.
             project=None if swept() else run.project,
             id=None if swept() else wandb_id,
             name=f"{run.experiment}/{run.id}",
@@ -79,7 +79,7 @@ def _init_wandb(run: Run, wandb_id: str, mode: WandbMode, why: str, tags: Sequen
             mode=mode,
             settings=private_settings(),
         )
-        # Lightning counts its own steps; W&B's count of log calls would not survive a resume.
+        # W&B's own count of log calls would be wrong after a resume.
         experiment.define_metric(STEP)
         experiment.define_metric("*", step_metric=STEP, step_sync=True)
         return experiment
@@ -91,16 +91,16 @@ def _init_wandb(run: Run, wandb_id: str, mode: WandbMode, why: str, tags: Sequen
             say(f"Weights & Biases: online, {experiment.url}")
             return experiment
         except wandb.Error as error:
-            wandb.teardown()  # its service keeps the failed run's id until it is stopped
-            why = f"the server can't be used: {reason(error, 100)}"
-    say(f"Weights & Biases: offline ({why}); to send it later: wandb sync {run.folder}/wandb/offline-run-*")
+            wandb.teardown()  # W&B's service keeps the failed run's id until it is stopped
+            why = f"the server cannot be used: {reason(error, 100)}"
+    say(f"Weights & Biases: offline ({why}); upload later with: wandb sync {run.folder}/wandb/offline-run-*")
     experiment = init("offline")
     forget_logs(run.folder)
     return experiment
 
 
 def finish_wandb() -> None:
-    """Ends this process's W&B run, if it has one: all that was logged is written, and sent when online."""
+    """Ends this process's W&B run, if it has one, once everything logged is written and, online, sent."""
     wandb = sys.modules.get("wandb")
     if wandb is None:
         return
@@ -109,11 +109,11 @@ def finish_wandb() -> None:
         if wandb.run is not None:
             wandb.finish()
     except OSError as error:
-        # W&B's own process is gone: SLURM sends its signals to every process of a step.
-        say(f"Weights & Biases: its process is gone ({error}); what it lacks is sent when the run goes on")
+        # W&B's process may have been killed: SLURM sends its signals to every process of a step.
+        say(f"Weights & Biases: its process is gone ({error}); missing rows are sent when the run is resumed")
     finally:
-        # `finish` comes back before W&B's process has closed the segment, and a session keeps the login that it found.
-        with suppress(OSError, SystemExit):  # SystemExit: with the exit code of that process, which is not ours
+        # `finish` returns before W&B's process has closed its file; and W&B would keep using this login.
+        with suppress(OSError, SystemExit):  # SystemExit carries the exit code of W&B's process
             wandb.teardown()
         if folder is not None:
             forget_logs(folder)

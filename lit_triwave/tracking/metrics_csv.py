@@ -1,4 +1,4 @@
-"""The two loggers of a run: metrics.csv in its folder, and Weights & Biases."""
+"""Writes `metrics.csv` of a run folder."""
 
 from __future__ import annotations
 
@@ -12,25 +12,24 @@ from lit_triwave.tracking.flat_config import plain
 from lit_triwave.tracking.private_paths import hidden
 from lit_triwave.tracking.run import Run
 
-FLUSH_EVERY = 20
-"""Logged rows that metrics.csv may lag behind."""
-
-
+_FLUSH_EVERY = 20
+"""Rows that may be lost when the process is killed; a resumed run writes them again from its checkpoint."""
 Row = tuple[int, dict[str, float]]
-"""A step, and what was logged at it."""
+"""Step, and the metrics that were logged at it."""
 
 
 class MetricsCSV(CSVLogger):
-    """`metrics.csv`, with every row once.
+    """Logs to `metrics.csv`, each row once.
 
     Args:
-        run: whose folder it is in.
-        rows: logged before the checkpoint that the run goes on from; rows of the file itself may be later, or lost.
+        run: in whose folder the file lies.
+        rows: logged before the checkpoint that the run resumes from. The file itself may have lost some of them, or may
+            have later ones.
     """
 
     def __init__(self, run: Run, rows: Sequence[Row] = ()) -> None:
         super().__init__(
-            run.folder.parent.parent, run.experiment or "", version=run.id, flush_logs_every_n_steps=FLUSH_EVERY
+            run.folder.parent.parent, run.experiment or "", version=run.id, flush_logs_every_n_steps=_FLUSH_EVERY
         )
         self.rows: list[Row] = []
         for step, metrics in rows:
@@ -39,13 +38,13 @@ class MetricsCSV(CSVLogger):
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, Any], step: int | None = None) -> None:
         row = (int(step or 0), dict(metrics))
-        # A checkpoint inside an epoch has the row of its step logged before Lightning does so.
+        # Before a checkpoint inside an epoch `StageCheckpoint` logs the row of its step; Lightning logs it once more.
         if not self.rows or (self.rows[-1][0], self.rows[-1][1].keys()) != (row[0], row[1].keys()):
             self.rows.append(row)
             super().log_metrics(metrics, step)
 
     @rank_zero_only
     def log_hyperparams(self, params: Any = None) -> None:
-        """Saves the model's arguments, without the words by which Lightning's CLI finds its own way back."""
+        """Saves the model's arguments to `hparams.yaml`, without those that Lightning's CLI adds for itself."""
         given = {name: value for name, value in dict(params or {}).items() if not name.startswith("_")}
         super().log_hyperparams(hidden(plain(given)))

@@ -1,4 +1,4 @@
-"""Paths without the user's name: what is saved says `~/data`, what is opened is the folder itself."""
+"""Keeps the user's name out of what is saved: files say `~/data`, and readers open the folder itself."""
 
 from __future__ import annotations
 
@@ -10,58 +10,59 @@ from typing import Any
 
 from jsonargparse import Namespace
 
-USER = "$USER"
+_USER = "$USER"
 
 
 def hidden(value: Any) -> Any:
-    """A value as it may be saved: paths in the home folder begin with `~`, and the user's name as a folder of another
-    path is `$USER`.
+    """Returns a value as it may be saved.
+
+    Paths in the home folder begin with `~`; in other paths `$USER` stands for a folder that has the user's name.
 
     Args:
-        value: a string, or containers of them; everything else stays as it is.
+        value: a string, or nested containers of strings. Anything else is returned unchanged.
     """
     return _mapped(value, _hidden)
 
 
 def found(value: Any) -> Any:
-    """The opposite of `hidden`: paths as they can be opened on this machine by this user."""
+    """Reverses `hidden`: returns paths as this user can open them on this machine."""
     return _mapped(value, _found)
 
 
 def _hidden(text: str) -> str:
-    for home in homes():
+    for home in _homes():
         if text == home or text.startswith(home + "/"):
             text = "~" + text[len(home) :]
-    if text.startswith(("/", "~/")) and user():
-        text = "/".join(USER if part == user() else part for part in text.split("/"))
+    if text.startswith(("/", "~/")) and _user():
+        text = "/".join(_USER if part == _user() else part for part in text.split("/"))
     return text
 
 
 def _found(text: str) -> str:
     if text == "~" or text.startswith("~/"):
         text = os.path.expanduser(text)
-    if text.startswith("/") and user():
-        text = "/".join(user() if part == USER else part for part in text.split("/"))
+    if text.startswith("/") and _user():
+        text = "/".join(_user() if part == _USER else part for part in text.split("/"))
     return text
 
 
 def names_home(path: Path) -> bool:
-    """Whether a path has a folder in it that is called as the home folder or the user is."""
-    names = {user(), *(Path(home).name for home in homes())} - {""}
+    """Whether a folder of a path has the name of the user or of the home folder."""
+    names = {_user(), *(Path(home).name for home in _homes())} - {""}
     return not names.isdisjoint(path.parts)
 
 
-def homes() -> list[str]:
-    """The home folder as the user names it and as it really is, the longer one first; none where it is the root."""
+def _homes() -> list[str]:
+    """Returns the home folder as it is named and with its links resolved, the longer first; none if it is the root."""
     try:
         home = str(Path.home())
-    except RuntimeError:  # a container whose user has none
+    except RuntimeError:  # the user of a container may have none
         return []
     return sorted({home, os.path.realpath(home)} - {"/"}, key=len, reverse=True)
 
 
-def user() -> str:
-    """The user's name; "" where there is none, and for root, which says nothing."""
+def _user() -> str:
+    """Returns the user's name; "" if there is none, and for root, whose name is no secret."""
     try:
         name = getpass.getuser()
     except (KeyError, OSError):

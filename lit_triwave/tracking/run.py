@@ -1,4 +1,4 @@
-"""Run folders: `runs/<experiment>/<run id>/`, their names, and the files that are not Lightning's."""
+"""A run's settings, id and folder `runs/<experiment>/<run id>/`."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from lit_triwave.tracking.private_paths import hidden
 from lit_triwave.tracking.run_files import WANDB_ID, run_folder_of
 
 RUN_ID_VARIABLE = "LIT_TRIWAVE_RUN_ID"
-"""Environment variable by which the first process tells the id to those that Lightning starts beside it."""
+"""Environment variable by which the first process passes the id to the processes that Lightning starts."""
 SWEEP_VARIABLE = "LIT_TRIWAVE_SWEEP"
-"""Environment variable by which `sweep` tells its runs that it says itself how to go on."""
-MOST_LETTERS = 64
-"""Of a tag in Weights & Biases."""
+"""Environment variable that a run of `sweep` sees; the sweep itself then says how to resume."""
+LONGEST_TAG = 64
+"""Characters of a tag in Weights & Biases."""
 WandbMode = Literal["auto", "online", "offline", "disabled"]
 
 
@@ -33,16 +33,19 @@ class Run:
     Args:
         experiment: name of the experiment; by default the name of the config file.
         root: folder of all runs.
-        id: of this run; by default the time and four random digits. Resuming keeps it; another one than that of the
-            checkpoint's run begins a run of its own from there.
-        wandb: Weights & Biases: `auto` is online after `wandb login`, else offline; `disabled` leaves it out.
-        project: in Weights & Biases; a sweep's own where `wandb agent` starts the run.
+        id: of this run; by default the time and four random digits. Resuming keeps it. With a checkpoint of another
+            run, a new run begins from there.
+        wandb: mode of Weights & Biases. `auto` is online after `wandb login`, else offline; `disabled` leaves it out.
+        project: in Weights & Biases. A run that `wandb agent` starts is in its sweep's project instead.
         group: of runs that belong together; by default the experiment.
-        job_type: what kind of run of its group it is.
+        job_type: role of the run in its group.
         tags: to find the run by, besides its method, function or data set, depth and number of seeds.
-        artifact: keep the best checkpoint of a finished run in Weights & Biases, the last one if there is no best.
-        checkpoint_every: epochs between two checkpoints, besides those at the end of each stage.
-        checkpoint_seconds: renew the checkpoint also after so many seconds, inside an epoch; null or 0 for never.
+        artifact: upload the best checkpoint of a finished run to Weights & Biases; the last one if there is no best.
+        checkpoint_every: epochs between checkpoints, at least 1. The end of each stage is saved in any case.
+        checkpoint_seconds: save a checkpoint inside an epoch after this many seconds; null or 0 for never.
+
+    Raises:
+        ValueError: for an argument outside its range.
     """
 
     experiment: str | None = None
@@ -58,25 +61,25 @@ class Run:
     checkpoint_seconds: float | None = 60.0
 
     def __post_init__(self) -> None:
-        # No paths to be opened: what is said of them anywhere names no home folder.
+        # These go to Weights & Biases and are never opened as paths, so they must not name the home folder.
         self.group, self.job_type, self.tags = hidden([self.group, self.job_type, list(self.tags)])
         names = {"run.experiment": self.experiment, "run.id": self.id, "run.project": self.project}
         for name, value in names.items():
             if value is not None and not re.fullmatch(r"(?!\.+$)[^/\\#?%:\s]{1,100}", value):
                 raise ValueError(
-                    f"{name} {value!r}: a plain name of up to 100 characters, without spaces or / \\ # ? % :"
+                    f"{name} must be 1 to 100 characters, not only dots, without spaces or / \\ # ? % :, got {value!r}"
                 )
         words = {"run.group": self.group, "run.job_type": self.job_type}
         words |= {f"run.tags, number {number}": tag for number, tag in enumerate(self.tags, start=1)}
         for name, word in words.items():
             if word is not None and not re.fullmatch(r"\S(.{0,62}\S)?", word):
-                raise ValueError(f"{name} {word!r}: 1 to {MOST_LETTERS} characters in one line, as W&B takes them")
+                raise ValueError(f"{name} must be 1 to {LONGEST_TAG} characters in one line for W&B, got {word!r}")
         if not self.root:
-            raise ValueError("run.root '': the folder of all runs; . is the current one")
+            raise ValueError("run.root must be a folder, got '': use . for the current one")
         if self.checkpoint_every < 1:
-            raise ValueError(f"run.checkpoint_every {self.checkpoint_every}: at least 1")
+            raise ValueError(f"run.checkpoint_every must be at least 1, got {self.checkpoint_every}")
         if self.checkpoint_seconds is not None and not 0 <= self.checkpoint_seconds < math.inf:
-            raise ValueError(f"run.checkpoint_seconds {self.checkpoint_seconds}: at least 0, or null for never")
+            raise ValueError(f"run.checkpoint_seconds must be at least 0 or null, got {self.checkpoint_seconds}")
 
     @property
     def folder(self) -> Path:
@@ -85,7 +88,7 @@ class Run:
 
 
 def given_run_id() -> str | None:
-    """The id that whoever started this process has decided, None if no one has.
+    """Returns the run id that the process's starter has chosen; None if it has not.
 
     SLURM's is the same for all tasks of a step, and after a requeue.
     """
@@ -97,27 +100,27 @@ def given_run_id() -> str | None:
 
 
 def new_run_id() -> str:
-    """An id that all processes of a distributed run agree on.
+    """Returns an id that all processes of a distributed run agree on.
 
-    If none is given, of the form 20260131-235959-1a2b: it sorts by time, and random digits keep runs apart that start
-    in the same second.
+    If none is given it has the form 20260131-235959-1a2b. It sorts by time, and its random digits distinguish runs that
+    start in the same second.
     """
     return given_run_id() or f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
 
 
 def wandb_id(folder: Path, checkpoint: dict[str, Any] | None, anew: bool = False) -> str:
-    """The id of a run in Weights & Biases: that in its folder, or that of the checkpoint it goes on from, or a new one.
+    """Returns a run's id in Weights & Biases: the one in its folder or in its checkpoint, else a new one.
 
-    Not the run's own id, which another experiment of the same W&B project may have too. Under `wandb agent` it is the
-    agent's, whatever was before: W&B takes no other there.
+    It differs from the run's own id, which another experiment of the same W&B project may have too. Under `wandb agent`
+    it is always the agent's, as W&B accepts no other there.
 
     Args:
         folder: of the run, where the id is kept as `wandb_id`.
-        checkpoint: its content.
-        anew: a new one, as W&B has steps already that are now made in another way, and takes none back.
+        checkpoint: content of the checkpoint that the run resumes from.
+        anew: whether to take a new id. W&B cannot delete the steps of a run that is rewound.
     """
     file = folder / WANDB_ID
-    # A checkpoint may be of the run that this one has branched from, or from before it went back.
+    # The folder is asked first: a checkpoint may be from before the run was rewound.
     kept = (file.read_text().strip() if file.is_file() else "") or (checkpoint or {}).get("run", {}).get("wandb_id")
     name: str = (swept() and os.environ.get("WANDB_RUN_ID")) or (not anew and kept) or secrets.token_hex(4)
     if not file.is_file() or file.read_text().strip() != name:
@@ -127,35 +130,35 @@ def wandb_id(folder: Path, checkpoint: dict[str, Any] | None, anew: bool = False
 
 
 def swept() -> bool:
-    """Whether `wandb agent` has started this process, for one run of a sweep."""
+    """Whether `wandb agent` started this process for one run of a W&B sweep."""
     return bool(os.environ.get("WANDB_SWEEP_ID"))
 
 
 def open_run_folder(folder: Path, needed: int = 0) -> None:
-    """Makes a run's folder and shows that it can be written.
+    """Makes a run's folder and checks that it can be written and has enough room.
 
     Args:
-        folder: with its parents.
-        needed: bytes that the run takes.
+        folder: of the run; made with its parents.
+        needed: bytes that the run will write.
 
     Raises:
-        TriwaveError: it can't, or there is not enough room.
+        TriwaveError: it cannot be written, or has too little room.
     """
     open_folder(folder, ANOTHER_ROOT, "run folder")
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise TriwaveError(
-            f"run folder {folder} has {free / 1e6:.0f} MB free, a run takes {needed / 1e6:.0f} MB; {ANOTHER_ROOT}"
+            f"run folder {folder} must have {needed / 1e6:.0f} MB free, got {free / 1e6:.0f} MB; {ANOTHER_ROOT}"
         )
 
 
 def place_run(run: Run, checkpoint: Path | None, branches: bool = False) -> Run:
-    """Where a run belongs: in the run folder of its checkpoint, else in a new one unless an id was given.
+    """Returns the run with its folder settled: that of its checkpoint, else a new one, or the one with the given id.
 
     Args:
-        run: as it was asked for.
-        checkpoint: that it goes on from, or that is evaluated.
-        branches: whether an id that is not the checkpoint's means another run, which goes on from there.
+        run: as the user asked for it.
+        checkpoint: that the run resumes from, or that is evaluated.
+        branches: whether another id than the checkpoint's means a new run that starts from the checkpoint.
     """
     folder = run_folder_of(checkpoint)
     if folder is None or (branches and run.id is not None and run.folder.resolve() != folder):

@@ -1,4 +1,4 @@
-"""What a run is, for `run.json` and for Weights & Biases: config, tags, code, versions, hardware; and how it ended."""
+"""Writes `run.json`: a run's config, tags, code, versions and hardware, and how it ended."""
 
 from __future__ import annotations
 
@@ -19,62 +19,64 @@ from lightning.pytorch import Trainer
 from lit_triwave.files import finite, write_json
 from lit_triwave.tracking.flat_config import describes_run, flat, plain, short_names
 from lit_triwave.tracking.private_paths import hidden
-from lit_triwave.tracking.run import MOST_LETTERS, Run
+from lit_triwave.tracking.run import LONGEST_TAG, Run
 from lit_triwave.tracking.run_files import RUN_JSON, SCHEMA, TRACKED_FIELDS
 
 State = Literal["running", "finished", "stopped", "failed"]
-"""Of a run: `stopped` by a signal, to go on; one that was killed is `running` for ever."""
+"""State of a run. `stopped`: by a signal, and can be resumed; a killed run stays `running`."""
 
-PACKAGES = ("lit_triwave", "torch", "lightning", "torchvision", "torchmetrics", "numpy", "wandb")
-GIT_SECONDS = 5.0
+_PACKAGES = ("lit_triwave", "torch", "lightning", "torchvision", "torchmetrics", "numpy", "wandb")
+_GIT_SECONDS = 5.0
 
 
 def flat_config(config: Namespace) -> dict[str, Any]:
-    """A command's config with dotted names, without `.init_args`, the paths as they may be shown.
+    """Returns a command's config as flat fields such as `seed_everything` and `model.depth`.
 
     Returns:
-        Name ↦ number, string, bool, None or list, `seed_everything` and `model.depth` among them.
+        Name, without `init_args` ↦ number, string, bool, None or list; paths do not name the user.
     """
     content = {name: value for name, value in plain(config).items() if describes_run(name)}
     typed: dict[str, Any] = hidden(finite(flat(content)))
-    return {name: simple(value) for name, value in short_names(typed).items()}
+    return {name: _simple(value) for name, value in short_names(typed).items()}
 
 
-def simple(value: Any) -> Any:
-    """A leaf of a config as JSON has it; of what it has not, the words."""
+def _simple(value: Any) -> Any:
+    """Returns a leaf of a config as JSON has it, other values as text."""
     if isinstance(value, list):
-        return [simple(item) for item in value]
+        return [_simple(item) for item in value]
     if isinstance(value, dict):
-        return {str(key): simple(item) for key, item in value.items()}
+        return {str(key): _simple(item) for key, item in value.items()}
     return value if value is None or isinstance(value, (bool, int, float, str)) else hidden(str(value))
 
 
 def tags(run: Run, config: dict[str, Any]) -> list[str]:
-    """The method (the start of a function's networks, the head of a classifier), the function or data set, the depth,
-    the number of seeds, and the user's own.
+    """Returns a run's tags: method, function or data set, depth, number of seeds, and the user's own.
+
+    The method is the initialization of a function's networks or the head of a classifier.
 
     Args:
-        run: with the user's.
+        run: with the user's tags.
         config: flat.
     """
-    method = config.get("model.initialization") or config.get("model.head") or last_name(config, "model.class_path")
+    method = config.get("model.initialization") or config.get("model.head") or _last_name(config, "model.class_path")
     file = config.get("data.path")
     data = config.get("data.expression") or (Path(file).name if isinstance(file, str) else "")
-    data = data or last_name(config, "data.class_path").removesuffix("DataModule").lower()
+    data = data or _last_name(config, "data.class_path").removesuffix("DataModule").lower()
     depth, seeds = config.get("model.depth"), config.get("model.replicas") or 1
     found = [method, data, f"depth {depth}" if depth else "", f"{seeds} seed{'s' if seeds > 1 else ''}"]
-    return list(dict.fromkeys(tag[:MOST_LETTERS].strip() for tag in [*found, *run.tags] if tag))
+    return list(dict.fromkeys(tag[:LONGEST_TAG].strip() for tag in [*found, *run.tags] if tag))
 
 
-def last_name(config: dict[str, Any], key: str) -> str:
-    """A class's name without its module's."""
+def _last_name(config: dict[str, Any], key: str) -> str:
+    """Returns the name of a class without its module's."""
     return str(config.get(key, "")).rpartition(".")[2]
 
 
-def git_state() -> dict[str, Any] | None:
-    """The commit of this code, and whether tracked files differ from it: `commit`, 40 hexadecimal digits, and `dirty`.
+def _git_state() -> dict[str, Any] | None:
+    """Returns the code's `commit`, 40 hexadecimal digits, and whether tracked files differ from it, `dirty`.
 
-    An installed package has no repository of its own; then it is that of the current folder. None outside of any.
+    For an installed package, which has no repository of its own, it is that of the current folder. None outside of any
+    repository.
     """
     here = Path(__file__).parent
     folder = Path.cwd() if "site-packages" in here.parts else here
@@ -82,7 +84,7 @@ def git_state() -> dict[str, Any] | None:
     environment = os.environ | {"GIT_OPTIONAL_LOCKS": "0"}
     try:
         done = subprocess.run(
-            command, cwd=folder, env=environment, capture_output=True, text=True, timeout=GIT_SECONDS, check=True
+            command, cwd=folder, env=environment, capture_output=True, text=True, timeout=_GIT_SECONDS, check=True
         )
     except (OSError, subprocess.SubprocessError):
         return None
@@ -93,10 +95,10 @@ def git_state() -> dict[str, Any] | None:
     return {"commit": commit, "dirty": any(not line.startswith("#") for line in lines)}
 
 
-def versions() -> dict[str, str | None]:
-    """Of Python, this package, and what it stands on; None for what is not installed."""
+def _versions() -> dict[str, str | None]:
+    """Returns the versions of Python, this package and its main dependencies; None for those not installed."""
     found: dict[str, str | None] = {"python": platform.python_version()}
-    for name in PACKAGES:
+    for name in _PACKAGES:
         try:
             found[name] = version(name)
         except PackageNotFoundError:
@@ -105,7 +107,7 @@ def versions() -> dict[str, str | None]:
 
 
 def hardware(trainer: Trainer, devices: str) -> dict[str, Any]:
-    """What a run runs on, without names of machines.
+    """Returns the hardware of a run, without names of machines.
 
     Args:
         trainer: of the run.
@@ -113,7 +115,7 @@ def hardware(trainer: Trainer, devices: str) -> dict[str, Any]:
     """
     pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 0
     return {
-        "processor": processor(),
+        "processor": _processor(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "memory_gb": round(pages / 2**30) or None,
         "devices": devices,
@@ -122,8 +124,8 @@ def hardware(trainer: Trainer, devices: str) -> dict[str, Any]:
     }
 
 
-def processor() -> str:
-    """The processor's name; what Python knows of it where Linux does not say it."""
+def _processor() -> str:
+    """Returns the processor's name from Linux, else what Python knows of it."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -133,19 +135,19 @@ def processor() -> str:
 
 
 class RunFile:
-    """`run.json` of a run folder, written whole whenever the run's state changes.
+    """`run.json` of a run folder, written at once whenever the run's state changes.
 
     Args:
-        run: whose it is.
+        run: that the file describes.
         config: flat.
         costs: parameters and multiply-adds of the network, see `analysis.costs`.
-        wandb_id: of its Weights & Biases run, if it has one.
+        wandb_id: of the run in Weights & Biases; None without it.
         hardware: see `hardware`.
-        branched_from: the checkpoint of another run that this one has begun from, see `Origin.record`; None says what
-            the file has said before.
+        branched_from: the checkpoint of another run that this run started from, see `Origin.record`; None keeps what
+            the file says already.
 
     Attributes:
-        void: whether the file is no more this process's to write.
+        void: whether this process must not write the file any more.
     """
 
     def __init__(
@@ -168,46 +170,46 @@ class RunFile:
             "job_type": run.job_type,
             "tags": tags(run, config),
             "state": "running",
-            "started": now(),
+            "started": _now(),
             "ended": None,
             "wandb_id": wandb_id,
-            "git": git_state(),
-            "versions": versions(),
+            "git": _git_state(),
+            "versions": _versions(),
             "hardware": hardware,
-            "branched_from": branched_from or earlier(self.path).get("branched_from"),
+            "branched_from": branched_from or _earlier(self.path).get("branched_from"),
             "config": config,
         }
 
     @contextmanager
     def kept(self, stopped: Callable[[], bool]) -> Iterator[None]:
-        """The run is `running` within; afterwards the file says how it ended, if the folder is still there.
+        """Says `running` inside the block and how the run ended after it, if its folder still exists.
 
         Args:
-            stopped: whether it has been stopped by a signal, asked at the end; one that leaves at once counts, too.
+            stopped: whether a signal stopped the run, asked at the end. Leaving at once is recorded as stopped, too.
         """
         write_json(self.path, self.content)
         try:
             yield
         except BaseException as error:
-            with suppress(OSError):  # what went wrong before says more
-                self.end("stopped" if isinstance(error, (KeyboardInterrupt, SystemExit)) else "failed")
+            with suppress(OSError):  # the error before this one says more
+                self._end("stopped" if isinstance(error, (KeyboardInterrupt, SystemExit)) else "failed")
             raise
-        self.end("stopped" if stopped() else "finished")
+        self._end("stopped" if stopped() else "finished")
 
-    def end(self, state: State) -> None:
-        """Writes how the run ended, if its folder is still there."""
+    def _end(self, state: State) -> None:
+        """Writes how the run ended, if its folder still exists."""
         if self.path.is_file() and not self.void:
-            write_json(self.path, self.content | {"state": state, "ended": now()})
+            write_json(self.path, self.content | {"state": state, "ended": _now()})
 
     @property
     def tracked(self) -> dict[str, Any]:
-        """What Weights & Biases gets as the run's config: the same, flat, with the costs, as summary.json has them."""
+        """The run's config for Weights & Biases: flat, with the same details, and with the costs of summary.json."""
         about = {name: self.content[name] for name in TRACKED_FIELDS if self.content[name]}
         return {**self.content["config"], **self.costs, **flat(about)}
 
 
-def earlier(path: Path) -> dict[str, Any]:
-    """What a run.json says; nothing where there is none that can be read."""
+def _earlier(path: Path) -> dict[str, Any]:
+    """Returns the content of a `run.json`; {} if there is none that can be read."""
     try:
         content = json.loads(path.read_text())
     except (OSError, ValueError):
@@ -215,6 +217,6 @@ def earlier(path: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def now() -> str:
-    """The time, in seconds, UTC: `2026-11-25T10:00:00Z`."""
+def _now() -> str:
+    """Returns the time in UTC, to the second: `2026-11-25T10:00:00Z`."""
     return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,8 +1,8 @@
-"""What the local files of a Weights & Biases run hold.
+"""Reads the local files of a Weights & Biases run.
 
-A killed process takes along what it had handed to W&B and W&B had not written yet, and W&B says to no one how much that
-was. Its files do: a W&B run is resumed after the last step that is really there. They are logs in LevelDB's format
-(github.com/google/leveldb, doc/log_format.md, after a header of seven bytes) of W&B's protocol buffers.
+When a process is killed, the rows that W&B has not written yet are lost, and W&B does not say how many. Its files do: a
+W&B run is resumed after the last step in them. A file holds W&B's protocol buffers in LevelDB's log format
+(github.com/google/leveldb, doc/log_format.md), after a header of seven bytes.
 """
 
 from __future__ import annotations
@@ -12,21 +12,23 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-HEADER_BYTES = 7
-BLOCK_BYTES = 32_768
-CHUNK_HEAD = struct.Struct("<IHB")  # checksum, length, kind
-FULL, LAST = 1, 4  # kinds of chunks that end a record
-TORN = -1
+from lit_triwave.tracking.run_files import WANDB_RUNS
+
+_HEADER_BYTES = 7
+_BLOCK_BYTES = 32_768
+_CHUNK_HEAD = struct.Struct("<IHB")  # checksum, length, kind
+_FULL, _LAST = 1, 4  # kinds of chunks that end a record
+_TORN = -1
 
 
 def records(path: Path) -> Iterator[Any]:
-    """The records of one segment, as W&B's protocol buffers; a torn one at the end is left out."""
+    """Yields the records of one file as W&B's protocol buffers; leaves out an incomplete one at the end."""
     from wandb.proto.wandb_internal_pb2 import Record  # type: ignore[attr-defined]
 
     record = b""
     for kind, part in _chunks(path):
         record += part
-        if kind in (FULL, LAST):
+        if kind in (_FULL, _LAST):
             parsed = Record()
             parsed.ParseFromString(record)
             yield parsed
@@ -34,39 +36,41 @@ def records(path: Path) -> Iterator[Any]:
 
 
 def is_cut(path: Path) -> bool:
-    """Whether a segment has lost its end. W&B writes whole blocks: while it does, or where it was killed, the file ends
-    inside a record, too, but with a block."""
+    """Whether a file has lost its end.
+
+    W&B writes whole blocks. A file that is still being written, or whose process was killed, may end inside a record,
+    but at the end of a block."""
     kinds = [kind for kind, _ in _chunks(path)]
-    return bool(kinds) and kinds[-1] not in (FULL, LAST) and path.stat().st_size % BLOCK_BYTES > 0
+    return bool(kinds) and kinds[-1] not in (_FULL, _LAST) and path.stat().st_size % _BLOCK_BYTES > 0
 
 
 def _chunks(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Kind and content of the chunks that records consist of; the last one is `TORN` where it is not whole."""
-    content, position = path.read_bytes(), HEADER_BYTES
+    """Yields kind and content of the chunks that make up records; the kind of an incomplete last one is `_TORN`."""
+    content, position = path.read_bytes(), _HEADER_BYTES
     while position < len(content):
-        left = BLOCK_BYTES - position % BLOCK_BYTES
-        if left < CHUNK_HEAD.size:  # padding at the end of a block
+        left = _BLOCK_BYTES - position % _BLOCK_BYTES
+        if left < _CHUNK_HEAD.size:  # padding of a block
             position += left
             continue
-        if position + CHUNK_HEAD.size > len(content):
-            yield TORN, b""
+        if position + _CHUNK_HEAD.size > len(content):
+            yield _TORN, b""
             return
-        _, length, kind = CHUNK_HEAD.unpack_from(content, position)
-        position += CHUNK_HEAD.size
+        _, length, kind = _CHUNK_HEAD.unpack_from(content, position)
+        position += _CHUNK_HEAD.size
         if kind == 0 or position + length > len(content):
-            yield TORN, b""
+            yield _TORN, b""
             return
         yield kind, content[position : position + length]
         position += length
 
 
 def segments(folder: Path, wandb_id: str) -> list[Path]:
-    """The files of a W&B run in a run folder, oldest first: one for each process that has worked on it."""
-    return sorted(folder.glob(f"wandb/*run-*-{wandb_id}/run-{wandb_id}.wandb"))
+    """Returns the files of a W&B run in a run folder, oldest first: one for each process that worked on the run."""
+    return sorted(folder.glob(f"{WANDB_RUNS}-{wandb_id}/run-{wandb_id}.wandb"))
 
 
 def last_step(folder: Path, wandb_id: str) -> int:
-    """The last step that the segments hold; -1 for none."""
+    """Returns the last step in the files of a W&B run; -1 if there is none."""
     steps = [
         record.history.step.num
         for path in segments(folder, wandb_id)

@@ -1,4 +1,4 @@
-"""Rows sent to Weights & Biases, each step once."""
+"""Sends rows to Weights & Biases, each step once."""
 
 from __future__ import annotations
 
@@ -23,37 +23,35 @@ from lit_triwave.tracking.private_paths import names_home
 from lit_triwave.tracking.run import Run, swept
 
 STEP = "trainer/global_step"
-
-
-MOST_LETTERS = 128
-"""Of an artifact's name."""
+"""Name of the column with Lightning's step."""
+_LONGEST_NAME = 128
+"""Characters of an artifact's name."""
 
 
 class WandbRows(WandbLogger):
-    """Sends one row for each step to Weights & Biases, W&B's own step being Lightning's, each of them once.
+    """Sends one row per step to Weights & Biases, whose own step is Lightning's.
 
-    What is logged at a step is sent when the next step comes or all is well at the end, so that a row is whole or not
-    there at all. Another thread sends it: on a busy machine W&B's answer takes longer than the step. A run that goes on
-    sends what its checkpoint knows and W&B lacks, then leaves out the steps, computed again since the checkpoint, that
-    W&B has.
+    A row is sent when the next step begins or the run ends well, so it is either complete or absent. Another thread
+    sends it, since W&B's answer may take longer than a step. A resumed run first sends the rows that its checkpoint
+    has and W&B lacks. It then skips the steps that are computed again but that W&B already has.
 
     Args:
         run: to be tracked.
-        experiment: the started W&B run; None on ranks but the first.
-        sent: the last step that W&B has, -1 for none.
-        rows: logged before the checkpoint that the run goes on from.
+        experiment: the started W&B run; None on ranks other than the first.
+        sent: the last step that W&B has; -1 if it has none.
+        rows: logged before the checkpoint that the run resumes from.
     """
 
     def __init__(self, run: Run, experiment: Any, sent: int = -1, rows: Sequence[Row] = ()) -> None:
         name = experiment.id if experiment is not None else None
         super().__init__(project=run.project, id=name, save_dir=run.folder, experiment=experiment)
         self._sent = sent
-        self._lost = False  # W&B's process is gone
+        self._lost = False  # whether W&B's process is gone
         self._step = -1
         self._row: dict[str, Any] = {}  # logged at `_step`, not yet sent
         self._summary: dict[str, Any] = {}
         self._defined: set[str] = set()
-        self._background = Background()
+        self._background = _Background()
         self._artifact = f"{run.experiment}-{run.id}"
         for step, metrics in rows:
             self.log_metrics(metrics, step)
@@ -79,14 +77,14 @@ class WandbRows(WandbLogger):
 
     @contextmanager
     def _may_be_lost(self) -> Iterator[None]:
-        """Notes that W&B's process is gone, which must not cost the run; `finish_wandb` will say it."""
+        """Notes that W&B's process is gone, which must not end the run; `finish_wandb` reports it."""
         try:
             yield
         except OSError:
             self._lost = True
 
     def _define(self, names: Iterable[str]) -> None:
-        """Says of each metric of the course, once, whether its lowest or its highest value counts."""
+        """Tells W&B for each training or validation metric, once, whether lower or higher is better."""
         for name in names:
             wanted = goal(name)
             if name.startswith(("train/", "val/")) and wanted and name not in self._defined:
@@ -95,11 +93,11 @@ class WandbRows(WandbLogger):
 
     @rank_zero_only
     def log_hyperparams(self, params: Any) -> None:
-        """Nothing: W&B has the whole config, of which these are a part."""
+        """Does nothing: W&B gets the whole config, of which the hyperparameters are a part."""
 
     @rank_zero_only
     def log_config(self, config: Mapping[str, Any]) -> None:
-        """Sets W&B's config, flat; a sweep's own values stay."""
+        """Sets W&B's config, flat; values that a W&B sweep has set are kept."""
         self._background.wait()
         kept = set(self.experiment.config.keys()) if swept() else set()
         given = {name: value for name, value in config.items() if name not in kept}
@@ -108,27 +106,27 @@ class WandbRows(WandbLogger):
 
     @rank_zero_only
     def log_summary(self, summary: Mapping[str, Any]) -> None:
-        """Sets W&B's summary when the last row is sent, whose `stage` is a number where the summary's is a name; of the
-        metrics of the course W&B keeps the best value itself."""
+        """Sets W&B's summary once the last row is sent, whose `stage` is a number where the summary has a name. For
+        training and validation metrics W&B keeps the best value itself."""
         self._summary |= summary
 
     @rank_zero_only
     def log_checkpoint(self, path: Path) -> None:
-        """Keeps a file as an artifact of the run and of its name, to be uploaded from where it lies."""
+        """Uploads a checkpoint as an artifact named after the run, from the run folder itself."""
         self._background.wait()
         if self._lost:
             return
         import wandb
 
-        # A link of its own: the run may be prolonged, and then has another checkpoint before this one is uploaded.
+        # A link of its own, as a resumed run may replace the checkpoint before it is uploaded.
         own = Path(os.path.relpath(self.experiment.dir)).parent / "artifact" / path.name
         if names_home(own):
-            say("Weights & Biases: no artifact, as its path from here would name the home folder; start from within it")
+            say("Weights & Biases: no artifact, as its path would name the home folder: start the run from within it")
             return
         own.parent.mkdir(exist_ok=True)
         link(path, own)
-        artifact = wandb.Artifact(re.sub(r"[^\w.-]", "-", self._artifact)[-MOST_LETTERS:], type="model")
-        # W&B's own copy would be in the home folder, which the segment would then name.
+        artifact = wandb.Artifact(re.sub(r"[^\w.-]", "-", self._artifact)[-_LONGEST_NAME:], type="model")
+        # With its default policy W&B would copy the file to the home folder, and name that in its own file.
         artifact.add_file(str(own), name=path.name, policy="immutable")
         with self._may_be_lost():
             self.experiment.log_artifact(artifact)
@@ -144,11 +142,8 @@ class WandbRows(WandbLogger):
         super().finalize(status)
 
 
-class Background:
-    """A thread that makes calls in the order in which they come, so that who hands them over need not wait.
-
-    The thread begins with the first call and ends with the process.
-    """
+class _Background:
+    """Makes calls in another thread, in order. The thread starts with the first call and ends with the process."""
 
     def __init__(self) -> None:
         self._calls: Queue[Callable[[], None]] = Queue()
@@ -156,14 +151,14 @@ class Background:
         self._error: Exception | None = None
 
     def call(self, function: Callable[[], None]) -> None:
-        """Has a function called soon."""
+        """Queues a call."""
         if self._thread is None:
             self._thread = threading.Thread(target=self._work, daemon=True)
             self._thread.start()
         self._calls.put(function)
 
     def wait(self) -> None:
-        """Returns when all calls are made; raises what the first that failed has raised."""
+        """Waits until all calls are made; raises the error of the first that failed."""
         self._calls.join()
         error, self._error = self._error, None
         if error is not None:
@@ -174,7 +169,7 @@ class Background:
             function = self._calls.get()
             try:
                 function()
-            except Exception as error:  # it is raised where someone waits for it
+            except Exception as error:  # `wait` raises it
                 self._error = self._error or error
             finally:
                 self._calls.task_done()

@@ -1,4 +1,4 @@
-"""How Weights & Biases is used: its mode, its login and what it may note."""
+"""Mode, login and privacy of Weights & Biases."""
 
 from __future__ import annotations
 
@@ -13,15 +13,17 @@ from typing import Any
 from lit_triwave.errors import TriwaveError, reason
 from lit_triwave.tracking.run import WandbMode
 
-INIT_TIMEOUT = 20
-"""Seconds to wait for the W&B server before the run goes on offline."""
+_INIT_TIMEOUT = 20
+"""Seconds to wait for the W&B server before the run is tracked offline instead."""
 
 
 def wandb_mode(asked: WandbMode) -> tuple[WandbMode, str]:
-    """The mode, and why. `auto` means WANDB_MODE or WANDB_DISABLED if set, online if there is a login, else offline.
+    """Returns the mode and the reason for it.
+
+    `auto` follows WANDB_DISABLED or WANDB_MODE if set. Otherwise it is online with a login and offline without one.
 
     Raises:
-        TriwaveError: WANDB_MODE is none of W&B's modes.
+        TriwaveError: WANDB_MODE is not one of W&B's modes.
     """
     if asked != "auto":
         return asked, "run.wandb"
@@ -32,30 +34,30 @@ def wandb_mode(asked: WandbMode) -> tuple[WandbMode, str]:
         modes: dict[str, WandbMode] = {"online": "online", "shared": "online", "offline": "offline"}
         modes |= {"dryrun": "offline", "disabled": "disabled"}
         if mode not in modes:
-            raise TriwaveError(f"WANDB_MODE {mode!r}: online, offline or disabled")
+            raise TriwaveError(f"WANDB_MODE must be online, offline or disabled, got {mode!r}")
         return modes[mode], f"WANDB_MODE={mode}"
     os.environ.pop("WANDB_MODE", None)  # W&B itself refuses an empty one
     try:
-        return ("online", "") if has_wandb_login() else ("offline", "no login")
+        return ("online", "") if has_login() else ("offline", "no login")
     except Exception as error:  # a malformed key, say; W&B has many kinds
-        return "offline", f"the login can't be used: {reason(error, 100)}"
+        return "offline", f"the login cannot be used: {reason(error, 100)}"
 
 
-def has_wandb_login() -> bool:
-    """Whether W&B finds credentials (environment, settings or netrc), without asking for them or using them."""
+def has_login() -> bool:
+    """Whether W&B finds credentials in the environment, its settings or netrc; neither asks for them nor uses them."""
     import wandb
 
     if "prompt" in inspect.signature(wandb.login).parameters:
-        with redirect_stderr(io.StringIO()):  # where it says whose login it found
+        with redirect_stderr(io.StringIO()):  # W&B prints there whose login it found
             return bool(wandb.login(prompt=False, verify=False))
     return bool(wandb.api.api_key)  # wandb before 0.30
 
 
 def private_settings() -> Any:
-    """W&B's settings, with which it notes no host, user, path, command line or output; the system's load it does."""
+    """Returns W&B settings that record no host, user, path, command line or output; the system's load is recorded."""
     import wandb
 
-    settings: dict[str, Any] = {"silent": True, "init_timeout": INIT_TIMEOUT}
+    settings: dict[str, Any] = {"silent": True, "init_timeout": _INIT_TIMEOUT}
     # The output names the machine and the run folder.
     settings |= {"console": "off", "host": "", "username": "", "email": "", "x_disable_meta": True}
     settings |= {"disable_git": True, "disable_code": True, "save_code": False}
@@ -64,8 +66,9 @@ def private_settings() -> Any:
 
 
 def forget_logs(folder: Path) -> None:
-    """Takes W&B's debug logs, which name paths, out of a run folder; W&B writes on where no one reads, and a killed run
-    has none either. Kept with WANDB_DEBUG=true."""
+    """Deletes W&B's debug logs, which name paths, from a run folder; WANDB_DEBUG=true keeps them.
+
+    W&B keeps writing to the deleted files, so that a killed run leaves none behind either."""
     if os.environ.get("WANDB_DEBUG", "").lower() not in ("true", "1"):
         for logs in folder.glob("wandb/*run-*/logs"):
             shutil.rmtree(logs, ignore_errors=True)

@@ -56,14 +56,14 @@ def test_best_is_the_epoch_of_the_lowest_validation_error_and_last_the_last(fit,
     assert checkpoint(run, "last")["epoch"] == 9
     capsys.readouterr()
     again = ["--model.replicas", "3", "--model.recruit", "true", "--run.root", str(run.parents[1])]
-    before = (run / "summary.json").read_bytes(), (run / "figures" / "fit.png").read_bytes()
+    before = (run / "summary.json").read_bytes(), (run / "figures" / "fit.png").stat().st_mtime_ns
     best = ["--ckpt_path", str(run / "checkpoints" / "best.ckpt")]
     for command in ("validate", "test", "predict"):
         assert main([command, "--config", "configs/x3_minus_x.yaml", *again, *best]) == 0
         if command == "validate":
             assert f"{float(row['val/mse_min']):.2e}" in capsys.readouterr().out
     # What is said of the run stays that of its last step.
-    assert before == ((run / "summary.json").read_bytes(), (run / "figures" / "fit.png").read_bytes())
+    assert before == ((run / "summary.json").read_bytes(), (run / "figures" / "fit.png").stat().st_mtime_ns)
     tested = json.loads((run / "best" / "summary.json").read_text())
     last = json.loads(before[0])
     assert tested["test/mse_min"] < last["test/mse_min"]
@@ -102,8 +102,8 @@ def test_a_classifiers_best_is_the_first_of_its_highest_accuracies(tmp_path: Pat
     assert checkpoint(run)["epoch"] == values.index(max(values)) == better[-1]
 
 
-def test_the_best_of_a_stopped_run_is_that_of_one_left_alone(fit) -> None:
-    whole = fit("whole", *UNSTEADY)
+def test_the_best_of_a_stopped_run_is_that_of_one_left_alone(fit, trained) -> None:
+    whole = trained("whole", *UNSTEADY)
     # In the step that ends the best epoch of pretraining, and on both sides of the best of all.
     for epoch, batch in ((4, 4), (6, 2), (8, 1)):
         run = fit(f"{epoch}-{batch}", *UNSTEADY, *signal_at(epoch, batch), code=75)
@@ -112,8 +112,8 @@ def test_the_best_of_a_stopped_run_is_that_of_one_left_alone(fit) -> None:
         assert_ends_alike(whole, run)
 
 
-def test_a_run_killed_between_the_best_and_the_last_finds_the_same_best(fit) -> None:
-    whole = fit("whole", *UNSTEADY)
+def test_a_run_killed_between_the_best_and_the_last_finds_the_same_best(fit, trained) -> None:
+    whole = trained("whole", *UNSTEADY)
     killed = fit("killed", *UNSTEADY, *signal_at(5, 4), code=75)
     shutil.copy(whole / "checkpoints" / "best.ckpt", killed / "checkpoints" / "best.ckpt")  # last.ckpt knows of another
     fit("", *UNSTEADY, "--ckpt_path", str(killed / "checkpoints" / "last.ckpt"))
@@ -122,8 +122,8 @@ def test_a_run_killed_between_the_best_and_the_last_finds_the_same_best(fit) -> 
 
 
 @pytest.mark.parametrize(("options", "epoch"), [(UNSTEADY, 7), (SPOILED, 4)], ids=["in training", "at the switch"])
-def test_a_run_goes_on_from_its_best_epoch_as_it_did_before(fit, options: list[str], epoch: int) -> None:
-    whole = fit("whole", *options)
+def test_a_run_goes_on_from_its_best_epoch_as_it_did_before(fit, trained, options: list[str], epoch: int) -> None:
+    whole = trained("whole", *options)
     assert checkpoint(whole)["epoch"] == epoch
     copy = whole.with_name("copy")
     shutil.copytree(whole, copy)
@@ -134,8 +134,8 @@ def test_a_run_goes_on_from_its_best_epoch_as_it_did_before(fit, options: list[s
 
 
 @pytest.mark.parametrize(("lr", "epochs"), [("0.3", [4]), ("0.01", [5, 6, 7, 8, 9])], ids=["its start", "later"])
-def test_after_going_back_the_best_is_of_the_new_course(fit, lr: str, epochs: list[int]) -> None:
-    run = fit("r", *UNSTEADY)
+def test_after_going_back_the_best_is_of_the_new_course(fit, trained, lr: str, epochs: list[int]) -> None:
+    run = trained("r", *UNSTEADY)
     assert checkpoint(run)["epoch"] == 7
     back = ["--ckpt_path", str(run / "checkpoints" / "pretrained.ckpt")]
     fit("", *EACH, "--model.train.lr", lr, *back)
@@ -149,8 +149,8 @@ def test_after_going_back_the_best_is_of_the_new_course(fit, lr: str, epochs: li
 SELDOM = ["--trainer.check_val_every_n_epoch", "50"]
 
 
-def test_a_branch_has_what_is_true_of_it_from_its_first_step_on(fit, capsys) -> None:
-    run = fit("r", *UNSTEADY)
+def test_a_branch_has_what_is_true_of_it_from_its_first_step_on(fit, trained, capsys) -> None:
+    run = trained("r", *UNSTEADY)
     before = {path: path.read_bytes() for path in run.rglob("*.*") if path.is_file()}
     kept = {name: (run / "checkpoints" / f"{name}.ckpt").read_bytes() for name in ("best", "pretrained")}
     for name, options, code in (("early", signal_at(8, 0, "SIGINT"), 130), ("whole", [], 0)):
@@ -167,8 +167,8 @@ def test_a_branch_has_what_is_true_of_it_from_its_first_step_on(fit, capsys) -> 
     assert "not known" not in capsys.readouterr().out
 
 
-def test_a_branch_from_before_the_best_begins_with_the_best_of_its_own_course(fit) -> None:
-    run = fit("r", *UNSTEADY)
+def test_a_branch_from_before_the_best_begins_with_the_best_of_its_own_course(fit, trained) -> None:
+    run = trained("r", *UNSTEADY)
     start = ["--ckpt_path", str(run / "checkpoints" / "pretrained.ckpt")]
     early = [*SELDOM, "--trainer.max_epochs", "9"]  # before the end of its stage
     for epoch, options in ((4, early), (9, UNSTEADY)):  # at its start, and once it is better
@@ -185,8 +185,8 @@ def test_a_branch_from_before_the_best_begins_with_the_best_of_its_own_course(fi
     assert checkpoint(branch)["epoch"] == 4
 
 
-def test_a_branch_with_nothing_left_to_train_is_where_it_began(fit) -> None:
-    run = fit("r", *EACH)
+def test_a_branch_with_nothing_left_to_train_is_where_it_began(fit, trained) -> None:
+    run = trained("r", *EACH)
     branch = fit("b", *EACH, "--ckpt_path", str(run / "checkpoints" / "last.ckpt"))
     for name in ("best", "last", "pretrained"):
         assert checkpoint(branch, name)["epoch"] == checkpoint(run, name)["epoch"]

@@ -33,9 +33,11 @@ POLISH += ["--model.polish.options", "{warmup: 1, round_length: 1}", "--model.po
     ],
     ids=["blocks", "dense", "polish"],
 )
-def test_a_run_resumed_in_any_stage_ends_bit_identical(fit, options: list[str], stops: tuple[int, ...]) -> None:
+def test_a_run_resumed_in_any_stage_ends_bit_identical(
+    fit, trained, options: list[str], stops: tuple[int, ...]
+) -> None:
     options = [*options, "--trainer.log_every_n_steps", "1"]
-    whole = fit("whole", *options)
+    whole = trained("whole", *options)
     for epochs in stops:
         name = f"stopped{epochs}"
         run = fit(name, *options, "--trainer.max_epochs", str(epochs))
@@ -49,9 +51,9 @@ def test_a_run_resumed_in_any_stage_ends_bit_identical(fit, options: list[str], 
     [[], ["--model.release", "dense", "--trainer.accumulate_grad_batches", "2"]],
     ids=["plain", "accumulating"],
 )
-def test_a_run_stopped_inside_an_epoch_ends_bit_identical(fit, options: list[str], capsys) -> None:
+def test_a_run_stopped_inside_an_epoch_ends_bit_identical(fit, trained, options: list[str], capsys) -> None:
     options = [*options, "--trainer.log_every_n_steps", "3"]
-    whole = fit("whole", *options)
+    whole = trained("whole", *options)
     # Five batches an epoch: at its start, in the middle, at its end, on both sides of the switch.
     for epoch, batch in ((0, 1), (4, 2), (4, 4), (5, 0), (8, 3)):
         run = fit(f"{epoch}-{batch}", *options, *signal_at(epoch, batch), code=75)
@@ -82,8 +84,8 @@ def test_checkpoints_are_renewed_by_time_inside_an_epoch(fit, monkeypatch) -> No
     assert places == [25, 50]
 
 
-def test_a_run_resumed_from_the_end_of_pretraining_ends_bit_identical(fit) -> None:
-    whole = fit("whole")
+def test_a_run_resumed_from_the_end_of_pretraining_ends_bit_identical(fit, trained) -> None:
+    whole = trained("whole")
     copy = whole.with_name("copy")
     shutil.copytree(whole, copy)
     (copy / "checkpoints" / "last.ckpt").unlink()
@@ -106,8 +108,8 @@ def files(run: Path) -> list[str]:
 
 
 @pytest.mark.parametrize(("epoch", "batch"), [(5, 0), (5, 4), (8, 2)])
-def test_a_run_that_has_gone_back_says_nothing_of_the_course_it_left(fit, epoch: int, batch: int) -> None:
-    run = fit("r", *EACH)
+def test_a_run_that_has_gone_back_says_nothing_of_the_course_it_left(fit, trained, epoch: int, batch: int) -> None:
+    run = trained("r", *EACH)
     other = fit("other", *EACH, *back_to(run))
     fit("", *EACH, *back_to(run), *signal_at(epoch, batch, "SIGTERM"), code=130)
     assert state(run)["epoch"] == epoch
@@ -118,8 +120,8 @@ def test_a_run_that_has_gone_back_says_nothing_of_the_course_it_left(fit, epoch:
     assert_ends_alike(other, run)
 
 
-def test_a_run_that_goes_on_is_not_what_its_summary_says(fit) -> None:
-    run = fit("r")
+def test_a_run_that_goes_on_is_not_what_its_summary_says(fit, trained) -> None:
+    run = trained("r")
     longer = ["--ckpt_path", str(run / "checkpoints" / "last.ckpt"), "--model.train.epochs", "9"]
     fit("", *longer, *signal_at(12, 1, "SIGTERM"), code=130)
     assert not (run / "summary.json").exists() and not (run / "figures").exists()
@@ -127,8 +129,8 @@ def test_a_run_that_goes_on_is_not_what_its_summary_says(fit) -> None:
     assert (run / "summary.json").is_file() and (run / "figures" / "fit.png").is_file()
 
 
-def test_before_its_first_step_is_saved_a_run_that_goes_back_stays_as_it_was(fit, monkeypatch, capsys) -> None:
-    run = fit("r", *EACH)
+def test_before_its_first_step_is_saved_a_run_that_goes_back_stays_as_it_was(fit, trained, monkeypatch, capsys) -> None:
+    run = trained("r", *EACH)
     before = {path: path.read_bytes() for path in run.rglob("*.*") if path.is_file()}
     fit("", *back_to(run), "--trainer.callbacks+=tests.faults.SignalBeforeTraining", code=130)
     assert {path: path.read_bytes() for path in run.rglob("*.*") if path.is_file()} == before
@@ -162,15 +164,15 @@ def test_ckpt_path_last_goes_on_with_the_newest_run(fit, tmp_path: Path) -> None
     assert sorted(path.name for path in (tmp_path / "x3_minus_x").iterdir()) == ["newer", "older"]
 
 
-def test_a_finished_run_resumed_changes_nothing(fit) -> None:
-    run = fit("done")
+def test_a_finished_run_resumed_changes_nothing(fit, trained) -> None:
+    run = trained("r")
     before = state(run)
     fit("", "--ckpt_path", str(run / "checkpoints" / "last.ckpt"))
     assert_identical(before, state(run))
 
 
-def test_training_can_be_prolonged(fit) -> None:
-    run = fit("short")
+def test_training_can_be_prolonged(fit, trained) -> None:
+    run = trained("r")
     fit("", "--ckpt_path", str(run / "checkpoints" / "last.ckpt"), "--model.train.epochs", "7")
     assert state(run)["epoch"] == 11
 
@@ -186,7 +188,7 @@ def test_stages_of_no_epochs_are_left_out(fit) -> None:
 
 @pytest.mark.parametrize(("count", "name", "epoch"), [(5, "last", 2), (6, "best", 3)])
 def test_a_process_killed_while_it_saves_leaves_the_checkpoint_before(
-    fit, tmp_path: Path, count: int, name: str, epoch: int
+    fit, trained, tmp_path: Path, count: int, name: str, epoch: int
 ) -> None:
     small = ["--model.replicas", "3", "--model.pretrain.epochs", "5", "--model.train.epochs", "5"]
     small += ["--model.polish.epochs", "0", "--data.batch_size", "100", "--trainer.check_val_every_n_epoch", "2"]
@@ -202,11 +204,11 @@ def test_a_process_killed_while_it_saves_leaves_the_checkpoint_before(
     partial.write_bytes(partial.read_bytes()[:1000])  # nor does half a file matter
     fit("r", "--ckpt_path", "last")
     assert not partial.exists()
-    assert_ends_alike(fit("whole"), run)
+    assert_ends_alike(trained("whole"), run)
 
 
-def test_ckpt_path_last_with_an_id_begins_anew_where_nothing_was_saved(fit, capsys) -> None:
-    whole = fit("whole")
+def test_ckpt_path_last_with_an_id_begins_anew_where_nothing_was_saved(fit, trained, capsys) -> None:
+    whole = trained("whole")
     run = fit("r", "--ckpt_path", "last")  # not even a folder
     assert "r/checkpoints yet: begins anew" in capsys.readouterr().out
     assert_ends_alike(whole, run)
@@ -221,8 +223,8 @@ def test_ckpt_path_last_with_an_id_begins_anew_where_nothing_was_saved(fit, caps
     assert "begins anew" not in capsys.readouterr().out
 
 
-def test_a_run_killed_in_its_test_is_as_if_it_had_not_been(fit) -> None:
-    whole, run = fit("whole"), fit("r")
+def test_a_run_killed_in_its_test_is_as_if_it_had_not_been(fit, trained) -> None:
+    whole, run = trained("whole"), trained("r")
     (run / "summary.json").unlink()
     fit("r", "--ckpt_path", "last")
     assert_ends_alike(whole, run)
@@ -242,8 +244,8 @@ def test_the_script_that_measures_resumability_saves_inside_an_epoch(monkeypatch
     assert f"{share:+.2%}" in line
 
 
-def test_a_requeued_job_that_began_from_another_runs_checkpoint_goes_on_with_its_own(fit, monkeypatch) -> None:
-    whole = fit("a")
+def test_a_requeued_job_that_began_from_another_runs_checkpoint_goes_on_with_its_own(fit, trained, monkeypatch) -> None:
+    whole = trained("r")
     begin = ["--ckpt_path", str(whole / "checkpoints" / "pretrained.ckpt")]
     fit("b", *begin, "--trainer.max_epochs", "7")
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
@@ -251,8 +253,8 @@ def test_a_requeued_job_that_began_from_another_runs_checkpoint_goes_on_with_its
     assert_ends_alike(whole, fit("b", *begin))
 
 
-def test_a_finished_run_takes_no_more_time_when_it_is_resumed(fit) -> None:
-    run = fit("r")
+def test_a_finished_run_takes_no_more_time_when_it_is_resumed(fit, trained) -> None:
+    run = trained("r")
     before = (run / "summary.json").read_text()
     fit("r", "--ckpt_path", str(run / "checkpoints" / "last.ckpt"))
     assert (run / "summary.json").read_text() == before

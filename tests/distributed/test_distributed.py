@@ -172,7 +172,6 @@ def test_a_first_rank_that_goes_before_the_others_are_ready_leaves_none(tmp_path
             pass
         while not Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text():
             time.sleep(0.02)
-        time.sleep(0.3)  # the other one is importing
         process.send_signal(number)
         _, errors = process.communicate(timeout=60)  # returns when both have closed their outputs: both are gone
     if number == signal.SIGKILL:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from lit_triwave.cli import main
 from lit_triwave.errors import TriwaveError
@@ -19,7 +20,6 @@ from lit_triwave.tracking.lock import LOCK_FILE, locked
 from tests.conftest import REPOSITORY
 from tests.faults import signal_at
 from tests.finished_runs import assert_ends_alike, state
-from tests.small_runs import untimed_summary
 
 
 def contents(run: Path) -> dict[Path, bytes]:
@@ -28,7 +28,7 @@ def contents(run: Path) -> dict[Path, bytes]:
 
 
 ARGS = ["--model.replicas", "3", "--model.pretrain.epochs", "400", "--model.train.epochs", "400"]
-ARGS += ["--model.polish.epochs", "100"]
+ARGS += ["--model.polish.epochs", "0"]
 
 
 def start(root: Path, *args: str) -> subprocess.Popen[str]:
@@ -48,41 +48,54 @@ def start(root: Path, *args: str) -> subprocess.Popen[str]:
     )
 
 
-@pytest.mark.parametrize(
-    ("stage", "number"), [("pretrain", signal.SIGINT), ("train", signal.SIGINT), ("polish", signal.SIGINT)]
-)
-def test_an_interrupted_run_is_whole_and_goes_on_as_if_nothing_had_been(
-    tmp_path: Path, stage: str, number: signal.Signals
+POLISHED = ["--data.batch_size", "null", "--model.polish.epochs", "6"]
+
+
+@pytest.mark.parametrize(("stage", "epoch"), [("pretrain", 2), ("train", 7), ("polish", 13)])
+def test_after_ctrl_c_a_run_is_whole_and_goes_on_as_if_nothing_had_been(
+    fit, trained, capsys, stage: str, epoch: int
 ) -> None:
-    run = tmp_path / "x3_minus_x" / "r"
+    whole = trained("whole", *POLISHED)
+    capsys.readouterr()
+    run = fit("r", *POLISHED, *signal_at(epoch, 0, "SIGINT"), code=130)
+    output, errors = capsys.readouterr()
+    assert "Ctrl-C: stopping after this step" in errors and "Traceback" not in errors
+    assert f"interrupted in stage '{stage}'" in output
+    assert json.loads((run / "summary.json").read_text())["stage"] == stage
+    assert (run / "figures" / "fit.png").is_file()
+    # The command that it prints ends where an uninterrupted run does.
+    command = shlex.split(re.search(r"python -m lit_triwave fit .*", output)[0])  # type: ignore[index]
+    without_the_signal(run / "config.yaml")
+    assert main(command[3:]) == 0
+    assert_ends_alike(whole, run)
+
+
+def without_the_signal(config: Path) -> None:
+    """Takes the callback that sends a signal out of a saved config."""
+    content = yaml.safe_load(config.read_text())
+    content["trainer"]["callbacks"] = None
+    config.write_text(yaml.safe_dump(content))
+
+
+def test_ctrl_c_at_a_terminal_stops_a_run_in_good_order(tmp_path: Path) -> None:
     with start(tmp_path, "--run.id", "r") as process:
         assert process.stdout is not None
         for line in process.stdout:
-            if line.startswith(f"{stage} "):
-                process.send_signal(number)
+            if line.startswith("train "):
+                process.send_signal(signal.SIGINT)
                 break
         output, errors = process.communicate(timeout=120)
     assert process.returncode == 130
-    assert "Traceback" not in errors
-    assert "stopping after this step" in errors
-    assert f"interrupted in stage '{stage}'" in output
-    summary = json.loads((run / "summary.json").read_text())
-    assert summary["stage"] == stage
-    assert (run / "figures" / "fit.png").is_file()
-    reached = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["epoch"]
-    assert 0 < reached < 899
-
-    # The line that it printed, run as printed (with this Python), ends where an uninterrupted run does.
-    resume = shlex.split(re.search(r"python -m lit_triwave fit .*", output)[0])  # type: ignore[index]
-    assert subprocess.run([sys.executable, *resume[1:]], cwd=REPOSITORY, capture_output=True).returncode == 0
-    with start(tmp_path, "--run.id", "whole") as process:
-        process.communicate(timeout=120)
-    assert untimed_summary(tmp_path / "x3_minus_x" / "r") == untimed_summary(tmp_path / "x3_minus_x" / "whole")
+    assert "Traceback" not in errors and "stopping after this step" in errors
+    assert "interrupted in stage 'train'" in output
+    run = tmp_path / "x3_minus_x" / "r"
+    assert json.loads((run / "summary.json").read_text())["stage"] == "train"
+    assert 399 < torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["epoch"] < 799
 
 
 @pytest.mark.parametrize("times", [1, 2])  # SLURM's, and the same passed on by W&B's agent
-def test_after_sigterm_there_is_a_checkpoint_and_no_long_test(fit, capsys, times: int) -> None:
-    whole = fit("whole")
+def test_after_sigterm_there_is_a_checkpoint_and_no_long_test(fit, trained, capsys, times: int) -> None:
+    whole = trained("whole")
     run = fit("r", *times * signal_at(3, 2, "SIGTERM"), code=130)
     assert not (run / "summary.json").exists()
     assert "interrupted in stage 'pretrain', epoch 4/5, step 18; resume with:" in capsys.readouterr().out
@@ -90,8 +103,8 @@ def test_after_sigterm_there_is_a_checkpoint_and_no_long_test(fit, capsys, times
     assert_ends_alike(whole, run)
 
 
-def test_a_test_that_is_cut_off_is_made_by_the_run_that_goes_on(fit) -> None:
-    whole = fit("whole")
+def test_a_test_that_is_cut_off_is_made_by_the_run_that_goes_on(fit, trained) -> None:
+    whole = trained("whole")
     run = fit("r", "--trainer.callbacks+=tests.faults.SignalInTest", code=75)
     assert not (run / "summary.json").exists()
     fit("", "--ckpt_path", str(run / "checkpoints" / "last.ckpt"))
@@ -131,7 +144,7 @@ def test_a_run_in_use_is_refused_and_a_killed_one_goes_on_at_once(tmp_path: Path
 FORK = """
 import os, signal, sys, time
 from pathlib import Path
-from lit_triwave.lock import locked
+from lit_triwave.tracking.lock import locked
 with locked(Path(sys.argv[1])):
     if os.fork() == 0:
         print("forked", flush=True)

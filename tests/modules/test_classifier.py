@@ -202,9 +202,15 @@ def test_a_loss_that_is_not_finite_is_named_and_the_last_good_checkpoint_kept(di
         (["--model.head", "dense"], "no peaks to pretrain: set pretrain.epochs to 0"),
         (["--model.head", "replaced"], "backbone 'cnn' has no classifier of its own"),
         (["--model.backbone", "vgg16bn"], "such as vgg16_bn; did you mean 'vgg16_bn', 'vgg16' or 'vgg19_bn'?"),
-        (["--model.release", "block"], "error: release 'block': one of blocks, dense; did you mean 'blocks'?"),
-        (["--model.train.schedule", "cosin"], "schedule 'cosin': one of constant, cosine, step; did you mean"),
-        (["--trainer.precision", "bf16-mix"], "error: trainer.precision 'bf16-mix': one of "),
+        (
+            ["--model.release", "block"],
+            "error: release must be one of blocks, dense, got 'block'; did you mean",
+        ),
+        (
+            ["--model.train.schedule", "cosin"],
+            "schedule must be one of constant, cosine, step, got 'cosin'; did",
+        ),
+        (["--trainer.precision", "bf16-mix"], "error: trainer.precision must be one of "),
         (["--model.backbone", "vgg16_bn"], "takes images of 3 channels"),
         (["--model.channels", "[4,4,4,4]"], "one to 3 blocks for images of 8 × 8"),
         (["--model.label_smoothing", "1.5"], "label_smoothing 1.5"),

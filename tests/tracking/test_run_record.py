@@ -371,7 +371,7 @@ def test_an_artifact_whose_path_would_name_the_home_folder_is_left_out(
     ("options", "says"),
     [
         (["--run.tags", f"[{'x' * 65}]"], "run.tags, number 1"),
-        (["--run.group", ""], "run.group ''"),
+        (["--run.group", ""], "run.group must be 1 to 64 characters"),
         (["--run.job_type", "a\nb"], "run.job_type"),
     ],
 )

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
+from lit_triwave.cli import main
 from lit_triwave.tracking.run import Run
 from lit_triwave.tracking.wandb_files import last_step, segments
 from lit_triwave.tracking.wandb_rows import WandbRows
@@ -32,10 +33,8 @@ def test_a_run_that_is_stopped_twice_is_one_run_in_wandb(fit) -> None:
     run = fit("r", *ONE_BY_ONE, *signal_at(1, 3), code=75)
     first = (run / "wandb_id").read_text()
     again = ["--ckpt_path", str(run / "checkpoints" / "last.ckpt")]
-    time.sleep(1.1)  # W&B names its segments by the second; a process does not come back so soon
     fit("", *ONE_BY_ONE, *again, *signal_at(6, 2, "SIGINT"), code=130)
     assert not any("test/mse" in row for row in tracked(run))  # a test in the middle is no part of the run's course
-    time.sleep(1.1)
     fit("", *ONE_BY_ONE, *again)
     assert len(segments(run, first.strip())) == 3
     assert_complete(run)
@@ -90,15 +89,15 @@ def test_a_run_that_would_have_gone_back_keeps_its_wandb_run(fit) -> None:
     run = fit("r", *ONE_BY_ONE)
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     back = ["--ckpt_path", str(run / "checkpoints" / "pretrained.ckpt")]
-    time.sleep(1.1)
     fit("", *back, "--run.wandb", "offline", "--trainer.callbacks+=tests.faults.SignalBeforeTraining", code=130)
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
 
 LOGIN = """
 import lit_triwave.tracking.loggers as loggers
+from lit_triwave.cli import main
 from lit_triwave.tracking.run import Run
-loggers.start_wandb = lambda run, name, mode, *_: print(mode)
+loggers._start_wandb = lambda run, name, mode, *_: print(mode)
 loggers.make_loggers(Run("e", "runs", "r"), "x")
 """
 
@@ -126,6 +125,14 @@ def test_a_killed_run_sends_what_was_lost_and_nothing_twice(tmp_path: Path) -> N
         assert done.returncode == 0, done.stderr
     assert_ends_alike(run.with_name("whole"), run)
     assert_complete(run)
+
+
+def test_an_evaluation_that_fails_leaves_what_was_tracked(fit, tmp_path: Path) -> None:
+    run = fit("r")
+    before = sorted(run.rglob("*"))
+    place = ["--config", "configs/x3_minus_x.yaml", "--model.replicas", "3", "--run.root", str(tmp_path)]
+    assert main(["test", *place, "--trainer.num_nodes", "2"]) == 1
+    assert sorted(run.rglob("*")) == before and list(run.glob("wandb/offline-run-*"))
 
 
 class Recorder:

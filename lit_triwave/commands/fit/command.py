@@ -64,7 +64,13 @@ class TriwaveCLI(LightningCLI):
         self.started = started
         self.kept = kept
         self.session: FitSession | None = None
+        self._asked = next(iter(options["args"]), "")
         super().__init__(LightningModule, LightningDataModule, **options)
+
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
+        """The subcommand that is asked for: a parser of each of the four would take as long as a short run."""
+        known: dict[str, set[str]] = LightningCLI.subcommands()
+        return {self._asked: known[self._asked]} if self._asked in known else known
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_class_arguments(Run, "run")

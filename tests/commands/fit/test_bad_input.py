@@ -52,10 +52,10 @@ def refuse(capsys: pytest.CaptureFixture[str], root: Path, *args: str, left: boo
         (["--trainer.precision", "bf16-true"], "precision bf16-true"),
         (["--data.expression", "-x**2"], "--data.expression=-x**2"),
         (["--data.expression", "1e200*x"], "rescale the targets"),
-        (["--run.id", "a#b"], "run.id 'a#b'"),
-        (["--run.project", "a/b c"], "run.project 'a/b c'"),
-        (["--run.root", ""], "run.root ''"),
-        (["--model.depth", "null"], "model.depth: null, where int is expected"),
+        (["--run.id", "a#b"], "# ? % :, got 'a#b'"),
+        (["--run.project", "a/b c"], "run.project must be 1 to 100 characters"),
+        (["--run.root", ""], "run.root must be a folder, got ''"),
+        (["--model.depth", "null"], "model.depth must be int, got null"),
         (["--model.depth", "many"], "depth: Expected a <class 'int'>"),
         (["--model.replicas", "0"], "replicas 0: at least 1"),
         (["--model.replicas", "-3"], "replicas -3: at least 1"),
@@ -77,8 +77,8 @@ def refuse(capsys: pytest.CaptureFixture[str], root: Path, *args: str, left: boo
         (["--model.polish.options", "{kick: 1}"], "options {'kick': 1} do not suit LevenbergMarquardt"),
         (["--data.points", "1"], "points"),
         (["--data.noise", "-1"], "noise"),
-        (["--run.id", "a/b"], "run.id 'a/b'"),
-        (["--run.checkpoint_every", "0"], "run.checkpoint_every 0"),
+        (["--run.id", "a/b"], "run.id must be 1 to 100 characters"),
+        (["--run.checkpoint_every", "0"], "run.checkpoint_every must be at least 1, got 0"),
         (["--trainer.devices", "2", "--trainer.strategy", "fsdp"], "fsdp"),
         (["--ckpt_path", "absent.ckpt"], "absent.ckpt: no such file"),
         (["--ckpt_path", "last"], "no checkpoint in"),
@@ -299,7 +299,7 @@ def test_a_torn_checkpoint_points_to_the_other_one(fit, capsys) -> None:
 def test_a_full_disk_stops_the_run_before_it_starts(fit, capsys, monkeypatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
     run = fit("r", code=1)
-    assert "MB free, a run takes" in capsys.readouterr().err
+    assert "MB free, got" in capsys.readouterr().err
     assert not run.exists()
 
 
@@ -373,5 +373,5 @@ def test_a_value_for_what_the_data_say_is_refused(tmp_path: Path, capsys) -> Non
     command = ["fit", "--config", "configs/digits.yaml", "--run.root", str(tmp_path), "--model.num_classes", "7"]
     assert main(command) == 1
     line = capsys.readouterr().err.strip().splitlines()[-1]
-    assert line == "error: model.num_classes 7: it follows from data.num_classes, which is 10; leave it out"
+    assert line == "error: model.num_classes must be 10, which data.num_classes says, got 7: leave it out"
     assert not list(tmp_path.iterdir())

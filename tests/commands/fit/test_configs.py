@@ -136,7 +136,7 @@ def test_a_limit_in_steps_ends_the_run_with_a_true_summary(fit) -> None:
     ("environment", "says"),
     [
         ({"WANDB_MODE": "offline"}, "offline (WANDB_MODE=offline)"),
-        ({"WANDB_API_KEY": "short"}, "offline (the login can't be used"),
+        ({"WANDB_API_KEY": "short"}, "offline (the login cannot be used"),
         ({"WANDB_MODE": ""}, "offline (no login)"),
     ],
 )

@@ -127,7 +127,7 @@ def test_what_the_parser_lets_through_is_refused_before_the_first_run_too(tmp_pa
     bad = write(tmp_path, {"model.depth": {"values": [2, None]}})
     named = ["--run.experiment", "my heads"]
     good = write(tmp_path, {"model.depth": {"values": [2]}}, name="good.yaml")
-    for path, options, says in ((bad, [], "model.depth: null, where int"), (good, named, "'my heads': a plain")):
+    for path, options, says in ((bad, [], "model.depth must be int, got null"), (good, named, "got 'my heads'")):
         assert main(["sweep", path, *SMALL, "--run.root", str(tmp_path), *options, "--list", str(tmp_path / "l")]) == 1
         assert says in capsys.readouterr().err
     assert not (tmp_path / "l").exists()

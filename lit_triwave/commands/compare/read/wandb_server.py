@@ -15,7 +15,7 @@ import numpy as np
 from lit_triwave.commands.compare.read.compared_run import ComparedRun
 from lit_triwave.commands.compare.read.wandb_fields import about, columns, flat_config, flat_summary
 from lit_triwave.errors import TriwaveError, did_you_mean, reason
-from lit_triwave.tracking.wandb_settings import has_wandb_login
+from lit_triwave.tracking.wandb_settings import has_login
 
 SCHEME = "wandb:"
 FILTERS = ("group",)
@@ -77,7 +77,7 @@ def fetch(address: str, path: str, filters: dict[str, Any]) -> list[Any]:
 
     try:
         with redirect_stderr(io.StringIO()):  # W&B says where it has the login from
-            login = has_wandb_login()
+            login = has_login()
     except Exception as error:  # a malformed key, say; W&B has many kinds
         raise TriwaveError(f"{address}: the W&B login can't be used ({reason(error)}); run wandb login") from error
     if not login:
