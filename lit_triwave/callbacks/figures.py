@@ -1,4 +1,4 @@
-"""Draws a run's figures into its folder, and sends them to Weights & Biases."""
+"""Draws the figures of a run and sends them to Weights & Biases."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ if TYPE_CHECKING:
     from lit_triwave.modules.regressor import FunctionRegressor
     from lit_triwave.modules.staged import StageName
 
-GRID_POINTS = 5001  # of the network's curve
-MAX_CLASSES = 100  # of a confusion matrix that can still be read
-SHOWN_NETS = 16
-MAX_POINTS = 40_401  # of the test points are drawn: the whole of a 201 × 201 grid, an even choice of more
+_GRID_POINTS = 5001  # of the network's curve
+_MAX_CLASSES = 100  # of a confusion matrix that one can still read
+_SHOWN_NETS = 16
+_MAX_POINTS = 40_401  # of test points that are drawn: a 201 × 201 grid
 
 
 class RunFigures(Callback, ABC):
-    """After `test`: `figures/*.png`.
+    """Writes `figures/*.png` after a test.
 
     Args:
-        folder: the run's folder.
+        folder: of the run.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -41,7 +41,7 @@ class RunFigures(Callback, ABC):
 
     @abstractmethod
     def draw(self, data: Any, module: Any) -> Iterator[tuple[str, Figure]]:
-        """Names and figures of a tested module."""
+        """Yields names and figures of a tested module."""
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.is_global_zero:
@@ -62,11 +62,11 @@ class RunFigures(Callback, ABC):
 
 
 class RegressionFigures(RunFigures):
-    """The fit, the error, and the loss over training.
+    """Figures of a `FunctionRegressor`: the fit, the error, and the loss during training.
 
     Args:
-        folder: the run's folder.
-        history: the losses, when there was training.
+        folder: of the run.
+        history: the losses; empty without training.
     """
 
     def __init__(self, folder: Path, history: SeedHistory) -> None:
@@ -79,7 +79,7 @@ class RegressionFigures(RunFigures):
 
         network, best = module.network, int(module.best_replica)
         points = data.test_set
-        step = -(-len(points) // MAX_POINTS)
+        step = -(-len(points) // _MAX_POINTS)
         x, target = points.x[::step], points.y[::step]
         prediction = module(x.to(module.device))[:, best].double().cpu()
         mse = float((prediction - target).square().mean())
@@ -90,7 +90,7 @@ class RegressionFigures(RunFigures):
             x, target, prediction = x[order, 0], target[order], prediction[order]
             plain = network.to_sequential(best).double().cpu()
             lower, upper = data.domain[names[0]]
-            grid = torch.linspace(lower, upper, GRID_POINTS, dtype=torch.float64)
+            grid = torch.linspace(lower, upper, _GRID_POINTS, dtype=torch.float64)
             kinks = breakpoints(plain, lower, upper)
             curve, marks = ((u, plain(u[:, None])[:, 0]) for u in (grid, kinks))
             yield "fit", plots.fit_figure(x, target, curve, marks, (names[0], data.target_name), title)
@@ -115,11 +115,11 @@ class RegressionFigures(RunFigures):
 
 
 class ClassificationFigures(RunFigures):
-    """Accuracy and loss after each epoch, the confusion matrix, and what the subnetworks have become.
+    """Figures of an `ImageClassifier`: accuracy and loss, confusion matrix, and curves of subnetworks.
 
     Args:
-        folder: the run's folder.
-        history: of the epochs, when there was training.
+        folder: of the run.
+        history: the epochs; empty without training.
     """
 
     def __init__(self, folder: Path, history: EpochHistory) -> None:
@@ -137,13 +137,13 @@ class ClassificationFigures(RunFigures):
             images = f"{validation_images(data)} images"
             yield "learning", plots.learning_figure(self.history.rows, images, switch, title)
         assert module.confusion is not None
-        if module.num_classes <= MAX_CLASSES:
+        if module.num_classes <= _MAX_CLASSES:
             counts = module.confusion.cpu()
             wrong, seen = int(counts.sum() - counts.diag().sum()), int(counts.sum())
             heading = f"{title}: {wrong} of {seen} images wrong"
             yield "confusion", plots.confusion_figure(counts, list(data.class_names), heading)
         for bank in module.banks[:1]:
-            chosen = torch.linspace(0, bank.shape.numel() - 1, min(SHOWN_NETS, bank.shape.numel())).long()
+            chosen = torch.linspace(0, bank.shape.numel() - 1, min(_SHOWN_NETS, bank.shape.numel())).long()
             grid = torch.linspace(0, 1, 501, device=module.device, dtype=bank.sign.dtype)
             curves = bank(grid[:, None].expand(-1, bank.shape.numel()))[:, chosen.to(module.device)].cpu()
             state = "peaks" if bank.released is None else f"released as {bank.released}"

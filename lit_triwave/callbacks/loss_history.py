@@ -1,4 +1,4 @@
-"""The loss of every seed over training, for the figure."""
+"""Records losses during training, for the figures."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-MAX_RECORDS = 2000
+_MAX_RECORDS = 2000
 
 
 def validation_images(data: Any) -> str:
-    """What the images of the validation are: "test" where the data set none aside, else "validation"."""
+    """Returns "test" if the data validates on its test images, having no others, else "validation"."""
     images = getattr(data, "val_set", None)
     return "test" if images is not None and images is getattr(data, "test_set", None) else "validation"
 
 
 class SeedHistory(Callback):
-    """Records the training MSE of every replica, thinned to at most 2 000 records over the run; kept in checkpoints.
+    """Records the training MSE of every replica, at most 2 000 times in a run; saved in checkpoints.
 
     Attributes:
-        epochs: epoch of each record as a fraction, (records,).
+        epochs: of each record, with fractions, (records,).
         mse: (records, replicas).
     """
 
@@ -43,7 +43,7 @@ class SeedHistory(Callback):
     ) -> None:
         batches = int(trainer.num_training_batches)
         step = trainer.current_epoch * batches + batch_idx
-        every = max(1, math.ceil((trainer.max_epochs or 1) * batches / MAX_RECORDS))
+        every = max(1, math.ceil((trainer.max_epochs or 1) * batches / _MAX_RECORDS))
         if step % every == 0:
             self._epochs.append(step / batches)
             self._mse.append(outputs["mse"].cpu())
@@ -57,18 +57,18 @@ class SeedHistory(Callback):
 
 
 class EpochHistory(Callback):
-    """Training loss and validation figures after each epoch; kept in checkpoints.
+    """Records what was logged after each epoch; saved in checkpoints.
 
     Attributes:
-        rows: for each epoch its number of epochs so far, the stage, and what was logged.
+        rows: one for each epoch, with the number of epochs so far, the stage, and the logged metrics.
     """
 
     def __init__(self) -> None:
         self.rows: list[dict[str, Any]] = []
-        self._earlier: dict[str, float] = {}  # logged before the checkpoint that this run goes on from
+        self._earlier: dict[str, float] = {}  # logged before the checkpoint that this run resumes from
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
-        # `stage` is logged too, as a number.
+        # `stage` is also logged, as a number, which the name replaces.
         self.rows.append(self._logged(trainer) | {"epoch": trainer.current_epoch + 1, "stage": pl_module.stage})
 
     def _logged(self, trainer: Trainer) -> dict[str, float]:

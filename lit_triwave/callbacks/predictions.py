@@ -1,4 +1,4 @@
-"""`predict` writes a CSV."""
+"""Writes `predictions.csv`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lit_triwave.files import written_whole
 
 
 class PredictionCSV(BasePredictionWriter):
-    """Inputs, target where known, the best seed's prediction and the range over seeds, in the data's own units.
+    """Writes inputs, target if known, the best seed's prediction and the range over seeds, in the data's own units.
 
     Args:
         path: of the CSV file.
@@ -49,7 +49,7 @@ class PredictionCSV(BasePredictionWriter):
 
 
 class ClassCSV(PredictionCSV):
-    """For each image, in the order of the data: its label, the class that was predicted, and with what confidence."""
+    """Writes label, predicted class and confidence, 0 to 1, of each image in the order of the data."""
 
     def write_on_epoch_end(
         self, trainer: Trainer, pl_module: LightningModule, predictions: Sequence[Any], batch_indices: Sequence[Any]

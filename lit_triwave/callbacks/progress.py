@@ -1,4 +1,4 @@
-"""One progress bar for a run of thousands of short epochs, naming the stage."""
+"""Shows the progress of a run of thousands of short epochs."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 if TYPE_CHECKING:
     from lit_triwave.modules.staged import StagedModule
 
-REFRESH_SECONDS = 0.1
-LINES_PER_STAGE = 5  # where the output is not a terminal: a log file, a batch job
+_REFRESH_SECONDS = 0.1
+_LINES_PER_STAGE = 5  # if the output is no terminal but, say, the log of a batch job
 
 
 class StageProgress(ProgressBar):
-    """A bar for each stage on a terminal; a few plain lines for each stage elsewhere."""
+    """Shows a bar for each stage on a terminal, and a few plain lines for each stage elsewhere."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -66,21 +66,21 @@ class StageProgress(ProgressBar):
         self._outputs = outputs
         last = batch_idx + 1 == trainer.num_training_batches and pl_module.ends_stage(trainer.current_epoch)
         if self._progress is not None and (last or time.monotonic() >= self._next_refresh):
-            self._next_refresh = time.monotonic() + REFRESH_SECONDS
+            self._next_refresh = time.monotonic() + _REFRESH_SECONDS
             epoch, name = self._epoch_in_stage(trainer, pl_module)
             task = self._tasks.get(name)
             if task is not None:
                 self._progress.start_task(task)
                 within = (batch_idx + 1) / float(trainer.num_training_batches)
-                self._progress.update(task, completed=int(epoch + within), loss=describe(outputs))
+                self._progress.update(task, completed=int(epoch + within), loss=_describe(outputs))
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: StagedModule) -> None:  # type: ignore[override]
         if not self.enabled or self.console.is_terminal:
             return
         epoch, name = self._epoch_in_stage(trainer, pl_module)
         total = pl_module.stages[name].epochs  # type: ignore[index]
-        if (epoch + 1) % max(1, -(-total // LINES_PER_STAGE)) == 0 or epoch + 1 == total:
-            print(f"{name:9} epoch {epoch + 1}/{total}  {describe(self._outputs)}", flush=True)
+        if (epoch + 1) % max(1, -(-total // _LINES_PER_STAGE)) == 0 or epoch + 1 == total:
+            print(f"{name:9} epoch {epoch + 1}/{total}  {_describe(self._outputs)}", flush=True)
 
     @staticmethod
     def _epoch_in_stage(trainer: Trainer, pl_module: StagedModule) -> tuple[int, str]:
@@ -99,8 +99,8 @@ class StageProgress(ProgressBar):
             self._progress = None
 
 
-def describe(outputs: Any) -> str:
-    """The numbers at the end of the bar."""
+def _describe(outputs: Any) -> str:
+    """Returns the numbers at the end of the bar."""
     if "mse" not in outputs:
         return f"loss {float(outputs['loss']):.3g}"
     mse = outputs["mse"]

@@ -1,4 +1,4 @@
-"""`summary.json` and the closing table of a run."""
+"""Writes `summary.json` and prints the closing table of a run."""
 
 from __future__ import annotations
 
@@ -29,13 +29,12 @@ if TYPE_CHECKING:
 
 
 class RunSummary(Callback, ABC):
-    """After `test`: a flat `summary.json` in the run folder, and the table that a run closes with; `validate` shows the
-    same table of the validation data.
+    """Writes a flat `summary.json` after a test and prints the closing table; `validate` prints the table only.
 
     Args:
-        folder: the run's folder.
+        folder: of the run.
         seed: of the run.
-        started: when the run's process started, `time.monotonic()` seconds.
+        started: when the process started, `time.monotonic()` in seconds.
     """
 
     def __init__(self, folder: Path, seed: int, started: float) -> None:
@@ -48,17 +47,17 @@ class RunSummary(Callback, ABC):
 
     @property
     def fitted(self) -> bool:
-        """Whether this process has fitted what it tests."""
+        """Whether this process trained the module that it tests."""
         return self.fit_began is not None
 
     @property
     def seconds(self) -> float:
-        """Wall time of the processes that fitted: of this one, if it did, and of those that it resumes."""
+        """Wall time of the training processes: of this one, if it trained, and of those that it resumes."""
         return self.earlier + (time.monotonic() - self.started if self.fitted else 0.0)
 
     @property
     def fit_seconds(self) -> float:
-        """Of these, the time of the steps and of the validations between them."""
+        """Part of `seconds` that went into steps and the validations between them."""
         if self.fit_began is None:
             return self.earlier_fit
         return self.earlier_fit + (self.fit_ended or time.monotonic()) - self.fit_began
@@ -81,11 +80,11 @@ class RunSummary(Callback, ABC):
 
     @abstractmethod
     def summarize(self, data: Any, module: Any) -> dict[str, Any]:
-        """The flat summary of a tested module."""
+        """Returns the flat summary of a tested module."""
 
     @abstractmethod
     def table(self, summary: dict[str, Any], data: Any, module: Any) -> Table:
-        """What is known of a module in a table, without the time."""
+        """Returns the closing table of a module, without the time."""
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.state.fn == "validate" and trainer.is_global_zero:
@@ -114,28 +113,26 @@ class RunSummary(Callback, ABC):
 
 
 class RegressionSummary(RunSummary):
-    """The summary of a `FunctionRegressor`."""
+    """Summary of a `FunctionRegressor`."""
 
     def summarize(self, data: Any, module: FunctionRegressor) -> dict[str, Any]:
-        """See `summarize`."""
-        return summarize(data, module)
+        return _regression_summary(data, module)
 
     def table(self, summary: dict[str, Any], data: Any, module: FunctionRegressor) -> Table:
-        """See `closing_table`."""
-        return closing_table(summary, module.network.replicas)
+        return _regression_table(summary, module.network.replicas)
 
 
 class ClassificationSummary(RunSummary):
-    """The summary of an `ImageClassifier`.
+    """Summary of an `ImageClassifier`.
 
     Args:
         folder, seed, started: see `RunSummary`.
-        course: knows of dead units.
+        diagnostics: counts the dead units.
     """
 
-    def __init__(self, folder: Path, seed: int, started: float, course: ClassificationDiagnostics) -> None:
+    def __init__(self, folder: Path, seed: int, started: float, diagnostics: ClassificationDiagnostics) -> None:
         super().__init__(folder, seed, started)
-        self.course = course
+        self.diagnostics = diagnostics
         self.pretrained_parameters: int | None = None
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: ImageClassifier) -> None:  # type: ignore[override]
@@ -150,17 +147,17 @@ class ClassificationSummary(RunSummary):
         self.pretrained_parameters = state_dict.get("pretrained_parameters")
 
     def summarize(self, data: Any, module: ImageClassifier) -> dict[str, Any]:
-        """Accuracies and calibration error are shares, 0 to 1; the loss is in nats."""
+        """Returns the summary; accuracies and calibration error are shares, 0 to 1, and the loss is in nats."""
         summary: dict[str, Any] = {"stage": module.stage, "parameters": count_parameters(module)}
         summary |= {"multiply_adds": multiply_adds(module), "classes": module.num_classes}
-        if self.course.dead_units is not None:
-            summary["dead_units"] = self.course.dead_units
+        if self.diagnostics.dead_units is not None:
+            summary["dead_units"] = self.diagnostics.dead_units
         if self.fitted and self.pretrained_parameters is not None:
             summary["pretrain/parameters"] = self.pretrained_parameters
         return summary | module.results
 
     def table(self, summary: dict[str, Any], data: Any, module: ImageClassifier) -> Table:
-        """Shares in per cent."""
+        """Returns the table, with shares in per cent."""
         table = Table(show_header=False)
         table.add_column()
         table.add_column(justify="right")
@@ -175,8 +172,8 @@ class ClassificationSummary(RunSummary):
         return table
 
 
-def summarize(data: Any, module: FunctionRegressor) -> dict[str, Any]:
-    """The flat summary of a tested module. MSE and errors are in the units of the targets (squared)."""
+def _regression_summary(data: Any, module: FunctionRegressor) -> dict[str, Any]:
+    """Returns the flat summary of a tested function; errors are in units of the targets, MSEs in squared units."""
     best = int(module.best_replica)
     test = module.test_results
     summary: dict[str, Any] = {"stage": module.stage, "replicas": module.network.replicas, "best_replica": best}
@@ -204,8 +201,8 @@ def summarize(data: Any, module: FunctionRegressor) -> dict[str, Any]:
     return {name: float(value) if isinstance(value, torch.Tensor) else value for name, value in summary.items()}
 
 
-def closing_table(summary: dict[str, Any], replicas: int) -> Table:
-    """What is known of a fit; lowest and mean are over seeds."""
+def _regression_table(summary: dict[str, Any], replicas: int) -> Table:
+    """Returns the closing table of a function; lowest and mean are over seeds."""
     table = Table()
     many = replicas > 1
     table.add_column("")

@@ -1,1 +1,1 @@
-"""Checkpoints: written, chosen, loaded, compared with the run that asks for them, and rebuilt into modules."""
+"""Writes, chooses, loads and compares checkpoints, and rebuilds modules from them."""

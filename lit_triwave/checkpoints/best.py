@@ -1,4 +1,4 @@
-"""`best.ckpt`: the checkpoint of the best validation."""
+"""Keeps `best.ckpt`, the checkpoint of the best validation."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 
 class RunCheckpoint(ModelCheckpoint):
-    """One file of a run's `checkpoints/`, renewed at the end of epochs. Nothing is saved of a module that has diverged.
+    """Keeps one file in a run's `checkpoints/`, and never saves a module that has diverged.
 
     Args:
-        name: of the file, without its ending.
+        name: of the file, without its suffix.
         options: for Lightning's `ModelCheckpoint`.
     """
 
@@ -36,11 +36,11 @@ class RunCheckpoint(ModelCheckpoint):
 
     @property
     def state_key(self) -> str:
-        # Lightning asks at every hook of every step; its own key spells out all settings each time.
+        # Lightning asks for it at every step, and its own key spells out all settings each time.
         return type(self).__qualname__
 
     def path(self, name: str) -> Path:
-        """A file of the folder, by its name without the ending."""
+        """Returns a file of the folder by its name without the suffix."""
         assert self.dirpath is not None
         return Path(self.dirpath) / f"{name}.ckpt"
 
@@ -51,33 +51,33 @@ class RunCheckpoint(ModelCheckpoint):
 
 
 class BestCheckpoint(RunCheckpoint):
-    """Keeps `checkpoints/best.ckpt`, from the epoch that was the best so far on the validation data, in whichever
-    stage: of those that were validated and, for functions, the last ones of the stages.
+    """Keeps `checkpoints/best.ckpt`, from the epoch with the best validation so far, in any stage.
 
-    It is saved when that epoch is over, so that a run may go on from it, and before `last.ckpt`, which then knows it.
-    Validations inside an epoch do not count. Ties keep the earlier, and all ranks decide alike.
+    Candidates are the validated epochs and, for functions, the last epoch of each stage. Validations inside an epoch
+    are left out. The file is saved at the end of the epoch, so that a run can resume from it, and before `last.ckpt`,
+    which records it. Of equal epochs the earlier is kept, and all ranks decide alike.
 
-    A run that goes on from an earlier checkpoint, or from another run's, has the best of its own course: the one that
-    the checkpoint knows of, if it is still there, else the checkpoint itself, if its epoch was validated.
+    A run that starts from an earlier checkpoint, or from another run's, keeps the best of its own history. That is the
+    one which the checkpoint records, if the file still exists; else the checkpoint itself, if its epoch was validated.
 
     Args:
         monitor: the metric, as it is logged.
-        origin: what the run goes on from.
+        origin: what the run starts from.
 
     Attributes:
-        best_model_path: of the file; "" while there is none of this run's course.
+        best_model_path: path of the file; "" while the run's history has no validation.
     """
 
     def __init__(self, monitor: str, origin: Origin) -> None:
         super().__init__("best", monitor=monitor, mode=goal(monitor) or "min")
         self.origin = origin
-        self._source: Path | None = None  # what is to become the file
+        self._source: Path | None = None  # will become the file at the first step
         self._score: float | None = None  # of the file
         self._epoch = -1  # of the file
-        self._found: float | None = None  # by a validation at the end of this epoch
+        self._found: float | None = None  # by the validation at the end of this epoch
 
     def state_dict(self) -> dict[str, Any]:
-        """Which file it is; Lightning's would be the paths of this machine."""
+        """Returns which file it is, without the paths of this machine that Lightning would save."""
         return {"score": self._score, "epoch": self._epoch}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -85,14 +85,14 @@ class BestCheckpoint(RunCheckpoint):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.is_global_zero:
-            self._source = self._best_of_this_course()
+            self._source = self._best_so_far()
         there, self._score, self._epoch = trainer.strategy.broadcast(
             (self._source is not None, self._score, self._epoch)
         )
         self.best_model_path = str(self.path("best")) if there else ""
 
-    def _best_of_this_course(self) -> Path | None:
-        """The checkpoint that was the best so far, with which score and epoch then agree."""
+    def _best_so_far(self) -> Path | None:
+        """Returns the best checkpoint of the run's history, and sets score and epoch to match it."""
         origin = self.origin
         if self._score is not None:
             found = origin.file_with(self.state_key, self.state_dict(), "best")
@@ -103,7 +103,7 @@ class BestCheckpoint(RunCheckpoint):
         return None if self._score is None else origin.path
 
     def settle(self) -> None:
-        """Makes the file that of this course: called on the first rank, once the run has made a step of its own."""
+        """Puts the best checkpoint of the run's history in place, on the first rank, after the first step."""
         if not self.best_model_path:
             self.path("best").unlink(missing_ok=True)
         elif self._source is not None and self._source.resolve() != self.path("best").resolve():

@@ -1,4 +1,4 @@
-"""Which checkpoint a command takes: the one that is asked for, a run's last or best one, or none."""
+"""Chooses the checkpoint of a command: the given file, a run's last or best one, or none."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from lit_triwave.errors import TriwaveError, did_you_mean, some
 from lit_triwave.tracking.run import Run, place_run
 from lit_triwave.tracking.run_files import checkpoint_file, newest_checkpoint, unsaved_run
 
-KEPT = {"last": "run `fit` first, or give --ckpt_path FILE", "best": "a validation of `fit` makes it"}
-"""What a run keeps by a name that --ckpt_path takes, and what to do where it is not there."""
+_NAMED = {"last": "run `fit` first, or give --ckpt_path FILE", "best": "a validation of `fit` saves it"}
+"""Names that --ckpt_path takes, and what to do if there is no such checkpoint."""
 _MOST_NAMED = 8
 """Experiments that an error lists."""
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """What a command begins with.
+    """What a command starts from.
 
     Attributes:
         path: of the checkpoint; None for a run from its beginning.
-        begins_anew: whether the run of that id was begun but has not saved a checkpoint yet.
+        begins_anew: whether the user wants to resume a run that has not saved a checkpoint yet.
     """
 
     path: Path | None = None
@@ -33,32 +33,32 @@ class Chosen:
 
 
 def choose_checkpoint(asked: str | None, run: Namespace, fits: bool) -> Chosen:
-    """The checkpoint that is meant.
+    """Returns the checkpoint that the user means.
 
     Args:
-        asked: --ckpt_path: a file, `last` or `best`, of the newest run or of that of the id given; None for `last`, or
-            for a fit from its beginning.
-        run: as it was asked for.
+        asked: value of --ckpt_path. A file; or `last` or `best`, of the run with the given id or of the newest run.
+            None means `last`, but for `fit` no checkpoint.
+        run: as the user asked for it.
         fits: whether the command is `fit`.
 
     Raises:
-        TriwaveError: it is not there.
+        TriwaveError: there is no such checkpoint.
     """
-    kept = asked if asked in KEPT else None if asked or fits else "last"
+    kept = asked if asked in _NAMED else None if asked or fits else "last"
     if kept:
         experiment = Path(run.root).expanduser() / run.experiment
         path = checkpoint_file(experiment / run.id, kept) if run.id else newest_checkpoint(experiment, kept)
         path = path if path is not None and path.is_file() else None
         where = f"{Path(run.root) / run.experiment / (run.id or '*')}/checkpoints"
-        # A job that is always submitted with `--ckpt_path last --run.id ID` may have been killed before it saved.
+        # A job that is always submitted with `--ckpt_path last --run.id ID` may have been killed before its first save.
         begins_anew = path is None and kept == "last" and run.id is not None and fits
         if path is None and not begins_anew:
             what = "checkpoint" if kept == "last" else f"{kept}.ckpt"
-            raise TriwaveError(f"no {what} in {where}: {KEPT[kept]}")
-        say(f"no checkpoint in {where} yet: begins anew" if begins_anew else f"checkpoint: {path}")
+            raise TriwaveError(f"no {what} in {where}: {_NAMED[kept]}")
+        say(f"no checkpoint in {where} yet: starting from the beginning" if begins_anew else f"checkpoint: {path}")
         left = unsaved_run(experiment) if fits and run.id is None else None
         if left is not None:
-            say(f"a later run was left before it saved: --run.id {left} --ckpt_path last begins it anew")
+            say(f"a later run has saved no checkpoint: --run.id {left} --ckpt_path last starts it again")
         if path is None:
             return Chosen(begins_anew=True)
     elif asked is None:
@@ -74,8 +74,7 @@ def choose_checkpoint(asked: str | None, run: Namespace, fits: bool) -> Chosen:
 
 
 def find_checkpoint(place: str | Path) -> Path:
-    """The checkpoint that is meant: a file; `checkpoints/last.ckpt` of a run's folder; that of the newest run in the
-    folder of an experiment.
+    """Returns a checkpoint: the given file, the last one of a run's folder, or that of an experiment's newest run.
 
     Raises:
         TriwaveError: there is none.
@@ -91,5 +90,7 @@ def find_checkpoint(place: str | Path) -> Path:
         last = checkpoint_file(Path())
         within = sorted({file.parents[2].name for file in path.glob(f"*/*/{last}")})
         hint = f"; experiments in it: {some(within, _MOST_NAMED)}" if within else ""
-        raise TriwaveError(f"{path} is no folder of a run or of an experiment: no {last} and no */{last} in it{hint}")
+        raise TriwaveError(
+            f"{path} must be the folder of a run or an experiment, got no {last} or */{last} in it{hint}"
+        )
     return found

@@ -1,4 +1,4 @@
-"""Checkpoints of a run: the latest one, the best one, and one at the end of pretraining."""
+"""Keeps `last.ckpt` and `pretrained.ckpt`, and stops a run in good order after a signal."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ from lit_triwave.tracking.run_files import FIGURES, SUMMARY_JSON
 if TYPE_CHECKING:
     from lit_triwave.modules.staged import StagedModule
 
-DUE = 1
-"""What a rank says whose time for a checkpoint has come; a signal that asks for a stop is said by its number, above."""
+_DUE = 1
+"""Request of a rank for a checkpoint; a request to stop is the number of the signal, which is larger."""
 
 
 class StageCheckpoint(RunCheckpoint):
     """Keeps `checkpoints/last.ckpt`, and `checkpoints/pretrained.ckpt` from the last epoch of pretraining.
 
-    `last.ckpt` is also renewed inside an epoch, by time and before a stop that a signal asked for. All ranks decide
-    that alike, at the same step. The last step of an epoch is not such a place: validation, the epoch's end and perhaps
-    a stage's would be lost to a resumed run, so it waits for them.
+    `last.ckpt` is also saved inside an epoch: after some time, and before a stop that a signal asked for. All ranks
+    decide that alike, at the same step. After the last step of an epoch the save waits for the validation and the end
+    of the epoch, which a resumed run would otherwise miss.
 
-    With the first step of its own a run that goes back leaves the later course: as soon as that step is in `last.ckpt`,
-    nothing in its folder is of that course any more. A branch, too, has a `last.ckpt` from its first step on, and what
-    is true of it of the files beside the checkpoint that it comes from.
+    Once a rewound run saves its first step, everything recorded after the checkpoint that it resumed from is deleted. A
+    branch has a `last.ckpt` from its first step on, and takes over those files beside its checkpoint that belong to its
+    history.
 
     Args:
-        origin: what the run goes on from.
-        every_n_epochs: how often `last.ckpt` is renewed, besides the end of each stage, an interruption and the end.
-        seconds: also after so many seconds since the last time; None for never.
-        interruption: knows of signals.
+        origin: what the run starts from.
+        every_n_epochs: epochs between saves; the ends of stages and of the run, and an interruption are saved anyway.
+        seconds: between saves inside epochs; None for no such saves.
+        interruption: knows the signal that asked for a stop.
 
     Attributes:
-        settled: whether the folder is that of this process's course, not as it was before.
+        settled: whether the folder describes this process's history; False while it is as the process found it.
     """
 
     def __init__(
@@ -59,19 +59,19 @@ class StageCheckpoint(RunCheckpoint):
         self.seconds = seconds
         self.interruption = interruption
         self._saved_at = 0.0
-        self._group: Any = None  # of all ranks, for words of one number
+        self._group: Any = None  # of all ranks, for requests
 
     def state_dict(self) -> dict[str, Any]:
-        """Nothing: Lightning's would be the paths of this machine."""
+        """Returns nothing; Lightning's would be the paths of this machine."""
         return {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Nothing: earlier versions' checkpoints hold paths."""
+        """Reads nothing; checkpoints of earlier versions hold paths."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._saved_at = time.monotonic()
         if trainer.world_size > 1 and distributed.is_initialized() and distributed.get_backend() != "gloo":
-            # To ask on the GPU would make every step wait for the one before.
+            # Asking on the GPU would make every step wait for the one before.
             self._group = distributed.new_group(backend="gloo")
 
     def on_train_batch_end(  # type: ignore[override]
@@ -87,7 +87,7 @@ class StageCheckpoint(RunCheckpoint):
             return
         request = self._agreed(trainer)
         if request:
-            # Lightning writes the metrics of this step only after this hook; a resumed run would miss them.
+            # Lightning logs this step's metrics only after this hook, too late for the checkpoint.
             trainer._logger_connector.update_train_step_metrics()
             self._save(trainer, pl_module, request)
 
@@ -104,7 +104,7 @@ class StageCheckpoint(RunCheckpoint):
     def on_fit_end(self, trainer: Trainer, pl_module: StagedModule) -> None:  # type: ignore[override]
         if self.settled or not self.origin.branches or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
-        # A branch with nothing left to train: where it begins is where it ends.
+        # A branch with nothing left to train ends where it starts.
         if trainer.is_global_zero and self.origin.path is not None:
             take_over(self.origin.path, self.path("last"))
         for callback in trainer.checkpoint_callbacks:
@@ -115,12 +115,12 @@ class StageCheckpoint(RunCheckpoint):
         self._save_checkpoint(trainer, str(self.path("last")))
         self.best_model_path = str(self.path("last"))
         self._settle(trainer, pl_module)
-        if request > DUE:
-            pl_module.on_stage_end()  # what a summary of the run so far needs; after the checkpoint, which needs it not
+        if request > _DUE:
+            pl_module.on_stage_end()  # for the summary of the run so far; after the checkpoint, which must not have it
             raise Interrupted(request)
 
     def _settle(self, trainer: Trainer, pl_module: StagedModule) -> None:
-        """Leaves in the run's folder what is true of this course, once."""
+        """Makes the run's folder describe this process's history; done once."""
         if self.settled:
             return
         self.settled = True
@@ -135,15 +135,15 @@ class StageCheckpoint(RunCheckpoint):
         earlier = self.origin.beside("pretrained") if released and self.origin.branches else None
         if earlier is not None and self.origin.has_passed(earlier):
             take_over(earlier, self.path("pretrained"))
-        # They are of a state that is not the run's last one any more; its end makes them anew.
+        # They describe weights that are no longer the run's last ones; the end of the run writes new ones.
         (self.origin.folder / SUMMARY_JSON).unlink(missing_ok=True)
         shutil.rmtree(self.origin.folder / FIGURES, ignore_errors=True)
 
     def _agreed(self, trainer: Trainer) -> int:
-        """The most urgent request of any rank: 0 for none, DUE, or a signal's number."""
+        """Returns the most urgent request of any rank: 0 for none, `_DUE`, or a signal's number."""
         late = self._due or (self.seconds is not None and time.monotonic() - self._saved_at >= self.seconds)
         asked = self.interruption.requested if self.interruption else None
-        request = int(asked or (DUE if late else 0))
+        request = int(asked or (_DUE if late else 0))
         if trainer.world_size > 1 and distributed.is_initialized():
             word = torch.tensor(request)
             distributed.all_reduce(word, op=distributed.ReduceOp.MAX, group=self._group)

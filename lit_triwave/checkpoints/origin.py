@@ -1,4 +1,4 @@
-"""Where a fit begins: the checkpoint that it goes on from, and what that says of files beside it."""
+"""Describes what a fit starts from: nothing, a checkpoint of its own run, or one of another run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from lit_triwave.tracking.run_files import checkpoint_file, run_folder_of
 
 @dataclass(frozen=True)
 class Origin:
-    """What a fit goes on from.
+    """What a fit starts from.
 
     Args:
         folder: of the run.
@@ -34,7 +34,7 @@ class Origin:
 
     @property
     def branches(self) -> bool:
-        """Whether the checkpoint is another run's, or of no run's folder."""
+        """Whether the checkpoint belongs to another run, or lies outside of any run folder."""
         return self.path is not None and run_folder_of(self.path) != self.folder.resolve()
 
     @property
@@ -44,52 +44,52 @@ class Origin:
 
     @property
     def goes_back(self) -> bool:
-        """Whether the checkpoint is the run's own, and not its last one."""
+        """Whether the checkpoint is the run's own, but not its last one."""
         return self.goes_on and self.path is not None and self.path.resolve() != self.last.resolve()
 
     @property
     def leaves_steps(self) -> bool:
-        """Whether the run has made steps after the checkpoint, which it goes back from."""
+        """Whether the run has made steps after the checkpoint, which rewinding discards."""
         if not self.goes_back or not self.last.is_file():
             return False
-        try:  # mmap: of a large file only what is asked for is read
+        try:  # mmap reads only what is asked for
             last = torch.load(self.last, map_location="cpu", weights_only=True, mmap=True)
-        except Exception:  # no checkpoint: nothing is known of such steps
+        except Exception:  # not a checkpoint: no such steps are known
             return False
         return logged_steps(last) > self.step
 
     @property
     def last(self) -> Path:
-        """The run's own last checkpoint, if it is there."""
+        """Path of the run's own last checkpoint, which need not exist."""
         return checkpoint_file(self.folder)
 
     @property
     def step(self) -> int:
-        """Steps up to the checkpoint, through all stages."""
+        """Number of steps up to the checkpoint, through all stages."""
         return logged_steps(self.content)
 
     @property
     def epoch(self) -> int:
-        """Of the checkpoint's last step, from 0; -1 for none."""
+        """Epoch of the checkpoint's last step, from 0; -1 without a checkpoint."""
         return int(self.content.get("epoch", -1))
 
     def beside(self, name: str) -> Path | None:
-        """The checkpoint of that name in the folder of the one that is gone on from."""
+        """Returns the checkpoint of that name beside the one that the fit starts from; None if there is none."""
         path = self.path.parent / f"{name}.ckpt" if self.path is not None else None
         return path if path is not None and path.is_file() else None
 
     def has_passed(self, path: Path) -> bool:
-        """Whether the course up to here has been at a checkpoint: the same rows were logged."""
+        """Whether a checkpoint is part of the history up to here: the same rows were logged before it."""
         try:
             other = load_checkpoint(path)
         except TriwaveError:
             return False
         before, rows = (content.get("run", {}).get("rows", []) for content in (other, self.content))
-        # As text: not a number equals itself there.
+        # As text, in which NaN equals itself.
         return logged_steps(other) <= self.step and repr(before) == repr(rows[: len(before)])
 
     def file_with(self, callback: str, state: Mapping[str, Any], name: str) -> Path | None:
-        """The checkpoint of that name, beside the one that is gone on from, in which a callback had that state."""
+        """Returns the checkpoint of that name beside the starting one if a callback had that state in it, else None."""
         path = self.beside(name)
         with suppress(TriwaveError):
             if path is not None and load_checkpoint(path).get("callbacks", {}).get(callback) == state:
@@ -97,7 +97,7 @@ class Origin:
         return None
 
     def validation(self, monitor: str) -> float | None:
-        """A finite metric of the validation after the checkpoint's epoch; None where there was none."""
+        """Returns a metric of the validation after the checkpoint's epoch; None if there is no finite one."""
         progress = self.content.get("loops", {}).get("fit_loop", {}).get("epoch_loop.batch_progress", {})
         if not progress.get("is_last_batch"):
             return None
@@ -107,7 +107,7 @@ class Origin:
         return float(found[-1]) if found and math.isfinite(found[-1]) else None
 
     def record(self) -> dict[str, Any] | None:
-        """What run.json says of the checkpoint that a run branches from; None for a run that does not."""
+        """Returns what run.json says about the checkpoint of another run; None if the fit starts from none."""
         if self.path is None or not self.branches:
             return None
         folder = run_folder_of(self.path)
@@ -116,15 +116,15 @@ class Origin:
 
 
 def take_over(source: Path, target: Path, states: Mapping[str, Any] | None = None) -> None:
-    """Puts a checkpoint in another place, whole; without a copy of its bytes where the file system can.
+    """Puts a checkpoint in another place, as a link where the file system allows it.
 
     Args:
-        source: which is never written to again, only replaced.
-        target: whose folder is made.
-        states: of callbacks, that it is to have instead of its own.
+        source: a checkpoint, which is only ever replaced, never written to.
+        target: new path, whose folder is made.
+        states: states of callbacks that replace the checkpoint's own.
 
     Raises:
-        TriwaveError: it can't be written.
+        TriwaveError: it cannot be written.
     """
     content = load_checkpoint(source) if states else {}
     own = content.get("callbacks", {})

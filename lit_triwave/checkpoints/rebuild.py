@@ -1,4 +1,4 @@
-"""What a checkpoint holds: the module as it was trained, rebuilt from the file alone, and what it says of its run."""
+"""Rebuilds the module of a checkpoint from the file alone, with what the file says about its run."""
 
 from __future__ import annotations
 
@@ -28,10 +28,11 @@ class Saved:
 
     Attributes:
         path: of the checkpoint.
-        module: in evaluation mode, on the CPU, in the precision that it was trained in; float32 where that was half.
-        run: what the run was (`resuming.course_of`): "model", "data", "seed_everything"; empty where it is not said.
-        epoch: of its last step, from 0.
-        step: optimizer steps of the present stage, or of all where they are Lightning's own.
+        module: on the CPU, in evaluation mode and in the precision of the training; float32 if that was half.
+        run: "model", "data" and "seed_everything" of the run (`same_run.identity_of`); {} if the file does not say
+            them.
+        epoch: of the last step, from 0.
+        step: optimizer steps as Lightning counts them, which restarts at the polish.
     """
 
     path: Path
@@ -42,22 +43,22 @@ class Saved:
 
     @property
     def run_folder(self) -> Path | None:
-        """The run's folder, where the checkpoint still lies in it."""
+        """Folder of the run, if the checkpoint still lies in it, else None."""
         return self.path.parent.parent if run_folder_of(self.path) else None
 
     @property
     def dtype(self) -> torch.dtype:
-        """That of the network."""
+        """Data type of the network."""
         dtype: torch.dtype = next(self.module.network.parameters()).dtype
         return dtype
 
     @property
     def seeds(self) -> int:
-        """Networks side by side; 1 for classifiers."""
+        """Number of networks side by side; 1 for classifiers."""
         return replicas_of(self.module)
 
     def seed(self, asked: int | None = None) -> int:
-        """The seed that was asked for, from 0; the best one on the validation data if none was.
+        """Returns the given seed, from 0, or by default the best one on the validation data.
 
         Raises:
             TriwaveError: there is no such seed.
@@ -66,74 +67,73 @@ class Saved:
             return int(getattr(self.module, "best_replica", 0))
         if not 0 <= asked < self.seeds:
             there = f"{self.seeds} seeds, 0 to {self.seeds - 1}" if self.seeds > 1 else "1 seed, 0"
-            raise TriwaveError(f"--seed {asked}: the checkpoint has {there}")
+            raise TriwaveError(f"--seed must be one that the checkpoint has ({there}), got {asked}")
         return asked
 
     @property
     def variables(self) -> list[str]:
-        """Names of a function's inputs; none of images."""
+        """Names of a function's inputs; [] for images."""
         return list(self.module.hparams.get("domain") or {"x": None}) if self.is_function else []
 
     @property
     def is_function(self) -> bool:
+        """Whether the module is a function of named inputs, not a classifier of images."""
         return bool(self.module.task == "regression")
 
     @property
     def scaling(self) -> UnitScaling:
-        """A function's domain and target range."""
+        """Scaling of a function's domain and target range."""
         scaling: UnitScaling = self.module.network.scaling
         return scaling
 
     @property
     def target(self) -> str:
-        """A function's expression or the table's column; "" where the checkpoint does not say it."""
+        """Expression of a function, or column of a table; "" if the checkpoint does not say it."""
         arguments = self.run.get("data", {}).get("init_args", {})
         return str(arguments.get("expression") or arguments.get("target") or "")
 
     @property
     def class_names(self) -> list[str]:
-        """A classifier's classes in the order of its outputs; their numbers where only the data knows their names."""
+        """Names of a classifier's classes in the order of its outputs; numbers if only the data knows the names."""
         names = getattr(self._data_kind(), "class_names", None)
         return list(names) if names else [str(number) for number in range(int(self.module.hparams["num_classes"]))]
 
     def data(self) -> Any:
-        """The data module that the run was on, made anew.
+        """Returns a new instance of the run's data module.
 
         Raises:
-            TriwaveError: the checkpoint does not say it, or the data is not there any more.
+            TriwaveError: the checkpoint does not say it, or the data no longer exists.
         """
         kind = self._data_kind()
         if kind is None:
-            raise TriwaveError(f"checkpoint {self.path} does not say which data it is of")
+            raise TriwaveError(f"checkpoint {self.path} does not say which data it was trained on")
         try:
             return kind(**self.run["data"].get("init_args", {}))
         except Exception as error:
-            raise TriwaveError(f"the data of {self.path} cannot be had: {' '.join(str(error).split())}") from error
+            raise TriwaveError(f"the data of {self.path} cannot be loaded: {' '.join(str(error).split())}") from error
 
     def _data_kind(self) -> Any:
-        """The class of the run's data module; None where the checkpoint names none of this project's own."""
+        """Returns the class of the run's data module; None if it is not one of this project's."""
         name = (self.run.get("data") or {}).get("class_path", "").rpartition(".")[2]
-        modules = import_module("datamodules")
-        return getattr(modules, name) if name in modules.__all__ else None  # nothing else that a file names is imported
+        room = import_module("datamodules")
+        return getattr(room, name) if name in room.__all__ else None  # imports nothing else that a file names
 
 
 def load_module(place: str | Path) -> Saved:
-    """Opens a checkpoint: builds its module and fills it.
+    """Opens a checkpoint: builds its module and loads its parameters.
 
     Args:
-        place: a checkpoint, the folder of a run, or that of an experiment; see `find_checkpoint`.
+        place: a checkpoint, or the folder of a run or an experiment, see `find_checkpoint`.
 
     Raises:
-        TriwaveError: there is none, it can't be read, or it is of something else or of another version.
+        TriwaveError: there is none, it cannot be read, or it was saved from another class or version.
     """
     path = find_checkpoint(place)
     try:
         content = load_checkpoint(path)
     except TriwaveError as error:
-        if isinstance(error.__cause__, (KeyError, TypeError)) and is_zipfile(path):  # as what torch.save writes is
-            raise TriwaveError(
-                f"{path} is not a run's checkpoint: torch can read it, but there is no module"
-            ) from error
+        if isinstance(error.__cause__, (KeyError, TypeError)) and is_zipfile(path):  # which torch.save writes
+            raise TriwaveError(f"{path} must be a run's checkpoint, got a file of torch without a module") from error
         raise
     arguments = dict(content.get("hyper_parameters", {}))
     kind = _module_class(path, arguments)
@@ -145,16 +145,16 @@ def load_module(place: str | Path) -> Saved:
         raise TriwaveError(
             f"checkpoint {path} is of another version of lit_triwave: {kind.__name__} has no {foreign[0]} here"
         )
-    options = {name: value for name, value in arguments.items() if name in known} | stages(run)
+    options = {name: value for name, value in arguments.items() if name in known} | _stages(run)
     if "weights" in options:
-        options["weights"] = None  # the file to start from may be gone, and the checkpoint has all that came of it
+        options["weights"] = None  # that file may be gone, and the checkpoint replaces what came from it
     state = content["state_dict"]
-    with torch.random.fork_rng(devices=[]):  # a random start that is overwritten
+    with torch.random.fork_rng(devices=[]):  # the random start is overwritten
         try:
             module = kind(**options)
         except (TypeError, ValueError) as error:
             raise TriwaveError(f"checkpoint {path} cannot be built here: {error}") from error
-    module.to(trained_dtype(state))
+    module.to(_trained_dtype(state))
     try:
         module.load_state_dict(state)
     except RuntimeError as error:
@@ -183,8 +183,8 @@ def _module_class(path: Path, arguments: dict[str, Any]) -> Any:
     return kinds[name]
 
 
-def stages(run: dict[str, Any]) -> dict[str, Stage | Polish]:
-    """The stages that a run had as arguments of its module; without the run's record, none to come."""
+def _stages(run: dict[str, Any]) -> dict[str, Stage | Polish]:
+    """Returns the stages of a run as arguments of its module; stages of no epochs if the run is not recorded."""
     said = run.get("model", {})
     found: dict[str, Stage | Polish] = {"pretrain": Stage(epochs=0), "train": Stage(epochs=0)}
     found |= {name: Stage(**said[name]) for name in ("pretrain", "train") if said.get(name)}
@@ -193,7 +193,7 @@ def stages(run: dict[str, Any]) -> dict[str, Stage | Polish]:
     return found
 
 
-def trained_dtype(state: dict[str, Tensor]) -> torch.dtype:
-    """The precision of a network's state dict, float32 for half precision."""
+def _trained_dtype(state: dict[str, Tensor]) -> torch.dtype:
+    """Returns the precision of a network's state dict; float32 for half precision."""
     dtypes = [value.dtype for name, value in state.items() if name.startswith("network.") and value.is_floating_point()]
     return torch.float64 if torch.float64 in dtypes else torch.float32

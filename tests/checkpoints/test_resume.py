@@ -210,17 +210,17 @@ def test_a_process_killed_while_it_saves_leaves_the_checkpoint_before(
 def test_ckpt_path_last_with_an_id_begins_anew_where_nothing_was_saved(fit, trained, capsys) -> None:
     whole = trained("whole")
     run = fit("r", "--ckpt_path", "last")  # not even a folder
-    assert "r/checkpoints yet: begins anew" in capsys.readouterr().out
+    assert "r/checkpoints yet: starting from the beginning" in capsys.readouterr().out
     assert_ends_alike(whole, run)
     shutil.rmtree(run / "checkpoints")
     (run / "summary.json").unlink()
     fit("", "--ckpt_path", "last")  # takes the one with a checkpoint, and says so
-    assert "a later run was left before it saved: --run.id r" in capsys.readouterr().out
+    assert "a later run has saved no checkpoint: --run.id r" in capsys.readouterr().out
     fit("r", "--ckpt_path", "last")
-    assert "begins anew" in capsys.readouterr().out
+    assert "starting from the beginning" in capsys.readouterr().out
     assert_ends_alike(whole, run)
     fit("r", "--ckpt_path", "last")
-    assert "begins anew" not in capsys.readouterr().out
+    assert "starting from the beginning" not in capsys.readouterr().out
 
 
 def test_a_run_killed_in_its_test_is_as_if_it_had_not_been(fit, trained) -> None:

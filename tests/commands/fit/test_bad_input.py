@@ -293,7 +293,7 @@ def test_a_torn_checkpoint_points_to_the_other_one(fit, capsys) -> None:
     assert line.endswith(f"there is also {last.with_name('best.ckpt')}, {last.with_name('pretrained.ckpt')}")
     last.write_text("epoch 3\n")
     fit("r", "--ckpt_path", "last", code=1)
-    assert "cannot be read (it is cut off, or no checkpoint at all)" in capsys.readouterr().err
+    assert "cannot be read (it is incomplete or not a checkpoint)" in capsys.readouterr().err
 
 
 def test_a_full_disk_stops_the_run_before_it_starts(fit, capsys, monkeypatch) -> None:

@@ -232,7 +232,7 @@ def test_a_loose_checkpoint_is_drawn_in_the_present_folder(runs, tmp_path: Path,
     ("args", "message"),
     [
         (["{run}/checkpoints/lost.ckpt"], "lost.ckpt: no such file; did you mean 'last.ckpt'?"),
-        (["{run}", "--seed", "9"], "error: --seed 9: the checkpoint has 3 seeds, 0 to 2"),
+        (["{run}", "--seed", "9"], "error: --seed must be one that the checkpoint has (3 seeds, 0 to 2), got 9"),
         (["{run}", "--out", "{run}/config.yaml"], "cannot be written"),
         (["{run}/../.."], "no */checkpoints/last.ckpt in it; experiments in it: "),
     ],
@@ -393,8 +393,8 @@ def test_a_file_that_is_no_checkpoint_is_said_to_be_none_and_few_others_are_name
     capsys.readouterr()
     assert main(["inspect", str(tmp_path / "text0.ckpt")]) == 1
     error = capsys.readouterr().err
-    assert "cannot be read (it is cut off, or no checkpoint at all)" in error and "torch can read it" not in error
+    assert "cannot be read (it is incomplete or not a checkpoint)" in error and "file of torch" not in error
     assert error.count(".ckpt") == 4 and error.endswith("text3.ckpt and 5 more\n")
     torch.save({"a": 1}, tmp_path / "other.ckpt")
     assert main(["inspect", str(tmp_path / "other.ckpt")]) == 1
-    assert "torch can read it, but there is no module" in capsys.readouterr().err
+    assert "got a file of torch without a module" in capsys.readouterr().err
