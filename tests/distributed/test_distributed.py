@@ -205,7 +205,9 @@ def test_a_port_in_use_is_named_once(tmp_path: Path) -> None:
         environment = os.environ | {"MASTER_PORT": port}
         done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 1
-    assert done.stderr.strip() == f"error: MASTER_PORT {port}, where the ranks meet, is in use: set it to a free port"
+    assert (
+        done.stderr.strip() == f"error: MASTER_PORT must be a free port, got {port}, which is in use: set it to another"
+    )
 
 
 def test_an_error_of_all_ranks_is_said_once(tmp_path: Path) -> None:

@@ -92,8 +92,8 @@ def test_a_bad_value_gets_one_line_that_names_it(args: list[str], says: str, tmp
 @pytest.mark.parametrize(
     ("args", "says"),
     [
-        (["--trainer.num_nodes", "3"], "trainer.num_nodes 3: SLURM's step has 2"),
-        (["--trainer.num_nodes", "2", "--trainer.devices", "4"], "trainer.devices 4: SLURM's step has 2 and 3 tasks"),
+        (["--trainer.num_nodes", "3"], "trainer.num_nodes must be 2, as srun --nodes, got 3"),
+        (["--trainer.num_nodes", "2", "--trainer.devices", "4"], "trainer.devices must be 2 and 3, the tasks"),
     ],
 )
 def test_what_disagrees_with_an_allocation_is_named(
@@ -117,7 +117,7 @@ def test_devices_that_disagree_with_a_job_of_one_task_are_named(
         monkeypatch.setenv(name, "0")
     assert type(cluster_environment(1, 2)) is LightningEnvironment  # as under `srun --pty bash`
     monkeypatch.setenv("LIT_TRIWAVE_TASKS", "1")  # as under slurm/fit.sbatch
-    assert "trainer.devices 3: SLURM's step has 1 task on a node" in refuse(
+    assert "trainer.devices must be 1, the tasks on each node of srun, got 3" in refuse(
         capsys, tmp_path, "fit", *CONFIG, "--trainer.devices", "3"
     )
 
@@ -125,7 +125,7 @@ def test_devices_that_disagree_with_a_job_of_one_task_are_named(
 @pytest.mark.parametrize(
     ("args", "says"),
     [
-        (["--trainer.num_nodes", "2"], "trainer.num_nodes 2: nothing says where the other nodes are"),
+        (["--trainer.num_nodes", "2"], "trainer.num_nodes must be 1 without the address of the first node, got 2"),
         (["--trainer.devices", "5000", "--trainer.strategy", "ddp"], "fewer than the 5000 ranks"),
         (
             ["--trainer.devices", "5000", "--trainer.strategy", "ddp", "--config", "configs/digits.yaml"],
@@ -142,7 +142,7 @@ def test_ranks_that_can_not_work_are_refused_before_they_are_started(
 
 def test_several_nodes_without_srun_are_refused(tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLURM_JOB_ID", "7")  # as in the shell that salloc gives
-    assert "1 node of SLURM job 7; start it by srun" in refuse(
+    assert "single process of SLURM job 7, got 2: start it by srun" in refuse(
         capsys, tmp_path, "fit", *CONFIG, "--trainer.num_nodes", "2"
     )
 
