@@ -150,7 +150,7 @@ class TriwaveCLI(LightningCLI):
         saved.root, saved.experiment = run.root, run.experiment
         origin = Origin(run.folder, self.chosen.path, self.checkpoint or {})
         session = FitSession(run, origin, self.config["fit"], self.kept)
-        session.open(self.model, begun=origin.goes_on or self.chosen.begins_anew)
+        session.open(self.model, begun=origin.resumes or self.chosen.restarts)
         session.interruption.install()
         return session
 
