@@ -2,9 +2,10 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+LOWEST := .venv-lowest
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: help setup fit fit-digits test test-cluster test-browser lint docs lock
+.PHONY: help setup fit fit-digits test test-cluster test-browser test-lowest lint docs lock
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -40,6 +41,16 @@ test-browser: setup ## run the tests of compare's page in Chromium (chromium, ch
 	@for program in chromium chromedriver; do command -v $$program >/dev/null || \
 		{ echo "error: $$program is missing: apt-get install chromium chromium-driver" >&2; exit 1; }; done
 	$(PYTEST) -m browser --no-skips
+
+test-lowest: $(LOWEST)/.installed ## run a few tests with the lowest versions that pyproject.toml allows
+	$(LOWEST)/bin/python -m pytest -n 2 -m lowest -W ignore
+
+# Anew each time, so that no higher version stays from before. The set has no lock: what it is follows from pyproject.toml.
+$(LOWEST)/.installed: pyproject.toml | setup
+	rm -rf $(LOWEST)
+	$(PYTHON) -m venv --without-pip $(LOWEST)
+	VIRTUAL_ENV=$(LOWEST) $(BIN)/uv pip install --quiet --resolution lowest-direct --editable '.[dev,onnx,parquet]'
+	touch $@
 
 lint: setup ## check style, types and the walls between the rooms
 	$(BIN)/ruff check .

@@ -1,6 +1,6 @@
-"""Ends the ranks that Lightning starts on a machine when the rank that started them is gone.
+"""Ranks that Lightning starts from the first one of a machine end with it, from their first moment on.
 
-Lightning itself only watches the other direction. Needs nothing but Python, as it runs before the slow imports.
+Imported before everything that takes seconds, so it needs nothing but Python.
 """
 
 from __future__ import annotations
@@ -10,21 +10,20 @@ import sys
 import threading
 
 LAUNCHER_VARIABLE = "LIT_TRIWAVE_LAUNCHER"
-"""Environment variable by which the first rank passes its process id to the ranks that Lightning starts."""
+"""Environment variable by which the first process tells its id to those that Lightning starts from it."""
 WATCH_SECONDS = 0.1
-"""Time between two looks at other ranks."""
 
-_may_outlive = threading.Event()
+_outlived = threading.Event()
 
 
 def announce_launcher() -> None:
-    """Passes this process's id to the ranks that Lightning will start from it."""
+    """Tells this process's id to those that it is going to start, unless it is one of these itself."""
     if launcher() is None:
         os.environ[LAUNCHER_VARIABLE] = str(os.getpid())
 
 
 def launcher() -> int | None:
-    """Returns the id of the rank that started this one; None if no other rank did."""
+    """The id of the process that started this rank; None for one that no other rank started."""
     if os.environ.get("LOCAL_RANK", "0") == "0" or not os.environ.get(LAUNCHER_VARIABLE):
         return None
     number = int(os.environ[LAUNCHER_VARIABLE])
@@ -32,19 +31,19 @@ def launcher() -> int | None:
 
 
 def end_with_launcher() -> None:
-    """Lets this process end with code 1 as soon as the rank that started it is gone.
+    """From now on this process ends, with code 1, when the one that started it has gone, perhaps long before.
 
-    Otherwise it would wait for that rank to connect for half an hour.
+    The others would wait for it at the meeting point for half an hour.
     """
     number = launcher()
     if number is not None:
-        _may_outlive.clear()
+        _outlived.clear()
         threading.Thread(target=_watch, args=(number,), daemon=True).start()
 
 
 def outlive_launcher() -> None:
-    """Lets this process outlive the first rank: it is done, or is about to report an error."""
-    _may_outlive.set()
+    """All is done, or an error is being said: whoever is first may go."""
+    _outlived.set()
 
 
 def _watch(number: int) -> None:
@@ -52,5 +51,5 @@ def _watch(number: int) -> None:
         if os.getppid() != number:
             print("error: rank 0 was killed, and the run with it", file=sys.stderr, flush=True)
             os._exit(1)
-        if _may_outlive.wait(WATCH_SECONDS):
+        if _outlived.wait(WATCH_SECONDS):
             return

@@ -1,4 +1,4 @@
-"""Decides which of several ranks prints."""
+"""What only one of several ranks says."""
 
 from __future__ import annotations
 
@@ -9,13 +9,11 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from lit_triwave.distributed.launcher import outlive_launcher
 
-_SAME_ERROR_SECONDS = 10.0  # the first rank may have to end a Weights & Biases run first
+SAME_ERROR_SECONDS = 10.0  # the first rank may have a Weights & Biases run to end
 
 
 def leave_it_to_the_first_rank() -> int:
-    """Waits, on the other ranks, for the first rank to report an error that most likely all ranks have.
-
-    The first rank's end then ends the other ranks.
+    """Gives the first rank the time to say an error, which mostly all have, and to end the others with its own end.
 
     Returns:
         The rank of this process.
@@ -23,12 +21,12 @@ def leave_it_to_the_first_rank() -> int:
     rank = int(getattr(rank_zero_only, "rank", None) or 0)
     if rank > 0:
         outlive_launcher()
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # srun's way of ending the remaining ranks
-        time.sleep(_SAME_ERROR_SECONDS)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # by which srun ends the ranks that are left
+        time.sleep(SAME_ERROR_SECONDS)
     return rank
 
 
 @rank_zero_only
 def say(text: str) -> None:
-    """Prints a line on the first rank."""
+    """One line for the user, from the first process."""
     print(text, flush=True)

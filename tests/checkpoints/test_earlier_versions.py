@@ -41,6 +41,7 @@ def test_an_earlier_run_resumes_and_ends_with_the_rows_it_had(earlier: Path) -> 
     assert len(rows(earlier)) > len(rows(SAVED))
 
 
+@pytest.mark.lowest
 @pytest.mark.parametrize(
     "args", [["inspect"], ["export", "--format", "torch"], ["compare", "--format", "csv"]], ids=lambda args: args[0]
 )

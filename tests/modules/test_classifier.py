@@ -45,6 +45,7 @@ def digits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     return run
 
 
+@pytest.mark.lowest
 def test_the_digits_are_learned_in_four_epochs_and_leave_a_whole_run_folder(digits, tmp_path: Path, capsys) -> None:
     run = digits("r", "--model.channels", "[8,16]", "--model.num_nets", "16")
     summary = json.loads((run / "summary.json").read_text())

@@ -377,6 +377,7 @@ def test_ctrl_c_and_a_reader_that_leaves_are_quiet(sweep: Path, monkeypatch: pyt
     assert capsys.readouterr().err == "interrupted\n"
 
 
+@pytest.mark.lowest
 def test_a_run_and_its_wandb_copy_are_one(
     fit: Callable[..., Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -217,6 +217,7 @@ def test_the_report_says_what_was_written(runs, tmp_path: Path, capsys: Any) -> 
     assert_equal_to_the_model(run, script_network(run / "exported" / "last-seed1.pt"), seed=1)
 
 
+@pytest.mark.lowest
 def test_onnx_tells_domain_and_classes_in_its_metadata(runs, tmp_path: Path) -> None:
     onnx = pytest.importorskip("onnx")
     about = {}

@@ -53,8 +53,8 @@ def test_every_regression_config_runs_and_leaves_a_whole_run_folder(config: Path
         assert part in shown
 
 
-def test_a_saved_config_run_again_is_another_run_of_the_same_experiment(trained, tmp_path: Path) -> None:
-    run = trained("r")
+def test_a_saved_config_run_again_is_another_run_of_the_same_experiment(fit, tmp_path: Path) -> None:
+    run = fit("first")
     assert main(["fit", "--config", str(run / "config.yaml"), "--run.root", str(tmp_path)]) == 0
     runs = sorted(path.name for path in (tmp_path / "x3_minus_x").iterdir())
     assert len(runs) == 2
@@ -62,10 +62,9 @@ def test_a_saved_config_run_again_is_another_run_of_the_same_experiment(trained,
     assert first["test/mse"] == second["test/mse"]  # the same seed, the same figures
 
 
-def test_evaluation_uses_the_newest_run_and_predictions_are_those_of_the_best_seed(
-    trained, tmp_path: Path, capsys
-) -> None:
-    run = trained("r")
+@pytest.mark.lowest
+def test_evaluation_uses_the_newest_run_and_predictions_are_those_of_the_best_seed(fit, tmp_path: Path, capsys) -> None:
+    run = fit("one")
     before = json.loads((run / "summary.json").read_text())
     config = (run / "config.yaml").read_text()
     common = ["--config", "configs/x3_minus_x.yaml", "--model.replicas", "3", "--run.root", str(tmp_path)]
@@ -86,6 +85,7 @@ def test_evaluation_uses_the_newest_run_and_predictions_are_those_of_the_best_se
         assert float(row["lowest_seed"]) <= float(row["prediction"]) <= float(row["highest_seed"])
 
 
+@pytest.mark.lowest
 def test_a_table_is_fitted_and_predicted_in_its_own_units(tmp_path: Path) -> None:
     # y = 40 000 + 3 000 t² for t in [1990, 2020] scaled: offsets and scales far from 1.
     lines = ["year,load"] + [f"{1990 + i / 10},{40_000 + 3_000 * (i / 300) ** 2}" for i in range(301)]

@@ -106,6 +106,7 @@ def test_every_shipped_sweep_runs_and_leaves_ordinary_run_folders(path: Path, tm
     assert shown.splitlines()[-1] == f"2 of 2 runs are finished; python -m lit_triwave compare {folder}"
 
 
+@pytest.mark.lowest
 def test_a_run_that_fails_is_named_and_the_others_are_made_and_kept(tmp_path: Path) -> None:
     path = write(tmp_path, {"model.depth": {"values": [2, -3, 3]}})
     command = ["sweep", path, *SMALL, "--run.root", str(tmp_path)]
