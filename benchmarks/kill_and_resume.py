@@ -1,11 +1,11 @@
-"""Kills runs with SIGKILL at random moments, resumes them until they are through, and compares with runs left alone.
+"""Kills runs with SIGKILL at random moments, resumes them to the end, and compares them with undisturbed runs.
 
     python -m benchmarks.kill_and_resume [--times 30] [--seed 0]
 
-Each time a short `fit` is killed one to three times: at a random moment, or while it writes a checkpoint, which it does
-ten times a second. Then `fit --ckpt_path last --run.id ID`, the command that each attempt begins with, finishes it.
-What must be the same to the last bit: parameters, buffers, optimizers, schedules and history in each checkpoint,
-metrics.csv, and summary.json but for the time. Exits with 1 if anything differs.
+A short `fit` is killed one to three times, at a random moment or while it writes a checkpoint, which it does ten times
+a second. Each attempt is the command `fit --ckpt_path last --run.id ID`; the last one may finish. These must be
+identical to the last bit: parameters, buffers, optimizers, schedules and history in each checkpoint, metrics.csv, and
+summary.json except its times. Exits with 1 if anything differs.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ CASES = {
     "digits, released as dense": [*DIGITS, "--model.release", "dense", "--model.mixup", "0.2"],
 }
 ALWAYS = ["--run.checkpoint_seconds", "0.1", "--run.checkpoint_every", "7", "--run.wandb", "disabled"]
-START_LIMIT = 120  # seconds in which a process must have begun to train
-WRITING = 0.5  # share of the kills that are aimed at the writing of a checkpoint
+START_LIMIT = 120  # seconds within which a process must begin to train
+WRITING = 0.5  # share of kills that wait for a checkpoint to be written
 
 
 def attempt(args: Sequence[str], log: str) -> None:
-    """One process: `fit`, with what it prints in a file."""
+    """Runs `fit` in this process, with its output in a file."""
     with open(log, "a") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
@@ -60,7 +60,7 @@ def attempt(args: Sequence[str], log: str) -> None:
 
 
 class Attempts:
-    """Processes that work on runs in one folder, forked from one that has everything imported."""
+    """Starts processes that work on runs in one folder, forked from one that has everything imported."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -68,7 +68,7 @@ class Attempts:
         self.context.set_forkserver_preload(["lit_triwave.commands.fit.command"])
 
     def start(self, case: str, run_id: str) -> Any:
-        """A process that begins a run or goes on with it."""
+        """Starts a process that begins or resumes a run."""
         args = ["fit", *CASES[case], *ALWAYS, "--run.root", str(self.root), "--run.experiment", "e"]
         args += ["--run.id", run_id, "--ckpt_path", "last"]
         process = self.context.Process(target=attempt, args=(args, str(self.root / f"{run_id}.log")))
@@ -76,7 +76,7 @@ class Attempts:
         return process
 
     def finish(self, case: str, run_id: str) -> float:
-        """Lets a run come to its end; returns the seconds that it trained and tested.
+        """Finishes a run; returns the seconds of training and testing.
 
         Raises:
             RuntimeError: it failed.
@@ -90,15 +90,18 @@ class Attempts:
         return time.monotonic() - start
 
     def wait_for_training(self, process: Any, run_id: str) -> None:
-        """Returns when a process has set up its run, which is when it saves the config, or has ended."""
+        """Waits until a process has saved its run's config, after which it trains, or has ended."""
         config = self.root / "e" / run_id / "config.yaml"
         before, limit = stamp(config), time.monotonic() + START_LIMIT
         while process.is_alive() and stamp(config) == before and time.monotonic() < limit:
             time.sleep(0.005)
 
     def kill(self, case: str, run_id: str, delay: float, writing: bool) -> bool | None:
-        """Starts a process and kills it `delay` seconds into its training, or at the first checkpoint that it writes
-        from then on; returns whether it was writing, or None if it was through before."""
+        """Starts a process and kills it `delay` seconds into its training, or at the next checkpoint that it writes.
+
+        Returns:
+            Whether it was writing a checkpoint; None if it had finished before.
+        """
         process = self.start(case, run_id)
         self.wait_for_training(process, run_id)
         limit = time.monotonic() + delay
@@ -115,7 +118,7 @@ class Attempts:
 
 
 def stamp(path: Path) -> int:
-    """When a file was written; 0 if it is not there."""
+    """Returns when a file was written, in nanoseconds; 0 if it does not exist."""
     try:
         return path.stat().st_mtime_ns
     except OSError:
@@ -123,7 +126,7 @@ def stamp(path: Path) -> int:
 
 
 def result(run: Path) -> dict[str, Any]:
-    """All that must be the same, by name."""
+    """Returns everything that must be identical, by name."""
     found = {}
     for path in sorted((run / "checkpoints").glob("*.ckpt")):
         checkpoint = torch.load(path, weights_only=True)
@@ -140,7 +143,7 @@ def result(run: Path) -> dict[str, Any]:
 
 
 def same(a: Any, b: Any) -> bool:
-    """Whether two results are equal to the last bit; nan is nan."""
+    """Whether two results are equal to the last bit; NaN equals NaN."""
     if isinstance(a, torch.Tensor):
         return isinstance(b, torch.Tensor) and a.dtype == b.dtype and torch.equal(a.nan_to_num(7), b.nan_to_num(7))
     if isinstance(a, dict):
@@ -171,7 +174,7 @@ def main(args: Sequence[str] | None = None) -> int:
             kills = chance.randint(1, 3)
             while len(wrote) < kills:
                 was = attempts.kill(case, run_id, chance.random() * seconds[case], chance.random() < WRITING)
-                if was is None:  # it was through before
+                if was is None:  # it had finished before
                     if wrote:
                         break
                     run_id += "0"  # and has to be killed at least once

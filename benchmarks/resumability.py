@@ -1,13 +1,13 @@
-"""What resumability costs: the digits fit with its stateful loader and checkpoints, against the same without either.
+"""Measures the cost of resumability: the digits fit with and without its stateful loader and checkpoints.
 
     python -m benchmarks.resumability [--seconds 30] [--turns 12] [--epochs 3]
 
 Two trainers train the same network, in turns of a few epochs within one process: one on torchdata's
 `StatefulDataLoader` with `StageCheckpoint` asked at each step, the other on PyTorch's own `DataLoader` without
-checkpoints. The order changes from turn to turn, and the first pair only warms up. An epoch's time is that of the
-processor, which other programs disturb less than the clock's; of each turn the fastest epoch counts. A turn is far
-shorter than the time between two checkpoints, so these are timed apart, on the clock, saved in the middle of an epoch;
-their share is the time of one over the seconds between two.
+checkpoints. The order changes from turn to turn, and the first pair only warms up. An epoch is timed by the processor,
+which other programs disturb less than the clock, and the fastest epoch of each turn is used. Since a turn is shorter
+than the time between two checkpoints, checkpoints are timed separately, by the clock, in the middle of epochs. Their
+share is the time of one over the seconds between two.
 """
 
 from __future__ import annotations
@@ -43,16 +43,16 @@ class PlainDigits(DigitsDataModule):
     """The digits on PyTorch's own loader."""
 
     def resumable_loader(self, samples: Any, sampler: Any, **options: Any) -> DataLoader[Any]:
-        """A loader that forgets where it was."""
+        """Returns a loader without a state."""
         return DataLoader(samples, batch_size=None, sampler=sampler, **options)
 
     def state_dict(self) -> dict[str, Any]:
-        """Nothing."""
+        """Returns no state."""
         return {}
 
 
 class TimedCheckpoint(StageCheckpoint):
-    """Saves in the middle of every epoch if asked to, and notes how long that takes; never at the end of one."""
+    """Saves in the middle of epochs if asked to, never at their end, and measures how long that takes."""
 
     saving = False
 
@@ -72,7 +72,7 @@ class TimedCheckpoint(StageCheckpoint):
 
 
 class EpochTimes(Callback):
-    """Processor seconds of a step, averaged over each epoch."""
+    """Records the mean processor seconds of a step in each epoch."""
 
     def __init__(self) -> None:
         self.times: list[float] = []
@@ -85,7 +85,7 @@ class EpochTimes(Callback):
 
 
 def train(resumable: bool, epochs: int, folder: Path, saving: bool = False) -> tuple[float, list[float]]:
-    """Processor seconds of a step in the fastest epoch, and seconds of each checkpoint, of one short fit."""
+    """Returns processor seconds of a step in the fastest epoch of a short fit, and seconds of each checkpoint."""
     torch.manual_seed(0)
     data = (DigitsDataModule if resumable else PlainDigits)()
     stage = Stage(epochs=epochs, lr=0.01, optimizer="AdamW")

@@ -1,17 +1,17 @@
-"""What Weights & Biases costs: the digits fit with it, offline, against the same fit without.
+"""Measures the cost of Weights & Biases: the digits fit with it, offline, and without.
 
     python -m benchmarks.tracking [--turns 8] [--epochs 20]
 
 Whole fits through the front door, in pairs within one process; the order changes from pair to pair, and the first pair
 only warms up. Measured twice, over all steps with their validations, region counts and rows of metrics.csv:
 
-- by what W&B takes: the clock's time in the calls that log, and the processor's of all other threads and of W&B's own
-  process. Their sum is a share that is never too small: with a second core the latter two stand in no one's way.
-- by the difference between the two fits. A step does the same work in every fit, so the fastest of all fits counts;
-  where other programs run, this is far less exact.
+- by what W&B uses: clock time in the logging calls, and processor time of all other threads and of W&B's own process.
+  The sum is an upper bound, as with a second core the latter two delay nothing.
+- by the difference between the two fits. A step does the same work in every fit, so its fastest time over all fits is
+  used. On a machine with other programs this is far less exact.
 
-What comes before and after the steps (W&B's start, the figures, its end) is said apart. All but the differences are
-medians over the pairs.
+Time before and after the steps (W&B's start, the figures, its end) is reported separately. Everything but the
+differences is a median over the pairs.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ from lit_triwave.tracking.wandb_rows import WandbRows
 
 
 class Times(NamedTuple):
-    """Of one fit, in seconds."""
+    """Times of one fit, in seconds."""
 
-    steps: list[float]  # the clock's of each, up to the next one: with the validation between them, if there is one
-    calls: float  # the clock's, of all steps, within W&B's logger
-    threads: float  # the processor's, of all steps, but for this thread
-    process: float  # the processor's, of all steps, of the processes that this one has started
-    around: float = 0.0  # the clock's, before the first step and after the last
+    steps: list[float]  # clock time from each step to the next, with a validation between them
+    calls: float  # clock time of all steps in W&B's logger
+    threads: float  # processor time of all steps in other threads
+    process: float  # processor time of all steps in child processes
+    around: float = 0.0  # clock time before the first step and after the last
 
 
 class Stopwatch(Callback):
@@ -71,12 +71,12 @@ class Stopwatch(Callback):
         Stopwatch.last = Times(steps, *(now - then for now, then in zip(self.used(), self.begun, strict=True)))
 
     def used(self) -> tuple[float, float, float]:
-        """Seconds so far: in W&B's logger, of the other threads, of the processes that this one has started."""
+        """Returns the seconds so far in W&B's logger, in other threads, and in child processes."""
         return Stopwatch.calls, time.process_time() - time.thread_time(), children_seconds()
 
 
 def children_seconds() -> float:
-    """Of the processor, by the living processes that this one has started; 0 where there is no /proc."""
+    """Returns processor seconds of living child processes; 0 on systems without /proc."""
     total, tick = 0.0, os.sysconf("SC_CLK_TCK")
     for file in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):  # gone meanwhile
@@ -124,7 +124,7 @@ def fit(mode: str, epochs: int, root: str) -> Times:
 
 
 def main(arguments: Sequence[str] | None = None) -> float:
-    """Measures, prints a table, and returns W&B's share of the steps by what it takes."""
+    """Measures, prints a table, and returns W&B's share of the steps by what it uses."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--turns", type=int, default=8)
     parser.add_argument("--epochs", type=int, default=20)

@@ -59,7 +59,7 @@ class Chromium:
             self._call("DELETE", "")
         finally:
             self._driver.terminate()
-            self._driver.wait()
+            self._driver.communicate()  # waits for its end and closes the pipe
             self._profile.cleanup()
 
     def _call(self, method: str, path: str, content: dict[str, Any] | None = None) -> Any:

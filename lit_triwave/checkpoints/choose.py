@@ -25,11 +25,11 @@ class Chosen:
 
     Attributes:
         path: of the checkpoint; None for a run from its beginning.
-        begins_anew: whether the user wants to resume a run that has not saved a checkpoint yet.
+        restarts: whether the user wants to resume a run that has not saved a checkpoint yet.
     """
 
     path: Path | None = None
-    begins_anew: bool = False
+    restarts: bool = False
 
 
 def choose_checkpoint(asked: str | None, run: Namespace, fits: bool) -> Chosen:
@@ -51,16 +51,16 @@ def choose_checkpoint(asked: str | None, run: Namespace, fits: bool) -> Chosen:
         path = path if path is not None and path.is_file() else None
         where = f"{Path(run.root) / run.experiment / (run.id or '*')}/checkpoints"
         # A job that is always submitted with `--ckpt_path last --run.id ID` may have been killed before its first save.
-        begins_anew = path is None and kept == "last" and run.id is not None and fits
-        if path is None and not begins_anew:
+        restarts = path is None and kept == "last" and run.id is not None and fits
+        if path is None and not restarts:
             what = "checkpoint" if kept == "last" else f"{kept}.ckpt"
             raise TriwaveError(f"no {what} in {where}: {_NAMED[kept]}")
-        say(f"no checkpoint in {where} yet: starting from the beginning" if begins_anew else f"checkpoint: {path}")
+        say(f"no checkpoint in {where} yet: starting from the beginning" if restarts else f"checkpoint: {path}")
         left = unsaved_run(experiment) if fits and run.id is None else None
         if left is not None:
             say(f"a later run has saved no checkpoint: --run.id {left} --ckpt_path last starts it again")
         if path is None:
-            return Chosen(begins_anew=True)
+            return Chosen(restarts=True)
     elif asked is None:
         return Chosen()
     else:

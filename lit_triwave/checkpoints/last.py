@@ -54,7 +54,7 @@ class StageCheckpoint(RunCheckpoint):
         super().__init__("last", every_n_epochs=every_n_epochs)
         self.origin = origin
         self.settled = False
-        self._due = origin.branches or origin.goes_back  # at once
+        self._due = origin.branches or origin.rewinds  # at once
         self._pretrained = False  # saved by this process
         self.seconds = seconds
         self.interruption = interruption
@@ -81,7 +81,7 @@ class StageCheckpoint(RunCheckpoint):
         between_steps = last or (batch_idx + 1) % trainer.accumulate_grad_batches == 0
         if not between_steps or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
-        if not self.origin.goes_back:
+        if not self.origin.rewinds:
             self._settle(trainer, pl_module)
         if last:
             return
@@ -133,7 +133,7 @@ class StageCheckpoint(RunCheckpoint):
         if not released and not self._pretrained:
             self.path("pretrained").unlink(missing_ok=True)
         earlier = self.origin.beside("pretrained") if released and self.origin.branches else None
-        if earlier is not None and self.origin.has_passed(earlier):
+        if earlier is not None and self.origin.includes(earlier):
             take_over(earlier, self.path("pretrained"))
         # They describe weights that are no longer the run's last ones; the end of the run writes new ones.
         (self.origin.folder / SUMMARY_JSON).unlink(missing_ok=True)

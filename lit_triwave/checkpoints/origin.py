@@ -38,19 +38,19 @@ class Origin:
         return self.path is not None and run_folder_of(self.path) != self.folder.resolve()
 
     @property
-    def goes_on(self) -> bool:
+    def resumes(self) -> bool:
         """Whether the checkpoint is the run's own."""
         return self.path is not None and not self.branches
 
     @property
-    def goes_back(self) -> bool:
+    def rewinds(self) -> bool:
         """Whether the checkpoint is the run's own, but not its last one."""
-        return self.goes_on and self.path is not None and self.path.resolve() != self.last.resolve()
+        return self.resumes and self.path is not None and self.path.resolve() != self.last.resolve()
 
     @property
-    def leaves_steps(self) -> bool:
+    def discards_steps(self) -> bool:
         """Whether the run has made steps after the checkpoint, which rewinding discards."""
-        if not self.goes_back or not self.last.is_file():
+        if not self.rewinds or not self.last.is_file():
             return False
         try:  # mmap reads only what is asked for
             last = torch.load(self.last, map_location="cpu", weights_only=True, mmap=True)
@@ -78,7 +78,7 @@ class Origin:
         path = self.path.parent / f"{name}.ckpt" if self.path is not None else None
         return path if path is not None and path.is_file() else None
 
-    def has_passed(self, path: Path) -> bool:
+    def includes(self, path: Path) -> bool:
         """Whether a checkpoint is part of the history up to here: the same rows were logged before it."""
         try:
             other = load_checkpoint(path)

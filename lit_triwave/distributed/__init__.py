@@ -1,1 +1,1 @@
-"""Several processes: cluster environment, launcher, ranks, signals and the watch over them."""
+"""Runs of several processes: how they find each other, stop, and end together."""

@@ -1,4 +1,4 @@
-"""Signals end a run after the present step, with everything saved."""
+"""Ends a run in good order after a signal."""
 
 from __future__ import annotations
 
@@ -14,22 +14,21 @@ from lightning.pytorch.utilities import rank_zero_only
 from lit_triwave.distributed.signals import REQUEUE_SIGNAL, SIGNALS
 from lit_triwave.errors import Interrupted
 
-SAME_SECONDS = 1.0
-"""A second SIGTERM within them is the first one: SLURM's to each process, and passed on by W&B's agent."""
+_SAME_SECONDS = 1.0
+"""Time in which a second SIGTERM repeats the first: SLURM sends it to each process, and W&B's agent passes it on."""
 
 
 class Interruption(Callback):
-    """Turns the first Ctrl-C, SIGTERM or SIGUSR1 into an orderly stop, which `StageCheckpoint` carries out on all ranks
-    after the present step; a second Ctrl-C or SIGTERM stops at once.
+    """Turns the first Ctrl-C, SIGTERM or SIGUSR1 into a request to stop after the present step.
 
-    From `install` on. Before the first step there is nothing to save: Ctrl-C and SIGTERM stop at once. Once training is
-    over there is nothing left to save: Ctrl-C lets figures and summary be finished, the two others, after which time is
-    short, stop at once.
+    `StageCheckpoint` carries out the request on all ranks. A second Ctrl-C or SIGTERM stops at once. So does the first
+    before training, when there is nothing to save. After training Ctrl-C still lets figures and summary be finished;
+    the other two signals stop at once, as time is short.
 
     Attributes:
         requested: the signal that asked for the stop, or None.
-        at_once: whether the process is leaving without another step.
-        begun: whether training has.
+        at_once: whether the process leaves without another step.
+        begun: whether training has begun.
         trained: whether training is over.
     """
 
@@ -38,12 +37,12 @@ class Interruption(Callback):
         self.at_once = False
         self.begun = False
         self.trained = False
-        self._since = 0.0  # when the stop was asked for
+        self._since = 0.0  # time of the request
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if number == self.requested == signal.SIGTERM and time.monotonic() - self._since < SAME_SECONDS:
+        if number == self.requested == signal.SIGTERM and time.monotonic() - self._since < _SAME_SECONDS:
             return
-        # SLURM sends SIGTERM to what is still saving when its time is over, and SIGUSR1 to each process of a rank.
+        # After SIGUSR1 SLURM sends SIGTERM to processes that are still saving, and SIGUSR1 to each process of a rank.
         impatient = number != REQUEUE_SIGNAL and self.requested != REQUEUE_SIGNAL
         unbegun = not (self.begun or self.trained) and number != REQUEUE_SIGNAL
         if self.requested is None and not unbegun:
@@ -69,13 +68,13 @@ class Interruption(Callback):
         print(f"{name}: {what}{more}", file=sys.stderr, flush=True)
 
     def install(self) -> None:
-        """Takes over the signals; who calls it gives them back."""
+        """Installs the handlers; the caller restores the previous ones."""
         if threading.current_thread() is threading.main_thread():
             for number in SIGNALS:
                 signal.signal(number, self._handle)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # Again: Lightning has put a handler of SIGTERM in place that broadcasts to ranks which do not listen.
+        # Again, as Lightning has installed a handler of SIGTERM that broadcasts to ranks which do not listen.
         self.install()
         self.begun = True
 

@@ -1,6 +1,6 @@
-"""Ranks that Lightning starts from the first one of a machine end with it, from their first moment on.
+"""Ends the ranks that Lightning starts on a machine when the rank that started them is gone.
 
-Imported before everything that takes seconds, so it needs nothing but Python.
+Lightning itself only watches the other direction. Needs nothing but Python, as it runs before the slow imports.
 """
 
 from __future__ import annotations
@@ -10,20 +10,21 @@ import sys
 import threading
 
 LAUNCHER_VARIABLE = "LIT_TRIWAVE_LAUNCHER"
-"""Environment variable by which the first process tells its id to those that Lightning starts from it."""
+"""Environment variable by which the first rank passes its process id to the ranks that Lightning starts."""
 WATCH_SECONDS = 0.1
+"""Time between two looks at other ranks."""
 
-_outlived = threading.Event()
+_may_outlive = threading.Event()
 
 
 def announce_launcher() -> None:
-    """Tells this process's id to those that it is going to start, unless it is one of these itself."""
+    """Passes this process's id to the ranks that Lightning will start from it."""
     if launcher() is None:
         os.environ[LAUNCHER_VARIABLE] = str(os.getpid())
 
 
 def launcher() -> int | None:
-    """The id of the process that started this rank; None for one that no other rank started."""
+    """Returns the id of the rank that started this one; None if no other rank did."""
     if os.environ.get("LOCAL_RANK", "0") == "0" or not os.environ.get(LAUNCHER_VARIABLE):
         return None
     number = int(os.environ[LAUNCHER_VARIABLE])
@@ -31,19 +32,19 @@ def launcher() -> int | None:
 
 
 def end_with_launcher() -> None:
-    """From now on this process ends, with code 1, when the one that started it has gone, perhaps long before.
+    """Lets this process end with code 1 as soon as the rank that started it is gone.
 
-    The others would wait for it at the meeting point for half an hour.
+    Otherwise it would wait for that rank to connect for half an hour.
     """
     number = launcher()
     if number is not None:
-        _outlived.clear()
+        _may_outlive.clear()
         threading.Thread(target=_watch, args=(number,), daemon=True).start()
 
 
 def outlive_launcher() -> None:
-    """All is done, or an error is being said: whoever is first may go."""
-    _outlived.set()
+    """Lets this process outlive the first rank: it is done, or is about to report an error."""
+    _may_outlive.set()
 
 
 def _watch(number: int) -> None:
@@ -51,5 +52,5 @@ def _watch(number: int) -> None:
         if os.getppid() != number:
             print("error: rank 0 was killed, and the run with it", file=sys.stderr, flush=True)
             os._exit(1)
-        if _outlived.wait(WATCH_SECONDS):
+        if _may_outlive.wait(WATCH_SECONDS):
             return

@@ -1,4 +1,4 @@
-"""What only one of several ranks says."""
+"""Decides which of several ranks prints."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from lit_triwave.distributed.launcher import outlive_launcher
 
-SAME_ERROR_SECONDS = 10.0  # the first rank may have a Weights & Biases run to end
+_SAME_ERROR_SECONDS = 10.0  # the first rank may have to end a Weights & Biases run first
 
 
 def leave_it_to_the_first_rank() -> int:
-    """Gives the first rank the time to say an error, which mostly all have, and to end the others with its own end.
+    """Waits, on the other ranks, for the first rank to report an error that most likely all ranks have.
+
+    The first rank's end then ends the other ranks.
 
     Returns:
         The rank of this process.
@@ -21,12 +23,12 @@ def leave_it_to_the_first_rank() -> int:
     rank = int(getattr(rank_zero_only, "rank", None) or 0)
     if rank > 0:
         outlive_launcher()
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # by which srun ends the ranks that are left
-        time.sleep(SAME_ERROR_SECONDS)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # srun's way of ending the remaining ranks
+        time.sleep(_SAME_ERROR_SECONDS)
     return rank
 
 
 @rank_zero_only
 def say(text: str) -> None:
-    """One line for the user, from the first process."""
+    """Prints a line on the first rank."""
     print(text, flush=True)

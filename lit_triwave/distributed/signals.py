@@ -1,4 +1,4 @@
-"""Signals that end a run in good order, and the exit codes that say so."""
+"""Signals that stop a run in good order, and the exit codes of a stopped run."""
 
 from __future__ import annotations
 
@@ -7,21 +7,17 @@ import sys
 
 from lit_triwave.distributed.launcher import launcher
 
-INTERRUPTED = 130  # the shell's exit code for Ctrl-C
-
-
-REQUEUE = 75  # EX_TEMPFAIL of sysexits.h: saved because time was short, to be started again
+INTERRUPTED = 130
+"""Exit code after Ctrl-C or SIGTERM, the shell's for Ctrl-C."""
+REQUEUE = 75
+"""Exit code of a saved run that should be started again, EX_TEMPFAIL of sysexits.h."""
+REQUEUE_SIGNAL = signal.SIGUSR1
+"""Signal for: time is nearly over, or the nodes are needed; save, stop and be started again."""
+SIGNALS = (signal.SIGINT, signal.SIGTERM, REQUEUE_SIGNAL)
 
 
 def interrupted() -> int:
-    """Says so, once for all ranks of a machine; returns the exit code."""
+    """Prints that the run was interrupted, once for all ranks of a machine; returns the exit code."""
     if launcher() is None:
         print("interrupted", file=sys.stderr, flush=True)
     return INTERRUPTED
-
-
-REQUEUE_SIGNAL = signal.SIGUSR1
-"""Time is nearly over, or the nodes are wanted: save, stop and be started again."""
-
-
-SIGNALS = (signal.SIGINT, signal.SIGTERM, REQUEUE_SIGNAL)

@@ -1,4 +1,4 @@
-"""Batch norm over all ranks, on CPUs too."""
+"""Batch norm over all ranks, also on CPUs."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from torch import Tensor, distributed, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 
-class SumOverRanks(torch.autograd.Function):
-    """The sum of a tensor over all ranks; its gradient is the sum of theirs."""
+class _SumOverRanks(torch.autograd.Function):
+    """Sums a tensor over all ranks; the gradient is the sum of the ranks' gradients."""
 
     @staticmethod
     def forward(context: Any, x: Tensor) -> Tensor:
@@ -26,11 +26,11 @@ class SumOverRanks(torch.autograd.Function):
         return total
 
 
-class RankBatchNorm(_BatchNorm):
-    """Batch norm by the statistics of all ranks' batches together."""
+class _RankBatchNorm(_BatchNorm):
+    """Batch norm with the statistics of all ranks' batches together."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """x (batch, channels, ...) ↦ the same shape."""
+        """Maps input (batch, channels, ...) to the same shape."""
         if not self.training:
             evaluated: Tensor = super().forward(input)
             return evaluated
@@ -38,11 +38,11 @@ class RankBatchNorm(_BatchNorm):
         shape = [-1 if axis == 1 else 1 for axis in range(input.ndim)]
         x = input.to(torch.promote_types(input.dtype, torch.float32))  # statistics of halves under autocast too
         count = x.new_full((1,), x.numel() / x.shape[1])
-        # Two sums, not one of x and x²: their difference loses the digits of a variance small beside the mean.
-        total, count = SumOverRanks.apply(torch.cat([x.sum(others), count])).split([x.shape[1], 1])
+        # Two passes: the difference of sums of x² and x loses the digits of a variance that is small beside the mean.
+        total, count = _SumOverRanks.apply(torch.cat([x.sum(others), count])).split([x.shape[1], 1])
         mean = total / count
         centred = x - mean.view(shape)
-        variance = SumOverRanks.apply(centred.square().sum(others)) / count
+        variance = _SumOverRanks.apply(centred.square().sum(others)) / count
         if self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(1)
             share = 1.0 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
@@ -54,13 +54,13 @@ class RankBatchNorm(_BatchNorm):
         return y.to(input.dtype)
 
     def _check_input_dim(self, input: Tensor) -> None:
-        """Any shape with channels."""
+        """Accepts any shape with channels."""
 
 
 class SynchronizedBatchNorms(TorchSyncBatchNorm):
-    """What `trainer.sync_batchnorm` puts in the place of every batch norm while several ranks train.
+    """Replaces every batch norm while several ranks train with `trainer.sync_batchnorm`.
 
-    On GPUs PyTorch's `SyncBatchNorm`, which refuses CPUs; there `RankBatchNorm`.
+    On GPUs by PyTorch's `SyncBatchNorm`; on CPUs, which that refuses, by `_RankBatchNorm`.
     """
 
     def __init__(self) -> None:
@@ -71,7 +71,7 @@ class SynchronizedBatchNorms(TorchSyncBatchNorm):
             return super().apply(model)
         self.kinds = [(module, type(module)) for module in model.modules() if isinstance(module, _BatchNorm)]
         for module, _ in self.kinds:
-            module.__class__ = RankBatchNorm
+            module.__class__ = _RankBatchNorm
         return model
 
     def revert(self, model: nn.Module) -> nn.Module:

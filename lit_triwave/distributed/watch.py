@@ -1,4 +1,8 @@
-"""What a process does while its main thread is busy or waits: it hears signals, and sees other ranks go."""
+"""Watches over a run from a second thread, while the main one may be blocked inside a library.
+
+Lightning also ends all ranks when one is gone, but it looks every five seconds, does not say which rank, and kills the
+first rank before it can report. It does not act on signals while the ranks wait for each other.
+"""
 
 from __future__ import annotations
 
@@ -20,44 +24,44 @@ from lit_triwave.distributed.launcher import WATCH_SECONDS, outlive_launcher
 from lit_triwave.distributed.signals import REQUEUE_SIGNAL, SIGNALS
 from lit_triwave.errors import TriwaveError
 
-GONE_SECONDS = 3.0
-"""How long a rank that has lost a connection leaves it to the watch to say which rank is gone."""
-DEAF_SECONDS = 1.0
-"""After so long without an answer the main thread is inside a library, which may wait for half an hour."""
-MEET_SECONDS = 5.0
+_GONE_SECONDS = 3.0
+"""Time that a rank with a lost connection gives the watch to say which rank is gone."""
+_BLOCKED_SECONDS = 1.0
+"""A main thread that has not handled a signal for this time is blocked inside a library, perhaps for half an hour."""
+_MEET_SECONDS = 5.0
 """Ranks that need longer to find each other say what they wait for."""
 Abandon = Callable[[signal.Signals], int]
-"""Tidies up after a run that a signal ends before its first step; returns the exit code."""
+"""Cleans up after a run that a signal ends before its first step; returns the exit code."""
 
 
 @contextmanager
 def ranks_end_together(trainer: Trainer, interruption: Interruption | None, abandon: Abandon | None) -> Iterator[None]:
-    """Where Lightning started the ranks of this machine: when one is gone, says which, and ends the others.
+    """Ends all ranks that Lightning started on this machine when one of them is gone, and says which.
 
-    A collective that waits for it may do so for half an hour. Under SLURM `srun --kill-on-bad-exit` does the same.
-    Before the first step a signal ends the process also where the main thread does not hear it.
+    Otherwise they may wait for that rank for half an hour. Under SLURM `srun --kill-on-bad-exit` does the same. Before
+    the first step a signal also ends a process whose main thread is blocked.
 
     Args:
-        trainer: that runs within.
-        interruption: of a fit.
-        abandon: for a signal that the main thread does not hear.
+        trainer: that runs inside the block.
+        interruption: of a fit; None for other commands.
+        abandon: called for a signal that a blocked main thread cannot handle.
 
     Raises:
-        TriwaveError: the port at which ranks meet is taken.
+        TriwaveError: the port at which ranks meet is in use.
     """
-    with ear() as heard:
-        watch = Watch(trainer, interruption, abandon, heard)
+    with _signals() as arrived:
+        watch = _Watch(trainer, interruption, abandon, arrived)
         threading.Thread(target=watch.run, daemon=True).start()
         try:
             yield
         except BaseException as error:
             if LOST.search(str(error)):
-                time.sleep(GONE_SECONDS)  # the watch says which rank
-            kill_children(trainer)
+                time.sleep(_GONE_SECONDS)  # the watch reports which rank
+            _kill_children(trainer)
             if "EADDRINUSE" in str(error):
                 port = os.environ.get("MASTER_PORT")
                 raise TriwaveError(
-                    f"MASTER_PORT {port}, where the ranks meet, is in use: set it to a free port"
+                    f"MASTER_PORT must be a free port, got {port}, which is in use: set it to another"
                 ) from error
             raise
         finally:
@@ -65,14 +69,14 @@ def ranks_end_together(trainer: Trainer, interruption: Interruption | None, aban
             outlive_launcher()
 
 
-class Watch:
-    """A thread beside the main one.
+class _Watch:
+    """The work of the second thread.
 
     Args:
         trainer: that runs in the main thread.
-        interruption: of a fit, which knows whether a signal has been heard there.
+        interruption: knows whether the main thread has handled a signal; None for commands other than `fit`.
         abandon: see `ranks_end_together`.
-        heard: the signals that have come since it was last asked.
+        arrived: returns the signals since its last call.
     """
 
     def __init__(
@@ -80,9 +84,9 @@ class Watch:
         trainer: Trainer,
         interruption: Interruption | None,
         abandon: Abandon | None,
-        heard: Callable[[], list[signal.Signals]],
+        arrived: Callable[[], list[signal.Signals]],
     ) -> None:
-        self.trainer, self.interruption, self.abandon, self.heard = trainer, interruption, abandon, heard
+        self.trainer, self.interruption, self.abandon, self.arrived = trainer, interruption, abandon, arrived
         self.over = threading.Event()
         self.begun = time.monotonic()
         self.said = False
@@ -90,22 +94,22 @@ class Watch:
         self.since = 0.0
 
     def run(self) -> None:
-        """Looks ten times a second, until all is over."""
+        """Looks ten times a second until the run is over."""
         while not self.over.wait(WATCH_SECONDS):
             if self._leaves():
-                continue  # ranks that got the same signal are no failure
+                continue  # other ranks that end by the same signal have not failed
             gone = self._gone()
             if gone:
                 print(f"error: {gone}, and the run with it", file=sys.stderr, flush=True)
-                kill_children(self.trainer)
+                _kill_children(self.trainer)
                 os._exit(1)
             self._say_what_is_waited_for()
 
     def _leaves(self) -> bool:
-        """Whether a signal is ending this process before its first step; does it, where the main thread does not."""
+        """Whether a signal is ending this process before its first step; ends it if the main thread is blocked."""
         if self.interruption is None or self.abandon is None:
             return False
-        for number in self.heard():
+        for number in self.arrived():
             if self.pending is None:
                 self.pending, self.since = number, time.monotonic()
         if self.interruption.at_once:
@@ -113,17 +117,17 @@ class Watch:
         if self.pending is None or self.interruption.begun or self.interruption.trained:
             return False
         waited = time.monotonic() - self.since
-        deaf = self.interruption.requested is None and waited > DEAF_SECONDS
-        # One that lets the first step be made first; which there will not be.
-        alone = self.pending == REQUEUE_SIGNAL and self._meeting() and waited > MEET_SECONDS
-        if deaf or alone:
-            kill_children(self.trainer)
+        blocked = self.interruption.requested is None and waited > _BLOCKED_SECONDS
+        # SIGUSR1 waits for the first step, which does not come while the ranks wait for each other.
+        waiting = self.pending == REQUEUE_SIGNAL and self._meeting() and waited > _MEET_SECONDS
+        if blocked or waiting:
+            _kill_children(self.trainer)
             os._exit(self.abandon(self.pending))
         return True
 
     def _gone(self) -> str:
-        """Which rank has been killed or has failed; "" if all are there."""
-        for rank, child in enumerate(children(self.trainer), start=1):
+        """Returns which rank was killed or failed; "" if all are there."""
+        for rank, child in enumerate(_children(self.trainer), start=1):
             code = child.poll()
             if code:
                 return f"rank {rank} " + (f"was killed by {signal.Signals(-code).name}" if code < 0 else "failed")
@@ -134,7 +138,7 @@ class Watch:
         return self.trainer.world_size > 1 and not torch.distributed.is_initialized()
 
     def _say_what_is_waited_for(self) -> None:
-        if self.said or time.monotonic() - self.begun < MEET_SECONDS:
+        if self.said or time.monotonic() - self.begun < _MEET_SECONDS:
             return
         self.said = True
         if self._meeting() and self.trainer.local_rank == 0 and "MASTER_PORT" in os.environ:
@@ -145,12 +149,11 @@ class Watch:
 
 
 @contextmanager
-def ear() -> Iterator[Callable[[], list[signal.Signals]]]:
-    """Signals, also those that Python's handlers are not told of as long as the main thread is inside a library.
+def _signals() -> Iterator[Callable[[], list[signal.Signals]]]:
+    """Collects signals, also those that Python's handlers miss while the main thread is blocked inside a library.
 
     Yields:
-        A function that returns those of `SIGNALS` that have come since it was last called; never any in a thread that
-        is not the main one.
+        A function that returns the `SIGNALS` since its last call; always none outside of the main thread.
     """
     if threading.current_thread() is not threading.main_thread():
         yield list
@@ -160,27 +163,27 @@ def ear() -> Iterator[Callable[[], list[signal.Signals]]]:
         os.set_blocking(end, False)
     before = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
 
-    def heard() -> list[signal.Signals]:
+    def arrived() -> list[signal.Signals]:
         try:
             return [signal.Signals(number) for number in os.read(reading, 4096) if number in SIGNALS]
-        except OSError:  # nothing came, or it is over
+        except OSError:  # no signal, or the pipe is closed
             return []
 
     try:
-        yield heard
+        yield arrived
     finally:
         signal.set_wakeup_fd(before)
         os.close(writing)
         os.close(reading)
 
 
-def children(trainer: Trainer) -> list[Popen[bytes]]:
-    """The processes that Lightning started from this one: local ranks 1, 2, ..."""
+def _children(trainer: Trainer) -> list[Popen[bytes]]:
+    """Returns the processes that Lightning started from this one: local ranks 1, 2, ..."""
     found: list[Popen[bytes]] = getattr(trainer.strategy.launcher, "procs", [])
     return found
 
 
-def kill_children(trainer: Trainer) -> None:
-    """Ends them all, at once."""
-    for child in children(trainer):
+def _kill_children(trainer: Trainer) -> None:
+    """Kills the ranks that Lightning started from this one."""
+    for child in _children(trainer):
         child.kill()

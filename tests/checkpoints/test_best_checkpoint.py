@@ -62,12 +62,12 @@ def test_best_is_the_epoch_of_the_lowest_validation_error_and_last_the_last(fit,
         assert main([command, "--config", "configs/x3_minus_x.yaml", *again, *best]) == 0
         if command == "validate":
             assert f"{float(row['val/mse_min']):.2e}" in capsys.readouterr().out
-    # What is said of the run stays that of its last step.
+    # The run folder still describes the final weights.
     assert before == ((run / "summary.json").read_bytes(), (run / "figures" / "fit.png").stat().st_mtime_ns)
     tested = json.loads((run / "best" / "summary.json").read_text())
     last = json.loads(before[0])
     assert tested["test/mse_min"] < last["test/mse_min"]
-    # Of these weights, not of the last stage that ended before them, and no time but the fit's.
+    # The summary describes these weights, and no time but the fit's.
     saved = load_module(best[1])
     points = saved.data()
     points.setup("fit")
@@ -112,7 +112,7 @@ def test_the_best_of_a_stopped_run_is_that_of_one_left_alone(fit, trained) -> No
         assert_ends_alike(whole, run)
 
 
-def test_a_run_killed_between_the_best_and_the_last_finds_the_same_best(fit, trained) -> None:
+def test_a_run_killed_between_saving_best_and_last_finds_the_same_best(fit, trained) -> None:
     whole = trained("whole", *UNSTEADY)
     killed = fit("killed", *UNSTEADY, *signal_at(5, 4), code=75)
     shutil.copy(whole / "checkpoints" / "best.ckpt", killed / "checkpoints" / "best.ckpt")  # last.ckpt knows of another
@@ -122,7 +122,7 @@ def test_a_run_killed_between_the_best_and_the_last_finds_the_same_best(fit, tra
 
 
 @pytest.mark.parametrize(("options", "epoch"), [(UNSTEADY, 7), (SPOILED, 4)], ids=["in training", "at the switch"])
-def test_a_run_goes_on_from_its_best_epoch_as_it_did_before(fit, trained, options: list[str], epoch: int) -> None:
+def test_a_run_resumed_from_its_best_epoch_repeats_itself(fit, trained, options: list[str], epoch: int) -> None:
     whole = trained("whole", *options)
     assert checkpoint(whole)["epoch"] == epoch
     copy = whole.with_name("copy")
@@ -134,7 +134,7 @@ def test_a_run_goes_on_from_its_best_epoch_as_it_did_before(fit, trained, option
 
 
 @pytest.mark.parametrize(("lr", "epochs"), [("0.3", [4]), ("0.01", [5, 6, 7, 8, 9])], ids=["its start", "later"])
-def test_after_going_back_the_best_is_of_the_new_course(fit, trained, lr: str, epochs: list[int]) -> None:
+def test_a_rewound_run_keeps_the_best_of_its_new_history(fit, trained, lr: str, epochs: list[int]) -> None:
     run = trained("r", *UNSTEADY)
     assert checkpoint(run)["epoch"] == 7
     back = ["--ckpt_path", str(run / "checkpoints" / "pretrained.ckpt")]
@@ -149,7 +149,7 @@ def test_after_going_back_the_best_is_of_the_new_course(fit, trained, lr: str, e
 SELDOM = ["--trainer.check_val_every_n_epoch", "50"]
 
 
-def test_a_branch_has_what_is_true_of_it_from_its_first_step_on(fit, trained, capsys) -> None:
+def test_a_branch_takes_over_the_files_of_its_history(fit, trained, capsys) -> None:
     run = trained("r", *UNSTEADY)
     before = {path: path.read_bytes() for path in run.rglob("*.*") if path.is_file()}
     kept = {name: (run / "checkpoints" / f"{name}.ckpt").read_bytes() for name in ("best", "pretrained")}
@@ -167,7 +167,7 @@ def test_a_branch_has_what_is_true_of_it_from_its_first_step_on(fit, trained, ca
     assert "not known" not in capsys.readouterr().out
 
 
-def test_a_branch_from_before_the_best_begins_with_the_best_of_its_own_course(fit, trained) -> None:
+def test_a_branch_from_before_the_best_keeps_the_best_of_its_own_history(fit, trained) -> None:
     run = trained("r", *UNSTEADY)
     start = ["--ckpt_path", str(run / "checkpoints" / "pretrained.ckpt")]
     early = [*SELDOM, "--trainer.max_epochs", "9"]  # before the end of its stage
@@ -185,7 +185,7 @@ def test_a_branch_from_before_the_best_begins_with_the_best_of_its_own_course(fi
     assert checkpoint(branch)["epoch"] == 4
 
 
-def test_a_branch_with_nothing_left_to_train_is_where_it_began(fit, trained) -> None:
+def test_a_branch_with_nothing_left_to_train_ends_where_it_starts(fit, trained) -> None:
     run = trained("r", *EACH)
     branch = fit("b", *EACH, "--ckpt_path", str(run / "checkpoints" / "last.ckpt"))
     for name in ("best", "last", "pretrained"):
@@ -209,7 +209,7 @@ def test_validations_inside_an_epoch_and_runs_without_any_keep_no_best(fit, monk
     assert not (fit("checked", *checked, "--trainer.max_epochs", "4") / "checkpoints" / "best.ckpt").exists()
 
 
-def test_the_ends_of_the_stages_count_without_a_validation_there(fit) -> None:
+def test_the_end_of_a_stage_can_be_the_best_without_a_validation(fit) -> None:
     polish = ["--data.batch_size", "null", "--model.polish.epochs", "4", "--trainer.check_val_every_n_epoch", "3"]
     run = fit("r", *polish)
     assert int(best_row(run, "val/mse_min")["epoch"]) == 11  # of 14

@@ -102,14 +102,14 @@ def back_to(run: Path, name: str = "pretrained") -> list[str]:
 
 
 def files(run: Path) -> list[str]:
-    """Of a run's folder, without those of figures and of W&B."""
+    """Returns the files of a run's folder, without figures and W&B."""
     return sorted(
         str(path.relative_to(run)) for path in run.rglob("*.*") if path.is_file() and "wandb" not in str(path)
     )
 
 
 @pytest.mark.parametrize(("epoch", "batch"), [(5, 0), (5, 4), (8, 2)])
-def test_a_run_that_has_gone_back_says_nothing_of_the_course_it_left(fit, trained, epoch: int, batch: int) -> None:
+def test_a_rewound_run_keeps_nothing_recorded_after_the_checkpoint(fit, trained, epoch: int, batch: int) -> None:
     run = trained("r", *EACH)
     other = fit("other", *EACH, *back_to(run))
     fit("", *EACH, *back_to(run), *signal_at(epoch, batch, "SIGTERM"), code=130)
@@ -121,7 +121,7 @@ def test_a_run_that_has_gone_back_says_nothing_of_the_course_it_left(fit, traine
     assert_ends_alike(other, run)
 
 
-def test_a_run_that_goes_on_is_not_what_its_summary_says(fit, trained) -> None:
+def test_a_resumed_run_has_no_summary_until_its_end(fit, trained) -> None:
     run = trained("r")
     longer = ["--ckpt_path", str(run / "checkpoints" / "last.ckpt"), "--model.train.epochs", "9"]
     fit("", *longer, *signal_at(12, 1, "SIGTERM"), code=130)
@@ -130,7 +130,7 @@ def test_a_run_that_goes_on_is_not_what_its_summary_says(fit, trained) -> None:
     assert (run / "summary.json").is_file() and (run / "figures" / "fit.png").is_file()
 
 
-def test_before_its_first_step_is_saved_a_run_that_goes_back_stays_as_it_was(fit, trained, monkeypatch, capsys) -> None:
+def test_a_rewound_run_is_unchanged_until_its_first_step_is_saved(fit, trained, monkeypatch, capsys) -> None:
     run = trained("r", *EACH)
     before = {path: path.read_bytes() for path in run.rglob("*.*") if path.is_file()}
     fit("", *back_to(run), "--trainer.callbacks+=tests.faults.SignalBeforeTraining", code=130)
@@ -147,7 +147,7 @@ def test_before_its_first_step_is_saved_a_run_that_goes_back_stays_as_it_was(fit
     assert {path: path.read_bytes() for path in run.rglob("*.*") if path.is_file()} == before
 
 
-def test_back_in_the_pretraining_there_is_no_end_of_it_yet(fit) -> None:
+def test_a_run_rewound_into_pretraining_has_no_pretrained_checkpoint(fit) -> None:
     run = fit("r", *EACH, "--model.pretrain.lr", "0.5", "--model.train.lr", "0.3")
     before = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)["epoch"]
     assert before < 4
@@ -157,7 +157,7 @@ def test_back_in_the_pretraining_there_is_no_end_of_it_yet(fit) -> None:
     assert torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)["epoch"] == before
 
 
-def test_ckpt_path_last_goes_on_with_the_newest_run(fit, tmp_path: Path) -> None:
+def test_ckpt_path_last_resumes_the_newest_run(fit, tmp_path: Path) -> None:
     older, newer = fit("older", "--trainer.max_epochs", "3"), fit("newer", "--trainer.max_epochs", "3")
     fit("", "--ckpt_path", "last")
     assert state(older)["epoch"] == 2
@@ -208,7 +208,7 @@ def test_a_process_killed_while_it_saves_leaves_the_checkpoint_before(
     assert_ends_alike(trained("whole"), run)
 
 
-def test_ckpt_path_last_with_an_id_begins_anew_where_nothing_was_saved(fit, trained, capsys) -> None:
+def test_ckpt_path_last_with_an_id_starts_a_run_that_saved_nothing(fit, trained, capsys) -> None:
     whole = trained("whole")
     run = fit("r", "--ckpt_path", "last")  # not even a folder
     assert "r/checkpoints yet: starting from the beginning" in capsys.readouterr().out
@@ -224,7 +224,7 @@ def test_ckpt_path_last_with_an_id_begins_anew_where_nothing_was_saved(fit, trai
     assert "starting from the beginning" not in capsys.readouterr().out
 
 
-def test_a_run_killed_in_its_test_is_as_if_it_had_not_been(fit, trained) -> None:
+def test_a_run_killed_in_its_test_ends_as_if_it_had_not_been_killed(fit, trained) -> None:
     whole, run = trained("whole"), trained("r")
     (run / "summary.json").unlink()
     fit("r", "--ckpt_path", "last")
@@ -245,7 +245,7 @@ def test_the_script_that_measures_resumability_saves_inside_an_epoch(monkeypatch
     assert f"{share:+.2%}" in line
 
 
-def test_a_requeued_job_that_began_from_another_runs_checkpoint_goes_on_with_its_own(fit, trained, monkeypatch) -> None:
+def test_a_requeued_branch_resumes_from_its_own_checkpoint(fit, trained, monkeypatch) -> None:
     whole = trained("r")
     begin = ["--ckpt_path", str(whole / "checkpoints" / "pretrained.ckpt")]
     fit("b", *begin, "--trainer.max_epochs", "7")

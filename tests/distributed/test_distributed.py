@@ -115,7 +115,7 @@ def test_a_checkpoint_of_one_process_resumes_in_two(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("release", ["blocks", "dense"])
 def test_two_processes_train_a_classifier_as_one_through_all_stages(tmp_path: Path, release: str) -> None:
-    # That it trains at all shows that no stage pays for parameters of another: `ddp` looks for no unused ones, and
+    # No stage has parameters of another: `ddp` does not look for unused ones, and
     # raises in the second step if there is one.
     one = classify(tmp_path, "one", "--model.release", release)
     two = classify(tmp_path, "two", "--model.release", release, *TWO)
@@ -201,16 +201,17 @@ def test_a_node_that_waits_for_another_says_so_and_hears_signals(tmp_path: Path,
 def test_a_port_in_use_is_named_once(tmp_path: Path) -> None:
     with socket.create_server(("", 0)) as server:
         port = str(server.getsockname()[1])
-        command = [*FIT, "configs/digits.yaml", "--run.root", str(tmp_path), *TWO]
-        environment = os.environ | {"MASTER_PORT": port}
-        done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=120)
+        command = ["fit", "--config", "configs/digits.yaml", "--run.root", str(tmp_path), *TWO]
+        done = run_command(command, MASTER_PORT=port)
     assert done.returncode == 1
-    assert done.stderr.strip() == f"error: MASTER_PORT {port}, where the ranks meet, is in use: set it to a free port"
+    assert (
+        done.stderr.strip() == f"error: MASTER_PORT must be a free port, got {port}, which is in use: set it to another"
+    )
 
 
 def test_an_error_of_all_ranks_is_said_once(tmp_path: Path) -> None:
-    command = [*FIT, "configs/digits.yaml", "--run.root", str(tmp_path), *TWO, "--data.batch_size", "63"]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
+    command = ["fit", "--config", "configs/digits.yaml", "--run.root", str(tmp_path), *TWO]
+    done = run_command([*command, "--data.batch_size", "63"])
     assert done.returncode == 1
     assert done.stderr.strip() == "error: batch_size 63: a multiple of the 2 ranks"
 

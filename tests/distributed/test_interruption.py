@@ -23,7 +23,7 @@ from tests.finished_runs import assert_ends_alike, state
 
 
 def contents(run: Path) -> dict[Path, bytes]:
-    """Of all files of a run's folder."""
+    """Returns the content of all files in a run's folder."""
     return {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
 
 
@@ -52,9 +52,7 @@ POLISHED = ["--data.batch_size", "null", "--model.polish.epochs", "6"]
 
 
 @pytest.mark.parametrize(("stage", "epoch"), [("pretrain", 2), ("train", 7), ("polish", 13)])
-def test_after_ctrl_c_a_run_is_whole_and_goes_on_as_if_nothing_had_been(
-    fit, trained, capsys, stage: str, epoch: int
-) -> None:
+def test_after_ctrl_c_a_run_is_complete_and_resumes_bit_identical(fit, trained, capsys, stage: str, epoch: int) -> None:
     whole = trained("whole", *POLISHED)
     capsys.readouterr()
     run = fit("r", *POLISHED, *signal_at(epoch, 0, "SIGINT"), code=130)
@@ -103,7 +101,7 @@ def test_after_sigterm_there_is_a_checkpoint_and_no_long_test(fit, trained, caps
     assert_ends_alike(whole, run)
 
 
-def test_a_test_that_is_cut_off_is_made_by_the_run_that_goes_on(fit, trained) -> None:
+def test_a_resumed_run_makes_the_test_that_was_cut_off(fit, trained) -> None:
     whole = trained("whole")
     run = fit("r", "--trainer.callbacks+=tests.faults.SignalInTest", code=75)
     assert not (run / "summary.json").exists()
@@ -123,7 +121,7 @@ def test_before_the_first_step_a_signal_ends_a_run_at_once_and_leaves_nothing(fi
     assert contents(run) == before
 
 
-def test_a_run_in_use_is_refused_and_a_killed_one_goes_on_at_once(tmp_path: Path, capsys) -> None:
+def test_a_run_in_use_is_refused_and_a_killed_one_resumes_at_once(tmp_path: Path, capsys) -> None:
     again = ["fit", "--config", "configs/x3_minus_x.yaml", *ARGS, "--run.root", str(tmp_path), "--run.id", "r"]
     saved = tmp_path / "x3_minus_x" / "r" / "checkpoints" / "last.ckpt"
     with start(tmp_path, "--run.id", "r", "--model.train.epochs", "1000000") as process:

@@ -318,7 +318,7 @@ def state_of(run: Path) -> str:
 
 def test_an_error_of_all_ranks_is_said_once(cluster: Cluster, tmp_path: Path) -> None:
     for option, says in {
-        "--trainer.num_nodes=3": "trainer.num_nodes 3: SLURM's step has 2 (srun --nodes)",
+        "--trainer.num_nodes=3": "trainer.num_nodes must be 2, as srun --nodes, got 3",
         "--model.replicas=many": "replicas: Expected a <class 'int'>",
     }.items():
         output = tmp_path / option
@@ -335,7 +335,7 @@ def test_a_job_of_one_task_refuses_two_devices(cluster: Cluster, tmp_path: Path)
     args = [CONFIG, *SMALL, "--run.root", str(tmp_path / "runs"), "--trainer.devices", "2"]
     job = cluster.submit(output, "--nodes=1", "--ntasks=1", "slurm/fit.sbatch", *args)
     assert cluster.wait(job, output)["JobState"] == "FAILED"
-    assert "error: trainer.devices 2: SLURM's step has 1 task on a node (srun" in output.read_text()
+    assert "error: trainer.devices must be 1, the tasks on each node of srun, got 2" in output.read_text()
 
 
 def test_one_process_for_each_gpu_and_data_on_the_nodes_own_disk(cluster: Cluster, tmp_path: Path) -> None:

@@ -105,7 +105,7 @@ def test_a_branch_says_what_it_comes_from(fit, monkeypatch, capsys) -> None:
     assert run_json(branch)["branched_from"] == said
     found = wandb_config(branch)
     assert {name: found[f"branched_from.{name}"] for name in said} == said
-    for name in ("last", "pretrained"):  # goes on, and goes back
+    for name in ("last", "pretrained"):  # resumes, and rewinds
         monkeypatch.setenv("WANDB_MODE", "offline")
         fit("", "--ckpt_path", str(branch / "checkpoints" / f"{name}.ckpt"))
         assert run_json(branch)["branched_from"] == said
@@ -231,7 +231,7 @@ def test_multiply_adds_are_those_of_the_layers() -> None:
     assert multiply_adds(convolution) == 64 * 3 * 9 + 48 * 5 + 5 * 10
 
 
-def test_wandb_gets_the_config_and_says_which_values_count(fit, monkeypatch) -> None:
+def test_wandb_gets_the_config_and_which_values_are_better(fit, monkeypatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
     run = fit("r", "--run.group", "mine", "--run.artifact", "true")
     found = wandb_records(run)
@@ -260,7 +260,7 @@ def test_wandb_gets_the_config_and_says_which_values_count(fit, monkeypatch) -> 
     assert "instantiator" not in hparams
 
 
-def test_a_run_goes_on_when_wandbs_process_is_killed(tmp_path: Path) -> None:
+def test_a_run_survives_the_end_of_wandbs_process(tmp_path: Path) -> None:
     command = ["fit", "--config", "configs/x3_minus_x.yaml", "--run.id", "r"]
     command += ["--model.replicas", "2", "--model.pretrain.epochs", "9", "--model.polish.epochs", "0"]
     command += ["--run.root", str(tmp_path), "--run.artifact", "true", "--trainer.log_every_n_steps", "1"]
@@ -273,7 +273,7 @@ def test_a_run_goes_on_when_wandbs_process_is_killed(tmp_path: Path) -> None:
     assert (run / "figures" / "fit.png").is_file()
 
 
-def test_under_an_agent_the_runs_id_is_the_agents(tmp_path: Path, monkeypatch) -> None:
+def test_a_run_of_an_agent_has_the_agents_id(tmp_path: Path, monkeypatch) -> None:
     (tmp_path / "wandb_id").write_text("other\n")
     assert wandb_id(tmp_path, None) == "other"
     monkeypatch.setenv("WANDB_RUN_ID", "given")
@@ -330,7 +330,7 @@ def test_no_key_no_host_no_user_and_no_home_folder_lands_in_a_run_folder(tmp_pat
         [sys.executable, "-c", ELSEWHERE, *commands], cwd=home, env=environment, capture_output=True, text=True
     )
     assert re.findall(r"^code (\d+)", done.stdout, flags=re.MULTILINE) == ["75", "0", "0", "0"], done.stderr
-    assert HOST in done.stdout  # the screen says it, so that it was to be had
+    assert HOST in done.stdout  # the screen shows it, so it was available
 
     files = [path for path in run.rglob("*") if path.is_file()]
     assert len(files) > 10
@@ -362,7 +362,7 @@ def test_an_artifact_whose_path_would_name_the_home_folder_is_left_out(
     monkeypatch.setenv("HOME", str(tmp_path / "our_home"))
     run = fit("r", "--run.root", str(tmp_path / "our_home" / "runs"), "--run.artifact", "true")
     run = tmp_path / "our_home" / "runs" / run.relative_to(tmp_path)
-    assert "no artifact, as its path from here would name the home folder" in capsys.readouterr().out
+    assert "no artifact, as its path would name the home folder" in capsys.readouterr().out
     for path in run.rglob("*"):
         assert not path.is_file() or b"our_home" not in path.read_bytes(), path
 

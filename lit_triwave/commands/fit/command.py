@@ -150,7 +150,7 @@ class TriwaveCLI(LightningCLI):
         saved.root, saved.experiment = run.root, run.experiment
         origin = Origin(run.folder, self.chosen.path, self.checkpoint or {})
         session = FitSession(run, origin, self.config["fit"], self.kept)
-        session.open(self.model, begun=origin.goes_on or self.chosen.begins_anew)
+        session.open(self.model, begun=origin.resumes or self.chosen.restarts)
         session.interruption.install()
         return session
 
@@ -205,7 +205,7 @@ class TriwaveCLI(LightningCLI):
 
 
 def _distributed_plugins(trainer: Namespace) -> list[Any]:
-    """How processes find each other and how batch norms agree, for a trainer's configuration."""
+    """Returns the plugins by which processes find each other and batch norms share their statistics."""
     environment = cluster_environment(trainer.num_nodes, trainer.devices)
     found = [] if environment is None else [environment]
     return [*found, SynchronizedBatchNorms()] if trainer.sync_batchnorm else found
@@ -213,7 +213,12 @@ def _distributed_plugins(trainer: Namespace) -> list[Any]:
 
 @one_message()
 def run(args: Sequence[str], started: float) -> int:
-    """Parses and runs one command in a process that started at `started`; returns the exit code."""
+    """Parses and runs one command; returns the exit code.
+
+    Args:
+        args: of the command, its name first.
+        started: when the process started, `time.monotonic()` in seconds.
+    """
     quiet()
     handlers = {number: signal.getsignal(number) for number in SIGNALS}
     kept = ExitStack()
@@ -248,7 +253,7 @@ def run(args: Sequence[str], started: float) -> int:
         if not stopped:
             return 0
         if rank_zero_only.rank > 0:  # type: ignore[attr-defined]
-            # The first rank's exit code says what is wanted. srun and Lightning end the other ranks for such a code.
+            # The first rank's exit code tells the caller what to do; srun and Lightning end the other ranks for it.
             handlers[signal.SIGTERM] = signal.SIG_IGN
             return 0
         return REQUEUE if stopped == REQUEUE_SIGNAL else INTERRUPTED

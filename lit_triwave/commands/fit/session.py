@@ -83,9 +83,9 @@ class FitSession:
         return make_loggers(self.run, self.wandb_id, rows, tags(self.run, self._config))
 
     def _choose_wandb_id(self) -> str:
-        if not self.origin.goes_on:
+        if not self.origin.resumes:
             return wandb_id(self.run.folder, None)
-        rewinds = self.origin.leaves_steps
+        rewinds = self.origin.discards_steps
         if rewinds:
             say(
                 f"{self.run.folder} is rewound to step {self.origin.step}; --run.id NAME would leave it as it is and "
@@ -120,14 +120,14 @@ class FitSession:
             folder, last = self.run.folder, self.origin.last
             begun = self.checkpoints.settled
             if isinstance(error, TrainingDiverged):
-                if not begun and self.origin.goes_back:
+                if not begun and self.origin.rewinds:
                     self._undo()
                 kept = f"the last good checkpoint is {last}" if last.is_file() else "there is no checkpoint yet"
                 raise TrainingDiverged(f"{error}; {kept}") from error
             if isinstance(error, (KeyboardInterrupt, SystemExit)) and last.is_file():
                 unchanged = f"stopped before the first step: {folder} is unchanged"
                 saved = f"stopped at once, the last checkpoint is {last}{self.how_to_resume()}"
-                say(unchanged if not begun and self.origin.goes_back else saved)
+                say(unchanged if not begun and self.origin.rewinds else saved)
             if not begun:
                 self._undo()
             raise

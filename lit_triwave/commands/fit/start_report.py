@@ -1,4 +1,4 @@
-"""What a run says of itself before it begins."""
+"""Prints where and on what a run will train, before it begins."""
 
 from __future__ import annotations
 
@@ -18,63 +18,63 @@ from lit_triwave.distributed.cluster import in_slurm_step
 def start_block(
     trainer: Trainer, model: LightningModule, data: LightningDataModule, folder: Path, resumed: tuple[Path, Any] | None
 ) -> str:
-    """The aligned lines, known to the first process before it starts others.
+    """Returns aligned lines about a run, which the first process knows before it starts others.
 
     Args:
-        trainer: that is going to fit.
-        model: that is going to be trained.
-        data: to train on.
+        trainer: that will fit.
+        model: that will be trained.
+        data: for the training.
         folder: of the run.
-        resumed: the checkpoint that the run goes on from, and its content.
+        resumed: the checkpoint that the run starts from, and its content; None without one.
     """
     rows = {
-        "run": f"{folder}, {size(model)}",
-        "resumed from": "nothing, a new run" if resumed is None else position(model, *resumed),
-        "nodes": f"{trainer.num_nodes} ({nodes()})",
+        "run": f"{folder}, {_size(model)}",
+        "resumed from": "nothing, a new run" if resumed is None else _position(model, *resumed),
+        "nodes": f"{trainer.num_nodes} ({_nodes()})",
         "ranks": f"{trainer.world_size}, {trainer.num_devices} on each node",
         "devices": devices(trainer),
-        "strategy": strategy(trainer),
+        "strategy": _strategy(trainer),
         "precision": str(trainer.precision),
-        "global batch": global_batch(trainer, data),
-        "W&B": tracking(trainer),
+        "global batch": _global_batch(trainer, data),
+        "W&B": _tracking(trainer),
     }
     return "\n".join(f"{name:<14}{value}" for name, value in rows.items())
 
 
-def size(model: Any) -> str:
-    """How many numbers the first stage trains."""
+def _size(model: Any) -> str:
+    """Returns how many parameters the first stage trains."""
     replicas = replicas_of(model)
     count = f"{count_parameters(model) // replicas:,} parameters"
     return count if replicas == 1 else f"{count} in each of {replicas} seeds"
 
 
-def position(model: Any, path: Path, checkpoint: Any) -> str:
-    """Where a checkpoint was taken."""
+def _position(model: Any, path: Path, checkpoint: Any) -> str:
+    """Returns where in its run a checkpoint was saved."""
     return f"{path}, {model.place(checkpoint['epoch'])}, step {checkpoint['global_step']}"
 
 
-def nodes() -> str:
-    """The nodes' names as far as this process knows them."""
+def _nodes() -> str:
+    """Returns the names of the nodes, as far as this process knows them."""
     return os.environ["SLURM_STEP_NODELIST"] if in_slurm_step() else socket.gethostname()
 
 
 def devices(trainer: Trainer) -> str:
-    """How many devices, and of which kind; all ranks have the same."""
+    """Returns number and kind of the devices, which is the same on all ranks."""
     device = trainer.strategy.root_device
     kind = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     return f"{trainer.world_size} × {kind}"
 
 
-def strategy(trainer: Trainer) -> str:
-    """The strategy's name, and how its ranks talk."""
+def _strategy(trainer: Trainer) -> str:
+    """Returns the name of the strategy, and the backend by which its ranks communicate."""
     kind = type(trainer.strategy).__name__.removesuffix("Strategy")
     if trainer.world_size == 1:
         return kind
     return f"{kind} ({'nccl' if trainer.strategy.root_device.type == 'cuda' else 'gloo'})"
 
 
-def global_batch(trainer: Trainer, data: Any) -> str:
-    """What one step of all ranks takes."""
+def _global_batch(trainer: Trainer, data: Any) -> str:
+    """Returns the samples of one optimizer step over all ranks."""
     size = getattr(data, "batch_size", None)
     if size is None:
         return "all training points"
@@ -82,8 +82,8 @@ def global_batch(trainer: Trainer, data: Any) -> str:
     return f"{size}" + (f" × {times} accumulated" if times > 1 else "")
 
 
-def tracking(trainer: Trainer) -> str:
-    """The Weights & Biases run's id and mode."""
+def _tracking(trainer: Trainer) -> str:
+    """Returns the id of the run in Weights & Biases."""
     for logger in trainer.loggers:
         if isinstance(logger, WandbLogger):
             return f"run id {logger.version}"

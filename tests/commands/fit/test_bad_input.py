@@ -93,11 +93,11 @@ def test_a_bad_value_gets_one_line_that_names_it(args: list[str], says: str, tmp
 @pytest.mark.parametrize(
     ("args", "says"),
     [
-        (["--trainer.num_nodes", "3"], "trainer.num_nodes 3: SLURM's step has 2"),
-        (["--trainer.num_nodes", "2", "--trainer.devices", "4"], "trainer.devices 4: SLURM's step has 2 and 3 tasks"),
+        (["--trainer.num_nodes", "3"], "trainer.num_nodes must be 2, as srun --nodes, got 3"),
+        (["--trainer.num_nodes", "2", "--trainer.devices", "4"], "trainer.devices must be 2 and 3, the tasks"),
     ],
 )
-def test_what_disagrees_with_an_allocation_is_named(
+def test_options_that_contradict_an_allocation_are_named(
     args: list[str], says: str, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     step = {"NUM_NODES": "2", "NUM_TASKS": "5", "TASKS_PER_NODE": "3,2", "ID": "0", "NODELIST": "n[1-2]"}
@@ -118,7 +118,7 @@ def test_devices_that_disagree_with_a_job_of_one_task_are_named(
         monkeypatch.setenv(name, "0")
     assert type(cluster_environment(1, 2)) is LightningEnvironment  # as under `srun --pty bash`
     monkeypatch.setenv("LIT_TRIWAVE_TASKS", "1")  # as under slurm/fit.sbatch
-    assert "trainer.devices 3: SLURM's step has 1 task on a node" in refuse(
+    assert "trainer.devices must be 1, the tasks on each node of srun, got 3" in refuse(
         capsys, tmp_path, "fit", *CONFIG, "--trainer.devices", "3"
     )
 
@@ -126,7 +126,7 @@ def test_devices_that_disagree_with_a_job_of_one_task_are_named(
 @pytest.mark.parametrize(
     ("args", "says"),
     [
-        (["--trainer.num_nodes", "2"], "trainer.num_nodes 2: nothing says where the other nodes are"),
+        (["--trainer.num_nodes", "2"], "trainer.num_nodes must be 1 without the address of the first node, got 2"),
         (["--trainer.devices", "5000", "--trainer.strategy", "ddp"], "fewer than the 5000 ranks"),
         (
             ["--trainer.devices", "5000", "--trainer.strategy", "ddp", "--config", "configs/digits.yaml"],
@@ -134,7 +134,7 @@ def test_devices_that_disagree_with_a_job_of_one_task_are_named(
         ),
     ],
 )
-def test_ranks_that_can_not_work_are_refused_before_they_are_started(
+def test_impossible_ranks_are_refused_before_they_are_started(
     args: list[str], says: str, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delattr(_SubprocessScriptLauncher, "launch")
@@ -143,7 +143,7 @@ def test_ranks_that_can_not_work_are_refused_before_they_are_started(
 
 def test_several_nodes_without_srun_are_refused(tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLURM_JOB_ID", "7")  # as in the shell that salloc gives
-    assert "1 node of SLURM job 7; start it by srun" in refuse(
+    assert "single process of SLURM job 7, got 2: start it by srun" in refuse(
         capsys, tmp_path, "fit", *CONFIG, "--trainer.num_nodes", "2"
     )
 
@@ -200,8 +200,8 @@ def test_a_read_only_run_folder_is_refused(tmp_path: Path, capsys) -> None:
     assert "cannot be written" in refuse(capsys, tmp_path, "fit", *CONFIG)
 
 
-def test_a_checkpoint_of_another_shape_is_refused_by_its_fields(fit, tmp_path: Path, capsys) -> None:
-    run = fit("r")
+def test_a_checkpoint_of_another_shape_is_refused_by_its_fields(trained, tmp_path: Path, capsys) -> None:
+    run = trained("r")
     before = sorted(path.name for path in run.rglob("*"))
     checkpoint = ["--ckpt_path", str(run / "checkpoints" / "last.ckpt")]
     line = refuse(
@@ -235,18 +235,18 @@ def test_a_checkpoint_of_another_shape_is_refused_by_its_fields(fit, tmp_path: P
         ("3", ["--model.depth", "4", "--seed_everything", "1"], "seed_everything is 0 there and 1 here; depth is 5"),
     ],
 )
-def test_a_checkpoint_of_another_course_is_refused_by_its_fields(
-    fit, capsys, epochs: str, args: list[str], says: str
+def test_a_checkpoint_of_another_run_is_refused_by_its_fields(
+    fit, trained, capsys, epochs: str, args: list[str], says: str
 ) -> None:
-    run = fit("r", "--trainer.max_epochs", epochs)
+    run = trained("r", "--trainer.max_epochs", epochs)
     before = (run / "checkpoints" / "last.ckpt").read_bytes()
     fit("", *args, "--ckpt_path", str(run / "checkpoints" / "last.ckpt"), code=1)
     assert f"error: the checkpoint is of another config: {says}" in capsys.readouterr().err
     assert (run / "checkpoints" / "last.ckpt").read_bytes() == before
 
 
-def test_all_fields_of_another_config_are_named_and_values_while_there_is_room(fit, tmp_path: Path, capsys) -> None:
-    run = fit("r", "--trainer.max_epochs", "3")
+def test_all_fields_of_another_config_are_named_and_values_while_there_is_room(trained, tmp_path: Path, capsys) -> None:
+    run = trained("r", "--trainer.max_epochs", "3")
     stage = {"lr": "0.2", "warmup": "0.5", "optimizer": "AdamW", "epochs": "6"}
     args = [word for name, value in stage.items() for word in (f"--model.pretrain.{name}", value)]
     args += [
@@ -270,7 +270,7 @@ def test_all_fields_of_another_config_are_named_and_values_while_there_is_room(f
     assert "model.pretrain.lr is 0.1 there and 0.2 here" in line
 
 
-def test_an_evaluation_does_not_mind_what_only_training_looks_at(tmp_path: Path, capsys) -> None:
+def test_an_evaluation_ignores_options_of_the_training(tmp_path: Path, capsys) -> None:
     base = ["--config", "configs/digits.yaml", "--run.root", str(tmp_path), "--run.id", "r", "--model.num_nets", "4"]
     short = ["--model.pretrain.epochs", "1", "--model.train.epochs", "0"]
     assert main(["fit", *base, *short, "--model.label_smoothing", "0.1", "--model.mixup", "0.2"]) == 0
@@ -278,15 +278,15 @@ def test_an_evaluation_does_not_mind_what_only_training_looks_at(tmp_path: Path,
     assert "dropout is 0.0 there" in refuse(capsys, tmp_path, "test", *base, "--model.dropout", "0.5", left=True)
 
 
-def test_stages_to_come_may_be_changed(fit) -> None:
-    run = fit("r", "--trainer.max_epochs", "3")
+def test_later_stages_may_be_changed(fit, trained) -> None:
+    run = trained("r", "--trainer.max_epochs", "3")
     checkpoint = ["--ckpt_path", str(run / "checkpoints" / "last.ckpt")]
     fit("", "--model.pretrain.epochs", "4", "--model.train.lr", "0.002", *checkpoint)
     assert torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["epoch"] == 8
 
 
-def test_a_torn_checkpoint_points_to_the_other_one(fit, capsys) -> None:
-    last = fit("r") / "checkpoints" / "last.ckpt"
+def test_the_error_of_a_damaged_checkpoint_names_the_others(fit, trained, capsys) -> None:
+    last = trained("r") / "checkpoints" / "last.ckpt"
     last.write_bytes(last.read_bytes()[:5000])
     fit("r", "--ckpt_path", "last", code=1)
     line = capsys.readouterr().err.strip().splitlines()[-1]
@@ -304,8 +304,8 @@ def test_a_full_disk_stops_the_run_before_it_starts(fit, capsys, monkeypatch) ->
     assert not run.exists()
 
 
-def test_an_existing_run_is_not_overwritten(fit, tmp_path: Path, capsys) -> None:
-    fit("r")
+def test_an_existing_run_is_not_overwritten(trained, tmp_path: Path, capsys) -> None:
+    trained("r")
     assert "exists" in refuse(capsys, tmp_path, "fit", *CONFIG, "--run.id", "r", left=True)
 
 
@@ -362,7 +362,7 @@ def test_a_full_disk_keeps_the_checkpoint_before(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["last.ckpt"]
 
 
-def test_what_no_memory_holds_is_refused(tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_too_large_for_memory_is_refused(tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch) -> None:
     args = ["fit", "--config", "configs/digits.yaml", "--model.num_nets"]
     assert "num_nets 1000000000: at most 1048576" in refuse(capsys, tmp_path, *args, str(10**9))
     # More than a processor can address: refused also where the system promises memory that it has not.
@@ -370,7 +370,7 @@ def test_what_no_memory_holds_is_refused(tmp_path: Path, capsys, monkeypatch: py
     assert "out of memory: PyTorch asks for 281,475.0 GB more" in refuse(capsys, tmp_path, *args, "64")
 
 
-def test_a_value_for_what_the_data_say_is_refused(tmp_path: Path, capsys) -> None:
+def test_a_value_that_contradicts_the_data_is_refused(tmp_path: Path, capsys) -> None:
     command = ["fit", "--config", "configs/digits.yaml", "--run.root", str(tmp_path), "--model.num_classes", "7"]
     assert main(command) == 1
     line = capsys.readouterr().err.strip().splitlines()[-1]

@@ -53,8 +53,8 @@ def test_every_regression_config_runs_and_leaves_a_whole_run_folder(config: Path
         assert part in shown
 
 
-def test_a_saved_config_run_again_is_another_run_of_the_same_experiment(fit, tmp_path: Path) -> None:
-    run = fit("first")
+def test_a_saved_config_run_again_is_another_run_of_the_same_experiment(trained, tmp_path: Path) -> None:
+    run = trained("r")
     assert main(["fit", "--config", str(run / "config.yaml"), "--run.root", str(tmp_path)]) == 0
     runs = sorted(path.name for path in (tmp_path / "x3_minus_x").iterdir())
     assert len(runs) == 2
@@ -63,8 +63,10 @@ def test_a_saved_config_run_again_is_another_run_of_the_same_experiment(fit, tmp
 
 
 @pytest.mark.lowest
-def test_evaluation_uses_the_newest_run_and_predictions_are_those_of_the_best_seed(fit, tmp_path: Path, capsys) -> None:
-    run = fit("one")
+def test_evaluation_uses_the_newest_run_and_predictions_are_those_of_the_best_seed(
+    trained, tmp_path: Path, capsys
+) -> None:
+    run = trained("r")
     before = json.loads((run / "summary.json").read_text())
     config = (run / "config.yaml").read_text()
     common = ["--config", "configs/x3_minus_x.yaml", "--model.replicas", "3", "--run.root", str(tmp_path)]

@@ -155,7 +155,7 @@ def test_a_corrupt_image_ends_a_run_by_name_or_is_counted_each_epoch(tmp_path: P
     bad.write_bytes(b"<html>404</html>")
     fit(config, tmp_path, "stops", *options, code=1)
     assert f"error: corrupt image {bad} (" in capsys.readouterr().err
-    fit(config, tmp_path, "goes_on", *options, "--data.skip_corrupt", "true")
+    fit(config, tmp_path, "resumes", *options, "--data.skip_corrupt", "true")
     reports = [line for line in capsys.readouterr().err.splitlines() if "corrupt" in line]
     assert reports == [f"epoch {e}: 1 corrupt in train/, replaced by others, such as {bad}" for e in (1, 2)]
 
