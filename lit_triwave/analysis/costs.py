@@ -1,4 +1,4 @@
-"""What a model costs: the numbers that are trained, and the multiply-adds of one sample."""
+"""The cost of a model: the number of trained parameters, and the multiply-adds of one sample."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from lit_triwave.nn.bank import TriangleBank
 
 
 def count_parameters(module: nn.Module) -> int:
-    """Numbers that the present stage trains."""
+    """Returns the number of parameters that the present stage trains."""
     return sum(parameter.numel() for parameter in module.parameters())
 
 
 @torch.no_grad()
 def final_parameters(module: Any) -> int:
-    """Numbers that the last stage trains: of one replica of a `FunctionRegressor`, all of any other module.
+    """Returns the number of parameters that the last stage trains; of one replica, for a `FunctionRegressor`.
 
     Args:
         module: in any stage.
@@ -37,41 +37,49 @@ def final_parameters(module: Any) -> int:
 
 
 def replicas_of(module: Any) -> int:
-    """How many seeds a `FunctionRegressor` trains side by side; 1 for any other module."""
+    """Returns the number of seeds that a `FunctionRegressor` trains side by side; 1 for any other module."""
     return int(getattr(getattr(module, "network", None), "replicas", 1))
 
 
 def multiply_adds(module: Any) -> int | None:
-    """Multiply-adds of one sample in matrix products and convolutions, without the zeros that the wiring keeps: of one
-    replica of a `FunctionRegressor`, of one image for an `ImageClassifier`; None for any other module."""
+    """Returns the multiply-adds of one sample in matrix products and convolutions, without zeros that stay zero.
+
+    Args:
+        module: any LightningModule.
+
+    Returns:
+        For one replica of a `FunctionRegressor`, or for one image of an `ImageClassifier`; None for any other module.
+    """
     network: Any = getattr(module, "network", None)
     if hasattr(network, "to_sequential"):
-        return plain_multiply_adds(network)
+        return _plain_multiply_adds(network)
     if hasattr(module, "image_shape"):
-        return image_multiply_adds(network, module.image_shape, next(module.parameters()))
+        return _image_multiply_adds(network, module.image_shape, next(module.parameters()))
     return None
 
 
 @torch.no_grad()
-def plain_multiply_adds(network: Any) -> int:
-    """Multiply-adds of one replica for one sample, as plain layers without the zeros that the wiring keeps.
+def _plain_multiply_adds(network: Any) -> int:
+    """Returns the multiply-adds of one replica for one sample, as plain layers without zeros that stay zero.
 
     Args:
-        network: with replicas and `to_sequential`, such as `TriangleNetwork`; its values do not matter. Before the
-            release, the 4 × 4 blocks count whole, as after it.
+        network: has replicas and `to_sequential`, such as `TriangleNetwork`. Its values do not matter. Before the
+            release, whole 4 × 4 blocks are included, as after it.
     """
     network = copy.deepcopy(network)
     if network.parameterization == "peaks":
         network.release("blocks")
     for parameter in network.parameters():
-        # What may become other than zero is, and no two terms cancel.
+        # Positive numbers: whatever can become other than zero is, and no two terms cancel.
         parameter.uniform_(1, 2, generator=torch.Generator(parameter.device))
     return sum(int(layer.weight.count_nonzero()) for layer in network.to_sequential() if isinstance(layer, nn.Linear))
 
 
-def bank_multiply_adds(bank: TriangleBank) -> int:
-    """Multiply-adds of all subnetworks for one sample: whole matrices where they are released as such, else 4 × 4
-    blocks without the zeros between them."""
+def _bank_multiply_adds(bank: TriangleBank) -> int:
+    """Returns the multiply-adds of all subnetworks of a bank for one sample.
+
+    A bank that is released as dense matrices has whole matrices; another one has 4 × 4 blocks without zeros between.
+    """
     groups, width = bank.shape.numel(), 4
     inputs = 1
     if bank.released == "dense":
@@ -80,24 +88,24 @@ def bank_multiply_adds(bank: TriangleBank) -> int:
 
 
 @torch.no_grad()
-def image_multiply_adds(network: nn.Module, image_shape: Sequence[int], like: torch.Tensor) -> int:
-    """Multiply-adds of one image in convolutions and matrix products, the subnetworks' by `bank_multiply_adds`.
+def _image_multiply_adds(network: nn.Module, image_shape: Sequence[int], like: torch.Tensor) -> int:
+    """Returns the multiply-adds of one image in convolutions and matrix products.
 
     Args:
-        network: images (1, C, H, W) ↦ logits; is run once, in evaluation.
+        network: maps images, shape (1, C, H, W), to logits; it is run once, in evaluation mode.
         image_shape: (C, H, W).
-        like: a tensor of the device and dtype of the network.
+        like: a tensor with the device and dtype of the network.
     """
     image = like.new_zeros(1, *image_shape)
-    with evaluated(network), FlopCounterMode(display=False) as counter:
+    with _evaluated(network), FlopCounterMode(display=False) as counter:
         network.forward(image)  # not `network(image)`, which may be compiled
     banks = [module for module in network.modules() if isinstance(module, TriangleBank)]
-    return int(counter.get_total_flops()) // 2 + sum(map(bank_multiply_adds, banks))
+    return int(counter.get_total_flops()) // 2 + sum(map(_bank_multiply_adds, banks))
 
 
 @contextmanager
-def evaluated(network: nn.Module) -> Iterator[None]:
-    """A network in evaluation, its banks left out; afterwards as it was."""
+def _evaluated(network: nn.Module) -> Iterator[None]:
+    """Puts a network in evaluation mode and makes its banks the identity; restores both afterwards."""
     modes = {module: module.training for module in network.modules()}
     banks = [module for module in modes if isinstance(module, TriangleBank)]
     network.eval()

@@ -1,4 +1,4 @@
-"""Dead units: hidden ReLU neurons that are zero for every input of a set."""
+"""Dead units: hidden ReLU neurons that are zero for all inputs of a set."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lit_triwave.nn.heads import DenseHead
 
 @torch.no_grad()
 def dead_share(network: nn.Module, plain: nn.Sequential, x: Tensor) -> float:
-    """The share of the hidden neurons of one replica that are zero for all inputs.
+    """Returns the share of the hidden neurons of one replica that are zero for all inputs.
 
     Args:
         network, plain, x: see `hidden_shares`.
@@ -30,18 +30,18 @@ def dead_share(network: nn.Module, plain: nn.Sequential, x: Tensor) -> float:
 
 
 def hidden_shares(network: nn.Module, plain: nn.Sequential, x: Tensor) -> list[Tensor]:
-    """For each hidden layer of one replica the share of the inputs on which each neuron is above zero.
+    """Returns, for each hidden neuron of one replica, the share of the inputs on which it is above zero.
 
     Layers that only clamp values between subnetworks are left out: they have no parameters, and one of the two neurons
     of a clamp is there for values above 1, which a fit need not have.
 
     Args:
-        network: the replica's.
+        network: of which the replica is one.
         plain: the replica as `nn.Linear` and `nn.ReLU` layers, see `to_sequential`.
-        x: inputs, (n, in_features), of the dtype of `plain`.
+        x: inputs, shape (n, in_features), in the dtype of `plain`.
 
     Returns:
-        One tensor for each layer, (neurons,), float64.
+        One tensor for each hidden layer, shape (neurons,), float64, 0 to 1.
     """
     shares = relu_shares(plain, x)
     clamps = network.clamps if isinstance(network, ConstructedNetwork) else ()
@@ -49,14 +49,14 @@ def hidden_shares(network: nn.Module, plain: nn.Sequential, x: Tensor) -> list[T
 
 
 def relu_shares(network: nn.Sequential, x: Tensor) -> list[Tensor]:
-    """For each ReLU of a stack of layers the share of the inputs on which each neuron is above zero.
+    """Returns, for each neuron of each ReLU layer, the share of the inputs on which it is above zero.
 
     Args:
         network: layers of any kind.
-        x: inputs, (n, in_features).
+        x: inputs, shape (n, in_features).
 
     Returns:
-        One tensor for each ReLU, (neurons,), float64.
+        One tensor for each ReLU layer, shape (neurons,), float64, 0 to 1.
     """
     shares = []
     for layer in network:
@@ -68,16 +68,16 @@ def relu_shares(network: nn.Sequential, x: Tensor) -> list[Tensor]:
 
 @torch.no_grad()
 def active_units(bank: TriangleBank, u: Tensor) -> Tensor:
-    """Which hidden neurons of a bank's subnetworks are above zero for any of the inputs.
+    """Returns which hidden neurons of a bank's subnetworks are above zero for at least one of the inputs.
 
     Args:
-        bank: in any stage; before the release the neurons are those of the weights that follow from the peaks.
-        u: shape (batch, *shape), clamped to [0, 1] as the bank does.
+        bank: in any stage. Before the release, the neurons are those of the weights computed from the peaks.
+        u: inputs, shape (batch, *shape); they are clamped to [0, 1], as in the bank.
 
     Returns:
         Shape (depth, 4 · subnetworks), bool.
     """
-    u = u.clamp(0, 1).movedim(0, -1)  # samples last, as in `network_form`
+    u = u.clamp(0, 1).movedim(0, -1)  # samples come last, as in `network_form`
     weights = bank.weights()
     blocks = isinstance(weights, BlockWeights)
     h = weights.input_weight[..., None] * u[..., None, :] if blocks else weights.input_weight @ u
@@ -90,9 +90,9 @@ def active_units(bank: TriangleBank, u: Tensor) -> Tensor:
 
 
 class HeadWatch:
-    """Notes, while a classifier is evaluated, which neurons of its head are ever above zero.
+    """Records which hidden neurons of a classifier's head are above zero while the classifier is evaluated.
 
-    The neurons are those of the constructed subnetworks, or the ReLUs of a `DenseHead`; a model with neither has none.
+    The neurons are those of the constructed subnetworks, or the ReLUs of a `DenseHead`. Other heads have none.
 
     Args:
         network: the classifier.
@@ -105,7 +105,7 @@ class HeadWatch:
         self._active: dict[nn.Module, Tensor] = {}
 
     def start(self) -> None:
-        """Begins anew."""
+        """Starts recording, and forgets earlier records."""
         self.stop()
         for bank in self.banks:
             units = (bank.depth, 4 * bank.shape.numel())
@@ -124,16 +124,16 @@ class HeadWatch:
         self._active[relu] |= (output > 0).any(0)
 
     def stop(self) -> None:
-        """Looks no longer."""
+        """Stops recording and forgets what was recorded."""
         for handle in self._handles:
             handle.remove()
         self._handles, self._active = [], {}
 
     def share(self, over_ranks: Callable[[Tensor], Tensor]) -> float | None:
-        """The share of the neurons that have been zero since `start`, 0 to 1; None where there are none to look at.
+        """Returns the share of the neurons that have always been zero since `start`, 0 to 1; None without any neuron.
 
         Args:
-            over_ranks: sums a tensor over all ranks, on all of which this is called.
+            over_ranks: sums a tensor over all ranks; all ranks have to call this method.
         """
         if not self._active:
             return None

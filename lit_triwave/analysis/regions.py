@@ -1,14 +1,14 @@
 """Exact count of the linear pieces of a ReLU network along a line, without sampling.
 
-The breakpoints are carried through the layers in float64. Pieces of a deep wave are far narrower than float64 can tell
-apart (10^-13 and less), and its kinks far smaller than the slopes beside them, so neither positions nor slopes are ever
-compared. Carried instead are, with a running error bound each (Higham, Accuracy and Stability of Numerical Algorithms,
-section 3.3):
+The breakpoints are carried through the layers in float64. Pieces of a deep wave can be narrower than 10^-13, which
+positions in float64 cannot resolve. Its kinks are far smaller than the slopes beside them. So neither positions nor
+slopes are ever compared. Instead, two quantities are carried, each with a running error bound (Higham, Accuracy and
+Stability of Numerical Algorithms, section 3.3):
 
-- the values of all neurons at both ends of every piece. A value within its bound is zero: a wave returns to zero at its
-  nodes only up to rounding;
-- the jump of every neuron's slope at every breakpoint. Jumps pass a linear layer as values do, so what cancellation
-  leaves of a kink is known relative to the kink alone.
+- The values of all neurons at both ends of every piece. A value within its bound is taken as zero, since rounding
+  keeps a wave from returning to exactly zero at its nodes.
+- The jump of every neuron's slope at every breakpoint. Linear layers map jumps as they map values, so the error of a
+  jump is relative to the jump itself, also after cancellation.
 """
 
 from __future__ import annotations
@@ -21,32 +21,34 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-# Roundings charged to each term of a sum, in units of the weights' own roundoff: those of the weight (the weights of a
-# peak are the outcome of three operations), of the product, and of the sum. Zero is decided generously, as an unseen
-# zero makes spurious pieces; a kink strictly, as what is left of one can be 10^-13 of its first term.
-VALUE_ROUNDINGS = 8.0
-JUMP_ROUNDINGS = 3.0
-FLOAT64_ROUNDOFF = torch.finfo(torch.float64).eps / 2
+# Roundings counted for each term of a sum, in units of the weights' roundoff: in the weight (three operations make it
+# from a peak), in the product, and in the sum. The bound of values is generous, since a missed zero makes spurious
+# pieces. The bound of jumps is strict, since cancellation can leave 10^-13 of a kink's first term.
+_VALUE_ROUNDINGS = 8.0
+_JUMP_ROUNDINGS = 3.0
+_FLOAT64_ROUNDOFF = torch.finfo(torch.float64).eps / 2
 
 
 def count_linear_regions(
     f: nn.Module, lower: float | Sequence[float] | Tensor = 0.0, upper: float | Sequence[float] | Tensor = 1.0
 ) -> int:
-    """Number of linear pieces of a ReLU network on an interval or along a straight segment.
+    """Counts the linear pieces of a ReLU network on an interval or along a straight segment.
 
-    Kinks that rounding in the weights' own dtype could have made are not counted. In a float64 wave network these are
-    only kinks of W_i with ∏_{i+2 ≤ j ≤ d} (1 − a_j) below about 10^-13: what Theorem 3.1 leaves of their terms.
+    Kinks as small as rounding in the weights' own dtype are not counted. In a float64 network of waves these are only
+    kinks of W_i of which Theorem 3.1 leaves less than about 10^-13, the product ∏_{i+2 ≤ j ≤ d} (1 − a_j).
 
     Args:
-        f: `nn.Sequential` of `nn.Linear` and `nn.ReLU` with one output, or a module whose `to_sequential()` gives one.
-        lower, upper: ends of the interval, or of the segment as points of shape (in_features,).
+        f: `nn.Sequential` of `nn.Linear` and `nn.ReLU` with one output, or a module whose `to_sequential()` returns
+            one.
+        lower, upper: ends of the interval; or ends of the segment, as points of shape (in_features,).
 
     Returns:
-        Number of pieces, at least 1; `len(breakpoints(f, lower, upper)) + 1`.
+        The number of pieces, at least 1, which is `len(breakpoints(f, lower, upper)) + 1`.
 
     Raises:
-        TypeError: f, or a layer of it, is of another kind.
-        ValueError: layers do not fit, several outputs, weights not finite, ends equal, reversed or of wrong length.
+        TypeError: `f` or one of its layers is of another kind.
+        ValueError: the layers do not fit each other, there are several outputs, weights are not finite, or the ends are
+            equal, reversed or of wrong length.
     """
     return len(breakpoints(f, lower, upper)) + 1
 
@@ -55,14 +57,14 @@ def count_linear_regions(
 def breakpoints(
     f: nn.Module, lower: float | Sequence[float] | Tensor = 0.0, upper: float | Sequence[float] | Tensor = 1.0
 ) -> Tensor:
-    """Where the slope of a ReLU network changes between `lower` and `upper`.
+    """Returns the points between `lower` and `upper` where the slope of a ReLU network changes.
 
     Args:
-        f, lower, upper: as in `count_linear_regions`, which also lists the exceptions.
+        f, lower, upper: see `count_linear_regions`, also for the exceptions.
 
     Returns:
-        Kinks in ascending order, shape (kinks,), float64: inputs if the ends are numbers; if they are points, fractions
-        of the way from lower to upper. Kinks closer than float64 can tell are listed one by one with equal positions.
+        The kinks in ascending order, shape (kinks,), float64: inputs if the ends are numbers, or fractions of the way
+        from lower to upper if they are points. Kinks closer than float64 resolves are listed with equal positions.
     """
     layers = list(_layers(f))
     start, end, scalar = _ends(lower, upper)
@@ -77,22 +79,22 @@ def breakpoints(
 
 @dataclass
 class _Line:
-    """A segment cut by `points` points, its ends included, into pieces on which all n neurons of a layer are linear.
+    """A segment with `points` points, its ends included, between which all n neurons of a layer are linear.
 
-    A jump is measured in units of the slope that made its breakpoint. That slope is a product over all layers and as
-    uncertain as they are together, but whether a jump is zero does not depend on it.
+    A jump is measured in units of the slope that made its breakpoint. That slope is a product over all layers, and as
+    uncertain as all of them together. Whether a jump is zero does not depend on it.
     """
 
     position: Tensor  # (points,) fraction of the segment, ascending
     value: Tensor  # (points, n)
     value_error: Tensor  # (points, n) absolute
-    width: Tensor  # (points − 1,) of each piece, a product of fractions, as positions may coincide
+    width: Tensor  # (points − 1,) of each piece; a product of fractions, since positions may coincide
     width_error: Tensor  # (points − 1,) relative
-    jump: Tensor  # (points − 2, n) change of slope from left to right, / unit
+    jump: Tensor  # (points − 2, n) change of slope from left to right, divided by `unit`
     jump_error: Tensor  # (points − 2, n) absolute
     unit: Tensor  # (points − 2,) positive slope
     unit_error: Tensor  # (points − 2,) relative
-    made: Tensor  # (points − 2, n) bool, the ReLU of this neuron makes the breakpoint: `jump` is the one after it
+    made: Tensor  # (points − 2, n) bool: this neuron's ReLU makes the breakpoint, and `jump` is the one behind the ReLU
     roundoff: float  # of the coarsest weights so far
 
     @classmethod
@@ -111,7 +113,7 @@ class _Line:
             unit=none,
             unit_error=none,
             made=no_jump.bool(),
-            roundoff=FLOAT64_ROUNDOFF,
+            roundoff=_FLOAT64_ROUNDOFF,
         )
 
 
@@ -121,7 +123,7 @@ def _linear(line: _Line, layer: nn.Linear) -> _Line:
     roundoff = max(line.roundoff, torch.finfo(layer.weight.dtype).eps / 2)
     size = weight.abs()
     jump_terms = line.jump.abs() @ size
-    value, value_error = _values(line, torch.cat([weight.T, bias[:, None]], 1), VALUE_ROUNDINGS * roundoff)
+    value, value_error = _values(line, torch.cat([weight.T, bias[:, None]], 1), _VALUE_ROUNDINGS * roundoff)
     return _Line(
         position=line.position,
         value=value,
@@ -129,7 +131,7 @@ def _linear(line: _Line, layer: nn.Linear) -> _Line:
         width=line.width,
         width_error=line.width_error,
         jump=line.jump @ weight,
-        jump_error=line.jump_error @ size + JUMP_ROUNDINGS * roundoff * jump_terms,
+        jump_error=line.jump_error @ size + _JUMP_ROUNDINGS * roundoff * jump_terms,
         unit=line.unit,
         unit_error=line.unit_error,
         made=torch.zeros(len(line.unit), weight.shape[1], dtype=torch.bool),
@@ -138,13 +140,13 @@ def _linear(line: _Line, layer: nn.Linear) -> _Line:
 
 
 def _values(line: _Line, weight: Tensor, roundoff: float) -> tuple[Tensor, Tensor]:
-    """Values behind a linear layer with weight (n_out, n_in + 1), the bias its last column, and their error bounds."""
+    """Returns the values behind a linear layer and their error bounds; the bias is the last column of the weight."""
     one = line.value.new_ones(len(line.value), 1)
     h, h_error = torch.cat([line.value, one], 1), torch.cat([line.value_error, 0 * one], 1)
     size = weight.abs()
     value, error = _snapped(h @ weight.T, (h_error + roundoff * h.abs()) @ size.T)
-    # A neuron k found to be zero takes its terms out of every neuron j that shares them: v_j = v_j − λ·v_k. Without
-    # that, t2 = t1 − s·a would keep the rounding that t1 has just lost, and the bounds would grow like 1 / ∏ a_i.
+    # Where a neuron k is zero, its terms are removed from every neuron j that shares them: v_j ← v_j − λ·v_k. Without
+    # this, t2 = t1 − s·a would keep the rounding that t1 has lost, and the bounds would grow like 1 / ∏ a_i.
     zero = (value == 0) & (size @ h.abs().T > 0).T
     for k in zero.any(0).nonzero()[:, 0].tolist():
         at = zero[:, k].nonzero()[:, 0]
@@ -154,7 +156,7 @@ def _values(line: _Line, weight: Tensor, roundoff: float) -> tuple[Tensor, Tenso
         shared, own = weight[rows][:, columns], weight[k, columns]
         h_at, h_error_at = h[at][:, None, columns], h_error[at][:, None, columns]
         largest = (own.abs() * h_at[:, 0].abs()).argmax(1)
-        taken = (shared[:, largest].T / own[largest][:, None])[..., None] * own  # λ·w_k, (points, rows, columns)
+        taken = (shared[:, largest].T / own[largest][:, None])[..., None] * own  # λ·w_k, shape (points, rows, columns)
         left = shared - taken
         rounded = torch.where(left == 0, 0.0, shared.abs() + taken.abs())
         new_error = (left.abs() * h_error_at + roundoff * rounded * h_at.abs()).sum(-1)
@@ -168,19 +170,19 @@ def _values(line: _Line, weight: Tensor, roundoff: float) -> tuple[Tensor, Tenso
 def _relu(line: _Line) -> _Line:
     value, value_error = _snapped(line.value, line.value_error)
     line = replace(line, value=value, value_error=value_error)
-    # One pass cuts every piece at all of its zeros. Another is needed only where rounding swaps two close zeros.
+    # One pass cuts every piece at all of its zeros. Another one is needed only where rounding swaps two close zeros.
     while (zeros := torch.nonzero(line.value[:-1].sign() * line.value[1:].sign() < 0)).numel():
         line = _cut(line, zeros)
 
     left, here, right = line.value[:-2], line.value[1:-1], line.value[2:]
-    # A zero between a positive and a negative side: the jump is the whole slope of the positive side.
+    # At a zero between a positive and a negative side, the jump is the whole slope of the positive side.
     crossing = (here == 0) & (left.sign() * right.sign() < 0)
     rising = right > 0
     run = torch.where(rising, line.width[1:, None], line.width[:-1, None]) * line.unit[:, None]
     run_error = torch.where(rising, line.width_error[1:, None], line.width_error[:-1, None]) + line.unit_error[:, None]
     slope = torch.where(rising, right, left) / run
     slope_error = torch.where(rising, line.value_error[2:], line.value_error[:-2]) / run + slope.abs() * run_error
-    # Elsewhere both sides pass (active; or a wave that returns to zero; or zero all along one side), or neither does.
+    # Elsewhere the ReLU passes both sides (active, a wave that returns to zero, or zero along one side), or neither.
     passed = (here > 0) | ((here == 0) & (left >= 0) & (right >= 0) & (left + right > 0)) | line.made
     old = crossing & ~line.made
     return replace(
@@ -198,20 +200,20 @@ def _snapped(value: Tensor, error: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _cut(line: _Line, zeros: Tensor) -> _Line:
-    """Cut pieces where neurons pass through zero; `zeros`, shape (cuts, 2), are indices of the piece and the neuron."""
+    """Cuts pieces where neurons pass through zero; `zeros`, shape (cuts, 2), holds indices of piece and neuron."""
     piece, neuron = zeros.unbind(1)
     a, b = line.value[piece, neuron].abs(), line.value[piece + 1, neuron].abs()
-    from_left, from_right = a / (a + b), b / (a + b)  # both kept, as 1 − x is not accurate for the smaller one
+    from_left, from_right = a / (a + b), b / (a + b)  # both are kept, since 1 − x is inaccurate for the smaller one
     spread = (line.value_error[piece, neuron] * from_right + line.value_error[piece + 1, neuron] * from_left) / (a + b)
-    # Lexicographic order, by the last key first.
+    # Lexicographic order: sorted by the last key first.
     order = from_right.argsort(descending=True)
     order = order[from_left[order].argsort(stable=True)]
     order = order[piece[order].argsort(stable=True)]
     piece, neuron, from_left, from_right, spread = (
-        t[order] for t in (piece, neuron, from_left, from_right, spread + VALUE_ROUNDINGS * FLOAT64_ROUNDOFF)
+        t[order] for t in (piece, neuron, from_left, from_right, spread + _VALUE_ROUNDINGS * _FLOAT64_ROUNDOFF)
     )
 
-    # Zeros of several neurons at one place are one breakpoint.
+    # Zeros of several neurons at one position are one breakpoint.
     gap = torch.maximum(from_left.diff(), -from_right.diff())
     apart = (piece.diff() > 0) | (gap > spread[1:] + spread[:-1])
     first = torch.cat([apart.new_ones(1), apart])
@@ -225,18 +227,18 @@ def _cut(line: _Line, zeros: Tensor) -> _Line:
     near, far = from_left[:, None], from_right[:, None]
     value = far * left + near * right
     error = far * line.value_error[piece] + near * line.value_error[piece + 1] + spread[:, None] * rise
-    error += VALUE_ROUNDINGS * FLOAT64_ROUNDOFF * (far * left.abs() + near * right.abs())
+    error += _VALUE_ROUNDINGS * _FLOAT64_ROUNDOFF * (far * left.abs() + near * right.abs())
     value, error = _snapped(value.masked_fill(zero_of, 0.0), error)
 
-    # The slope of one of the neurons is the unit, that of the others at the same place is relative to it.
+    # The slope of one neuron is the unit, and the slopes of the others at the same position are relative to it.
     at = torch.arange(len(piece))
-    rise_error = (line.value_error[piece] + line.value_error[piece + 1]) / rise + 2 * FLOAT64_ROUNDOFF
+    rise_error = (line.value_error[piece] + line.value_error[piece + 1]) / rise + 2 * _FLOAT64_ROUNDOFF
     unit, unit_error = rise[at, neuron], rise_error[at, neuron]
     jump = torch.where(zero_of, rise / unit[:, None], 0.0)
     jump_error = torch.where(zero_of, jump * (rise_error + unit_error[:, None]), 0.0)
     jump_error[at, neuron] = 0.0
 
-    # Place of the old and of the new points among all.
+    # Indices of the old and of the new points among all points.
     points = len(line.position)
     new = piece + 1 + at
     old = torch.arange(points) + torch.searchsorted(piece, torch.arange(points))
@@ -256,7 +258,7 @@ def _cut(line: _Line, zeros: Tensor) -> _Line:
     position = torch.where(from_left < from_right, start + from_left * span, stop - from_right * span)
     position = position.clamp(start, stop)
 
-    # Every new piece is a fraction of an old one, of which an old point is the left end (0, 1) or the right end (1, 0).
+    # Every new piece is a fraction of an old one, whose left end is the fraction 0 and whose right end is 1.
     zero, one = torch.zeros(points, dtype=torch.float64), torch.ones(points, dtype=torch.float64)
     fraction = torch.maximum(
         merge(one, from_left)[1:] - merge(zero, from_left)[:-1],
@@ -270,7 +272,7 @@ def _cut(line: _Line, zeros: Tensor) -> _Line:
         value=merge(line.value, value),
         value_error=merge(line.value_error, error),
         width=line.width[parent] * fraction,
-        width_error=line.width_error[parent] + (shift[1:] + shift[:-1]) / fraction + 2 * FLOAT64_ROUNDOFF,
+        width_error=line.width_error[parent] + (shift[1:] + shift[:-1]) / fraction + 2 * _FLOAT64_ROUNDOFF,
         jump=merge_inner(line.jump, jump),
         jump_error=merge_inner(line.jump_error, jump_error),
         unit=merge_inner(line.unit, unit / line.width[piece]),
@@ -280,42 +282,42 @@ def _cut(line: _Line, zeros: Tensor) -> _Line:
 
 
 def _layers(f: nn.Module) -> Iterator[nn.Module]:
-    """The Linear and ReLU layers in order."""
+    """Yields the Linear and ReLU layers in order."""
     if not isinstance(f, nn.Sequential):
         to_sequential = getattr(f, "to_sequential", None)
         if to_sequential is None:
-            raise TypeError(f"{type(f).__name__} is neither an nn.Sequential nor has it a method to_sequential()")
+            raise TypeError(f"`f` must be an nn.Sequential or have a method to_sequential(), got {type(f).__name__}")
         if getattr(f, "parameterization", None) == "peaks":
-            # Weights computed from the peaks in float64 have all pieces, those computed in float32 not at depth 9 and
-            # more. Released weights are parameters, and are taken as they are.
+            # Weights computed from the peaks in float64 have all pieces; in float32 they lose some from depth 9 on.
+            # Released weights are parameters and are taken as they are.
             to_sequential = getattr(copy.deepcopy(f).double(), "to_sequential")  # noqa: B009
         f = to_sequential()
         if not isinstance(f, nn.Sequential):
-            raise TypeError(f"to_sequential() must return an nn.Sequential, not {type(f).__name__}")
+            raise TypeError(f"to_sequential() must return an nn.Sequential, got {type(f).__name__}")
     for layer in f:
         if isinstance(layer, nn.Sequential):
             yield from _layers(layer)
         elif isinstance(layer, nn.Linear | nn.ReLU):
             yield layer
         elif not isinstance(layer, nn.Identity):
-            raise TypeError(f"layer {type(layer).__name__} is not supported: only Linear, ReLU and Identity are")
+            raise TypeError(f"layers must be Linear, ReLU or Identity, got {type(layer).__name__}")
 
 
 def _ends(
     lower: float | Sequence[float] | Tensor, upper: float | Sequence[float] | Tensor
 ) -> tuple[Tensor, Tensor, bool]:
-    """Both ends, of shape (in_features,), and whether they were given as numbers."""
+    """Returns both ends, shape (in_features,), and whether they were given as numbers."""
     start, end = (torch.as_tensor(x, dtype=torch.float64).detach().cpu() for x in (lower, upper))
     if start.ndim > 1 or start.shape != end.shape:
         raise ValueError(
-            f"lower and upper must be two numbers or two points of one length, not {_shape(start)} and {_shape(end)}"
+            f"`lower` and `upper` must be numbers or points of one length, got {_shape(start)} and {_shape(end)}"
         )
     if not (start.isfinite().all() and end.isfinite().all()):
-        raise ValueError(f"lower and upper must be finite, not {lower} and {upper}")
+        raise ValueError(f"`lower` and `upper` must be finite, got {lower} and {upper}")
     if start.ndim == 0 and start >= end:
-        raise ValueError(f"lower must be below upper, not {lower} and {upper}")
+        raise ValueError(f"`lower` must be below `upper`, got {lower} and {upper}")
     if start.equal(end):
-        raise ValueError(f"lower and upper are the same point {lower}")
+        raise ValueError(f"`lower` and `upper` must differ, got {lower} for both")
     return start.reshape(-1), end.reshape(-1), start.ndim == 0
 
 
@@ -324,19 +326,22 @@ def _shape(x: Tensor) -> str:
 
 
 def _check(layers: list[nn.Module], features: int) -> None:
-    """Refuse what does not map `features` inputs to one output."""
+    """Raises ValueError unless the layers map `features` inputs to one output."""
     linear = [layer for layer in layers if isinstance(layer, nn.Linear)]
     if not linear:
-        raise ValueError("the network has no Linear layer")
+        raise ValueError("`f` must have a Linear layer, got none")
     if linear[0].in_features != features:
-        raise ValueError(f"the network has {linear[0].in_features} inputs, but lower and upper have {features}")
+        raise ValueError(
+            f"`lower` and `upper` must have {linear[0].in_features} coordinates like the inputs of `f`, got {features}"
+        )
     for i, (layer, following) in enumerate(pairwise(linear)):
         if layer.out_features != following.in_features:
             raise ValueError(
-                f"Linear {i} has {layer.out_features} outputs, but Linear {i + 1} has {following.in_features} inputs"
+                f"Linear {i + 1} must have as many inputs as Linear {i} has outputs, {layer.out_features}, "
+                f"got {following.in_features}"
             )
     if linear[-1].out_features != 1:
-        raise ValueError(f"the network must have one output, not {linear[-1].out_features}")
+        raise ValueError(f"`f` must have one output, got {linear[-1].out_features}")
     for i, layer in enumerate(linear):
         if not all(parameter.isfinite().all() for parameter in (layer.weight, layer.bias) if parameter is not None):
-            raise ValueError(f"Linear {i} has weights that are not finite")
+            raise ValueError(f"the weights of Linear {i} must be finite, got NaN or infinity")

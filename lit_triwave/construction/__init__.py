@@ -1,1 +1,1 @@
-"""The paper's formulas on plain tensors: triangle waves, their scales and the weights that compute them."""
+"""The paper's formulas on plain tensors: triangle waves, their scales, and the network weights that compute them."""

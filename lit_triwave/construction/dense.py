@@ -1,4 +1,4 @@
-"""Constructed subnetworks as ordinary dense layers: block-diagonal matrices, and plain `nn.Linear`/`nn.ReLU` stacks."""
+"""Constructed subnetworks as dense layers: block-diagonal matrices, and plain `nn.Linear` and `nn.ReLU` modules."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ from torch import Tensor, nn
 from lit_triwave.construction.triangle import BlockWeights
 
 Affine = tuple[Tensor, Tensor]
-"""A map x ↦ W·x + b as (W, b), shapes (out, in) and (out,). A ReLU network is a list of them with a ReLU between."""
+"""The map x ↦ W·x + b as (W, b), shapes (out, in) and (out,). A ReLU network is a list of maps with ReLUs between."""
 
 
 class DenseWeights(NamedTuple):
-    """Weights of ReLU networks with n inputs, d hidden layers of 4·n neurons and n outputs, one per element of
-    `*lead`."""
+    """Weights of ReLU networks with n inputs, d hidden layers of 4·n neurons and n outputs.
+
+    There is one network for each element of `*lead`.
+    """
 
     input_weight: Tensor  # (*lead, 4n, n)
     input_bias: Tensor  # (*lead, 4n)
@@ -27,7 +29,7 @@ class DenseWeights(NamedTuple):
 
 
 def block_diagonal(blocks: Tensor) -> Tensor:
-    """Matrices with the given blocks on their diagonal and zeros elsewhere.
+    """Returns matrices with the given blocks on their diagonal and zeros elsewhere.
 
     Args:
         blocks: shape (*lead, n, rows, columns).
@@ -41,13 +43,13 @@ def block_diagonal(blocks: Tensor) -> Tensor:
 
 
 def as_dense(weights: BlockWeights) -> DenseWeights:
-    """The subnetworks along the last dimension of `*shape`, side by side, as one wider network (METHOD section 4).
+    """Joins the subnetworks along the last dimension of `*shape` into one wider network (METHOD section 4).
 
     Args:
-        weights: of `*shape` = (*lead, n).
+        weights: of subnetworks of `*shape` = (*lead, n).
 
     Returns:
-        The same function as dense layers; neuron k of subnetwork j is neuron 4·j + k.
+        The same function as dense layers. Neuron k of subnetwork j becomes neuron 4·j + k.
     """
     return DenseWeights(
         input_weight=block_diagonal(weights.input_weight[..., None]),
@@ -60,11 +62,11 @@ def as_dense(weights: BlockWeights) -> DenseWeights:
 
 
 def dense_form(x: Tensor, weights: DenseWeights) -> Tensor:
-    """The dense network's outputs.
+    """Evaluates dense networks.
 
     Args:
         x: shape (batch, *lead, n).
-        weights: of the same `*lead`.
+        weights: of networks of the same `*lead`.
 
     Returns:
         Shape (batch, *lead, n).
@@ -78,7 +80,7 @@ def dense_form(x: Tensor, weights: DenseWeights) -> Tensor:
 
 
 def affine_layers(weights: DenseWeights) -> list[Affine]:
-    """The d + 1 affine maps of dense networks; several networks (`*lead`) become one block-diagonal network."""
+    """Returns the d + 1 affine maps of dense networks; several (`*lead`) become one block-diagonal network."""
 
     def merge(weight: Tensor, bias: Tensor) -> Affine:
         return block_diagonal(weight.reshape(-1, *weight.shape[-2:])), bias.reshape(-1)
@@ -92,7 +94,7 @@ def affine_layers(weights: DenseWeights) -> list[Affine]:
 
 
 def chain(*parts: Sequence[Affine]) -> list[Affine]:
-    """One network after another, with no ReLU where they meet: the two affine maps there become one."""
+    """Joins networks one after another, without a ReLU where they meet: the two affine maps there become one."""
     layers = list(parts[0])
     for part in parts[1:]:
         (w1, b1), (w2, b2) = layers[-1], part[0]
@@ -102,17 +104,17 @@ def chain(*parts: Sequence[Affine]) -> list[Affine]:
 
 
 def clamp_layers(n: int, like: Tensor) -> list[Affine]:
-    """Clamp to [0, 1] as one hidden layer: relu(x) − relu(x − 1), for each of n values."""
+    """Returns the clamp of n values to [0, 1] as one hidden layer: relu(x) − relu(x − 1)."""
     eye = torch.eye(n, dtype=like.dtype, device=like.device)
     bias = torch.cat([like.new_zeros(n), -like.new_ones(n)])
     return [(torch.cat([eye, eye]), bias), (torch.cat([eye, -eye], 1), like.new_zeros(n))]
 
 
 def sequential(layers: Sequence[Affine]) -> nn.Sequential:
-    """Plain PyTorch layers, Linear, ReLU, …, Linear, holding copies of the given affine maps."""
+    """Returns the plain PyTorch layers Linear, ReLU, …, Linear with copies of the given affine maps."""
     modules: list[nn.Module] = []
     for weight, bias in layers:
-        # On no device: a random start would be thrown away, and would move the global generator.
+        # The meta device makes no random start, which would change the global generator's state.
         linear = nn.Linear(1, 1, device="meta")
         linear.out_features, linear.in_features = weight.shape
         linear.weight, linear.bias = nn.Parameter(weight.detach().clone()), nn.Parameter(bias.detach().clone())

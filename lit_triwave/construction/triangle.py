@@ -1,6 +1,6 @@
-"""The mathematics of the construction, as pure functions on tensors (METHOD sections 1 to 3).
+"""The mathematics of the construction as pure functions on tensors (METHOD sections 1 to 3).
 
-Every function is batched over any leading shape `*shape` (subnetworks, replicas), works in float32 and float64, and is
+All functions are batched over any leading shape `*shape` (subnetworks, replicas), work in float32 and float64, and are
 differentiable. Symbols follow the paper: peaks `a`, scales `s`, waves `W_i = T_{a_i} ∘ … ∘ T_{a_0}`, and
 
     F(x) = α + β·x + sign · Σ_{i<d} s_i · W_i(x),     sign = −1 for convex F, +1 for concave F.
@@ -19,26 +19,26 @@ from torch import Tensor
 from lit_triwave.construction.block_kernels import blocks
 from lit_triwave.construction.wave_kernels import WIDE, WaveSum, wide_wave_sum
 
-# The `sum` neuron passes through a ReLU. A constant keeps its input at least this far above zero on [0, 1], so that the
-# ReLU's kink never coincides with an end of the domain, where the gradient would depend on rounding.
 SUM_SLACK = 0.25
+"""Lower bound of the `sum` neuron's input on [0, 1]. At zero, the ReLU's kink could coincide with an end of the domain,
+where the gradient would depend on rounding."""
 
 
 def triangle(x: Tensor, peak: Tensor) -> Tensor:
-    """Triangle function T_a: rises from (0, 0) to (a, 1) and falls to (1, 0).
+    """Evaluates the triangle function T_a, which rises from (0, 0) to (a, 1) and falls to (1, 0).
 
     Args:
         x: points in [0, 1], any shape that broadcasts with `peak`.
         peak: a, in (0, 1).
 
     Returns:
-        min(x / a, (1 − x) / (1 − a)), of the broadcast shape.
+        min(x / a, (1 − x) / (1 − a)), in the broadcast shape.
     """
     return torch.minimum(x / peak, (1 - x) / (1 - peak))
 
 
 def waves(x: Tensor, peaks: Tensor) -> Tensor:
-    """All waves W_0 … W_{d−1} of a subnetwork.
+    """Evaluates all waves W_0 … W_{d−1} of subnetworks.
 
     Args:
         x: points in [0, 1], shape (batch, *shape).
@@ -55,7 +55,7 @@ def waves(x: Tensor, peaks: Tensor) -> Tensor:
 
 
 def theorem31_scales(peaks: Tensor, first: Tensor) -> Tensor:
-    """Scales for which F is differentiable in the limit of infinite depth (Theorem 3.1).
+    """Returns the scales for which F is differentiable in the limit of infinite depth (Theorem 3.1).
 
     s_{i+1} = s_i · (1 − a_{i+1}) · a_{i+2}, so a depth of d needs one peak more than it has waves.
 
@@ -71,7 +71,7 @@ def theorem31_scales(peaks: Tensor, first: Tensor) -> Tensor:
 
 
 def wave_form(x: Tensor, peaks: Tensor, scales: Tensor, alpha: Tensor, beta: Tensor, sign: Tensor) -> Tensor:
-    """F(x) as a sum of waves: the fast form, used while the peaks are trained.
+    """Evaluates F(x) as a sum of waves, the fast form that is used while the peaks are trained.
 
     Args:
         x: points in [0, 1], shape (batch, *shape).
@@ -89,7 +89,7 @@ def wave_form(x: Tensor, peaks: Tensor, scales: Tensor, alpha: Tensor, beta: Ten
     if n >= WIDE or torch.compiler.is_compiling():
         first, second = (t.reshape(n, t.shape[-1]).T for t in (peaks, coefficients))
         return wide_wave_sum(flat, first, second, alpha.reshape(n)).reshape(x.shape)
-    # Samples last, so that each subnetwork's numbers are contiguous.
+    # Samples come last, so that each subnetwork's numbers are contiguous.
     result: Tensor = WaveSum.apply(  # type: ignore[no-untyped-call]
         flat.T.contiguous(),
         peaks.reshape(n, peaks.shape[-1]),
@@ -100,7 +100,7 @@ def wave_form(x: Tensor, peaks: Tensor, scales: Tensor, alpha: Tensor, beta: Ten
 
 
 class BlockWeights(NamedTuple):
-    """Weights of width-4 ReLU networks with d hidden layers, one for each element of `*shape`.
+    """Weights of ReLU networks, four neurons wide, with d hidden layers; one network for each element of `*shape`.
 
     The neurons of a layer are, in this order, `sum`, `t1`, `t2`, `bias` (METHOD section 3).
     """
@@ -114,10 +114,10 @@ class BlockWeights(NamedTuple):
 
 
 def block_weights(peaks: Tensor, scales: Tensor, alpha: Tensor, beta: Tensor, sign: Tensor) -> BlockWeights:
-    """The network that computes F on [0, 1] (METHOD section 3).
+    """Returns the weights of the network that computes F on [0, 1] (METHOD section 3).
 
-    The t-neurons of layer i carry the wave already multiplied by s_{i−1} and the `bias` neuron carries that factor,
-    which keeps the numbers well conditioned.
+    The neurons `t1` and `t2` of layer i hold the wave multiplied by s_{i−1}, and the `bias` neuron holds that factor.
+    This keeps the numbers well conditioned.
 
     Args:
         peaks: a_0 … a_{d−1}, shape (*shape, d), in (0, 1).
@@ -126,11 +126,11 @@ def block_weights(peaks: Tensor, scales: Tensor, alpha: Tensor, beta: Tensor, si
         sign: −1 (convex) or +1 (concave), shape (*shape,).
 
     Returns:
-        The weights; `network_form` with them equals `wave_form` on [0, 1], gradients to the peaks included.
+        The weights. `network_form` with them equals `wave_form` on [0, 1], and so do the gradients with respect to
+        the peaks.
     """
     zero, one = torch.zeros_like(alpha), torch.ones_like(alpha)
-    # Lower bound of the `sum` neuron on [0, 1] before the shift: the smaller end of β·x, less all waves when they are
-    # subtracted.
+    # The `sum` neuron is smallest on [0, 1] at the lower end of β·x, with all waves subtracted if F is convex.
     shift = (-beta).clamp_min(0) + torch.where(sign < 0, scales.sum(-1), zero) + SUM_SLACK
     ratios = torch.cat([scales[..., :1], scales[..., 1:] / scales[..., :-1]], -1)  # S_i = s_i / s_{i−1}, S_0 = s_0
     rise = ratios / peaks  # S_i / a_i
@@ -161,26 +161,26 @@ def block_weights(peaks: Tensor, scales: Tensor, alpha: Tensor, beta: Tensor, si
 
 
 def recruit(weights: BlockWeights, peaks: Tensor) -> BlockWeights:
-    """The same function, with the neurons that only carry a constant or an affine function made into kinks.
+    """Turns neurons that hold only a constant or an affine function into further kinks, without changing the function.
 
-    On [0, 1] the `bias` neurons are constants, and the first layer's `sum` neuron is affine in its `t1` neuron. What
-    they pass on can as well come from the biases of the next layer and from `t1`. Each becomes a ReLU that bends the
-    wave at one more place, the middle of the longer (`bias`) or shorter (`sum`) side of the peak. Its outgoing weights
-    start at zero, so nothing changes until they are trained; then the network has more than 2^d pieces to place.
+    On [0, 1] the `bias` neurons are constants, and the first layer's `sum` neuron is affine in its `t1` neuron. The
+    biases of the next layer and `t1` can take over what they pass on. Each recruited neuron then bends the wave at one
+    more place: the middle of the longer (`bias`) or shorter (`sum`) side of the peak. Its outgoing weights start at
+    zero, so the function changes only when they are trained. The network then has more than 2^d pieces to place.
 
-    Not in the paper. The block structure and the number of weights stay.
+    This is not in the paper. The block structure and the number of weights stay the same.
 
     Args:
-        weights: as `block_weights` makes them, of any `*shape`.
+        weights: as `block_weights` returns them, of any `*shape`.
         peaks: a_0 … a_{d−1} of those weights, shape (*shape, d).
 
     Returns:
-        The weights; `network_form` with them is the same on [0, 1].
+        New weights, for which `network_form` is the same on [0, 1].
     """
     input_weight, input_bias, hidden_weight, hidden_bias, output_weight, output_bias = (t.clone() for t in weights)
     longer = torch.where(peaks <= 0.5, (1 + peaks) / 2, peaks / 2)
     shorter = torch.where(peaks <= 0.5, peaks / 2, (1 + peaks) / 2)
-    # What each layer's `bias` neuron holds: 1, s_0, s_1, …, in whose units the waves of that layer are.
+    # The `bias` neurons hold 1, s_0, s_1, …; the waves of a layer are in units of its `bias` neuron.
     first = input_bias[..., 3:]
     held = torch.cat([first, first * hidden_weight[..., 3, 3].cumprod(-1)], -1)
     hidden_bias += hidden_weight[..., 3] * held[..., :-1, None]
@@ -205,7 +205,7 @@ def recruit(weights: BlockWeights, peaks: Tensor) -> BlockWeights:
 
 
 def network_form(x: Tensor, weights: BlockWeights) -> Tensor:
-    """F(x) as a ReLU network: four neurons wide, d hidden layers deep.
+    """Evaluates F(x) as a ReLU network, four neurons wide and d hidden layers deep.
 
     Args:
         x: points in [0, 1], shape (batch, *shape).
@@ -225,8 +225,8 @@ def network_form(x: Tensor, weights: BlockWeights) -> Tensor:
         layers.append(torch.cat([w.output_weight, w.output_bias[:, None]], -1))
         y: Tensor = blocks(flat.T.contiguous(), torch.cat([layer.flatten(1) for layer in layers], 1), unrolled)
         return y.T.reshape(x.shape)
-    # One batched matrix product a layer, all subnetworks as its batch dimension: (n, 4, 4) @ (n, 4, batch). The samples
-    # come last, since a product whose long side is contiguous is about twice as fast as its transpose.
+    # Each layer is one batched matrix product over all subnetworks, (n, 4, 4) @ (n, 4, batch). Samples come last, since
+    # a product whose long side is contiguous takes about half the time of its transpose.
     u = flat.T[:, None]
     h = torch.addcmul(w.input_bias[..., None], w.input_weight[..., None], u).relu_()
     for layer, bias in zip(w.hidden_weight.unbind(1), w.hidden_bias.unbind(1), strict=True):
@@ -236,9 +236,9 @@ def network_form(x: Tensor, weights: BlockWeights) -> Tensor:
 
 
 def nodes(peaks: Tensor) -> Tensor:
-    """The ends of the 2^d linear pieces: every x with W_{d−1}(x) ∈ {0, 1}.
+    """Returns the ends of the 2^d linear pieces, which are all x with W_{d−1}(x) ∈ {0, 1}.
 
-    At these points all deeper waves vanish, so the truncated F interpolates its own limit there.
+    All deeper waves are zero at these points, so F at any depth agrees there with its limit of infinite depth.
 
     Args:
         peaks: a_0 … a_{d−1}, shape (*shape, d).
@@ -249,6 +249,6 @@ def nodes(peaks: Tensor) -> Tensor:
     y = peaks.new_tensor([0.0, 1.0]).expand(*peaks.shape[:-1], 2)
     for peak in reversed(peaks.unbind(-1)):
         a = peak[..., None]
-        # The two branches of the inverse of T_a; both start from the same peak, which is kept once.
+        # T_a has two inverse branches, which meet at the peak; the peak is kept once.
         y = torch.cat([a * y, (1 - (1 - a) * y.flip(-1))[..., 1:]], -1)
     return y

@@ -1,4 +1,4 @@
-"""The wave form with its analytic gradient, for speed."""
+"""Fast evaluation of the wave form, with its analytic gradient."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from torch.autograd.function import once_differentiable
 class WaveSum(torch.autograd.Function):
     """y = α + c_0·x + Σ_i c_{i+1}·W_i(x) for n subnetworks, samples last.
 
-    About 2.5 times faster, forward and backward, than the same formula left to autograd (2 cores, 60 subnetworks of
-    depth 5, 500 samples, float64), which keeps two branches and two masks of every triangle. On its linear pieces,
-    T_a has the slope t = 1/a or −1/(1−a), and dT_a/da = −t·T_a on both.
+    Autograd would keep two branches and two masks of every triangle. This takes about 2.5 times less time, forward and
+    backward (2 cores, 60 subnetworks of depth 5, 500 samples, float64). On its linear pieces, T_a has the slope
+    t = 1/a or −1/(1−a), and dT_a/da = −t·T_a on both.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, peaks: Tensor, coefficients: Tensor, alpha: Tensor) -> Tensor:
-        """x (n, batch), peaks (n, d), coefficients (n, d + 1), alpha (n,) ↦ (n, batch)."""
+        """Returns y, shape (n, batch), for x (n, batch), peaks (n, d), coefficients (n, d + 1) and alpha (n,)."""
         n, d = peaks.shape
         rise, fall = (1 / peaks)[..., None], (1 / (1 - peaks))[..., None]
         waves = x.new_empty(d + 1, n, x.shape[1])
@@ -44,31 +44,31 @@ class WaveSum(torch.autograd.Function):
 
 
 WIDE = 512
-"""From so many subnetworks on, `WideWaveSum` is faster than `WaveSum`, which puts all samples of a subnetwork last."""
-CHUNK = 1 << 16
-"""Numbers of one intermediate that are worked on at a time, so that all of them stay in the processor's cache."""
+"""Number of subnetworks from which on `_WideWaveSum` is faster than `WaveSum`."""
+_CHUNK = 1 << 16
+"""Numbers of one intermediate result that are computed at a time, so that they stay in the processor's cache."""
 
 
 @torch.library.custom_op("lit_triwave::settled", mutates_args=())
-def settled(t: Tensor) -> Tensor:
-    """A contiguous copy that the compiler does not see through.
+def _settled(t: Tensor) -> Tensor:
+    """Returns a contiguous copy whose computation the compiler cannot merge into its loops.
 
-    Otherwise it would compute what depends on the subnetwork alone (peaks from logits, say) once for every sample, and
-    read the weights in strides: four to eight times slower, forward and backward.
+    Otherwise it would compute the numbers of a subnetwork, such as peaks from logits, once for every sample. It would
+    also read the weights in strides. Both together are four to eight times slower, forward and backward.
     """
     return t.clone(memory_format=torch.contiguous_format)
 
 
-@settled.register_fake
+@_settled.register_fake
 def _(t: Tensor) -> Tensor:
     return torch.empty_like(t, memory_format=torch.contiguous_format)
 
 
-settled.register_autograd(lambda ctx, grad: settled(grad))
+_settled.register_autograd(lambda ctx, grad: _settled(grad))
 
 
 def wide_wave_sum(x: Tensor, peaks: Tensor, coefficients: Tensor, alpha: Tensor) -> Tensor:
-    """What `WaveSum` computes, for many subnetworks, samples first.
+    """The sum of `WaveSum` for many subnetworks, samples first.
 
     Args:
         x: shape (batch, n).
@@ -80,10 +80,10 @@ def wide_wave_sum(x: Tensor, peaks: Tensor, coefficients: Tensor, alpha: Tensor)
         Shape (batch, n).
     """
     if not torch.compiler.is_compiling():
-        y: Tensor = WideWaveSum.apply(x, peaks, coefficients, alpha)  # type: ignore[no-untyped-call]
+        y: Tensor = _WideWaveSum.apply(x, peaks, coefficients, alpha)  # type: ignore[no-untyped-call]
         return y
-    peaks = settled(peaks)
-    rise, fall, coefficients = settled(1 / peaks), settled(1 / (1 - peaks)), settled(coefficients)
+    peaks = _settled(peaks)
+    rise, fall, coefficients = _settled(1 / peaks), _settled(1 / (1 - peaks)), _settled(coefficients)
     y = alpha + coefficients[0] * x
     for up, down, c in zip(rise, fall, coefficients[1:], strict=True):
         x = torch.minimum(x * up, down - down * x)
@@ -91,17 +91,18 @@ def wide_wave_sum(x: Tensor, peaks: Tensor, coefficients: Tensor, alpha: Tensor)
     return y
 
 
-class WideWaveSum(torch.autograd.Function):
-    """`wide_wave_sum` without a compiler: some rows at a time; the backward pass computes the waves again.
+class _WideWaveSum(torch.autograd.Function):
+    """`wide_wave_sum` without a compiler, some rows at a time.
 
-    Nothing is transposed and only x is kept, which makes it 1.5 times faster than `WaveSum` for 1 024 subnetworks.
+    The backward pass computes the waves again. Nothing is transposed and only x is kept, which makes it 1.5 times
+    faster than `WaveSum` for 1 024 subnetworks.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, peaks: Tensor, coefficients: Tensor, alpha: Tensor) -> Tensor:
         """See `wide_wave_sum`."""
         rise, fall = 1 / peaks, 1 / (1 - peaks)
-        y, rows = torch.empty_like(x), max(1, CHUNK // x.shape[1])
+        y, rows = torch.empty_like(x), max(1, _CHUNK // x.shape[1])
         for part, result in zip(torch.split(x, rows), torch.split(y, rows), strict=True):
             torch.addcmul(alpha, part, coefficients[0], out=result)
             waves = part.new_empty(2, *part.shape)
@@ -121,7 +122,7 @@ class WideWaveSum(torch.autograd.Function):
             torch.zeros_like(peaks),
             torch.zeros_like(coefficients),
         )
-        depth, rows = len(peaks), max(1, CHUNK // x.shape[1])
+        depth, rows = len(peaks), max(1, _CHUNK // x.shape[1])
         waves, spare = x.new_empty(depth, rows, x.shape[1]), x.new_empty(rows, x.shape[1])
         for part, dy, g in zip(*(torch.split(t, rows) for t in (x, grad, grad_x)), strict=True):
             tmp, w = spare[: len(part)], [part, *waves[:, : len(part)]]
@@ -138,7 +139,7 @@ class WideWaveSum(torch.autograd.Function):
 
 
 def _next_wave(x: Tensor, rise: Tensor, fall: Tensor, out: Tensor, tmp: Tensor) -> Tensor:
-    """min(x · rise, (1 − x) · fall) into `out`, which may be x itself."""
+    """Writes min(x · rise, (1 − x) · fall) to `out`, which may be x itself, and returns it."""
     torch.addcmul(fall, x, fall, value=-1, out=tmp)
     torch.mul(x, rise, out=out)
     return torch.minimum(out, tmp, out=out)

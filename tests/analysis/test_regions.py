@@ -247,23 +247,38 @@ def test_any_module_with_to_sequential_is_counted() -> None:
 @pytest.mark.parametrize(
     ("net", "ends", "error", "message"),
     [
-        (nn.Linear(1, 1), (0.0, 1.0), TypeError, "Linear is neither an nn.Sequential"),
-        (nn.Sequential(nn.Linear(1, 1), nn.Tanh()), (0.0, 1.0), TypeError, "layer Tanh is not supported"),
-        (nn.Sequential(), (0.0, 1.0), ValueError, "no Linear layer"),
-        (nn.Sequential(nn.Linear(1, 2)), (0.0, 1.0), ValueError, "one output, not 2"),
+        (nn.Linear(1, 1), (0.0, 1.0), TypeError, "`f` must be an nn.Sequential or have a method"),
+        (
+            nn.Sequential(nn.Linear(1, 1), nn.Tanh()),
+            (0.0, 1.0),
+            TypeError,
+            "must be Linear, ReLU or Identity, got Tanh",
+        ),
+        (nn.Sequential(), (0.0, 1.0), ValueError, "must have a Linear layer"),
+        (nn.Sequential(nn.Linear(1, 2)), (0.0, 1.0), ValueError, "one output, got 2"),
         (
             nn.Sequential(nn.Linear(1, 2), nn.Linear(3, 1)),
             (0.0, 1.0),
             ValueError,
-            "2 outputs, but Linear 1 has 3 inputs",
+            "Linear 1 must have as many inputs as Linear 0 has outputs, 2, got 3",
         ),
-        (nn.Sequential(nn.Linear(2, 1)), (0.0, 1.0), ValueError, "has 2 inputs, but"),
-        (nn.Sequential(nn.Linear(2, 1)), ([0.0] * 3, [1.0] * 3), ValueError, "has 2 inputs, but"),
-        (nn.Sequential(nn.Linear(2, 1)), ([0.0, 1.0], [1.0]), ValueError, r"not shape \(2,\) and shape \(1,\)"),
-        (nn.Sequential(nn.Linear(2, 1)), ([0.0, 1.0], 1.0), ValueError, r"not shape \(2,\) and a number"),
-        (nn.Sequential(nn.Linear(2, 1)), ([0.0, 1.0], [0.0, 1.0]), ValueError, "the same point"),
-        (nn.Sequential(nn.Linear(1, 1)), (1.0, 0.0), ValueError, "lower must be below upper, not 1.0 and 0.0"),
-        (nn.Sequential(nn.Linear(1, 1)), (0.5, 0.5), ValueError, "lower must be below upper"),
+        (
+            nn.Sequential(nn.Linear(2, 1)),
+            (0.0, 1.0),
+            ValueError,
+            "must have 2 coordinates like the inputs of `f`, got 1",
+        ),
+        (
+            nn.Sequential(nn.Linear(2, 1)),
+            ([0.0] * 3, [1.0] * 3),
+            ValueError,
+            "must have 2 coordinates like the inputs of `f`, got 3",
+        ),
+        (nn.Sequential(nn.Linear(2, 1)), ([0.0, 1.0], [1.0]), ValueError, r"got shape \(2,\) and shape \(1,\)"),
+        (nn.Sequential(nn.Linear(2, 1)), ([0.0, 1.0], 1.0), ValueError, r"got shape \(2,\) and a number"),
+        (nn.Sequential(nn.Linear(2, 1)), ([0.0, 1.0], [0.0, 1.0]), ValueError, "`lower` and `upper` must differ"),
+        (nn.Sequential(nn.Linear(1, 1)), (1.0, 0.0), ValueError, "`lower` must be below `upper`, got 1.0 and 0.0"),
+        (nn.Sequential(nn.Linear(1, 1)), (0.5, 0.5), ValueError, "`lower` must be below `upper`"),
         (nn.Sequential(nn.Linear(1, 1)), (0.0, float("inf")), ValueError, "must be finite"),
     ],
 )
@@ -279,7 +294,7 @@ def test_weights_that_are_not_finite_are_refused() -> None:
     net = smooth_net(2, seed=0)
     for parameter in net[2].parameters():
         nn.init.constant_(parameter, float("nan"))
-    with pytest.raises(ValueError, match="Linear 1 has weights that are not finite"):
+    with pytest.raises(ValueError, match="the weights of Linear 1 must be finite"):
         count_linear_regions(net)
 
 

@@ -6,6 +6,7 @@ The names, bounds and defaults are those of W&B's documentation (docs.wandb.ai, 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,29 +14,32 @@ import numpy as np
 
 from lit_triwave.errors import TriwaveError, did_you_mean
 
-BOUNDS: dict[str, tuple[str, ...]] = {
+_Draw = Callable[[np.random.Generator, dict[str, Any]], float]
+_RANDOM: dict[str, tuple[tuple[str, ...], _Draw]] = {
+    "int_uniform": (("min", "max"), lambda g, s: int(g.integers(s["min"], s["max"], endpoint=True))),
+    "uniform": (("min", "max"), lambda g, s: g.uniform(s["min"], s["max"])),
+    "log_uniform": (("min", "max"), lambda g, s: math.exp(g.uniform(s["min"], s["max"]))),
+    "log_uniform_values": (("min", "max"), lambda g, s: math.exp(g.uniform(math.log(s["min"]), math.log(s["max"])))),
+    "inv_log_uniform": (("min", "max"), lambda g, s: math.exp(-g.uniform(s["min"], s["max"]))),
+    "normal": ((), lambda g, s: g.normal(s.get("mu", 0), s.get("sigma", 1))),
+    "log_normal": ((), lambda g, s: math.exp(g.normal(s.get("mu", 0), s.get("sigma", 1)))),
+    "beta": (("a", "b"), lambda g, s: g.beta(s["a"], s["b"])),
+}
+"""Distribution ↦ the keys that it needs, and a draw of it."""
+# log(1/X) is uniform between log(1/max) and log(1/min): X has the distribution of log_uniform_values.
+_RANDOM["inv_log_uniform_values"] = _RANDOM["log_uniform_values"]
+_ROUNDED = ("uniform", "log_uniform", "log_uniform_values", "normal", "log_normal", "beta")
+"""Distributions that W&B also has as `q_…`, rounded to multiples of q."""
+_NEEDED: dict[str, tuple[str, ...]] = {
     "constant": ("value",),
     "categorical": ("values",),
-    "int_uniform": ("min", "max"),
-    "uniform": ("min", "max"),
-    "q_uniform": ("min", "max"),
-    "log_uniform": ("min", "max"),
-    "log_uniform_values": ("min", "max"),
-    "q_log_uniform": ("min", "max"),
-    "q_log_uniform_values": ("min", "max"),
-    "inv_log_uniform": ("min", "max"),
-    "inv_log_uniform_values": ("min", "max"),
-    "normal": (),
-    "q_normal": (),
-    "log_normal": (),
-    "q_log_normal": (),
-    "beta": ("a", "b"),
-    "q_beta": ("a", "b"),
+    **{name: keys for name, (keys, _) in _RANDOM.items()},
+    **{f"q_{name}": _RANDOM[name][0] for name in _ROUNDED},
 }
 """Distribution ↦ the keys that it needs."""
 
-KEYS = ("distribution", "value", "values", "probabilities", "min", "max", "mu", "sigma", "q", "a", "b", "parameters")
-DISCRETE = ("constant", "categorical", "int_uniform", "q_uniform")
+_KEYS = ("distribution", "value", "values", "probabilities", "min", "max", "mu", "sigma", "q", "a", "b", "parameters")
+_DISCRETE = ("constant", "categorical", "int_uniform", "q_uniform")
 """Distributions that a grid can take."""
 
 
@@ -45,7 +49,7 @@ class Parameter:
 
     Args:
         name: dotted, such as `model.depth`.
-        distribution: one of `BOUNDS`.
+        distribution: name of one of W&B's distributions.
         settings: the other keys of its entry.
     """
 
@@ -56,7 +60,7 @@ class Parameter:
     @property
     def continuous(self) -> bool:
         """Whether no two draws need be alike."""
-        return self.distribution not in DISCRETE
+        return self.distribution not in _DISCRETE
 
     def grid(self) -> list[Any]:
         """All its values.
@@ -81,37 +85,20 @@ class Parameter:
         return values if all(isinstance(value, int) for value in values) else [round(float(v), 12) for v in values]
 
     def draw(self, generator: np.random.Generator) -> Any:
-        """One random value."""
+        """Returns one random value: a float to six digits, so that a name and a command line can hold it."""
         s, kind = self.settings, self.distribution
         if kind == "constant":
             return s["value"]
         if kind == "categorical":
             return s["values"][int(generator.choice(len(s["values"]), p=s.get("probabilities")))]
+        value = _RANDOM[kind.removeprefix("q_")][1](generator, s)
         if kind == "int_uniform":
-            return int(generator.integers(s["min"], s["max"], endpoint=True))
-        value = self._draw_continuous(generator)
+            return value
         if kind.startswith("q_"):
             q = s.get("q", 1)
-            value = round(value / q) * q
+            value = round(float(value) / q) * q
             return value if isinstance(value, int) else float(f"{value:.12g}")
-        return float(f"{value:.6g}")  # enough of it for a name and a command line
-
-    def _draw_continuous(self, generator: np.random.Generator) -> float:
-        s, kind = self.settings, self.distribution.removeprefix("q_")
-        if kind.endswith("normal"):
-            value = float(generator.normal(s.get("mu", 0), s.get("sigma", 1)))
-            return math.exp(value) if kind == "log_normal" else value
-        if kind == "beta":
-            return float(generator.beta(s["a"], s["b"]))
-        low, high = s["min"], s["max"]
-        if kind == "uniform":
-            return float(generator.uniform(low, high))
-        if kind.endswith("_values"):
-            low, high = math.log(low), math.log(high)
-        exponent = float(generator.uniform(low, high))
-        # inv_log_uniform: log(1/X) is uniform between the bounds; of inv_log_uniform_values between log(1/max) and
-        # log(1/min), which is log_uniform_values.
-        return math.exp(-exponent if kind == "inv_log_uniform" else exponent)
+        return float(f"{value:.6g}")
 
 
 def parameters(entries: Any, prefix: str = "") -> list[Parameter]:
@@ -134,16 +121,18 @@ def parameters(entries: Any, prefix: str = "") -> list[Parameter]:
         if "parameters" in entry:
             found += parameters(entry["parameters"], f"{name}.")
             continue
-        unknown = [other for other in entry if other not in KEYS]
+        unknown = [other for other in entry if other not in _KEYS]
         if unknown:
-            raise TriwaveError(f"parameter {name}: unknown key {unknown[0]!r}{did_you_mean(str(unknown[0]), KEYS)}")
+            raise TriwaveError(f"parameter {name}: unknown key {unknown[0]!r}{did_you_mean(str(unknown[0]), _KEYS)}")
         found.append(
-            checked(Parameter(name, distribution(name, entry), {k: v for k, v in entry.items() if k != KEYS[0]}))
+            _checked(
+                Parameter(name, _distribution(name, entry), {k: v for k, v in entry.items() if k != "distribution"})
+            )
         )
     return found
 
 
-def distribution(name: str, entry: dict[str, Any]) -> str:
+def _distribution(name: str, entry: dict[str, Any]) -> str:
     """Which one an entry means, by W&B's rules where it does not say so.
 
     Raises:
@@ -152,8 +141,8 @@ def distribution(name: str, entry: dict[str, Any]) -> str:
     given = entry.get("distribution")
     if given is not None:
         given = {"categorical_w_probabilities": "categorical"}.get(given, given)
-        if given not in BOUNDS:
-            raise TriwaveError(f"parameter {name}: unknown distribution {given!r}{did_you_mean(str(given), BOUNDS)}")
+        if given not in _NEEDED:
+            raise TriwaveError(f"parameter {name}: unknown distribution {given!r}{did_you_mean(str(given), _NEEDED)}")
         return str(given)
     if "value" in entry:
         return "constant"
@@ -171,7 +160,7 @@ def distribution(name: str, entry: dict[str, Any]) -> str:
     raise TriwaveError(f"parameter {name}: value, values, or min and max are missing")
 
 
-def checked(parameter: Parameter) -> Parameter:
+def _checked(parameter: Parameter) -> Parameter:
     """The parameter, if its settings make sense.
 
     Raises:
@@ -179,9 +168,9 @@ def checked(parameter: Parameter) -> Parameter:
     """
     s, kind = parameter.settings, parameter.distribution
     start = f"parameter {parameter.name}: "
-    for key in BOUNDS[kind]:
+    for key in _NEEDED[kind]:
         if key not in s:
-            raise TriwaveError(f"{start}{kind} needs {' and '.join(BOUNDS[kind])}")
+            raise TriwaveError(f"{start}{kind} needs {' and '.join(_NEEDED[kind])}")
     for key in ("min", "max", "mu", "sigma", "q", "a", "b"):
         if key in s and (isinstance(s[key], bool) or not isinstance(s[key], (int, float))):
             # PyYAML takes 1e-3 for a string.
@@ -192,7 +181,7 @@ def checked(parameter: Parameter) -> Parameter:
         odds = s.get("probabilities")
         if odds is not None and (len(odds) != len(s["values"]) or not math.isclose(sum(odds), 1, abs_tol=1e-6)):
             raise TriwaveError(f"{start}probabilities {odds}: one for each value, 1 in all")
-    if "min" in BOUNDS[kind]:
+    if "min" in _NEEDED[kind]:
         if s["min"] > s["max"]:
             raise TriwaveError(f"{start}min {s['min']} is above max {s['max']}")
         if kind.endswith("log_uniform_values") and s["min"] <= 0:

@@ -1,10 +1,10 @@
-"""One run of a sweep in a process of its own, forked from the one that has imported everything.
+"""One run of a sweep in a process of its own, forked from the sweep's process, which has imported everything already.
 
-A short fit of 50 epochs took 1.7 s so, as it does in one process with those before it, and 8 s in a new Python, 6 of
-them for imports (two cores). And a run that is killed, or that starts ranks of its own, leaves the sweep as it was.
+A short fit takes 1.7 s this way and 8 s in a new Python, 6 of them for imports (50 epochs, two cores). A run that is
+killed, or that starts ranks of its own, leaves the sweep as it was.
 
-Only the command's own process is forked, which has computed nothing: threads of PyTorch's that are at work are not in
-the fork, which then waits for them for ever. A sweep that is started from another program has new Pythons.
+Only `python -m lit_triwave` itself is forked, because it has computed nothing. A fork does not have PyTorch's threads:
+if they had been at work, it would wait for them forever. In another program, each run is a new Python.
 """
 
 from __future__ import annotations
@@ -14,10 +14,8 @@ import os
 import signal
 import sys
 import threading
-import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from multiprocessing.connection import Connection
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
@@ -25,29 +23,27 @@ from lit_triwave.cli import main
 from lit_triwave.distributed.signals import SIGNALS
 from lit_triwave.tracking.run import SWEEP_VARIABLE
 
-RELAY_SECONDS = 0.3
-"""How long a signal to the sweep may take to reach its run too, from a terminal or from SLURM."""
-
 
 class Stop:
-    """The first signal to the sweep: its run stops as `fit` does, and no other begins.
+    """Stops the sweep at the first signal: the present run stops as `fit` does, and no other run begins.
 
     Attributes:
-        requested: that signal, or None.
+        requested: the first signal, or None.
     """
 
     def __init__(self) -> None:
         self.requested: signal.Signals | None = None
-        self._pipe: int | None = None
+        self._group: int | None = None
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self.requested = self.requested or signal.Signals(number)
-        if self._pipe is not None:
-            os.write(self._pipe, bytes([number]))
+        if self._group is not None:
+            with suppress(ProcessLookupError):  # the run has just ended
+                os.killpg(self._group, number)
 
     @contextmanager
     def installed(self) -> Iterator[None]:
-        """Takes over the signals, and gives them back."""
+        """Handles the signals within the context, and restores the handlers before it."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -65,56 +61,39 @@ class Stop:
             arguments: of the command.
 
         Returns:
-            Its exit code; −N where signal N killed it.
+            The exit code of `fit`; −N if signal N killed it.
         """
         sys.stdout.flush()
         sys.stderr.flush()
-        context: Any = multiprocessing.get_context("fork" if own_process() else "spawn")
-        reader, writer = context.Pipe(duplex=False)
-        process = context.Process(target=fit_here, args=(arguments, reader, writer))
+        context: Any = multiprocessing.get_context("fork" if _own_process() else "spawn")
+        process = context.Process(target=_fit, args=(arguments,))
+        process.start()
+        with suppress(OSError):  # the run has made its group itself
+            os.setpgid(process.pid, process.pid)
+        self._group = process.pid
         try:
-            process.start()
-            self._pipe = writer.fileno()
             process.join()
         finally:
-            self._pipe = None
-            reader.close()
-            writer.close()
+            self._group = None
         code: int = process.exitcode
         return code
 
 
-def own_process() -> bool:
-    """Whether this process was started as `python -m lit_triwave`."""
+def _own_process() -> bool:
+    """Returns whether this process was started as `python -m lit_triwave`."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     return spec is not None and spec.name == "lit_triwave.__main__"
 
 
-def fit_here(arguments: Sequence[str], reader: Connection, writer: Connection) -> None:
-    """What the process of a run does.
-
-    Args:
-        arguments: of `fit`.
-        reader: end of the pipe by which the sweep hands its signals on.
-        writer: its other end, which is the sweep's.
-    """
-    writer.close()
+def _fit(arguments: Sequence[str]) -> None:
+    """Runs `fit` as a process of its own group: a terminal's Ctrl-C reaches the run through the sweep alone, once."""
+    with suppress(OSError):  # the sweep has made the group already
+        os.setpgid(0, 0)
     for number in SIGNALS:
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
-    threading.Thread(target=relay, args=(reader,), daemon=True).start()
     os.environ[SWEEP_VARIABLE] = "1"
     sys.argv[1:] = ["fit", *arguments]  # with which Lightning starts further ranks
     code = main(["fit", *arguments])
     if "wandb" in sys.modules:
         sys.modules["wandb"].teardown()  # its service would wait for this process, which ends without Python's own end
     sys.exit(code)
-
-
-def relay(reader: Connection) -> None:
-    """Passes on what the sweep was sent, unless this process got it too: pressed twice, Ctrl-C means another thing."""
-    while number := os.read(reader.fileno(), 1):
-        time.sleep(RELAY_SECONDS)
-        interruption = getattr(signal.getsignal(number[0]), "__self__", None)
-        if getattr(interruption, "requested", None) is None:
-            os.kill(os.getpid(), number[0])
-    os.kill(os.getpid(), signal.SIGTERM)  # the sweep is gone
