@@ -1,4 +1,4 @@
-"""The figures of a run, drawn from plain tensors."""
+"""Draws the figures of a run from plain tensors."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from torch import Tensor
 
 from lit_triwave.figures.style import BLUE, GREY, ORANGE, decades_grid, new_figure
 
-MAX_MARKS = 400  # more breakpoints than this would hide the curve; their number still stands in the legend
-FEW_POINTS = 1000  # fewer are drawn as points, since lines between them would show what is not known
+MAX_MARKS = 400  # most breakpoints that are marked; more would hide the curve, and the legend has their number anyway
+_FEW_POINTS = 1000  # up to this number, points are drawn without a line, since values between them are unknown
 
 
 def fit_figure(
@@ -27,17 +27,17 @@ def fit_figure(
     names: tuple[str, str],
     title: str,
 ) -> Figure:
-    """The fit over the target with the breakpoints marked; all 1-D, in the data's units.
+    """Draws the fit over the target with the breakpoints marked; all tensors are 1-D, in the data's units.
 
     Args:
-        x, target: points of the target, x ascending; few of them are drawn as points, many as a line.
-        network: (x, value) of the network on a grid.
-        kinks: (x, value) at the breakpoints.
-        names: of the input and the target.
-        title: of the figure.
+        x, target: points of the target, x ascending; few are drawn as points, many as a line.
+        network: x and value of the network on a grid.
+        kinks: x and value at the breakpoints.
+        names: of the input and of the target.
+        title: title of the figure.
     """
     figure, (ax,) = new_figure()
-    if len(x) > FEW_POINTS:
+    if len(x) > _FEW_POINTS:
         ax.plot(x, target, color=GREY, linewidth=5, alpha=0.45, label="target", solid_capstyle="round")
     else:
         ax.plot(x, target, "o", color=GREY, markersize=7, alpha=0.6, label="test points")
@@ -50,10 +50,10 @@ def fit_figure(
 
 
 def error_figure(x: Tensor, error: Tensor, kinks: Tensor, name: str, title: str) -> Figure:
-    """The error over the domain with the breakpoints as ticks; all 1-D, x ascending."""
+    """Draws the error over the domain with the breakpoints as ticks; all tensors are 1-D, x ascending."""
     figure, (ax,) = new_figure()
     ax.axhline(0, color=GREY, linewidth=0.8)
-    ax.plot(x, error, "-" if len(x) > FEW_POINTS else "o", color=BLUE, linewidth=0.9, markersize=4)
+    ax.plot(x, error, "-" if len(x) > _FEW_POINTS else "o", color=BLUE, linewidth=0.9, markersize=4)
     if len(kinks) <= MAX_MARKS:
         ax.plot(kinks, torch.zeros_like(kinks), "|", color=ORANGE, markersize=9, label="breakpoints")
         ax.legend(framealpha=0.9, edgecolor="white")
@@ -65,7 +65,7 @@ def error_figure(x: Tensor, error: Tensor, kinks: Tensor, name: str, title: str)
 def loss_figure(
     epochs: Tensor, mse: Tensor, best: int, switches: Mapping[str, float], limit: float | None, title: str
 ) -> Figure:
-    """Training MSE of all seeds, (records, seeds), faint, the best one strong, with the stage switches marked."""
+    """Draws the training MSE of all seeds, shape (records, seeds), with the best seed and the stage switches marked."""
     figure, (ax,) = new_figure()
     seeds = mse.shape[1]
     if seeds > 1:
@@ -76,7 +76,7 @@ def loss_figure(
     )
     for name, epoch in switches.items():
         ax.axvline(epoch, color=ORANGE, linewidth=1.0, linestyle="--")
-        # Beside its line, from the top: several switches would look alike in a legend.
+        # Beside its line: in a legend, several switches would look the same.
         ax.annotate(
             name,
             (epoch, 0.98),
@@ -99,11 +99,11 @@ def loss_figure(
 
 
 def surface_figure(x: Tensor, target: Tensor, prediction: Tensor, names: Sequence[str], title: str) -> Figure:
-    """Target, network and error over two variables, points x (n, 2) anywhere in the plane."""
+    """Draws target, network and error over two variables, at any points x, shape (n, 2)."""
     figure, axes = new_figure(1, 3, (12.0, 3.9))
     error = prediction - target
     low, high = float(target.min()), float(target.max())
-    # The few largest errors, at corners mostly, would bleach the rest: they are beyond the colours, and named.
+    # The few largest errors, mostly at corners, are beyond the range of colours, so that the others remain visible.
     bound, largest = float(error.abs().quantile(0.995)) or 1.0, float(error.abs().max())
     panels: list[tuple[Axes, Tensor, str, dict[str, Any]]] = [
         (axes[0], target, "target", {"cmap": "viridis", "vmin": low, "vmax": high}),
@@ -125,7 +125,7 @@ def surface_figure(x: Tensor, target: Tensor, prediction: Tensor, names: Sequenc
 
 
 def agreement_figure(target: Tensor, prediction: Tensor, title: str) -> Figure:
-    """Network against target, for data of three or more variables."""
+    """Draws the network against the target, for data of three or more variables."""
     figure, (ax,) = new_figure(size=(5.0, 4.8))
     ends = torch.stack([target.min(), target.max()])
     ax.plot(ends, ends, color=GREY, linewidth=1)
@@ -135,13 +135,13 @@ def agreement_figure(target: Tensor, prediction: Tensor, title: str) -> Figure:
 
 
 def learning_figure(rows: Sequence[Mapping[str, Any]], images: str, switch: int | None, title: str) -> Figure:
-    """Error, on a linear scale, and loss, on a logarithmic one, after each epoch.
+    """Draws the error, on a linear scale, and the loss, on a logarithmic one, after each epoch.
 
     Args:
-        rows: with `epoch`, and where known `train/loss`, `val/loss`, `val/accuracy`.
-        images: what the `val/` figures are of.
-        switch: epochs before the release of the weights, marked.
-        title: of the figure.
+        rows: each with `epoch`, and with `train/loss`, `val/loss` and `val/accuracy` where known.
+        images: name of the images behind the `val/` numbers.
+        switch: number of epochs before the release of the weights, or None.
+        title: title of the figure.
     """
     figure, (error, loss) = new_figure(1, 2, (9.5, 3.8))
     for ax, key, label, color in (
@@ -169,13 +169,13 @@ def learning_figure(rows: Sequence[Mapping[str, Any]], images: str, switch: int 
 
 
 def confusion_figure(counts: Tensor, names: Sequence[str], title: str) -> Figure:
-    """Confusion matrix, (true, predicted) counts; the diagonal is left pale so that the mistakes are seen."""
+    """Draws a confusion matrix of (true, predicted) counts, with a pale diagonal so that mistakes stand out."""
     figure, (ax,) = new_figure(size=(6.2, 5.2))
     mistakes = counts.clone().fill_diagonal_(0)
     most = max(1, int(mistakes.max()))
     colors = ax.imshow(mistakes.numpy(), cmap="Oranges", vmin=0, vmax=most)
     bar = figure.colorbar(colors, ax=ax, shrink=0.8, ticks=MaxNLocator(integer=True))
-    bar.set_label("images taken for another class (grey: right ones)")
+    bar.set_label("images classified wrongly (grey: rightly)")
     few = len(names) <= 20
     if few:
         for i, row in enumerate(counts.tolist()):
@@ -191,13 +191,13 @@ def confusion_figure(counts: Tensor, names: Sequence[str], title: str) -> Figure
 
 
 def subnetworks_figure(u: Tensor, curves: Tensor, numbers: Sequence[int], state: str) -> Figure:
-    """What single subnetworks compute on [0, 1], each on a vertical scale of its own.
+    """Draws the functions of single subnetworks on [0, 1], each on a vertical scale of its own.
 
     Args:
-        u: (points,).
-        curves: (points, subnetworks).
-        numbers: of these subnetworks in the bank.
-        state: of the bank.
+        u: inputs, shape (points,).
+        curves: outputs, shape (points, subnetworks).
+        numbers: indices of these subnetworks in the bank.
+        state: of the bank, in words.
     """
     columns = 4
     figure, axes = new_figure(-(-len(numbers) // columns), columns, (9.0, 1.7 * -(-len(numbers) // columns)))
@@ -209,12 +209,12 @@ def subnetworks_figure(u: Tensor, curves: Tensor, numbers: Sequence[int], state:
         ax.set_visible(False)
     figure.supxlabel("input, squashed to [0, 1]", fontsize=9)
     figure.supylabel("output, each on its own scale", fontsize=9)
-    figure.suptitle(f"what {len(numbers)} subnetworks compute ({state})")
+    figure.suptitle(f"functions of {len(numbers)} subnetworks ({state})")
     return figure
 
 
 def _as_image(x: Tensor, values: Tensor) -> Tensor | None:
-    """Values as (columns, rows) when the points are a full grid, first variable slowest, else None."""
+    """Returns values as (columns, rows) if the points are a full grid with the first variable slowest, or else None."""
     first, second = torch.unique(x[:, 0]), torch.unique(x[:, 1])
     if len(first) * len(second) != len(x) or not torch.equal(x, torch.cartesian_prod(first, second)):
         return None

@@ -1,4 +1,4 @@
-"""How all figures look; for those too that are drawn without torch."""
+"""The common style of all figures, without torch."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from matplotlib.figure import Figure
 from matplotlib.textpath import TextPath
 
 BLUE, ORANGE, GREY = "#1f5fa8", "#d9622b", "#8a8f98"
-TITLE_SHARE = 0.94  # of a figure's width that its title takes
-LINE_HEIGHT = 1.2  # times the size of the letters
+_TITLE_SHARE = 0.94  # widest title, as a share of the figure's width
+_LINE_HEIGHT = 1.2  # of a title, in units of the font size
 
 
 def new_figure(
     rows: int = 1, columns: int = 1, size: tuple[float, float] = (7.0, 4.2)
 ) -> tuple[Figure, Sequence[Axes]]:
-    """An empty figure of so many panels, in inches, and its axes, row by row."""
+    """Returns an empty figure with rows × columns panels, size in inches, and its axes row by row."""
     figure = Figure(figsize=size, dpi=150, layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False).flatten()
     for ax in axes:
@@ -25,26 +25,26 @@ def new_figure(
 
 
 def titled(figure: Figure, title: str, size: float = 10.0) -> None:
-    """A title over all panels, in as many lines as the figure's width asks for, each of which makes it taller.
+    """Adds a title over all panels, wrapped to the figure's width, and makes the figure taller by its further lines.
 
     Args:
-        figure: of `new_figure`.
-        title: words; a single one that is too wide is not cut.
-        size: of the letters, in points.
+        figure: from `new_figure`.
+        title: the text; a single word that is too wide is not cut.
+        size: font size in points.
     """
     width, height = figure.get_size_inches()
     lines: list[str] = []
     for word in title.split():
         longer = f"{lines[-1]} {word}" if lines else word
-        if lines and TextPath((0, 0), longer, size=size).get_extents().width <= TITLE_SHARE * 72 * width:
+        if lines and TextPath((0, 0), longer, size=size).get_extents().width <= _TITLE_SHARE * 72 * width:
             lines[-1] = longer
         else:
             lines.append(word)
-    figure.set_size_inches(width, height + (len(lines) - 1) * LINE_HEIGHT * size / 72)
+    figure.set_size_inches(width, height + (len(lines) - 1) * _LINE_HEIGHT * size / 72)
     figure.suptitle("\n".join(lines), fontsize=size)
 
 
 def decades_grid(ax: Axes) -> None:
-    """A logarithmic vertical axis with a line at each decade."""
+    """Makes the vertical axis logarithmic, with a grid line at each decade."""
     ax.set_yscale("log")
     ax.grid(True, which="major", axis="y", color="#e3e5e8", linewidth=0.8)

@@ -1,1 +1,1 @@
-"""`inspect`: what a checkpoint holds, in figures of both kinds."""
+"""`inspect`: the content of a checkpoint, as numbers and pictures."""

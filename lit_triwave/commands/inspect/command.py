@@ -1,4 +1,4 @@
-"""The command: the facts on the screen, the figures in a folder."""
+"""The command: prints facts about a checkpoint and draws its figures into a folder."""
 
 from __future__ import annotations
 
@@ -23,16 +23,18 @@ from lit_triwave.errors import TriwaveError
 from lit_triwave.files import open_folder, written_whole
 from lit_triwave.modules.regressor import FunctionRegressor
 
-DESCRIPTION = "What a checkpoint holds: stage, peaks, scales, linear regions, dead units, and pictures of it."
-ALL_SEEDS = 1 << 12  # linear pieces of all seeds together that are counted
+DESCRIPTION = "Shows the content of a checkpoint: stage, peaks, scales, linear regions, dead units, and pictures."
+_ALL_SEEDS = 1 << 12  # most linear pieces, in all seeds together, that are counted
 
 
 def run(args: Sequence[str], started: float) -> int:
-    """`inspect` with its command line; returns the exit code."""
+    """Runs `inspect` with its command line; returns the exit code."""
     parser = OneLineParser(prog="python -m lit_triwave inspect", description=DESCRIPTION)
     parser.add_argument("checkpoint", type=str, help="a .ckpt file, the folder of a run, or of an experiment")
-    parser.add_argument("--out", type=str, help="folder of the pictures; by default figures/inspect/ of the run")
-    parser.add_argument("--seed", type=int, help="which of a function's seeds, from 0; by default the best one")
+    parser.add_argument(
+        "--out", type=str, help="folder for the pictures; by default figures/inspect/ in the run's folder"
+    )
+    parser.add_argument("--seed", type=int, help="seed of a function's network, from 0; by default the best one")
     options = parser.parse_args(list(args))
     quiet()
     saved = load_module(options.checkpoint)
@@ -47,10 +49,10 @@ def run(args: Sequence[str], started: float) -> int:
     try:
         active = activity(saved, seed)
     except TriwaveError as error:
-        remarks.append(f"dead units are not known: {error}")
+        remarks.append(f"dead units are unknown: {error}")
     counts = [] if saved.is_function or not parts else parts[0].regions(chosen(len(parts[0].labels), COUNTED))
     console = Console()
-    console.print(facts(saved, seed, parts, counts, active, lost))
+    console.print(_facts(saved, seed, parts, counts, active, lost))
     for part in parts:
         for shown in peaks_tables(saved, part, console):
             console.print(shown)
@@ -63,7 +65,7 @@ def run(args: Sequence[str], started: float) -> int:
     return 0
 
 
-def facts(
+def _facts(
     saved: Saved,
     seed: int,
     parts: Sequence[Group],
@@ -71,45 +73,45 @@ def facts(
     active: Activity | None,
     lost: dict[int, str],
 ) -> Table:
-    """What is known of the network, in rows."""
+    """Returns the facts about a checkpoint as a table of names and values."""
     table = Table(show_header=False, title=str(saved.path), title_justify="left")
     table.add_column(style="bold")
     table.add_column(overflow="fold")
-    for name, value in [*of_the_run(saved), *of_the_network(saved, seed, parts, lost)]:
+    for name, value in [*_origin(saved), *_network_facts(saved, seed, parts, lost)]:
         table.add_row(name, value)
     table.add_section()
     if isinstance(saved.module, FunctionRegressor):
-        table.add_row("linear regions", function_regions(saved.module, seed, lost))
+        table.add_row("linear regions", _function_regions(saved.module, seed, lost))
     elif parts:
         which = "" if len(counts) == len(parts[0].labels) else f" of {len(counts)} of them"
-        table.add_row(f"linear regions of a subnetwork{which}", spread(counts, 1 << parts[0].bank.depth))
+        table.add_row(f"linear regions of a subnetwork{which}", _spread(counts, 1 << parts[0].bank.depth))
     if active is not None:
         bends = active.neurons - active.dead - active.linear
         table.add_row("hidden neurons", f"{active.neurons}, on {active.on}:")
         table.add_row("  dead, zero on all", f"{active.dead} ({active.dead / active.neurons:.1%})")
         table.add_row("  never zero", f"{active.linear} ({active.linear / active.neurons:.1%})")
-        table.add_row("  that bend", f"{bends} ({bends / active.neurons:.1%})")
+        table.add_row("  with a kink", f"{bends} ({bends / active.neurons:.1%})")
     for part in parts:
-        for name, value in of_the_release(saved, part):
+        for name, value in _release_facts(saved, part):
             table.add_row(name, value)
     return table
 
 
-def of_the_run(saved: Saved) -> Iterator[tuple[str, str]]:
-    """Where a checkpoint comes from."""
+def _origin(saved: Saved) -> Iterator[tuple[str, str]]:
+    """Yields the origin of a checkpoint as names and values."""
     module, data = saved.module, saved.run.get("data") or {}
     yield "module", type(module).__name__
-    yield "taken in", f"{module.place(saved.epoch)}, step {saved.step}"
+    yield "saved in", f"{module.place(saved.epoch)}, step {saved.step}"
     arguments = data.get("init_args", {})
     said = arguments.get("expression") or arguments.get("path") or arguments.get("root") or ""
     kind = data.get("class_path", "").rpartition(".")[2]
-    yield "data", f"{kind} {said}".strip() or "not said"
+    yield "data", f"{kind} {said}".strip() or "unknown"
     if "seed_everything" in saved.run:
         yield "seed of the run", str(saved.run["seed_everything"])
 
 
-def of_the_network(saved: Saved, seed: int, parts: Sequence[Group], lost: dict[int, str]) -> Iterator[tuple[str, str]]:
-    """What kind of network a checkpoint holds."""
+def _network_facts(saved: Saved, seed: int, parts: Sequence[Group], lost: dict[int, str]) -> Iterator[tuple[str, str]]:
+    """Yields the kind of network in a checkpoint as names and values."""
     module, arguments = saved.module, saved.module.hparams
     count = count_parameters(module)
     if isinstance(module, FunctionRegressor):
@@ -119,9 +121,9 @@ def of_the_network(saved: Saved, seed: int, parts: Sequence[Group], lost: dict[i
         start = arguments["initialization"]
         wiring = f", wiring {arguments['wiring']}" if start == "constructed" else ""
         yield "network", start + wiring
-        yield "seeds", f"{saved.seeds}, the best one is {int(module.best_replica)}; shown is {seed}"
+        yield "seeds", f"{saved.seeds}, the best one is {int(module.best_replica)}; seed {seed} is shown"
         for number, name in lost.items():
-            yield f"  not finite, seed {number}", f"{name}; left out of all that follows"
+            yield f"  not finite, seed {number}", f"{name}; excluded from everything below"
         yield "parameters", f"{count // saved.seeds:,} of each seed, {saved.dtype}".replace("torch.", "")
     else:
         yield "network", f"backbone {arguments['backbone']}, head {arguments['head']}"
@@ -141,37 +143,37 @@ def of_the_network(saved: Saved, seed: int, parts: Sequence[Group], lost: dict[i
         )
 
 
-def function_regions(module: FunctionRegressor, seed: int, lost: Collection[int] = ()) -> str:
-    """Linear pieces of one seed before the release and now, and of all seeds but the lost ones where that is quick."""
+def _function_regions(module: FunctionRegressor, seed: int, lost: Collection[int] = ()) -> str:
+    """Returns the linear pieces of one seed before the release and now, and of all finite seeds where that is quick."""
     along = "" if module.network.scaling.in_features == 1 else ", along the domain's diagonal"
     before = int(module.pretrain_regions[seed])
     text = f"{module.linear_regions(seed)}{along}"
     if before and module.network.parameterization == "weights":
         text = f"{before} at the end of pretraining, {text.replace(along, '')} now{along}"
     seeds = module.network.replicas
-    if 1 < seeds <= ALL_SEEDS >> min(12, module.hparams["depth"]):
+    if 1 < seeds <= _ALL_SEEDS >> min(12, module.hparams["depth"]):
         counts = [module.linear_regions(number) for number in range(seeds) if number not in lost]
         which = f"the {len(counts)} finite seeds" if lost else "all seeds"
         text += f"; {which} {min(counts)} to {max(counts)}"
     return text
 
 
-def of_the_release(saved: Saved, part: Group) -> Iterator[tuple[str, str]]:
-    """What training has made of the weights since they were released."""
+def _release_facts(saved: Saved, part: Group) -> Iterator[tuple[str, str]]:
+    """Yields how far training has moved the weights since the release, as names and values."""
     if part.bank.released is None:
         return
     name = "" if part.name == "subnetworks" else f" ({part.name})"
     distance = part.distance(bool(saved.module.hparams.get("recruit", False)))
     moved = ", ".join(f"{kind} weights {share:.3g}" for kind, share in distance.items())
     moved += " × their size then" if moved else ""
-    yield f"moved since the release{name}", moved or "not known: the run's pretrained.ckpt is not beside it"
+    yield f"moved since the release{name}", moved or "unknown: the run's pretrained.ckpt is not beside it"
     share = part.off_diagonal()
     if share is not None:
         yield f"between subnetworks{name}", f"{100 * share:.2g} % of the hidden matrices' squared weights"
 
 
-def spread(counts: Sequence[int], constructed: int) -> str:
-    """Lowest, median and highest, against what the construction has."""
+def _spread(counts: Sequence[int], constructed: int) -> str:
+    """Returns the lowest, highest and median count, and the count by construction."""
     values = torch.tensor(counts, dtype=torch.float64)
     now = f"{min(counts)} to {max(counts)}, median {float(values.quantile(0.5)):g}"
     return f"{now}; by construction {constructed}"

@@ -1,4 +1,4 @@
-"""Which figures a checkpoint has, and what is in them."""
+"""Chooses the figures of a checkpoint and computes what they show."""
 
 from __future__ import annotations
 
@@ -22,54 +22,54 @@ from lit_triwave.nn.heads import SQUASHES
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-POINTS = 2001
-CELLS = 10_000  # of the domain, for the optimal density of breakpoints
-SHOWN_ROWS, SHOWN_ACTIVATIONS = 4, 16
-SCALED = "each as a share of its largest value"
-REACH = 3.0  # standard deviations of z
+_POINTS = 2001  # of each curve
+_CELLS = 10_000  # of the domain, for the optimal density of breakpoints
+_SHOWN_ROWS, _SHOWN_ACTIVATIONS = 4, 16  # most subnetworks in a figure
+_SCALED = "each as a share of its largest value"
+_REACH = 3.0  # range of z to either side of its mean, in standard deviations
 
-Drawing = tuple[str, "Figure"]
+_Drawing = tuple[str, "Figure"]
 
 
 def draw(
     saved: Saved, seed: int, parts: Sequence[Group], counts: Sequence[int], active: Activity | None, remarks: list[str]
-) -> Iterator[Drawing]:
-    """Names and figures.
+) -> Iterator[_Drawing]:
+    """Yields the figures of a checkpoint with their names.
 
     Args:
         saved: the checkpoint.
-        seed: which of a function's networks.
-        parts: its banks.
-        counts: linear pieces of a head's subnetworks that were counted, `chosen` of all.
-        active: its hidden neurons.
-        remarks: for what could not be drawn, and why.
+        seed: of a function's network.
+        parts: the checkpoint's banks.
+        counts: linear pieces of the subnetworks of a head that `chosen` returns.
+        active: the hidden neurons; None if they are unknown.
+        remarks: a list to which reasons for missing figures are added.
     """
     if parts:
-        yield from layer_figures(saved, seed, parts)
+        yield from _layer_figures(saved, seed, parts)
     elif isinstance(saved.module.network, DenseNetwork):
         if len(saved.variables) == 1:
-            yield "neurons", baseline_neurons(saved, seed)
+            yield "neurons", _baseline_neurons(saved, seed)
         else:
             remarks.append(f"no neurons.png: the network has {len(saved.variables)} inputs, and they need one axis")
     if isinstance(saved.module, FunctionRegressor):
         try:
-            yield "breakpoints", breakpoints_against_curvature(saved, seed)
+            yield "breakpoints", _breakpoints_against_curvature(saved, seed)
         except TriwaveError as error:
             remarks.append(f"no breakpoints.png: {error}")
     elif parts:
-        yield "activations", activation_functions(saved, parts[0], counts)
+        yield "activations", _activation_functions(saved, parts[0], counts)
         when = "" if parts[0].bank.released is None else f" at the release; now {state(parts[0])}"
-        title = f"{of_what(saved, seed)}: peaks of the head's subnetworks{when}"
+        title = f"{_title_start(saved, seed)}: peaks of the head's subnetworks{when}"
         before = 1 << parts[0].bank.depth
         yield "peaks", figures.peaks_figure(parts[0].peaks, counts, before, title)
     if active is not None and not saved.is_function:
-        title = f"{of_what(saved, seed)}: {active.dead} of {active.neurons} hidden neurons dead, "
+        title = f"{_title_start(saved, seed)}: {active.dead} of {active.neurons} hidden neurons dead, "
         title += f"{active.linear} never zero"
         yield "activity", figures.activity_figure(active.layers, active.on, title)
 
 
-def of_what(saved: Saved, seed: int) -> str:
-    """The beginning of a title: the function, the run, the seed and the stage that a figure is of."""
+def _title_start(saved: Saved, seed: int) -> str:
+    """Returns the beginning of a title: function, run, seed and stage."""
     folder = saved.run_folder and saved.run_folder.resolve()
     parts = [
         saved.target,
@@ -80,29 +80,29 @@ def of_what(saved: Saved, seed: int) -> str:
     return ", ".join(filter(None, parts))
 
 
-def share_of(shown: int, count: int) -> str:
-    """In a title, how many of the subnetworks there are; nothing if all are shown."""
+def _share_of(shown: int, count: int) -> str:
+    """Returns, for a title, how many of the subnetworks are shown; an empty string if all are."""
     return "" if shown == count else f" of {shown} of {count} subnetworks"
 
 
 def state(group: Group) -> str:
-    """Of a bank, in words."""
+    """Returns the state of a bank in words."""
     return "peaks" if group.bank.released is None else f"released as {group.bank.released}"
 
 
 def chosen(count: int, most: int) -> list[int]:
-    """So many numbers of 0 … count − 1, evenly spread."""
+    """Returns at most `most` of the numbers 0 … count − 1, evenly spaced."""
     return torch.linspace(0, count - 1, min(count, most)).round().long().tolist()
 
 
-def layer_figures(saved: Saved, seed: int, parts: Sequence[Group]) -> Iterator[Drawing]:
-    """The waves layer by layer, and what the hidden neurons hold once they are released."""
+def _layer_figures(saved: Saved, seed: int, parts: Sequence[Group]) -> Iterator[_Drawing]:
+    """Yields the waves layer by layer and, once the weights are released, the values of the hidden neurons."""
     depth = parts[0].bank.depth
     numbers = figures.shown_layers(depth)
-    u = torch.linspace(0, 1, POINTS, dtype=torch.float64)
+    u = torch.linspace(0, 1, _POINTS, dtype=torch.float64)
     waves, neurons = [], []
-    most = SHOWN_ROWS if len(parts) == 1 else SHOWN_ROWS - 1
-    some = share_of(min(most, len(parts[0].labels)), len(parts[0].labels))
+    most = _SHOWN_ROWS if len(parts) == 1 else _SHOWN_ROWS - 1
+    some = _share_of(min(most, len(parts[0].labels)), len(parts[0].labels))
     for part in parts:
         for j in chosen(len(part.labels), most):
             name, low, high = part.axis[j]
@@ -112,21 +112,23 @@ def layer_figures(saved: Saved, seed: int, parts: Sequence[Group]) -> Iterator[D
             held = part.neurons(j, u)
             neurons.append(figures.Row(label, name, [(low + span * u, held[i]) for i in numbers]))
     released = parts[0].bank.released is not None
-    title = f"{of_what(saved, seed)}: waves of the peaks{' at the release' * released}{some}"
+    title = f"{_title_start(saved, seed)}: waves of the peaks{' at the release' * released}{some}"
     yield "waves", figures.waves_figure(waves, numbers, title)
     if released:
         others = ", inputs of the others at 1/2" if parts[0].bank.released == "dense" else ""
-        title = f"{of_what(saved, seed)}: what the hidden neurons{some} hold, {SCALED} ({state(parts[0])}{others})"
+        title = (
+            f"{_title_start(saved, seed)}: values of the hidden neurons{some}, {_SCALED} ({state(parts[0])}{others})"
+        )
         yield "neurons", figures.neurons_figure(neurons, numbers, title)
 
 
 @torch.no_grad()
-def baseline_neurons(saved: Saved, seed: int) -> Figure:
-    """The hidden neurons of a network with a random start."""
+def _baseline_neurons(saved: Saved, seed: int) -> Figure:
+    """Draws the hidden neurons of a network with a random start."""
     (name,) = saved.variables
     plain = saved.module.network.to_sequential(seed)  # type: ignore[operator]
     low = float(saved.scaling.lower)
-    x = torch.linspace(low, low + float(saved.scaling.span), POINTS, dtype=saved.dtype)
+    x = torch.linspace(low, low + float(saved.scaling.span), _POINTS, dtype=saved.dtype)
     h: Tensor = x[:, None]
     layers = []
     for layer in plain:
@@ -135,42 +137,44 @@ def baseline_neurons(saved: Saved, seed: int) -> Figure:
             layers.append(h)
     numbers = figures.shown_layers(len(layers))
     row = figures.Row("", name, [(x, layers[i]) for i in numbers])
-    return figures.neurons_figure([row], numbers, f"{of_what(saved, seed)}: what the hidden neurons hold, {SCALED}")
+    return figures.neurons_figure(
+        [row], numbers, f"{_title_start(saved, seed)}: values of the hidden neurons, {_SCALED}"
+    )
 
 
-def breakpoints_against_curvature(saved: Saved, seed: int) -> Figure:
-    """Where the breakpoints of a function's network sit, and where they would best be.
+def _breakpoints_against_curvature(saved: Saved, seed: int) -> Figure:
+    """Draws the breakpoints of a function's network against the optimal ones.
 
     Raises:
-        TriwaveError: the function has several variables, or only values of it are known.
+        TriwaveError: the function has several variables, or its formula is unknown.
     """
     if len(saved.variables) != 1:
         raise TriwaveError(f"the target has {len(saved.variables)} variables")
     data = saved.data()
     if not isinstance(data, FunctionDataModule):
-        raise TriwaveError("of a table's target the curvature is not known")
+        raise TriwaveError("the curvature of a table's target is unknown")
     ((name, (low, high)),) = data.domain.items()
-    x = low + (high - low) * (torch.arange(CELLS, dtype=torch.float64) + 0.5) / CELLS
+    x = low + (high - low) * (torch.arange(_CELLS, dtype=torch.float64) + 0.5) / _CELLS
     curvature = data.expression.second_derivative(x[:, None])
     plain = saved.module.network.double() if saved.module.network.parameterization == "peaks" else saved.module.network
     kinks = breakpoints(plain.to_sequential(seed), low, high)  # type: ignore[operator]
     if not len(kinks):
         raise TriwaveError(f"seed {seed} has no breakpoint in the domain, where it is linear")
-    title = f"{of_what(saved, seed)}: breakpoints against the curvature of the target"
+    title = f"{_title_start(saved, seed)}: breakpoints against the curvature of the target"
     return figures.breakpoints_figure(x, curvature, kinks, name, title)
 
 
 @torch.no_grad()
-def activation_functions(saved: Saved, part: Group, counts: Sequence[int]) -> Figure:
-    """The head's subnetworks as activation functions of their batch-normalised projection."""
+def _activation_functions(saved: Saved, part: Group, counts: Sequence[int]) -> Figure:
+    """Draws the head's subnetworks as activation functions of their batch-normalised projection."""
     head = head_layers(saved)[0]
     squash = SQUASHES[head.squash]
     pieces = dict(zip(chosen(len(part.labels), COUNTED), counts, strict=True))
     curves = []
-    numbers = chosen(len(part.labels), SHOWN_ACTIVATIONS)
+    numbers = chosen(len(part.labels), _SHOWN_ACTIVATIONS)
     for j in numbers:
         mean, deviation = float(head.norm.bias[j]), abs(float(head.norm.weight[j])) or 1.0
-        z = torch.linspace(mean - REACH * deviation, mean + REACH * deviation, POINTS, dtype=torch.float64)
+        z = torch.linspace(mean - _REACH * deviation, mean + _REACH * deviation, _POINTS, dtype=torch.float64)
         u = squash(z)
         then = None
         if part.constructed is not None and part.bank.released is not None:
@@ -178,11 +182,11 @@ def activation_functions(saved: Saved, part: Group, counts: Sequence[int]) -> Fi
             then = before.outputs(j, u)
         curves.append(figures.ActivationCurve(j, z, part.outputs(j, u), then, mean, deviation, pieces.get(j)))
     others = "; inputs of the other subnetworks at 1/2" if part.bank.released == "dense" else ""
-    which = share_of(len(numbers), len(part.labels)).removeprefix(" of ") or "subnetworks"
-    title = f"{of_what(saved, 0)}: activation functions of the head: {head.squash} squash, then {which}"
+    which = _share_of(len(numbers), len(part.labels)).removeprefix(" of ") or "subnetworks"
+    title = f"{_title_start(saved, 0)}: activation functions of the head: {head.squash} squash, then {which}"
     title += f" ({state(part)}{others})"
     return figures.activations_figure(curves, title)
 
 
 COUNTED = 128
-"""Subnetworks of a head whose linear pieces are counted, at most."""
+"""Most subnetworks of a head whose linear pieces are counted."""

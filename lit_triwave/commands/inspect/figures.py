@@ -1,4 +1,4 @@
-"""The figures of a checkpoint, drawn from plain tensors in the style of `lit_triwave.figures`."""
+"""Draws the figures of a checkpoint from plain tensors, in the style of `lit_triwave.figures`."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from torch import Tensor
 from lit_triwave.figures.run_figures import MAX_MARKS
 from lit_triwave.figures.style import BLUE, GREY, ORANGE, new_figure, titled
 
-GREEN = "#3f8f5b"
-MANY = colormaps["viridis"]
-NEURONS = {
+_GREEN = "#3f8f5b"
+_MANY = colormaps["viridis"]
+_NEURONS = {
     "sum, the waves so far": BLUE,
     "t1, the wave": ORANGE,
-    "t2, what of it is above the peak": GREEN,
+    "t2, the part above the peak": _GREEN,
     "bias, a constant": GREY,
 }
-"""What the neurons of a layer are by construction; once released, it is only what they began as."""
-MAX_COLUMNS = 6
-WIDTH_OF_KEY = 7.0  # inches that the names of the neurons need in one line
-NARROWEST = 4.6  # inches that a legend and a title of two or three lines need
+"""The four neurons of a layer by construction; training may change what they compute."""
+_MAX_COLUMNS = 6
+_WIDTH_OF_KEY = 7.0  # inches for the names of the neurons in one line
+_NARROWEST = 4.6  # inches for a legend and a title of two or three lines
 
 
 @dataclass
@@ -37,9 +37,9 @@ class Row:
     """One subnetwork in a figure of layers.
 
     Attributes:
-        label: of the subnetwork.
+        label: name of the subnetwork.
         axis: name of its input.
-        layers: for each shown layer x, (points,), in that input's units, and its curves, (points, curves).
+        layers: for each shown layer, the input in its units, shape (points,), and the curves, shape (points, curves).
     """
 
     label: str
@@ -48,17 +48,17 @@ class Row:
 
 
 def shown_layers(depth: int) -> list[int]:
-    """Which layers a figure has room for: all, or the first ones and the last."""
-    return list(range(depth)) if depth <= MAX_COLUMNS else [*range(MAX_COLUMNS - 1), depth - 1]
+    """Returns the layers that a figure has room for: all, or the first ones and the last."""
+    return list(range(depth)) if depth <= _MAX_COLUMNS else [*range(_MAX_COLUMNS - 1), depth - 1]
 
 
 def left_out(numbers: Sequence[int], name: str, first: int = 0) -> str:
-    """What a title says of the layers that a figure has no room for; nothing if all are shown.
+    """Returns the part of a title that names the layers without room in a figure; an empty string if all are shown.
 
     Args:
-        numbers: of those that are shown, rising, from 0.
-        name: of several of them, as "waves".
-        first: what the number 0 is called.
+        numbers: indices of the shown layers, ascending, from 0.
+        name: of one layer, such as "wave".
+        first: number of the first layer in titles, 0 or 1.
     """
     missing = [i + first for i in range(numbers[-1]) if i not in numbers]
     if not missing:
@@ -68,13 +68,13 @@ def left_out(numbers: Sequence[int], name: str, first: int = 0) -> str:
 
 
 def plural(count: int, name: str) -> str:
-    """A number of things: 1 breakpoint, 2 breakpoints."""
+    """Returns a count with its noun: 1 breakpoint, 2 breakpoints."""
     return f"{count} {name}" if count == 1 else f"{count} {name}s"
 
 
-def grid(rows: Sequence[Row], headings: Sequence[str], title: str) -> tuple[Figure, list[list[Axes]]]:
-    """A panel for each subnetwork and layer."""
-    size = (max(NARROWEST, 1.2 + 1.75 * len(headings)), 0.9 + 1.35 * len(rows))
+def _grid(rows: Sequence[Row], headings: Sequence[str], title: str) -> tuple[Figure, list[list[Axes]]]:
+    """Returns a figure with a panel for each subnetwork and layer, and its panels as rows."""
+    size = (max(_NARROWEST, 1.2 + 1.75 * len(headings)), 0.9 + 1.35 * len(rows))
     figure, axes = new_figure(len(rows), len(headings), size)
     table = [list(axes[i * len(headings) : (i + 1) * len(headings)]) for i in range(len(rows))]
     for line, row in zip(table, rows, strict=True):
@@ -91,15 +91,15 @@ def grid(rows: Sequence[Row], headings: Sequence[str], title: str) -> tuple[Figu
 
 
 def waves_figure(rows: Sequence[Row], numbers: Sequence[int], title: str) -> Figure:
-    """W_0 … W_{d−1} of some subnetworks, one panel each.
+    """Draws the waves W_0 … W_{d−1} of some subnetworks, one panel each.
 
     Args:
-        rows: subnetworks; each layer one curve.
-        numbers: of the waves that are shown.
-        title: of the figure.
+        rows: subnetworks, with one curve in each layer.
+        numbers: indices of the shown waves.
+        title: title of the figure.
     """
     headings = [f"$W_{{{i}}}$, {1 << (i + 1)} pieces" for i in numbers]
-    figure, table = grid(rows, headings, title + left_out(numbers, "wave"))
+    figure, table = _grid(rows, headings, title + left_out(numbers, "wave"))
     for line, row in zip(table, rows, strict=True):
         for ax, (x, wave) in zip(line, row.layers, strict=True):
             ax.plot(x, wave, color=BLUE, linewidth=0.9)
@@ -108,30 +108,30 @@ def waves_figure(rows: Sequence[Row], numbers: Sequence[int], title: str) -> Fig
 
 
 def neurons_figure(rows: Sequence[Row], numbers: Sequence[int], title: str) -> Figure:
-    """What hidden neurons hold, over the input of their subnetwork, each as a share of its own largest value.
+    """Draws hidden neurons over the input of their subnetwork, each as a share of its own largest value.
 
     Args:
-        rows: subnetworks, four curves a layer, or a whole network of random start, with as many as it has.
-        numbers: of the hidden layers that are shown, from 0.
-        title: of the figure.
+        rows: subnetworks, with four curves in each layer; or one network with a random start and any number of curves.
+        numbers: indices of the shown hidden layers, from 0.
+        title: title of the figure.
     """
     title += left_out(numbers, "hidden layer", 1)
-    figure, table = grid(rows, [f"hidden layer {i + 1}" for i in numbers], title)
+    figure, table = _grid(rows, [f"hidden layer {i + 1}" for i in numbers], title)
     named = rows[0].label != ""
     for line, row in zip(table, rows, strict=True):
         for ax, (x, curves) in zip(line, row.layers, strict=True):
             count = curves.shape[1]
-            colors = list(NEURONS.values()) if named else [MANY(j / max(1, count - 1)) for j in range(count)]
+            colors = list(_NEURONS.values()) if named else [_MANY(j / max(1, count - 1)) for j in range(count)]
             for curve, color in zip(curves.T, colors, strict=True):
                 ax.plot(x, curve / (curve.max() or 1.0), color=color, linewidth=1.0)
             ax.set_ylim(-0.05, 1.08)
     if named:
-        handles = [table[0][0].plot([], [], color=color, label=name)[0] for name, color in NEURONS.items()]
-        columns = 4 if figure.get_figwidth() >= WIDTH_OF_KEY else 2
-        key = {"ncols": columns, "title": "at the release each neuron began as", "title_fontsize": 8}
+        handles = [table[0][0].plot([], [], color=color, label=name)[0] for name, color in _NEURONS.items()]
+        columns = 4 if figure.get_figwidth() >= _WIDTH_OF_KEY else 2
+        key = {"ncols": columns, "title": "role of each neuron at the release", "title_fontsize": 8}
         figure.legend(handles=handles, loc="outside lower center", frameon=False, fontsize=8, **key)
     elif (count := rows[0].layers[0][1].shape[1]) > 1:
-        numbered = ScalarMappable(Normalize(1, count), MANY)
+        numbered = ScalarMappable(Normalize(1, count), _MANY)
         bar = figure.colorbar(numbered, ax=[ax for line in table for ax in line], pad=0.01, aspect=12)
         bar.ax.yaxis.set_major_locator(MaxNLocator(4, integer=True))
         bar.ax.tick_params(labelsize=7)
@@ -140,14 +140,14 @@ def neurons_figure(rows: Sequence[Row], numbers: Sequence[int], title: str) -> F
 
 
 def breakpoints_figure(x: Tensor, curvature: Tensor, kinks: Tensor, name: str, title: str) -> Figure:
-    """Where the breakpoints sit, against where the best free-knot approximation has them (METHOD section 6).
+    """Draws the breakpoints against those of the best free-knot approximation (METHOD section 6).
 
     Args:
-        x: centres of equal cells of the domain, (points,).
-        curvature: f'' there, (points,).
-        kinks: breakpoints of the network, (kinks,).
-        name: of the variable.
-        title: of the figure.
+        x: centres of equal cells of the domain, shape (points,).
+        curvature: f'' at x, shape (points,).
+        kinks: breakpoints of the network, shape (kinks,).
+        name: name of the variable.
+        title: title of the figure.
     """
     width = float(x[1] - x[0])
     density = curvature.abs().pow(2 / 5).nan_to_num(0.0, 0.0, 0.0)
@@ -159,7 +159,7 @@ def breakpoints_figure(x: Tensor, curvature: Tensor, kinks: Tensor, name: str, t
     label = f"{plural(len(kinks), 'breakpoint')} of the network"
     counts.hist(kinks.numpy(), bins=bins, range=(low, high), color=BLUE, alpha=0.35, label=label)
     expected = optimal * len(kinks) * (high - low) / bins
-    counts.plot(x, expected, color=ORANGE, linewidth=1.6, label="as many, as dense as $|f''|^{2/5}$")
+    counts.plot(x, expected, color=ORANGE, linewidth=1.6, label="optimal density, $|f''|^{2/5}$")
     counts.set(xlabel=name, ylabel="breakpoints in a bin")
     if len(kinks) <= MAX_MARKS:
         counts.plot(kinks, torch.zeros_like(kinks), "|", color=BLUE, markersize=8)
@@ -181,12 +181,12 @@ class ActivationCurve:
     """A subnetwork as an activation function of the batch-normalised projection z.
 
     Attributes:
-        number: of the subnetwork.
-        z: (points,).
-        now: the subnetwork's output behind the squash, (points,).
-        constructed: the same at the release, or None.
-        mean, deviation: of z, as the batch norm sets them.
-        regions: linear pieces on [0, 1], or None.
+        number: of the subnetwork in the bank.
+        z: inputs, shape (points,).
+        now: outputs of squash and subnetwork, shape (points,).
+        constructed: the same outputs at the release; None if they are unknown.
+        mean, deviation: mean and standard deviation of z, as the batch norm sets them.
+        regions: number of linear pieces on [0, 1]; None if they were not counted.
     """
 
     number: int
@@ -199,10 +199,10 @@ class ActivationCurve:
 
 
 def activations_figure(curves: Sequence[ActivationCurve], title: str) -> Figure:
-    """Learned activation functions, each on its own scale, over the normal distribution of their inputs."""
+    """Draws learned activation functions, each on its own scale, over the normal distribution of their inputs."""
     columns = min(4, len(curves))
     rows = -(-len(curves) // columns)
-    figure, axes = new_figure(rows, columns, (max(NARROWEST, 0.6 + 2.3 * columns), 1.3 + 1.7 * rows))
+    figure, axes = new_figure(rows, columns, (max(_NARROWEST, 0.6 + 2.3 * columns), 1.3 + 1.7 * rows))
     for ax, curve in zip(axes, curves, strict=False):
         shade = ax.twinx()
         bell = torch.exp(-((curve.z - curve.mean) ** 2) / (2 * curve.deviation**2))
@@ -232,13 +232,13 @@ def activations_figure(curves: Sequence[ActivationCurve], title: str) -> Figure:
 
 
 def peaks_figure(peaks: Tensor, regions: Sequence[int], before: int, title: str) -> Figure:
-    """How the peaks of many subnetworks are distributed in each layer, and how many linear pieces they have.
+    """Draws the distributions of the peaks in each layer and of the linear pieces of many subnetworks.
 
     Args:
-        peaks: (subnetworks, depth + 1).
-        regions: linear pieces now, of some of them.
-        before: linear pieces of each at the release.
-        title: of the figure.
+        peaks: shape (subnetworks, depth + 1).
+        regions: numbers of linear pieces of some subnetworks now.
+        before: number of linear pieces of each at the release.
+        title: title of the figure.
     """
     figure, (left, right) = new_figure(1, 2, (9.5, 3.8))
     n, count = peaks.shape
@@ -266,15 +266,15 @@ def peaks_figure(peaks: Tensor, regions: Sequence[int], before: int, title: str)
 
 
 def activity_figure(layers: Sequence[Tensor], on: str, title: str) -> Figure:
-    """On which share of the inputs each hidden neuron is above zero, neurons in order, one panel a layer.
+    """Draws the share of the inputs on which each hidden neuron is above zero, sorted, one panel for each layer.
 
     Args:
-        layers: shares of the neurons, (neurons,) each.
-        on: what the inputs are.
-        title: of the figure.
+        layers: shares for each layer, shape (neurons,), 0 to 1.
+        on: name of the inputs.
+        title: title of the figure.
     """
     shown = shown_layers(len(layers))
-    figure, axes = new_figure(1, len(shown), (max(NARROWEST, 1.4 + 1.9 * len(shown)), 3.2))
+    figure, axes = new_figure(1, len(shown), (max(_NARROWEST, 1.4 + 1.9 * len(shown)), 3.2))
     for ax, i in zip(axes, shown, strict=True):
         share = 100 * layers[i].sort().values
         ax.stairs(share, torch.arange(len(share) + 1), fill=True, color=BLUE, alpha=0.35, linewidth=0)

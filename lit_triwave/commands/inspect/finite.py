@@ -1,4 +1,4 @@
-"""Weights that are not finite: of a network none of whose figures would be right, or of some of a function's seeds."""
+"""Finds seeds whose weights are not finite, so that `inspect` can skip them."""
 
 from __future__ import annotations
 
@@ -8,28 +8,28 @@ from lit_triwave.checkpoints.rebuild import Saved
 from lit_triwave.errors import TriwaveError
 from lit_triwave.modules.regressor import FunctionRegressor
 
-NETWORK = "network."
-OF_ALL_SEEDS = "network.scaling."
-"""What a function's seeds have in common; all else has them as its first dimension."""
+_NETWORK = "network."
+_SHARED = "network.scaling."
+"""Buffers that all seeds of a function share. All other parameters and buffers have the seeds as first dimension."""
 
 
 def lost_seeds(saved: Saved) -> dict[int, str]:
-    """The seeds with weights that are not finite, and the first parameter or buffer of each that is not.
+    """Returns the seeds with weights that are not finite: seed ↦ name of its first such parameter or buffer.
 
     Args:
-        saved: the checkpoint; a classifier is its only seed, 0.
+        saved: the checkpoint; a classifier has one seed, 0.
     """
     found: dict[int, str] = {}
     for name, value in saved.module.state_dict().items():
-        if not name.startswith(NETWORK):  # errors of the seeds, which are NaN until they are known
+        if not name.startswith(_NETWORK):  # for example errors of the seeds, which are NaN until they are known
             continue
-        for seed in bad_seeds(value, saved.is_function and not name.startswith(OF_ALL_SEEDS), saved.seeds):
+        for seed in _bad_seeds(value, saved.is_function and not name.startswith(_SHARED), saved.seeds):
             found.setdefault(seed, name)
     return found
 
 
-def bad_seeds(value: Tensor, by_seed: bool, seeds: int) -> list[int]:
-    """The seeds whose part of a tensor is not finite: of one that they share, all or none."""
+def _bad_seeds(value: Tensor, by_seed: bool, seeds: int) -> list[int]:
+    """Returns the seeds whose part of a tensor is not finite; all seeds or none if they share the tensor."""
     finite = value.isfinite()
     if by_seed and value.numel():
         bad: list[int] = (~finite.reshape(seeds, -1).all(1)).nonzero().flatten().tolist()
@@ -38,11 +38,11 @@ def bad_seeds(value: Tensor, by_seed: bool, seeds: int) -> list[int]:
 
 
 def healthy_seed(saved: Saved, asked: int | None, lost: dict[int, str]) -> int:
-    """The seed to look at: the one asked for; else the best one, or the best of the finite ones if it is not.
+    """Returns the seed to inspect: the given one, or else the best seed with finite weights.
 
     Args:
         saved: the checkpoint.
-        asked: for a seed, from 0.
+        asked: the given seed, from 0, or None.
         lost: see `lost_seeds`.
 
     Raises:

@@ -1,5 +1,4 @@
-"""The constructed subnetworks of a checkpoint one by one: names, what they compute, and how far from the construction
-they have gone."""
+"""The constructed subnetworks of a checkpoint: names, functions, and distance from the construction."""
 
 from __future__ import annotations
 
@@ -21,8 +20,8 @@ from lit_triwave.nn.bank import TriangleBank
 from lit_triwave.nn.constructed import ConstructedNetwork, WiredBank
 from lit_triwave.nn.heads import BlockDiagonalLayers
 
-MIDDLE = 0.5
-"""What the others' inputs are while one is varied, where a dense release lets subnetworks see each other's."""
+_MIDDLE = 0.5
+"""Value of the other inputs while one input varies, where a dense release connects subnetworks."""
 
 
 @dataclass
@@ -32,10 +31,10 @@ class Group:
     Attributes:
         bank: of shape (n,), as the checkpoint has it.
         name: of the bank, such as "subnetworks" or "outer network".
-        labels: of the subnetworks.
-        axis: for each, what its input in [0, 1] stands for, as (name, lower, upper).
-        shares: for each, the subnetworks that have the same input, itself among them.
-        constructed: the bank before the release, None where it is not known.
+        labels: names of the subnetworks.
+        axis: for each subnetwork, the quantity of its input in [0, 1], as (name, lower, upper).
+        shares: for each subnetwork, the indices of all that share its input, its own included.
+        constructed: the bank before the release; None if it is unknown.
     """
 
     bank: TriangleBank
@@ -47,14 +46,14 @@ class Group:
 
     @property
     def peaks(self) -> Tensor:
-        """Those of now or of the release, (n, depth + 1), float64."""
+        """Peaks now or at the release, shape (n, depth + 1), float64."""
         return self.bank.peaks.detach().double()
 
     @property
     def scales(self) -> Tensor:
-        """s_0 … s_{d−1}, (n, depth), float64; in units of s_0 where only the peaks are known.
+        """Scales s_0 … s_{d−1}, shape (n, depth), float64.
 
-        They are then those of Theorem 3.1.
+        If only the peaks are known, these are the scales of Theorem 3.1 in units of s_0.
         """
         if self.constructed is not None:
             return self.constructed.scales.detach().double()
@@ -62,23 +61,23 @@ class Group:
 
     @property
     def scales_known(self) -> bool:
-        """Whether s_0 is known, and the others if they are free."""
+        """Whether all scales are known, and not only their ratios by Theorem 3.1."""
         return self.constructed is not None
 
     def wave(self, number: int, i: int) -> tuple[Tensor, Tensor]:
-        """W_i of a subnetwork, as the ends of its 2^(i+1) pieces and its values there, 0 and 1 in turn."""
+        """Returns the wave W_i of a subnetwork: the ends of its 2^(i+1) pieces and its values there, 0 or 1."""
         ends = nodes(self.peaks[number, : i + 1])
         return ends, torch.arange(len(ends)) % 2
 
     @cached_property
     def _weights(self) -> Any:
-        """In float64, also those that follow from float32 peaks: their rounding would make further kinks."""
+        """Weights in float64, also if computed from float32 peaks, whose rounding would make further kinks."""
         return copy.deepcopy(self.bank).double().weights()
 
     def layers(self, number: int) -> list[dense.Affine]:
-        """One subnetwork as a function of its own input, in float64: affine maps with a ReLU between.
+        """Returns one subnetwork as a function of its own input: affine maps in float64 with a ReLU between.
 
-        In a dense release all neurons of the bank take part; other inputs stay at 1/2.
+        In a dense release all neurons of the bank take part, and the other inputs are 1/2.
         """
         weights = self._weights
         if not isinstance(weights, dense.DenseWeights):
@@ -87,17 +86,17 @@ class Group:
         whole = dense.affine_layers(dense.DenseWeights(*(w.detach().double() for w in weights)))
         moving = whole[0][0].new_zeros(len(self.labels), 1)
         moving[self.shares[number]] = 1
-        whole = dense.chain([(moving, MIDDLE * (1 - moving[:, 0]))], whole)
+        whole = dense.chain([(moving, _MIDDLE * (1 - moving[:, 0]))], whole)
         weight, bias = whole[-1]
         return [*whole[:-1], (weight[number : number + 1], bias[number : number + 1])]
 
     def sequential(self, number: int) -> nn.Sequential:
-        """`layers` as modules; in the bank's precision if that is what is trained."""
+        """Returns `layers` as modules; in the bank's precision once the weights are the parameters."""
         bank = self.bank
         return dense.sequential(self.layers(number)).to(torch.float64 if bank.released is None else bank.sign.dtype)
 
     def neurons(self, number: int, u: Tensor) -> list[Tensor]:
-        """The hidden neurons of one subnetwork, layer by layer, at u (points,): (points, 4) each."""
+        """Returns the hidden neurons of one subnetwork at u, shape (points,): shape (points, 4) for each layer."""
         h, found = u.double()[:, None], []
         for weight, bias in self.layers(number)[:-1]:
             h = (h @ weight.T + bias).relu()
@@ -106,19 +105,19 @@ class Group:
         return found
 
     def outputs(self, number: int, u: Tensor) -> Tensor:
-        """One subnetwork's output at u (points,): (points,)."""
+        """Returns one subnetwork's output at u, shape (points,): shape (points,)."""
         y: Tensor = dense.sequential(self.layers(number))(u.double()[:, None]).detach()
         return y[:, 0]
 
     def regions(self, numbers: Sequence[int]) -> list[int]:
-        """Linear pieces on [0, 1] of some subnetworks, exact."""
+        """Returns the exact number of linear pieces on [0, 1] of some subnetworks."""
         return [count_linear_regions(self.sequential(number)) for number in numbers]
 
     def distance(self, recruited: bool) -> dict[str, float]:
-        """How far the weights are from those at the release: ‖now − then‖ / ‖then‖ of each kind; empty if not known."""
+        """Returns ‖now − then‖ / ‖then‖ of each kind of weights since the release; an empty dict if it is unknown."""
         if self.bank.released is None or self.constructed is None:
             return {}
-        then = copy_of(self.constructed)
+        then = _copy_of(self.constructed)
         then.release(self.bank.released, recruited)
         found = {}
         for name in ("input", "hidden", "output"):
@@ -130,7 +129,7 @@ class Group:
         return found
 
     def off_diagonal(self) -> float | None:
-        """Share of the hidden matrices' squared weights that lies between subnetworks; None unless they are dense."""
+        """Returns the share of the hidden matrices' squared weights between subnetworks; None unless they are dense."""
         if self.bank.released != "dense":
             return None
         n = len(self.labels)
@@ -140,8 +139,8 @@ class Group:
         return float(1 - blocks.sum() / squares.sum()) if squares.numel() else 0.0
 
 
-def copy_of(bank: TriangleBank) -> TriangleBank:
-    """A bank of the same shape, stage and parameters."""
+def _copy_of(bank: TriangleBank) -> TriangleBank:
+    """Returns a bank with the same shape, stage and parameters."""
     other = TriangleBank(
         bank.shape,
         bank.depth,
@@ -156,7 +155,7 @@ def copy_of(bank: TriangleBank) -> TriangleBank:
 
 def groups(saved: Saved, seed: int) -> list[Group]:
     """Returns the banks of a checkpoint for one seed; an empty list for networks with a random start."""
-    before = construction(saved)
+    before = _construction(saved)
     network = saved.module.network
     if isinstance(network, ConstructedNetwork):
         earlier: Any = None if before is None else before.module.network.wired_banks(before.variables)  # type: ignore[operator]
@@ -185,14 +184,14 @@ def _head_group(bank: TriangleBank, before: TriangleBank | None) -> Group:
 
 
 def head_layers(saved: Saved) -> list[BlockDiagonalLayers]:
-    """The constructed layers of a classifier."""
+    """Returns the constructed layers of a classifier."""
     return [module for module in saved.module.modules() if isinstance(module, BlockDiagonalLayers)]
 
 
-def construction(saved: Saved) -> Saved | None:
-    """The same networks while their peaks were trained: this checkpoint, or the `pretrained.ckpt` beside it.
+def _construction(saved: Saved) -> Saved | None:
+    """Returns the same networks before the release: this checkpoint, or the `pretrained.ckpt` beside it.
 
-    None where that is not there or is not what the weights were released from.
+    Returns None if that file is missing or the weights were not released from it.
     """
     banks = saved.module.banks
     if not banks or all(bank.released is None for bank in banks):
@@ -205,12 +204,12 @@ def construction(saved: Saved) -> Saved | None:
     except TriwaveError:
         return None
     same = len(other.module.banks) == len(banks) and all(
-        then.released is None and then.peaks.shape == now.peaks.shape and same_peaks(then.peaks, now.peaks)
+        then.released is None and then.peaks.shape == now.peaks.shape and _same_peaks(then.peaks, now.peaks)
         for then, now in zip(other.module.banks, banks, strict=True)
     )
     return other if same else None
 
 
-def same_peaks(then: Tensor, now: Tensor) -> bool:
-    """Whether the peaks are equal, those of seeds that were lost already then taken as such."""
+def _same_peaks(then: Tensor, now: Tensor) -> bool:
+    """Returns whether the peaks are equal; NaN, as in seeds that were lost before the release, equals NaN."""
     return torch.equal(then.nan_to_num(), now.nan_to_num())

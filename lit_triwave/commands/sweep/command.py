@@ -1,4 +1,4 @@
-"""The command: one run after the other, kept, gone on with or begun; or a list of them for SLURM."""
+"""The command: makes, resumes or keeps one run after another, or lists them for SLURM."""
 
 from __future__ import annotations
 
@@ -22,54 +22,56 @@ from lit_triwave.files import open_folder, written_whole
 from lit_triwave.tracking.lock import used_by
 
 DESCRIPTION = (
-    "The runs of a sweep file in W&B's format (grid or random), without W&B's server: ordinary run folders in "
-    "runs/<sweep>/. Further arguments, --KEY VALUE, go to every fit. The same command again goes on."
+    "Makes the runs of a sweep file in W&B's format (grid or random), without W&B's server, as ordinary run folders in "
+    "runs/<sweep>/. Further arguments, --KEY VALUE, go to every fit. The same command again resumes the sweep."
 )
-OWN = ("--count", "--list")
+_OWN = ("--count", "--list")
+"""The command's own options; all others go to `fit`."""
 
 
 def run(args: Sequence[str], started: float) -> int:
-    """`sweep` with its command line; returns the exit code: 1 if a run failed, 130 or 75 if it was stopped."""
+    """Runs `sweep` and returns the exit code: 1 if a run failed, 130 or 75 if a signal stopped it."""
     quiet()
-    options, overrides = parse(args)
+    options, overrides = _parse(args)
     steps = int(os.environ.get("SLURM_STEP_NUM_TASKS", "1"))
     if steps > 1:
         raise TriwaveError(
-            f"sweep is one process, not {steps} of srun's; --list FILE makes jobs for slurm/array.sbatch"
+            f"sweep must be one process, got {steps} tasks from srun; --list FILE makes jobs for slurm/array.sbatch"
         )
     sweep = read_sweep(Path(options.file))
     runs = plan(sweep, options.count, overrides)
     for key in sweep.left_out:
-        print(f"{key} is left out: it is W&B's server that follows it")
+        print(f"{key} is ignored: only W&B's server can follow it")
     if options.list is not None:
-        return write_list(Path(options.list), runs, sweep)
+        return _write_list(Path(options.list), runs, sweep)
     folder = runs[0].folder.parent
     open_folder(folder, "set run.root to another", "sweep folder")
     kept = sum(one.state == "finished" for one in runs)
     limited = f" of {sweep.size}" if math.isfinite(sweep.size) and sweep.size > len(runs) else ""
     names = " × ".join(parameter.name for parameter in sweep.parameters)
-    before = f"; {kept} are kept from before" if kept else ""
+    before = f"; {kept} are finished already" if kept else ""
     print(f"sweep {folder}: {len(runs)} runs{limited}, {names}{before}", flush=True)
     stop = Stop()
     with stop.installed():
-        failed = run_all(runs, sweep, stop)
+        failed = _run_all(runs, sweep, stop)
     if stop.requested is not None:
         left = sum(one.state != "finished" for one in runs)
         command = shlex.join(["python", "-m", "lit_triwave", "sweep", *args])
         print(
-            f"stopped by {stop.requested.name}, {left} of {len(runs)} runs are left; go on with:\n{command}", flush=True
+            f"stopped by {stop.requested.name}, {left} of {len(runs)} runs are left; resume with:\n{command}",
+            flush=True,
         )
         return REQUEUE if stop.requested == REQUEUE_SIGNAL else INTERRUPTED
-    close(runs, sweep, failed)
+    _close(runs, sweep, failed)
     return 1 if failed else 0
 
 
-def parse(args: Sequence[str]) -> tuple[Any, list[str]]:
-    """The command's own arguments as a namespace, and those for `fit`."""
+def _parse(args: Sequence[str]) -> tuple[Any, list[str]]:
+    """Returns the command's own arguments as a namespace, and the arguments for `fit`."""
     parser = OneLineParser(prog="python -m lit_triwave sweep", description=DESCRIPTION)
     parser.add_argument("file", type=str, help="sweep file, such as configs/sweeps/digits_heads.yaml")
-    parser.add_argument("--count", type=int, help="the first so many runs only")
-    parser.add_argument("--list", type=str, help="write the runs that are left to this file, for slurm/array.sbatch")
+    parser.add_argument("--count", type=int, help="number of runs to make, from the first; by default all")
+    parser.add_argument("--list", type=str, help="write the unfinished runs to this file, for slurm/array.sbatch")
     own: list[str] = []
     overrides: list[str] = []
     pending = list(args)
@@ -78,25 +80,25 @@ def parse(args: Sequence[str]) -> tuple[Any, list[str]]:
         own.append(pending.pop(0))
     while pending:
         word = pending.pop(0)
-        if word in OWN:
+        if word in _OWN:
             own += [word, *pending[:1]]
             pending = pending[1:]
         else:
-            (own if word.split("=")[0] in (*OWN, "-h", "--help") else overrides).append(word)
+            (own if word.split("=")[0] in (*_OWN, "-h", "--help") else overrides).append(word)
     if overrides and not file:
-        parser.error("the sweep file comes first: python -m lit_triwave sweep FILE [--KEY VALUE ...]")
+        parser.error("FILE must come first: python -m lit_triwave sweep FILE [--KEY VALUE ...]")
     options = parser.parse_args(own)
     if options.count is not None and options.count < 1:
-        parser.error(f"--count {options.count}: at least 1")
+        parser.error(f"--count must be at least 1, got {options.count}")
     return options, overrides
 
 
-def write_list(file: Path, runs: list[Planned], sweep: Sweep) -> int:
-    """Writes one line for each run that is not finished, as slurm/array.sbatch takes them; no file if all are."""
+def _write_list(file: Path, runs: list[Planned], sweep: Sweep) -> int:
+    """Writes one line for each unfinished run, as slurm/array.sbatch reads them; no file if all are finished."""
     left = [one for one in runs if one.state != "finished"]
     if not left:
         for number, one in enumerate(runs, start=1):
-            print(f"run {number}/{len(runs)}  {one.id}  {result(one, sweep)}finished")
+            print(f"run {number}/{len(runs)}  {one.id}  {_result(one, sweep)}finished")
         print(f"all {len(runs)} runs are finished: {file} is not written")
         return 0
     lines = []
@@ -113,8 +115,8 @@ def write_list(file: Path, runs: list[Planned], sweep: Sweep) -> int:
     return 0
 
 
-def run_all(runs: list[Planned], sweep: Sweep, stop: Stop) -> dict[str, str]:
-    """Makes the runs that are not finished, until there is a signal; returns those that failed, id ↦ why."""
+def _run_all(runs: list[Planned], sweep: Sweep, stop: Stop) -> dict[str, str]:
+    """Makes the unfinished runs until a signal arrives; returns the runs that failed, id ↦ reason."""
     failed: dict[str, str] = {}
     seconds: list[float] = []
     for number, one in enumerate(runs, start=1):
@@ -122,43 +124,43 @@ def run_all(runs: list[Planned], sweep: Sweep, stop: Stop) -> dict[str, str]:
             break
         title = f"run {number}/{len(runs)}  {one.id}"
         if one.state == "finished":
-            print(f"{title}  {result(one, sweep)}kept from before", flush=True)
+            print(f"{title}  {_result(one, sweep)}finished already", flush=True)
             continue
         owner = used_by(one.folder)
         if owner is not None:
-            print(f"{title}  left to process {owner}, which works on it", flush=True)
+            print(f"{title}  skipped: process {owner} is working on it", flush=True)
             continue
-        print(f"{title}{'  goes on' if one.state == 'begun' else ''}", flush=True)
+        print(f"{title}{'  resumes' if one.state == 'begun' else ''}", flush=True)
         begun = time.monotonic()
         code = stop.fit(one.command)
         if code in (INTERRUPTED, REQUEUE) or stop.requested is not None:
-            # A signal that only the run got ends the sweep too: whoever sent it wants the machine.
+            # A signal to the run alone ends the sweep too: its sender wants the machine.
             stop.requested = stop.requested or (REQUEUE_SIGNAL if code == REQUEUE else signal.SIGINT)
             break
         seconds.append(time.monotonic() - begun)
         left = sum(other.state != "finished" for other in runs[number:]) * sum(seconds) / len(seconds)
         if code:
             failed[one.id] = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-        said = f"failed, {failed[one.id]}; " if code else result(one, sweep)
-        print(f"{title}  {said}{seconds[-1]:.0f} s{f', about {duration(left)} left' if left else ''}", flush=True)
+        said = f"failed, {failed[one.id]}; " if code else _result(one, sweep)
+        print(f"{title}  {said}{seconds[-1]:.0f} s{f', about {_duration(left)} left' if left else ''}", flush=True)
     return failed
 
 
-def result(one: Planned, sweep: Sweep) -> str:
-    """The sweep's metric of a run, where it has one."""
+def _result(one: Planned, sweep: Sweep) -> str:
+    """Returns the sweep's metric of a run with its name; an empty string if the run has none."""
     value = one.metric(sweep.metric)
     return "" if value is None else f"{sweep.metric} {value:.4g}  "
 
 
-def duration(seconds: float) -> str:
-    """In the unit that one would say."""
+def _duration(seconds: float) -> str:
+    """Returns a duration in a readable unit."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def close(runs: list[Planned], sweep: Sweep, failed: dict[str, str]) -> None:
-    """Says what failed, which run is best, and how to compare them."""
+def _close(runs: list[Planned], sweep: Sweep, failed: dict[str, str]) -> None:
+    """Prints which runs failed, which one is best, and how to compare them."""
     for name, why in failed.items():
         print(f"failed: {name} ({why})")
     values = {one.id: one.metric(sweep.metric) for one in runs if one.state == "finished"}

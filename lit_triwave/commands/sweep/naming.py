@@ -1,4 +1,4 @@
-"""How a run of a sweep is called and asked for: its id and its arguments follow from its values alone."""
+"""Names and arguments of a sweep's runs, which follow from the values of each run alone."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-LONGEST = 80  # characters of an id; `Run` takes up to 100
+_LONGEST = 80  # characters of an id; `Run` accepts up to 100
 
 
 def run_ids(runs: Sequence[dict[str, Any]]) -> list[str]:
-    """A readable id for each run, such as `depth=5-width=8`.
+    """Returns a readable id for each run, such as `depth=5-width=8`.
 
-    Fields go by the last part of their names where that is not ambiguous; fields with only one value are named too, so
-    that more values later leave the ids as they are. Ids that are too long or alike end in a digest of the values.
+    A field is named by the last part of its name where that is unambiguous. Fields with only one value are named too,
+    so that adding values later does not change the ids. Ids that are too long or equal end in a hash of the values.
 
     Args:
-        runs: name ↦ value of each, all with the same names.
+        runs: field name ↦ value for each run, all with the same names.
     """
     last = Counter(name.rpartition(".")[2] for name in (runs[0] if runs else {}))
     ids = []
@@ -27,39 +27,39 @@ def run_ids(runs: Sequence[dict[str, Any]]) -> list[str]:
         parts = []
         for name, value in run.items():
             short = name.rpartition(".")[2]
-            parts.append(f"{short if last[short] == 1 else name}={readable(value)}")
+            parts.append(f"{short if last[short] == 1 else name}={_readable(value)}")
         ids.append("-".join(parts))
     alike = Counter(ids)
     return [
-        name if alike[name] == 1 and len(name) <= LONGEST else f"{name[: LONGEST - 9]}-{digest(run)}"
+        name if alike[name] == 1 and len(name) <= _LONGEST else f"{name[: _LONGEST - 9]}-{_digest(run)}"
         for name, run in zip(ids, runs, strict=True)
     ]
 
 
-def readable(value: Any) -> str:
-    """A value in characters that a run's id may have; of a config file its place in configs/."""
-    text = value if isinstance(value, str) else argument_value(value)
+def _readable(value: Any) -> str:
+    """Returns a value in characters that a run's id may have; for a config file, its path in configs/."""
+    text = value if isinstance(value, str) else _argument_value(value)
     text = re.sub(r"^(\./)?configs/|\.ya?ml$", "", text)
     return re.sub(r"[^\w.+-]+", "_", text.replace('"', "")).strip("_") or "_"
 
 
-def digest(values: dict[str, Any]) -> str:
-    """Eight hexadecimal digits that tell values apart."""
+def _digest(values: dict[str, Any]) -> str:
+    """Returns eight hexadecimal digits of a hash of the values."""
     return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()[:8]
 
 
 def arguments(values: dict[str, Any]) -> list[str]:
-    """`--KEY=VALUE` for each value, as `wandb agent` gives them."""
-    return [f"--{name}={argument_value(value)}" for name, value in values.items()]
+    """Returns `--KEY=VALUE` for each value, as `wandb agent` does."""
+    return [f"--{name}={_argument_value(value)}" for name, value in values.items()]
 
 
-def argument_value(value: Any) -> str:
-    """A value as the command line takes it: strings as they are, else JSON, which is YAML."""
+def _argument_value(value: Any) -> str:
+    """Returns a value for the command line: a string as it is, any other value as JSON, which is YAML."""
     return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
 def configs_first(words: Sequence[str]) -> list[str]:
-    """The words of a command line with its config files in front: a field can't be set before there is a config."""
+    """Moves the config files of a command line to the front, since fields can only be set after them."""
     front: list[str] = []
     rest: list[str] = []
     pending = list(words)

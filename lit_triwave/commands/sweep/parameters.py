@@ -45,12 +45,12 @@ _DISCRETE = ("constant", "categorical", "int_uniform", "q_uniform")
 
 @dataclass(frozen=True)
 class Parameter:
-    """One swept field of the config.
+    """One swept field of a config.
 
     Args:
         name: dotted, such as `model.depth`.
         distribution: name of one of W&B's distributions.
-        settings: the other keys of its entry.
+        settings: the other keys of its entry in the sweep file.
     """
 
     name: str
@@ -59,22 +59,22 @@ class Parameter:
 
     @property
     def continuous(self) -> bool:
-        """Whether no two draws need be alike."""
+        """Whether the distribution is continuous, so that a grid cannot list its values."""
         return self.distribution not in _DISCRETE
 
     def grid(self) -> list[Any]:
-        """All its values.
+        """Returns all values.
 
         Raises:
-            TriwaveError: there is no end of them, or none.
+            TriwaveError: the distribution is continuous, or has probabilities.
         """
         s = self.settings
         if self.continuous:
-            raise TriwaveError(
-                f"parameter {self.name}: {self.distribution} has no grid; list values, or method: random"
-            )
+            raise TriwaveError(f"parameter {self.name}: a grid must have a list of values, got {self.distribution}")
         if "probabilities" in s:
-            raise TriwaveError(f"parameter {self.name}: a grid takes each value once; leave probabilities out")
+            raise TriwaveError(
+                f"parameter {self.name}: a grid takes each value once; remove probabilities, or set method: random"
+            )
         if self.distribution == "constant":
             return [s["value"]]
         if self.distribution == "categorical":
@@ -102,22 +102,24 @@ class Parameter:
 
 
 def parameters(entries: Any, prefix: str = "") -> list[Parameter]:
-    """The parameters of a sweep file, nested ones under dotted names, each checked.
+    """Returns the checked parameters of a sweep file, nested ones under dotted names.
 
     Args:
-        entries: name ↦ entry, as under `parameters:`.
-        prefix: of the names, with its dot.
+        entries: name ↦ entry, as in the file under `parameters:`.
+        prefix: in front of the names, with its dot.
 
     Raises:
-        TriwaveError: naming the parameter and what is wrong with it.
+        TriwaveError: a parameter is wrong; the message names it and the reason.
     """
     found: list[Parameter] = []
     if not isinstance(entries, dict) or not entries:
-        raise TriwaveError(f"{prefix.rstrip('.') + '.' if prefix else ''}parameters: names with values are expected")
+        raise TriwaveError(f"`{prefix}parameters` must have names with values, got {entries!r}")
     for key, entry in entries.items():
         name = f"{prefix}{key}"
         if not isinstance(entry, dict):
-            raise TriwaveError(f"parameter {name} {entry!r}: {{value: …}}, {{values: […]}} or {{min: …, max: …}}")
+            raise TriwaveError(
+                f"parameter {name} must be {{value: …}}, {{values: […]}} or {{min: …, max: …}}, got {entry!r}"
+            )
         if "parameters" in entry:
             found += parameters(entry["parameters"], f"{name}.")
             continue
@@ -133,10 +135,10 @@ def parameters(entries: Any, prefix: str = "") -> list[Parameter]:
 
 
 def _distribution(name: str, entry: dict[str, Any]) -> str:
-    """Which one an entry means, by W&B's rules where it does not say so.
+    """Returns the distribution of an entry, by W&B's rules where the entry does not name it.
 
     Raises:
-        TriwaveError: it is unknown or unclear.
+        TriwaveError: the distribution is unknown or unclear.
     """
     given = entry.get("distribution")
     if given is not None:
@@ -154,40 +156,42 @@ def _distribution(name: str, entry: dict[str, Any]) -> str:
             return "int_uniform"
         if kinds == {float}:
             return "uniform"
-        raise TriwaveError(f"parameter {name}: min and max are both whole numbers, or both with a decimal point")
+        raise TriwaveError(f"parameter {name}: min and max must both be whole numbers, or both have a decimal point")
     if "mu" in entry or "sigma" in entry:
         return "normal"
-    raise TriwaveError(f"parameter {name}: value, values, or min and max are missing")
+    raise TriwaveError(f"parameter {name} must have value, values, or min and max")
 
 
 def _checked(parameter: Parameter) -> Parameter:
-    """The parameter, if its settings make sense.
+    """Returns a parameter whose settings are valid.
 
     Raises:
-        TriwaveError: they don't.
+        TriwaveError: a setting is not valid.
     """
     s, kind = parameter.settings, parameter.distribution
     start = f"parameter {parameter.name}: "
     for key in _NEEDED[kind]:
         if key not in s:
-            raise TriwaveError(f"{start}{kind} needs {' and '.join(_NEEDED[kind])}")
+            raise TriwaveError(f"{start}{kind} must have {' and '.join(_NEEDED[kind])}")
     for key in ("min", "max", "mu", "sigma", "q", "a", "b"):
         if key in s and (isinstance(s[key], bool) or not isinstance(s[key], (int, float))):
-            # PyYAML takes 1e-3 for a string.
-            raise TriwaveError(f"{start}{key} {s[key]!r} is no number (YAML wants a point in it: 1.0e-3)")
+            # PyYAML reads 1e-3 as a string.
+            raise TriwaveError(f"{start}{key} must be a number, got {s[key]!r}; YAML needs a point: 1.0e-3")
     if kind == "categorical":
         if not isinstance(s["values"], list) or not s["values"]:
-            raise TriwaveError(f"{start}values {s['values']!r}: a list with at least one value")
+            raise TriwaveError(f"{start}values must be a list with at least one value, got {s['values']!r}")
         odds = s.get("probabilities")
         if odds is not None and (len(odds) != len(s["values"]) or not math.isclose(sum(odds), 1, abs_tol=1e-6)):
-            raise TriwaveError(f"{start}probabilities {odds}: one for each value, 1 in all")
+            raise TriwaveError(f"{start}probabilities must be one for each value with sum 1, got {odds}")
     if "min" in _NEEDED[kind]:
         if s["min"] > s["max"]:
-            raise TriwaveError(f"{start}min {s['min']} is above max {s['max']}")
+            raise TriwaveError(f"{start}min must not be above max, got {s['min']} and {s['max']}")
         if kind.endswith("log_uniform_values") and s["min"] <= 0:
-            raise TriwaveError(f"{start}min {s['min']}: {kind} needs numbers above 0")
+            raise TriwaveError(f"{start}min of {kind} must be above 0, got {s['min']}")
         if kind == "int_uniform" and not (isinstance(s["min"], int) and isinstance(s["max"], int)):
-            raise TriwaveError(f"{start}int_uniform needs whole numbers, not {s['min']} and {s['max']}")
+            raise TriwaveError(
+                f"{start}min and max of int_uniform must be whole numbers, got {s['min']} and {s['max']}"
+            )
     if s.get("q", 1) <= 0 or s.get("sigma", 1) <= 0 or min(s.get("a", 1), s.get("b", 1)) <= 0:
-        raise TriwaveError(f"{start}q, sigma, a and b are above 0")
+        raise TriwaveError(f"{start}q, sigma, a and b must be above 0")
     return parameter

@@ -1,4 +1,4 @@
-"""The runs of a sweep: what each is called, how `fit` is asked for it, and how far it is."""
+"""The runs of a sweep: the name, the arguments of `fit` and the state of each."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ class Planned:
     """One run of a sweep.
 
     Attributes:
-        id: of the run, its folder's name.
-        values: of the swept fields.
-        words: arguments of `fit`, the config first, without what names the run.
-        folder: of the run.
+        id: the run's id, which names its folder.
+        values: swept field ↦ value.
+        words: arguments of `fit`, configs first, without the run's place and id.
+        folder: the run's folder.
     """
 
     id: str
@@ -41,7 +41,7 @@ class Planned:
 
     @property
     def state(self) -> Literal["finished", "begun", "new"]:
-        """How far it is. A run that was stopped may have a summary, but says in run.json that it was."""
+        """State of the run on disk. run.json decides, since a stopped run may have a summary too."""
         record = self.folder / RUN_JSON
         if record.is_file():
             return "finished" if json.loads(record.read_text()).get("state") == "finished" else "begun"
@@ -51,19 +51,19 @@ class Planned:
 
     @property
     def command(self) -> list[str]:
-        """The arguments of `fit` that begin it, or go on with it."""
+        """Arguments of `fit` that start or resume the run."""
         place = [f"--run.root={self.folder.parent.parent}", f"--run.experiment={self.folder.parent.name}"]
         said = {*self.words, "--run.root=runs", *map("=".join, zip(self.words, self.words[1:], strict=False))}
-        place = [word for word in place if word not in said]  # it may say so already
+        place = [word for word in place if word not in said]  # the words may contain it already
         return [*self.words, *place, f"--run.id={self.id}", *(["--ckpt_path=last"] if self.state == "begun" else [])]
 
     def metrics(self) -> list[str]:
-        """What its summary has."""
+        """Returns the keys of the run's summary."""
         summary = self.folder / SUMMARY_JSON
         return list(json.loads(summary.read_text())) if summary.is_file() else []
 
     def metric(self, name: str | None) -> float | None:
-        """A number of its summary, else the last one of that name in metrics.csv; None where there is none."""
+        """Returns a number of the summary, or else the last one of that name in metrics.csv; None if there is none."""
         summary, metrics = self.folder / SUMMARY_JSON, self.folder / METRICS_CSV
         value = json.loads(summary.read_text()).get(name) if summary.is_file() else None
         if value is None and metrics.is_file():
@@ -76,43 +76,45 @@ class Planned:
 
 
 def plan(sweep: Sweep, count: int | None, overrides: Sequence[str]) -> list[Planned]:
-    """The runs of a sweep in their order, with every value looked at by the parser of `fit`.
+    """Returns the runs of a sweep in their order, with all values checked by the parser of `fit`.
 
     Args:
-        sweep: to be run.
-        count: how many runs at most.
+        sweep: the sweep.
+        count: most runs to make.
         overrides: further arguments of every `fit`.
 
     Raises:
-        TriwaveError: `fit` would refuse an argument, two runs would be the same, or runs of another config are there.
+        TriwaveError: `fit` would refuse an argument, two runs are the same, or the folder has runs of another config.
     """
     for word in overrides:
         name = word.removeprefix("--").partition("=")[0]
         if word.startswith("--") and name in {parameter.name for parameter in sweep.parameters}:
-            raise TriwaveError(f"--{name}: {sweep.path} sweeps over it; change its values there")
+            raise TriwaveError(f"--{name} is swept by {sweep.path}: change its values there")
         if name in ("run.id", "ckpt_path") and word.startswith("--"):
-            raise TriwaveError(f"--{name}: each run of a sweep has its own")
+            raise TriwaveError(f"--{name} cannot be given: each run of a sweep has its own")
     points = list(sweep.values(count))
     ids = run_ids(points)
     if len(set(ids)) < len(ids):
         twice = next(name for name in ids if ids.count(name) > 1)
-        raise TriwaveError(f"{sweep.path}: two runs have the same values ({twice.rpartition('-')[0]}); list each once")
+        raise TriwaveError(
+            f"{sweep.path}: values must differ between runs, got {twice.rpartition('-')[0]} twice; list each once"
+        )
     words = [configs_first([*sweep.before, *arguments(point), *sweep.after, *overrides]) for point in points]
-    configs = parse_all(sweep, points, words)
+    configs = _parse_all(sweep, points, words)
     first = configs[0]["run"]
     named = any(word.split("=")[0] == "--run.experiment" for word in [*sweep.before, *sweep.after, *overrides])
     experiment = first["experiment"] if named else sweep.path.stem
     folder = Path(first["root"]) / experiment
     runs = [Planned(i, point, line, folder / i) for i, point, line in zip(ids, points, words, strict=True)]
-    refuse_other_runs(sweep, runs)
+    _refuse_other_runs(sweep, runs)
     return runs
 
 
-def parse_all(sweep: Sweep, points: list[dict[str, Any]], words: list[list[str]]) -> list[dict[str, Any]]:
-    """The configs of as many runs as it takes to have each value with each config file once (0.2 s each).
+def _parse_all(sweep: Sweep, points: list[dict[str, Any]], words: list[list[str]]) -> list[dict[str, Any]]:
+    """Returns configs of so many runs that each value occurs with each config file once (parsing takes 0.2 s each).
 
     Raises:
-        TriwaveError: what `fit` says of a run's arguments.
+        TriwaveError: `fit` refuses a run's arguments; the message is that of `fit`.
     """
     continuous = {parameter.name for parameter in sweep.parameters if parameter.continuous}
     seen: set[tuple[str, str, str]] = set()
@@ -120,16 +122,16 @@ def parse_all(sweep: Sweep, points: list[dict[str, Any]], words: list[list[str]]
     for point, line in zip(points, words, strict=True):
         values = {(str(point.get("config")), k, "" if k in continuous else repr(v)) for k, v in point.items()}
         if not values <= seen:
-            configs.append(parsed(line))
+            configs.append(_parsed(line))
             seen |= values
     return configs
 
 
-def parsed(words: Sequence[str]) -> dict[str, Any]:
-    """The config that `fit` makes of its arguments.
+def _parsed(words: Sequence[str]) -> dict[str, Any]:
+    """Returns the config that `fit` makes of its arguments.
 
     Raises:
-        TriwaveError: it refuses them.
+        TriwaveError: `fit` refuses them.
     """
     output, errors = io.StringIO(), io.StringIO()
     with redirect_stdout(output), redirect_stderr(errors):
@@ -138,7 +140,7 @@ def parsed(words: Sequence[str]) -> dict[str, Any]:
         lines = errors.getvalue().strip().splitlines() or ["fit refuses the arguments"]
         raise TriwaveError(f"{lines[-1].removeprefix('error: ')} (fit {' '.join(words)})")
     content = dict(yaml.safe_load(output.getvalue()))
-    try:  # what the parser lets through
+    try:  # checks that `fit` makes behind its parser
         check_nulls(content)
         Run(**content["run"])
     except (TriwaveError, ValueError) as error:
@@ -146,9 +148,8 @@ def parsed(words: Sequence[str]) -> dict[str, Any]:
     return content
 
 
-def refuse_other_runs(sweep: Sweep, runs: list[Planned]) -> None:
-    """Raises TriwaveError where the folder holds runs that other overrides or files have made; one run for each config
-    file tells."""
+def _refuse_other_runs(sweep: Sweep, runs: list[Planned]) -> None:
+    """Raises TriwaveError if the folder holds runs of other configs; checks one run for each config file."""
     seen = set()
     for run in runs:
         config = str(run.values.get("config"))
@@ -156,7 +157,7 @@ def refuse_other_runs(sweep: Sweep, runs: list[Planned]) -> None:
         if config in seen or not file.is_file():
             continue
         seen.add(config)
-        there, here = (flat(content) for content in (yaml.safe_load(file.read_text()), parsed(run.words)))
+        there, here = (flat(content) for content in (yaml.safe_load(file.read_text()), _parsed(run.words)))
         free = ("trainer.", *(f"data.init_args.{name}" for name in DATA_ACCESS))
         differing = [
             f"{name.replace('.init_args', '')} is {there.get(name)!r} there and {here.get(name)!r} here"
@@ -166,5 +167,5 @@ def refuse_other_runs(sweep: Sweep, runs: list[Planned]) -> None:
         if differing:
             raise TriwaveError(
                 f"{run.folder} was made from another config: {'; '.join(differing[:3])}; "
-                "--run.experiment NAME begins another sweep"
+                "--run.experiment NAME starts another sweep"
             )

@@ -102,7 +102,7 @@ def test_the_facts_are_those_of_the_run(runs, capsys: Any, monkeypatch: pytest.M
         "FunctionRegressor",
         "stage 'train', epoch 5/5",
         "FunctionDataModule x**3 - x",
-        f"3, the best one is {best}; shown is {best}",
+        f"3, the best one is {best}; seed {best} is shown",
         f"{before} at the end of pretraining, {now} now",
         "x in [-1, 1]",
         "constructed, wiring difference",
@@ -142,9 +142,9 @@ def test_moved_weights_are_measured_from_the_construction(runs) -> None:
 
 
 def released(bank: Any) -> Any:
-    from lit_triwave.commands.inspect.subnetworks import copy_of
+    from lit_triwave.commands.inspect.subnetworks import _copy_of
 
-    other = copy_of(bank)
+    other = _copy_of(bank)
     other.release("blocks")
     return other
 
@@ -183,7 +183,7 @@ def test_a_run_and_inspect_count_the_same_dead_neurons(name: str, runs, monkeypa
     data = saved.data()
     data.setup("fit")
     monkeypatch.setattr(
-        "lit_triwave.commands.inspect.units.domain_points", lambda saved: (data.train_set.x, "the same")
+        "lit_triwave.commands.inspect.units._domain_points", lambda saved: (data.train_set.x, "the same")
     )
     found = activity(saved, saved.seed())
     assert found.dead / found.neurons == json.loads((run / "summary.json").read_text())["dead_units"]
@@ -225,7 +225,7 @@ def test_a_loose_checkpoint_is_drawn_in_the_present_folder(runs, tmp_path: Path,
     monkeypatch.chdir(tmp_path)
     assert main(["inspect", "loose.ckpt", "--seed", "2"]) == 0
     assert (tmp_path / "inspect" / "waves.png").is_file()
-    assert "shown is 2" in capsys.readouterr().out
+    assert "seed 2 is shown" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -278,7 +278,7 @@ def test_a_lost_seed_is_left_out(
     for args, shown in (([], best), (["--seed", str(other)], other)):
         assert main(["inspect", *place, *args]) == 0
         text = capsys.readouterr().out
-        assert f"shown is {shown}" in text and f"not finite, seed {lost}" in text and f"network.{parameter};" in text
+        assert f"seed {shown} is shown" in text and f"not finite, seed {lost}" in text and f"network.{parameter};" in text
         assert f"the 2 finite seeds {min(counts)} to {max(counts)}" in text
     assert main(["inspect", *place, "--seed", str(lost)]) == 1
     error = capsys.readouterr().err
@@ -292,7 +292,7 @@ def test_without_the_best_seed_the_next_is_shown(runs, tmp_path: Path, capsys: A
     errors = module.train_mse.clone()
     errors[best] = torch.inf
     assert main(["inspect", str(path), "--out", str(tmp_path / "out")]) == 0
-    assert f"shown is {int(errors.argmin())}" in capsys.readouterr().out
+    assert f"seed {int(errors.argmin())} is shown" in capsys.readouterr().out
     path = damaged(runs("difference"), tmp_path, "network.bank.output_bias")
     assert main(["inspect", str(path)]) == 1
     assert "not finite in all seeds: network.bank.output_bias" in capsys.readouterr().err
@@ -327,7 +327,7 @@ def test_all_peaks_and_scales_are_shown_in_a_pipe(
 def test_float32_peaks_have_all_pieces_and_no_more() -> None:
     torch.manual_seed(0)
     bank = TriangleBank(64, 5, dtype=torch.float32)
-    group = Group(bank, [""] * 64, [("z", 0.0, 1.0)] * 64, [[j] for j in range(64)], bank)
+    group = Group(bank, "subnetworks", [""] * 64, [("z", 0.0, 1.0)] * 64, [[j] for j in range(64)], bank)
     assert group.regions(range(64)) == [32] * 64
 
 
@@ -355,7 +355,7 @@ def test_figures_say_of_which_function_run_seed_and_stage_they_are(name: str, ru
 def test_the_names_of_neurons_are_explained_as_what_they_began_as(runs) -> None:
     found, _ = drawn(runs("difference"))
     (legend,) = found["neurons"].legends
-    assert legend.get_title().get_text() == "at the release each neuron began as"
+    assert legend.get_title().get_text() == "role of each neuron at the release"
     names = [text.get_text() for text in legend.get_texts()]
     assert [name.partition(", ")[0] for name in names] == ["sum", "t1", "t2", "bias"]
     assert all(name.partition(", ")[2] for name in names)

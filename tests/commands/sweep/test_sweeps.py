@@ -119,8 +119,8 @@ def test_a_run_that_fails_is_named_and_the_others_are_made_and_kept(tmp_path: Pa
     before = {run.name: (run / "summary.json").stat().st_mtime_ns for run in (tmp_path / "s").iterdir()}
     path = write(tmp_path, {"model.depth": {"values": [2, 3, 4]}})
     shown = ends(command)
-    assert "3 runs, model.depth; 2 are kept from before" in shown
-    assert shown.count("kept from before\n") == 3 and "run 3/3  depth=4" in shown
+    assert "3 runs, model.depth; 2 are finished already" in shown
+    assert shown.count("finished already\n") == 3 and "run 3/3  depth=4" in shown
     assert before == {name: (tmp_path / "s" / name / "summary.json").stat().st_mtime_ns for name in before}
 
 
@@ -140,7 +140,7 @@ def test_a_run_in_use_is_left_to_its_process_and_an_unknown_metric_is_said(tmp_p
     with locked(tmp_path / "s" / "depth=2"):
         assert main(["sweep", path, *SMALL, "--run.root", str(tmp_path)]) == 0
     shown = capfd.readouterr().out
-    assert f"run 1/2  depth=2  left to process {os.getpid()}, which works on it\n" in shown
+    assert f"run 1/2  depth=2  skipped: process {os.getpid()} is working on it\n" in shown
     assert "no run has the sweep's metric test/msee; did you mean 'test/mse'?" in shown
     assert "1 of 2 runs are finished" in shown and "failed" not in shown
 
@@ -149,12 +149,12 @@ def test_a_stopped_or_killed_run_goes_on_and_is_the_run_that_fit_makes(tmp_path:
     path = write(tmp_path, {"model.depth": {"values": [2, 3]}})
     command = ["sweep", path, *SMALL, "--run.root", str(tmp_path), "--run.checkpoint_every", "1"]
     shown = ends([*command, *signal_at(1, 3)], code=75)
-    assert "stopped by SIGUSR1, 2 of 2 runs are left; go on with:\n" in shown
-    assert shown.count("go on with") == 1 and "saved, to be started again in stage 'train', epoch 2/4" in shown
+    assert "stopped by SIGUSR1, 2 of 2 runs are left; resume with:\n" in shown
+    assert shown.count("resume with") == 1 and "saved, to be started again in stage 'train', epoch 2/4" in shown
     again = shlex.split(shown.splitlines()[-1])
     assert again[:3] == ["python", "-m", "lit_triwave"] and again[3 : 3 + len(command)] == command
-    shown = ends([*command, *signal_at(2, 1, "SIGKILL")], code=1)  # one goes on from epoch 1, the other begins
-    assert "run 1/2  depth=2  goes on" in shown
+    shown = ends([*command, *signal_at(2, 1, "SIGKILL")], code=1)  # one resumes from epoch 1, the other starts
+    assert "run 1/2  depth=2  resumes" in shown
     assert "failed: depth=2 (killed by SIGKILL)" in shown and "failed: depth=3 (killed by SIGKILL)" in shown
     ends(command)
     fit = ["fit", "--config", "configs/baselines/x3.yaml", "--model.depth", "3", *SMALL, "--run.root", str(tmp_path)]
@@ -219,7 +219,9 @@ def test_runs_of_another_config_are_not_taken_for_those_of_the_sweep(tmp_path: P
     ends(command)
     assert main([*command, "--model.width", "7"]) == 1
     error = capsys.readouterr().err
-    assert "depth=2 was made from another config: model.width is 4 there and 7 here; --run.experiment NAME" in error
+    assert (
+        "depth=2 was made from another config: model.width is 4 there and 7 here; --run.experiment NAME starts" in error
+    )
     assert main([*command, "--trainer.log_every_n_steps", "1", "--run.wandb", "disabled"]) == 0
 
 
@@ -229,29 +231,35 @@ BAD = [
         "Option 'model.depht' is not accepted; did you mean 'model.depth'",
     ),
     ({"parameters": {"model.depth": {"values": [3, "x"]}}}, "depth: Expected a <class 'int'>. Got value: x"),
-    ({"parameters": {"model.depth": {"values": []}}}, "parameter model.depth: values []: a list with at least one"),
+    (
+        {"parameters": {"model.depth": {"values": []}}},
+        "parameter model.depth: values must be a list with at least one value, got []",
+    ),
     ({"parameters": {"model.depth": {"vlaues": [3]}}}, "unknown key 'vlaues'; did you mean 'values'?"),
-    ({"parameters": {"model.depth": 3}}, "parameter model.depth 3: {value: …}, {values: […]}"),
-    ({"parameters": {}}, "parameters: names with values are expected"),
-    ({"parameters": {"model.depth": {"min": 3, "max": 4.5}}}, "min and max are both whole numbers, or both with"),
+    (
+        {"parameters": {"model.depth": 3}},
+        "parameter model.depth must be {value: …}, {values: […]} or {min: …, max: …}, got 3",
+    ),
+    ({"parameters": {}}, "`parameters` must have names with values, got {}"),
+    ({"parameters": {"model.depth": {"min": 3, "max": 4.5}}}, "min and max must both be whole numbers, or both have"),
     (
         {"parameters": {"model.train.lr": {"min": 0.1, "max": 0.2}}},
-        "uniform has no grid; list values, or method: random",
+        "a grid must have a list of values, got uniform",
     ),
     (
         {"parameters": {"model.train.lr": {"distribution": "unifrom"}}},
         "distribution 'unifrom'; did you mean 'uniform'?",
     ),
-    ({"parameters": {"model.depth": {"values": [3, 3]}}}, "two runs have the same values (depth=3)"),
-    ({"parameters": {"model.depth": {"min": 3, "max": 2}}}, "min 3 is above max 2"),
-    ({"method": "bayes"}, "method: bayes needs W&B's server"),
-    ({"method": "gird"}, "method 'gird': grid or random; did you mean 'grid'?"),
-    ({"method": "random"}, "method: random has no end; give --count N, or run_cap"),
+    ({"parameters": {"model.depth": {"values": [3, 3]}}}, "values must differ between runs, got depth=3 twice"),
+    ({"parameters": {"model.depth": {"min": 3, "max": 2}}}, "min must not be above max, got 3 and 2"),
+    ({"method": "bayes"}, "`method` must be grid or random, got bayes, which needs W&B's server"),
+    ({"method": "gird"}, "`method` must be grid or random, got 'gird'; did you mean 'grid'?"),
+    ({"method": "random"}, "method: random needs a number of runs; give --count N, or set run_cap"),
     ({"metric": {"name": "test/mse", "goal": "min"}}, "{name: test/mse, goal: minimize}"),
-    ({"run_cap": 0}, "run_cap 0: a whole number, at least 1"),
+    ({"run_cap": 0}, "`run_cap` must be a whole number, at least 1, got 0"),
     ({"metrics": {}}, "unknown key 'metrics'; did you mean 'metric'?"),
-    ({"command": ["python", "train.py", "${args}"]}, "the command is to run our fit"),
-    ({"command": [*COMMAND[:-1], "${args_json}"]}, "the command needs ${args} once, not ${args_json}"),
+    ({"command": ["python", "train.py", "${args}"]}, "`command` must run lit_triwave fit"),
+    ({"command": [*COMMAND[:-1], "${args_json}"]}, "`command` must have ${args} once, got ${args_json}"),
 ]
 
 
@@ -274,12 +282,16 @@ def test_a_wrong_sweep_file_is_one_line_before_any_training(keys: Any, says: str
         (["README.md"], "README.md is no", 1),
         (
             ["configs/sweeps/x3_dense.yaml", "--model.depth", "3"],
-            "--model.depth: configs/sweeps/x3_dense.yaml sweeps",
+            "--model.depth is swept by configs/sweeps/x3_dense.yaml",
             1,
         ),
-        (["configs/sweeps/x3_dense.yaml", "--run.id", "r"], "--run.id: each run of a sweep has its own", 1),
-        (["configs/sweeps/x3_dense.yaml", "--count", "0"], "--count 0: at least 1", 2),
-        (["--count", "3", "--model.width", "2"], "the sweep file comes first", 2),
+        (
+            ["configs/sweeps/x3_dense.yaml", "--run.id", "r"],
+            "--run.id cannot be given: each run of a sweep has its own",
+            1,
+        ),
+        (["configs/sweeps/x3_dense.yaml", "--count", "0"], "--count must be at least 1, got 0", 2),
+        (["--count", "3", "--model.width", "2"], "FILE must come first", 2),
     ],
 )
 def test_a_wrong_command_line_is_one_line(args: list[str], says: str, code: int, capsys: Any) -> None:
@@ -291,7 +303,7 @@ def test_a_wrong_command_line_is_one_line(args: list[str], says: str, code: int,
 def test_early_terminate_is_left_out_with_a_word(tmp_path: Path, capsys: Any) -> None:
     path = write(tmp_path, {"model.depth": {"values": [2]}}, early_terminate={"type": "hyperband"})
     assert main(["sweep", path, "--list", str(tmp_path / "l.txt")]) == 0
-    assert capsys.readouterr().out.startswith("early_terminate is left out")
+    assert capsys.readouterr().out.startswith("early_terminate is ignored")
 
 
 def test_parameters_have_wandbs_defaults_and_nested_ones_dotted_names() -> None:
