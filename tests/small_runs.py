@@ -1,13 +1,18 @@
-"""Runs trained for a moment through the front door, for the tests of what is done with their checkpoints."""
+"""Small runs of `fit` for tests that read their checkpoints; each is trained once, whichever worker needs it first."""
 
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
+import pytest
+from filelock import FileLock
+from matplotlib.figure import Figure
+
 from lit_triwave.cli import main
-from tests.conftest import REPOSITORY
+from tests.conftest import PIXEL, REPOSITORY
 
 FUNCTION = ["--config", str(REPOSITORY / "configs/x3_minus_x.yaml"), "--model.depth", "3", "--model.replicas", "3"]
 FUNCTION += ["--data.points", "50", "--data.test_points", "100"]
@@ -26,16 +31,26 @@ DIGITS = [
 DIGITS += ["--model.pretrain.epochs", "1", "--model.train.epochs", "1"]
 
 
+def shared_folder(factory: pytest.TempPathFactory, name: str) -> Path:
+    """Returns a folder that all workers of the session share."""
+    base = factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
 def small_run(root: Path, name: str, *args: str) -> Path:
-    """The folder of the run of that name, which is trained when it is first asked for."""
+    """Returns the folder of the run of that name, which is trained, without its figures, when it is first needed."""
     folder = root / name.replace(", ", "_").replace(" ", "_") / "a"
-    if not folder.is_dir():
-        place = ["--run.root", str(root), "--run.experiment", folder.parent.name, "--run.id", "a"]
-        assert main(["fit", *place, *args]) == 0
+    with FileLock(root / f"{folder.parent.name}.lock"), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "savefig", lambda self, path, **options: Path(path).write_bytes(PIXEL))
+        if not folder.is_dir():
+            place = ["--run.root", str(root), "--run.experiment", folder.parent.name, "--run.id", "a"]
+            assert main(["fit", *place, *args]) == 0
     return folder
 
 
 def untimed_summary(run: Path) -> dict[str, Any]:
-    """A run's summary, all but the time it took."""
+    """Returns a run's summary without the time it took."""
     summary = json.loads((run / "summary.json").read_text())
     return {name: value for name, value in summary.items() if name not in ("wall_seconds", "fit_seconds")}

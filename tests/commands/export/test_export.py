@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import math
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from filelock import FileLock
 from torch import Tensor, nn
 
 from lit_triwave.checkpoints.rebuild import load_module
@@ -17,7 +19,7 @@ from lit_triwave.cli import main
 from lit_triwave.commands.export.formats import SUFFIXES
 from tests.conftest import REPOSITORY
 from tests.image_data import write_imagenet
-from tests.small_runs import DIGITS, FUNCTION, small_run
+from tests.small_runs import DIGITS, FUNCTION, shared_folder, small_run
 
 F32 = ["--trainer.precision", "32-true"]
 PLANE = ["--data.expression", "x**2 + exp(y)", "--data.domain", "{x: [-1, 1], y: [0, 2]}"]
@@ -50,8 +52,8 @@ IMAGES: dict[str, list[str]] = {
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """The run of that name, trained for a moment through the front door when it is first asked for."""
-    root = tmp_path_factory.mktemp("export")
+    """Returns the run of a name, which is trained when it is first needed."""
+    root = shared_folder(tmp_path_factory, "export")
 
     def run(name: str) -> Path:
         if name in FUNCTIONS:
@@ -59,8 +61,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
         if name in DIGITS_OF:
             return small_run(root, name, *DIGITS, *DIGITS_OF[name])
         data = root / "images"
-        if not data.is_dir():
-            write_imagenet(data, classes=6, train=2, val=1)
+        with FileLock(root / "data.lock"):
+            if not data.is_dir():
+                write_imagenet(data, classes=6, train=2, val=1)
         args = [
             "--config",
             str(REPOSITORY / "configs/imagenet_vgg16.yaml"),
@@ -234,8 +237,13 @@ def test_onnx_tells_domain_and_classes_in_its_metadata(runs, tmp_path: Path) -> 
     assert about["normal"]["names"] == ("images", "logits")
 
 
-@pytest.mark.parametrize("name", [name for name, args in FUNCTIONS.items() if args[-1:] != F32[-1:]])
-@pytest.mark.parametrize("kind", ["torch", "program", "onnx"])
+# All formats are written from one plain network, which is looked at as `torch` for each of them.
+FLOAT64 = [name for name, args in FUNCTIONS.items() if args[-1:] != F32[-1:]]
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [*((name, "torch") for name in FLOAT64), (FLOAT64[0], "program"), (FLOAT64[-1], "onnx")]
+)
 def test_a_float64_model_takes_and_gives_float32_when_asked(name: str, kind: str, runs, tmp_path: Path) -> None:
     pytest.importorskip("onnxscript")
     checkpoint, file = stages(runs(name))[-1], tmp_path / f"model{SUFFIXES[kind]}"
@@ -310,8 +318,19 @@ def test_nothing_is_overwritten_unasked_nor_left_when_it_is_not_the_model(
         ([], "checkpoint", 2),
     ],
 )
-def test_bad_input_is_one_line(args: list[str], message: str, code: int, runs, capsys: Any) -> None:
-    run = runs("difference, blocks")
+def test_bad_input_is_one_line(args: list[str], message: str, code: int, damaged: Path, capsys: Any) -> None:
+    capsys.readouterr()
+    assert main(["export", *[arg.format(run=damaged) for arg in args]]) == code
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+@pytest.fixture(scope="module")
+def damaged(runs, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Returns a copy of a run with more checkpoints that cannot be exported."""
+    run = tmp_path_factory.mktemp("damaged") / "a"
+    shutil.copytree(runs("difference, blocks"), run)
     content = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
     arguments = content["hyper_parameters"]
     torch.save(content["state_dict"], run / "state.pt")
@@ -321,11 +340,7 @@ def test_bad_input_is_one_line(args: list[str], message: str, code: int, runs, c
     for word, number in {"nan": math.nan, "99": 99, "-1": -1, "two": [0, 1]}.items():
         state = content["state_dict"] | {"stage_number": torch.tensor(number)}
         torch.save(content | {"state_dict": state}, run / f"stage_{word}.ckpt")
-    capsys.readouterr()
-    assert main(["export", *[arg.format(run=run) for arg in args]]) == code
-    error = capsys.readouterr().err
-    assert message in error
-    assert error.count("\n") == 1
+    return run
 
 
 def test_onnx_without_its_packages_says_what_to_install(runs, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ from lit_triwave.commands.inspect.subnetworks import Group, groups
 from lit_triwave.commands.inspect.units import activity
 from lit_triwave.construction.triangle import waves
 from lit_triwave.nn.bank import TriangleBank
-from tests.small_runs import DIGITS, FUNCTION, small_run
+from tests.small_runs import DIGITS, FUNCTION, shared_folder, small_run
 
 PLANE = ["--data.expression", "(x**2 + y**2)**1.5", "--data.domain", "{x: [-1, 1], y: [-1, 1]}"]
 PLANE += ["--data.sampling", "random", "--data.test_points", "20"]
@@ -42,8 +42,8 @@ DIGITS_OF: dict[str, list[str]] = {
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """The run of that name, trained for a moment through the front door when it is first asked for."""
-    root = tmp_path_factory.mktemp("inspect")
+    """Returns the run of a name, which is trained when it is first needed."""
+    root = shared_folder(tmp_path_factory, "inspect")
 
     def run(name: str) -> Path:
         if name in FUNCTIONS:
@@ -278,7 +278,9 @@ def test_a_lost_seed_is_left_out(
     for args, shown in (([], best), (["--seed", str(other)], other)):
         assert main(["inspect", *place, *args]) == 0
         text = capsys.readouterr().out
-        assert f"seed {shown} is shown" in text and f"not finite, seed {lost}" in text and f"network.{parameter};" in text
+        assert (
+            f"seed {shown} is shown" in text and f"not finite, seed {lost}" in text and f"network.{parameter};" in text
+        )
         assert f"the 2 finite seeds {min(counts)} to {max(counts)}" in text
     assert main(["inspect", *place, "--seed", str(lost)]) == 1
     error = capsys.readouterr().err
