@@ -1,1 +1,1 @@
-"""`export`: a trained network without this project: plain PyTorch, a `torch.export` program, or ONNX."""
+"""`export`: writes a trained network as plain PyTorch, a `torch.export` program or ONNX, without this project."""

@@ -1,4 +1,4 @@
-"""The command: what is asked for, where it goes, and what is said of it."""
+"""The command: parses the command line, writes the files, and reports what was written."""
 
 from __future__ import annotations
 
@@ -27,26 +27,26 @@ from lit_triwave.commands.quiet import quiet
 from lit_triwave.errors import TriwaveError, did_you_mean
 from lit_triwave.files import file_size, open_folder, written_whole
 
-ARITHMETIC = {"float32": torch.float32, "float64": torch.float64}
-DESCRIPTION = "A trained network without this project: plain PyTorch, a torch.export program, or ONNX."
+_ARITHMETIC = {"float32": torch.float32, "float64": torch.float64}
+DESCRIPTION = "Writes a trained network as plain PyTorch, a torch.export program or ONNX, independent of lit_triwave."
 
 
 def run(args: Sequence[str], started: float) -> int:
-    """`export` with its command line; returns the exit code."""
-    options = parse(args)
+    """Runs `export` with its command line; returns the exit code."""
+    options = _parse(args)
     quiet()
     saved = load_module(options.checkpoint)
     seed = saved.seed(options.seed)
     dtype = torch.float32 if options.float32 else saved.dtype
-    paths = places(saved, options)
-    exported = describe(saved, seed, dtype, arithmetic(saved, dtype, options.arithmetic))
-    difference = write(saved, seed, exported, options.format, paths)
-    print(report(saved, seed, exported, paths, difference))
+    paths = _files(saved, options)
+    exported = _describe(saved, seed, dtype, _arithmetic(saved, dtype, options.arithmetic))
+    difference = _write(saved, seed, exported, options.format, paths)
+    print(_report(saved, seed, exported, paths, difference))
     return 0
 
 
-def parse(args: Sequence[str]) -> Any:
-    """The command line as a namespace; exits with code 2 and one line on a wrong one."""
+def _parse(args: Sequence[str]) -> Any:
+    """Returns the command line as a namespace; exits with code 2 and one line if it is wrong."""
     parser = OneLineParser(prog="python -m lit_triwave export", description=DESCRIPTION)
     parser.add_argument("checkpoint", type=str, help="a .ckpt file, the folder of a run, or of an experiment")
     parser.add_argument(
@@ -56,35 +56,40 @@ def parse(args: Sequence[str]) -> Any:
         help="torch: weights and a Python file that builds the network; program: a torch.export program; onnx",
     )
     parser.add_argument("--out", type=str, help="file to write; by default exported/ in the run's folder")
-    parser.add_argument("--seed", type=int, help="which of a function's seeds, from 0; by default the best one")
+    parser.add_argument("--seed", type=int, help="seed of a function's network, from 0; by default the best one")
     parser.add_argument(
-        "--float32", type=bool, nargs="?", const=True, default=False, help="inputs and outputs, also of a float64 model"
+        "--float32",
+        type=bool,
+        nargs="?",
+        const=True,
+        default=False,
+        help="float32 inputs and outputs, also for a float64 model",
     )
     parser.add_argument(
         "--arithmetic",
         type=str,
-        help="float32 or float64: what is computed between them; by default functions in float64, classifiers as they "
-        "were trained",
+        help="float32 or float64: precision of the computation; by default float64 for functions, that of the training "
+        "for classifiers",
     )
-    parser.add_argument("--overwrite", type=bool, nargs="?", const=True, default=False, help="a file that exists")
+    parser.add_argument("--overwrite", type=bool, nargs="?", const=True, default=False, help="replace existing files")
     options = parser.parse_args(list(args))
     if options.format not in FORMATS:
         near = did_you_mean(options.format, FORMATS)
-        parser.error(f"--format {options.format}: one of {', '.join(FORMATS)}{near}")
-    if options.arithmetic not in (None, *ARITHMETIC):
-        near = did_you_mean(options.arithmetic, ARITHMETIC)
-        parser.error(f"--arithmetic {options.arithmetic}: one of {', '.join(ARITHMETIC)}{near}")
+        parser.error(f"--format must be one of {', '.join(FORMATS)}, got {options.format}{near}")
+    if options.arithmetic not in (None, *_ARITHMETIC):
+        near = did_you_mean(options.arithmetic, _ARITHMETIC)
+        parser.error(f"--arithmetic must be one of {', '.join(_ARITHMETIC)}, got {options.arithmetic}{near}")
     suffix = SUFFIXES[options.format]
     if options.out and Path(options.out).suffix != suffix:
-        parser.error(f"--out {options.out}: a file of --format {options.format} ends in {suffix}")
+        parser.error(f"--out must end in {suffix} for --format {options.format}, got {options.out}")
     return options
 
 
-def places(saved: Saved, options: Any) -> list[Path]:
-    """The files to write.
+def _files(saved: Saved, options: Any) -> list[Path]:
+    """Returns the files to write.
 
     Raises:
-        TriwaveError: one exists already, or the folder can't be written.
+        TriwaveError: a file exists already, or the folder cannot be written.
     """
     name = saved.path.stem + ("" if options.seed is None else f"-seed{options.seed}")
     folder = Path.cwd() if saved.run_folder is None else saved.run_folder / "exported"
@@ -92,35 +97,40 @@ def places(saved: Saved, options: Any) -> list[Path]:
     paths = [path, path.with_suffix(".py")] if options.format == "torch" else [path]
     for place in paths:
         if place.is_dir():
-            raise TriwaveError(f"--out {place} is a folder")
+            raise TriwaveError(f"--out must be a file, got the folder {place}")
         if place.exists() and not options.overwrite:
             raise TriwaveError(f"{place} exists: give --overwrite, or another --out")
     open_folder(path.parent, "give another --out")
     return paths
 
 
-def arithmetic(saved: Saved, dtype: torch.dtype, asked: str | None) -> torch.dtype:
-    """What an export with inputs and outputs of a precision computes in.
+def _arithmetic(saved: Saved, dtype: torch.dtype, asked: str | None) -> torch.dtype:
+    """Returns the precision in which an export computes.
+
+    Args:
+        saved: the checkpoint.
+        dtype: of inputs and outputs.
+        asked: the value of --arithmetic, or None.
 
     Raises:
-        TriwaveError: in float32 between inputs and outputs in float64.
+        TriwaveError: float32 is given for inputs and outputs in float64.
     """
     if asked is None:
         return torch.float64 if saved.is_function else dtype
     if asked == "float32" and dtype == torch.float64:
-        raise TriwaveError("--arithmetic float32: this model is float64, give --float32 too")
-    return ARITHMETIC[asked]
+        raise TriwaveError("--arithmetic must be float64 for a float64 model, got float32: give --float32 too")
+    return _ARITHMETIC[asked]
 
 
-def describe(saved: Saved, seed: int, dtype: torch.dtype, arithmetic: torch.dtype) -> Exported:
-    """The plain network of a checkpoint, and what a user who has nothing else should know of it."""
+def _describe(saved: Saved, seed: int, dtype: torch.dtype, arithmetic: torch.dtype) -> Exported:
+    """Returns the plain network of a checkpoint, with what its users have to know about it."""
     arguments = saved.module.hparams
     about: dict[str, Any] = {
-        "title": title(saved),
+        "title": _title(saved),
         "lit_triwave": version("lit_triwave"),
         "stage": saved.module.stage,
-        "dtype": name_of(dtype),
-        "arithmetic": name_of(arithmetic),
+        "dtype": _dtype_name(dtype),
+        "arithmetic": _dtype_name(arithmetic),
     }
     backbone = None
     if saved.is_function:
@@ -130,7 +140,7 @@ def describe(saved: Saved, seed: int, dtype: torch.dtype, arithmetic: torch.dtyp
         about["outside"] = "clamped to the domain" if arguments["initialization"] == "constructed" else "extrapolated"
     else:
         classes = saved.class_names
-        about |= {"image_shape": list(arguments["image_shape"]), "classes": classes, "pixels": pixels(saved)}
+        about |= {"image_shape": list(arguments["image_shape"]), "classes": classes, "pixels": _pixels(saved)}
         if arguments["backbone"] not in ("none", "cnn"):
             backbone = {"name": arguments["backbone"], "num_classes": arguments["num_classes"]}
     name = "images" if not saved.is_function else saved.variables[0] if len(saved.variables) == 1 else "inputs"
@@ -144,21 +154,21 @@ def describe(saved: Saved, seed: int, dtype: torch.dtype, arithmetic: torch.dtyp
     )
 
 
-def name_of(dtype: torch.dtype) -> str:
-    """float32, float64."""
+def _dtype_name(dtype: torch.dtype) -> str:
+    """Returns the name of a dtype: float32 or float64."""
     return str(dtype).removeprefix("torch.")
 
 
-def title(saved: Saved) -> str:
-    """What the network is, in a line."""
+def _title(saved: Saved) -> str:
+    """Returns a description of the network in one line."""
     if saved.is_function:
         return f"{saved.target or 'a target'}, a function of {', '.join(saved.variables)}"
     arguments = saved.module.hparams
     return f"{arguments['num_classes']} classes of images, backbone {arguments['backbone']}, head {arguments['head']}"
 
 
-def pixels(saved: Saved) -> str:
-    """How pixels are normalised before they reach the network, as far as the checkpoint says it."""
+def _pixels(saved: Saved) -> str:
+    """Returns how pixels are normalised before they reach the network, as far as the checkpoint records it."""
     data = saved.run.get("data", {})
     arguments = data.get("init_args", {})
     if "mean" in arguments:
@@ -166,11 +176,11 @@ def pixels(saved: Saved) -> str:
     return f"as {data.get('class_path', 'the data module').rpartition('.')[2]} normalises them"
 
 
-def write(saved: Saved, seed: int, exported: Exported, kind: Format, paths: Sequence[Path]) -> Difference:
-    """Writes the files, whole and only if what was read again from them is the model.
+def _write(saved: Saved, seed: int, exported: Exported, kind: Format, paths: Sequence[Path]) -> Difference:
+    """Writes the files, completely or not at all, and only if the network loaded from them equals the model.
 
     Raises:
-        TriwaveError: it can't be written, or it is not the model.
+        TriwaveError: a file cannot be written, or the loaded network differs from the model.
     """
     with ExitStack() as stack:
         partial = [stack.enter_context(written_whole(path)) for path in paths]
@@ -184,18 +194,18 @@ def write(saved: Saved, seed: int, exported: Exported, kind: Format, paths: Sequ
         difference = compare(saved, seed, evaluate, exported.example.dtype, exported.arithmetic)
         if not difference.acceptable:
             raise TriwaveError(
-                f"not written: the {kind} file differs from the model by {difference.share:.1e} of {unit(saved)}, "
+                f"not written: the {kind} file differs from the model by {difference.share:.1e} of {_unit(saved)}, "
                 f"allowed is {difference.limit:.1e}"
             )
     return difference
 
 
-def report(saved: Saved, seed: int, exported: Exported, paths: Sequence[Path], difference: Difference) -> str:
-    """What was written, in aligned lines."""
+def _report(saved: Saved, seed: int, exported: Exported, paths: Sequence[Path], difference: Difference) -> str:
+    """Returns the report on what was written, in aligned lines."""
     dtype = exported.about["dtype"]
     what = "points" if saved.is_function else "images"
-    found = f"{difference.largest:.1e} on {difference.samples} random {what}: {difference.share:.1e} of {unit(saved)}"
-    rows = [("exported", f"{saved.path}, {place(saved, seed)}")]
+    found = f"{difference.largest:.1e} on {difference.samples} random {what}: {difference.share:.1e} of {_unit(saved)}"
+    rows = [("exported", f"{saved.path}, {_place(saved, seed)}")]
     rows += [("written", f"{path}, {file_size(path)}") for path in paths]
     sizes = ", ".join(["batch", *map(str, exported.example.shape[1:])])
     if saved.is_function:
@@ -208,17 +218,17 @@ def report(saved: Saved, seed: int, exported: Exported, paths: Sequence[Path], d
     rows.append(("arithmetic", exported.about["arithmetic"]))
     rows.append(("difference", found))
     if difference.share > 1e-6 or (saved.dtype == torch.float32 and difference.rounding > 1e-6):
-        rows.append(("", f"the model itself, in float32, is {difference.rounding:.1e} away from float64"))
+        rows.append(("", f"the model itself in float32 differs from float64 by {difference.rounding:.1e}"))
     return "\n".join(f"{name:<14}{value}" for name, value in rows)
 
 
-def unit(saved: Saved) -> str:
-    """What differences are measured in."""
+def _unit(saved: Saved) -> str:
+    """Returns the unit of differences."""
     return "the targets' range" if saved.is_function else "the largest logit, or of 1"
 
 
-def place(saved: Saved, seed: int) -> str:
-    """Where in its run the checkpoint was taken, and which seed."""
+def _place(saved: Saved, seed: int) -> str:
+    """Returns the place of the checkpoint in its run, and the seed."""
     where: str = saved.module.place(saved.epoch)
     if saved.seeds == 1:
         return where

@@ -1,4 +1,4 @@
-"""The kinds of files that a network is exported to, each written and then read again by what will read it."""
+"""The export formats: each file is written, and then loaded again in the way that its users will load it."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from lit_triwave.errors import TriwaveError, reason
 Format = Literal["torch", "program", "onnx"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 SUFFIXES: dict[Format, str] = {"torch": ".pt", "program": ".pt2", "onnx": ".onnx"}
-ONNX_BYTES = 2_000_000_000  # what a protocol buffer holds
+_ONNX_BYTES = 2_000_000_000  # largest size of a protocol buffer
 
 Evaluate = Callable[[Tensor], Tensor]
 
 
 @dataclass
 class Exported:
-    """What is written.
+    """A network to export.
 
     Attributes:
-        network: of PyTorch's own modules, see `plain_network`.
+        network: made of PyTorch's own modules, see `plain_network`.
         example: inputs of two samples.
-        input, output: their names.
-        about: what else is known of it, in plain containers.
-        backbone: "name" and "num_classes" of the torchvision model in it.
+        input, output: names of the inputs and outputs.
+        about: further facts about the network, in plain containers.
+        backbone: "name" and "num_classes" of the torchvision model in the network; None if there is none.
     """
 
     network: nn.Module
@@ -47,25 +47,25 @@ class Exported:
 
     @property
     def arithmetic(self) -> torch.dtype:
-        """What it computes in."""
+        """Precision of the computation."""
         return next(self.network.parameters()).dtype
 
     @property
     def dynamic(self) -> tuple[dict[int, Any], ...]:
-        """That batches may be of any size, for `torch.export`."""
+        """Tells `torch.export` that batches have any size."""
         return ({0: torch.export.Dim("batch")},)
 
 
 def write_torch(exported: Exported, path: Path, script_path: Path, final: Path) -> Evaluate:
-    """A state dict, and beside it the Python file that builds the network.
+    """Writes a state dict, and beside it the Python file that builds the network.
 
     Args:
         exported: the network.
         path, script_path: files to write.
-        final: what the weights' file will be called.
+        final: name of the weights' file in the end.
 
     Returns:
-        The network, as the script loads it.
+        The network as loaded by the script.
     """
     torch.save(exported.network.state_dict(), path)
     shape = ", ".join(["batch", *map(str, exported.example.shape[1:])])
@@ -74,25 +74,29 @@ def write_torch(exported: Exported, path: Path, script_path: Path, final: Path) 
     text = script(exported.network, final, exported.backbone, exported.about, example)
     script_path.write_text(text)
     space: dict[str, Any] = {"__file__": str(script_path), "__name__": "exported"}
-    exec(compile(text, str(script_path), "exec"), space)  # what its reader will run
+    exec(compile(text, str(script_path), "exec"), space)  # as its users will run it
     with torch.random.fork_rng(devices=[]):
         network: nn.Module = space["load"](path)
     return network
 
 
 def write_program(exported: Exported, path: Path) -> Evaluate:
-    """A `torch.export` program."""
-    with quietly():
+    """Writes a `torch.export` program; returns it as loaded again."""
+    with _quietly():
         program = torch.export.export(exported.network, (exported.example,), dynamic_shapes=exported.dynamic)
-        for node in program.graph.nodes:  # the lines of our files where each operation came from
+        for node in program.graph.nodes:  # paths of this machine
             node.meta.pop("stack_trace", None)
-        torch.export.save(program, path, extra_files={"about.json": as_json(exported.about)})
+        torch.export.save(program, path, extra_files={"about.json": _as_json(exported.about)})
         module: nn.Module = torch.export.load(path).module()
     return module
 
 
 def write_onnx(exported: Exported, path: Path) -> Evaluate:
-    """An ONNX model, which onnxruntime loads."""
+    """Writes an ONNX model; returns it as run by onnxruntime.
+
+    Raises:
+        TriwaveError: a package is missing, the model is too large, or onnxruntime cannot run it.
+    """
     try:
         import onnx
         import onnxruntime
@@ -101,9 +105,11 @@ def write_onnx(exported: Exported, path: Path) -> Evaluate:
         missing = getattr(error, "name", None) or "a part"
         raise TriwaveError(f"--format onnx: {missing} is not installed: pip install 'lit_triwave[onnx]'") from error
     bytes_needed = sum(value.numel() * value.element_size() for value in exported.network.state_dict().values())
-    if bytes_needed > ONNX_BYTES:
-        raise TriwaveError(f"--format onnx: {bytes_needed / 1e9:.1f} GB are more than one file holds: take program")
-    with quietly():
+    if bytes_needed > _ONNX_BYTES:
+        raise TriwaveError(
+            f"--format onnx: the weights must fit into 2 GB, got {bytes_needed / 1e9:.1f} GB: use --format program"
+        )
+    with _quietly():
         program: Any = torch.onnx.export(
             exported.network,
             (exported.example,),
@@ -115,27 +121,27 @@ def write_onnx(exported: Exported, path: Path) -> Evaluate:
         )
         model = program.model_proto
     for part in (model.graph, *model.graph.node, *model.functions, *model.graph.value_info):
-        del part.metadata_props[:]  # the lines of our files where each operation came from
-    onnx.helper.set_model_props(model, {key: as_json(value) for key, value in exported.about.items()})
+        del part.metadata_props[:]  # paths of this machine
+    onnx.helper.set_model_props(model, {key: _as_json(value) for key, value in exported.about.items()})
     onnx.save(model, str(path))
     try:
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     except Exception as error:
         advice = ""
         if exported.arithmetic == torch.float64:
-            advice = "; give --float32" if exported.example.dtype == torch.float64 else "; take --arithmetic float32"
+            advice = "; give --float32" if exported.example.dtype == torch.float64 else "; give --arithmetic float32"
         raise TriwaveError(f"--format onnx: onnxruntime cannot run it: {reason(error)}{advice}") from error
     return lambda x: torch.from_numpy(session.run([exported.output], {exported.input: x.numpy()})[0])
 
 
-def as_json(value: Any) -> str:
-    """A text as it is, anything else as JSON."""
+def _as_json(value: Any) -> str:
+    """Returns a text as it is, and anything else as JSON."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 @contextmanager
-def quietly() -> Iterator[None]:
-    """Keeps what torch's exporters say of themselves from the user's screen."""
+def _quietly() -> Iterator[None]:
+    """Suppresses the output of torch's exporters."""
     names = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir", "torch.onnx._internal.exporter._registration")
     loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]

@@ -1,4 +1,4 @@
-"""Trained networks as PyTorch's own modules, with nothing of ours inside."""
+"""Trained networks as PyTorch's own modules, without modules of this project."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class NormalCDF(nn.Module):
     """The normal distribution function, for which PyTorch has a function but no module."""
 
     def forward(self, z: Tensor) -> Tensor:
-        """Elementwise, any shape."""
+        """Returns the probabilities, elementwise, for any shape."""
         share: Tensor = torch.special.ndtr(z)
         return share
 
@@ -30,7 +30,7 @@ class InFloat64(nn.Module):
     """A network that computes in float64, for inputs and outputs of any precision.
 
     Args:
-        layers: float64.
+        layers: the network, in float64.
     """
 
     def __init__(self, layers: nn.Module) -> None:
@@ -38,7 +38,7 @@ class InFloat64(nn.Module):
         self.layers = layers
 
     def forward(self, x: Tensor) -> Tensor:
-        """As `layers`, outputs in the precision of the inputs."""
+        """Returns the outputs of `layers` in the precision of the inputs."""
         y: Tensor = self.layers(x.double()).to(x.dtype)
         return y
 
@@ -47,21 +47,21 @@ class InFloat64(nn.Module):
 def plain_network(
     saved: Saved, seed: int, dtype: torch.dtype | None = None, arithmetic: torch.dtype | None = None
 ) -> nn.Module:
-    """The network of a checkpoint as it is in evaluation, made of PyTorch's own modules.
+    """Returns the network of a checkpoint in evaluation mode, made of PyTorch's own modules.
 
-    Functions become `nn.Linear` and `nn.ReLU` alone, the clamp to the domain included, so that they are the model
-    everywhere. The smooth squashes of a classifier's head stay what they are. Zeros between subnetworks are written
-    out. What is computed from other numbers (weights from peaks, layers merged) is computed in float64, then rounded.
+    Functions become `nn.Linear` and `nn.ReLU` alone, with the clamp to the domain, so that they equal the model
+    everywhere. The smooth squashes of a classifier's head are kept. Zeros between subnetworks are written out.
+    Weights that are computed, from peaks or by merging layers, are computed in float64 and then rounded.
 
     Args:
         saved: the checkpoint.
-        seed: which of a function's networks.
-        dtype: of inputs and outputs; by default the model's.
-        arithmetic: of the parameters and of what is computed: float64 (in `InFloat64` for float32 inputs) or, by
-            default, `dtype`. In float32 two ways of computing a function in another order are up to 2e-6 apart.
+        seed: of a function's network.
+        dtype: of inputs and outputs; by default that of the model.
+        arithmetic: dtype of the parameters and of the computation; by default `dtype`. Float64 with float32 inputs
+            gives an `InFloat64`. In float32, two orders of the same computation differ by up to 2e-6.
 
     Returns:
-        In evaluation mode: (batch, in_features) ↦ (batch, 1), or images (batch, C, H, W) ↦ logits (batch, classes).
+        A network (batch, in_features) ↦ (batch, 1), or images (batch, C, H, W) ↦ logits (batch, classes).
     """
     dtype = dtype or saved.dtype
     arithmetic = arithmetic or dtype
@@ -69,20 +69,20 @@ def plain_network(
     if isinstance(network, DenseNetwork):
         plain: nn.Module = network.double().to_sequential(seed)
     elif isinstance(network, ConstructedNetwork):
-        plain = dense.sequential(network.double().affine_layers(seed, bank_layers, clamped=True))
+        plain = dense.sequential(network.double().affine_layers(seed, _bank_layers, clamped=True))
     else:
-        plain = without_ours(network)
+        plain = _without_ours(network)
     plain = plain.to(arithmetic)
     return (plain if arithmetic == dtype else InFloat64(plain)).eval().requires_grad_(False)
 
 
-def without_ours(module: nn.Module) -> nn.Module:
-    """A module, and all within, with PyTorch's own in the place of what is ours."""
+def _without_ours(module: nn.Module) -> nn.Module:
+    """Replaces the modules of this project by PyTorch's own, in a module and all its children."""
     if isinstance(module, BlockDiagonalHead):
         module = nn.Sequential(OrderedDict(layers=module.layers, dropout=module.dropout, classes=module.classes))
     elif isinstance(module, BlockDiagonalLayers):
-        bank = dense.sequential(bank_layers(copy.deepcopy(module.bank).double()))
-        norm, squash = squashed(module)
+        bank = dense.sequential(_bank_layers(copy.deepcopy(module.bank).double()))
+        norm, squash = _squashed(module)
         parts = OrderedDict(projection=module.projection, norm=norm, squash=squash, subnetworks=bank)
         module = nn.Sequential(parts)
     elif isinstance(module, Pixels):
@@ -90,40 +90,40 @@ def without_ours(module: nn.Module) -> nn.Module:
     elif isinstance(module, (SmallCNN, DenseHead)):
         module = nn.Sequential(OrderedDict(module.named_children()))
     for name, child in module.named_children():
-        setattr(module, name, without_ours(child))
+        setattr(module, name, _without_ours(child))
     return module
 
 
-def squashed(layers: BlockDiagonalLayers) -> tuple[nn.Module, nn.Module]:
-    """The batch norm before the subnetworks, and the squash of its values."""
+def _squashed(layers: BlockDiagonalLayers) -> tuple[nn.Module, nn.Module]:
+    """Returns the batch norm before the subnetworks, and the squash behind it."""
     if layers.squash != "hard":
         return layers.norm, nn.Sigmoid() if layers.squash == "sigmoid" else NormalCDF()
-    # 1/2 + z/4 clamped to [0, 1] is PyTorch's 1/2 + x/6 for x = 3/2·z.
+    # The squash 1/2 + z/4, clamped to [0, 1], is PyTorch's hard sigmoid 1/2 + x/6 of x = 3/2·z.
     norm = copy.deepcopy(layers.norm)
     norm.weight.mul_(1.5)
     norm.bias.mul_(1.5)
     return norm, nn.Hardsigmoid()
 
 
-def bank_layers(bank: TriangleBank) -> list[dense.Affine]:
-    """A bank of shape (n,) as affine maps with a ReLU between, inputs in [0, 1]."""
-    return bank.affine_layers() if bank.released else wave_layers(bank)
+def _bank_layers(bank: TriangleBank) -> list[dense.Affine]:
+    """Returns a bank of shape (n,) as affine maps with a ReLU between, for inputs in [0, 1]."""
+    return bank.affine_layers() if bank.released else _wave_layers(bank)
 
 
-def wave_layers(bank: TriangleBank) -> list[dense.Affine]:
-    """A bank whose peaks are trained as a ReLU network, three neurons wide, that float32 can evaluate.
+def _wave_layers(bank: TriangleBank) -> list[dense.Affine]:
+    """Returns a bank with trained peaks as a ReLU network, three neurons wide, that is accurate in float32.
 
-    T_a(w) = 1 − relu(a − w)/a − relu(w − a)/(1 − a). The paper's w/a − relu(w − a)/(a − a²), which the release keeps
-    since it is trained on, takes differences of numbers as large as 1/a: in float32, with peaks drawn at random, it was
-    up to eleven times farther from the wave form. As there, waves are held multiplied by the scale before them.
+    It uses T_a(w) = 1 − relu(a − w)/a − relu(w − a)/(1 − a). The paper's form w/a − relu(w − a)/(a − a²) subtracts
+    numbers as large as 1/a: in float32 with random peaks, its error was up to eleven times larger. The release keeps
+    the paper's form. In both forms, neurons hold the waves multiplied by the scale of the wave before.
     """
     peaks, scales, sign = bank.peaks[..., :-1], bank.scales, bank.sign[:, None]
     weights = bank.weights()
-    shift, one = weights.input_bias[:, 0], torch.ones_like(bank.alpha)  # keeps `sum` above zero
+    shift, one = weights.input_bias[:, 0], torch.ones_like(bank.alpha)  # keeps the `sum` neuron above zero
     held = torch.cat([one[:, None], scales[:, :-1]], 1)
     below, above = scales / (held * peaks), scales / (held * (1 - peaks))
     zero = torch.zeros_like(below)
-    wave = torch.stack([zero, -below, -above], -1)  # s_i·W_i less its constant s_i, of the neurons (sum, below, above)
+    wave = torch.stack([zero, -below, -above], -1)  # s_i·W_i − s_i in terms of the neurons (sum, below, above)
     summed = sign[..., None] * wave + torch.tensor([1.0, 0.0, 0.0]).to(wave)
     hidden = torch.stack([summed, -wave, wave], -2)[:, :-1]  # (n, d − 1, 3, 3)
     turn = scales[:, :-1] * (1 - peaks[:, 1:])

@@ -1,4 +1,4 @@
-"""A network of PyTorch's own modules as the Python code that builds it."""
+"""Writes a network of PyTorch's own modules as the Python code that builds it."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from lit_triwave.commands.export.plain import InFloat64, NormalCDF
 from lit_triwave.errors import TriwaveError
 from lit_triwave.nn.backbones import model_options
 
-SCRIPT = '''\
+_SCRIPT = '''\
 """{title}
 
-Written by lit_triwave, which it does not need: PyTorch{needs} is enough.
+Written by lit_triwave. It needs only PyTorch{needs}.
 
     from {module} import load
 
@@ -50,7 +50,7 @@ if __name__ == "__main__":
     print(load())
 '''
 
-IN_FLOAT64 = '''
+_IN_FLOAT64 = '''
 class InFloat64(nn.Module):
     """Computes in float64; outputs have the precision of the inputs."""
 
@@ -63,7 +63,7 @@ class InFloat64(nn.Module):
 
 '''
 
-NORMAL_CDF = '''
+_NORMAL_CDF = '''
 class NormalCDF(nn.Module):
     """The normal distribution function."""
 
@@ -76,93 +76,93 @@ class NormalCDF(nn.Module):
 def script(
     network: nn.Module, weights: Path, backbone: Mapping[str, Any] | None, about: Mapping[str, Any], example: str
 ) -> str:
-    """A file of Python that builds a network and loads its weights, with torch (and torchvision) alone.
+    """Returns a Python file that builds a network and loads its weights, with torch (and torchvision) alone.
 
     Args:
-        network: of PyTorch's own modules.
-        weights: file with its state dict, beside the script.
-        backbone: "name" and "num_classes" of the torchvision model that the network is, or has as `backbone`.
-        about: what else is known of it, in plain containers.
-        example: a line of Python that applies it.
+        network: made of PyTorch's own modules.
+        weights: file with the state dict, beside the script.
+        backbone: "name" and "num_classes" of the torchvision model that is the network, or its `backbone`.
+        about: further facts about the network, in plain containers.
+        example: a line of Python that calls the network.
 
     Raises:
         TriwaveError: a module of the network is not PyTorch's.
     """
-    lines = [f"    return {expression(network, 1)}"] if backbone is None else list(with_backbone(network, backbone))
+    lines = [f"    return {_expression(network, 1)}"] if backbone is None else list(_with_backbone(network, backbone))
     body = "\n".join(lines)
-    return SCRIPT.format(
+    return _SCRIPT.format(
         title=about["title"],
         needs=" with torchvision" if backbone else "",
         module=weights.stem if weights.stem.isidentifier() else "this_file",
         example=example,
         imports="from torchvision import models\n" if backbone else "",
         weights=weights.name,
-        about=literal(about),
-        classes=(IN_FLOAT64 if "InFloat64(" in body else "") + (NORMAL_CDF if "NormalCDF()" in body else ""),
+        about=_literal(about),
+        classes=(_IN_FLOAT64 if "InFloat64(" in body else "") + (_NORMAL_CDF if "NormalCDF()" in body else ""),
         body=body,
         dtype=next(network.parameters()).dtype,
     )
 
 
-def with_backbone(network: nn.Module, backbone: Mapping[str, Any]) -> Iterator[str]:
-    """The lines of `build` for a network that is a torchvision model, or has one as `backbone`."""
+def _with_backbone(network: nn.Module, backbone: Mapping[str, Any]) -> Iterator[str]:
+    """Yields the lines of `build` for a network that is a torchvision model, or has one as `backbone`."""
     name, classes = backbone["name"], backbone["num_classes"]
     from torchvision import models
 
     options = {"weights": None, "num_classes": classes} | model_options(name)
-    with torch.device("meta"):  # for its layout alone
+    with torch.device("meta"):  # only its structure is needed
         fresh = models.get_model(name, **options)
     whole = type(network) is type(fresh)
     arguments = ", ".join(f"{key}={value!r}" for key, value in options.items())
     yield f"    backbone = models.get_model({name!r}, {arguments})"
-    for path, module in changes(fresh, network if whole else network.get_submodule("backbone")):
-        yield f"    backbone.{path} = {expression(module, 1)}"
+    for path, module in _changes(fresh, network if whole else network.get_submodule("backbone")):
+        yield f"    backbone.{path} = {_expression(module, 1)}"
     if whole:
         yield "    return backbone"
     else:
-        head = expression(network.get_submodule("head"), 1)
+        head = _expression(network.get_submodule("head"), 1)
         yield f'    return nn.Sequential(OrderedDict([("backbone", backbone), ("head", {head})]))'
 
 
-def changes(fresh: nn.Module, module: nn.Module, path: str = "") -> Iterator[tuple[str, nn.Module]]:
-    """Attributes of a model, dotted, that are other than in a fresh one, and what they are."""
+def _changes(fresh: nn.Module, module: nn.Module, path: str = "") -> Iterator[tuple[str, nn.Module]]:
+    """Yields the dotted attributes of a model that differ from those of a fresh one, with their modules."""
     one, two = dict(fresh.named_children()), dict(module.named_children())
     if type(fresh) is not type(module) or one.keys() != two.keys() or (not one and repr(fresh) != repr(module)):
         yield path, module
         return
     for name, child in one.items():
         step = f"[{name}]" if name.isdigit() else f".{name}"
-        yield from changes(child, two[name], (path + step).lstrip("."))
+        yield from _changes(child, two[name], (path + step).lstrip("."))
 
 
-def expression(module: nn.Module, depth: int = 0) -> str:
-    """The Python expression that makes a module, with random weights.
+def _expression(module: nn.Module, depth: int = 0) -> str:
+    """Returns the Python expression that builds a module with random weights.
 
     Raises:
-        TriwaveError: it is not one of PyTorch's own.
+        TriwaveError: the module is not one of PyTorch's own.
     """
     kind = type(module).__name__
     if isinstance(module, NormalCDF):
         return "NormalCDF()"
     if isinstance(module, InFloat64):
-        return f"InFloat64({expression(module.layers, depth)})"
+        return f"InFloat64({_expression(module.layers, depth)})"
     if type(module) is not getattr(nn, kind, None):
-        raise TriwaveError(f"{kind} is not one of PyTorch's own modules: take --format program or onnx")
+        raise TriwaveError(f"modules must be PyTorch's own, got {kind}: use --format program or onnx")
     inner, end = "    " * (depth + 1), "    " * depth
     if isinstance(module, nn.Sequential):
         names = [name for name, _ in module.named_children()]
-        parts = [expression(child, depth + 1) for child in module.children()]
+        parts = [_expression(child, depth + 1) for child in module.children()]
         if names == [str(number) for number in range(len(names))]:
             return "nn.Sequential(\n" + "".join(f"{inner}{part},\n" for part in parts) + f"{end})"
         pairs = "".join(f"{inner}({name!r}, {part}),\n" for name, part in zip(names, parts, strict=True))
         return f"nn.Sequential(OrderedDict([\n{pairs}{end}]))"
     if next(module.children(), None) is not None:
-        raise TriwaveError(f"{kind} holds other modules: take --format program or onnx")
-    if isinstance(module, nn.modules.batchnorm._BatchNorm):  # newer versions say of themselves what older do not take
+        raise TriwaveError(f"modules must not contain others, got {kind}: use --format program or onnx")
+    if isinstance(module, nn.modules.batchnorm._BatchNorm):  # repr has arguments that older versions lack
         return f"nn.{kind}({module.num_features}, eps={module.eps}, momentum={module.momentum})"
     return f"nn.{kind}({module.extra_repr()})"
 
 
-def literal(about: Mapping[str, Any]) -> str:
-    """Plain containers as Python, an entry a line."""
+def _literal(about: Mapping[str, Any]) -> str:
+    """Returns plain containers as Python code, one entry on each line."""
     return "{\n" + "".join(f"    {key!r}: {value!r},\n" for key, value in about.items()) + "}"

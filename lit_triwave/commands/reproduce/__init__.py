@@ -1,1 +1,1 @@
-"""`python -m lit_triwave reproduce`: the paper's tables, and ours beside them."""
+"""`reproduce`: trains the networks of the paper's tables and shows our results beside the paper's."""

@@ -1,4 +1,4 @@
-"""The command: which programs, in which folder, with a progress bar; then the tables, the figures and the page."""
+"""The command: trains the programs with a progress bar, then writes the tables, the figures and the page."""
 
 from __future__ import annotations
 
@@ -23,76 +23,78 @@ from lit_triwave.commands.reproduce.results import RESULTS_FILE, Results, machin
 from lit_triwave.errors import TriwaveError, did_you_mean
 from lit_triwave.files import write_json, written_whole
 
-DESCRIPTION = "The paper's tables, and ours beside them: all seeds and functions of a method are one tensor program."
+DESCRIPTION = "Trains the networks of the paper's tables and shows our results beside the paper's."
 
 
 def run(args: Sequence[str], started: float) -> int:
-    """`reproduce` with its command line; returns the exit code."""
-    options = parse(args)
+    """Runs `reproduce` with its command line; returns the exit code."""
+    options = _parse(args)
     quiet()
-    functions = chosen_functions(options.table, options.functions)
-    methods = chosen_methods(list(functions), options.methods, options.polish)
+    functions = _chosen_functions(options.table, options.functions)
+    methods = _chosen_methods(list(functions), options.methods, options.polish)
     functions = {table: names for table, names in functions.items() if table in methods}
     todo = programs(functions, methods, options.seeds, options.seed)
     settings = {"functions": functions, "methods": methods, "seeds": options.seeds, "seed": options.seed}
     results = Results(Path(options.out), settings, options.overwrite)
-    done = f", {len(results.finished)} of them finished before" if results.finished else ""
+    done = f", {len(results.finished)} of them finished already" if results.finished else ""
     print(f"{len(todo)} parts{done}; results go to {options.out}", flush=True)
-    before = signal.signal(signal.SIGTERM, interrupt)
+    before = signal.signal(signal.SIGTERM, _interrupt)
     try:
-        train_all(todo, results)
-        write_all(todo, results, shlex.join(["python", "-m", "lit_triwave", "reproduce", *args]), options.page)
+        _train_all(todo, results)
+        _write_all(todo, results, shlex.join(["python", "-m", "lit_triwave", "reproduce", *args]), options.page)
     except (KeyboardInterrupt, SystemExit):
-        print(f"{len(results.finished)} of {len(todo)} parts are kept in {options.out}; the same command goes on")
+        print(f"{len(results.finished)} of {len(todo)} parts are saved in {options.out}; the same command resumes")
         raise
     finally:
         signal.signal(signal.SIGTERM, before)
     return 0
 
 
-def interrupt(number: int, frame: Any) -> None:
-    """Ends on SIGTERM as on Ctrl-C."""
+def _interrupt(number: int, frame: Any) -> None:
+    """Handles SIGTERM like Ctrl-C."""
     raise KeyboardInterrupt
 
 
-def parse(args: Sequence[str]) -> Any:
-    """The command line as a namespace; exits with code 2 and one line on a wrong one."""
+def _parse(args: Sequence[str]) -> Any:
+    """Returns the command line as a namespace; exits with code 2 and one line if it is wrong."""
     parser = OneLineParser(prog="python -m lit_triwave reproduce", description=DESCRIPTION)
     parser.add_argument("--table", default="all", help=f"{', '.join(TABLES)} or all")
     parser.add_argument("--seeds", type=int, default=30, help="networks in each cell")
-    parser.add_argument("--seed", type=int, default=0, help="of the starts")
+    parser.add_argument("--seed", type=int, default=0, help="of the initialisations")
     parser.add_argument("--methods", nargs="+", type=str, help=f"among {', '.join(METHODS)}")
     parser.add_argument("--functions", nargs="+", type=str, help=f"among {', '.join(FUNCTIONS)}")
-    parser.add_argument("--polish", type=bool, default=True, help="our second-order last stage, too")
+    parser.add_argument("--polish", type=bool, default=True, help="include our second-order last stage")
     parser.add_argument("--out", type=str, default="runs/reproduction", help="folder of the results")
-    parser.add_argument("--overwrite", type=bool, nargs="?", const=True, default=False, help="drop what --out holds")
+    parser.add_argument(
+        "--overwrite", type=bool, nargs="?", const=True, default=False, help="delete the results in --out"
+    )
     parser.add_argument("--page", type=str, help="also write the page to this file, and its figures beside it")
     options = parser.parse_args(list(args))
     if options.seed < 0:
-        parser.error(f"--seed {options.seed}: at least 0")
+        parser.error(f"--seed must be at least 0, got {options.seed}")
     if options.seeds < 1:
-        parser.error(f"--seeds {options.seeds}: at least 1")
+        parser.error(f"--seeds must be at least 1, got {options.seeds}")
     known = {"--table": ([options.table], [*TABLES, "all"])}
-    known["--methods"] = (words(options.methods), list(METHODS))
-    known["--functions"] = (words(options.functions), list(FUNCTIONS))
+    known["--methods"] = (_words(options.methods), list(METHODS))
+    known["--functions"] = (_words(options.functions), list(FUNCTIONS))
     for key, (given, names) in known.items():
         for name in given:
             if name not in names:
-                parser.error(f"{key} {name}: one of {', '.join(names)}{did_you_mean(name, names)}")
-    options.methods, options.functions = words(options.methods), words(options.functions)
+                parser.error(f"{key} must be among {', '.join(names)}, got {name}{did_you_mean(name, names)}")
+    options.methods, options.functions = _words(options.methods), _words(options.functions)
     return options
 
 
-def words(given: Iterable[str] | None) -> list[str]:
-    """Names separated by spaces or commas, each once."""
+def _words(given: Iterable[str] | None) -> list[str]:
+    """Returns names that are separated by spaces or commas, each once."""
     return list(dict.fromkeys(word for part in given or [] for word in part.split(",") if word))
 
 
-def chosen_functions(table: str, names: list[str]) -> dict[Table, list[str]]:
-    """Table ↦ its functions that were asked for.
+def _chosen_functions(table: str, names: list[str]) -> dict[Table, list[str]]:
+    """Returns the chosen functions of each table.
 
     Raises:
-        TriwaveError: a table has none of them.
+        TriwaveError: the table has no such function.
     """
     tables = TABLES if table == "all" else [name for name in TABLES if name == table]
     chosen = {name: [f for f in TABLE_FUNCTIONS[name] if not names or f in names] for name in tables}
@@ -100,24 +102,24 @@ def chosen_functions(table: str, names: list[str]) -> dict[Table, list[str]]:
         missing = [name for name in names if name not in TABLE_FUNCTIONS[tables[0]]]
         if missing:
             has = ", ".join(TABLE_FUNCTIONS[tables[0]])
-            raise TriwaveError(f"--functions {missing[0]}: table {table} has {has}")
+            raise TriwaveError(f"--functions must be among {has} for table {table}, got {missing[0]}")
     return {name: functions for name, functions in chosen.items() if functions}
 
 
-def chosen_methods(tables: list[Table], names: list[str], polish: bool) -> dict[Table, list[str]]:
-    """Table ↦ methods: those asked for, or those of the paper and ours.
+def _chosen_methods(tables: list[Table], names: list[str], polish: bool) -> dict[Table, list[str]]:
+    """Returns the methods of each table: the chosen ones, or those of the paper and ours.
 
     Raises:
-        TriwaveError: nothing is left.
+        TriwaveError: no method is left.
     """
     chosen = {table: [m for m in (names or TABLE_METHODS[table]) if polish or m != "polish"] for table in tables}
     if not any(chosen.values()):
-        raise TriwaveError("with --polish false no method is left: there is nothing to do")
+        raise TriwaveError("--methods must have another method than polish with --polish false")
     return {table: sorted(methods, key=list(METHODS).index) for table, methods in chosen.items() if methods}
 
 
-def train_all(todo: list[Program], results: Results) -> None:
-    """Trains the programs that are not finished yet."""
+def _train_all(todo: list[Program], results: Results) -> None:
+    """Trains the programs that are not finished."""
     console = Console()
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:3.0f} %"))
     with Progress(
@@ -136,7 +138,7 @@ def train_all(todo: list[Program], results: Results) -> None:
                 print(f"{title}: {found['seconds']:.1f} s", flush=True)
 
 
-def write_all(todo: list[Program], results: Results, command: str, page_file: str | None) -> None:
+def _write_all(todo: list[Program], results: Results, command: str, page_file: str | None) -> None:
     """Shows the tables and writes them, the figures and the page."""
     cells = results.cells(todo)
     stats = {
@@ -156,7 +158,7 @@ def write_all(todo: list[Program], results: Results, command: str, page_file: st
     pages = {results.folder / "reproduction.md": results.folder / "figures"}
     if page_file:
         pages[Path(page_file)] = Path(page_file).with_name(f"{Path(page_file).stem}_figures")
-    regions = pretrained_regions(todo, results)
+    regions = _pretrained_regions(todo, results)
     for file, folder in pages.items():
         folder.mkdir(parents=True, exist_ok=True)
         links = {}
@@ -171,8 +173,8 @@ def write_all(todo: list[Program], results: Results, command: str, page_file: st
     print(f"{results.folder}: {RESULTS_FILE}, results.csv, reproduction.md, figures/, seeds.json")
 
 
-def pretrained_regions(todo: list[Program], results: Results) -> dict[str, int]:
-    """How many pretrained networks of one subnetwork were counted, and how many of them have 2^d pieces."""
+def _pretrained_regions(todo: list[Program], results: Results) -> dict[str, int]:
+    """Returns how many pretrained networks of one subnetwork were counted, and how many of them have 2^d pieces."""
     found = [
         count == 2**program.depth
         for program in todo

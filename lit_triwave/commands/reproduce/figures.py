@@ -1,4 +1,4 @@
-"""The figures of a reproduction."""
+"""Draws the figures of a reproduction."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lit_triwave.figures.style import BLUE, GREY, ORANGE, decades_grid, new_figu
 from lit_triwave.nn.baselines import DenseNetwork
 from lit_triwave.nn.networks import TriangleNetwork
 
-SHORT = {
+_SHORT = {
     "kaiming": "Kaiming",
     "raai": "RAAI",
     "skip_pretraining": "skip\npretraining",
@@ -27,11 +27,11 @@ SHORT = {
 
 
 def boxes(table: Table, methods: Mapping[str, Mapping[str, Mapping[str, Sequence[Any]]]]) -> Figure:
-    """A box for each method over seeds, a panel for each function; MSE on a log axis.
+    """Draws a box over the seeds for each method, one panel for each function, with the MSE on a log axis.
 
     Args:
         table: name of the table.
-        methods: method ↦ column ↦ `mse` of each seed.
+        methods: method ↦ column ↦ `mse`, the test MSE of each seed.
     """
     columns = list(next(iter(methods.values())))
     legend: dict[str, Any] = {}
@@ -56,7 +56,7 @@ def boxes(table: Table, methods: Mapping[str, Mapping[str, Mapping[str, Sequence
         if bound is not None:
             ax.axhline(bound, color="black", linewidth=0.9, linestyle=":", label="free-knot limit")
         decades_grid(ax)
-        ax.set_xticks(range(1, len(methods) + 1), [SHORT[method] for method in methods], rotation=90)
+        ax.set_xticks(range(1, len(methods) + 1), [_SHORT[method] for method in methods], rotation=90)
         ax.set(title=label(column), ylabel="test MSE" if ax is axes[0] else "")
         handles, labels = ax.get_legend_handles_labels()
         legend |= dict(zip(labels, handles, strict=True))
@@ -66,7 +66,7 @@ def boxes(table: Table, methods: Mapping[str, Mapping[str, Mapping[str, Sequence
 
 
 def depth_figure(methods: Mapping[str, Mapping[str, Mapping[str, Sequence[Any]]]]) -> Figure:
-    """Lowest MSE for x³ against depth, with the limit that falls by 16 with each layer."""
+    """Draws the lowest MSE for x³ against the depth, with the free-knot limit, which falls by 16 with each layer."""
     figure, (ax,) = new_figure()
     for (method, cells), color in zip(methods.items(), (BLUE, ORANGE, GREY), strict=False):
         lowest = [min(cell["mse"]) for cell in cells.values()]
@@ -80,7 +80,7 @@ def depth_figure(methods: Mapping[str, Mapping[str, Mapping[str, Sequence[Any]]]
 
 
 def region_counts(seeds: int) -> dict[str, list[list[int]]]:
-    """Linear pieces on [0, 1] at the start: kind of network ↦ for each depth, those of each seed."""
+    """Counts the linear pieces on [0, 1] at initialisation: kind of network ↦ for each depth, those of each seed."""
     generator = torch.Generator().manual_seed(0)
     counts: dict[str, list[list[int]]] = {"constructed": [], "Kaiming": []}
     for depth in DEPTHS:
@@ -93,7 +93,7 @@ def region_counts(seeds: int) -> dict[str, list[list[int]]]:
 
 
 def regions_figure(counts: Mapping[str, Sequence[Sequence[int]]]) -> Figure:
-    """Regions against depth: the mean over seeds with the band from the fewest to the most."""
+    """Draws the linear regions against depth: the mean over seeds, with a band from the fewest to the most."""
     figure, (ax,) = new_figure()
     for (name, of_depths), color in zip(counts.items(), (BLUE, ORANGE), strict=True):
         pieces = torch.tensor(of_depths, dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""The page of a reproduction: tables, figures, machine and remarks in one Markdown file."""
+"""Writes the page of a reproduction: tables, figures, machine and remarks in one Markdown file."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lit_triwave.commands.reproduce.programs import DEPTHS_SEEDS
 from lit_triwave.commands.reproduce.report import Stats, markdown, remarks
 from lit_triwave.modules.stages import Polish, Stage
 
-INTRODUCTION = """\
+_INTRODUCTION = """\
 # The paper's tables, and ours
 
 Written by
@@ -19,78 +19,75 @@ Written by
     {command}
 
 The paper: M. Milkert, D. Hyde, F. Laine, *Compelling ReLU Networks to Exhibit Exponentially Many Linear Regions at
-Initialization and During Training*, ICML 2025, [arXiv 2311.18022](https://arxiv.org/abs/2311.18022). Its figures are
-those in brackets. Float64, networks of depth 5, four neurons wide; x³ − x and r³ take two and three of
-them, against an ordinary network 8 wide. The MSE is that on test points: a grid of 20 001 points (r³: 20 000 random
-ones), in the sparse table the centres of ten equal cells.
+Initialization and During Training*, ICML 2025, [arXiv 2311.18022](https://arxiv.org/abs/2311.18022). Its values are
+in brackets. All networks are in float64, with five hidden layers of four neurons. x³ − x and r³ take two and three such
+networks, and are compared with a standard network 8 wide. The MSE is measured on test points: a grid of 20 001 points,
+20 000 random points for r³, and the centres of ten equal cells in the sparse table.
 
 | | |
 |---|---|
 """
 
-PROTOCOL = """\
+_PROTOCOL = """\
 ## How each row is trained
 
 {recipes}
 
-A step is one full batch; the number after "at" is Adam's highest learning rate. Random starts are trained as in the
-paper, at a constant rate and with the default betas; constructed networks with a warm-up and a cosine to zero. The
-paper says neither how long it pretrains nor its constants of RAAI (here: standard deviation 0.6007 / √fan_in, a row's
-mean taken off whole). r³ is learnt from 500 Sobol points, by the polish from 3000.
+A step is one full batch, and the number after "at" is Adam's highest learning rate. Random starts are trained as in
+the paper, at a constant rate with the default betas. Constructed networks have a warm-up and a cosine decay to zero.
+The paper gives neither the length of its pretraining nor the constants of RAAI. Here the standard deviation is
+0.6007 / √fan_in, and the mean of each row is subtracted. r³ is learnt from 500 Sobol points, and by the polish from
+3000.
 
-The polish is ours, not the paper's. It follows pretraining directly: the neurons that carry only constants are
-recruited for further kinks, without a change of the function or of the number of weights, and Levenberg–Marquardt
-with kicks moves all weights. Every third round of kicks half of the seeds go on from the weights of better ones
-(`exchange`): **its seeds are not independent, so its mean and median say how the whole group ended, not what one seed
-would do.**
+The polish is ours, not the paper's. It follows pretraining directly. Neurons that hold only constants are recruited for
+further kinks, which changes neither the function nor the number of weights. Then Levenberg–Marquardt with kicks trains
+all weights. In every third round of kicks, half of the seeds continue from the weights of better ones (`exchange`).
+**Its seeds are not independent, so its mean and median describe the whole group, not what one seed would reach.**
 
-The free-knot limit is that of METHOD section 6 for as many segments as the depth buys. Released networks may use more
-pieces than that, recruited ones up to 3^d, and may then lie below it.
+The free-knot limit is that of METHOD section 6 for 2^d segments, or twice as many for x³ − x. Released networks may
+have more pieces, recruited ones up to 3^d, and may then be below the limit.
 
 Where rows of Adam are above the paper's, other rates (3e-4 to 1e-2), betas, warm-ups and lengths of pretraining were
-tried; those used are the best compromise of four functions by these very test errors (the sparse one among some 20
-settings), and what is left moves with the starts. Random starts follow the paper's protocol to the letter; why some of
-them end far from its figures is not known. Sparse data: a polish of ten points reaches an exact fit and no lower
-test error; more pretraining makes x¹¹ and tanh 3x worse.
+tried. The settings are the best compromise over four functions, chosen by these test errors (the sparse one among
+about 20 settings). The remaining differences depend on the initialisation. Random starts follow the paper's protocol
+exactly, and why some of them are far from its values is unknown. On sparse data, a polish fits the ten points exactly
+but does not lower the test error, and more pretraining makes x¹¹ and tanh 3x worse.
 
-The lowest of 30 seeds is the luck of one of them and moves with the starts (`--seed`), on sparse data by a factor of
-two.
+The lowest of 30 seeds depends on chance and on the initialisation (`--seed`), on sparse data by a factor of two.
 
-By depth (at most {depths_seeds} seeds): a family of self-similar waves reproduces x² but not x³, so pretraining alone
-stays near 1.2e-5 from depth 4 on. The polish is left with 20·d − 7 weights for 2^d pieces, too few to place them
-freely: the error does not go on falling by a factor of ten with each layer.
+By depth (at most {depths_seeds} seeds): self-similar waves represent x² exactly but not x³, so pretraining alone stays
+near 1.2e-5 from depth 4 on. The polish has 20·d − 7 weights for 2^d pieces, too few to place all pieces freely. So the
+error does not fall by a factor of ten with every further layer.
 """
 
 
 def page(
     command: str, facts: Mapping[str, str], stats: Stats, figures: Mapping[str, str], counts: Mapping[str, Any]
 ) -> str:
-    """The whole page.
+    """Returns the whole page.
 
     Args:
-        command: that makes it.
-        facts: heading ↦ value, of the machine and the run.
+        command: the command that writes the page.
+        facts: name ↦ value, about the machine and the run.
         stats: the tables.
         figures: caption ↦ path relative to the page.
-        counts: of networks whose linear regions were counted after pretraining: `networks`, `as_many` as 2^d predicts.
+        counts: `networks`, how many were counted after pretraining, and `as_many`, how many of them have 2^d pieces.
     """
-    text = INTRODUCTION.format(command=command)
+    text = _INTRODUCTION.format(command=command)
     text += "".join(f"| {name} | {value} |\n" for name, value in facts.items()) + "\n"
     text += markdown(stats) + "\n"
     text += "".join(f"![{caption}]({path})\n\n" for caption, path in figures.items())
     text += "## Worse than the paper, or far from it\n\n"
-    text += (
-        "".join(f"- {remark}\n" for remark in remarks(stats)) or "No cell that has a figure of the paper beside it.\n"
-    )
-    text += "\n" + PROTOCOL.format(recipes=recipes(stats), depths_seeds=DEPTHS_SEEDS)
+    text += "".join(f"- {remark}\n" for remark in remarks(stats)) or "No cell with a value of the paper.\n"
+    text += "\n" + _PROTOCOL.format(recipes=_recipes(stats), depths_seeds=DEPTHS_SEEDS)
     if counts["networks"]:
         share = f"{counts['as_many']} of {counts['networks']} networks of one subnetwork have 2^d"
         text += f"\nLinear regions after pretraining, counted exactly: {share}.\n"
     return text
 
 
-def recipes(stats: Stats) -> str:
-    """The stages of every row: full-batch steps and learning rates."""
+def _recipes(stats: Stats) -> str:
+    """Returns the stages of every row as a table: full-batch steps and learning rates."""
     rows = ["| table | method | pretraining | Adam | polish |", "|---|---|---:|---:|---:|"]
     for table, methods in stats.items():
         for name in methods:

@@ -1,4 +1,4 @@
-"""The paper's experiments and figures (METHOD section 5; Milkert, Hyde, Laine, ICML 2025, arXiv 2311.18022)."""
+"""The paper's experiments and results (METHOD section 5; Milkert, Hyde, Laine, ICML 2025, arXiv 2311.18022)."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ Table = Literal["dense", "sparse", "nonconvex", "depths"]
 """The paper's tables, and our study of x³ by depth."""
 TABLES: tuple[Table, ...] = get_args(Table)
 DEPTH = 5
-"""Hidden layers of all networks in the paper's tables."""
+"""Number of hidden layers of all networks in the paper's tables."""
 DEPTHS = range(1, 11)
 
 
 @dataclass(frozen=True)
 class Function:
-    """A target.
+    """A function to fit.
 
     Args:
-        label: as figures show it.
-        expression: of the variables of the domain.
+        label: name in figures and tables.
+        expression: formula in the variables of the domain.
         domain: variable ↦ (lower, upper).
-        wiring: of the constructed network that fits it.
-        width: of the randomly started network that it is compared with.
-        random_points: number of random (Sobol) training points; None: 500 equally spaced ones, or ten in the sparse
-            table.
+        wiring: of the constructed network.
+        width: of the network with a random start to compare with.
+        random_points: number of random (Sobol) training points; None for 500 equally spaced ones, or for ten in the
+            sparse table.
         target_range: (lowest, highest) target; None for that of the training data. The convex and concave functions
             share (0, 1), so that none depends on those fitted beside it.
         polish_steps: steps of the polish; a step of a composition takes as long as five of a single subnetwork.
@@ -42,12 +42,12 @@ class Function:
     polish_steps: int = 300
 
 
-UNIT = {"x": (0.0, 1.0)}
+_UNIT = {"x": (0.0, 1.0)}
 FUNCTIONS = {
-    "x3": Function("x³", "x**3", UNIT),
-    "x11": Function("x¹¹", "x**11", UNIT),
-    "sin": Function("sin x", "sin(x)", UNIT),
-    "tanh3x": Function("tanh 3x", "tanh(3*x)", UNIT),
+    "x3": Function("x³", "x**3", _UNIT),
+    "x11": Function("x¹¹", "x**11", _UNIT),
+    "sin": Function("sin x", "sin(x)", _UNIT),
+    "tanh3x": Function("tanh 3x", "tanh(3*x)", _UNIT),
     "x3_minus_x": Function(
         "x³ − x",
         "x**3 - x",
@@ -68,15 +68,15 @@ FUNCTIONS = {
         polish_steps=80,
     ),
 }
-CONVEX = ("x3", "x11", "sin", "tanh3x")
+_CONVEX = ("x3", "x11", "sin", "tanh3x")
 TABLE_FUNCTIONS: dict[Table, tuple[str, ...]] = {
-    "dense": CONVEX,
-    "sparse": CONVEX,
+    "dense": _CONVEX,
+    "sparse": _CONVEX,
     "nonconvex": ("x3_minus_x", "r3"),
     "depths": ("x3",),
 }
 
-LOWEST: dict[Table, dict[str, tuple[float, ...]]] = {
+_LOWEST: dict[Table, dict[str, tuple[float, ...]]] = {
     "dense": {
         "kaiming": (2.11e-5, 2.19e-5, 4.50e-5, 5.75e-5),
         "raai": (2.14e-5, 4.40e-5, 3.59e-5, 1.09e-5),
@@ -90,8 +90,8 @@ LOWEST: dict[Table, dict[str, tuple[float, ...]]] = {
     },
     "nonconvex": {"kaiming": (8e-6, 1.5e-4), "theorem31": (5.52e-7, 3.5e-6)},
 }
-"""Lowest MSE of 30 seeds: table ↦ method ↦ one figure for each of `TABLE_FUNCTIONS`."""
-MEAN: dict[Table, dict[str, tuple[float, ...]]] = {
+"""Lowest MSE of 30 seeds: table ↦ method ↦ a value for each of `TABLE_FUNCTIONS`."""
+_MEAN: dict[Table, dict[str, tuple[float, ...]]] = {
     "dense": {
         "kaiming": (7.20e-2, 2.82e-2),
         "raai": (3.97e-2, 4.12e-2),
@@ -100,15 +100,15 @@ MEAN: dict[Table, dict[str, tuple[float, ...]]] = {
         "theorem31": (5.27e-7, 7.87e-6),
     }
 }
-"""Mean MSE of 30 seeds, where it is known to us: of the first two functions."""
+"""Mean MSE of 30 seeds, which we know for the first two functions."""
 
 
 def paper_figure(statistic: str, table: Table, method: str, column: str) -> float | None:
-    """The paper's value of a cell; None where it gives none.
+    """Returns the paper's value for a cell; None if the paper has none.
 
     Args:
         statistic: `"min"` or `"mean"`.
-        table, method, column: names of the cell.
+        table, method, column: names that identify the cell.
     """
-    of_methods = {"min": LOWEST, "mean": MEAN}.get(statistic, {}).get(table, {})
+    of_methods = {"min": _LOWEST, "mean": _MEAN}.get(statistic, {}).get(table, {})
     return dict(zip(TABLE_FUNCTIONS[table], of_methods.get(method, ()), strict=False)).get(column)

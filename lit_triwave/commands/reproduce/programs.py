@@ -1,4 +1,4 @@
-"""One tensor program: all functions of a table and all seeds, by one method."""
+"""Tensor programs: each trains all seeds of all functions of a table by one method, side by side."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ from lit_triwave.modules.metrics import dead
 from lit_triwave.nn.networks import TriangleNetwork
 
 CHUNK = 120
-"""Seeds of each function in one program; more are trained in chunks of so many, which bounds the memory: the Jacobian
-of four functions takes 180 MB."""
+"""Most seeds of each function in one program. More seeds are trained in several programs, which bounds the memory: the
+Jacobian of four functions takes 180 MB."""
 DEPTHS_SEEDS = 6
-"""Most seeds at each depth of the study by depth, whose ten programs would else take longer than the tables."""
+"""Most seeds at each depth of the study by depth, whose ten programs would otherwise take longer than the tables."""
 
 
 @dataclass(frozen=True)
 class Program:
-    """What is trained in one go.
+    """Networks that are trained together.
 
     Args:
         table: name of the table.
         method: name of the method.
-        functions: names; several only if they share inputs and wiring.
-        seeds: of each function.
-        chunk: number of the chunk of seeds.
-        depth: hidden layers.
-        seed: of the starts.
+        functions: names of the functions; several have to share inputs and wiring.
+        seeds: number of networks for each function.
+        chunk: index of the chunk of seeds.
+        depth: number of hidden layers.
+        seed: of the initialisation.
     """
 
     table: Table
@@ -55,7 +55,7 @@ class Program:
 
     @property
     def name(self) -> str:
-        """A name that no other program of a run has."""
+        """Unique name of the program within a run."""
         return ".".join([self.table, self.method, "-".join(self.columns), str(self.chunk)])
 
     @property
@@ -106,7 +106,7 @@ def programs(
 
 
 def new_data(program: Program) -> Any:
-    """The data module of a program."""
+    """Returns the data module of a program."""
     parts = []
     for name in program.functions:
         function = FUNCTIONS[name]
@@ -125,7 +125,7 @@ def new_data(program: Program) -> Any:
 
 @cache
 def free_knot_mse(function: str, depth: int) -> float | None:
-    """The free-knot limit with as many segments as the depth buys (METHOD section 6); None for several variables."""
+    """Returns the free-knot limit for the segments of that depth (METHOD section 6); None for several variables."""
     target = FUNCTIONS[function]
     if len(target.domain) > 1:
         return None
@@ -134,7 +134,7 @@ def free_knot_mse(function: str, depth: int) -> float | None:
 
 
 class _Steps(Callback):
-    """Tells what share of its steps a program has taken since it last told."""
+    """Reports, after each step, the share of all steps that it is."""
 
     def __init__(self, steps: int, tell: Callable[[float], None]) -> None:
         self.steps = steps
@@ -148,20 +148,20 @@ def train(program: Program, tell: Callable[[float], None] = lambda share: None) 
     """Trains and tests a program.
 
     Args:
-        program: what.
+        program: the networks.
         tell: called after each step with the share of all steps that it is.
 
     Returns:
-        `seconds` of wall time, and `cells`: column ↦ `mse` of each seed on the test points, `dead` flags of each seed,
-        and after pretraining `regions`, the linear pieces of each seed.
+        `seconds`, the wall time, and `cells`: column ↦ `mse` on the test points and `dead` flag of each seed, and with
+        pretraining `regions`, the linear pieces of each seed.
     """
     started, threads = time.monotonic(), torch.get_num_threads()
     if program.table == "sparse":
-        torch.set_num_threads(1)  # with ten points, threads wait for each other more than they work
+        torch.set_num_threads(1)  # with ten points, waiting threads cost more than they gain
     method, function = METHODS[program.method], FUNCTIONS[program.functions[0]]
     data, targets = new_data(program), len(program.functions)
     module = new_module(program.table, method, function, data, program.depth, program.seeds, targets)
-    # Every function gets the same starts, so a cell does not depend on which others are run beside it.
+    # Every function gets the same initialisation, so a cell does not depend on the functions beside it.
     torch.manual_seed(1000 * program.seed + program.chunk)
     one_data = new_data(replace(program, functions=program.functions[:1]))
     starts = new_module(program.table, method, function, one_data, program.depth, program.seeds, 1).network

@@ -1,4 +1,4 @@
-"""The tables of a reproduction: on the screen, as Markdown and as CSV, the paper's figure beside each of ours."""
+"""Writes the tables of a reproduction to the screen, as Markdown and as CSV, with the paper's values beside ours."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ STATISTICS = {"min": "lowest test MSE", "mean": "mean test MSE", "median": "medi
 
 
 def label(column: str) -> str:
-    """A column's heading."""
+    """Returns the heading of a column."""
     return FUNCTIONS[column].label if column in FUNCTIONS else f"depth {column}"
 
 
 def limit(table: Table, column: str) -> float | None:
-    """The free-knot limit with as many segments as the depth buys (METHOD section 6), where it is known."""
+    """Returns the free-knot limit of a column (METHOD section 6); None if it is unknown."""
     function, depth = (column, DEPTH) if column in FUNCTIONS else ("x3", int(column))
     return None if table == "sparse" else free_knot_mse(function, depth)
 
 
 def lines(stats: Stats, table: Table, statistic: str) -> list[list[str]]:
-    """One statistic of a table: a heading, a line for each method, and the limit under the lowest errors."""
+    """Returns one statistic of a table: a heading, a line for each method, and the limit below the lowest errors."""
     methods = stats[table]
     columns = list(next(iter(methods.values())))
     cited = any(paper_figure(statistic, table, m, c) is not None for m in methods for c in columns)
@@ -62,7 +62,7 @@ def _entry(cells: Mapping[str, Mapping[str, float]], table: Table, method: str, 
 
 
 def scientific(value: float) -> str:
-    """Such as 1.23e-7."""
+    """Returns a number such as 1.23e-7."""
     return re.sub(r"e([+-])0+(?=\d)", r"e\1", f"{value:.2e}")
 
 
@@ -82,7 +82,7 @@ def show(stats: Stats) -> None:
 
 
 def markdown(stats: Stats) -> str:
-    """All tables as Markdown."""
+    """Returns all tables as Markdown."""
     parts = []
     for table in stats:
         parts.append(f"## {TITLES[table]}\n")
@@ -94,7 +94,7 @@ def markdown(stats: Stats) -> str:
 
 
 def remarks(stats: Stats) -> list[str]:
-    """One sentence for each cell that is worse than the paper's, and for each rival that is far from it."""
+    """Returns a sentence for each cell that is worse than the paper's, and for each baseline far from the paper's."""
     found = []
     for table, method, column, values in _cells(stats):
         for statistic in ("min", "mean"):
@@ -107,12 +107,12 @@ def remarks(stats: Stats) -> list[str]:
             if ratio > 1:
                 found.append(f"{name}: {figures} ({ratio:.2f} times as high).")
             elif not METHODS[method].constructed and ratio < 1 / 5:
-                found.append(f"{name}: {figures} ({1 / ratio:.0f} times lower: not the same rival).")
+                found.append(f"{name}: {figures} ({1 / ratio:.0f} times lower: not the same baseline).")
     return found
 
 
 def write_csv(path: Path, stats: Stats) -> None:
-    """One line for each cell."""
+    """Writes the tables as CSV, with one line for each cell."""
     with written_whole(path) as partial, partial.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["table", "method", "column", *STATISTICS, "paper_min", "paper_mean", "free_knot_limit"])

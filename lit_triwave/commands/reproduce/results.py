@@ -1,4 +1,4 @@
-"""What a reproduction has found so far, kept on disk program by program."""
+"""The results of a reproduction, saved after each program."""
 
 from __future__ import annotations
 
@@ -15,53 +15,55 @@ from lit_triwave.errors import TriwaveError
 from lit_triwave.files import open_folder, write_json
 from lit_triwave.modules.metrics import spread
 
-SEEDS_FILE = "seeds.json"
-"""Every seed of every finished program; it lets an interrupted run go on."""
+_SEEDS_FILE = "seeds.json"
+"""All seeds of all finished programs, from which an interrupted run resumes."""
 RESULTS_FILE = "results.json"
-"""The tables; there when all programs are finished."""
+"""The tables, written when all programs are finished."""
 
 
 class Results:
     """The cells of all finished programs in a folder.
 
     Args:
-        folder: is made if it does not exist.
-        settings: of the run; another run's folder is refused.
-        overwrite: drop what the folder holds.
+        folder: folder of the results; it is created if it does not exist.
+        settings: of the run; a folder with other settings is refused.
+        overwrite: delete the results in the folder.
 
     Attributes:
         finished: program name ↦ what `train` returned.
 
     Raises:
-        TriwaveError: the folder holds finished results, those of other settings, or something else.
+        TriwaveError: the folder has finished results, results of other settings, or other files.
     """
 
     def __init__(self, folder: Path, settings: dict[str, Any], overwrite: bool = False) -> None:
         self.folder = folder
         self.settings = settings
         self.finished: dict[str, dict[str, Any]] = {}
-        self.path = folder / SEEDS_FILE
+        self.path = folder / _SEEDS_FILE
         if folder.is_dir() and any(folder.iterdir()):
             if not self.path.is_file():
-                raise TriwaveError(f"--out {folder}: a folder with something else in it; choose another")
+                raise TriwaveError(
+                    f"--out must be a new folder or one with results, got {folder} with other files: give another --out"
+                )
             if overwrite:
-                # The tables first: without them the folder counts as unfinished.
+                # The tables first: without them, the folder is an unfinished run.
                 (folder / RESULTS_FILE).unlink(missing_ok=True)
                 self.path.unlink()
             else:
-                self._go_on()
+                self._resume()
         open_folder(folder, "give another --out")
 
-    def _go_on(self) -> None:
+    def _resume(self) -> None:
         try:
             saved = json.loads(self.path.read_text())
             there, self.finished = dict(saved["settings"]), dict(saved["programs"])
             for found in self.finished.values():
                 found["seconds"], [(cell["mse"], cell["dead"]) for cell in found["cells"].values()]
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise TriwaveError(f"{self.path} is damaged: choose another --out, or --overwrite") from error
+            raise TriwaveError(f"{self.path} is damaged: give another --out, or --overwrite") from error
         if (self.folder / RESULTS_FILE).is_file():
-            raise TriwaveError(f"--out {self.folder} holds a finished run: choose another, or --overwrite")
+            raise TriwaveError(f"--out {self.folder} has a finished run: give another --out, or --overwrite")
         differing = [
             f"{name} {there.get(name)} there and {value} here"
             for name, value in self.settings.items()
@@ -69,22 +71,22 @@ class Results:
         ]
         if differing:
             raise TriwaveError(
-                f"--out {self.folder} holds an unfinished run of other settings ({'; '.join(differing)}): "
-                "choose another, or --overwrite"
+                f"--out {self.folder} has an unfinished run of other settings ({'; '.join(differing)}): "
+                "give another --out, or --overwrite"
             )
 
     def add(self, program: Program, found: dict[str, Any]) -> None:
-        """Keeps a finished program, on disk too."""
+        """Adds a finished program and saves it."""
         self.finished[program.name] = found
         write_json(self.path, {"settings": self.settings, "machine": machine(), "programs": self.finished})
 
     @property
     def seconds(self) -> float:
-        """Wall time of all finished programs."""
+        """Wall time of all finished programs in seconds."""
         return float(sum(found["seconds"] for found in self.finished.values()))
 
     def cells(self, programs: list[Program]) -> dict[str, dict[str, dict[str, dict[str, list[Any]]]]]:
-        """Table ↦ method ↦ column ↦ `mse`, `dead` and perhaps `regions` of all seeds, chunks joined."""
+        """Returns table ↦ method ↦ column ↦ `mse`, `dead` and, with pretraining, `regions` of all seeds."""
         tables: dict[str, dict[str, dict[str, dict[str, list[Any]]]]] = {}
         for program in programs:
             row = tables.setdefault(program.table, {}).setdefault(program.method, {})
@@ -96,15 +98,15 @@ class Results:
 
 
 def statistics(cell: dict[str, list[Any]]) -> dict[str, float]:
-    """Lowest, mean and median MSE over seeds, and the share of dead networks."""
+    """Returns the lowest, mean and median MSE over seeds, and the share of dead networks."""
     values = {name.removeprefix("_"): float(v) for name, v in spread("", torch.tensor(cell["mse"])).items()}
     return values | {"dead": sum(cell["dead"]) / len(cell["dead"])}
 
 
 def machine() -> dict[str, str]:
-    """What the run was made on: processor, cores, versions."""
+    """Returns the processor, the number of threads and the versions of a run."""
     processor = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")  # Linux; elsewhere the name above has to do
+    info = Path("/proc/cpuinfo")  # on Linux, a better name than the one above
     for line in info.read_text().splitlines() if info.is_file() else []:
         if line.startswith("model name"):
             processor = line.split(":", 1)[1].strip()

@@ -1,1 +1,1 @@
-"""`python -m lit_triwave sweep`: the runs of a sweep file in W&B's format, without W&B's server."""
+"""`sweep`: makes the runs of a sweep file in W&B's format, without W&B's server."""

@@ -310,10 +310,22 @@ def test_nothing_is_overwritten_unasked_nor_left_when_it_is_not_the_model(
         (["{run}/stage_-1.ckpt"], ", got -1", 1),
         (["{run}/stage_two.ckpt"], ", got [0, 1]", 1),
         (["{run}", "--seed", "3"], "error: --seed must be one that the checkpoint has (3 seeds, 0 to 2), got 3", 1),
-        (["{run}", "--format", "onx"], "--format onx: one of torch, program, onnx; did you mean 'onnx'?", 2),
-        (["{run}", "--arithmetic", "float16"], "--arithmetic float16: one of float32, float64; did you mean", 2),
-        (["{run}", "--arithmetic", "float32"], "--arithmetic float32: this model is float64, give --float32 too", 1),
-        (["{run}", "--out", "a.onnx"], "--out a.onnx: a file of --format torch ends in .pt", 2),
+        (
+            ["{run}", "--format", "onx"],
+            "--format must be one of torch, program, onnx, got onx; did you mean 'onnx'?",
+            2,
+        ),
+        (
+            ["{run}", "--arithmetic", "float16"],
+            "--arithmetic must be one of float32, float64, got float16; did you mean",
+            2,
+        ),
+        (
+            ["{run}", "--arithmetic", "float32"],
+            "--arithmetic must be float64 for a float64 model, got float32: give --float32",
+            1,
+        ),
+        (["{run}", "--out", "a.onnx"], "--out must end in .pt for --format torch, got a.onnx", 2),
         (["{run}", "--out", "{run}/config.yaml/x.pt"], "cannot be written", 1),
         ([], "checkpoint", 2),
     ],
@@ -357,5 +369,5 @@ def test_a_float64_convolution_that_onnxruntime_lacks_is_said(runs, capsys: Any,
     assert "onnxruntime cannot run it" in (error := capsys.readouterr().err) and "give --float32" in error
     assert list(tmp_path.iterdir()) == []
     assert main([*args, "--float32", "--arithmetic", "float64"]) == 1
-    assert "take --arithmetic float32" in capsys.readouterr().err
+    assert "give --arithmetic float32" in capsys.readouterr().err
     assert main([*args, "--float32"]) == 0

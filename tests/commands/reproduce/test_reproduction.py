@@ -1,4 +1,4 @@
-"""`reproduce`: the tables, the folder it keeps, and what it refuses."""
+"""`reproduce`: its tables, its folder, and the arguments that it refuses."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from lit_triwave.commands.reproduce.report import remarks, scientific
 @pytest.fixture(autouse=True)
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """Stages of 50 steps, few points and depths."""
-    monkeypatch.setattr("lit_triwave.commands.reproduce.methods.epochs", lambda steps: 1)
+    monkeypatch.setattr("lit_triwave.commands.reproduce.methods._epochs", lambda steps: 1)
     monkeypatch.setitem(FUNCTIONS, "r3", dataclasses.replace(FUNCTIONS["r3"], random_points=60))
     for module in ("programs", "figures"):
         monkeypatch.setattr(f"lit_triwave.commands.reproduce.{module}.DEPTHS", range(1, 4))
@@ -82,7 +82,7 @@ def test_an_interrupted_run_keeps_its_cells_and_goes_on(
     out = tmp_path / "out"
     monkeypatch.setattr(command, "train", train_two)
     assert reproduce(out, *args) == 130
-    assert "2 of 3 parts are kept" in capsys.readouterr().out
+    assert "2 of 3 parts are saved" in capsys.readouterr().out
     assert not (out / "results.json").exists()
     monkeypatch.setattr(command, "train", lambda program, tell: trained.append(program.method) or train(program, tell))
     assert reproduce(out, *args) == 0
@@ -120,22 +120,30 @@ def test_a_folder_of_other_settings_or_other_files_is_refused(
     other.mkdir()
     (other / "thesis.tex").write_text("mine")
     assert reproduce(other, *args, "--overwrite") == 1
-    assert "something else" in capsys.readouterr().err
+    assert "with other files" in capsys.readouterr().err
     assert (other / "thesis.tex").read_text() == "mine"
 
 
 @pytest.mark.parametrize(
     ("args", "code", "message"),
     [
-        (["--methods", "kaimng"], 2, "--methods kaimng: one of kaiming, raai"),
-        (["--functions", "x5"], 2, "--functions x5: one of x3, x11"),
-        (["--table", "denes"], 2, "--table denes: one of dense, sparse, nonconvex, depths, all; did you mean 'dense'?"),
-        (["--seeds", "0"], 2, "--seeds 0: at least 1"),
+        (["--methods", "kaimng"], 2, "--methods must be among kaiming, raai"),
+        (["--functions", "x5"], 2, "--functions must be among x3, x11"),
+        (
+            ["--table", "denes"],
+            2,
+            "--table must be among dense, sparse, nonconvex, depths, all, got denes; did you mean 'dense'?",
+        ),
+        (["--seeds", "0"], 2, "--seeds must be at least 1, got 0"),
         (["--seeed", "3"], 2, "--seeed"),
-        (["--seed", "-1"], 2, "--seed -1: at least 0"),
-        (["--table", "dense", "--functions", "r3"], 1, "--functions r3: table dense has x3, x11, sin, tanh3x"),
-        (["--methods", "polish", "--polish", "false"], 1, "nothing to do"),
-        (["--table", "depths", "--polish", "false"], 1, "nothing to do"),
+        (["--seed", "-1"], 2, "--seed must be at least 0, got -1"),
+        (
+            ["--table", "dense", "--functions", "r3"],
+            1,
+            "--functions must be among x3, x11, sin, tanh3x for table dense, got r3",
+        ),
+        (["--methods", "polish", "--polish", "false"], 1, "must have another method than polish"),
+        (["--table", "depths", "--polish", "false"], 1, "must have another method than polish"),
     ],
 )
 def test_a_wrong_argument_is_refused_by_its_name(
@@ -193,7 +201,7 @@ def test_the_paper_gives_figures_for_the_cells_of_its_tables_only() -> None:
     assert paper_figure("median", "dense", "kaiming", "x3") is None
 
 
-def test_remarks_name_what_is_worse_than_the_paper_or_another_rival() -> None:
+def test_remarks_name_what_is_worse_than_the_paper_or_another_baseline() -> None:
     def cell(low: float, mean: float) -> dict[str, float]:
         return {"min": low, "mean": mean, "median": mean, "dead": 0.0}
 
