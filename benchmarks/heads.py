@@ -1,9 +1,9 @@
-"""Speed of the block-diagonal part of a head against one dense layer of its width: forward and backward, in one run.
+"""Compares the speed of a head's block-diagonal part with one dense layer of its width, forward and backward.
 
     python benchmarks/heads.py [--batch 512] [--nets 1024] [--depth 5] [--threads 2] [--repeats 20] [--no-compile]
 
-Each figure is the fastest of the repeats, which is what other programs on the machine disturb least; the dense layer is
-measured before and after, and the faster of both counts. With a GPU, the same on it.
+Each time is the fastest of the repeats, since other programs disturb it least. The dense layer is measured before and
+after the others, and the faster time is used. If there is a GPU, everything runs on it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from lit_triwave import TriangleBank
 
 
 def fastest(module: Callable[[Tensor], Tensor], x: Tensor, grad: Tensor, repeats: int) -> float:
-    """Seconds of one forward and backward pass."""
+    """Returns the seconds of one forward and backward pass."""
     wait = torch.cuda.synchronize if x.is_cuda else lambda: None
     times = []
     for _ in range(repeats + 2):  # two to warm up

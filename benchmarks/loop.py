@@ -1,11 +1,11 @@
-"""Images a second in Lightning's loop, as `fit` runs it, against a plain loop in the style of torchvision's reference.
+"""Compares images per second in Lightning's loop, as in `fit`, with a plain loop like torchvision's reference.
 
     python -m benchmarks.loop
 
-Both train the same network from the same start on the same loader: a small ImageNet-layout folder of JPEGs, made for
-the purpose. After a warm-up they take turns, each for an epoch that follows an untimed one; the figure is the median
-over the turns of Lightning's speed divided by the plain loop's in the same turn. On a machine that others use too, the
-same ratio of processor times (all threads of the process, not its worker processes) says more.
+Both train the same network from the same start on the same loader, a small folder of generated JPEGs in ImageNet's
+layout. After a warm-up they take turns. In each turn, an untimed epoch precedes the timed one. The result is the median
+over the turns of Lightning's speed divided by that of the plain loop. On a shared machine, the same ratio of processor
+times is more reliable; these include all threads of the process, but not its worker processes.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ LR = 0.01
 
 
 def write_images(root: Path, classes: int, images: int) -> None:
-    """Writes train/ and val/ with classes of photographs' usual size, smooth with a little noise."""
+    """Writes train/ and val/ with classes of smooth, slightly noisy images of 500 × 375 pixels."""
     generator = np.random.default_rng(0)
     for split, count in (("train", images // classes), ("val", 1)):
         for label in range(classes):
@@ -55,7 +55,7 @@ def write_images(root: Path, classes: int, images: int) -> None:
 
 
 class Seconds(NamedTuple):
-    """What an epoch took: on the clock, and of the processor."""
+    """Wall time and processor time of an epoch."""
 
     wall: float
     cpu: float
@@ -69,7 +69,7 @@ class Seconds(NamedTuple):
 
 
 class EpochTimer(Callback):
-    """Seconds of each training epoch."""
+    """Measures the seconds of each training epoch."""
 
     def __init__(self) -> None:
         self.seconds: list[Seconds] = []
@@ -82,7 +82,7 @@ class EpochTimer(Callback):
 
 
 def classifier(args: argparse.Namespace, data: ImageNetDataModule) -> ImageClassifier:
-    """The network, the same each time."""
+    """Returns the network, the same each time."""
     torch.manual_seed(0)
     return ImageClassifier(
         backbone=args.backbone,
@@ -96,13 +96,13 @@ def classifier(args: argparse.Namespace, data: ImageNetDataModule) -> ImageClass
 
 
 def datamodule(args: argparse.Namespace, root: Path) -> ImageNetDataModule:
-    """The data, the same each time."""
+    """Returns the data, the same each time."""
     options = {"batch_size": args.batch, "image_size": args.size, "workers": args.workers, "channels_last": False}
     return ImageNetDataModule(str(root), **options)
 
 
 def lightning_loop(args: argparse.Namespace, root: Path, folder: Path) -> Seconds:
-    """Seconds of the second epoch in Lightning, with the callbacks and the logger of `fit`."""
+    """Returns the seconds of the second epoch in Lightning, with the callbacks and the logger of `fit`."""
     data, timer = datamodule(args, root), EpochTimer()
     trainer = Trainer(
         accelerator="cpu",
@@ -120,7 +120,7 @@ def lightning_loop(args: argparse.Namespace, root: Path, folder: Path) -> Second
 
 
 def plain_loop(args: argparse.Namespace, root: Path) -> Seconds:
-    """Seconds of the second epoch in a loop by hand: to the device, forward, loss, backward, step, running averages."""
+    """Returns the seconds of the second epoch in a plain loop with the same work."""
     data = datamodule(args, root)
     model = classifier(args, data).network.train()
     device = torch.device("cpu")
@@ -148,7 +148,7 @@ def plain_loop(args: argparse.Namespace, root: Path) -> Seconds:
 
 
 def hits(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """How many labels are the first, and among the first five, of the predictions."""
+    """Returns how many labels are the first prediction, and how many are among the first five."""
     with torch.inference_mode():
         correct = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
         return correct[:, 0].sum(), correct.any(1).sum()
@@ -179,10 +179,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 "lightning": lambda: lightning_loop(args, folder / "images", folder / "logs"),
                 "plain": lambda: plain_loop(args, folder / "images"),
             }
-            # Who begins alternates, so that a drift of the machine's speed favours neither.
+            # The order alternates, so that a drift of the machine's speed favours neither.
             order = list(runs) if turn % 2 else list(reversed(runs))
             seconds = {name: runs[name]() for name in order}
-            if turn:  # the first is the warm-up
+            if turn:  # turn 0 is the warm-up
                 pairs.append((seconds["lightning"], seconds["plain"]))
 
     seen = args.images // args.batch * args.batch

@@ -1,12 +1,12 @@
-"""VGG-16-BN with its hidden dense layers replaced: parameters, multiply-adds, and the head's time in each form.
+"""Measures VGG-16-BN with replaced hidden dense layers: parameters, multiply-adds, and the head's time in each form.
 
     python -m benchmarks.vgg [--batch 16] [--depth 5] [--threads 2] [--repeats 3]
 
-Parameters and multiply-adds are those of the whole model, for one image of 224 × 224: what PyTorch counts of the
-original, with the classifier's share exchanged as `replace_dense` reports it. With peaks the subnetworks are no matrix
-products, and are not counted. The time is that of one forward and backward pass of the classifier alone, 25088 features
-→ 1000 classes, the fastest of the repeats; the original is timed first and last. On a machine that others use too,
-the processor's time (of all threads) says more than the clock's. With a GPU, on it.
+Parameters and multiply-adds are those of the whole model for one image of 224 × 224. PyTorch counts them for the
+original model, and `replace_dense` reports the classifier's share. With peaks, the subnetworks have no matrix products,
+so their multiply-adds are not counted. The time is that of one forward and backward pass of the classifier alone, from
+25088 features to 1000 classes, and the fastest of the repeats. The original is timed first and last. On a shared
+machine, the processor time of all threads is more reliable than the wall time. With a GPU, all runs on it.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from lit_triwave import replace_dense
 from lit_triwave.nn.heads import BlockDiagonalLayers
 from lit_triwave.nn.replacement import Replacement
 
-FEATURES = 25088  # 512 · 7 · 7, that VGG's classifier gets
+FEATURES = 25088  # inputs of VGG's classifier, 512 · 7 · 7
 FORMS = ("peaks", "blocks", "dense")
 REPLACED = {0: "both hidden layers", 1: "the second hidden layer"}  # by `keep`
 
 
 class Form(NamedTuple):
-    """A form of the model: what was replaced (`keep` of `replace_dense`; None for nothing), and how it is released."""
+    """A form of the model: the replaced layers (`keep` of `replace_dense`, None for none), and the kind of release."""
 
     keep: int | None
     released: str
@@ -53,7 +53,7 @@ class Form(NamedTuple):
 
 
 def forms() -> Iterator[Form]:
-    """The original, and both replacements in all three forms."""
+    """Yields the original, and both replacements in all three forms."""
     yield Form(None, "")
     for keep in REPLACED:
         for released in FORMS:
@@ -61,7 +61,7 @@ def forms() -> Iterator[Form]:
 
 
 def count(form: Form, depth: int) -> tuple[int, int | None]:
-    """Parameters of the whole model and its multiply-adds, None with peaks; without making its weights."""
+    """Returns the parameters and multiply-adds (None with peaks) of the whole model, without making its weights."""
     with torch.device("meta"):
         model = vgg16_bn()
         with FlopCounterMode(display=False) as counter:
@@ -75,7 +75,7 @@ def count(form: Form, depth: int) -> tuple[int, int | None]:
 
 
 def seconds(head: nn.Module, x: Tensor, repeats: int) -> tuple[float, float]:
-    """Clock's and processor's time of the fastest forward and backward passes, after one to warm up."""
+    """Returns wall time and processor time of the fastest forward and backward passes, after one warm-up."""
     wait: Any = torch.cuda.synchronize if x.is_cuda else lambda: None
     times = []
     for _ in range(repeats + 1):
@@ -90,7 +90,7 @@ def seconds(head: nn.Module, x: Tensor, repeats: int) -> tuple[float, float]:
 
 
 def measure(form: Form, depth: int, batch: int, repeats: int, device: str) -> tuple[float, float]:
-    """`seconds` of VGG-16's classifier in a form."""
+    """Returns `seconds` of VGG-16's classifier in a form."""
     head = VGG(nn.Identity(), init_weights=False).classifier
     form.apply(head, depth)
     return seconds(head.to(device), torch.randn(batch, FEATURES, device=device, requires_grad=True), repeats)
