@@ -176,7 +176,7 @@ def test_a_compiled_classifier_trains_through_the_switch_as_an_eager_one(digits,
     compiled = torch.nn.Module.compile
     # The graphs that inductor would get, all of them whole, without waiting for the C++ compiler.
     monkeypatch.setattr(torch.nn.Module, "compile", lambda self: compiled(self, backend="aot_eager", fullgraph=True))
-    monkeypatch.setattr("lit_triwave.construction.block_kernels.compiled", lambda function: function)
+    monkeypatch.setattr("lit_triwave.construction.block_kernels._compiled", lambda function: function)
     few = ["--trainer.limit_train_batches", "2", "--model.pretrain.epochs", "1", "--model.train.epochs", "1"]
     a, b = digits("a", *few), digits("b", *few, "--model.compile", "true")
     one, two = (state(run)["state_dict"] for run in (a, b))

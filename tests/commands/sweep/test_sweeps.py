@@ -6,6 +6,7 @@ import shlex
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ from lit_triwave.cli import main
 from lit_triwave.commands.sweep.definition import read_sweep
 from lit_triwave.commands.sweep.naming import run_ids
 from lit_triwave.commands.sweep.parameters import parameters
+from lit_triwave.commands.sweep.process import Stop
 from lit_triwave.tracking.lock import locked
+from lit_triwave.tracking.run import SWEEP_VARIABLE
 from tests.conftest import REPOSITORY
 from tests.faults import signal_at
 from tests.finished_runs import assert_ends_alike, rows
@@ -75,10 +78,26 @@ def ends(command: list[str], code: int = 0) -> str:
     return done.stdout
 
 
+@pytest.fixture
+def sweep_here(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], blank_figures: None
+) -> Callable[..., Any]:
+    """Runs `sweep` with its runs in this process; returns what it prints, as `out` and `err`."""
+    monkeypatch.setattr(Stop, "fit", lambda self, arguments: main(["fit", *arguments]))
+    monkeypatch.setenv(SWEEP_VARIABLE, "1")
+
+    def run(command: list[str], code: int = 0) -> Any:
+        capsys.readouterr()
+        assert main(command) == code
+        return capsys.readouterr()
+
+    return run
+
+
 @pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
-def test_every_shipped_sweep_runs_and_leaves_ordinary_run_folders(path: Path, tmp_path: Path) -> None:
+def test_every_shipped_sweep_runs_and_leaves_ordinary_run_folders(path: Path, tmp_path: Path, sweep_here: Any) -> None:
     small = [*cut_down(path.stem, tmp_path), "--run.root", str(tmp_path / "runs")]
-    shown = ends(["sweep", str(path.relative_to(REPOSITORY)), "--count", "2", *small])
+    shown = sweep_here(["sweep", str(path.relative_to(REPOSITORY)), "--count", "2", *small]).out
     folder = tmp_path / "runs" / path.stem
     sweep = read_sweep(path)
     points = list(sweep.values(2))
@@ -107,18 +126,17 @@ def test_every_shipped_sweep_runs_and_leaves_ordinary_run_folders(path: Path, tm
 
 
 @pytest.mark.lowest
-def test_a_run_that_fails_is_named_and_the_others_are_made_and_kept(tmp_path: Path) -> None:
+def test_a_run_that_fails_is_named_and_the_others_are_made_and_kept(tmp_path: Path, sweep_here: Any) -> None:
     path = write(tmp_path, {"model.depth": {"values": [2, -3, 3]}})
     command = ["sweep", path, *SMALL, "--run.root", str(tmp_path)]
-    done = run_command(command)
-    assert done.returncode == 1
-    assert "run 2/3  depth=-3  failed, exit code 1" in done.stdout
-    assert "failed: depth=-3 (exit code 1)\n" in done.stdout and "2 of 3 runs are finished" in done.stdout
-    assert "depth" in done.stderr and len(done.stderr.splitlines()) == 1
+    shown = sweep_here(command, code=1)
+    assert "run 2/3  depth=-3  failed, exit code 1" in shown.out
+    assert "failed: depth=-3 (exit code 1)\n" in shown.out and "2 of 3 runs are finished" in shown.out
+    assert "depth" in shown.err and len(shown.err.splitlines()) == 1
     assert sorted(run.name for run in (tmp_path / "s").iterdir()) == ["depth=2", "depth=3"]
     before = {run.name: (run / "summary.json").stat().st_mtime_ns for run in (tmp_path / "s").iterdir()}
     path = write(tmp_path, {"model.depth": {"values": [2, 3, 4]}})
-    shown = ends(command)
+    shown = sweep_here(command).out
     assert "3 runs, model.depth; 2 are finished already" in shown
     assert shown.count("finished already\n") == 3 and "run 3/3  depth=4" in shown
     assert before == {name: (tmp_path / "s" / name / "summary.json").stat().st_mtime_ns for name in before}
@@ -134,12 +152,11 @@ def test_what_the_parser_lets_through_is_refused_before_the_first_run_too(tmp_pa
     assert not (tmp_path / "l").exists()
 
 
-def test_a_run_in_use_is_left_to_its_process_and_an_unknown_metric_is_said(tmp_path: Path, capfd: Any) -> None:
+def test_a_run_in_use_is_left_to_its_process_and_an_unknown_metric_is_said(tmp_path: Path, sweep_here: Any) -> None:
     path = write(tmp_path, {"model.depth": {"values": [2, 3]}}, metric={"name": "test/msee", "goal": "minimize"})
     (tmp_path / "s" / "depth=2").mkdir(parents=True)
     with locked(tmp_path / "s" / "depth=2"):
-        assert main(["sweep", path, *SMALL, "--run.root", str(tmp_path)]) == 0
-    shown = capfd.readouterr().out
+        shown = sweep_here(["sweep", path, *SMALL, "--run.root", str(tmp_path)]).out
     assert f"run 1/2  depth=2  skipped: process {os.getpid()} is working on it\n" in shown
     assert "no run has the sweep's metric test/msee; did you mean 'test/mse'?" in shown
     assert "1 of 2 runs are finished" in shown and "failed" not in shown
@@ -203,26 +220,24 @@ def test_a_list_is_what_an_array_of_jobs_takes(tmp_path: Path, capsys: Any) -> N
     assert file.read_text().splitlines() == [lines[0], *lines[2:]]
 
 
-def test_the_list_of_a_finished_sweep_says_that_its_runs_are_finished(tmp_path: Path, capsys: Any) -> None:
+def test_the_list_of_a_finished_sweep_says_that_its_runs_are_finished(tmp_path: Path, sweep_here: Any) -> None:
     path, file = write(tmp_path, {"model.depth": {"values": [2]}}, metric={"name": "test/mse"}), tmp_path / "jobs.txt"
     command = ["sweep", path, *SMALL, "--run.root", str(tmp_path)]
-    ends(command)
-    assert main([*command, "--list", str(file)]) == 0
-    shown = capsys.readouterr().out
+    sweep_here(command)
+    shown = sweep_here([*command, "--list", str(file)]).out
     assert "run 1/1  depth=2  test/mse " in shown and "  finished\n" in shown
     assert f"all 1 runs are finished: {file} is not written" in shown and not file.exists()
 
 
-def test_runs_of_another_config_are_not_taken_for_those_of_the_sweep(tmp_path: Path, capsys: Any) -> None:
+def test_runs_of_another_config_are_not_taken_for_those_of_the_sweep(tmp_path: Path, sweep_here: Any) -> None:
     path = write(tmp_path, {"model.depth": {"values": [2]}})
     command = ["sweep", path, *SMALL, "--run.root", str(tmp_path)]
-    ends(command)
-    assert main([*command, "--model.width", "7"]) == 1
-    error = capsys.readouterr().err
+    sweep_here(command)
+    error = sweep_here([*command, "--model.width", "7"], code=1).err
     assert (
         "depth=2 was made from another config: model.width is 4 there and 7 here; --run.experiment NAME starts" in error
     )
-    assert main([*command, "--trainer.log_every_n_steps", "1", "--run.wandb", "disabled"]) == 0
+    sweep_here([*command, "--trainer.log_every_n_steps", "1", "--run.wandb", "disabled"])
 
 
 BAD = [
