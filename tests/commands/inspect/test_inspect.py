@@ -234,7 +234,7 @@ def test_a_loose_checkpoint_is_drawn_in_the_present_folder(runs, tmp_path: Path,
         (["{run}/checkpoints/lost.ckpt"], "lost.ckpt: no such file; did you mean 'last.ckpt'?"),
         (["{run}", "--seed", "9"], "error: --seed must be one that the checkpoint has (3 seeds, 0 to 2), got 9"),
         (["{run}", "--out", "{run}/config.yaml"], "cannot be written"),
-        (["{run}/../.."], "no */checkpoints/last.ckpt in it; experiments in it: "),
+        (["{run}/../.."], "or */checkpoints/last.ckpt in it; experiments in it: "),
     ],
 )
 def test_bad_input_is_one_line(args: list[str], message: str, runs, capsys: Any) -> None:
