@@ -50,11 +50,12 @@ START_LIMIT = 120  # seconds within which a process must begin to train
 WRITING = 0.5  # share of kills that wait for a checkpoint to be written
 
 
-def attempt(args: Sequence[str], log: str) -> None:
+def attempt(args: Sequence[str], log: str, folder: str) -> None:
     """Runs `fit` in this process, with its output in a file."""
     with open(log, "a") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
+    os.chdir(folder)  # the server that forks has that of its own start
     torch.set_num_threads(1)
     sys.exit(command(args))
 
@@ -71,7 +72,7 @@ class Attempts:
         """Starts a process that begins or resumes a run."""
         args = ["fit", *CASES[case], *ALWAYS, "--run.root", str(self.root), "--run.experiment", "e"]
         args += ["--run.id", run_id, "--ckpt_path", "last"]
-        process = self.context.Process(target=attempt, args=(args, str(self.root / f"{run_id}.log")))
+        process = self.context.Process(target=attempt, args=(args, str(self.root / f"{run_id}.log"), os.getcwd()))
         process.start()
         return process
 

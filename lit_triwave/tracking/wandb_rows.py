@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
-from queue import Queue
 from typing import Any
 
 from lightning.pytorch.loggers import WandbLogger
@@ -51,7 +50,8 @@ class WandbRows(WandbLogger):
         self._row: dict[str, Any] = {}  # logged at `_step`, not yet sent
         self._summary: dict[str, Any] = {}
         self._defined: set[str] = set()
-        self._background = _Background()
+        self._thread = ThreadPoolExecutor(max_workers=1)  # makes calls to W&B in order
+        self._calls: deque[Future[None]] = deque()
         self._artifact = f"{run.experiment}-{run.id}"
         for step, metrics in rows:
             self.log_metrics(metrics, step)
@@ -65,9 +65,16 @@ class WandbRows(WandbLogger):
 
     def _send(self) -> None:
         if self._row and self._step > self._sent and not self._lost:
-            self._background.call(partial(self._send_row, self._row, self._step))
+            while self._calls and self._calls[0].done():
+                self._calls.popleft().result()  # raises its error
+            self._calls.append(self._thread.submit(self._send_row, self._row, self._step))
             self._sent = self._step
         self._row = {}
+
+    def _wait(self) -> None:
+        """Waits until all rows are sent; raises the error of the first that failed."""
+        while self._calls:
+            self._calls.popleft().result()
 
     def _send_row(self, row: dict[str, Any], step: int) -> None:
         if not self._lost:
@@ -98,7 +105,7 @@ class WandbRows(WandbLogger):
     @rank_zero_only
     def log_config(self, config: Mapping[str, Any]) -> None:
         """Sets W&B's config, flat; values that a W&B sweep has set are kept."""
-        self._background.wait()
+        self._wait()
         kept = set(self.experiment.config.keys()) if swept() else set()
         given = {name: value for name, value in config.items() if name not in kept}
         with self._may_be_lost():
@@ -113,7 +120,7 @@ class WandbRows(WandbLogger):
     @rank_zero_only
     def log_checkpoint(self, path: Path) -> None:
         """Uploads a checkpoint as an artifact named after the run, from the run folder itself."""
-        self._background.wait()
+        self._wait()
         if self._lost:
             return
         import wandb
@@ -135,41 +142,8 @@ class WandbRows(WandbLogger):
     def finalize(self, status: str) -> None:
         if status == "success":
             self._send()
-        self._background.wait()
+        self._wait()
         if self._summary and not self._lost:
             with self._may_be_lost():
                 self.experiment.summary.update({k: v for k, v in self._summary.items() if k not in self._defined})
         super().finalize(status)
-
-
-class _Background:
-    """Makes calls in another thread, in order. The thread starts with the first call and ends with the process."""
-
-    def __init__(self) -> None:
-        self._calls: Queue[Callable[[], None]] = Queue()
-        self._thread: threading.Thread | None = None
-        self._error: Exception | None = None
-
-    def call(self, function: Callable[[], None]) -> None:
-        """Queues a call."""
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._work, daemon=True)
-            self._thread.start()
-        self._calls.put(function)
-
-    def wait(self) -> None:
-        """Waits until all calls are made; raises the error of the first that failed."""
-        self._calls.join()
-        error, self._error = self._error, None
-        if error is not None:
-            raise error
-
-    def _work(self) -> None:
-        while True:
-            function = self._calls.get()
-            try:
-                function()
-            except Exception as error:  # `wait` raises it
-                self._error = self._error or error
-            finally:
-                self._calls.task_done()

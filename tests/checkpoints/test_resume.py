@@ -3,14 +3,13 @@ from __future__ import annotations
 import json
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from benchmarks.kill_and_resume import main as kill_and_resume
 from benchmarks.resumability import main as measure_resumability
 from lit_triwave.checkpoints.last import StageCheckpoint
 from tests.conftest import REPOSITORY
@@ -231,11 +230,10 @@ def test_a_run_killed_in_its_test_ends_as_if_it_had_not_been_killed(fit, trained
     assert_ends_alike(whole, run)
 
 
-def test_the_script_that_kills_and_resumes_finds_no_difference() -> None:
-    command = [sys.executable, "-m", "benchmarks.kill_and_resume", "--times", "1"]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "1 of 1 bit-identical" in done.stdout
+def test_the_script_that_kills_and_resumes_finds_no_difference(monkeypatch, capsys) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    assert kill_and_resume(["--times", "1"]) == 0
+    assert "1 of 1 bit-identical" in capsys.readouterr().out
 
 
 def test_the_script_that_measures_resumability_saves_inside_an_epoch(monkeypatch, capsys) -> None:
