@@ -1,6 +1,6 @@
 """Draws the pictures of docs/METHOD.md and docs/explanation/stages.md with the library itself.
 
-    python docs/draw_method.py
+python docs/draw_method.py
 """
 
 from __future__ import annotations

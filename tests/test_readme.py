@@ -1,4 +1,4 @@
-"""Every command and example in the README and in the documentation runs as written; small settings are appended here."""
+"""Every command and example in README and documentation runs as written; small settings are appended here."""
 
 from __future__ import annotations
 
