@@ -59,7 +59,7 @@ lint: setup ## check style, types and the walls between the rooms
 	$(BIN)/lint-imports
 
 docs: setup ## build the documentation into site/, with warnings as errors
-	$(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 lock: ## write requirements.lock; versions in it stay unless pyproject.toml forbids them
 	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.10 \

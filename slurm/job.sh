@@ -1,14 +1,14 @@
 # shellcheck shell=bash
-# What fit.sbatch and array.sbatch share; they source it inside a job, in the folder that it was submitted from.
-#   LIT_TRIWAVE_VENV     virtual environment; .venv by default, and none if that is not there
+# Functions of fit.sbatch and array.sbatch, which source this file inside a job, in the folder it was submitted from.
+#   LIT_TRIWAVE_VENV     virtual environment; by default .venv, or none if that does not exist
 #   LIT_TRIWAVE_MODULES  environment modules to load first, such as "python/3.11 cuda"
-#   LIT_TRIWAVE_DATA     file or folder to copy to each node's own disk; arguments that begin with it mean the copy
+#   LIT_TRIWAVE_DATA     file or folder to copy to each node's own disk; arguments that begin with it are changed to the copy
 set -euo pipefail
 
-REQUEUE=75      # exit code: all is saved, start me again
-INTERRUPTED=130 # exit code: all is saved, and someone wanted an end
+REQUEUE=75      # exit code: saved, start me again
+INTERRUPTED=130 # exit code: saved, and somebody asked for the end
 
-# environment: the modules and the Python of the job.
+# environment: loads the modules and the Python of the job.
 environment() {
     if [ -n "${LIT_TRIWAVE_MODULES:-}" ]; then
         # shellcheck disable=SC2086  # several modules
@@ -26,7 +26,7 @@ environment() {
     [ -z "${SLURM_CPUS_PER_TASK:-}" ] || export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK
 }
 
-# fit RUN_ID CONFIG [--key value ...]: trains in one process for each GPU, or one on each node, as the job has them.
+# fit RUN_ID CONFIG [--key value ...]: trains in one process for each task, each GPU, or each node of the job.
 fit() {
     local id=$1 config=${2:?a config is needed: sbatch slurm/fit.sbatch CONFIG} code=0
     shift 2
@@ -34,7 +34,7 @@ fit() {
     if [ -n "${SLURM_NTASKS:-}" ]; then # --ntasks or --ntasks-per-node was given
         per_node=$((SLURM_NTASKS / nodes))
         [ $((per_node * nodes)) = "$SLURM_NTASKS" ] || {
-            echo "error: $SLURM_NTASKS tasks on $nodes nodes: equally many on each, please" >&2
+            echo "error: $SLURM_NTASKS tasks on $nodes nodes: each node needs the same number of tasks" >&2
             return 2
         }
     fi
@@ -49,11 +49,11 @@ fit() {
         arguments=("${arguments[@]/#${LIT_TRIWAVE_DATA%/}/$scratch/$(basename "$LIT_TRIWAVE_DATA")}")
     fi
 
-    # A checkpoint's run goes on as itself, unless it is given another id.
+    # A run that is resumed from a checkpoint keeps its own id, unless another one is given.
     local given=(--run.id "$id")
     if [[ " ${arguments[*]} " =~ " --ckpt_path"[=\ ]([^ ]+) && ${BASH_REMATCH[1]} != last ]]; then
         given=()
-        export LIT_TRIWAVE_RUN_ID=$id # of a checkpoint that is in no run folder
+        export LIT_TRIWAVE_RUN_ID=$id # for a checkpoint outside a run folder
     fi
 
     # srun ends all ranks when one dies, and names it.
@@ -69,21 +69,21 @@ fit() {
     if [ "$code" = $REQUEUE ] || { [ "$code" = $INTERRUPTED ] && preempted; }; then
         echo "requeued after start $((${SLURM_RESTART_COUNT:-0} + 1)); SLURM now says that this one is cancelled"
         scontrol requeue "${SLURM_JOB_ID}"
-        sleep 60 # the end comes from outside
+        sleep 60 # SLURM ends this shell
     fi
     return "$code"
 }
 
-# agent ENTITY/PROJECT/SWEEP [options of wandb agent]: makes runs of a W&B sweep, one after the other.
+# agent ENTITY/PROJECT/SWEEP [options of wandb agent]: makes the runs of a W&B sweep, one after the other.
 agent() {
     local code=0
     environment || return
-    trap : TERM # the agent passes it on to its run, which saves, and begins no other
+    trap : TERM # the agent forwards it to its run, which saves, and starts no other
     srun --nodes=1 --ntasks=1 wandb agent --forward-signals "${@:2}" "$1" || code=$?
     return "$code"
 }
 
-# Whether the job was asked to leave for another one. If it does so within its time of grace, SLURM takes it for done.
+# preempted: true if SLURM asked the job to give way to another. A job that ends within its grace time counts as finished.
 preempted() {
     local state
     state=$(scontrol --oneliner show job "$SLURM_JOB_ID")

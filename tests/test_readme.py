@@ -1,65 +1,149 @@
+"""Every command and example in README and documentation runs as written; small settings are appended here."""
+
 from __future__ import annotations
 
+import dataclasses
+import inspect
 import os
 import re
 import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
+import yaml
 
+import datamodules
+import lit_triwave
+from lit_triwave.cli import main
+from lit_triwave.commands.reproduce.paper import FUNCTIONS
 from tests.conftest import REPOSITORY
-from tests.run_command import run_command
+from tests.image_data import write_imagenet
 
-README = (REPOSITORY / "README.md").read_text()
-BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, flags=re.DOTALL)
+DOCS = REPOSITORY / "docs"
+PAGES = [REPOSITORY / "README.md", *sorted(DOCS.rglob("*.md"))]
+TINY = ["--model.pretrain.epochs", "2", "--model.train.epochs", "2"]
+FEW = [*TINY, "--model.polish.epochs", "1", "--data.test_points", "101"]
+IMAGES = ["--model.num_nets", "8", "--model.depth", "2", "--model.pretrain.epochs", "1", "--model.train.epochs", "1"]
+SMALL = {
+    "configs/x3_minus_x.yaml": [*FEW, "--model.replicas", "2"],
+    "configs/r3.yaml": [*FEW, "--data.points", "100"],
+    "configs/functions/x3.yaml": [*FEW, "--model.replicas", "2"],
+    "configs/functions/sin.yaml": FEW,
+    "configs/baselines/x3.yaml": ["--model.train.epochs", "2", "--model.replicas", "2"],
+    "configs/digits.yaml": [*IMAGES, "--model.channels", "[4,8]"],
+    "configs/digits_pixels.yaml": IMAGES,
+    "configs/baselines/digits.yaml": ["--model.channels", "[4,8]", "--model.width", "16", "--model.train.epochs", "1"],
+    "my_images.yaml": [*TINY, "--data.image_size", "16", "--data.batch_size", "4", "--data.workers", "0"],
+    "pendulum.yaml": FEW[:-2],
+}
+"""Arguments by the first config of a command; other configs get `TINY`."""
 
 
-def blocks(language: str) -> list[str]:
-    return [text for kind, text in BLOCKS if kind == language]
+class Block(NamedTuple):
+    """A fenced block of a page.
+
+    Attributes:
+        language: after the fence; `bash` is run, `sh` needs a cluster, data or another system.
+        file: name of the file that it stands for, "" for none.
+        text: of the block.
+    """
+
+    language: str
+    file: str
+    text: str
 
 
-def commands() -> list[str]:
-    return [line for text in blocks("bash") for line in text.splitlines() if line.startswith("python ")]
+def blocks(page: Path) -> list[Block]:
+    found = re.findall(r'^```(\w+)(?: title="(.+?)")?\n(.*?)^```$', page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    return [Block(*parts) for parts in found]
+
+
+def commands(page: Path) -> list[str]:
+    return [line for block in blocks(page) if block.language == "bash" for line in block.text.splitlines()]
+
+
+def arguments(line: str, small_digits: Path) -> list[str]:
+    """The arguments of a command, with those that make it quick."""
+    python, m, package, command, *args = shlex.split(line)
+    assert (python, m, package) == ("python", "-m", "lit_triwave"), line
+    if command == "compare-heads":  # takes no further fields of a config
+        return [command, *(str(small_digits) if word == "configs/digits.yaml" else word for word in args)]
+    if command in ("fit", "test", "predict") and "--config" in args:
+        args += SMALL.get(args[args.index("--config") + 1], TINY)
+    elif command == "sweep" and "--count" in args:
+        args += ["--model.train.epochs", "2"]
+    return [command, *args]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that looks like the repository's root, so that runs are written elsewhere."""
+    """A folder like the repository's root, with a user's own data, so that runs are written elsewhere."""
     path = tmp_path_factory.mktemp("readme")
     (path / "configs").symlink_to(REPOSITORY / "configs")
+    rows = [f"{w},{h},{1000 + 20 * w * h}" for w in range(8) for h in range(8)]
+    (path / "my_table.csv").write_text("\n".join(["width,height,price", *rows]))
+    (path / "my_questions.csv").write_text("width,height\n3,4\n")
+    write_imagenet(path / "my_images", classes=6)
+    digits = yaml.safe_load((REPOSITORY / "configs/digits.yaml").read_text())
+    digits["model"]["init_args"] |= {"num_nets": 4, "depth": 2, "channels": [4], "train": {"epochs": 1}}
+    digits["model"]["init_args"]["pretrain"] = {"epochs": 1}
+    (path / "small_digits.yaml").write_text(yaml.safe_dump(digits))
     return path
 
 
-def run(folder: Path, *args: str) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
-    return subprocess.run(
-        [sys.executable, *args], cwd=folder, env=environment, capture_output=True, text=True, timeout=500
-    )
+@pytest.fixture(scope="module")
+def finished() -> set[str]:
+    """Commands that a page before has run already: pages share their runs."""
+    return set()
 
 
-# One test, in the README's order: `test` and `predict` use the run that `fit` made.
-def test_every_command_runs_as_written(folder: Path) -> None:
-    assert len(commands()) >= 8
-    for line in commands():
-        python, m, package, *args = shlex.split(line)
-        assert (python, m, package) == ("python", "-m", "lit_triwave")
-        done = run_command(args, folder, PYTHONPATH=str(REPOSITORY))
-        assert done.returncode == 0, f"{line}\n{done.stderr}"
-        assert "Warning" not in done.stderr, f"{line}\n{done.stderr}"
-    assert list((folder / "runs" / "x3_minus_x").glob("*/predictions.csv"))
-    assert not_ignored(folder) == {"configs"}
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes `reproduce` short."""
+    monkeypatch.setattr("lit_triwave.commands.reproduce.methods.epochs", lambda steps: 1)
+    monkeypatch.setitem(FUNCTIONS, "r3", dataclasses.replace(FUNCTIONS["r3"], random_points=60))
 
 
-def not_ignored(folder: Path) -> set[str]:
-    """What git would offer to add of what lies in a folder, were it the repository's root."""
+# In this order, on one worker: pages use the runs of the pages before.
+@pytest.mark.xdist_group("documentation")
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if commands(page)], ids=lambda page: page.relative_to(REPOSITORY).as_posix()
+)
+def test_every_command_runs_as_written(
+    page: Path,
+    folder: Path,
+    finished: set[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(folder)
+    monkeypatch.syspath_prepend(folder)
+    for block in blocks(page):
+        if block.file:
+            (folder / block.file).write_text(block.text)
+    for line in commands(page):
+        if line not in finished:
+            code, said = main(arguments(line, folder / "small_digits.yaml")), capfd.readouterr().err
+            assert code == 0, f"{line}\n{said}"
+            assert "Warning" not in said, f"{line}\n{said}"
+            finished.add(line)
+
+
+@pytest.mark.xdist_group("documentation")
+def test_what_commands_write_is_ignored_by_git(folder: Path, finished: set[str]) -> None:
+    if not finished:
+        pytest.skip("no command was run before")
     subprocess.run(["git", "init", "--quiet", folder], check=True)
     (folder / ".git" / "info" / "exclude").write_text((REPOSITORY / ".gitignore").read_text())
-    listed = subprocess.run(
-        ["git", "-C", folder, "status", "--porcelain", "-z"], check=True, capture_output=True, text=True
-    )
-    return {line[3:] for line in listed.stdout.split("\0") if line}
+    status = ["git", "-C", str(folder), "status", "--porcelain", "-z"]
+    listed = subprocess.run(status, check=True, capture_output=True, text=True).stdout
+    ours = {"configs", "my_images/", "my_table.csv", "my_questions.csv", "small_digits.yaml"}
+    examples = {block.file for page in PAGES for block in blocks(page)}
+    assert {line[3:] for line in listed.split("\0") if line} <= ours | examples
 
 
 def test_no_source_is_ignored() -> None:
@@ -69,31 +153,66 @@ def test_no_source_is_ignored() -> None:
     assert subprocess.run(hidden, cwd=REPOSITORY, check=True, capture_output=True).stdout == b""
 
 
-def test_make_fit_is_the_first_command(folder: Path) -> None:
+def test_make_fit_is_the_first_command() -> None:
     makefile = (REPOSITORY / "Makefile").read_text()
-    assert commands()[0].removeprefix("python ") in makefile
+    assert commands(REPOSITORY / "README.md")[0].removeprefix("python ") in makefile
 
 
-@pytest.mark.parametrize("code", blocks("python"))
-def test_python_examples_run_as_written(folder: Path, code: str) -> None:
-    done = run(folder, "-c", code)
-    assert done.returncode == 0, done.stderr
+@pytest.mark.parametrize(
+    "code",
+    [
+        pytest.param(block.text, id=f"{page.stem}-{number}")
+        for page in PAGES
+        for number, block in enumerate(blocks(page))
+        if block.language == "python" and not block.file
+    ],
+)
+def test_python_examples_run_as_written(code: str) -> None:
+    exec(compile(code, "example", "exec"), {})
 
 
-def test_the_table_config_runs_as_written(folder: Path) -> None:
-    (config,) = blocks("yaml")
-    (folder / "my_table.yaml").write_text(config)
-    rows = [f"{w},{h},{1000 + 20 * w * h}" for w in range(20) for h in range(20)]
-    (folder / "my_table.csv").write_text("\n".join(["width,height,price", *rows]))
-    epochs = ["--model.pretrain.epochs", "20", "--model.train.epochs", "20"]
-    done = run(folder, "-m", "lit_triwave", "fit", "--config", "my_table.yaml", *epochs)
-    assert done.returncode == 0, done.stderr
+def test_the_readme_is_short() -> None:
+    text = (REPOSITORY / "README.md").read_text()
+    assert len(text.splitlines()) <= 150
+    assert len(text.split()) <= 1500
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(REPOSITORY).as_posix())
+def test_links_lead_to_files(page: Path) -> None:
+    # `make docs` checks those between pages, with their anchors; these are also read on a code host.
+    for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text()):
+        assert (page.parent / target).exists(), target
+
+
+def test_every_shipped_config_is_in_the_reference() -> None:
+    text = (DOCS / "reference" / "configs.md").read_text()
+    for config in (REPOSITORY / "configs").rglob("*.yaml"):
+        assert f'--8<-- "{config.relative_to(REPOSITORY).as_posix()}"' in text, config.name
+
+
+def test_every_public_name_is_in_the_reference() -> None:
+    text = "".join(page.read_text() for page in (DOCS / "reference").glob("*.md"))
+    for package in (lit_triwave, datamodules):
+        for name in package.__all__:
+            assert f"::: {package.__name__}.{name}\n" in text, name
+
+
+def test_every_field_of_a_config_is_documented() -> None:
+    documented = {lit_triwave.FunctionRegressor, lit_triwave.ImageClassifier, lit_triwave.Stage}
+    documented |= {getattr(datamodules, name) for name in datamodules.__all__}
+    for kind in documented:
+        described = re.findall(r"^\s+([\w, ]+):\s", inspect.getdoc(kind) or "", flags=re.MULTILINE)
+        names = {name.strip() for group in described for name in group.split(",")}
+        assert set(inspect.signature(kind).parameters) <= names, kind.__name__
 
 
 @pytest.mark.parametrize("args", [[], ["--help"], ["-h"], ["--version"]])
-def test_help_needs_no_torch(folder: Path, args: list[str]) -> None:
+def test_help_needs_no_torch(args: list[str]) -> None:
     # What makes it answer at once; a time would measure the machine.
     code = f"import sys\nfrom lit_triwave.cli import main\nassert main({args}) == 0\nassert 'torch' not in sys.modules"
-    done = run(folder, "-c", code)
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=60
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout
