@@ -14,56 +14,56 @@ from torch.nn import functional
 Crop = Literal["none", "translate", "pad_crop"]
 
 # The increment and the two multipliers of SplitMix64 (Steele, Lea, Flood 2014, figure 11), as signed 64-bit numbers.
-GAMMA, MIX_1, MIX_2 = 0x9E3779B97F4A7C15 - 2**64, 0xBF58476D1CE4E5B9 - 2**64, 0x94D049BB133111EB - 2**64
+_GAMMA, _MIX_1, _MIX_2 = 0x9E3779B97F4A7C15 - 2**64, 0xBF58476D1CE4E5B9 - 2**64, 0x94D049BB133111EB - 2**64
 
 
 def image_seed(seed: int, epoch: int, index: int) -> int:
-    """The seed, in [0, 2^63), of one image's augmentation in one epoch."""
+    """Returns the seed, in [0, 2^63), of one image's augmentation in one epoch."""
     return random.Random(f"{seed} {epoch} {index}").getrandbits(63)
 
 
 def uniforms(seed: int, epoch: int, indices: Tensor, count: int) -> Tensor:
-    """Random numbers that are a function of the image and the epoch alone.
+    """Returns random numbers that depend on the seed, the image and the epoch alone.
 
-    A hash, not a generator: whatever the batch, the rank, the device or the point at which a run was resumed, an image
-    is augmented in the same way.
+    They come from a hash, not from a generator. An image is therefore augmented in the same way whatever the batch, the
+    rank, the device or the point at which a run was resumed.
 
     Args:
-        seed: Of the run.
-        epoch: From 0.
-        indices: Of the images, (n,) int64.
-        count: Numbers for each image.
+        seed: seed of the run.
+        epoch: from 0.
+        indices: numbers of the images, (n,) int64.
+        count: random numbers for each image.
 
     Returns:
         (n, count) float64 in [0, 1), on the device of `indices`.
     """
     start = image_seed(seed, epoch, 0)
     streams = torch.arange(count, device=indices.device)
-    state = (indices[:, None] * count + streams + 1) * GAMMA + start  # 64-bit arithmetic that wraps around
-    state = (state ^ _shifted(state, 30)) * MIX_1
-    state = (state ^ _shifted(state, 27)) * MIX_2
+    state = (indices[:, None] * count + streams + 1) * _GAMMA + start  # 64-bit arithmetic that wraps around
+    state = (state ^ _shifted(state, 30)) * _MIX_1
+    state = (state ^ _shifted(state, 27)) * _MIX_2
     state = state ^ _shifted(state, 31)
     return _shifted(state, 11).double() * 2.0**-53
 
 
 def _shifted(value: Tensor, bits: int) -> Tensor:
-    """The 64 bits shifted right with zeros coming in; >> alone repeats the sign."""
+    """Shifts the 64 bits right and fills with zeros; >> alone would repeat the sign."""
     return (value >> bits) & ((1 << (64 - bits)) - 1)
 
 
 @dataclass
 class Augmentation:
-    """What is done at random to training images.
+    """Random flips, shifts and cutouts of training images.
 
     Args:
-        flip: Mirror half of the images, left to right.
-        crop: Shift by up to `pixels` each way: `"translate"` continues the image by its mirror image, as airbench
-            does; `"pad_crop"` by black, as He et al. 2016 do; `"none"`.
-        pixels: Largest shift.
-        cutout: Side in pixels of a square of the mean colour put over the image, wholly inside; 0 for none.
+        flip: mirror half of the images, left to right.
+        crop: shift by up to `pixels` each way. `"translate"` continues the image by its mirror image, as airbench does;
+            `"pad_crop"` by black, as He et al. 2016 do; `"none"` does not shift.
+        pixels: largest shift, at least 0.
+        cutout: side in pixels of a square of the mean colour put over the image, wholly inside; 0 for none.
 
     Raises:
-        ValueError: An argument is out of range.
+        ValueError: an argument is out of range.
     """
 
     flip: bool = True
@@ -73,29 +73,31 @@ class Augmentation:
 
     def __post_init__(self) -> None:
         if self.crop not in get_args(Crop):
-            raise ValueError(f"crop {self.crop!r}: one of {', '.join(get_args(Crop))}")
+            raise ValueError(f"crop must be one of {', '.join(get_args(Crop))}, got {self.crop!r}")
         for name, value in (("pixels", self.pixels), ("cutout", self.cutout)):
             if value < 0:
-                raise ValueError(f"{name} {value}: at least 0")
+                raise ValueError(f"{name} must be at least 0, got {value}")
 
     def check(self, height: int, width: int) -> None:
         """Raises ValueError where the images are too small for a shift or a cutout."""
         if self.crop != "none" and self.pixels >= min(height, width):
-            raise ValueError(f"pixels {self.pixels}: less than the side of the images, {min(height, width)}")
+            raise ValueError(
+                f"pixels must be less than the side of the images, {min(height, width)}, got {self.pixels}"
+            )
         if self.cutout > min(height, width):
-            raise ValueError(f"cutout {self.cutout}: at most the side of the images, {min(height, width)}")
+            raise ValueError(f"cutout must be at most the side of the images, {min(height, width)}, got {self.cutout}")
 
     def pixels_of(self, images: PixelTable, indices: Tensor, seed: int, epoch: int) -> Tensor:
-        """Where each pixel of the augmented images is found in a table of pixels, without a loop over images.
+        """Returns where each pixel of the augmented images is found in a table of pixels, without a loop over images.
 
         Args:
-            images: The set.
-            indices: Which images, (batch,) int64 on the device of the set.
-            seed: Of the run.
-            epoch: From 0.
+            images: the data set's pixels.
+            indices: numbers of the images, (batch,) int64 on the device of the set.
+            seed: seed of the run.
+            epoch: from 0.
 
         Returns:
-            (batch, height, width) int64.
+            Positions in the table, (batch, height, width) int64.
         """
         height, width = images.height, images.width
         draws = uniforms(seed, epoch, indices, 5)
@@ -121,17 +123,17 @@ class Augmentation:
 
 
 class PixelTable:
-    """A set of images as one flat list of pixels, so that a batch, however augmented, is one look-up.
+    """A set of images as one flat list of pixels, so that an augmented batch is a single look-up.
 
     Args:
         images: (n, height, width, channels) uint8.
-        mean: The colour of a cutout, (channels,) uint8.
+        mean: colour of a cutout, (channels,) uint8.
 
     Attributes:
-        height: Of an image.
-        width: Of an image.
-        black: Position of a black pixel.
-        mean: Position of a pixel of the mean colour.
+        height: height of an image.
+        width: width of an image.
+        black: position of a black pixel.
+        mean: position of a pixel of the mean colour.
     """
 
     def __init__(self, images: Tensor, mean: Tensor) -> None:
@@ -141,18 +143,18 @@ class PixelTable:
         self._pixels = torch.cat([images.reshape(-1, channels), torch.zeros_like(mean)[None], mean[None]])
 
     def take(self, indices: Tensor) -> Tensor:
-        """The images as they are, (batch, channels, height, width) uint8, in channels-last memory."""
+        """Returns images without augmentation, (batch, channels, height, width) uint8, in channels-last memory."""
         whole = torch.arange(self.height * self.width, device=indices.device).view(self.height, self.width)
         return self.look_up(indices[:, None, None] * (self.height * self.width) + whole)
 
     def look_up(self, pixels: Tensor) -> Tensor:
-        """Pixels at positions (batch, height, width), as (batch, channels, height, width) in channels-last memory."""
+        """Returns the pixels at positions (batch, height, width) as (batch, channels, height, width), channels last."""
         batch = self._pixels.index_select(0, pixels.flatten())
         return batch.view(*pixels.shape, -1).permute(0, 3, 1, 2)
 
 
 def _mirrored(positions: Tensor, size: int) -> Tensor:
-    """Positions up to size − 1 outside [0, size), reflected at the first and the last one."""
+    """Reflects positions up to size − 1 outside [0, size) at the first and the last one."""
     positions = positions.abs()
     return torch.where(positions < size, positions, 2 * (size - 1) - positions)
 
@@ -163,16 +165,16 @@ def _within(positions: Tensor, lower: Tensor | int, upper: Tensor | int) -> Tens
 
 @dataclass
 class Distortion:
-    """A random affine map of each image about its middle, for images of few pixels: sampled between them, bicubically.
+    """A random affine map of each image about its middle, for images of few pixels; interpolates bicubically.
 
     Args:
-        rotation: Largest angle, in degrees, 0 to 180.
-        scaling: Largest relative change of size, 0 to 0.9.
-        shear: Largest sideways shift of a row for each row that it is away from the middle, 0 to 1.
-        shift: Largest shift along each axis, in pixels, 0 to 4; whole or not.
+        rotation: largest angle, in degrees, 0 to 180.
+        scaling: largest relative change of size, 0 to 0.9.
+        shear: largest sideways shift of a row for each row that it is away from the middle, 0 to 1.
+        shift: largest shift along each axis, in pixels, 0 to 4; need not be whole.
 
     Raises:
-        ValueError: An argument is out of range.
+        ValueError: an argument is out of range.
     """
 
     rotation: float = 0.0
@@ -183,21 +185,21 @@ class Distortion:
     def __post_init__(self) -> None:
         for name, most in (("rotation", 180), ("scaling", 0.9), ("shear", 1), ("shift", 4)):
             if not 0 <= getattr(self, name) <= most:
-                raise ValueError(f"{name} {getattr(self, name)}: from 0 to {most}")
+                raise ValueError(f"{name} must be from 0 to {most}, got {getattr(self, name)}")
 
     def __bool__(self) -> bool:
         return any((self.rotation, self.scaling, self.shear, self.shift))
 
     def __call__(self, images: Tensor, draws: Tensor, paper: float = 0.0) -> Tensor:
-        """The distorted images.
+        """Distorts images.
 
         Args:
             images: (n, channels, height, width), real.
-            draws: (n, 5) in [0, 1), see `uniforms`; 1/2 changes nothing.
-            paper: Value of what comes in from outside.
+            draws: random numbers (n, 5) in [0, 1), see `uniforms`; 1/2 changes nothing.
+            paper: value of the pixels that come in from outside.
 
         Returns:
-            As `images`.
+            The distorted images, shape and dtype of `images`.
         """
         rotation, scaling, shear, *shift = (2 * draws - 1).to(images.dtype).unbind(1)
         angle, size, lean = rotation * math.radians(self.rotation), 1 + self.scaling * scaling, self.shear * shear

@@ -12,13 +12,17 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from datamodules.augmentation import Augmentation, Crop, PixelTable
-from datamodules.images import ImageBatch, ImageDataModule, Shard, listed, transformed
-from datamodules.regression import seeded_generator
+from datamodules.batches import Shard, seeded_generator
+from datamodules.images import ImageBatch, ImageDataModule, listed, transformed
+from lit_triwave.errors import reason
 
-FOLDER = "cifar-10-batches-py"
-LAYOUT = f"{FOLDER}/ with data_batch_1 to data_batch_5, test_batch and batches.meta"
-CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
-MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)  # of the 50 000 training images, each channel in [0, 1]
+_FOLDER = "cifar-10-batches-py"
+_LAYOUT = f"{_FOLDER}/ with data_batch_1 to data_batch_5, test_batch and batches.meta"
+_CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+_MEAN, _STD = (
+    (0.4914, 0.4822, 0.4465),
+    (0.2470, 0.2435, 0.2616),
+)  # measured on the training images
 
 
 class DeviceImages(Dataset[ImageBatch]):
@@ -27,9 +31,9 @@ class DeviceImages(Dataset[ImageBatch]):
     Args:
         images: (n, height, width, channels) uint8.
         labels: (n,) int64, on the same device.
-        mean: The mean colour, (channels,) uint8.
-        augmentation: None for images as they are.
-        seed: Of the augmentation.
+        mean: mean colour, (channels,) uint8.
+        augmentation: random augmentation; None for images as they are.
+        seed: seed of the augmentation.
     """
 
     def __init__(
@@ -58,9 +62,9 @@ class WorkerImages(Dataset[ImageBatch]):
     Args:
         images: (n, height, width, channels) uint8.
         labels: (n,) int64.
-        mean: The mean colour, (channels,) uint8.
-        augmentation: The same augmentation as on the device, from other random numbers.
-        seed: Of the augmentation.
+        mean: mean colour, (channels,) uint8.
+        augmentation: the same augmentation as on the device, from other random numbers.
+        seed: seed of the augmentation.
     """
 
     def __init__(self, images: Tensor, labels: Tensor, mean: Tensor, augmentation: Augmentation, seed: int) -> None:
@@ -92,38 +96,38 @@ class WorkerImages(Dataset[ImageBatch]):
 class CIFAR10DataModule(ImageDataModule):
     """CIFAR-10 (Krizhevsky 2009): 60 000 photographs of 32 × 32 pixels in ten classes.
 
-    The whole set lies on the training device as bytes (154 MB) and is augmented there a batch at a time: for images so
-    small, worker processes are the bottleneck. With `on_device: false` workers do it, with torchvision's transforms.
+    The whole set lies on the training device as bytes (154 MB) and is augmented there, a batch at a time. For images so
+    small, worker processes are the bottleneck. With `on_device: false` workers augment with torchvision's transforms.
 
-    The test set is the official one and chooses nothing: validation images are held out of the training set.
+    The test set is the official one, and nothing is chosen by it: validation images are held out of the training set.
 
     Args:
-        root: Folder that holds, or will hold, cifar-10-batches-py/.
-        download: Fetch the data set into `root` unless it is there.
-        batch_size: Training images in a global batch, over all ranks together; the incomplete last one is left out.
-        flip: Mirror half of the training images.
-        crop: Shift training images by up to `pixels`: "translate" continues them by their mirror image, "pad_crop" by
-            black, "none".
-        pixels: Largest shift, 0 to 31.
-        cutout: Side of a square of the mean colour put over each training image, 0 to 32; 0 for none.
-        val_images: Training images held out for validation; 0 trains on all of them and leaves validation out.
-        on_device: Hold and augment the images on the training device.
-        workers: Where `on_device` is false, processes that augment; null for a share of the CPU cores.
-        channels_last: Memory layout that convolutions prefer on GPUs.
-        eval_batch_size: Images in a global batch of an evaluation.
-        seed: Of the held-out images, the order and the augmentation, at least 0.
-        mean: Of each channel in [0, 1], subtracted.
-        std: Of each channel, divided by.
+        root: folder that holds, or will hold, cifar-10-batches-py/.
+        download: fetch the data set into `root` unless it is there.
+        batch_size: training images in a global batch, over all ranks together; an incomplete last batch is left out.
+        flip: mirror half of the training images.
+        crop: shift training images by up to `pixels`. "translate" continues them by their mirror image, "pad_crop" by
+            black; "none" does not shift.
+        pixels: largest shift, 0 to 31.
+        cutout: side of a square of the mean colour put over each training image, 0 to 32; 0 for none.
+        val_images: training images held out for validation; 0 trains on all of them and leaves validation out.
+        on_device: hold and augment the images on the training device.
+        workers: processes that augment where `on_device` is false; null for a share of the CPU cores.
+        channels_last: memory layout that convolutions prefer on GPUs.
+        eval_batch_size: images in a global batch of an evaluation.
+        seed: seed of the held-out images, the order and the augmentation, at least 0.
+        mean: mean of each channel in [0, 1], subtracted.
+        std: standard deviation of each channel, divided by.
         checksums: MD5 of each of the seven files, for other images in the same layout; null for the official ones.
             Files are unpickled: give checksums only of files that you made or trust.
 
     Raises:
-        ValueError: An argument is out of range, or the folder is not whole; the message says what was found.
+        ValueError: an argument is out of range, or the folder is incomplete; the message says what was found.
     """
 
     num_classes = 10
     image_shape = (3, 32, 32)
-    class_names = CLASSES
+    class_names = _CLASSES
 
     def __init__(
         self,
@@ -140,31 +144,31 @@ class CIFAR10DataModule(ImageDataModule):
         channels_last: bool = True,
         eval_batch_size: int = 2000,
         seed: int = 0,
-        mean: Sequence[float] = MEAN,
-        std: Sequence[float] = STD,
+        mean: Sequence[float] = _MEAN,
+        std: Sequence[float] = _STD,
         checksums: dict[str, str] | None = None,
     ) -> None:
         super().__init__(batch_size, eval_batch_size, workers, channels_last, seed, mean, std)
         self.augmentation = Augmentation(flip, crop, pixels, cutout)
         self.augmentation.check(*self.image_shape[1:])
         if val_images < 0:
-            raise ValueError(f"val_images {val_images}: at least 0")
+            raise ValueError(f"val_images must be at least 0, got {val_images}")
         self.root = Path(root).expanduser()
         self.download = download
         self.val_images = val_images
         self.on_device = on_device
-        self.files = official_checksums() if checksums is None else checksums
-        missing = [name for name in official_checksums() if name not in self.files]
+        self.files = _official_checksums() if checksums is None else checksums
+        missing = [name for name in _official_checksums() if name not in self.files]
         if missing:
-            raise ValueError(f"checksums: the MD5 of {', '.join(missing)} is missing")
+            raise ValueError(f"checksums must have the MD5 of {', '.join(missing)}")
         if download and checksums is not None:
-            raise ValueError("download fetches the official files: leave checksums out")
+            raise ValueError("download must be false where checksums are given: it fetches the official files")
         if not download:
-            check_folder(self.root, self.files)
+            _check_folder(self.root, self.files)
 
     def prepare_data(self) -> None:
-        """Downloads in one process where asked; the others wait."""
-        if not self.download or not faults(self.root, self.files):
+        """Downloads the data set if asked to; one process does, the others wait."""
+        if not self.download or not _faults(self.root, self.files):
             return
         from torchvision.datasets import CIFAR10
 
@@ -179,11 +183,11 @@ class CIFAR10DataModule(ImageDataModule):
     def setup(self, stage: str) -> None:
         if hasattr(self, "test_set"):
             return
-        if self.download:  # else it was checked at once
-            check_folder(self.root, self.files)
+        if self.download:  # otherwise checked at construction
+            _check_folder(self.root, self.files)
         images, labels = self._read(train=True)
         if self.val_images >= len(labels):
-            raise ValueError(f"val_images {self.val_images}: fewer than the {len(labels)} training images")
+            raise ValueError(f"val_images must be less than the {len(labels)} training images, got {self.val_images}")
         order = torch.randperm(len(labels), generator=seeded_generator(self.seed, "split"))
         val, train = order[: self.val_images].sort().values, order[self.val_images :].sort().values
         device = self.trainer.strategy.root_device if self.trainer and self.on_device else torch.device("cpu")
@@ -201,7 +205,7 @@ class CIFAR10DataModule(ImageDataModule):
         self.test_set = DeviceImages(images.to(device), labels.to(device), color)
 
     def _read(self, train: bool) -> tuple[Tensor, Tensor]:
-        """One official split: images (n, 32, 32, 3) uint8 and labels (n,) int64."""
+        """Reads one official split: images (n, 32, 32, 3) uint8 and labels (n,) int64."""
         from torchvision.datasets import CIFAR10
 
         table = self.files
@@ -216,11 +220,10 @@ class CIFAR10DataModule(ImageDataModule):
             images, labels = torch.from_numpy(stored.data), torch.tensor(stored.targets, dtype=torch.int64)
             names = list(stored.classes)
         except Exception as error:  # files with checksums of the user's own may hold anything
-            reason = " ".join(str(error).split())
-            raise ValueError(f"{self.root / FOLDER} cannot be read as CIFAR-10's batches: {reason}") from error
+            raise ValueError(f"{self.root / _FOLDER} cannot be read as CIFAR-10's batches: {reason(error)}") from error
         if len(names) != self.num_classes or int(labels.max()) >= self.num_classes or int(labels.min()) < 0:
             raise ValueError(
-                f"{self.root / FOLDER} has {len(names)} class names and labels {int(labels.min())} to "
+                f"{self.root / _FOLDER} has {len(names)} class names and labels {int(labels.min())} to "
                 f"{int(labels.max())}: CIFAR-10 has {self.num_classes} classes"
             )
         self.class_names = names
@@ -243,39 +246,39 @@ class CIFAR10DataModule(ImageDataModule):
         return self.test_dataloader()
 
 
-def official_checksums() -> dict[str, str]:
-    """MD5 of each file, as torchvision knows them."""
+def _official_checksums() -> dict[str, str]:
+    """Returns the MD5 of each file, as torchvision knows them."""
     from torchvision.datasets import CIFAR10
 
     meta = CIFAR10.meta
     return dict([*CIFAR10.train_list, *CIFAR10.test_list, (meta["filename"], meta["md5"])])
 
 
-def faults(root: Path, checksums: dict[str, str]) -> str:
-    """What is wrong with the folder, or nothing: what was found there and what should be."""
+def _faults(root: Path, checksums: dict[str, str]) -> str:
+    """Describes what is wrong with the folder and what it should hold; empty if nothing is."""
     from torchvision.datasets.utils import check_integrity
 
-    folder = root / FOLDER
+    folder = root / _FOLDER
     if not folder.is_dir():
         if (root / "data_batch_1").is_file():
             return f"{root} is the folder of the batches itself: give the folder that {root.name}/ lies in"
         archives = sorted(path.name for path in root.glob("cifar-10-python*")) if root.is_dir() else []
         if archives:
-            return f"{root} has {archives[0]}, but not {FOLDER}/: extract it there (tar xzf {archives[0]})"
+            return f"{root} has {archives[0]}, but not {_FOLDER}/: extract it there (tar xzf {archives[0]})"
         found = f"it holds {listed(os.listdir(root))}" if root.is_dir() else "there is no such folder"
-        return f"no CIFAR-10 in {root}: {found}; expected {LAYOUT}; data.download: true fetches it"
+        return f"no CIFAR-10 in {root}: {found}; expected {_LAYOUT}; data.download: true fetches it"
     missing = [name for name in checksums if not (folder / name).is_file()]
     if missing:
         found = listed(os.listdir(folder))
-        return f"{folder} is not whole: {', '.join(missing)} missing, it holds {found}; expected {LAYOUT}"
+        return f"{folder} is incomplete: {', '.join(missing)} missing, it holds {found}; expected {_LAYOUT}"
     damaged = [name for name, md5 in checksums.items() if not check_integrity(folder / name, md5)]
     if damaged:
         return f"{folder}: {', '.join(damaged)} damaged (another MD5 than expected): extract the archive again"
     return ""
 
 
-def check_folder(root: Path, checksums: dict[str, str]) -> None:
-    """Raises ValueError unless the folder is whole."""
-    fault = faults(root, checksums)
+def _check_folder(root: Path, checksums: dict[str, str]) -> None:
+    """Raises ValueError unless the folder is complete."""
+    fault = _faults(root, checksums)
     if fault:
         raise ValueError(fault)

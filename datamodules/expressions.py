@@ -1,22 +1,23 @@
-"""Mathematical expressions typed by a user, parsed to torch operations; nothing is ever handed to Python to run."""
+"""Parses mathematical expressions typed by a user to torch operations; nothing is ever evaluated by Python."""
 
 from __future__ import annotations
 
 import ast
-import difflib
 import keyword
 import math
 import operator
 import unicodedata
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-MAX_LENGTH = 1000  # characters; keeps Python's own parser far from the limits of its stack
+from lit_triwave.errors import did_you_mean
+
+MAX_LENGTH = 1000  # characters; keeps Python's own parser far from the limit of its stack
 
 CONSTANTS: dict[str, float] = {"pi": math.pi, "e": math.e}
 
@@ -32,25 +33,25 @@ class Operation(NamedTuple):
     function: Callable[..., Tensor]
 
 
-FUNCTIONS: dict[str, Operation] = {
-    "sin": Operation(1, torch.sin),
-    "cos": Operation(1, torch.cos),
-    "tan": Operation(1, torch.tan),
-    "asin": Operation(1, torch.asin),
-    "acos": Operation(1, torch.acos),
-    "atan": Operation(1, torch.atan),
-    "sinh": Operation(1, torch.sinh),
-    "cosh": Operation(1, torch.cosh),
-    "tanh": Operation(1, torch.tanh),
-    "exp": Operation(1, torch.exp),
-    "log": Operation(1, torch.log),
-    "sqrt": Operation(1, torch.sqrt),
-    "abs": Operation(1, torch.abs),
-    "erf": Operation(1, torch.erf),
-    "sign": Operation(1, torch.sign),
-    "min": Operation(2, torch.minimum),
-    "max": Operation(2, torch.maximum),
-}
+_UNARY = [
+    "sin",
+    "cos",
+    "tan",
+    "asin",
+    "acos",
+    "atan",
+    "sinh",
+    "cosh",
+    "tanh",
+    "exp",
+    "log",
+    "sqrt",
+    "abs",
+    "erf",
+    "sign",
+]
+FUNCTIONS: dict[str, Operation] = {name: Operation(1, getattr(torch, name)) for name in _UNARY}
+FUNCTIONS |= {"min": Operation(2, torch.minimum), "max": Operation(2, torch.maximum)}
 
 _OPERATORS: dict[type[ast.AST], Operation] = {
     ast.Add: Operation(2, operator.add),
@@ -62,35 +63,7 @@ _OPERATORS: dict[type[ast.AST], Operation] = {
     ast.USub: Operation(1, operator.neg),
 }
 
-# How the refused parts of Python are called in an error; what is not here is called by its class name.
-_REFUSED: dict[type[ast.AST], str] = {
-    ast.Attribute: "attribute access",
-    ast.Subscript: "a subscript",
-    ast.Lambda: "lambda",
-    ast.ListComp: "a comprehension",
-    ast.SetComp: "a comprehension",
-    ast.DictComp: "a comprehension",
-    ast.GeneratorExp: "a comprehension",
-    ast.Compare: "a comparison",
-    ast.BoolOp: "and/or",
-    ast.IfExp: "if/else",
-    ast.NamedExpr: "an assignment",
-    ast.Tuple: "a comma outside min and max",
-    ast.List: "a list",
-    ast.Set: "a set",
-    ast.Dict: "a dictionary",
-    ast.JoinedStr: "a string",
-    ast.Starred: "a starred argument",
-    ast.Mod: "the operator %",
-    ast.FloorDiv: "the operator //",
-    ast.MatMult: "the operator @",
-    ast.BitAnd: "the operator &",
-    ast.BitOr: "the operator |",
-    ast.LShift: "the operator <<",
-    ast.RShift: "the operator >>",
-    ast.Invert: "the operator ~",
-    ast.Not: "not",
-}
+_ALLOWED = "an expression has only numbers, symbols, functions, parentheses and + - * / **"
 
 
 @dataclass(frozen=True)
@@ -98,9 +71,9 @@ class Expression:
     """A real function of named variables, made by `parse_expression`.
 
     Attributes:
-        text: What was parsed, on one line.
-        variables: Names of the inputs, in the order of the last dimension of x.
-        program: The expression in postfix order: a float is a constant, a str is a variable.
+        text: the text that was parsed, on one line.
+        variables: names of the inputs, in the order of the last dimension of x.
+        program: the expression in postfix order: a float is a constant, a str is a variable.
     """
 
     text: str
@@ -111,7 +84,7 @@ class Expression:
         """Evaluates with torch operations in the dtype of x, differentiable by autograd.
 
         Args:
-            x: Inputs of shape (..., len(variables)), a floating dtype.
+            x: inputs of shape (..., len(variables)), a floating dtype.
 
         Returns:
             Values of shape (...), dtype and device of x; inf or nan where the expression has no finite value.
@@ -134,21 +107,21 @@ class Expression:
             elif isinstance(step, str):
                 stack.append(columns[step])
             else:
-                # A tensor, not a Python number: 9**9**9**9 is then inf at once instead of an endless integer.
+                # A tensor, not a Python number: 9**9**9**9 is then inf at once, not an endless integer.
                 stack.append(torch.tensor(step, dtype=x.dtype, device=x.device))
         return stack.pop().expand(x.shape[:-1])
 
     def second_derivative(self, x: Tensor) -> Tensor:
-        """f'' of an expression in one variable, by differentiating twice.
+        """Differentiates an expression in one variable twice.
 
         Args:
-            x: Inputs of shape (..., 1), a floating dtype.
+            x: inputs of shape (..., 1), a floating dtype.
 
         Returns:
             f''(x) of shape (...), without a graph; inf or nan where it is not defined, 0 at the kinks of abs, min, max.
 
         Raises:
-            ValueError: The expression has several variables, or x has another shape.
+            ValueError: the expression has several variables, or x has another shape.
         """
         if len(self.variables) != 1:
             raise ValueError(f"second_derivative needs one variable, {self.text!r} has {len(self.variables)}")
@@ -169,30 +142,30 @@ def parse_expression(text: str, variables: Sequence[str]) -> Expression:
     """Parses + - * / **, parentheses, numbers, pi, e, the functions in `FUNCTIONS` and the given variables.
 
     Args:
-        text: The expression, at most `MAX_LENGTH` characters, e.g. "x**3 - x".
-        variables: Names the expression may use; one that it does not use is allowed.
+        text: the expression, at most `MAX_LENGTH` characters, e.g. "x**3 - x".
+        variables: names that the expression may use; it need not use all of them.
 
     Returns:
         A callable on tensors of shape (..., len(variables)).
 
     Raises:
-        ExpressionError: The text is anything else than such an expression, or a variable's name cannot be used.
+        ExpressionError: the text is anything else than such an expression, or a variable's name cannot be used.
     """
     _check_variables(variables)
     text = " ".join(text.split())  # a YAML block may break lines
     if not text:
-        raise ExpressionError("the expression is empty: write one such as 'x**3'")
+        raise ExpressionError("expression must not be empty: write one such as 'x**3'")
     if len(text) > MAX_LENGTH:
-        raise ExpressionError(f"the expression has {len(text)} characters: at most {MAX_LENGTH} are read")
+        raise ExpressionError(f"expression must have at most {MAX_LENGTH} characters, got {len(text)}")
     if "#" in text:
-        raise ExpressionError(f"{_short(text)}: # is not part of an expression")
+        raise ExpressionError(f"{_short(text)}: {_ALLOWED}, got #")
     program: list[float | str | Operation] = []
     pending: list[ast.expr] = [_parse(text)]
     while pending:  # not recursive: a sum of 500 terms is 500 levels deep
         step, operands = _translate(pending.pop(), text, variables)
         program.append(step)
         pending.extend(operands)
-    # Each node was met before its operands, and those from last to first; backwards that is postfix order.
+    # Each node came before its operands, and the operands from last to first: reversed, that is postfix order.
     return Expression(text, tuple(variables), tuple(reversed(program)))
 
 
@@ -200,23 +173,23 @@ def _check_variables(variables: Sequence[str]) -> None:
     for name in variables:
         # Python's parser normalises names, so one that is not normal could never be matched.
         if not name.isidentifier() or keyword.iskeyword(name) or unicodedata.normalize("NFKC", name) != name:
-            raise ExpressionError(f"variable {name!r} is not a name: use letters, digits and _, e.g. x or x1")
+            raise ExpressionError(f"variable must be a name of letters, digits and _ such as x or x1, got {name!r}")
         if name in FUNCTIONS or name in CONSTANTS:
             kind = "function" if name in FUNCTIONS else "constant"
             raise ExpressionError(f"variable {name!r} hides the {kind} {name}: choose another name")
     if len(set(variables)) < len(variables):
-        raise ExpressionError(f"variables {', '.join(variables)}: each name may stand there once")
+        raise ExpressionError(f"variables must differ from each other, each named once, got {', '.join(variables)}")
 
 
 def _parse(text: str) -> ast.expr:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Python warns of escapes in what is refused as a string anyway
+            warnings.simplefilter("ignore")  # of escapes in strings, which are refused anyway
             return ast.parse(text, mode="eval").body
     except SyntaxError as error:
-        # Python says 0, or a place past the end, where something is missing at the end.
+        # Where something is missing at the end, Python reports 0 or a position past the end.
         position = min(error.offset or len(text), len(text))
-        hint = ": write * for products" if "decimal literal" in error.msg else ""  # 2x
+        hint = ": write * for products, and numbers as 20 or 2e-3" if "decimal literal" in error.msg else ""  # 2x, 2e
         raise ExpressionError(f"{_short(text)}: {error.msg} at position {position}{hint}") from None
     except (RecursionError, MemoryError):
         raise ExpressionError(f"{_short(text)}: nested too deeply") from None
@@ -227,33 +200,29 @@ def _parse(text: str) -> ast.expr:
 def _translate(
     node: ast.expr, text: str, variables: Sequence[str]
 ) -> tuple[float | str | Operation, Sequence[ast.expr]]:
-    """One node of the syntax tree as one step of the program, and the operands that must stand before it."""
-    shown = _short(ast.get_source_segment(text, node) or text)
+    """Translates one node of the syntax tree to one step of the program and the operands that must come before it."""
     if isinstance(node, ast.Constant):
-        return _number(node.value, shown), ()
+        return _number(node, text), ()
     if isinstance(node, ast.Name):
         return _named(node.id, variables), ()
-    if isinstance(node, ast.BinOp | ast.UnaryOp):
-        if isinstance(node.op, ast.BitXor):
-            raise ExpressionError(f"{shown}: ^ is not part of an expression: write ** for powers")
-        if type(node.op) not in _OPERATORS:
-            raise ExpressionError(f"{shown}: {_called(node.op)} is not part of an expression")
+    if isinstance(node, ast.BinOp | ast.UnaryOp) and type(node.op) in _OPERATORS:
         operands = (node.left, node.right) if isinstance(node, ast.BinOp) else (node.operand,)
         return _OPERATORS[type(node.op)], operands
     if isinstance(node, ast.Call):
-        return _function(node, shown, variables), node.args
-    raise ExpressionError(f"{shown}: {_called(node)} is not part of an expression")
+        return _function(node, text, variables), node.args
+    powers = ": write ** for powers" if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitXor) else ""
+    raise ExpressionError(f"{_source(text, node)}: {_ALLOWED}{powers}")
 
 
-def _number(value: object, shown: str) -> float:
-    if type(value) not in (int, float):  # bool is a subclass of int
-        raise ExpressionError(f"{shown} is not a real number")
+def _number(node: ast.Constant, text: str) -> float:
+    if type(node.value) not in (int, float):  # bool is a subclass of int
+        raise ExpressionError(f"{_source(text, node)} is not a real number")
     try:
-        number = float(value)  # type: ignore[arg-type]
+        number = float(node.value)  # type: ignore[arg-type]
     except OverflowError:
         number = math.inf
     if math.isinf(number):
-        raise ExpressionError(f"{shown} is too large for a floating-point number")
+        raise ExpressionError(f"{_source(text, node)} is too large for a floating-point number")
     return number
 
 
@@ -265,37 +234,33 @@ def _named(name: str, variables: Sequence[str]) -> float | str:
     if name in FUNCTIONS:
         raise ExpressionError(f"{name} is a function: write {name}(...)")
     known = [*variables, *CONSTANTS]
-    raise ExpressionError(f"unknown symbol {_short(name)}{near_match(name, known)}; the symbols are {', '.join(known)}")
+    near = did_you_mean(name, known)
+    raise ExpressionError(f"unknown symbol {_short(name)}; the symbols are {', '.join(known)}{near}")
 
 
-def _function(node: ast.Call, shown: str, variables: Sequence[str]) -> Operation:
+def _function(node: ast.Call, text: str, variables: Sequence[str]) -> Operation:
     if not isinstance(node.func, ast.Name):
-        if type(node.func) in _REFUSED:
-            raise ExpressionError(f"{shown}: {_called(node.func)} is not part of an expression")
-        raise ExpressionError(f"{shown}: only a named function can be called: write * for products")
+        hint = " and only a named function can be called: write * for products"
+        raise ExpressionError(f"{_source(text, node)}: {_ALLOWED},{hint}")
     name = node.func.id
     if name in variables or name in CONSTANTS:
-        raise ExpressionError(f"{shown}: {name} is not a function: write * for products")
+        raise ExpressionError(f"{_source(text, node)}: {name} is not a function: write * for products")
     if name not in FUNCTIONS:
-        near = near_match(name, FUNCTIONS)
-        raise ExpressionError(f"unknown function {_short(name)}{near}; the functions are {', '.join(FUNCTIONS)}")
+        near = did_you_mean(name, FUNCTIONS)
+        raise ExpressionError(f"unknown function {_short(name)}; the functions are {', '.join(FUNCTIONS)}{near}")
     if node.keywords:
-        raise ExpressionError(f"{shown}: a keyword argument is not part of an expression")
+        raise ExpressionError(f"{_source(text, node)}: {name} takes no keyword argument")
     arity = FUNCTIONS[name].arity
     if len(node.args) != arity:
-        raise ExpressionError(f"{shown}: {name} takes {arity} argument{'s'[: arity - 1]}, got {len(node.args)}")
+        count = f"{arity} argument{'s'[: arity - 1]}"
+        raise ExpressionError(f"{_source(text, node)}: {name} takes {count}, got {len(node.args)}")
     return FUNCTIONS[name]
 
 
-def _called(node: ast.AST) -> str:
-    return _REFUSED.get(type(node), type(node).__name__)
+def _source(text: str, node: ast.expr) -> str:
+    """Returns the text of a node, for an error."""
+    return _short(ast.get_source_segment(text, node) or text)
 
 
 def _short(text: str) -> str:
     return repr(text if len(text) <= 60 else text[:57] + "...")
-
-
-def near_match(name: str, known: Iterable[str]) -> str:
-    """What an error adds when a known name is close to the one that was given, else nothing."""
-    near = difflib.get_close_matches(name, known, n=1)
-    return f" (did you mean {near[0]}?)" if near else ""

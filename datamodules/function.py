@@ -9,43 +9,45 @@ import torch
 from torch import Tensor
 from torch.quasirandom import SobolEngine
 
+from datamodules.batches import check_batches
+from datamodules.batches import seeded_generator as generator
 from datamodules.expressions import parse_expression
-from datamodules.regression import Points, RegressionDataModule, check_batches, check_domain, first_true
-from datamodules.regression import seeded_generator as generator
+from datamodules.regression import Points, RegressionDataModule, check_domain, first_true
 
-Domain = dict[str, tuple[float, float]]
+_Domain = dict[str, tuple[float, float]]
 
-MAX_POINTS = 10_000_000  # of one split; 10 million points of two inputs are 240 MB
-FREE_KNOT_CELLS = 100_000  # of the midpoint rule
+_MAX_POINTS = 10_000_000  # of one split; 10 million points of two inputs are 240 MB
+_FREE_KNOT_CELLS = 100_000  # of the midpoint rule
 
 
 class FunctionDataModule(RegressionDataModule):
     """Points of y = expression(inputs) on a box, after the paper's protocol (METHOD section 5).
 
-    Test points: in the dense regime a grid of their own (one input 20 001 points, two 201 an axis, more: 20 000
-    random points); in the sparse regime the centres of 10 equal cells an axis, which lie between the training points.
-    Validation points choose the best of many seeds, so they are neither training nor test points: as many random
-    points as there are training points, but 500 to 20 000. In the sparse regime nothing else may be known of the
-    function: there the training points are the validation points.
+    Dense regime: the test points are a grid of their own (20 001 points for one input, 201 an axis for two) or, for
+    more inputs, 20 000 random points. Validation points choose the best of many seeds, so they are neither training nor
+    test points. They are random, and as many as the training points, but at least 500 and at most 20 000.
+
+    Sparse regime: the test points are the centres of 10 equal cells an axis, which lie between the training points. The
+    training points are also the validation points, since nothing else may be known about the function.
 
     Args:
-        expression: Right-hand side such as "x**3 - x"; see `parse_expression`.
-        domain: Each variable's lower and upper bound, in the order of the columns of x, e.g. {x: [-1, 1]}.
+        expression: right-hand side such as "x**3 - x"; see `parse_expression`.
+        domain: each variable's lower and upper bound, in the order of the columns of x, e.g. {x: [-1, 1]}.
         regime: "dense" or "sparse"; sets the test and validation points and the default of `points`.
-        points: Training points, at least 2; each axis has so many if sampling is "grid". None: dense 500, sparse 10.
-        sampling: "equally_spaced" with both ends (one variable), "grid" (any number), "random" (uniform), or "sobol"
-            (Sobol's sequence, scrambled by the seed: random points without gaps and clusters, 2 % of them an axis on
-            the boundary).
-        noise: Standard deviation, in units of y, of Gaussian noise on the training targets only; at least 0.
-        test_points: Overrides the number of test points, at least 2; per axis for grids and cells.
-        test_sampling: "regular" as said above, or "random" in the dense regime: uniform points, 20 000 by default. A
-            grid weighs the boundary more than its share.
-        batch_size: Training points in a global batch, over all ranks together; None for all of them.
-        seed: Seed of random points, noise and the order of the training points, at least 0.
+        points: training points, at least 2; points per axis if sampling is "grid". None: 500 if dense, 10 if sparse.
+        sampling: "equally_spaced" with both ends (one variable), "grid" (any number of variables), "random" (uniform),
+            or "sobol": Sobol's sequence scrambled by the seed, random points without gaps and clusters. On each axis
+            2 % of them lie on the boundary.
+        noise: standard deviation, in units of y, of Gaussian noise on the training targets only; at least 0.
+        test_points: overrides the number of test points, at least 2; per axis for grids and cells.
+        test_sampling: "regular" as described above, or "random" in the dense regime: uniform points, 20 000 by default.
+            A grid gives the boundary more weight than its share.
+        batch_size: training points in a global batch, over all ranks together; None for all of them.
+        seed: seed of random points, noise and the order of the training points, at least 0.
 
     Raises:
-        ValueError: An argument is out of range, or the expression is not finite on the domain.
-        ExpressionError: The expression cannot be read.
+        ValueError: an argument is out of range, or the expression is not finite on the domain.
+        ExpressionError: the expression cannot be read.
     """
 
     def __init__(
@@ -101,10 +103,10 @@ class FunctionDataModule(RegressionDataModule):
         self.target_name = function.text
 
     def free_knot_mse(self, segments: int) -> float | None:
-        """The asymptotic limit of METHOD section 6 for this function.
+        """Returns the asymptotic limit of METHOD section 6 for this function.
 
         Args:
-            segments: Number of linear pieces, at least 1.
+            segments: number of linear pieces, at least 1.
 
         Returns:
             The mean squared error; None for several variables, or where f'' is finite nowhere.
@@ -112,19 +114,21 @@ class FunctionDataModule(RegressionDataModule):
         if len(self.domain) != 1:
             return None
         ((lower, upper),) = self.domain.values()
-        x = _cell_centres({"x": (lower, upper)}, FREE_KNOT_CELLS)
+        x = _cell_centres({"x": (lower, upper)}, _FREE_KNOT_CELLS)
         curvature = self.expression.second_derivative(x)
         curvature = curvature[curvature.isfinite()]
         return free_knot_limit(curvature, upper - lower, segments) if len(curvature) else None
 
 
 def free_knot_limit(second_derivative: Tensor, length: float, segments: int) -> float:
-    """(∫ |f''|^(2/5) dx)^5 / (720 N^4 l): what the best N free segments reach for large N (METHOD section 6).
+    """Computes (∫ |f''|^(2/5) dx)^5 / (720 N^4 l), the error of the best N free segments for large N.
+
+    The formula is that of METHOD section 6.
 
     Args:
         second_derivative: f'' at the centres of equal cells of the interval, (n,).
-        length: Length l of the interval.
-        segments: Number N of linear pieces, at least 1.
+        length: length l of the interval.
+        segments: number N of linear pieces, at least 1.
 
     Returns:
         The mean squared error.
@@ -134,26 +138,24 @@ def free_knot_limit(second_derivative: Tensor, length: float, segments: int) -> 
     """
     if segments < 1:
         raise ValueError(f"segments must be at least 1, got {segments}")
-    # In NumPy: PyTorch's sum depends on the number of threads in its last digit.
+    # In NumPy: the last digit of PyTorch's sum depends on the number of threads.
     integral = length * float((second_derivative.abs().double().numpy() ** (2 / 5)).mean())
     return integral**5 / (720 * segments**4 * length)
 
 
-def _training_inputs(domain: Domain, points: int, sampling: str, seed: int) -> Tensor:
+def _training_inputs(domain: _Domain, points: int, sampling: str, seed: int) -> Tensor:
     if sampling == "random":
         return _random(domain, points, generator(seed, "training"))
     if sampling == "sobol":
         return _sobol(domain, points, seed)
     if sampling == "equally_spaced" and len(domain) > 1:
-        raise ValueError(
-            f"sampling equally_spaced is for one variable, the domain has {len(domain)}: use grid, random or sobol"
-        )
+        raise ValueError(f"sampling must be grid, random or sobol for {len(domain)} variables, got equally_spaced")
     if sampling not in ("equally_spaced", "grid"):
         raise ValueError(f"sampling must be equally_spaced, random, grid or sobol, got {sampling!r}")
     return _grid(domain, points)
 
 
-def _test_inputs(domain: Domain, regime: str, sampling: str, count: int | None, seed: int) -> Tensor:
+def _test_inputs(domain: _Domain, regime: str, sampling: str, count: int | None, seed: int) -> Tensor:
     if regime == "sparse":
         return _cell_centres(domain, count or 10, "test_points")
     if len(domain) <= 2 and sampling == "regular":
@@ -161,30 +163,30 @@ def _test_inputs(domain: Domain, regime: str, sampling: str, count: int | None, 
     return _random(domain, count or 20_000, generator(seed, "test"), "test_points")
 
 
-def _grid(domain: Domain, points: int, key: str = "points") -> Tensor:
-    """Tensor grid of `points` per axis with both ends, (points ** len(domain), len(domain)) float64."""
+def _grid(domain: _Domain, points: int, key: str = "points") -> Tensor:
+    """Returns a grid of `points` per axis with both ends, (points ** len(domain), len(domain)) float64."""
     _check_total(points, len(domain), key)
     return _tensor_grid([torch.linspace(lo, hi, points, dtype=torch.float64) for lo, hi in domain.values()])
 
 
-def _cell_centres(domain: Domain, cells: int, key: str = "points") -> Tensor:
-    """Centres lower + (i + 1/2) h of `cells` equal cells per axis, (cells ** len(domain), len(domain)) float64."""
+def _cell_centres(domain: _Domain, cells: int, key: str = "points") -> Tensor:
+    """Returns the centres lower + (i + 1/2) h of `cells` equal cells per axis, (cells ** axes, axes) float64."""
     _check_total(cells, len(domain), key)
     fraction = (torch.arange(cells, dtype=torch.float64) + 0.5) / cells
     return _tensor_grid([lower + (upper - lower) * fraction for lower, upper in domain.values()])
 
 
-def _random(domain: Domain, points: int, source: torch.Generator, key: str = "points") -> Tensor:
-    """Uniform points of the box, (points, len(domain)) float64."""
+def _random(domain: _Domain, points: int, source: torch.Generator, key: str = "points") -> Tensor:
+    """Returns uniform points of the box, (points, len(domain)) float64."""
     _check_total(points, 1, key)
     return _in_box(domain, torch.rand(points, len(domain), generator=source, dtype=torch.float64))
 
 
-def _sobol(domain: Domain, points: int, seed: int) -> Tensor:
-    """A scrambled Sobol sequence in the box, (points, len(domain)) float64, some of it on the boundary.
+def _sobol(domain: _Domain, points: int, seed: int) -> Tensor:
+    """Returns a scrambled Sobol sequence in the box, (points, len(domain)) float64, some of it on the boundary.
 
-    It is stretched by a hundredth at either end and clamped: between the outermost points and the boundary a network
-    that fits closely would be free to do anything.
+    It is stretched by a hundredth at either end and clamped. Otherwise a network that fits closely could do anything
+    between the outermost points and the boundary.
     """
     _check_total(points, 1, "points")
     engine = SobolEngine(len(domain), scramble=True, seed=seed)  # type: ignore[no-untyped-call]
@@ -192,8 +194,8 @@ def _sobol(domain: Domain, points: int, seed: int) -> Tensor:
     return _in_box(domain, torch.lerp(fraction.new_tensor(-0.01), fraction.new_tensor(1.01), fraction).clamp(0, 1))
 
 
-def _in_box(domain: Domain, fraction: Tensor) -> Tensor:
-    """Points of the unit cube ↦ points of the domain, never outside, unlike lower + fraction * (upper - lower)."""
+def _in_box(domain: _Domain, fraction: Tensor) -> Tensor:
+    """Maps the unit cube to the domain; never outside, unlike lower + fraction * (upper - lower)."""
     lower, upper = torch.tensor(list(domain.values()), dtype=torch.float64).unbind(-1)
     return torch.lerp(lower, upper, fraction)
 
@@ -204,7 +206,7 @@ def _tensor_grid(axes: list[Tensor]) -> Tensor:
 
 def _check_total(points: int, axes: int, key: str) -> None:
     total = points**axes
-    if total > MAX_POINTS:
-        each = f" on each of {axes} axes make {total}" if axes > 1 else ""
-        most = math.floor(MAX_POINTS ** (1 / axes) + 1e-9)
-        raise ValueError(f"{key} {points}{each}: at most {MAX_POINTS} points are made, so {key} at most {most}")
+    if total > _MAX_POINTS:
+        most = math.floor(_MAX_POINTS ** (1 / axes) + 1e-9)
+        why = f": {total} points on {axes} axes are more than {_MAX_POINTS}" if axes > 1 else ""
+        raise ValueError(f"{key} must be at most {most}, got {points}{why}")

@@ -1,4 +1,4 @@
-"""Folders of image files, one for each class: found, checked, decoded."""
+"""Finds, checks and decodes image files that lie in one folder for each class."""
 
 from __future__ import annotations
 
@@ -11,27 +11,28 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from datamodules.images import ImageBatch, Shard, listed, transformed
-from datamodules.regression import seeded_generator
+from datamodules.batches import Shard, seeded_generator
+from datamodules.images import ImageBatch, listed, transformed
+from lit_triwave.errors import reason
 
-EXTENSIONS = (".jpeg", ".jpg", ".png")
+_EXTENSIONS = (".jpeg", ".jpg", ".png")
 
 
 class ClassFolders:
     """The image files of one split: one folder for each class, labelled in the order of the folders' names.
 
     Args:
-        folder: Of the split.
-        allow_empty: Accept classes without images; their labels stay reserved.
+        folder: the split's folder.
+        allow_empty: accept classes without images; their labels stay reserved.
 
     Attributes:
-        classes: The folders' names.
-        paths: Of all images relative to `folder`, sorted by class and name, (n,) bytes; one array, since worker
+        classes: names of the class folders.
+        paths: paths of all images relative to `folder`, sorted by class and name, (n,) bytes. One array, since worker
             processes would copy a list of a million strings piece by piece.
         labels: (n,) int64.
 
     Raises:
-        ValueError: The folder does not hold that; the message says what was found, without the path to it.
+        ValueError: the folder does not hold that; the message says what was found, without the path to it.
     """
 
     def __init__(self, folder: Path, allow_empty: bool = False) -> None:
@@ -43,7 +44,7 @@ class ClassFolders:
         self.classes = sorted(name for name, is_folder in names.items() if is_folder)
         if not self.classes:
             found = f"{len(names)} files ({listed(names, 2)})" if names else "nothing"
-            raise ValueError(f"{folder.name}/ holds {found} where a folder for each class should be")
+            raise ValueError(f"{folder.name}/ must have one folder for each class, it holds {found}")
         files = [self._images(name) for name in self.classes]
         empty = [name for name, inside in zip(self.classes, files, strict=True) if not inside]
         if len(empty) == len(self.classes):
@@ -59,22 +60,24 @@ class ClassFolders:
 
     def _images(self, name: str) -> list[str]:
         with os.scandir(self.folder / name) as entries:
-            return sorted(e.name for e in entries if e.name.lower().endswith(EXTENSIONS) and not e.name.startswith("."))
+            return sorted(
+                e.name for e in entries if e.name.lower().endswith(_EXTENSIONS) and not e.name.startswith(".")
+            )
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def path(self, index: int) -> str:
-        """The file of an image."""
+        """Returns the path of an image's file."""
         return os.path.join(self.folder, os.fsdecode(self.paths[index]))
 
     def keep(self, per_class: int | None, fraction: float, seed: int) -> None:
-        """Keeps a part of each class, chosen at random; a smaller part is a part of a larger one.
+        """Keeps a random subset of each class; a smaller subset is part of every larger one.
 
         Args:
-            per_class: Images of each class, if given.
-            fraction: Else their share, rounded up.
-            seed: Of the choice.
+            per_class: number of images of each class; None keeps a share.
+            fraction: share of each class, in (0, 1], rounded up to whole images.
+            seed: seed of the choice.
         """
         if per_class is None and fraction == 1:
             return
@@ -92,11 +95,12 @@ class ImageFiles(Dataset[ImageBatch]):
     """Decoded and transformed images of one split, indexed by a whole `Shard` at once.
 
     Args:
-        files: What to read.
-        transform: (channels, height, width) uint8 ↦ the same in the size of a batch; may draw from PyTorch's generator.
-        seed: Of the transform.
-        corrupt: What happens to an image that can't be read: "raise"; "replace", by the next one in order that can be
-            (mostly of the same class); "omit", which makes the batch smaller.
+        files: the files to read.
+        transform: maps an image (channels, height, width) uint8 to one of the batch's size; may draw from PyTorch's
+            generator.
+        seed: seed of the transform.
+        corrupt: what happens to an image that can't be read. `"raise"` is an error; `"replace"` takes the next readable
+            image in order, which is mostly of the same class; `"omit"` makes the batch smaller.
     """
 
     def __init__(self, files: ClassFolders, transform: Callable[[Tensor], Tensor], seed: int, corrupt: str) -> None:
@@ -118,13 +122,13 @@ class ImageFiles(Dataset[ImageBatch]):
                 images.append(transformed(self.transform, image, self.seed, shard.epoch, wanted))
                 labels.append(int(self.files.labels[index]))
         if not images:
-            raise ValueError(f"no image of a batch of {len(unreadable)} can be read, among them {unreadable[0]}")
+            raise ValueError(f"none of the {len(unreadable)} images of a batch can be read, such as {unreadable[0]}")
         return ImageBatch(torch.stack(images), torch.tensor(labels), unreadable)
 
     def _readable(self, index: int, unreadable: list[str]) -> tuple[int, Tensor | None]:
-        """The image at an index, or what the rule for corrupt ones puts in its place; notes the file if it did so.
+        """Returns the image at an index, or what stands in for a corrupt one, whose path is appended to `unreadable`.
 
-        A corrupt one that was tried in its place is not noted: it has a turn of its own in the epoch.
+        A corrupt image that was tried as a substitute is not appended: it has its own turn in the epoch.
         """
         wanted = index
         for _ in range(len(self)):
@@ -143,14 +147,14 @@ class ImageFiles(Dataset[ImageBatch]):
 
 
 def read_image(path: str) -> Tensor:
-    """An image file as (3, height, width) uint8, grey ones in three equal channels.
+    """Reads an image file as (3, height, width) uint8; a grey image gets three equal channels.
 
-    torchvision decodes; what it can't (rare formats, also under a JPEG's name), Pillow may. On photographs of 500 × 375
-    pixels torchvision takes three quarters of Pillow's time. Its decoders are deprecated since 0.29; where a later
-    version has none, Pillow does everything.
+    torchvision decodes, and Pillow tries what torchvision can't, such as other formats under a JPEG's name. On
+    photographs of 500 × 375 pixels torchvision takes three quarters of Pillow's time. Its decoders are deprecated since
+    0.29; where a later version has none, Pillow decodes everything.
 
     Raises:
-        ValueError: Neither can read the file, or it ends too early.
+        ValueError: neither can read the file, or it ends too early.
     """
     try:
         from torchvision.io import ImageReadMode, decode_image, read_file
@@ -164,7 +168,7 @@ def read_image(path: str) -> Tensor:
 
 
 def read_with_pillow(path: str) -> Tensor:
-    """`read_image` without torchvision's decoders."""
+    """Reads an image file like `read_image`, without torchvision's decoders."""
     from PIL import Image
     from torchvision.transforms.v2.functional import pil_to_tensor
 
@@ -173,5 +177,6 @@ def read_with_pillow(path: str) -> Tensor:
             image: Tensor = pil_to_tensor(opened.convert("RGB"))
         return image
     except (OSError, ValueError, SyntaxError) as error:  # Pillow's decoders raise all three
-        reason = " ".join(str(error).split())
-        raise ValueError(f"corrupt image {path} ({reason}): restore it, or set data.skip_corrupt: true") from error
+        raise ValueError(
+            f"corrupt image {path} ({reason(error)}): restore it, or set data.skip_corrupt: true"
+        ) from error

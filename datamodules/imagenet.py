@@ -1,4 +1,4 @@
-"""ImageNet, and any folder of pictures laid out like it."""
+"""ImageNet, and any folder of images laid out like it."""
 
 from __future__ import annotations
 
@@ -16,45 +16,45 @@ from datamodules.image_files import ClassFolders, ImageFiles
 from datamodules.images import ImageBatch, ImageDataModule, listed
 
 AutoAugment = Literal["none", "trivial", "rand"]
-LAYOUT = "train/<class>/*.JPEG and val/<class>/*.JPEG"
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # torchvision's, of ImageNet's training images
+_LAYOUT = "train/<class>/*.JPEG and val/<class>/*.JPEG"
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # torchvision's, of ImageNet's training images
 
 
 class ImageNetDataModule(ImageDataModule):
-    """ImageNet-1k (Russakovsky et al. 2015), or other pictures, in train/<class>/*.JPEG and val/<class>/*.JPEG.
+    """ImageNet-1k (Russakovsky et al. 2015), or other images, in train/<class>/*.JPEG and val/<class>/*.JPEG.
 
-    Training pictures are cropped at random and mirrored, those of an evaluation resized and cropped in the middle, as
+    Training images are cropped at random and mirrored. Those of an evaluation are resized and cropped in the middle, as
     in torchvision's reference recipe. ImageNet's test labels are not public: `test` and `predict` use val/, as
-    published accuracies do; choose nothing by it that you then report.
+    published accuracies do. Report nothing on val/ that was chosen by it.
 
     Args:
-        root: Folder with train/ and val/.
-        batch_size: Training images in a global batch, over all ranks together; the incomplete last one is left out.
-        image_size: Side in pixels of the images that the model gets.
-        resize: Shorter side to which an evaluation resizes before it crops, at least `image_size`; null for
-            image_size · 256/224, as usual.
+        root: folder with train/ and val/.
+        batch_size: training images in a global batch, over all ranks together; an incomplete last batch is left out.
+        image_size: side in pixels of the images that the model gets.
+        resize: shorter side to which an evaluation resizes before it crops, at least `image_size`; null for the usual
+            image_size · 256/224.
         auto_augment: "none", or torchvision's "trivial" (TrivialAugmentWide) or "rand" (RandAugment).
-        erase: Probability of erasing a random rectangle of a training image, in [0, 1].
-        fraction: Share of the training images of each class to use, in (0, 1].
-        per_class: Number of training images of each class to use, instead of a share.
-        skip_corrupt: Go on when an image can't be read: in training the next one that can be stands in for it, in an
-            evaluation it is left out; the number is reported at the end of each epoch. False stops and names it.
-        allow_empty_classes: Accept class folders without images.
-        workers: Processes that load images, for each device; 0 loads in the training process; null for this device's
+        erase: probability of erasing a random rectangle of a training image, in [0, 1].
+        fraction: share of the training images of each class to use, in (0, 1].
+        per_class: number of training images of each class to use, instead of a share.
+        skip_corrupt: true continues when an image can't be read, and reports the number of such images after each
+            epoch. In training the next readable image stands in, in an evaluation it is left out. False stops.
+        allow_empty_classes: accept class folders without images.
+        workers: processes that load images, for each device; 0 loads in the training process; null for this device's
             share of the CPU cores.
-        channels_last: Memory layout that convolutions prefer on GPUs.
-        eval_batch_size: Images in a global batch of an evaluation.
-        seed: Of the subset, the order and the augmentation, at least 0.
-        mean: Of each channel in [0, 1], subtracted.
-        std: Of each channel, divided by.
+        channels_last: memory layout that convolutions prefer on GPUs.
+        eval_batch_size: images in a global batch of an evaluation.
+        seed: seed of the subset, the order and the augmentation, at least 0.
+        mean: mean of each channel in [0, 1], subtracted.
+        std: standard deviation of each channel, divided by.
 
     Attributes:
-        folders: The classes' folder names (for ImageNet: WordNet ids), in the order of the labels.
-        class_names: From root/LOC_synset_mapping.txt where it exists; torchvision's for the 1 000 folders of ImageNet;
-            else the folders' names.
+        folders: names of the class folders (for ImageNet WordNet ids), in the order of the labels.
+        class_names: names from root/LOC_synset_mapping.txt where it exists, torchvision's for the 1 000 folders of
+            ImageNet, otherwise the folders' names.
 
     Raises:
-        ValueError: An argument is out of range, or the folders are not as they should be.
+        ValueError: an argument is out of range, or the folders are not as described.
     """
 
     def __init__(
@@ -73,35 +73,37 @@ class ImageNetDataModule(ImageDataModule):
         channels_last: bool = True,
         eval_batch_size: int = 1024,
         seed: int = 0,
-        mean: Sequence[float] = MEAN,
-        std: Sequence[float] = STD,
+        mean: Sequence[float] = _MEAN,
+        std: Sequence[float] = _STD,
     ) -> None:
         super().__init__(batch_size, eval_batch_size, workers, channels_last, seed, mean, std)
         if image_size < 1:
-            raise ValueError(f"image_size {image_size}: at least 1")
+            raise ValueError(f"image_size must be at least 1, got {image_size}")
         if resize is not None and resize < image_size:
-            raise ValueError(f"resize {resize}: at least image_size, {image_size}")
+            raise ValueError(f"resize must be at least image_size, {image_size}, got {resize}")
         if auto_augment not in get_args(AutoAugment):
-            raise ValueError(f"auto_augment {auto_augment!r}: one of {', '.join(get_args(AutoAugment))}")
+            raise ValueError(f"auto_augment must be one of {', '.join(get_args(AutoAugment))}, got {auto_augment!r}")
         if not 0 <= erase <= 1:
-            raise ValueError(f"erase {erase}: a probability, 0 to 1")
+            raise ValueError(f"erase must be in [0, 1], got {erase}")
         if not 0 < fraction <= 1:
-            raise ValueError(f"fraction {fraction}: above 0 and at most 1")
-        if per_class is not None and (per_class < 1 or fraction != 1):
-            raise ValueError(f"per_class {per_class}: at least 1, and not together with a fraction ({fraction})")
+            raise ValueError(f"fraction must be in (0, 1], got {fraction}")
+        if per_class is not None and fraction != 1:
+            raise ValueError(f"fraction must be 1 where per_class is given, got {fraction}")
+        if per_class is not None and per_class < 1:
+            raise ValueError(f"per_class must be at least 1, got {per_class}")
         self.root = Path(root).expanduser()
         self.image_size = image_size
         self.resize = round(image_size * 256 / 224) if resize is None else resize
         self.auto_augment = auto_augment
         self.erase = erase
         self.skip_corrupt = skip_corrupt
-        self.train_files, self.val_files = class_folders(self.root, allow_empty_classes)
+        self.train_files, self.val_files = _class_folders(self.root, allow_empty_classes)
         self.val_set = self.test_set = self.val_files
         self._check_classes()
         self.train_files.keep(per_class, fraction, seed)
         self.folders = self.train_files.classes
         self.num_classes = len(self.folders)
-        self.class_names = class_names(self.root, self.folders)
+        self.class_names = _class_names(self.root, self.folders)
         self.image_shape = (3, image_size, image_size)
         self._unreadable: list[str] = []
 
@@ -115,12 +117,10 @@ class ImageNetDataModule(ImageDataModule):
             ]
             raise ValueError(f"{self.root}: train/ and val/ must have the same class folders: {'; '.join(differing)}")
         if len(train) < 2:
-            raise ValueError(
-                f"{self.root}: train/ has one class folder ({listed(train)}), a classifier needs two or more"
-            )
+            raise ValueError(f"{self.root}: train/ must have two or more class folders, it has one ({listed(train)})")
 
     def training_transform(self) -> Any:
-        """Random crop, mirror image, and what else was asked for, of one uint8 image."""
+        """Returns random crop, mirror image and the chosen augmentations, for one uint8 image."""
         from torchvision.transforms import v2
 
         steps: list[Any] = [v2.RandomResizedCrop(self.image_size, antialias=True), v2.RandomHorizontalFlip()]
@@ -131,7 +131,7 @@ class ImageNetDataModule(ImageDataModule):
         return v2.Compose(steps)
 
     def evaluation_transform(self) -> Any:
-        """Resize and centre crop of one uint8 image."""
+        """Returns resize and centre crop, for one uint8 image."""
         from torchvision.transforms import v2
 
         return v2.Compose([v2.Resize(self.resize, antialias=True), v2.CenterCrop(self.image_size)])
@@ -157,7 +157,7 @@ class ImageNetDataModule(ImageDataModule):
         return self.val_dataloader()
 
     def on_before_batch_transfer(self, batch: ImageBatch, dataloader_idx: int) -> ImageBatch:
-        """Notes the images that could not be read, and reports them with the last batch of an epoch."""
+        """Counts the images that could not be read, and reports them with the last batch of an epoch."""
         if self.skip_corrupt and self.trainer is not None:
             self._unreadable += batch.unreadable
             if self._in_last_batch():
@@ -165,7 +165,7 @@ class ImageNetDataModule(ImageDataModule):
         return batch
 
     def _in_last_batch(self) -> bool:
-        """Whether the batch at hand is the last of its epoch; Lightning has said so before it hands the batch over."""
+        """Whether this batch is the last of its epoch; Lightning knows before it transfers the batch."""
         trainer = self.trainer
         assert trainer is not None
         if trainer.training:
@@ -179,7 +179,7 @@ class ImageNetDataModule(ImageDataModule):
         return bool(loops[str(trainer.state.fn and trainer.state.fn.value)].batch_progress.is_last_batch)
 
     def _report(self) -> None:
-        """Says how many images could not be read in the epoch, on all ranks together."""
+        """Prints how many images could not be read in the epoch, on all ranks together."""
         trainer = self.trainer
         assert trainer is not None
         names, self._unreadable = self._unreadable, []
@@ -192,14 +192,14 @@ class ImageNetDataModule(ImageDataModule):
             print(f"{where}{count} corrupt in {split}/, {what}{some}", file=sys.stderr, flush=True)
 
 
-def class_folders(root: Path, allow_empty: bool) -> list[ClassFolders]:
-    """The images of train/ and of val/.
+def _class_folders(root: Path, allow_empty: bool) -> list[ClassFolders]:
+    """Finds the images of train/ and of val/.
 
     Raises:
-        ValueError: One of them, or both, are not as they should be.
+        ValueError: a folder is not as expected; the message says what was found.
     """
     if not root.is_dir():
-        raise ValueError(f"data.root {root}: there is no such folder; expected {LAYOUT}, in --data.root FOLDER")
+        raise ValueError(f"data.root {root}: no such folder; expected {_LAYOUT}, in --data.root FOLDER")
     found, faults = [], []
     for split in ("train", "val"):
         try:
@@ -207,19 +207,19 @@ def class_folders(root: Path, allow_empty: bool) -> list[ClassFolders]:
         except ValueError as error:
             faults.append(str(error))
     if faults:
-        raise ValueError(f"data.root {root} holds {listed(os.listdir(root))}: {'; '.join(faults)}; expected {LAYOUT}")
+        raise ValueError(f"data.root {root} holds {listed(os.listdir(root))}: {'; '.join(faults)}; expected {_LAYOUT}")
     return found
 
 
-def class_names(root: Path, folders: list[str]) -> list[str]:
-    """What the classes are called.
+def _class_names(root: Path, folders: list[str]) -> list[str]:
+    """Returns the names of the classes.
 
     Args:
-        root: Where LOC_synset_mapping.txt may be: lines of a folder's name and the names of its class.
-        folders: The classes' folder names.
+        root: folder that may hold LOC_synset_mapping.txt, whose lines are a folder's name and the names of its class.
+        folders: names of the class folders.
 
     Raises:
-        ValueError: The file lacks one of the folders.
+        ValueError: the file lacks one of the folders.
     """
     mapping = root / "LOC_synset_mapping.txt"
     if mapping.is_file():

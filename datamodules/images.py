@@ -1,27 +1,21 @@
-"""What all image data share: batches cut once for all ranks, loaders, normalisation."""
+"""What all image data share: loaders, workers, normalisation."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from datamodules.augmentation import image_seed
-from datamodules.regression import check_batches, check_equal_shares, seeded_generator
+from datamodules.batches import check_batches, check_equal_shares, seeded_generator
 from datamodules.resumable import ResumableDataModule
+from lit_triwave.errors import some
 
-MAX_WORKERS = 16  # more rarely load faster, and each is a process
-
-
-class Shard(NamedTuple):
-    """One rank's share of a global batch: the images' numbers, (n,) int64, and the epoch they are augmented for."""
-
-    indices: Tensor
-    epoch: int
+_MAX_WORKERS = 16  # more rarely load faster, and each is a process
 
 
 class ImageBatch(NamedTuple):
@@ -30,7 +24,7 @@ class ImageBatch(NamedTuple):
     Attributes:
         images: (n, channels, height, width) uint8, 0 to 255.
         labels: (n,) int64.
-        unreadable: Files that another image stands in for, or that are left out.
+        unreadable: paths of files that could not be read: another image stands in, or they are left out.
     """
 
     images: Tensor
@@ -38,75 +32,20 @@ class ImageBatch(NamedTuple):
     unreadable: list[str]
 
 
-class ImageBatches(Sampler[Shard]):
-    """Cuts n images into global batches and yields this rank's share of each.
-
-    A function of (seed, epoch) alone, so ranks agree without talking, and a resumed run knows what is left.
-
-    Training: a new permutation each epoch, in full batches; the up to `batch_size` − 1 images that remain come in other
-    epochs. Evaluation: all images in order, each on one rank, in batches as equal as possible, so that no rank is left
-    without images (DDP synchronises batch norm's statistics in every forward pass: all ranks must take part).
-
-    Args:
-        size: Number of images n.
-        batch_size: Images in a global batch, over all ranks together.
-        training: Permute, and leave out the last batch if it is not full.
-        seed: Of the permutations.
-        rank: This process, in [0, world_size).
-        world_size: Number of processes.
-
-    Attributes:
-        epoch: From 0; chooses the permutation of the next `iter`.
-
-    Raises:
-        ValueError: The images or a batch cannot be shared among so many ranks.
-    """
-
-    def __init__(self, size: int, batch_size: int, training: bool, seed: int, rank: int, world_size: int) -> None:
-        self.size = size
-        self.batch_size = batch_size
-        self.training = training
-        self.seed = seed
-        self.rank = rank
-        self.world_size = world_size
-        self.epoch = 0
-        if training:
-            check_equal_shares(batch_size, world_size)
-        if training and batch_size > size:
-            raise ValueError(f"batch_size {batch_size}: at most the number of training images, {size}")
-        if size < world_size:
-            raise ValueError(f"{size} images cannot be shared among {world_size} devices: use fewer devices")
-
-    def set_epoch(self, epoch: int) -> None:
-        """Chooses the permutation; Lightning calls this before each epoch."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        if self.training:
-            return self.size // self.batch_size
-        # Fewer, larger batches where the last one could not give every rank an image.
-        return max(1, min(-(-self.size // self.batch_size), self.size // self.world_size))
-
-    def __iter__(self) -> Iterator[Shard]:
-        # The order is drawn here, not at the first `next`: Lightning may set another epoch in between.
-        if self.training:
-            order = torch.randperm(self.size, generator=seeded_generator(self.seed, "epoch", self.epoch))
-            batches = order[: len(self) * self.batch_size].tensor_split(len(self))
-        else:
-            batches = torch.arange(self.size).tensor_split(len(self))
-        epoch = self.epoch
-        return (Shard(batch[self.rank :: self.world_size], epoch) for batch in batches)
-
-
 def transformed(transform: Callable[[Tensor], Tensor], image: Tensor, seed: int, epoch: int, index: int) -> Tensor:
-    """A random transform of one image as a function of (seed, epoch, index): not of the worker, and after resuming.
+    """Applies a random transform to one image, as a function of (seed, epoch, index) alone.
+
+    The result depends neither on the worker nor on where a run was resumed.
 
     Args:
-        transform: From torchvision; draws from PyTorch's global generator, which is left as it was.
+        transform: from torchvision; draws from PyTorch's global generator, which is left as it was.
         image: (channels, height, width).
-        seed: Of the run.
-        epoch: From 0.
-        index: Of the image.
+        seed: seed of the run.
+        epoch: from 0.
+        index: number of the image.
+
+    Returns:
+        The transformed image.
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(image_seed(seed, epoch, index))
@@ -117,26 +56,26 @@ class ImageDataModule(ResumableDataModule):
     """Images in classes, split in training, validation and test sets.
 
     Batches reach the model as `(images, labels)`: images (batch, channels, height, width), normalised, floating; labels
-    (batch,) int64. Until they are on the device they are uint8, a quarter of the bytes to hand over. The shards of the
-    ranks are cut here, so use a Trainer with `use_distributed_sampler=False`.
+    (batch,) int64. Images are uint8 until they are on the device, which is a quarter of the bytes to transfer. The data
+    module itself shares the batches among ranks, so use a Trainer with `use_distributed_sampler=False`.
 
     Args:
-        batch_size: Training images in a global batch, over all ranks together.
-        eval_batch_size: Images in a global batch of an evaluation; bounds its memory, changes nothing else.
-        workers: Processes that load images, for each device; 0 loads in the training process. None: this device's share
+        batch_size: training images in a global batch, over all ranks together.
+        eval_batch_size: images in a global batch of an evaluation; bounds its memory, changes nothing else.
+        workers: processes that load images, for each device; 0 loads in the training process. None: this device's share
             of the CPU cores, at most 16.
-        channels_last: Lay images out pixel by pixel, which convolutions on tensor cores prefer.
-        seed: Of everything random, at least 0.
-        mean: Of each channel in [0, 1], subtracted.
-        std: Of each channel, above 0, divided by.
+        channels_last: store images pixel by pixel, which convolutions on tensor cores prefer.
+        seed: seed of everything random, at least 0.
+        mean: mean of each channel in [0, 1], subtracted.
+        std: standard deviation of each channel, above 0, divided by.
 
     Attributes:
-        num_classes: Number of classes.
-        class_names: In the order of the labels; known after `setup` at the latest.
+        num_classes: number of classes.
+        class_names: names in the order of the labels; known after `setup` at the latest.
         image_shape: (channels, height, width).
 
     Raises:
-        ValueError: An argument is out of range.
+        ValueError: an argument is out of range.
     """
 
     batch_size: int
@@ -157,9 +96,9 @@ class ImageDataModule(ResumableDataModule):
         super().__init__()
         check_batches(batch_size, seed)
         if eval_batch_size < 1:
-            raise ValueError(f"eval_batch_size {eval_batch_size}: at least 1")
+            raise ValueError(f"eval_batch_size must be at least 1, got {eval_batch_size}")
         if workers is not None and workers < 0:
-            raise ValueError(f"workers {workers}: at least 0, or null for a share of the CPU cores")
+            raise ValueError(f"workers must be at least 0, or null for a share of the CPU cores, got {workers}")
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
         self.workers = workers
@@ -174,25 +113,21 @@ class ImageDataModule(ResumableDataModule):
         return self.mean.round().to(torch.uint8)
 
     def training_loader(self, images: Dataset[ImageBatch], size: int, workers: int) -> DataLoader[ImageBatch]:
-        """Shuffled global batches, shared among the ranks; goes on where the checkpoint that was loaded left off."""
-        sampler = self._batches(size, self.batch_size, training=True)
+        """Returns shuffled full batches, shared among the ranks; continues where the loaded checkpoint left off."""
+        sampler = self.sharded(size, self.batch_size, shuffle=True, last="drop")
         return self.resumable_loader(images, sampler, **self._options(workers))
 
     def evaluation_loader(self, images: Dataset[ImageBatch], size: int, workers: int) -> DataLoader[ImageBatch]:
-        """All images in order, each on one rank."""
-        sampler = self._batches(size, self.eval_batch_size, training=False)
+        """Returns all images in order, each on one rank."""
+        sampler = self.sharded(size, self.eval_batch_size, last="spread")
         return DataLoader(images, batch_size=None, sampler=sampler, **self._options(workers))
 
     def check_ranks(self, ranks: int) -> None:
         check_equal_shares(self.batch_size, ranks)
 
-    def _batches(self, size: int, batch_size: int, training: bool) -> ImageBatches:
-        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        return ImageBatches(size, batch_size, training, self.seed, rank, world_size)
-
     def _options(self, workers: int) -> dict[str, Any]:
         pinned = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda" and workers > 0
-        # A generator of its own: a loader draws a seed for its workers, which nothing here needs, from the global one.
+        # A generator of its own: a loader would draw its workers' seed from the global one, and nothing here needs it.
         generator = seeded_generator(self.seed, "workers")
         return {
             "num_workers": workers,
@@ -202,12 +137,12 @@ class ImageDataModule(ResumableDataModule):
         }
 
     def worker_count(self) -> int:
-        """Processes that load images for this device."""
+        """Returns the number of processes that load images for this device."""
         if self.workers is not None:
             return self.workers
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         local = self.trainer.num_devices if self.trainer else 1
-        return min(MAX_WORKERS, cores // local)
+        return min(_MAX_WORKERS, cores // local)
 
     def on_after_batch_transfer(self, batch: ImageBatch, dataloader_idx: int) -> tuple[Tensor, Tensor]:
         """Normalises the images, on the device."""
@@ -222,7 +157,5 @@ class ImageDataModule(ResumableDataModule):
 
 
 def listed(names: Iterable[str], most: int = 5) -> str:
-    """The first of some names in order, for an error."""
-    ordered = sorted(names)
-    more = f" and {len(ordered) - most} more" if len(ordered) > most else ""
-    return ", ".join(ordered[:most]) + more or "nothing"
+    """Returns the first few names in alphabetical order and how many more there are, for an error."""
+    return some(sorted(names), most) or "nothing"

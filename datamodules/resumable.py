@@ -1,4 +1,4 @@
-"""What all data share: training loaders that go on inside an epoch."""
+"""What all data modules share: training loaders that resume inside an epoch."""
 
 from __future__ import annotations
 
@@ -8,19 +8,26 @@ from typing import Any
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
+from datamodules.batches import ShardedBatches
+
 
 class ResumableDataModule(LightningDataModule):
-    """Data whose training can go on inside an epoch.
+    """Data whose training can resume inside an epoch.
 
     torchdata's `StatefulDataLoader` knows how many batches have been trained on, apart from those that workers hold
-    ready. The samplers are functions of (seed, epoch) and count in global batches, so with the epoch that number says
-    all there is to say, for every rank. It is kept in checkpoints by this module's own `state_dict`: Lightning would
-    restore a loader only if no one had asked for the number of steps before, as schedules do (Lightning issue 20550),
-    and would let workers begin with the permutation of epoch 0.
+    ready. The samplers are functions of (seed, epoch) and count global batches. Epoch and number of batches are
+    therefore the whole state, for every rank.
+
+    The state is kept in checkpoints by this module's own `state_dict`. Lightning would restore a loader only if nothing
+    had asked for the number of steps before, as schedules do, and would let workers begin with the order of epoch 0
+    (https://github.com/Lightning-AI/pytorch-lightning/issues/20550).
+
+    A resumed run may change the arguments that say where the data lie and how they are read. They are recognised by
+    their names, such as `root`, `path` or `workers`; the list is `lit_triwave.tracking.flat_config.DATA_ACCESS`.
 
     Attributes:
-        batch_size: Training samples in a global batch, or None for all of them.
-        seed: Of the order of the training samples.
+        batch_size: training samples in a global batch, or None for all of them.
+        seed: seed of the order of the training samples.
     """
 
     batch_size: int | None
@@ -32,22 +39,27 @@ class ResumableDataModule(LightningDataModule):
         self._resume: dict[str, Any] = {}
 
     def check_ranks(self, ranks: int) -> None:
-        """Asked before so many processes are started; here any number will do.
+        """Checks, before processes are started, that a global batch can be shared among `ranks` of them.
 
         Raises:
-            ValueError: A global batch cannot be shared among them.
+            ValueError: it cannot. Without an override any number will do.
         """
 
-    def resumable_loader(self, samples: Dataset[Any], sampler: Any, **options: Any) -> DataLoader[Any]:
-        """A training loader that goes on where the checkpoint that was loaded left off.
+    def sharded(self, size: int, batch_size: int | None, **options: Any) -> ShardedBatches:
+        """Returns this rank's share of all batches of `size` samples; `options` are those of `ShardedBatches`."""
+        rank, ranks = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        return ShardedBatches(size, batch_size, seed=self.seed, rank=rank, world_size=ranks, **options)
+
+    def resumable_loader(self, samples: Dataset[Any], sampler: ShardedBatches, **options: Any) -> DataLoader[Any]:
+        """Returns a training loader that continues where the loaded checkpoint left off.
 
         Args:
-            samples: Indexed by what the sampler yields, a whole batch at a time.
-            sampler: With `epoch` and `set_epoch`; a function of the epoch and of the seed.
-            options: Of the loader, such as `num_workers`.
+            samples: data set that is indexed by a whole `Shard` at once.
+            sampler: the order of the samples.
+            options: further arguments of the loader, such as `num_workers`.
 
         Raises:
-            ValueError: The checkpoint was taken inside an epoch that is counted in other batches.
+            ValueError: the checkpoint was taken inside an epoch of other batches.
         """
         from torchdata.stateful_dataloader import StatefulDataLoader
 
@@ -58,7 +70,7 @@ class ResumableDataModule(LightningDataModule):
         if state:
             sampler.set_epoch(state["epoch"])
         if "loader" in state:
-            here = self._course(loader)
+            here = self._counted_in(loader)
             differing = [
                 f"{name} {state[name]} there and {here[name]} here" for name in here if state[name] != here[name]
             ]
@@ -70,19 +82,19 @@ class ResumableDataModule(LightningDataModule):
         return training
 
     def state_dict(self) -> dict[str, Any]:
-        """The epoch and, inside one, the position in it."""
+        """Returns the epoch and, inside one, the position in it."""
         if self._train_loader is None or self.trainer is None:
             return {}
         loader = self._train_loader
         epoch = loader.sampler.epoch
         if self.trainer.is_last_batch:  # a new loader begins the next epoch
             return {"epoch": epoch + 1}
-        return {"epoch": epoch, "loader": loader.state_dict(), **self._course(loader)}
+        return {"epoch": epoch, "loader": loader.state_dict(), **self._counted_in(loader)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keeps the state for the next training loader."""
         self._resume = state_dict
 
-    def _course(self, loader: Any) -> dict[str, int | None]:
-        """What the position in an epoch is counted in."""
+    def _counted_in(self, loader: Any) -> dict[str, int | None]:
+        """What gives the position in an epoch its meaning."""
         return {"batch_size": self.batch_size, "workers": loader.num_workers, "seed": self.seed}

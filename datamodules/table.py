@@ -2,44 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from datamodules.expressions import near_match
-from datamodules.regression import Points, RegressionDataModule, check_batches, first_true, seeded_generator
+from datamodules.batches import check_batches, seeded_generator
+from datamodules.regression import Points, RegressionDataModule, first_true
+from lit_triwave.errors import did_you_mean, reason, some
 
 if TYPE_CHECKING:
     import pandas
 
-SEPARATORS = {".csv": ",", ".csv.gz": ",", ".tsv": "\t", ".tsv.gz": "\t"}
-SUFFIXES = (*SEPARATORS, ".parquet")
-MIN_ROWS = 4
+_SEPARATORS = {".csv": ",", ".csv.gz": ",", ".tsv": "\t", ".tsv.gz": "\t"}
+_SUFFIXES = (*_SEPARATORS, ".parquet")
+_MIN_ROWS = 4
 
 
 class TableDataModule(RegressionDataModule):
     """Columns of a file as inputs and target, split at random.
 
-    The domain of an input is its range over the whole file: a test row outside the training rows' range would otherwise
+    The domain of an input is its range over the whole file. Otherwise a test row outside the training rows' range would
     have to be refused. A split whose fraction is 0 is the training set itself.
 
     Args:
-        path: File ending in .csv, .csv.gz, .tsv, .tsv.gz or .parquet, with named columns and at least 4 rows.
-        inputs: Names of the input columns, in the order of the columns of x; numbers, none of them constant.
-        target: Name of the target column; numbers.
-        val_fraction: Share of the rows held out for validation, in [0, 1).
-        test_fraction: Share of the rows held out for the test, in [0, 1); both together below 1.
-        predict_path: File with the input columns to predict at, within the domain; its target may be missing and is
-            then nan. None: the test rows.
-        batch_size: Training rows in a global batch, over all ranks together; None for all of them.
-        seed: Seed of the split and of the order of the training rows, at least 0.
+        path: file ending in .csv, .csv.gz, .tsv, .tsv.gz or .parquet, with named columns and at least 4 rows.
+        inputs: names of the input columns, in the order of the columns of x; numbers, none of them constant.
+        target: name of the target column; numbers.
+        val_fraction: share of the rows held out for validation, in [0, 1).
+        test_fraction: share of the rows held out for the test, in [0, 1); both together below 1.
+        predict_path: file with the input columns to predict at, within the domain. Its target column may be missing,
+            and targets are then nan. None: the test rows.
+        batch_size: training rows in a global batch, over all ranks together; None for all of them.
+        seed: seed of the split and of the order of the training rows, at least 0.
 
     Raises:
-        ValueError: An argument, the file or a value in it cannot be used; the message names it.
-        FileNotFoundError: A file does not exist.
+        ValueError: an argument, the file or a value in it cannot be used; the message names it.
+        FileNotFoundError: a file does not exist.
     """
 
     def __init__(
@@ -56,13 +56,13 @@ class TableDataModule(RegressionDataModule):
         check_batches(batch_size, seed)
         _check_fractions(val_fraction, test_fraction)
         if not inputs:
-            raise ValueError("inputs is empty: name at least one input column")
+            raise ValueError("inputs must name at least one column, got none")
         for name in inputs:
             if name == target or inputs.count(name) > 1:
-                raise ValueError(f"column {name!r} is named more than once among inputs and target")
+                raise ValueError(f"inputs and target must be different columns, got {name!r} more than once")
         table = _read(path)
-        if len(table) < MIN_ROWS:
-            raise ValueError(f"{path} has {len(table)} rows: at least {MIN_ROWS} are needed")
+        if len(table) < _MIN_ROWS:
+            raise ValueError(f"{path} must have at least {_MIN_ROWS} rows, got {len(table)}")
         x = torch.stack([_column(table, path, name) for name in inputs], dim=1)
         y = _column(table, path, target)
         domain = {name: _range(x[:, j], path, name) for j, name in enumerate(inputs)}
@@ -132,41 +132,41 @@ def _predict_points(path: str, domain: dict[str, tuple[float, float]], target: s
 
 
 def _read(path: str) -> pandas.DataFrame:
-    """The file as a table, or a one-line error."""
+    """Reads the file as a table, or raises a one-line error."""
     try:
         import pandas  # takes longer to import than most files to read: only when there is a table
     except ImportError:
         raise ValueError(f"reading {path} needs pandas: pip install pandas pyarrow") from None
 
     file = Path(path).expanduser()
-    suffix = next((suffix for suffix in SUFFIXES if file.name.lower().endswith(suffix)), None)
+    suffix = next((suffix for suffix in _SUFFIXES if file.name.lower().endswith(suffix)), None)
     if suffix is None:
-        raise ValueError(f"{path}: unknown kind of file: it must end in {', '.join(SUFFIXES)}")
+        raise ValueError(f"path must end in {', '.join(_SUFFIXES)}, got {path}")
     if not file.is_file():
         raise FileNotFoundError(f"{path}: no such file" if not file.exists() else f"{path} is not a file")
     try:
         if suffix == ".parquet":
             stored: pandas.DataFrame = pandas.read_parquet(file).reset_index(drop=True)
             return stored
-        # Numbers keep their last digit, so that a bound of the domain is the same in every file; 3.1 does so unasked.
+        # Numbers keep their last digit, so that a domain is the same in every file. pandas 3.1 does so by default.
         old = tuple(int(part) for part in pandas.__version__.split(".")[:2]) < (3, 1)
         exact: dict[str, Any] = {"float_precision": "round_trip"} if old else {}
-        table: pandas.DataFrame = pandas.read_csv(file, sep=SEPARATORS[suffix], skipinitialspace=True, **exact)
+        table: pandas.DataFrame = pandas.read_csv(file, sep=_SEPARATORS[suffix], skipinitialspace=True, **exact)
     except Exception as error:  # pandas, pyarrow and gzip raise many kinds, some of several lines
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(f"{path} cannot be read as {suffix[1:]}: {reason}") from None
-    if not isinstance(table.index, pandas.RangeIndex):  # pandas took the surplus for an index and shifted all names
+        raise ValueError(f"{path} cannot be read as {suffix[1:]}: {reason(error)}") from None
+    if not isinstance(table.index, pandas.RangeIndex):  # surplus fields became an index and shifted all names
         raise ValueError(f"{path}: rows have more fields than the header has names")
     return table
 
 
 def _column(table: pandas.DataFrame, path: str, name: str, finite: bool = True) -> Tensor:
-    """One column as float64, (rows,), or a one-line error that says what is wrong with it and where."""
+    """Returns one column as float64, (rows,), or raises a one-line error that says what is wrong and where."""
     import pandas
 
     if name not in table.columns:
         known = [str(column) for column in table.columns]
-        raise ValueError(f"{path} has no column {name!r}{near_match(name, known)}; its columns are {_listed(known)}")
+        near = did_you_mean(name, known)
+        raise ValueError(f"{path} has no column {name!r}; its columns are {some(known, 20)}{near}")
     column = table[name]
     if isinstance(column, pandas.DataFrame):
         raise ValueError(f"{path} has several columns {name!r}")
@@ -188,11 +188,7 @@ def _column(table: pandas.DataFrame, path: str, name: str, finite: bool = True) 
 
 
 def _position(path: str, row: int) -> str:
-    """A row as a user finds it: a text file's header is its first line."""
+    """Describes where a user finds a row; the header of a text file is its first line."""
     if path.lower().endswith(".parquet"):
         return f"row {row + 1} (counted from 1)"
     return f"line {row + 2} (the header is line 1, blank lines not counted)"
-
-
-def _listed(names: Sequence[str], most: int = 20) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from datamodules import CIFAR10DataModule
 from datamodules.augmentation import Augmentation, PixelTable, uniforms
-from datamodules.images import ImageBatches
+from datamodules.batches import ShardedBatches
 from tests.image_data import CLASSES, md5, write_cifar10
 
 FOLDER = "cifar-10-batches-py"
@@ -90,13 +90,14 @@ def test_ranks_share_each_batch_without_repeats_and_evaluation_takes_every_image
     def shards(training: bool, epoch: int = 0) -> list[list[list[int]]]:
         ranks = []
         for rank in range(world_size):
-            sampler = ImageBatches(46, 8, training, seed=1, rank=rank, world_size=world_size)
+            last = "drop" if training else "spread"
+            sampler = ShardedBatches(46, 8, training, seed=1, rank=rank, world_size=world_size, last=last)
             sampler.set_epoch(epoch)
             ranks.append([shard.indices.tolist() for shard in sampler])
             assert len(ranks[-1]) == len(sampler)
         return ranks
 
-    one = ImageBatches(46, 8, True, seed=1, rank=0, world_size=1)
+    one = ShardedBatches(46, 8, True, seed=1, last="drop")
     expected = [sorted(shard.indices.tolist()) for shard in one]
     assert len(expected) == 5
     train = shards(training=True)
@@ -162,7 +163,7 @@ def test_folders_that_are_not_whole_are_described(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="is the folder of the batches itself"):
         CIFAR10DataModule(str(tmp_path / FOLDER), checksums=checksums)
     (tmp_path / FOLDER / "data_batch_3").unlink()
-    with pytest.raises(ValueError, match="is not whole: data_batch_3 missing, it holds batches.meta, data_batch_1"):
+    with pytest.raises(ValueError, match="is incomplete: data_batch_3 missing, it holds batches.meta, data_batch_1"):
         CIFAR10DataModule(str(tmp_path), checksums=checksums)
 
 
@@ -180,15 +181,15 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"val_images": 100}, "val_images 100: fewer than the 100 training images"),
-        ({"val_images": 90}, "batch_size 512: at most the number of training images, 10"),
-        ({"crop": "middle"}, "crop 'middle': one of none, translate, pad_crop"),
-        ({"pixels": 32}, "pixels 32: less than the side"),
-        ({"cutout": 33}, "cutout 33: at most the side"),
+        ({"val_images": 100}, "val_images must be less than the 100 training images, got 100"),
+        ({"val_images": 90}, "batch_size must be at most the number of training images, 10, got 512"),
+        ({"crop": "middle"}, "crop must be one of none, translate, pad_crop, got 'middle'"),
+        ({"pixels": 32}, "pixels must be less than the side"),
+        ({"cutout": 33}, "cutout must be at most the side of the images, 32, got 33"),
         ({"batch_size": 0}, "batch_size must be at least 1"),
-        ({"workers": -1}, "workers -1: at least 0"),
-        ({"checksums": {}}, "checksums: the MD5 of data_batch_1, .* is missing"),
-        ({"download": True}, "leave checksums out"),
+        ({"workers": -1}, "workers must be at least 0, .* got -1"),
+        ({"checksums": {}}, "checksums must have the MD5 of data_batch_1, "),
+        ({"download": True}, "download must be false where checksums are given"),
     ],
 )
 def test_arguments_out_of_range_are_named(tmp_path: Path, options: dict[str, Any], says: str) -> None:

@@ -105,10 +105,13 @@ def test_predicting_at_no_rows_is_refused(table, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"inputs": []}, "inputs is empty"),
-        ({"inputs": ["a", "a"]}, "column 'a' is named more than once"),
-        ({"inputs": ["a", "out"]}, "column 'out' is named more than once"),
-        ({"inputs": ["a", "cuont"]}, r"no column 'cuont' \(did you mean count\?\); its columns are a, note, b, out"),
+        ({"inputs": []}, "inputs must name at least one column, got none"),
+        ({"inputs": ["a", "a"]}, "inputs and target must be different columns, got 'a'"),
+        ({"inputs": ["a", "out"]}, "inputs and target must be different columns, got 'out'"),
+        (
+            {"inputs": ["a", "cuont"]},
+            r"no column 'cuont'; .*out, count; did you mean 'count'\?",
+        ),
         ({"target": "zzz"}, "no column 'zzz'; its columns are a, note"),
         ({"inputs": ["note"]}, "column 'note' is not numeric: 'text' at line 2 "),
         ({"val_fraction": 1.0}, r"val_fraction must be in \[0, 1\), got 1.0"),
@@ -118,8 +121,8 @@ def test_predicting_at_no_rows_is_refused(table, tmp_path):
         ({"val_fraction": 0.49, "test_fraction": 0.5}, "leave 0 of 40 rows for training"),
         ({"batch_size": 0}, "batch_size must be at least 1"),
         ({"seed": -1}, "seed must be at least 0"),
-        ({"path": "data.xlsx"}, "data.xlsx: unknown kind of file: it must end in .csv, "),
-        ({"path": "data"}, "unknown kind of file"),
+        ({"path": "data.xlsx"}, "path must end in .csv, .*, got data.xlsx"),
+        ({"path": "data"}, "path must end in .*, got data$"),
     ],
 )
 def test_a_bad_argument_is_refused_in_one_line_that_names_it(table, tmp_path, arguments, message):
@@ -145,7 +148,7 @@ def test_a_missing_file_is_named(tmp_path):
         ("data.csv", b"a,out\n1,2\n3,4,5\n", "cannot be read as csv: .*line 3"),
         ("data.csv", b"a,out\n\xff\xfe,2\n", "cannot be read as csv: "),
         ("data.csv", b"a,out\n1,2,3\n4,5,6\n7,8,9\n1,3,4\n", "more fields than the header"),
-        ("data.csv", b"a,out\n1,2\n3,4\n5,6\n", "has 3 rows: at least 4 are needed"),
+        ("data.csv", b"a,out\n1,2\n3,4\n5,6\n", "must have at least 4 rows, got 3"),
         ("data.csv", b"a,out\n1,2\n3,4\n5,6\n7,inf\n", "non-finite value inf in column 'out' at line 5 "),
         ("data.csv", b"a,out\n1,2\n,4\n5,6\n7,8\n", "non-finite value nan in column 'a' at line 3 "),
         ("data.csv", b"a,out\n1,2\n3,4\n5,six\n7,8\n", "column 'out' is not numeric: 'six' at line 4 "),

@@ -213,7 +213,7 @@ def test_an_error_of_all_ranks_is_said_once(tmp_path: Path) -> None:
     command = ["fit", "--config", "configs/digits.yaml", "--run.root", str(tmp_path), *TWO]
     done = run_command([*command, "--data.batch_size", "63"])
     assert done.returncode == 1
-    assert done.stderr.strip() == "error: batch_size 63: a multiple of the 2 ranks"
+    assert done.stderr.strip() == "error: batch_size must be a multiple of the 2 ranks, got 63"
 
 
 SHARDING = ["--trainer.strategy=fsdp"]

@@ -216,9 +216,9 @@ def test_a_loss_that_is_not_finite_is_named_and_the_last_good_checkpoint_kept(di
         (["--model.channels", "[4,4,4,4]"], "one to 3 blocks for images of 8 × 8"),
         (["--model.label_smoothing", "1.5"], "label_smoothing 1.5"),
         (["--model.num_net", "3"], "did you mean 'model.num_nets'?"),
-        (["--data.shift", "5"], "shift 5.0: from 0 to 4"),
-        (["--data.rotation", "200"], "rotation 200.0: from 0 to 180"),
-        (["--data.batch_size", "5000"], "batch_size 5000: at most the 1437"),
+        (["--data.shift", "5"], "shift must be from 0 to 4, got 5.0"),
+        (["--data.rotation", "200"], "rotation must be from 0 to 180, got 200.0"),
+        (["--data.batch_size", "5000"], "batch_size must be at most the number of training images, 1437, got 5000"),
         (["--model.weights", "absent.pt"], "weights absent.pt"),
     ],
 )

@@ -130,7 +130,7 @@ def test_devices_that_disagree_with_a_job_of_one_task_are_named(
         (["--trainer.devices", "5000", "--trainer.strategy", "ddp"], "fewer than the 5000 ranks"),
         (
             ["--trainer.devices", "5000", "--trainer.strategy", "ddp", "--config", "configs/digits.yaml"],
-            "batch_size 64: a multiple of the 5000 ranks",
+            "batch_size must be a multiple of the 5000 ranks, got 64",
         ),
     ],
 )
