@@ -120,7 +120,9 @@ def test_without_login_or_server_the_error_says_what_works_instead(monkeypatch: 
     with pytest.raises(TriwaveError, match=r"no W&B login; run wandb login.* are compared without it"):
         read_hosted(ADDRESS)
     monkeypatch.setattr(hosted, "REACH_SECONDS", 2)
-    for name, value in WandbServer().environment.items():  # it is not listening
+    absent = WandbServer()
+    absent.server_close()
+    for name, value in absent.environment.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")  # the discard port
     wandb.teardown()
