@@ -95,6 +95,10 @@ class ImageClassifier(StagedModule):
         image_shape: Sequence[int] | None = None,
     ) -> None:
         super().__init__(pretrain, train, release)
+        if pretrain.second_order:
+            raise ValueError(
+                f"pretrain.optimizer must be a class in torch.optim, got {pretrain.optimizer}: it fits functions only"
+            )
         self.save_hyperparameters(ignore=["pretrain", "train"])
         if head in ("dense", "original"):
             self.save_hyperparameters({"pretrain": {"epochs": 0}})  # for `load_from_checkpoint`: not the default

@@ -34,6 +34,9 @@ class FunctionRegressor(StagedModule):
     validation data, taken at the end of each stage and at each validation, is the one that `test`, `predict` and the
     figures use.
 
+    Levenberg–Marquardt (`polish`, and `pretrain` where that is its optimizer) takes one step an epoch on all points,
+    which must be one batch.
+
     Data of F targets (functions of the same inputs) are fitted side by side as well: replicas R / F · t to
     R / F · (t + 1) − 1 learn target t.
 
@@ -52,7 +55,7 @@ class FunctionRegressor(StagedModule):
         raai_share: share of a row's mean that RAAI takes off.
         pretrain: the stage of the peaks. Must have 0 epochs for a random start.
         train: the stage of the weights.
-        polish: a last stage of Levenberg–Marquardt; 0 epochs unless asked for. It takes all points in one batch.
+        polish: a last stage of Levenberg–Marquardt; 0 epochs unless asked for.
         domain: input name ↦ (lower, upper). From the data when run from a config.
         target_range: (lowest, highest) training target. From the data when run from a config.
         data_curvature: what `"auto"` means, one for each input; of F targets, F such lists. From the data when run from
@@ -142,8 +145,8 @@ class FunctionRegressor(StagedModule):
 
     def training_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> dict[str, Tensor]:
         x, y, weight = batch
-        if self.stage == "polish":
-            return self._polish_step(x, y, batch_idx)
+        if self.stages[self.stage].second_order:
+            return self._second_order_step(x, y, batch_idx)
         mse = (self(x) - self.targets(y)).square().mean(0)
         loss = weight * mse.sum() / self.network.scaling.scale.square()
         if not loss.isfinite():
@@ -157,18 +160,17 @@ class FunctionRegressor(StagedModule):
         """The targets of the replicas, (batch, 1) or (batch, replicas), of y (batch,) or (batch, F)."""
         return y[:, None] if y.ndim == 1 else y.repeat_interleave(self.network.replicas // y.shape[1], 1)
 
-    def _polish_step(self, x: Tensor, y: Tensor, batch_idx: int) -> dict[str, Tensor]:
+    def _second_order_step(self, x: Tensor, y: Tensor, batch_idx: int) -> dict[str, Tensor]:
         """One Levenberg–Marquardt step of all replicas on all points, the sums taken over all ranks."""
         passes = getattr(self.trainer.datamodule, "repeats", 1)  # type: ignore[attr-defined]
         if self.trainer.num_training_batches != passes:
             raise TriwaveError(
-                f"polish takes all training points in one batch, not in {self.trainer.num_training_batches // passes}: "
-                "set data.batch_size to null (polish.chunk bounds the memory)"
+                f"{self.stage} by Levenberg–Marquardt takes all training points in one batch, not in "
+                f"{self.trainer.num_training_batches // passes}: set data.batch_size to null (memory stays bounded)"
             )
-        polish, dtype = self.stages["polish"], self.network.scaling.lower.dtype
-        assert isinstance(polish, Polish)
+        chunk, dtype = self.stages[self.stage].chunk, self.network.scaling.lower.dtype
         y = self.targets(y.to(dtype))
-        problem = LeastSquares(self.network, x.to(dtype), y, chunk=polish.chunk, reduce=self._sum_over_ranks)
+        problem = LeastSquares(self.network, x.to(dtype), y, chunk=chunk, reduce=self._sum_over_ranks)
         optimizer: Any = self.optimizers()
         mse: Tensor = optimizer.step(problem)
         if not mse.isfinite().all():

@@ -52,6 +52,8 @@ class StagedModule(LightningModule):
         recruit: bool = False,
     ) -> None:
         super().__init__()
+        if train.second_order:
+            raise ValueError(f"train.optimizer must be a class in torch.optim, got {train.optimizer}: use polish")
         self.stages: dict[StageName, Stage | Polish] = {
             "pretrain": pretrain,
             "train": train,
@@ -153,7 +155,7 @@ class StagedModule(LightningModule):
     def configure_optimizers(self) -> Any:
         stage = self.stages[self.stage]
         # A second-order step evaluates the network many times and takes no gradients of Lightning's.
-        self.automatic_optimization = not isinstance(stage, Polish)
+        self.automatic_optimization = not stage.second_order
         _ = self.trainer.estimated_stepping_batches  # Lightning loads the data, if it has not yet
         steps_per_epoch = math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
         span, begun = (self.total_epochs, self.first_epoch(self.stage)) if self.continuous else (stage.epochs, 0)

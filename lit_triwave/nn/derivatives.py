@@ -7,12 +7,13 @@ All replicas are computed at once, and samples are the last dimension.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from lit_triwave.nn.bank import TriangleBank
+from lit_triwave.construction.triangle import triangle
+from lit_triwave.nn.bank import PEAK_PARAMETERS, TriangleBank
 
 Rows = Mapping[str, Tensor]
 """Parameter name ↦ the place in the Jacobian for its derivatives, shape (*parameter, B)."""
@@ -61,21 +62,84 @@ def backward_sweep(
     return g
 
 
-class BankSweep:
-    """The layers of a released bank of shape (R, n) with the places for their derivatives.
+class BankSweep(Protocol):
+    """A forward and a backward sweep through the subnetworks of a bank of shape (R, n)."""
+
+    def forward(self, u: Tensor) -> Tensor:
+        """u, shape (R, n, B) in [0, 1] ↦ the subnetworks' outputs, (R, n, B)."""
+
+    def backward(self, g: Tensor, *, to_input: bool = True) -> Tensor:
+        """Writes the derivatives, after `forward`; arguments and result as in `backward_sweep`, shapes (R, n, B)."""
+
+
+def bank_sweep(bank: TriangleBank, prefix: str, rows: Rows) -> BankSweep:
+    """The sweep through a bank, whichever its parameters are.
 
     Args:
-        bank: released as blocks or as dense matrices.
+        bank: of shape (R, n), with peaks or released weights.
         prefix: of the bank's parameters in the network, such as "bank.".
         rows: of the network's parameters.
+    """
+    return WaveSweep(bank, prefix, rows) if bank.released is None else LayerSweep(bank, prefix, rows)
 
-    Raises:
-        ValueError: the bank's parameters are still its peaks.
+
+class WaveSweep:
+    """The sweep while the peaks are the parameters; arguments as in `bank_sweep`.
+
+    T_a has the slope t = 1/a or −1/(1 − a), and dT_a/da = −t·T_a on both sides of the peak. By Theorem 3.1 the scales
+    s_i, s_{i+1}, … hold the factor (1 − a_i)·a_{i+1}, so these peaks also scale all those waves.
     """
 
     def __init__(self, bank: TriangleBank, prefix: str, rows: Rows) -> None:
-        if bank.released is None:
-            raise ValueError("the network's parameters are still its peaks: call release() first")
+        self._bank = bank
+        self._rows = {name: rows[prefix + name] for name in PEAK_PARAMETERS}
+        self._peaks = bank.peaks[..., None].unbind(2)  # d + 1 times (R, n, 1)
+        self._coefficients = (bank.sign[..., None] * bank.scales)[..., None].unbind(2)
+        self._waves: list[Tensor] = []
+
+    def forward(self, u: Tensor) -> Tensor:
+        """See `BankSweep`."""
+        y = torch.addcmul(self._bank.alpha[..., None], self._bank.beta[..., None], u)
+        self._waves = [u]
+        for peak, coefficient in zip(self._peaks[:-1], self._coefficients, strict=True):
+            self._waves.append(triangle(self._waves[-1], peak))
+            y.addcmul_(coefficient, self._waves[-1])
+        return y
+
+    def backward(self, g: Tensor, *, to_input: bool = True) -> Tensor:
+        """See `BankSweep`."""
+        bank, peaks, waves = self._bank, self._peaks, self._waves
+        of_peaks, of_scales = self._rows["peak_logits"], self._rows["log_scales"]
+        self._rows["alpha"].copy_(g)
+        torch.mul(g, waves[0], out=self._rows["beta"])
+        of_peaks[:, :, bank.depth] = 0
+        through = torch.zeros_like(g)  # derivative by the present wave
+        tail = torch.zeros_like(g)  # the output's share of the present and all later waves, times g
+        for i in range(bank.depth - 1, -1, -1):
+            direct = g * self._coefficients[i]
+            slope = torch.where(waves[i] < peaks[i], 1 / peaks[i], -1 / (1 - peaks[i]))
+            through = (through + direct).mul_(slope)
+            torch.mul(through, waves[i + 1], out=of_peaks[:, :, i]).neg_()
+            share = direct.mul_(waves[i + 1])
+            if not bank.theorem31:
+                of_scales[:, :, i] = share
+                continue
+            tail += share
+            if i:
+                of_peaks[:, :, i] -= tail / (1 - peaks[i])
+                of_peaks[:, :, i + 1] += tail / peaks[i + 1]
+        if bank.theorem31:
+            of_scales[:, :, 0] = tail
+        # The peaks are a logistic function of the parameters: a = m + (1 − 2m)·p, dp/dlogit = p·(1 − p).
+        p = bank.peak_logits.sigmoid()
+        of_peaks.mul_(((1 - 2 * bank.margin) * p * (1 - p))[..., None])
+        return through.addcmul_(g, bank.beta[..., None])
+
+
+class LayerSweep:
+    """The sweep through released weights, as blocks or as dense matrices; arguments as in `bank_sweep`."""
+
+    def __init__(self, bank: TriangleBank, prefix: str, rows: Rows) -> None:
         self._blocks = bank.released == "blocks"
 
         def get(name: str) -> tuple[Tensor, Tensor]:
@@ -93,12 +157,12 @@ class BankSweep:
         self._activations: list[Tensor] = []
 
     def forward(self, u: Tensor) -> Tensor:
-        """u, shape (R, n, B) in [0, 1] ↦ the subnetworks' outputs, (R, n, B)."""
+        """See `BankSweep`."""
         self._activations = forward_sweep(self._layers, u[:, :, None] if self._blocks else u)
         y = self._activations[-1]
         return y[:, :, 0] if self._blocks else y
 
     def backward(self, g: Tensor, *, to_input: bool = True) -> Tensor:
-        """Writes the derivatives, after `forward`; arguments and result as in `backward_sweep`, shapes (R, n, B)."""
+        """See `BankSweep`."""
         g = backward_sweep(self._layers, self._activations, g[:, :, None] if self._blocks else g, to_input=to_input)
         return g[:, :, 0] if self._blocks and to_input else g

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lit_triwave.construction import dense
 from lit_triwave.nn.bank import Curvatures, TriangleBank, wave_signs
 from lit_triwave.nn.constructed import ConstructedNetwork, WiredBank
-from lit_triwave.nn.derivatives import BankSweep, Rows
+from lit_triwave.nn.derivatives import Rows, bank_sweep
 from lit_triwave.nn.scaling import Domain, UnitScaling
 from lit_triwave.nn.sizes import check_sizes
 
@@ -177,20 +177,16 @@ class TriangleNetwork(ConstructedNetwork):
         return dense.chain(*parts, [self.scaling.output_layer()])
 
     def jacobian_rows(self, x: Tensor, rows: Rows) -> Tensor:
-        """Writes the derivatives of all replicas by all parameters, see `optim.jacobian`; returns the values, (R, B).
-
-        Raises:
-            ValueError: the parameters are still the peaks.
-        """
+        """Writes the derivatives of all replicas by all parameters and returns the values, (R, B)."""
         u = self.scaling.inputs(x).clamp(0, 1).T[self.coordinate]  # (n, B)
-        inner = BankSweep(self.bank, "bank.", rows)
+        inner = bank_sweep(self.bank, "bank.", rows)
         sign = self.output_sign[:, None]
         y = (inner.forward(u.expand(self.replicas, *u.shape)) * sign).sum(-2)  # (R, B)
         sensitivity = self.scaling.scale.expand_as(y)
         if self.outer is not None:
             gain, shift = self.outer_gain[:, None], self.outer_shift[:, None]
             v = gain * y + shift
-            outer = BankSweep(self.outer, "outer.", rows)
+            outer = bank_sweep(self.outer, "outer.", rows)
             value = outer.forward(v.clamp(0, 1)[:, None])[:, 0]
             g = outer.backward(sensitivity[:, None])[:, 0] * ((v >= 0) & (v <= 1))
             torch.mul(g, y, out=rows["outer_gain"])

@@ -49,9 +49,6 @@ def jacobian(
     Returns:
         The outputs, shape (R, B), and the derivatives, shape (R, P, B); P runs over `network.parameters()`, each
         flattened.
-
-    Raises:
-        ValueError: for a network of constructed subnetworks whose parameters are still the peaks.
     """
     parameters = dict(network.named_parameters())
     replicas = len(next(iter(parameters.values())))

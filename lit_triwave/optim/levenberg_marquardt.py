@@ -13,8 +13,6 @@ from lit_triwave.optim.jacobian import NormalEquations
 
 DAMPING_LIMITS = (1e-12, 1e4)
 """Below, the damping is lost in the rounding of float64; above, no step is long enough to change the loss."""
-DEAD_FLOOR = 1e-12
-"""Diagonal entries count as at least this part of the largest one: those of dead parameters are zero."""
 
 
 class LevenbergMarquardt(Optimizer):
@@ -47,6 +45,9 @@ class LevenbergMarquardt(Optimizer):
         damping: at the start and after each kick, in units of the diagonal, > 0.
         damping_factors: the dampings tried, as multiples of the present one, each > 0. The one that won is the next
             step's; the present one is multiplied by 4 · the largest when none lowers the loss.
+        diagonal_floor: share of the largest diagonal entry, in (0, 1], that every entry is taken to have at least. The
+            default only keeps dead parameters, whose entries are zero, from a division by zero. 1 damps all parameters
+            alike (Levenberg 1944): for bounded parameters such as the logits of peaks, whose entries vanish far out.
         step_lengths: multiples of each solution that are tried, each > 0.
         warmup: steps before the first kick, ≥ 1.
         round_length: steps between kicks, ≥ 1; 0 for no kicks.
@@ -73,6 +74,7 @@ class LevenbergMarquardt(Optimizer):
         *,
         damping: float = 1e-3,
         damping_factors: Sequence[float] = (0.1, 1.0, 10.0),
+        diagonal_floor: float = 1e-12,
         step_lengths: Sequence[float] = (1.0, 0.5, 2.0),
         warmup: int = 30,
         round_length: int = 10,
@@ -85,6 +87,7 @@ class LevenbergMarquardt(Optimizer):
         positive: dict[str, Sequence[float]] = {
             "damping": [damping],
             "damping_factors": damping_factors,
+            "diagonal_floor": [diagonal_floor],
             "step_lengths": step_lengths,
             "kick_scales": kick_scales,
             "kick_share": [kick_share],
@@ -96,13 +99,15 @@ class LevenbergMarquardt(Optimizer):
                 raise ValueError(f"{name} {values}: greater than 0")
         if round_length < 0:
             raise ValueError(f"round_length {round_length}: at least 0")
-        if kick_share > 1:
-            raise ValueError(f"kick_share {kick_share}: at most 1")
+        for name, share in {"diagonal_floor": diagonal_floor, "kick_share": kick_share}.items():
+            if share > 1:
+                raise ValueError(f"{name} {share}: at most 1")
         if not 0 <= exchange <= 0.5:
             raise ValueError(f"exchange {exchange}: between 0 and 1/2")
         options: dict[str, Any] = {
             "damping": damping,
             "damping_factors": list(damping_factors),
+            "diagonal_floor": diagonal_floor,
             "step_lengths": list(step_lengths),
             "warmup": warmup,
             "round_length": round_length,
@@ -186,7 +191,7 @@ class LevenbergMarquardt(Optimizer):
             )
         # In units in which the diagonal is one, Marquardt's damping is a multiple of the identity.
         diagonal = equations.gram.diagonal(dim1=1, dim2=2)
-        floor = DEAD_FLOOR * diagonal.amax(1, keepdim=True) + torch.finfo(diagonal.dtype).tiny
+        floor = options["diagonal_floor"] * diagonal.amax(1, keepdim=True) + torch.finfo(diagonal.dtype).tiny
         unit = torch.maximum(diagonal, floor).rsqrt()
         gram = equations.gram * unit[:, :, None] * unit[:, None, :]
         gradient = (equations.gradient * unit)[..., None]

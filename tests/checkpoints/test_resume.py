@@ -20,6 +20,8 @@ from tests.run_command import run_command
 
 POLISH = ["--data.batch_size", "null", "--model.polish.epochs", "5"]
 POLISH += ["--model.polish.options", "{warmup: 1, round_length: 1}", "--model.polish.exchange", "0.4"]
+SECOND_ORDER = ["--model.pretrain.optimizer", "LevenbergMarquardt"]
+SECOND_ORDER += ["--model.pretrain.options", "{warmup: 2, round_length: 1}"]
 
 
 @pytest.mark.parametrize(
@@ -30,8 +32,10 @@ POLISH += ["--model.polish.options", "{warmup: 1, round_length: 1}", "--model.po
         (["--model.release", "dense"], (2, 5, 6, 8)),
         # At the last epoch of training, after the first of the polish, and after kicks and exchange have begun.
         (POLISH, (10, 11, 14)),
+        # In second-order pretraining, after kicks have begun, and at its end.
+        ([*POLISH, *SECOND_ORDER], (2, 4, 5)),
     ],
-    ids=["blocks", "dense", "polish"],
+    ids=["blocks", "dense", "polish", "second order"],
 )
 def test_a_run_resumed_in_any_stage_ends_bit_identical(
     fit, trained, options: list[str], stops: tuple[int, ...]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import math
 from typing import Any
 
@@ -10,6 +11,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from lit_triwave.analysis.regions import count_linear_regions
+from lit_triwave.modules.stages import PEAK_OPTIONS
 from lit_triwave.nn.baselines import DenseNetwork
 from lit_triwave.nn.networks import TriangleNetwork, Wiring
 from lit_triwave.optim import LeastSquares, LevenbergMarquardt, NormalEquations, jacobian
@@ -32,6 +35,23 @@ def triangle_network(
     with torch.no_grad():
         for p in network.parameters():  # away from the construction, where many derivatives are zero
             p.mul_(1 + 0.1 * torch.randn(p.shape, generator=generator(seed + 1), dtype=p.dtype))
+    return network
+
+
+def peaks_network(wiring: Wiring, theorem31: bool, depth: int) -> TriangleNetwork:
+    domain = {"x": (-1.0, 2.0)} if wiring in ("single", "difference") else {"x": (-1.0, 2.0), "y": (0.0, 3.0)}
+    network = TriangleNetwork(
+        domain,
+        (-1.0, 4.0),
+        wiring=wiring,
+        depth=depth,
+        theorem31=theorem31,
+        replicas=REPLICAS,
+        generator=generator(),
+    )
+    with torch.no_grad():
+        for p in network.parameters():  # also where a composition starts from peaks 1/2
+            p.add_(0.1 * torch.randn(p.shape, generator=generator(1), dtype=p.dtype))
     return network
 
 
@@ -127,9 +147,34 @@ def test_any_module_with_replicas_has_a_jacobian() -> None:
         torch.testing.assert_close(rows, autograd_rows(network, x), rtol=1e-10, atol=1e-12)
 
 
-def test_jacobian_refuses_a_network_whose_parameters_are_peaks() -> None:
-    with pytest.raises(ValueError, match=r"call release\(\) first"):
-        jacobian(TriangleNetwork({"x": (0.0, 1.0)}), torch.zeros(2, 1, dtype=torch.float64))
+@pytest.mark.parametrize("depth", [1, 4])
+@pytest.mark.parametrize("theorem31", [True, False])
+@pytest.mark.parametrize("wiring", ["single", "difference", "sum", "composition"])
+def test_jacobian_by_the_peaks_equals_autograd(wiring: Wiring, theorem31: bool, depth: int) -> None:
+    network = peaks_network(wiring, theorem31, depth)
+    x = points(network)
+    values, rows = jacobian(network, x)
+    torch.testing.assert_close(values, network(x).T.detach(), rtol=1e-12, atol=1e-13)
+    torch.testing.assert_close(rows, autograd_rows(network, x), rtol=1e-10, atol=1e-12)
+    assert (rows.abs().amax((0, 2)) > 0).float().mean() > 0.5
+
+
+@pytest.mark.parametrize("wiring", ["single", "difference", "sum", "composition"])
+def test_second_order_pretraining_keeps_every_region(wiring: Wiring) -> None:
+    network = peaks_network(wiring, theorem31=True, depth=3)
+    x = points(network, 100)
+    problem = LeastSquares(network, x, x.square().sum(1).sin())
+    first = problem.loss()
+    options: dict[str, Any] = PEAK_OPTIONS | {"warmup": 5, "round_length": 3, "kick_scales": [0.5]}
+    optimizer = LevenbergMarquardt(network.parameters(), **options)
+    for _ in range(12):
+        loss = optimizer.step(problem)
+        for bank in network.banks:
+            assert ((bank.peaks > bank.margin) & (bank.peaks < 1 - bank.margin)).all()
+            for replica, net in itertools.product(range(REPLICAS), range(bank.shape[1])):
+                subnetwork = bank.select(replica).subset(torch.tensor([net]))
+                assert count_linear_regions(subnetwork.to_sequential()) == 2**bank.depth
+    assert (loss < 0.5 * first).all()
 
 
 def test_chunks_change_the_sums_by_rounding_only() -> None:
