@@ -77,8 +77,14 @@ class Cluster:
         """Submits a job; returns its id."""
         return self.call("sbatch", "--parsable", f"--output={output}", *args, **environment).strip()
 
+    def look_up(self, job: str) -> str:
+        command = ["scontrol", "--oneliner", "show", "job", job]
+        done = subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=120)
+        return done.stdout + done.stderr
+
     def state(self, job: str) -> dict[str, str]:
-        text = self.call("scontrol", "--oneliner", "show", "job", job)
+        while "Socket timed out" in (text := self.look_up(job)):  # SLURM's answer on a busy machine
+            pass
         return dict(re.findall(r"(\w+)=(\S*)", text))
 
     def look(self, job: str, output: Path, deadline: float) -> dict[str, str]:
@@ -323,12 +329,10 @@ def test_an_error_of_all_ranks_is_reported_once(cluster: Cluster, tmp_path: Path
         (one, ["--trainer.devices", "2"], "trainer.devices must be 1, the tasks on each node of srun, got 2"),
     ]
     root = tmp_path / "runs"
-    jobs = []
     for number, (options, wrong, says) in enumerate(cases):
         output = tmp_path / str(number)
         args = [CONFIG, *SMALL, "--run.root", str(root), *wrong]
-        jobs.append((cluster.submit(output, *options, "slurm/fit.sbatch", *args), output, says))
-    for job, output, says in jobs:
+        job = cluster.submit(output, *options, "slurm/fit.sbatch", *args)
         assert cluster.wait(job, output)["JobState"] == "FAILED"
         (error,) = re.findall("^error: .*", output.read_text(), re.MULTILINE)
         assert says in error
