@@ -1,1 +1,1 @@
-"""What a network is made of: linear regions, dead units, parameters and operations."""
+"""Analysis of networks: linear regions, dead units, parameters and operations."""

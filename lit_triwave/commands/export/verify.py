@@ -15,8 +15,8 @@ from lit_triwave.errors import TriwaveError
 _TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-12}
 """Largest acceptable difference, in units of `Difference.unit`."""
 _ROUNDINGS = 4.0
-"""In float32, the difference may be so many times that between the model in float32 and in float64. With peaks near 0
-or 1, a few rounding errors are more than 1e-6."""
+"""Largest acceptable difference in float32, in units of that between the model in float32 and in float64. With peaks
+near 0 or 1, a few rounding errors are more than 1e-6."""
 _POINTS, _OUTSIDE = 50_000, 5000  # in a function's domain, and up to one span outside on either side
 _IMAGE_PIXELS = 200_000  # in all images together, but at least two images
 

@@ -79,7 +79,7 @@ TABLE_METHODS: dict[Table, tuple[str, ...]] = {
 
 
 def _epochs(steps: int) -> int:
-    """Returns the number of Lightning epochs for at least so many steps."""
+    """Returns the number of Lightning epochs for at least this number of steps."""
     return -(-steps // STEPS_PER_EPOCH)
 
 

@@ -111,7 +111,7 @@ def plan(sweep: Sweep, count: int | None, overrides: Sequence[str]) -> list[Plan
 
 
 def _parse_all(sweep: Sweep, points: list[dict[str, Any]], words: list[list[str]]) -> list[dict[str, Any]]:
-    """Returns configs of so many runs that each value occurs with each config file once (parsing takes 0.2 s each).
+    """Returns configs of enough runs to have each value with each config file (parsing one takes 0.2 s).
 
     Raises:
         TriwaveError: `fit` refuses a run's arguments; the message is that of `fit`.
