@@ -109,9 +109,9 @@ def seconds_to(page: Path, arguments: tuple[str, ...] = WITHOUT_WEBGL) -> dict[s
     """Seconds from the start of the navigation in a new browser to the page's own marks.
 
     Returns:
-        `first-picture`, and `curves-drawn`, when plotly's chart has taken its place.
+        `table-ready`, when the table can be sorted and filtered, and `curves-drawn`, when the first chart is there.
     """
-    marks = ("first-picture", "curves-drawn")
+    marks = ("table-ready", "curves-drawn")
     with Chromium(*arguments) as browser:
         browser.open(page)
         at = {mark: browser.until(f"(performance.getEntriesByName('{mark}')[0] || {{}}).startTime") for mark in marks}

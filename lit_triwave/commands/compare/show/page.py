@@ -1,9 +1,10 @@
-"""A comparison as one HTML file: sortable table and interactive charts, without a server or a network."""
+"""Writes a comparison as one HTML file with a sortable table and interactive charts; needs no server or network."""
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,6 @@ from lit_triwave.commands.compare.show.charts import (
     COSTS,
     Axis,
     ceiling,
-    coloured,
     curves_ceiling,
     drawable,
     drawing_order,
@@ -26,29 +26,30 @@ from lit_triwave.commands.compare.show.charts import (
     points,
 )
 from lit_triwave.commands.compare.show.curves import Curve, Curves
+from lit_triwave.commands.compare.table.cells import shown
 from lit_triwave.commands.compare.table.columns import most_varied
+from lit_triwave.commands.compare.table.rows import Row
 from lit_triwave.commands.compare.table.table import BEST, Cell, Comparison
 from lit_triwave.commands.compare.table.verdict import remarks, verdict
 from lit_triwave.errors import some
 
-MOST_FIELDS = 6
-"""Fields before the metrics; further ones come behind them."""
-LONGEST_LABEL = 90
-MANY = 100
-"""More rows than this have half as many points in a curve."""
+_MOST_FIELDS = 6
+"""Fields that stand before the metrics; the others stand behind them."""
+_LONGEST_LABEL = 90
+_MANY = 100
+"""With more rows than this, curves have half as many points."""
 
 
 def page(comparison: Comparison, curves: Curves) -> str:
-    """The whole file: table, charts, and plotly.js itself.
+    """Returns the whole HTML file: table, charts and plotly.js itself.
 
     Args:
-        comparison: to be shown.
-        curves: of its rows.
+        comparison: the rows to show.
+        curves: the learning curves of these rows.
     """
     from plotly.offline import get_plotlyjs
 
     order = drawing_order(comparison)
-    first, rest = _curves(curves, coloured(comparison, curves))
     parallel = parallel_rows(comparison)
     best = set(comparison.best())
     axes = parallel_axes(comparison, parallel) if parallel else []
@@ -58,10 +59,10 @@ def page(comparison: Comparison, curves: Curves) -> str:
         values = {"x": _rounded(found.x), "y": _rounded(found.y), "error": _rounded(found.error)}
         costs[cost] = {"rows": found.rows, "name": name, "log": is_wide(found.x), **values}
     means = points(comparison, comparison.main or "").y
-    first |= {
+    data = _curves(curves) | {
         "order": order,
         "drawable": drawable(comparison, curves),
-        "labels": labels(comparison, LONGEST_LABEL),
+        "labels": labels(comparison, _LONGEST_LABEL),
         "finished": [row.finished for row in comparison.rows],
         "main": comparison.main,
         "mainLog": is_error(comparison, means),
@@ -86,10 +87,8 @@ def page(comparison: Comparison, curves: Curves) -> str:
         "table": _table(comparison),
         "style": _file("page.css"),
         "script": _file("page.js"),
-        "table_script": _file("page_table.js"),
         "plotly": get_plotlyjs().replace("</script", "<\\/script"),
-        "first": _json(first),
-        "rest": _json(rest),
+        "data": _json(data),
     }
     return re.sub(r"@(\w+)@", lambda match: parts[match[1]], _file("page.html"))
 
@@ -99,7 +98,7 @@ def _file(name: str) -> str:
 
 
 def _json(content: dict[str, Any]) -> str:
-    """JSON that can stand inside a script element."""
+    """Returns JSON that is safe inside a script element."""
     return json.dumps(content, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
 
 
@@ -109,53 +108,60 @@ def _axis(axis: Axis) -> dict[str, Any]:
 
 
 def _rounded(values: np.ndarray) -> list[float | None]:
-    """To four digits, which a picture does not tell from all of them; None for what is not finite."""
+    """Returns values with four digits, enough for a picture, and None for values that are not finite."""
     return [float(f"{value:.4g}") if np.isfinite(value) else None for value in values.tolist()]
 
 
-def _curves(curves: Curves, best: list[int]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The curves of the best rows, for the first picture, and those of the others.
+def _curves(curves: Curves) -> dict[str, Any]:
+    """Returns the curves by number of the row, and the grids of steps that rows with equal steps share.
 
-    Each is [number of its grid, mean, low, high]; rows that logged at the same steps share a grid.
+    A curve is [number of its grid, mean, low, high].
     """
     grids: dict[bytes, int] = {}
-    steps: list[dict[str, list[float | None]]] = [{}, {}]
-    found: list[dict[str, Any]] = [{}, {}]
-    every = 2 if len(curves.curves) > MANY else 1
+    steps: list[list[float]] = []
+    found: dict[str, Any] = {}
+    every = 2 if len(curves.curves) > _MANY else 1
     for number, curve in enumerate(curves.curves):
         if curve is None or not len(curve.steps):
             continue
         kept = _every(curve, every)
         grid = grids.setdefault(kept.steps.tobytes(), len(grids))
-        part = 0 if number in best else 1
-        steps[part][str(grid)] = [float(f"{step:.6g}") for step in kept.steps.tolist()]
-        found[part][str(number)] = [grid, _rounded(kept.mean), _rounded(kept.low), _rounded(kept.high)]
-    first, rest = ({"curves": found[part], "grids": steps[part]} for part in (0, 1))
-    return first, rest
+        if grid == len(steps):
+            steps.append([float(f"{step:.6g}") for step in kept.steps.tolist()])
+        found[str(number)] = [grid, _rounded(kept.mean), _rounded(kept.low), _rounded(kept.high)]
+    return {"curves": found, "grids": steps}
 
 
 def _every(curve: Curve, every: int) -> Curve:
-    """One in so many points, the last one among them."""
+    """Returns every n-th point of a curve, counted from the last one."""
     kept = np.arange(len(curve.steps))[::-1][::every][::-1]
     return Curve(curve.steps[kept], curve.mean[kept], curve.low[kept], curve.high[kept])
 
 
 def _table(comparison: Comparison) -> str:
-    """The table; each cell has the value by which it is sorted and filtered where that is not its text.
+    """Returns the table. A cell whose text is not its value has the value as an attribute.
 
-    Where many fields differ, those that tell the rows apart best stand before the metrics, the others behind them.
+    The fields that best distinguish the rows stand before the metrics, the other fields behind them.
     """
     header, body = comparison.cells(comparison.columns)
     fields = range(1, 1 + len(comparison.columns))  # the first column is the run
-    first = comparison.columns if comparison.grouped else most_varied(comparison.rows, comparison.apart, MOST_FIELDS)
+    first = comparison.columns if comparison.grouped else most_varied(comparison.rows, comparison.apart, _MOST_FIELDS)
     near = [1 + comparison.columns.index(name) for name in first]
     metrics = range(1 + len(comparison.columns), len(header))
     shown_order = [0, *near, *metrics, *(column for column in fields if column not in near)]
-    numeric = [any(row[column].value is not None for row in body) for column in range(len(header))]
-    kinds = ["" if number else ' class="text"' for number in numeric]
+
+    def value(row: Row, column: int) -> Any:
+        return row.values.get(comparison.columns[column - 1]) if column in fields else None
+
+    classes = []
+    for column in range(len(header)):
+        cells = [cells[column] for cells in body]
+        values = [value(row, column) if column in fields else header[column] for row in comparison.rows]
+        classes.append(_kind(cells, values))
+    kinds = [f' class="{name}"' if name else "" for name in classes]
     parts = ["<table><thead><tr>"]
     for column in shown_order:
-        full = comparison.columns[column - 1] if column in fields else header[column]
+        full = comparison.columns[column - 1] if column in fields else header[column] if column else "name"
         name = f'<button type="button">{escape(header[column])}</button>'
         parts.append(f'<th scope="col"{kinds[column]} title="{escape(full)}">{name}</th>')
     parts.append("</tr></thead><tbody>")
@@ -163,18 +169,26 @@ def _table(comparison: Comparison) -> str:
         state = "best" if cells[0].text.startswith(BEST) else "" if row.finished else "unfinished"
         parts.append(f'\n<tr data-row="{number}" class="{state}">')
         for column in shown_order:
-            value = row.values.get(comparison.columns[column - 1]) if column in fields else None
+            attribute = _data(cells[column], value(row, column))
             if column in metrics and not row.finished and (logged := row.sample(header[column])):
-                value = logged.mean  # by which it is filtered, as by --where, and not sorted
-            parts.append(f"<td{kinds[column]}{_data(cells[column], value)}>{escape(cells[column].text)}</td>")
+                attribute = f' data-logged="{logged.mean!r}"'  # for the filter, not for sorting
+            parts.append(f"<td{kinds[column]}{attribute}>{escape(cells[column].text)}</td>")
         parts.append("</tr>")
     return "".join([*parts, "</tbody></table>"])
 
 
+def _kind(cells: Sequence[Cell], values: Sequence[Any]) -> str:
+    """Returns the class of a column: none for numbers, `text`, or `text unordered` for lists and truth values."""
+    if any(cell.value is not None for cell in cells):
+        return ""
+    return "text" if any(isinstance(value, str) for value in values) else "text unordered"
+
+
 def _data(cell: Cell, value: Any) -> str:
-    """A cell's number, or what else it has that its text does not say: a list, or a text of which it shows a part."""
+    """Returns the attribute by which a cell is filtered: its number, or the texts that mean its value."""
     if cell.value is not None:
         return f' data-v="{repr(cell.value).removesuffix(".0")}"'
-    if isinstance(value, (list, tuple, dict, float)) or (isinstance(value, str) and value != cell.text):
-        return f' data-json="{escape(json.dumps(value, default=str))}"'
-    return ""
+    items = value if isinstance(value, (list, tuple)) else []
+    whole = json.dumps(value, default=str) if isinstance(value, (list, tuple, dict)) else str(value)
+    texts = list(dict.fromkeys([whole, cell.text, *map(str, items), *map(shown, items)]))
+    return "" if value is None or texts == [cell.text] else f' data-is="{escape(json.dumps(texts))}"'
