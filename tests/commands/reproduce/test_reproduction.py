@@ -14,18 +14,22 @@ import torch
 
 from datamodules import FunctionDataModule
 from lit_triwave.cli import main
+from lit_triwave.commands.quiet import QUIET
 from lit_triwave.commands.reproduce import command
 from lit_triwave.commands.reproduce.methods import METHODS
 from lit_triwave.commands.reproduce.paper import FUNCTIONS, TABLE_FUNCTIONS, paper_figure
 from lit_triwave.commands.reproduce.programs import CHUNK, Program, free_knot_mse, programs, train
 from lit_triwave.commands.reproduce.report import remarks, scientific
 
+pytestmark = [pytest.mark.filterwarnings(f"ignore:{message}") for message in QUIET]  # as `reproduce` does
+
 
 @pytest.fixture(autouse=True)
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stages of 50 steps, few points and depths."""
+    """Makes stages of 10 steps, few points and few depths."""
     monkeypatch.setattr("lit_triwave.commands.reproduce.methods._epochs", lambda steps: 1)
     monkeypatch.setitem(FUNCTIONS, "r3", dataclasses.replace(FUNCTIONS["r3"], random_points=60))
+    monkeypatch.setattr("lit_triwave.commands.reproduce.programs.STEPS_PER_EPOCH", 10)
     for module in ("programs", "figures"):
         monkeypatch.setattr(f"lit_triwave.commands.reproduce.{module}.DEPTHS", range(1, 4))
 
@@ -167,7 +171,8 @@ def test_functions_side_by_side_are_trained_as_alone(method: str) -> None:
         )
 
 
-def test_polish_lowers_the_error_of_every_seed() -> None:
+def test_polish_lowers_the_error_of_every_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lit_triwave.commands.reproduce.programs.STEPS_PER_EPOCH", 50)
     before = train(Program("dense", "theorem31", ("x3",), 2))["cells"]["x3"]
     after = train(Program("dense", "polish", ("x3",), 2))["cells"]["x3"]
     assert max(after["mse"]) < min(before["mse"]) / 10
