@@ -1,10 +1,10 @@
-"""Speed and memory of `compare` over many run folders, and the time until Chromium shows the first picture of its page.
+"""Speed and memory of `compare` over many run folders, and the time until Chromium shows the page's table and charts.
 
     python -m benchmarks.compare [--runs 1000] [--steps 2000] [--keep FOLDER]
 
-The folders, in a temporary place, are as `fit` leaves them but for checkpoints and figures, with made-up curves; four
-seeds of each config. Each command is a process of its own: its time is by the clock, with all imports, its memory
-the most that was resident. Chromium's times are the page's own marks, counted from the start of the navigation.
+The run folders lie in a temporary place. They look as `fit` leaves them, without checkpoints and figures, with made-up
+curves and four seeds of each config. Each command is a process of its own. Its time is wall time with all imports,
+its memory the peak resident size. Chromium's times are the page's own marks, from the start of the navigation.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from lit_triwave.commands.compare.table.columns import chosen, most_varied
 from lit_triwave.commands.compare.table.fields import comparable, is_number
 from lit_triwave.commands.compare.table.rows import Row
 from lit_triwave.commands.compare.table.table import Comparison
-from lit_triwave.tracking.metric_goals import goal
+from lit_triwave.tracking.metric_goals import goal, title
 
 COLORS = (
     *("#1f5fa8", "#d9622b", "#2a9d5c", "#b5367a", "#7a5cc7"),
@@ -31,8 +31,8 @@ LONGEST_TICK = 18
 LONGEST_TITLE = 16  # of a line; there are two
 DECADES = 20.0
 """Positive values that span a larger factor are drawn on a logarithmic axis."""
-COSTS = {"parameters": "parameters", "fit_seconds": "time of the steps / s"}
-"""What a metric is drawn against."""
+COSTS = {name: title(name, unit=True) for name in ("parameters", "fit_seconds")}
+"""Metrics that the main metric is drawn against, with the titles of their axes."""
 MISSING, ABOVE = -0.08, 1.08
 """Where a row without a value, and one whose error is above the `ceiling`, crosses an axis from 0 to 1."""
 DIVERGED = 1e12

@@ -38,6 +38,7 @@ from lit_triwave.commands.compare.table.cells import in_lines
 from lit_triwave.commands.compare.table.table import Comparison
 from lit_triwave.figures.style import BLUE, GREY, decades_grid, new_figure
 from lit_triwave.files import written_whole
+from lit_triwave.tracking.metric_goals import title as metric_title
 
 MOST_GREY = 200
 """Curves of other rows than the best, at most; more would be one grey."""
@@ -155,7 +156,7 @@ def cost_figure(comparison: Comparison, cost: str, best: Sequence[int]) -> Figur
         ax.set_xscale("log")
         _label(ax.xaxis, *ax.get_xlim())
     scale = ", logarithmic" if logarithmic else ""
-    title = f"{comparison.main} against {COSTS[cost].partition(' /')[0]}, mean ± standard error over seeds"
+    title = f"{comparison.main} against {metric_title(cost)}, mean ± standard error over seeds"
     ax.set(xlabel=COSTS[cost], ylabel=f"{comparison.main}{scale}")
     ax.set_title(title, loc="left", fontsize=11)
     _legend(figure, handles, Line2D([], [], color=GREY, marker="o", linestyle="", markersize=4), len(grey))
