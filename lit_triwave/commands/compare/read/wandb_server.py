@@ -25,7 +25,7 @@ PAGE_SECONDS = 60
 """For each page of runs."""
 PER_PAGE = 100
 MOST_ROWS = 10_000
-"""Of one history; the server leaves out rows of longer ones, evenly."""
+"""Rows of one history at most; the server thins longer histories evenly."""
 STATES = {"finished": "finished", "running": "running", "pending": "running", "failed": "failed", "crashed": "cut off"}
 """W&B's ↦ ours; the others (killed, preempting, preempted) are stopped."""
 REFUSALS = ("401", "403", "permission", "unauthorized", "invalid credentials", "api key", "relogin")

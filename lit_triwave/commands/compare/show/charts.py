@@ -21,7 +21,7 @@ COLORS = (
     *("#1f5fa8", "#d9622b", "#2a9d5c", "#b5367a", "#7a5cc7"),
     *("#b58a00", "#0f9bb3", "#8c4a2f", "#c2413b", "#4f6d2f"),
 )
-"""Of the best rows; the others are grey."""
+"""Colours of the best rows; the other rows are grey."""
 MOST_AXES = 7
 """Fields in the parallel coordinates, besides the metric."""
 MOST_TICKS = 8

@@ -14,7 +14,7 @@ from lit_triwave.commands.compare.table.table import Comparison, stand_ins
 from lit_triwave.tracking.metric_goals import goal
 
 POINTS = 200
-"""Of a curve, at most."""
+"""Points of a curve, at most."""
 LEAST_POINTS = 4
 """Fewer validations than that are no curve where the training was logged more often."""
 

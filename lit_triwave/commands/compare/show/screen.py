@@ -19,12 +19,12 @@ from lit_triwave.commands.compare.table.verdict import remarks, verdict
 from lit_triwave.errors import some
 
 PADDING = 3
-"""Signs between the texts of two columns."""
+"""Characters between the texts of two columns."""
 LONGEST_LINE = 24
-"""Of a text in a cell where room is short, if its words allow that."""
+"""Characters in a line of a wrapped cell; a longer word is not broken."""
 SHORTEST_NAME = 12
 MOST_LEFT_OUT = 8
-"""Columns left out that are named."""
+"""Omitted columns that are named."""
 
 
 @dataclass(frozen=True)
@@ -155,12 +155,12 @@ def _in_two(header: str) -> str:
 
 
 def _widest(texts: Sequence[str]) -> int:
-    """Of the lines of some cells, in a terminal's own cells."""
+    """Returns the width of the longest line in some cells, in terminal columns."""
     return max(cell_len(line) for text in texts for line in text.split("\n"))
 
 
 def _width(grid: Sequence[Sequence[str]]) -> int:
-    """Of the table."""
+    """Returns the width of the table in terminal columns."""
     return sum(_widest(column) + PADDING for column in zip(*grid, strict=True)) + 1
 
 

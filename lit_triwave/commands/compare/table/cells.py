@@ -12,7 +12,7 @@ from typing import Any
 from lit_triwave.commands.compare.table.statistics import Sample
 
 SHORTEST_PART = 14
-"""Of a label: parts are not shortened to less."""
+"""Characters to which a part of a label may be shortened."""
 
 
 def shown(value: Any) -> str:

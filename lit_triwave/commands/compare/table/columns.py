@@ -14,16 +14,16 @@ NEXT = ("data.class_path", "data.path", "model.backbone", "model.wiring", "model
 
 
 def most_varied(rows: Sequence[Row], names: Sequence[str], most: int, enough: bool = False) -> list[str]:
-    """Of some fields those that say what the rows are, and then those that together tell them apart best.
+    """Selects the fields that describe the rows, then those that best distinguish them.
 
     Args:
-        rows: to be told apart.
-        names: full ones.
-        most: fields, at most.
-        enough: to stop where the fields tell apart all that can be.
+        rows: the rows to distinguish.
+        names: full names of the fields to choose from.
+        most: number of fields, at most.
+        enough: whether to stop once the chosen fields distinguish all rows that can be distinguished.
 
     Returns:
-        Those of `ABOUT` and `NEXT` first, the others in the order of `names`.
+        The fields of `ABOUT` and `NEXT` first, the others in the order of `names`.
     """
     first, others = _chosen(rows, names, most, enough)
     return first + [name for name in names if name in others]

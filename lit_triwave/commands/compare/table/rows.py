@@ -38,7 +38,7 @@ class Row:
 
     @property
     def state(self) -> str:
-        """That of its runs: finished, or what else its one run is."""
+        """State of its runs; an unfinished run is a row of its own."""
         return self.runs[0].state
 
     @property
@@ -53,7 +53,7 @@ class Row:
 
     @cached_property
     def name(self) -> str:
-        """That of its run, or the experiment and how many runs there are."""
+        """Name of its only run, or the experiment with the number of runs."""
         if len(self.runs) == 1:
             return self.runs[0].name
         experiments = list(dict.fromkeys(run.experiment for run in self.runs))

@@ -28,7 +28,7 @@ ORDERS: dict[str, Callable[[Any, Any], bool]] = {
 TIME = re.compile(r"(\d{4}-\d\d-\d\d) (?=\d)")
 """A date and a time with a blank between; runs have them with a T."""
 MOST_VALUES = 8
-"""Of a field that are named where a condition on it leaves no run."""
+"""Values of a field that an error names when a condition matches no run."""
 CONDITION = re.compile(r"\s*(.*?)\s*(!=|<=|>=|==|=|<|>|~)\s*(.*?)\s*", flags=re.DOTALL)
 
 
@@ -177,7 +177,7 @@ def select_rows(comparison: Comparison, conditions: Sequence[Condition]) -> Comp
 
 
 def _met(left: list[Thing], condition: Condition, values: Sequence[Any], what: str) -> list[Thing]:
-    """Those of runs or rows, with these values of a condition's field, that meet it."""
+    """Returns the runs or rows whose value of the condition's field meets the condition."""
     condition.check_order(values)
     met = [thing for thing, value in zip(left, values, strict=True) if condition.of(value)]
     if not met:

@@ -22,7 +22,7 @@ BEST = "★"
 LOWEST = "lowest"
 """Header of the lowest seed's value, beside the mean over seeds."""
 HEADERS = ("run", "seeds", LOWEST)
-"""Of columns that are no field; rows can be put in order by them, too."""
+"""Headers of columns that are no field; rows can be sorted by them too."""
 MOST_TELLING = 6
 """Fields in a row's label."""
 
