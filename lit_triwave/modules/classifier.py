@@ -27,12 +27,11 @@ DEFAULT_TRAIN = Stage(epochs=10, lr=0.01, optimizer="AdamW", warmup=0.05)
 
 
 class ImageClassifier(StagedModule):
-    """Classification of images by a backbone and a head: constructed subnetworks, an ordinary dense head, or either in
-    place of the classifier that a torchvision model has.
+    """Classifies images by a backbone and a head of constructed subnetworks or ordinary dense layers.
 
-    Backbone and projections are trained in every stage; the schedule spans the whole run (`Stage.warmup` and a cosine
-    count from its beginning), and they keep their optimizer's state when the subnetworks are released. Weight decay is
-    for weights alone: peaks, scales, norms and biases go without.
+    Backbone and projections are trained in every stage, and keep their optimizer's state when the subnetworks are
+    released. The schedule spans the whole run: `Stage.warmup` and a cosine start at its beginning. Weight decay applies
+    to weights alone, not to peaks, scales, norms and biases.
 
     Args:
         backbone: `"cnn"` (`SmallCNN`), `"none"` (pixels) or the name of any classification model of torchvision.
@@ -41,26 +40,31 @@ class ImageClassifier(StagedModule):
         num_nets: subnetworks K of a block-diagonal head; for `"replaced"` a quarter of the dense layer's width if None.
         depth: hidden layers of the subnetworks, or of a dense head.
         width: neurons of each hidden layer of a dense head; 4 · num_nets, the width of the subnetworks, if None.
-        batch_norm: of a dense head, before each ReLU.
-        dropout: of the head.
-        squash, curvature, theorem31, margin: see `BlockDiagonalHead`.
-        release: `"blocks"` or `"dense"`: what standard training may change.
-        channels, convolutions: of the small CNN.
+        batch_norm: put batch norm before each ReLU of a dense head.
+        dropout: dropout of the head, in [0, 1).
+        squash: see `BlockDiagonalLayers`.
+        curvature: see `TriangleBank`.
+        theorem31: see `TriangleBank`.
+        margin: see `TriangleBank`.
+        release: weights that standard training may change: `"blocks"` or `"dense"`, see `TriangleBank.release`.
+        channels: channels of the small CNN's blocks.
+        convolutions: convolutions in each of its blocks.
         weights: file with a state dict of the torchvision model, to start from.
-        label_smoothing: 0 to 1.
-        mixup, cutmix: parameters of their Beta distributions, > 0; 0 leaves them out. With both, one is drawn for each
-            batch.
+        label_smoothing: label smoothing of the loss, in [0, 1).
+        mixup: parameter of MixUp's Beta distribution, ≥ 0; 0 leaves it out.
+        cutmix: parameter of CutMix's Beta distribution, ≥ 0; 0 leaves it out. With both, one is drawn for each batch.
         pretrain: the stage of the peaks. Must have 0 epochs for a head without subnetworks.
         train: the stage of the weights.
-        channels_last: memory format of the images and the backbone, faster on GPUs.
-        compile: `torch.compile` of backbone and head.
-        num_classes, image_shape: from the data when run from a config; image_shape is (C, H, W).
+        channels_last: use the memory format that is faster on GPUs, for images and backbone.
+        compile: compile backbone and head with `torch.compile`.
+        num_classes: number of classes; taken from the data when run from a config.
+        image_shape: (C, H, W); taken from the data when run from a config.
 
     Attributes:
         network: images (batch, C, H, W) ↦ logits (batch, num_classes).
 
     Raises:
-        ValueError: for an argument outside its range, or two that contradict each other.
+        ValueError: an argument is outside its range, or two contradict each other.
     """
 
     task = "classification"
@@ -103,15 +107,17 @@ class ImageClassifier(StagedModule):
         if head in ("dense", "original"):
             self.save_hyperparameters({"pretrain": {"epochs": 0}})  # for `load_from_checkpoint`: not the default
         if num_classes is None or image_shape is None:
-            raise ValueError("num_classes and image_shape: the data has to say them, and this data does not")
+            raise ValueError("num_classes and image_shape must be given, or be attributes of the data")
         for name, share in {"label_smoothing": label_smoothing, "dropout": dropout}.items():
             if not 0 <= share < 1:
-                raise ValueError(f"{name} {share}: at least 0, and below 1")
+                raise ValueError(f"{name} must be in [0, 1), got {share}")
         for name, value in {"mixup": mixup, "cutmix": cutmix}.items():
             if not value >= 0:
-                raise ValueError(f"{name} {value}: at least 0")
+                raise ValueError(f"{name} must be at least 0, got {value}")
         if head in ("dense", "original") and pretrain.epochs:
-            raise ValueError(f"head {head!r} has no peaks to pretrain: set pretrain.epochs to 0")
+            raise ValueError(
+                f"pretrain.epochs must be 0 for head {head!r}, which has no peaks to pretrain, got {pretrain.epochs}"
+            )
         self.network: nn.Module = build_network(
             image_shape,
             num_classes,
@@ -133,7 +139,7 @@ class ImageClassifier(StagedModule):
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.network.to(memory_format=self.memory_format)  # type: ignore[call-overload]
         self.compiled = compile
-        self.mixing = mixing(mixup, cutmix, num_classes)
+        self.mixing = _mixing(mixup, cutmix, num_classes)
         metrics = {name: classification_metrics(num_classes, f"{name}/") for name in ("val", "test")}
         self.metrics: Any = nn.ModuleDict(metrics)
         self.losses: Any = nn.ModuleDict({name: MeanMetric() for name in metrics})
@@ -143,7 +149,7 @@ class ImageClassifier(StagedModule):
         self._unchecked_losses: list[Tensor] = []
 
     def forward(self, images: Tensor) -> Tensor:
-        """images (batch, C, H, W), normalised ↦ logits (batch, num_classes)."""
+        """Maps normalised images (batch, C, H, W) to logits (batch, num_classes)."""
         logits: Tensor = self.network(images.to(memory_format=self.memory_format))
         return logits
 
@@ -155,7 +161,7 @@ class ImageClassifier(StagedModule):
             self.network.compile()
 
     def parameter_groups(self) -> Parameters:
-        """Two groups: weights of layers, and peaks, scales, norms and biases, which are not decayed."""
+        """Returns two groups: weights of layers, and peaks, scales, norms and biases, which are not decayed."""
         decayed: list[nn.Parameter] = []
         kept: list[nn.Parameter] = []
         for module in self.modules():
@@ -168,8 +174,8 @@ class ImageClassifier(StagedModule):
         self.seed = torch.initial_seed()
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        # Dropout, mixup and cutmix go on after a resume as they would have without it; ranks draw different numbers.
-        # Not once an epoch: Lightning's loaders draw from the same generator, in a resumed epoch at another moment.
+        # Dropout, mixup and cutmix continue after a resume as without it; ranks draw different numbers. Seeding once an
+        # epoch would not do: Lightning's loaders draw from the same generator, at another moment in a resumed epoch.
         purpose = f"{self.seed} {self.current_epoch} {batch_idx} {self.global_rank}"
         torch.manual_seed(random.Random(purpose).getrandbits(63))
 
@@ -184,21 +190,21 @@ class ImageClassifier(StagedModule):
         value = loss.detach()
         self._unchecked.append((self.global_step, self.trainer.optimizers[0].param_groups[0]["lr"]))
         self._unchecked_losses.append(value)
-        # Looking at a loss waits for the device: on a GPU only where Lightning does so anyway.
+        # Reading a loss waits for the device. On a GPU it is read only where Lightning does so anyway.
         logged = self.is_logged(batch_idx)
         if self.device.type == "cpu" or logged or len(self._unchecked) >= 50:
             self.check_losses()
-        if logged:  # `log` takes a millisecond, and the other steps' values would be written nowhere
+        if logged:  # `log` takes a millisecond, and other steps' values are not written
             self.log("train/loss", value, sync_dist=True)
         return {"loss": loss}
 
     def is_logged(self, batch_idx: int) -> bool:
-        """Whether Lightning writes the metrics of the step that is about to be made."""
+        """Whether Lightning writes the metrics of the current step."""
         every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         return (self.global_step + 1) % every == 0
 
     def check_losses(self) -> None:
-        """Raises TrainingDiverged, on all ranks, if a loss since the last call was not finite on any."""
+        """Raises TrainingDiverged on all ranks if a loss since the last call was not finite on any rank."""
         if not self._unchecked:
             return
         infinite: Any = (~torch.stack(self._unchecked_losses).isfinite()).float()
@@ -213,7 +219,7 @@ class ImageClassifier(StagedModule):
             )
 
     def check_finite(self) -> None:
-        """Called on all ranks before a checkpoint is saved.
+        """Checks losses and parameters; called on all ranks before a checkpoint is saved.
 
         Raises:
             TrainingDiverged: a loss, or a parameter after the last step, is not finite.
@@ -227,7 +233,7 @@ class ImageClassifier(StagedModule):
             )
 
     def _check_labels(self, labels: Tensor) -> None:
-        """Raises TriwaveError for labels that the head has no class for."""
+        """Raises TriwaveError for labels that are not classes of the head."""
         if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < self.num_classes:
             raise TriwaveError(
                 f"labels from {int(labels.min())} to {int(labels.max())}: the model has {self.num_classes} classes, "
@@ -275,8 +281,8 @@ class ImageClassifier(StagedModule):
         return {"label": labels, "prediction": prediction, "confidence": confidence}
 
 
-def mixing(mixup: float, cutmix: float, num_classes: int) -> Any:
-    """torchvision's MixUp, CutMix, one of both drawn for each batch, or None."""
+def _mixing(mixup: float, cutmix: float, num_classes: int) -> Any:
+    """Returns torchvision's MixUp, CutMix, a choice of one for each batch, or None for neither."""
     if not (mixup or cutmix):
         return None
     from torchvision.transforms import v2  # takes seconds

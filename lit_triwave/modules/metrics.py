@@ -1,4 +1,4 @@
-"""Metrics that torchmetrics does not have, one value for each replica."""
+"""Sets of metrics for regression, one value for each replica, and for classification."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class MaxAbsoluteError(Metric):
     """Largest |prediction − target| of each output.
 
     Args:
-        num_outputs: outputs R; predictions and targets are (batch, R), the result is (R,).
+        num_outputs: number of outputs R; predictions and targets are (batch, R), the result is (R,).
     """
 
     is_differentiable = False
@@ -39,7 +39,7 @@ class _PerReplica(MetricCollection):
 
 
 def regression_metrics(replicas: int, prefix: str) -> MetricCollection:
-    """MSE, MAE and maximum error of each replica, accumulated in float64 (torchmetrics keeps float32 by default)."""
+    """Returns MSE, MAE and maximum error of each replica, in float64 (torchmetrics keeps float32 by default)."""
     metrics = _PerReplica(
         {
             "mse": MeanSquaredError(num_outputs=replicas),
@@ -53,21 +53,21 @@ def regression_metrics(replicas: int, prefix: str) -> MetricCollection:
 
 
 def spread(name: str, values: Tensor) -> dict[str, Tensor]:
-    """Lowest, mean and median over seeds, values (replicas,), as `name_min`, `name_mean`, `name_median`, all 0-d."""
+    """Returns `name_min`, `name_mean` and `name_median` of values (replicas,), all 0-d."""
     return {f"{name}_min": values.min(), f"{name}_mean": values.mean(), f"{name}_median": values.quantile(0.5)}
 
 
 def dead(outputs: Tensor) -> Tensor:
-    """Which networks have died: (replicas,) bool, whether the outputs (batch, replicas) are the same for all inputs."""
+    """Returns (replicas,) bool: whether a network's outputs (batch, replicas) are the same for all inputs."""
     constant: Tensor = outputs.amax(0) - outputs.amin(0) <= 1e-12 * outputs.abs().amax(0)
     return constant
 
 
 def classification_metrics(num_classes: int, prefix: str) -> MetricCollection:
-    """Share of images whose class is the first, or among the first five, and the expected calibration error.
+    """Returns top-1 and top-5 accuracy and the expected calibration error.
 
-    The calibration error is the mean distance, over 15 bins of confidence weighted by their images, between the
-    confidence of the first class and the share of images for which it is right.
+    The calibration error is the mean distance between the confidence of the first class and the share of images for
+    which it is right. The mean is over 15 bins of confidence, weighted by their images.
     """
     from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError
 

@@ -1,4 +1,4 @@
-"""What turns images into features: nothing, a small convolutional network, or a torchvision model."""
+"""Backbones that turn images into features: pixels, a small convolutional network, or a torchvision model."""
 
 from __future__ import annotations
 
@@ -37,22 +37,22 @@ class SmallCNN(nn.Sequential):
 
     Args:
         image_shape: (C, H, W); H and W at least 2^(number of blocks).
-        channels: of each block, ≥ 1.
-        convolutions: in each block, ≥ 1.
+        channels: channels of each block, ≥ 1.
+        convolutions: convolutions in each block, ≥ 1.
 
     Attributes:
-        out_features: features of an image.
+        out_features: number of features of an image.
 
     Raises:
-        ValueError: for an argument outside its range.
+        ValueError: an argument is outside its range.
     """
 
     def __init__(self, image_shape: Sequence[int], channels: Sequence[int] = (32, 64), convolutions: int = 1) -> None:
         fan_in, height, width = image_shape
         if not channels or min(height, width) < 1 << len(channels):
             raise ValueError(
-                f"channels {list(channels)}: one to {min(height, width).bit_length() - 1} blocks for images of "
-                f"{height} × {width}, each of which halves them"
+                f"channels must name one to {min(height, width).bit_length() - 1} blocks for images of "
+                f"{height} × {width}, each of which halves them, got {list(channels)}"
             )
         check_sizes(convolutions=convolutions, channels=min(channels))
         layers: list[nn.Module] = []
@@ -81,20 +81,22 @@ def build_network(
     convolutions: int,
     weights: str | None,
 ) -> nn.Module:
-    """A backbone with its head, as the arguments of `ImageClassifier` say."""
+    """Builds a backbone with its head; the arguments are those of `ImageClassifier`."""
     nets = 64 if num_nets is None else num_nets
     features: nn.Module
     if backbone in ("none", "cnn"):
         if head in ("replaced", "original"):
             raise ValueError(
-                f"head {head!r}: backbone {backbone!r} has no classifier of its own, take a torchvision model"
+                f"head must be block_diagonal or dense for backbone {backbone!r}, which has no classifier, got {head!r}"
             )
         if weights is not None:
-            raise ValueError(f"weights {weights}: for models of torchvision, not for backbone {backbone!r}")
+            raise ValueError(
+                f"weights must be null for backbone {backbone!r}, got {weights}: only models of torchvision take them"
+            )
         own = Pixels(image_shape) if backbone == "none" else SmallCNN(image_shape, channels, convolutions)
         features, size = own, own.out_features
     else:
-        model = torchvision_model(backbone, num_classes, image_shape, weights, head in ("block_diagonal", "dense"))
+        model = _torchvision_model(backbone, num_classes, image_shape, weights, head in ("block_diagonal", "dense"))
         if head == "original":
             return model
         if head == "replaced":
@@ -109,30 +111,30 @@ def build_network(
     return nn.Sequential(OrderedDict(backbone=features, head=tail))
 
 
-def torchvision_model(
+def _torchvision_model(
     name: str, num_classes: int, image_shape: Sequence[int], weights: str | None, any_classes: bool
 ) -> nn.Module:
-    """A classification model of torchvision, with the weights of a local file if one is given.
+    """Builds a classification model of torchvision, with the weights of a local file if one is given.
 
     Args:
-        name: such as `"vgg16_bn"`.
-        num_classes: of its classifier.
+        name: name of the model, such as `"vgg16_bn"`.
+        num_classes: number of classes.
         image_shape: (3, H, W).
         weights: file with its state dict.
-        any_classes: whether the file may be of another number of classes, since the classifier is going to be cut off.
+        any_classes: whether the file may have another number of classes, since the classifier will be cut off.
 
     Raises:
-        ValueError: no such model, images of other than three channels, or a file that does not fit.
+        ValueError: there is no such model, images do not have three channels, or the file does not fit.
     """
     from torchvision import models  # takes seconds
 
     known = models.list_models(models)
     if name not in known:
         near = did_you_mean(name, [*known, "cnn", "none"], most=3)
-        raise ValueError(f"backbone {name!r}: cnn, none, or a model of torchvision such as vgg16_bn{near}")
+        raise ValueError(f"backbone must be cnn, none, or a model of torchvision such as vgg16_bn, got {name!r}{near}")
     if image_shape[0] != 3:
         raise ValueError(f"backbone {name!r} takes images of 3 channels, these have {image_shape[0]}: take cnn or none")
-    state = {} if weights is None else read_weights(weights)
+    state = {} if weights is None else _read_weights(weights)
     last = next((value for value in reversed(state.values()) if value.ndim == 2), None)
     classes = len(last) if any_classes and last is not None else num_classes
     model: nn.Module = models.get_model(name, weights=None, num_classes=classes, **model_options(name))
@@ -152,15 +154,15 @@ def torchvision_model(
 
 
 def model_options(name: str) -> dict[str, Any]:
-    """What a model of torchvision is built with besides the number of classes: without auxiliary classifiers."""
+    """Returns further options to build a torchvision model with: no auxiliary classifiers."""
     return {"aux_logits": False, "init_weights": True} if name in ("googlenet", "inception_v3") else {}
 
 
-def read_weights(path: str) -> dict[str, Any]:
-    """A state dict from a file, without unpickling arbitrary objects.
+def _read_weights(path: str) -> dict[str, Any]:
+    """Reads a state dict from a file, without unpickling arbitrary objects.
 
     Raises:
-        ValueError: the file is not there, or holds something else.
+        ValueError: the file does not exist, or holds something else.
     """
     file = Path(path).expanduser()
     if not file.is_file():
@@ -170,5 +172,5 @@ def read_weights(path: str) -> dict[str, Any]:
     except Exception as error:
         raise ValueError(f"weights {path} cannot be read: {reason(error, 100)}") from error
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise ValueError(f"weights {path}: a state dict is expected, name ↦ tensor")
+        raise ValueError(f"weights {path} must hold a state dict, name ↦ tensor")
     return state

@@ -22,15 +22,15 @@ from lit_triwave.nn.sizes import check_sizes
 
 Curvature = Literal["convex", "concave"]
 Curvatures = Curvature | Sequence["Curvatures"]
-"""Of all subnetworks, or nested sequences that broadcast against their shape as tensors do."""
+"""One curvature for all subnetworks, or nested sequences that broadcast against their shape as tensors do."""
 Release = Literal["blocks", "dense"]
 DEEPEST = 64
-"""Hidden layers, at most: scales shrink by powers of four, and 4^64 is all that single precision has."""
+"""Most hidden layers: scales shrink by powers of four, and 4^64 exhausts single precision."""
 WIDEST = 1 << 20
-"""Subnetworks of a head, at most: four million neurons in a layer."""
+"""Most subnetworks of a head: four million neurons in a layer."""
 
-PEAK_PARAMETERS = ("peak_logits", "log_scales", "alpha", "beta")
-WEIGHT_PARAMETERS = BlockWeights._fields
+_PEAK_PARAMETERS = ("peak_logits", "log_scales", "alpha", "beta")
+_WEIGHT_PARAMETERS = BlockWeights._fields
 
 
 class TriangleBank(nn.Module):
@@ -40,31 +40,33 @@ class TriangleBank(nn.Module):
     subnetwork has exactly 2^depth linear regions on [0, 1], whatever their values. `release` turns the weights of the
     same function into the parameters. Inputs are clamped to [0, 1], where the construction holds.
 
-    Why not `torch.nn.utils.parametrize`, PyTorch's own mechanism for weights computed from other parameters: the wave
-    form that is trained here never forms the weights at all (it is several times faster), a parametrised tensor is
-    recomputed for each of the six weight tensors, and `remove_parametrizations` changes the keys of the state dict,
-    so that a checkpoint could not tell a fresh module which of the two it holds. Here `load_state_dict` takes either
-    kind and brings the module into the state that the checkpoint was saved in.
+    Why this is not `torch.nn.utils.parametrize`, PyTorch's mechanism for weights computed from other parameters: the
+    wave form that is trained here never forms the weights, which makes it several times faster. A parametrised tensor
+    would be recomputed for each of the six weight tensors. And `remove_parametrizations` changes the keys of the state
+    dict, so a checkpoint could not tell a new module which kind it holds. Here `load_state_dict` takes either kind and
+    brings the module into the state that the checkpoint was saved in.
 
     Args:
-        shape: the subnetworks, n or (…, n), each ≥ 1. The last dimension is the group that `release("dense")` connects;
-            the dimensions before it (replicas) stay independent of each other.
+        shape: shape of the group of subnetworks, n or (…, n), each ≥ 1. `release("dense")` connects the subnetworks of
+            the last dimension; the dimensions before it (replicas) stay independent of each other.
         depth: hidden layers d, 1 to 64.
         curvature: `"convex"` or `"concave"`, or (nested) sequences of them that broadcast against `shape`.
         theorem31: True ties all scales but the first to the peaks (Theorem 3.1); False makes each scale a parameter,
             with the values of Theorem 3.1 as a start.
         margin: peaks stay in [margin, 1 − margin], 0 < margin < 1/2. They are drawn from U(margin, 1 − margin) and
             stored as logits of that interval.
-        generator: for the draw; PyTorch's global one when None.
-        dtype, device: of the parameters.
+        generator: generator of the draw; None uses PyTorch's global one.
+        dtype: dtype of the parameters; None uses PyTorch's default.
+        device: device of the parameters.
 
     Attributes:
         parameterization: `"peaks"` or `"weights"`.
         released: None, `"blocks"` or `"dense"`.
-        alpha, beta: affine part, shape (*shape,), 0 and 1 at the start (until release).
+        alpha: offset of the affine part, shape (*shape,), 0 at the start; only before release.
+        beta: slope of the affine part, shape (*shape,), 1 at the start; only before release.
 
     Raises:
-        ValueError: for an argument outside its range.
+        ValueError: an argument is outside its range.
     """
 
     sign: Tensor
@@ -90,10 +92,10 @@ class TriangleBank(nn.Module):
         check_sizes(most=DEEPEST, depth=depth)
         self.shape = torch.Size(shape if isinstance(shape, Sequence) else [shape])
         if not self.shape or min(self.shape) < 1:
-            raise ValueError(f"shape {shape}: at least one dimension, each ≥ 1")
+            raise ValueError(f"shape must have at least one dimension, each ≥ 1, got {shape}")
         eps = torch.finfo(dtype or torch.get_default_dtype()).eps
         if not eps <= margin < 0.5:
-            raise ValueError(f"margin {margin}: below 1/2, and at least the {eps:.1g} that the dtype can tell from 0")
+            raise ValueError(f"margin must be in [{eps:.1g}, 0.5), got {margin}")
         self.depth = depth
         self.theorem31 = theorem31
         self.margin = margin
@@ -104,16 +106,16 @@ class TriangleBank(nn.Module):
         try:
             self.register_buffer("sign", torch.tensor(signs, **factory).expand(self.shape).clone())
         except (ValueError, RuntimeError) as error:
-            raise ValueError(f"curvature {curvature!r}: does not broadcast to shape {tuple(self.shape)}") from error
+            raise ValueError(f"curvature must broadcast to shape {tuple(self.shape)}, got {curvature!r}") from error
         uniform = torch.rand(*self.shape, depth + 1, generator=generator, **factory)
         self._register_peaks(**factory)
         with torch.no_grad():
-            # Uniform peaks are the logistic map of logits of uniform numbers; 0 itself, which rand can return, is not.
+            # Uniform peaks have the logits of uniform numbers; eps because rand can return 0, whose logit is infinite.
             self.peak_logits.copy_(torch.logit(uniform, eps=torch.finfo(uniform.dtype).eps))
             self._reset_scales()
 
     def _register_peaks(self, **factory: Any) -> None:
-        """Registers the parameters of the peaks' stage, with α = 0, β = 1 and s_0 = 1/4 (Yarotsky's x²)."""
+        """Registers the parameters of the stage of the peaks, with α = 0, β = 1 and s_0 = 1/4 (Yarotsky's x²)."""
         self.peak_logits = nn.Parameter(torch.zeros(*self.shape, self.depth + 1, **factory))
         scales = 1 if self.theorem31 else self.depth
         self.log_scales = nn.Parameter(torch.full((*self.shape, scales), -math.log(4), **factory))
@@ -131,15 +133,14 @@ class TriangleBank(nn.Module):
 
     @property
     def peaks(self) -> Tensor:
-        """The peaks a_0 … a_d, shape (*shape, depth + 1), in [margin, 1 − margin]; after release, those of that
-        moment."""
+        """The peaks a_0 … a_d, shape (*shape, depth + 1), in [margin, 1 − margin]; fixed from release on."""
         if self.released is not None:
             return self.released_peaks
         return self.margin + (1 - 2 * self.margin) * self.peak_logits.sigmoid()
 
     @peaks.setter
     def peaks(self, value: Tensor | float) -> None:
-        """Sets the peaks (any shape that broadcasts); free scales follow by Theorem 3.1."""
+        """Sets the peaks (any shape that broadcasts); free scales get the values of Theorem 3.1."""
         if self.released is not None:
             raise RuntimeError("the bank is released: its weights, not its peaks, are the parameters")
         value = torch.as_tensor(value).to(
@@ -160,23 +161,23 @@ class TriangleBank(nn.Module):
         return theorem31_scales(self.peaks, first[..., 0]) if self.theorem31 else first
 
     def weights(self) -> BlockWeights | dense.DenseWeights:
-        """The network's weights: computed from the peaks, or the released parameters themselves."""
+        """Returns the network's weights: computed from the peaks, or the released parameters themselves."""
         if self.released is None:
             return block_weights(self.peaks[..., :-1], self.scales, self.alpha, self.beta, self.sign)
         kind = BlockWeights if self.released == "blocks" else dense.DenseWeights
-        return kind(*(getattr(self, name) for name in WEIGHT_PARAMETERS))
+        return kind(*(getattr(self, name) for name in _WEIGHT_PARAMETERS))
 
     def forward(self, u: Tensor) -> Tensor:
         """Evaluates every subnetwork on its own input.
 
         Args:
-            u: shape (batch, *shape), clamped to [0, 1].
+            u: inputs of shape (batch, *shape), clamped to [0, 1].
 
         Returns:
-            Shape (batch, *shape).
+            Outputs of shape (batch, *shape).
         """
         if u.shape[1:] != self.shape:
-            raise ValueError(f"input of shape {tuple(u.shape)}: expected (batch, {', '.join(map(str, self.shape))})")
+            raise ValueError(f"u must have shape (batch, {', '.join(map(str, self.shape))}), got {tuple(u.shape)}")
         u = u.clamp(0, 1)
         if self.released is None:
             return wave_form(u, self.peaks[..., :-1], self.scales, self.alpha, self.beta, self.sign)
@@ -186,19 +187,19 @@ class TriangleBank(nn.Module):
     def release(self, kind: Release = "blocks", recruited: bool = False) -> None:
         """Makes the weights the parameters, in place, keeping the function.
 
-        The parameters of the peaks' stage are removed: optimizers, and wrappers such as DDP, must be made anew.
+        The parameters of the peaks are removed, so optimizers and wrappers such as DDP must be created again.
 
         Args:
-            kind: `"blocks"`: the 4×4 blocks are trained, zeros between subnetworks stay; `"dense"`: the matrices of
-                each group (last dimension of `shape`) are trained whole.
+            kind: `"blocks"` trains the 4×4 blocks and keeps the zeros between subnetworks; `"dense"` trains the whole
+                matrices of each group (last dimension of `shape`).
             recruited: let the neurons that carry constants make further kinks, see `triangle.recruit`.
 
         Raises:
-            RuntimeError: when the bank is already released.
-            ValueError: for another kind.
+            RuntimeError: the bank is already released.
+            ValueError: `kind` is another word.
         """
         if kind not in ("blocks", "dense"):
-            raise ValueError(f"release {kind!r}: 'blocks' or 'dense'")
+            raise ValueError(f"release must be 'blocks' or 'dense', got {kind!r}")
         if self.released is not None:
             raise RuntimeError(f"the bank is already released as {self.released!r}")
         with torch.no_grad():
@@ -207,25 +208,25 @@ class TriangleBank(nn.Module):
             if recruited:
                 weights = recruit(weights, peaks[..., :-1])
             new = weights if kind == "blocks" else dense.as_dense(weights)
-        for name in PEAK_PARAMETERS:
+        for name in _PEAK_PARAMETERS:
             delattr(self, name)
         self.register_buffer("released_peaks", peaks)
-        for name, value in zip(WEIGHT_PARAMETERS, new, strict=True):
+        for name, value in zip(_WEIGHT_PARAMETERS, new, strict=True):
             # Depth 1 has no hidden matrices, and DDP waits for the gradient of every parameter that may have one.
             self.register_parameter(name, nn.Parameter(value.clone(), requires_grad=value.numel() > 0))
         self.released = kind
 
     def _unrelease(self) -> None:
         factory = {"dtype": self.released_peaks.dtype, "device": self.released_peaks.device}
-        for name in ("released_peaks", *WEIGHT_PARAMETERS):
+        for name in ("released_peaks", *_WEIGHT_PARAMETERS):
             delattr(self, name)
         self.released = None
         self._register_peaks(**factory)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        """Brings the bank into the stage that the checkpoint was saved in, then loads."""
+        """Brings the bank into the stage that the checkpoint was saved in, then loads it."""
         weight = state_dict.get(prefix + "input_weight")
-        saved = self.released  # of a partial state dict without this bank
+        saved = self.released  # for a partial state dict without this bank
         if weight is not None:
             saved = "blocks" if weight.shape == (*self.shape, 4) else "dense"
         elif prefix + "peak_logits" in state_dict:
@@ -238,16 +239,16 @@ class TriangleBank(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def select(self, index: int) -> TriangleBank:
-        """The subnetworks at `index` of the first dimension as a bank of shape `shape[1:]`, with copied parameters."""
+        """Returns the subnetworks at `index` of the first dimension as a bank with copied parameters."""
         if len(self.shape) < 2:
             raise ValueError(f"a bank of shape {tuple(self.shape)} has no replicas to select from")
         return self._part(self.shape[1:], index)
 
     def subset(self, indices: Tensor) -> TriangleBank:
-        """Some subnetworks of a bank of one dimension, as a bank of their number, with copied parameters.
+        """Returns some subnetworks of a bank of one dimension as a bank of their number, with copied parameters.
 
         Args:
-            indices: which, (k,) int64.
+            indices: numbers of the subnetworks, (k,) int64.
 
         Raises:
             ValueError: the bank has replicas, or is released as a dense network, which can't be taken apart.
@@ -257,7 +258,7 @@ class TriangleBank(nn.Module):
         return self._part([len(indices)], indices)
 
     def _part(self, shape: Sequence[int], index: int | Tensor) -> TriangleBank:
-        """What is at `index` of the first dimension as a bank of its own."""
+        """Returns the subnetworks at `index` of the first dimension as a bank of their own."""
         bank = TriangleBank(
             shape,
             self.depth,
@@ -271,16 +272,16 @@ class TriangleBank(nn.Module):
         return bank
 
     def affine_layers(self) -> list[dense.Affine]:
-        """The bank as depth + 1 affine maps with a ReLU between, on flattened inputs and outputs in [0, 1]."""
+        """Returns the bank as depth + 1 affine maps with a ReLU between, on flattened inputs and outputs in [0, 1]."""
         weights = self.weights()
         return dense.affine_layers(weights if isinstance(weights, dense.DenseWeights) else dense.as_dense(weights))
 
     def to_sequential(self) -> nn.Sequential:
-        """The bank as plain `nn.Linear` and `nn.ReLU` layers, same outputs on [0, 1], released or not.
+        """Returns the bank as plain `nn.Linear` and `nn.ReLU` layers, with the same outputs on [0, 1].
 
         Returns:
-            A network from (batch, n) to (batch, n), n = the number of subnetworks (`shape` flattened), sharing
-            nothing with the bank. Unlike the bank, it does not clamp inputs outside [0, 1].
+            A network from (batch, n) to (batch, n), where n is the number of subnetworks (`shape` flattened). It has
+            copied weights. Unlike the bank, it does not clamp inputs outside [0, 1].
         """
         return dense.sequential(self.affine_layers())
 
@@ -289,15 +290,15 @@ class TriangleBank(nn.Module):
 
 
 def wave_signs(curvature: Curvatures) -> Any:
-    """Those of the waves, −1 for convex and +1 for concave, in the same nesting.
+    """Returns the signs of the waves, −1 for convex and +1 for concave, in the same nesting.
 
     Raises:
-        ValueError: for another word, or an empty list.
+        ValueError: a word is another one, or a list is empty.
     """
     if isinstance(curvature, str):
         if curvature not in ("convex", "concave"):
-            raise ValueError(f"curvature {curvature!r}: 'convex' or 'concave'")
+            raise ValueError(f"curvature must be 'convex' or 'concave', got {curvature!r}")
         return -1.0 if curvature == "convex" else 1.0
     if not curvature:
-        raise ValueError("curvature []: 'convex' or 'concave' for each")
+        raise ValueError("curvature must be 'convex' or 'concave' for each subnetwork, got []")
     return [wave_signs(part) for part in curvature]

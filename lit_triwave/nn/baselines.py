@@ -1,4 +1,4 @@
-"""Dense ReLU networks with random starts, to compare with: Kaiming, RAI and RAAI, batched over replicas."""
+"""Dense ReLU networks with random initialisations to compare with: Kaiming, RAI and RAAI, batched over replicas."""
 
 from __future__ import annotations
 
@@ -20,15 +20,17 @@ RandomStart = Literal["kaiming", "rai", "raai"]
 RAI_STD = 0.6007
 """Standard deviation of RAI's Gaussian entries times √fan_in (Lu et al. 2019, arXiv 1903.06733)."""
 RAAI_SHARE = 1.0
-"""Share of a row's mean that RAAI takes off its Gaussian entries (Singh & Sreejith 2021, arXiv 2103.12499); at 1 the
-row sums to zero. The paper that we compare with gives no constant."""
+"""Share of a row's mean that RAAI subtracts from its Gaussian entries (Singh & Sreejith 2021, arXiv 2103.12499).
+
+At 1 the row sums to zero. The paper that we compare with gives no constant."""
 
 
 def kaiming_rows(shape: Sequence[int], generator: torch.Generator | None = None) -> Tensor:
-    """The framework's default for `nn.Linear`: weights and biases ~ U(−1/√fan_in, 1/√fan_in).
+    """Draws weights and biases ~ U(−1/√fan_in, 1/√fan_in), PyTorch's default for `nn.Linear`.
 
     Args:
         shape: (…, out, in + 1).
+        generator: generator of the draw; None uses PyTorch's global one.
 
     Returns:
         Rows (weights, bias) of that shape, float64.
@@ -40,16 +42,16 @@ def kaiming_rows(shape: Sequence[int], generator: torch.Generator | None = None)
 def rai_rows(
     shape: Sequence[int], generator: torch.Generator | None = None, *, std: float = RAI_STD, share: float = 0.0
 ) -> Tensor:
-    """Randomized asymmetric initialisation; with `share` > 0 its anti-correlated variant RAAI (METHOD section 5).
+    """Draws a randomized asymmetric initialisation; with `share` > 0 its variant RAAI (METHOD section 5).
 
-    Each row (weights and bias together, length fan_in + 1) is N(0, std²/fan_in), less `share` of its own mean; then one
+    Each row (weights and bias together, length fan_in + 1) is N(0, std²/fan_in), less `share` of its own mean. Then one
     entry chosen at random is drawn from Beta(2, 1) instead.
 
     Args:
         shape: (…, out, in + 1).
-        generator: for all draws.
-        std: of the Gaussian entries, times √fan_in.
-        share: of the row's mean that is subtracted, 0 to 1.
+        generator: generator of all draws; None uses PyTorch's global one.
+        std: standard deviation of the Gaussian entries, times √fan_in.
+        share: share of the row's mean that is subtracted, in [0, 1].
 
     Returns:
         Rows of that shape, float64.
@@ -63,20 +65,20 @@ def rai_rows(
 
 
 class DenseNetwork(nn.Module):
-    """Ordinary dense ReLU networks of one output, R independent replicas in one batched product.
+    """Dense ReLU networks with one output, R independent replicas in one batched product.
 
     Args:
-        domain: name ↦ (lower, upper) of each input. As in the paper the inputs themselves, not scaled ones, are fed.
-        target_range: accepted for the same call as `TriangleNetwork`; the targets themselves are fitted.
-        width: neurons of each hidden layer.
-        depth: hidden layers.
+        domain: name ↦ (lower, upper) of each input. As in the paper, inputs are not scaled.
+        target_range: not used, since targets are not scaled; accepted for the same call as `TriangleNetwork`.
+        width: neurons of each hidden layer, ≥ 1.
+        depth: hidden layers, ≥ 1.
         initialization: `"kaiming"`, `"rai"` or `"raai"`.
-        replicas: R.
-        raai_share: see `rai_rows`; for `"raai"`.
-        generator: for the draw.
+        replicas: number of replicas R, ≥ 1.
+        raai_share: share in [0, 1] for `"raai"`, see `rai_rows`.
+        generator: generator of the draw; None uses PyTorch's global one.
 
     Raises:
-        ValueError: for an argument outside its range.
+        ValueError: an argument is outside its range.
     """
 
     parameterization: Literal["weights"] = "weights"
@@ -96,9 +98,11 @@ class DenseNetwork(nn.Module):
         super().__init__()
         check_sizes(width=width, depth=depth, replicas=replicas)
         if initialization not in get_args(RandomStart):
-            raise ValueError(f"initialization {initialization!r}: one of {', '.join(get_args(RandomStart))}")
+            raise ValueError(
+                f"initialization must be one of {', '.join(get_args(RandomStart))}, got {initialization!r}"
+            )
         if not 0 <= raai_share <= 1:
-            raise ValueError(f"raai_share {raai_share}: a share between 0 and 1")
+            raise ValueError(f"raai_share must be in [0, 1], got {raai_share}")
         self.scaling = UnitScaling(domain, target_range)
         self.replicas = replicas
         sizes = [self.scaling.in_features, *[width] * depth, 1]
@@ -118,7 +122,7 @@ class DenseNetwork(nn.Module):
         return 1 << (len(self.weight) - 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (batch, in_features) ↦ (batch, replicas)."""
+        """Maps inputs (batch, in_features) to outputs (batch, replicas)."""
         # The samples come last: a product whose long side is contiguous is about twice as fast as its transpose.
         h = x.T.expand(self.replicas, *x.T.shape)
         last = len(self.weight) - 1
@@ -129,7 +133,7 @@ class DenseNetwork(nn.Module):
         return h[:, 0].T
 
     def to_sequential(self, replica: int = 0) -> nn.Sequential:
-        """One replica as plain layers, from (batch, in_features) to (batch, 1)."""
+        """Returns one replica as plain layers, from (batch, in_features) to (batch, 1)."""
         layers = zip(self.weight, self.bias, strict=True)
         return dense.sequential([(w[replica].detach(), b[replica, 0].detach()) for w, b in layers])
 

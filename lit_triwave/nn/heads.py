@@ -17,8 +17,8 @@ from lit_triwave.nn.bank import WIDEST, Curvature, Release, TriangleBank
 from lit_triwave.nn.sizes import check_sizes
 
 Squash = Literal["normal", "sigmoid", "hard"]
-DEEPEST = 1000
-"""Hidden layers of a dense head, at most."""
+_DEEPEST = 1000
+"""Most hidden layers of a dense head."""
 
 SQUASHES: dict[Squash, Callable[[Tensor], Tensor]] = {
     "normal": torch.special.ndtr,
@@ -28,27 +28,30 @@ SQUASHES: dict[Squash, Callable[[Tensor], Tensor]] = {
 
 
 class BlockDiagonalLayers(nn.Module):
-    """Features → K numbers in [0, 1] → K constructed subnetworks: what stands in for hidden dense layers.
+    """Features → K numbers in [0, 1] → K constructed subnetworks, in place of hidden dense layers.
 
-    Which squash: measurement does not decide it. On the digits (configs/digits_distorted.yaml, 360 validation images, 6
-    splits) the three end within 0.3 points of each other, less than the spread over splits, in no lasting order.
-    `"normal"` is the default for what it does: batch-normalised values are roughly normal, so their distribution
-    function spreads them evenly over [0, 1], and every linear piece sees samples. And it is smooth: beyond ±2 standard
-    deviations, where `"hard"` has no gradient at all, 5 % of the samples have some.
+    Which squash: on the digits (configs/digits_distorted.yaml, 360 validation images, 6 splits) the three end within
+    0.3 points of each other, less than the spread over splits. `"normal"` is the default for two reasons.
+    Batch-normalised values are roughly normal, so their distribution function spreads them evenly over [0, 1], and
+    every linear piece sees samples. And it is smooth: `"hard"` has no gradient beyond ±2 standard deviations, where 5 %
+    of the samples are.
 
     Args:
         in_features: features of a sample, ≥ 1.
         num_nets: subnetworks K ≥ 1; the hidden layers are 4·K wide.
         depth: hidden layers of the subnetworks, ≥ 1.
-        squash: how a batch-normalised projection z becomes a number in [0, 1]: `"normal"`, the normal distribution
+        squash: function that maps a batch-normalised projection z to [0, 1]: `"normal"`, the normal distribution
             function; `"sigmoid"`; `"hard"`, 1/2 + z/4 clamped to [0, 1].
-        curvature, theorem31, margin, generator: see `TriangleBank`.
+        curvature: see `TriangleBank`.
+        theorem31: see `TriangleBank`.
+        margin: see `TriangleBank`.
+        generator: see `TriangleBank`.
 
     Attributes:
-        bank: of shape (num_nets,), in float32 under autocast.
+        bank: the subnetworks, shape (num_nets,); computed in float32 under autocast.
 
     Raises:
-        ValueError: for an argument outside its range.
+        ValueError: an argument is outside its range.
     """
 
     def __init__(
@@ -67,7 +70,7 @@ class BlockDiagonalLayers(nn.Module):
         check_sizes(in_features=in_features)
         check_sizes(most=WIDEST, num_nets=num_nets)
         if squash not in get_args(Squash):
-            raise ValueError(f"squash {squash!r}: one of {', '.join(get_args(Squash))}")
+            raise ValueError(f"squash must be one of {', '.join(get_args(Squash))}, got {squash!r}")
         self.squash: Squash = squash
         self.projection = nn.Linear(in_features, num_nets, bias=False)  # the norm has the bias
         self.norm = nn.BatchNorm1d(num_nets)
@@ -76,10 +79,10 @@ class BlockDiagonalLayers(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (batch, in_features) ↦ (batch, num_nets)."""
+        """Maps features (batch, in_features) to the outputs of the subnetworks (batch, num_nets)."""
         if self.training and len(x) == 1 and type(self.norm) is nn.BatchNorm1d:
             raise ValueError(
-                "a training batch of one sample: batch norm needs two or more, so set batch_size to at least 2"
+                "batch_size must be at least 2 in training, got a batch of one sample: batch norm needs two or more"
             )
         z = self.norm(self.projection(x))
         # The waves multiply differences of their input by up to 2^depth and more: eight bits are not enough for them.
@@ -88,7 +91,7 @@ class BlockDiagonalLayers(nn.Module):
         return y
 
     def release(self, kind: Release = "blocks") -> None:
-        """See `TriangleBank.release`."""
+        """Makes the weights the parameters, see `TriangleBank.release`."""
         self.bank.release(kind)
 
 
@@ -97,14 +100,14 @@ class BlockDiagonalHead(nn.Module):
 
     Args:
         in_features: features of a sample, ≥ 1.
-        num_classes: ≥ 1.
+        num_classes: number of classes, ≥ 1.
         num_nets: subnetworks K ≥ 1; the hidden layers are 4·K wide.
         depth: hidden layers of the subnetworks, ≥ 1.
-        dropout: share of the subnetworks' outputs that are set to zero in training, 0 ≤ dropout < 1.
+        dropout: share of the subnetworks' outputs that are set to zero in training, in [0, 1).
         options: further arguments of `BlockDiagonalLayers`.
 
     Raises:
-        ValueError: for an argument outside its range.
+        ValueError: an argument is outside its range.
     """
 
     def __init__(
@@ -130,22 +133,28 @@ class BlockDiagonalHead(nn.Module):
         return self.layers.bank
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (batch, in_features) ↦ logits (batch, num_classes)."""
+        """Maps features (batch, in_features) to logits (batch, num_classes)."""
         logits: Tensor = self.classes(self.dropout(self.layers(x)))
         return logits
 
     def release(self, kind: Release = "blocks") -> None:
-        """See `TriangleBank.release`."""
+        """Makes the weights the parameters, see `TriangleBank.release`."""
         self.layers.release(kind)
 
     @torch.no_grad()
     def to_sequential(self, pieces: int = 256) -> nn.Sequential:
-        """The head, as it is in evaluation, as plain `nn.Linear` and `nn.ReLU` layers with copied weights.
+        """Returns the head in evaluation mode as plain `nn.Linear` and `nn.ReLU` layers with copied weights.
 
-        Projection and batch norm become one layer, the squash another. `"hard"` is exact. A smooth squash becomes its
-        interpolation on so many `pieces`, with pieces + 1 neurons for each subnetwork: off by less than 2e-5 for 256,
-        and by 16 times less for four times as many. Subnetworks and classes multiply that by their slopes: the logits
-        of the digits' head (up to 16) were off by at most 2.8e-4.
+        Projection and batch norm become one layer, the squash another. `"hard"` is exact. A smooth squash is
+        interpolated linearly; its error is below 2e-5 for 256 pieces, and 16 times smaller for four times as many.
+        Subnetworks and classes multiply it by their slopes: the logits of the digits' head (up to 16) were off by at
+        most 2.8e-4.
+
+        Args:
+            pieces: linear pieces of the interpolation, ≥ 1; each subnetwork gets pieces + 1 neurons.
+
+        Returns:
+            A network from (batch, in_features) to logits (batch, num_classes).
         """
         layers = self.layers
         norm, weight = layers.norm, layers.projection.weight
@@ -161,13 +170,13 @@ class BlockDiagonalHead(nn.Module):
 
 
 def curvature_knots(f: Callable[[Tensor], Tensor], pieces: int, reach: float = 20.0) -> Tensor:
-    """Knots of a piecewise linear interpolation whose pieces all have about the same largest error.
+    """Returns knots of a piecewise linear interpolation whose pieces all have about the same largest error.
 
-    A piece of length h is off by h²·|f''|/8, so the knots' density follows √|f''|.
+    The error of a piece of length h is h²·|f''|/8, so the knots' density follows √|f''|.
 
     Args:
-        f: the function, all but constant beyond ±reach.
-        pieces: ≥ 1.
+        f: the function, almost constant beyond ±reach.
+        pieces: number of pieces, ≥ 1.
         reach: the outermost knots are at −reach and reach.
 
     Returns:
@@ -180,13 +189,15 @@ def curvature_knots(f: Callable[[Tensor], Tensor], pieces: int, reach: float = 2
 
 
 def interpolation_layers(f: Callable[[Tensor], Tensor], knots: Tensor, n: int) -> list[dense.Affine]:
-    """A function of one variable, for each of n values, as one hidden ReLU layer: linear between the knots, constant
-    beyond them.
+    """Interpolates a function, applied to each of n values, by one hidden ReLU layer.
 
     Args:
-        f: the function.
-        knots: ascending, shape (k,).
-        n: how many values.
+        f: the function of one variable.
+        knots: ascending, shape (k,); the interpolation is linear between them and constant beyond them.
+        n: number of values.
+
+    Returns:
+        Two affine maps, with a ReLU between.
     """
     values = f(knots)
     slopes = nn.functional.pad(values.diff() / knots.diff(), (1, 1))
@@ -196,7 +207,7 @@ def interpolation_layers(f: Callable[[Tensor], Tensor], knots: Tensor, n: int) -
 
 
 def check_options(options: dict[str, Any]) -> None:
-    """Raises TypeError for one that `BlockDiagonalLayers` does not take."""
+    """Raises TypeError for an option that `BlockDiagonalLayers` does not take."""
     known = [name for name in inspect.signature(BlockDiagonalLayers).parameters if name != "in_features"]
     for name in options:
         if name not in known:
@@ -209,15 +220,15 @@ class DenseHead(nn.Sequential):
     """An ordinary head: `depth` hidden layers of `width` neurons with ReLU, and a Linear to the classes.
 
     Args:
-        in_features: features of a sample.
-        num_classes: classes.
+        in_features: features of a sample, ≥ 1.
+        num_classes: number of classes, ≥ 1.
         width: neurons of each hidden layer, ≥ 1.
         depth: hidden layers, ≥ 0; 0 is one linear layer.
-        batch_norm: batch norm before each ReLU.
-        dropout: after each ReLU.
+        batch_norm: put batch norm before each ReLU.
+        dropout: share of the neurons that are set to zero after each ReLU, in [0, 1).
 
     Raises:
-        ValueError: for an argument outside its range.
+        ValueError: an argument is outside its range.
     """
 
     def __init__(
@@ -231,7 +242,7 @@ class DenseHead(nn.Sequential):
         dropout: float = 0.0,
     ) -> None:
         check_sizes(in_features=in_features, num_classes=num_classes, width=width)
-        check_sizes(least=0, most=DEEPEST, depth=depth)
+        check_sizes(least=0, most=_DEEPEST, depth=depth)
         layers: list[nn.Module] = []
         for fan_in, fan_out in itertools.pairwise([in_features, *[width] * depth]):
             layers.append(nn.Linear(fan_in, fan_out, bias=not batch_norm))

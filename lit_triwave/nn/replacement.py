@@ -12,7 +12,7 @@ from lit_triwave.nn.bank import DEEPEST, WIDEST
 from lit_triwave.nn.heads import BlockDiagonalLayers, check_options
 from lit_triwave.nn.sizes import check_sizes
 
-BETWEEN = (
+_BETWEEN = (
     nn.ReLU,
     nn.ReLU6,
     nn.LeakyReLU,
@@ -26,16 +26,16 @@ BETWEEN = (
     nn.LayerNorm,
     nn.Identity,
 )
-"""What may stand between dense layers: activations and norms belong to the layer before, and go with it."""
+"""Modules that may stand between dense layers: they belong to the layer before and are removed with it."""
 
 
 @dataclass
 class Cost:
-    """What the classifier costs.
+    """Costs of a classifier.
 
     Attributes:
-        parameters: numbers that are trained.
-        multiply_adds: for one image, in matrix products; in the block form, blocks count without the zeros between.
+        parameters: number of trained parameters.
+        multiply_adds: multiply-adds of the matrix products for one image; zeros between blocks are not included.
     """
 
     parameters: int
@@ -44,17 +44,20 @@ class Cost:
 
 @dataclass
 class Replacement:
-    """What `replace_dense` did.
+    """Report of `replace_dense`.
 
     Attributes:
-        layers: names of the layers that went, and their sizes (in, out).
-        name: of the module that came in their place.
-        num_nets, depth: of the subnetworks.
-        before, blocks, dense: of the whole classifier: before, and after in either release.
-        gone: kinds of the activations, norms and dropouts between the layers, which went with them.
-        frozen: names of dense layers, the last one among them, that were not trained; what replaces them is.
-        model_before: parameters of the whole model before. Its multiply-adds depend on the images' size, except that
-            they change by as many as the classifier's do.
+        layers: names of the replaced layers ↦ their sizes (in, out).
+        name: name of the module that replaces them.
+        num_nets: number of subnetworks.
+        depth: hidden layers of the subnetworks.
+        before: costs of the whole classifier before.
+        blocks: its costs after, released as blocks.
+        dense: its costs after, released dense.
+        model_before: parameters of the whole model before. Its multiply-adds depend on the images' size; they change by
+            as many as the classifier's do.
+        gone: kinds of the activations, norms and dropouts that were removed with the layers.
+        frozen: names of dense layers that were frozen, the last one included; their replacements are trained.
     """
 
     layers: dict[str, tuple[int, int]]
@@ -76,7 +79,7 @@ class Replacement:
 
     @property
     def costs(self) -> dict[str, Cost]:
-        """The three costs of the classifier by name."""
+        """Name ↦ costs of the classifier, before and after in either release."""
         return {"before": self.before, "released blocks": self.blocks, "released dense": self.dense}
 
     def __str__(self) -> str:
@@ -87,9 +90,9 @@ class Replacement:
             f"{'':16}{'parameters':>14}{'multiply-adds':>16}{'parameters':>16}",
         ]
         if self.gone:
-            lines.insert(1, f"with them went {', '.join(self.gone)}")
+            lines.insert(1, f"removed with them: {', '.join(self.gone)}")
         if self.frozen:
-            lines.insert(1, f"{', '.join(self.frozen)} did not require gradients; what is there now does")
+            lines.insert(1, f"{', '.join(self.frozen)} did not require gradients; the new layers do")
         for name, cost in self.costs.items():
             whole = self.model_parameters[name]
             lines.append(f"{name:16}{cost.parameters:14,}{cost.multiply_adds:16,}{whole:16,}")
@@ -108,17 +111,16 @@ def replace_dense(
     """Replaces the hidden dense layers of a classifier, in place, by constructed subnetworks (METHOD section 4).
 
     The classifier is an `nn.Sequential` with at least two `nn.Linear`. Its hidden layers, all but the last
-    `nn.Linear`, become one `BlockDiagonalLayers`; dropout after them stays; the last layer is made anew for
-    `num_nets` inputs.
-    VGG-16's 25088 → 4096 → 4096 → 1000 becomes 25088 → 1024 subnetworks, 4096 wide → 1000.
+    `nn.Linear`, become one `BlockDiagonalLayers`. Dropout after them stays, and a new last layer takes `num_nets`
+    inputs. VGG-16's 25088 → 4096 → 4096 → 1000 becomes 25088 → 1024 subnetworks, 4096 wide → 1000.
 
     Args:
         model: any model of torchvision, or one's own.
-        depth: hidden layers of the subnetworks, ≥ 1.
-        num_nets: their number K; by default a quarter of the width of the last layer that goes, which keeps the width.
-        classifier: name of the `nn.Sequential` in the model ("" is the model itself); by default the one that ends
-            the model.
-        keep: hidden layers that stay as they are, from the first on: 1 keeps VGG-16's 25088 → 4096.
+        depth: hidden layers of the subnetworks, 1 to 64.
+        num_nets: number of subnetworks K; by default a quarter of the last replaced layer's width, which keeps the
+            width.
+        classifier: name of the `nn.Sequential` in the model ("" is the model itself); by default the model's last one.
+        keep: number of first hidden layers that stay as they are: 1 keeps VGG-16's 25088 → 4096.
         options: further arguments of `BlockDiagonalLayers`.
 
     Returns:
@@ -126,21 +128,21 @@ def replace_dense(
 
     Raises:
         TypeError: an argument is of another type, or unknown.
-        ValueError: the model has no hidden dense layers, or none any more, or an argument is out of its range.
+        ValueError: the model has no hidden dense layers (left), or an argument is out of its range.
     """
     check_sizes(most=DEEPEST, depth=depth)
     check_sizes(least=0, keep=keep)
     check_options(options)
     if not isinstance(model, nn.Module):
-        raise TypeError(f"model {model!r}: an nn.Module is expected, not {type(model).__name__}")
-    name, stack = find_classifier(model, classifier)
+        raise TypeError(f"model must be an nn.Module, got {model!r}")
+    name, stack = _find_classifier(model, classifier)
     held = list(stack)
     places = [i for i, layer in enumerate(held) if isinstance(layer, nn.Linear)]
     if not 0 <= keep < len(places) - 1:
-        raise ValueError(f"keep {keep}: 0 to {len(places) - 2}, so that one of {len(places) - 1} hidden layers goes")
+        raise ValueError(f"keep must be below the number of hidden layers, {len(places) - 1}, got {keep}")
     places = places[keep:]
     first, end = places[0], places[-1]
-    strange = [type(layer).__name__ for layer in held[first:end] if not isinstance(layer, (nn.Linear, *BETWEEN))]
+    strange = [type(layer).__name__ for layer in held[first:end] if not isinstance(layer, (nn.Linear, *_BETWEEN))]
     if BlockDiagonalLayers.__name__ in strange:
         raise ValueError(f"classifier {name!r}: its dense layers are already replaced by subnetworks")
     if strange:
@@ -149,10 +151,10 @@ def replace_dense(
     width = linears[-2].out_features
     if num_nets is None:
         if width % 4:
-            raise ValueError(f"a layer of width {width} is no number of blocks of four: give num_nets")
+            raise ValueError(f"the width of the replaced layer must be a multiple of 4, got {width}: give num_nets")
         num_nets = width // 4
     check_sizes(most=WIDEST, num_nets=num_nets)
-    before, model_before = dense_cost(stack), sum(p.numel() for p in model.parameters())
+    before, model_before = _dense_cost(stack), sum(p.numel() for p in model.parameters())
     like = linears[0].weight
     layers = BlockDiagonalLayers(linears[0].in_features, num_nets, depth, **options)
     last = nn.Linear(num_nets, linears[-1].out_features)
@@ -166,7 +168,7 @@ def replace_dense(
         del stack._modules[key]
     for i, part in enumerate(new):
         stack.add_module(str(i), part)
-    others = dense_cost(stack, without=layers)
+    others = _dense_cost(stack, without=layers)
     prefix = f"{name}." if name else ""
     return Replacement(
         layers={
@@ -177,16 +179,16 @@ def replace_dense(
         num_nets=num_nets,
         depth=depth,
         before=before,
-        blocks=added(others, released_cost(layers, num_nets, 4, depth, num_nets)),
-        dense=added(others, released_cost(layers, 1, 4 * num_nets, depth, num_nets)),
+        blocks=_added(others, _released_cost(layers, num_nets, 4, depth, num_nets)),
+        dense=_added(others, _released_cost(layers, 1, 4 * num_nets, depth, num_nets)),
         model_before=model_before,
         gone=gone,
         frozen=[f"{prefix}{place}" for place in frozen],
     )
 
 
-def released_cost(layers: BlockDiagonalLayers, networks: int, width: int, depth: int, inputs: int) -> Cost:
-    """Cost of the layers when released as `networks` networks of a width, which share the `inputs` evenly."""
+def _released_cost(layers: BlockDiagonalLayers, networks: int, width: int, depth: int, inputs: int) -> Cost:
+    """Returns the cost of layers released as `networks` networks of a width, which share the `inputs` evenly."""
     each = inputs // networks
     weights = networks * (2 * each * width + (depth - 1) * width * width)
     biases = networks * (depth * width + each)
@@ -194,33 +196,36 @@ def released_cost(layers: BlockDiagonalLayers, networks: int, width: int, depth:
     return Cost(projection + norm + weights + biases, projection + weights)
 
 
-def added(a: Cost, b: Cost) -> Cost:
-    """The sum of two costs."""
+def _added(a: Cost, b: Cost) -> Cost:
+    """Returns the sum of two costs."""
     return Cost(a.parameters + b.parameters, a.multiply_adds + b.multiply_adds)
 
 
-def dense_cost(stack: nn.Module, without: nn.Module | None = None) -> Cost:
-    """Cost of a classifier's layers, except one."""
+def _dense_cost(stack: nn.Module, without: nn.Module | None = None) -> Cost:
+    """Returns the cost of a classifier's layers, except one."""
     skipped = set(without.modules()) if without is not None else set()
     kept = [module for module in stack.modules() if module not in skipped]
     parameters = sum(p.numel() for module in kept for p in module.parameters(recurse=False))
-    # A layer that stands at several places is applied at each, with the same parameters.
+    # A layer at several places is applied at each, with the same parameters.
     applied = [module for _, module in stack.named_modules(remove_duplicate=False) if module not in skipped]
     return Cost(parameters, sum(m.weight.numel() for m in applied if isinstance(m, nn.Linear)))
 
 
-def find_classifier(model: nn.Module, name: str | None = None) -> tuple[str, nn.Sequential]:
-    """Name and module of the classifier: the `nn.Sequential` with the model's last `nn.Linear` and one or more before.
+def _find_classifier(model: nn.Module, name: str | None = None) -> tuple[str, nn.Sequential]:
+    """Finds the classifier: the `nn.Sequential` with the model's last `nn.Linear` and one or more before it.
+
+    Returns:
+        Its name and the module.
 
     Raises:
-        ValueError: there is none, or the one that was named has no hidden dense layer.
+        ValueError: there is none, or the named one has no hidden dense layer.
     """
     modules = dict(model.named_modules())
     if name is not None and name not in modules:
-        raise ValueError(f"classifier {name!r}: the model has no such module")
+        raise ValueError(f"classifier must be the name of a module of the model, got {name!r}")
     candidates = modules if name is None else {name: modules[name]}
-    found = [(key, module) for key, module in candidates.items() if hidden_linears(module) > 0]
-    if name is None:  # blocks of a transformer hold dense layers too; a classifier holds the model's last one
+    found = [(key, module) for key, module in candidates.items() if _hidden_linears(module) > 0]
+    if name is None:  # blocks of a transformer hold dense layers too, but not the model's last one
         last = [module for module in modules.values() if isinstance(module, nn.Linear)][-1:]
         found = [(key, module) for key, module in found if set(last) & set(module.children())]
     done = [
@@ -239,20 +244,20 @@ def find_classifier(model: nn.Module, name: str | None = None) -> tuple[str, nn.
     return key, module
 
 
-def hidden_linears(module: nn.Module) -> int:
-    """Dense layers that an `nn.Sequential` holds before its last one."""
+def _hidden_linears(module: nn.Module) -> int:
+    """Returns the number of dense layers that an `nn.Sequential` holds before its last one."""
     children = module.children() if isinstance(module, nn.Sequential) else ()
     return sum(isinstance(child, nn.Linear) for child in children) - 1
 
 
 def cut_classifier(model: nn.Module) -> tuple[nn.Module, int]:
-    """Takes the dense layers at a model's end off, in place, and returns the model and its number of features.
+    """Removes the dense layers at a model's end, in place, and returns the model and its number of features.
 
     Raises:
         ValueError: the model does not end in a dense layer.
     """
     linears = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear)]
-    if not linears or not ends_in(model, linears[-1][0]):
+    if not linears or not _ends_in(model, linears[-1][0]):
         raise ValueError(f"{type(model).__name__} does not end in a dense layer: no head can take its place")
     parent, _, key = linears[-1][0].rpartition(".")
     owner = model.get_submodule(parent)
@@ -266,7 +271,7 @@ def cut_classifier(model: nn.Module) -> tuple[nn.Module, int]:
     return model, features
 
 
-def ends_in(model: nn.Module, name: str) -> bool:
-    """Whether nothing with parameters comes after the module of that name."""
+def _ends_in(model: nn.Module, name: str) -> bool:
+    """Whether no module with parameters comes after the named one."""
     names = [key for key, module in model.named_modules() if next(module.parameters(recurse=False), None) is not None]
     return bool(names) and names[-1] == name

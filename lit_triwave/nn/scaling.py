@@ -1,4 +1,4 @@
-"""The affine maps between a problem's own units and the unit intervals in which the construction lives."""
+"""Affine maps between a problem's own units and the unit intervals of the construction."""
 
 from __future__ import annotations
 
@@ -22,8 +22,13 @@ class UnitScaling(nn.Module):
         target_range: (lowest, highest) target, lowest < highest.
 
     Attributes:
-        lower, span: of the inputs, shape (in_features,), float64 until the module is cast.
-        offset, scale: of the targets, 0-d.
+        lower: lower bounds of the inputs, shape (in_features,), float64 until the module is cast.
+        span: lengths of the inputs' intervals, shape (in_features,).
+        offset: lowest target, 0-d.
+        scale: length of the target range, 0-d.
+
+    Raises:
+        ValueError: a bound is out of range.
     """
 
     lower: Tensor
@@ -58,23 +63,23 @@ class UnitScaling(nn.Module):
         return len(self.lower)
 
     def inputs(self, x: Tensor) -> Tensor:
-        """x (batch, in_features) in the domain ↦ the same in [0, 1]."""
+        """Maps inputs (batch, in_features) from the domain to [0, 1]."""
         if x.ndim != 2 or x.shape[1] != self.in_features:
-            raise ValueError(f"input of shape {tuple(x.shape)}: expected (batch, {self.in_features})")
+            raise ValueError(f"x must have shape (batch, {self.in_features}), got {tuple(x.shape)}")
         return (x - self.lower) / self.span
 
     def outputs(self, y: Tensor) -> Tensor:
-        """Unit range ↦ the targets' units, elementwise."""
+        """Maps the unit range to the targets' units, elementwise."""
         return self.offset + self.scale * y
 
     def input_layer(self) -> Affine:
         return torch.diag(1 / self.span), -self.lower / self.span
 
     def clamped_layers(self) -> list[Affine]:
-        """The affine maps from the domain's units to [0, 1], with the clamp: u = 1 − relu(1 − relu(x − lower) / span).
+        """Returns the affine maps from the domain to [0, 1] with the clamp, u = 1 − relu(1 − relu(x − lower) / span).
 
-        Subtracting first, as `inputs` does, loses nothing where a domain is far from zero. The form
-        relu(u) − relu(u − 1) would lose the one for inputs far outside.
+        Subtracting first, as `inputs` does, keeps precision where a domain is far from zero. The form
+        relu(u) − relu(u − 1) would lose the 1 for inputs far outside.
         """
         eye = torch.eye(self.in_features).to(self.lower)
         one = torch.ones_like(self.lower)

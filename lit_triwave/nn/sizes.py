@@ -1,25 +1,25 @@
-"""Checks of arguments that count something."""
+"""Checks arguments that count something."""
 
 from __future__ import annotations
 
 import operator
 from typing import Any
 
-LARGEST = 1 << 24
-"""More of anything is a slip of the keyboard: PyTorch would ask for terabytes, in words of its own."""
+_LARGEST = 1 << 24
+"""More of anything is a typing error; PyTorch would ask for terabytes of memory."""
 
 
-def check_sizes(least: int = 1, most: int = LARGEST, **sizes: Any) -> None:
-    """Refuses what is no whole number between two bounds, by its name.
+def check_sizes(least: int = 1, most: int = _LARGEST, **sizes: Any) -> None:
+    """Refuses values that are not whole numbers between two bounds, by their names.
 
     Args:
-        least: the smallest size.
-        most: the largest.
-        sizes: name ↦ value; integers of NumPy are integers, too.
+        least: smallest allowed value.
+        most: largest allowed value.
+        sizes: name ↦ value; NumPy's integers are accepted.
 
     Raises:
-        TypeError: for another type; True and False are no numbers here.
-        ValueError: for a number out of bounds.
+        TypeError: a value is of another type, such as bool.
+        ValueError: a value is out of bounds.
     """
     for name, value in sizes.items():
         try:
@@ -27,8 +27,8 @@ def check_sizes(least: int = 1, most: int = LARGEST, **sizes: Any) -> None:
         except TypeError:
             number = None
         if number is None or isinstance(value, bool):
-            raise TypeError(f"{name} {value!r}: a whole number is expected, not {type(value).__name__}")
+            raise TypeError(f"{name} must be a whole number, got {value!r} ({type(value).__name__})")
         if number < least:
-            raise ValueError(f"{name} {value}: at least {least}")
+            raise ValueError(f"{name} must be at least {least}, got {value}")
         if number > most:
-            raise ValueError(f"{name} {value}: at most {most}")
+            raise ValueError(f"{name} must be at most {most}, got {value}")

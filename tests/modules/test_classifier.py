@@ -199,10 +199,13 @@ def test_a_loss_that_is_not_finite_is_named_and_the_last_good_checkpoint_kept(di
 @pytest.mark.parametrize(
     ("args", "says"),
     [
-        (["--model.depth", "0"], "depth 0: at least 1"),
-        (["--model.head", "dense"], "no peaks to pretrain: set pretrain.epochs to 0"),
-        (["--model.head", "replaced"], "backbone 'cnn' has no classifier of its own"),
-        (["--model.backbone", "vgg16bn"], "such as vgg16_bn; did you mean 'vgg16_bn', 'vgg16' or 'vgg19_bn'?"),
+        (["--model.depth", "0"], "depth must be at least 1, got 0"),
+        (["--model.head", "dense"], "pretrain.epochs must be 0 for head 'dense', which has no peaks to pretrain"),
+        (["--model.head", "replaced"], "head must be block_diagonal or dense for backbone 'cnn'"),
+        (
+            ["--model.backbone", "vgg16bn"],
+            "such as vgg16_bn, got 'vgg16bn'; did you mean 'vgg16_bn', 'vgg16' or 'vgg19_bn'?",
+        ),
         (
             ["--model.release", "block"],
             "error: release must be one of blocks, dense, got 'block'; did you mean",
@@ -213,8 +216,8 @@ def test_a_loss_that_is_not_finite_is_named_and_the_last_good_checkpoint_kept(di
         ),
         (["--trainer.precision", "bf16-mix"], "error: trainer.precision must be one of "),
         (["--model.backbone", "vgg16_bn"], "takes images of 3 channels"),
-        (["--model.channels", "[4,4,4,4]"], "one to 3 blocks for images of 8 × 8"),
-        (["--model.label_smoothing", "1.5"], "label_smoothing 1.5"),
+        (["--model.channels", "[4,4,4,4]"], "channels must name one to 3 blocks for images of 8 × 8"),
+        (["--model.label_smoothing", "1.5"], "label_smoothing must be in [0, 1), got 1.5"),
         (["--model.num_net", "3"], "did you mean 'model.num_nets'?"),
         (["--data.shift", "5"], "shift must be from 0 to 4, got 5.0"),
         (["--data.rotation", "200"], "rotation must be from 0 to 180, got 200.0"),

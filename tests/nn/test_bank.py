@@ -168,15 +168,15 @@ def test_peaks_at_or_beyond_the_margin_are_refused(value: float) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"shape": 0}, "shape 0"),
-        ({"shape": ()}, r"shape \(\)"),
-        ({"shape": (2, 0)}, r"shape \(2, 0\)"),
-        ({"depth": 0}, "depth 0"),
-        ({"margin": 0.0}, "margin 0.0"),
-        ({"margin": 0.5}, "margin 0.5"),
-        ({"margin": math.nan}, "margin nan"),
-        ({"curvature": "flat"}, "curvature 'flat'"),
-        ({"curvature": ["convex"] * 2}, "does not broadcast"),
+        ({"shape": 0}, "shape .* got 0"),
+        ({"shape": ()}, r"shape .* got \(\)"),
+        ({"shape": (2, 0)}, r"shape .* got \(2, 0\)"),
+        ({"depth": 0}, "depth must be at least 1, got 0"),
+        ({"margin": 0.0}, r"margin must be in \[.*, 0.5\), got 0.0"),
+        ({"margin": 0.5}, "margin must be .* got 0.5"),
+        ({"margin": math.nan}, "margin must be .* got nan"),
+        ({"curvature": "flat"}, "curvature must be 'convex' or 'concave', got 'flat'"),
+        ({"curvature": ["convex"] * 2}, "curvature must broadcast"),
         ({"curvature": []}, "curvature"),
     ],
 )
@@ -301,7 +301,7 @@ def test_released_weights_can_be_trained(kind: Any) -> None:
 
 def test_a_released_bank_is_not_released_again_and_has_no_scales_or_peaks_to_set() -> None:
     bank = TriangleBank(2, 3)
-    with pytest.raises(ValueError, match="release 'all': 'blocks' or 'dense'"):
+    with pytest.raises(ValueError, match="release must be 'blocks' or 'dense', got 'all'"):
         bank.release("all")  # type: ignore[arg-type]
     assert bank.released is None
     bank.release("dense")

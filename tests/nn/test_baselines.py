@@ -177,10 +177,10 @@ def test_a_state_dict_restores_the_function() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"width": 0}, "width 0: at least 1"),
-        ({"depth": 0}, "depth 0: at least 1"),
-        ({"replicas": -1}, "replicas -1: at least 1"),
-        ({"initialization": "he"}, "initialization 'he': one of kaiming, rai, raai"),
+        ({"width": 0}, "width must be at least 1, got 0"),
+        ({"depth": 0}, "depth must be at least 1, got 0"),
+        ({"replicas": -1}, "replicas must be at least 1, got -1"),
+        ({"initialization": "he"}, "initialization must be one of kaiming, rai, raai, got 'he'"),
         ({"domain": {"x": (1.0, 0.0)}}, "domain of x"),
         ({"target_range": (1.0, 0.0)}, "target_range"),
     ],

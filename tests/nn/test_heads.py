@@ -87,19 +87,22 @@ def test_the_subnetworks_stay_in_single_precision_under_autocast() -> None:
 @pytest.mark.parametrize(
     ("make", "says"),
     [
-        (lambda: BlockDiagonalHead(5, 3, depth=0), "depth 0: at least 1"),
-        (lambda: BlockDiagonalHead(5, 3, num_nets=0), "num_nets 0: at least 1"),
-        (lambda: BlockDiagonalHead(5, 3, squash="relu"), "squash 'relu': one of normal"),
-        (lambda: DenseHead(5, 3, depth=-1), "depth -1"),
-        (lambda: replace_dense(nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2)), depth=0), "depth 0"),
+        (lambda: BlockDiagonalHead(5, 3, depth=0), "depth must be at least 1, got 0"),
+        (lambda: BlockDiagonalHead(5, 3, num_nets=0), "num_nets must be at least 1, got 0"),
+        (lambda: BlockDiagonalHead(5, 3, squash="relu"), "squash must be one of normal, .*, got 'relu'"),
+        (lambda: DenseHead(5, 3, depth=-1), "depth must be at least 0, got -1"),
+        (lambda: replace_dense(nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2)), depth=0), "depth must be"),
         (lambda: replace_dense(nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(8, 2)), 5), "no hidden dense"),
         (lambda: replace_dense(nn.Sequential(nn.Linear(3, 7), nn.ReLU(), nn.Linear(7, 2)), 5), "give num_nets"),
-        (lambda: replace_dense(nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2)), 5, keep=1), "keep 1"),
+        (
+            lambda: replace_dense(nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2)), 5, keep=1),
+            "keep must be .* got 1",
+        ),
         (lambda: replace_dense(nn.Sequential(nn.Linear(4, 8), nn.Softmax(1), nn.Linear(8, 2)), 5), "Softmax"),
         (lambda: replace_dense(nn.ReLU(), 5, classifier="head"), "'head'"),
-        (lambda: BlockDiagonalHead(5, 3, num_nets=10**26), "num_nets 100000000000000000000000000: at most 1048576"),
-        (lambda: replace_dense(stack(), depth=65), "depth 65: at most 64"),
-        (lambda: replace_dense(stack(), 5, keep=-1), "keep -1: at least 0"),
+        (lambda: BlockDiagonalHead(5, 3, num_nets=10**26), "num_nets must be at most 1048576, got 1000"),
+        (lambda: replace_dense(stack(), depth=65), "depth must be at most 64, got 65"),
+        (lambda: replace_dense(stack(), 5, keep=-1), "keep must be at least 0, got -1"),
     ],
 )
 def test_a_bad_argument_is_named(make, says: str) -> None:
@@ -114,15 +117,15 @@ def stack() -> nn.Sequential:
 @pytest.mark.parametrize(
     ("make", "says"),
     [
-        (lambda: BlockDiagonalHead(64, 10, 8, 2.5), "depth 2.5: a whole number is expected, not float"),
+        (lambda: BlockDiagonalHead(64, 10, 8, 2.5), r"depth must be a whole number, got 2.5 \(float\)"),
         (lambda: BlockDiagonalHead(64, 10, squsah="hard"), "squsah: no option .*; did you mean 'squash'?"),
-        (lambda: DenseHead(64, 10, width="8"), "width '8': a whole number is expected, not str"),
-        (lambda: TriangleBank(3, True), "depth True: a whole number is expected, not bool"),
-        (lambda: replace_dense(stack(), depth="5"), "depth '5': a whole number"),
-        (lambda: replace_dense(stack(), depth=2, num_nets=8.0), "num_nets 8.0: a whole number"),
-        (lambda: replace_dense(stack(), depth=2, keep=1.5), "keep 1.5: a whole number"),
+        (lambda: DenseHead(64, 10, width="8"), r"width must be a whole number, got '8' \(str\)"),
+        (lambda: TriangleBank(3, True), r"depth must be a whole number, got True \(bool\)"),
+        (lambda: replace_dense(stack(), depth="5"), "depth must be a whole number, got '5'"),
+        (lambda: replace_dense(stack(), depth=2, num_nets=8.0), "num_nets must be a whole number, got 8.0"),
+        (lambda: replace_dense(stack(), depth=2, keep=1.5), "keep must be a whole number, got 1.5"),
         (lambda: replace_dense(stack(), depth=2, release="foo"), "release: no option of the subnetworks; one of"),
-        (lambda: replace_dense(None, depth=2), "model None: an nn.Module is expected, not NoneType"),
+        (lambda: replace_dense(None, depth=2), "model must be an nn.Module, got None"),
     ],
 )
 def test_an_argument_of_another_type_is_named(make, says: str) -> None:
@@ -142,7 +145,7 @@ def test_the_report_names_dense_layers_that_were_not_trained() -> None:
     model[2].requires_grad_(False)
     report = replace_dense(model, depth=2)
     assert report.frozen == ["2"]
-    assert "2 did not require gradients; what is there now does" in str(report)
+    assert "2 did not require gradients; the new layers do" in str(report)
 
 
 def test_a_dense_layer_that_is_applied_twice_counts_twice() -> None:
