@@ -222,7 +222,7 @@ def test_a_loss_that_is_not_finite_is_named_and_the_last_good_checkpoint_kept(di
         (["--data.shift", "5"], "shift must be from 0 to 4, got 5.0"),
         (["--data.rotation", "200"], "rotation must be from 0 to 180, got 200.0"),
         (["--data.batch_size", "5000"], "batch_size must be at most the number of training images, 1437, got 5000"),
-        (["--model.weights", "absent.pt"], "weights absent.pt"),
+        (["--model.weights", "absent.pt"], "weights must be null for backbone 'cnn', got absent.pt"),
     ],
 )
 def test_a_bad_value_gets_one_line_that_names_it(digits, args: list[str], says: str, capsys) -> None:
