@@ -29,7 +29,7 @@ DEEPEST = 64
 WIDEST = 1 << 20
 """Most subnetworks of a head: four million neurons in a layer."""
 
-_PEAK_PARAMETERS = ("peak_logits", "log_scales", "alpha", "beta")
+PEAK_PARAMETERS = ("peak_logits", "log_scales", "alpha", "beta")
 _WEIGHT_PARAMETERS = BlockWeights._fields
 
 
@@ -208,7 +208,7 @@ class TriangleBank(nn.Module):
             if recruited:
                 weights = recruit(weights, peaks[..., :-1])
             new = weights if kind == "blocks" else dense.as_dense(weights)
-        for name in _PEAK_PARAMETERS:
+        for name in PEAK_PARAMETERS:
             delattr(self, name)
         self.register_buffer("released_peaks", peaks)
         for name, value in zip(_WEIGHT_PARAMETERS, new, strict=True):

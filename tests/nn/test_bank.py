@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from lit_triwave.analysis.regions import count_linear_regions
 from lit_triwave.construction.triangle import nodes, theorem31_scales, wave_form
-from lit_triwave.nn.bank import _PEAK_PARAMETERS, _WEIGHT_PARAMETERS, TriangleBank
+from lit_triwave.nn.bank import _WEIGHT_PARAMETERS, PEAK_PARAMETERS, TriangleBank
 
 F64 = torch.float64
 STAGES = [None, "blocks", "dense"]
@@ -32,7 +32,7 @@ def new_bank(shape: Any = (2, 3), depth: int = 4, released: str | None = None, *
     bank = TriangleBank(shape, depth, generator=seeded(seed), **{"dtype": F64, **options})
     generator = seeded(seed + 1)
     with torch.no_grad():
-        for name in _PEAK_PARAMETERS[1:]:
+        for name in PEAK_PARAMETERS[1:]:
             parameter = getattr(bank, name)
             parameter += 0.3 * torch.randn(parameter.shape, generator=generator, dtype=F64).to(parameter)
         if released is not None:
