@@ -65,7 +65,7 @@ def runs_whole(page: Path, line: str) -> bool:
     """Whether a command is run; of the others, which have tests of their own, the arguments are checked."""
     if page.name in ("README.md", "extending.md") or page.parent.name == "tutorials":
         return True
-    return " compare " in line or " inspect " in line
+    return " compare " in line
 
 
 def arguments(line: str) -> list[str]:
