@@ -44,7 +44,7 @@ def test_runs_of_fit_are_one_row_for_each_depth(
     assert [run["state"] for run in content["runs"]] == ["finished"] * 3
     assert main(["compare", str(folders[0]), str(folders[2]), "--figures", str(tmp_path / "figures")]) == 0
     assert "depth" in capsys.readouterr().out
-    assert (tmp_path / "figures" / "curves.png").stat().st_size > 10_000
+    assert (tmp_path / "figures" / "curves.png").is_file()
 
 
 def test_the_best_row_is_marked_and_its_lead_is_weighed(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -67,7 +67,7 @@ def test_a_small_lead_and_a_single_seed_are_said_to_be_worth_nothing(
     write_run(tmp_path / "x3" / "b", {"model.depth": 5}, replicas([1.1, 2.1, 3.1]))
     assert "not larger than the seeds' spread" in compared(capsys, tmp_path)["verdict"][0]
     write_run(tmp_path / "x3" / "c", {"model.depth": 6}, {"test/mse": 0.5})
-    assert "with one seed (n = 1 and 3) nothing tells" in compared(capsys, tmp_path)["verdict"][0]
+    assert "with one seed (n = 1 and 3) the lead may be chance" in compared(capsys, tmp_path)["verdict"][0]
     only = compared(capsys, tmp_path, "--where", "depth=6")
     assert "the only finished row" in only["verdict"][0]
 
@@ -105,7 +105,7 @@ def test_a_run_that_repeats_another_stands_beside_it_and_is_no_second_seed(
     assert row["not_counted_again"] == []
     assert row["metrics"]["test/mse"]["mean"] == pytest.approx(((2 + 4) / 2 + 6) / 2)
     assert row["metrics"]["test/mse"]["best"] == 1.0
-    assert any(line.endswith("and averaged: x3/branch and x3/parent.") for line in content["remarks"])
+    assert any(line.endswith("and add no seeds: x3/branch and x3/parent.") for line in content["remarks"])
 
 
 def test_a_copy_of_a_runs_folder_is_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -113,7 +113,7 @@ def test_a_copy_of_a_runs_folder_is_the_run(tmp_path: Path, capsys: pytest.Captu
         write_run(tmp_path / place / "x3" / "a", {"seed_everything": 3}, {"test/mse": 1.0})
     content = compared(capsys, tmp_path)
     assert [(row["seeds"], row["not_counted_again"]) for row in content["rows"]] == [(1, ["x3/a"])]
-    assert f"There twice, as a copy, and counted once: {tmp_path}/here/x3/a." in content["remarks"]
+    assert f"Copies of runs, which are included once: {tmp_path}/here/x3/a." in content["remarks"]
     (tmp_path / "there" / "x3" / "a" / "summary.json").unlink()  # what has results counts
     finished, damaged = compared(capsys, tmp_path)["rows"]
     assert (finished["state"], finished["metrics"]["test/mse"]["mean"]) == ("finished", 1.0)
@@ -124,7 +124,7 @@ def test_rows_are_what_the_user_says(sweep: Path, capsys: pytest.CaptureFixture[
     content = compared(capsys, sweep, "--group-by", "depth", "--sort", "depth", "--descending")
     assert [row["fields"] for row in content["rows"]] == [{"model.depth": 6}, {"model.depth": 5}]
     assert [row["seeds"] for row in content["rows"]] == [6, 6]
-    assert "2 of 2 rows pool runs that differ in more than the seed." in content["remarks"]
+    assert any("2 of 2 rows pool runs that differ in more than the seed: " in line for line in content["remarks"])
     content = compared(capsys, sweep, "--metrics", "fit_seconds", "--sort", "test/mse")
     assert content["main_metric"] == "fit_seconds"
     assert [row["fields"]["model.depth"] for row in content["rows"]] == [6, 6, 5, 5]

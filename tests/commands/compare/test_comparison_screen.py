@@ -58,14 +58,14 @@ def test_a_table_fits_its_terminal_and_breaks_no_number_and_no_word(
 def test_what_does_not_fit_is_named_and_what_tells_rows_apart_stays_longest(
     wide: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
-    lines = on_a_terminal(140, monkeypatch, capsys, wide, "--where", "expression=sin(x)")
-    (said,) = [line for line in lines if line.startswith("Left out for want of room: ")]
+    lines = on_a_terminal(112, monkeypatch, capsys, wide, "--where", "expression=sin(x)")
+    (omitted,) = [line for line in lines if line.startswith("Not enough room for ")]
     header = "".join(line for line in lines if line.startswith("┃"))
     assert "depth" in header and "test/mse" in header and "lowest" in header and "max_error" in header
-    assert said.endswith("; --format md has them.")
-    for name in said.partition(": ")[2].partition(";")[0].split(", "):
+    assert omitted.endswith("; use --format md to see them.")
+    for name in omitted.removeprefix("Not enough room for ").partition(";")[0].split(", "):
         assert name not in header
-    assert "Left out" not in "".join(on_a_terminal(300, monkeypatch, capsys, wide))
+    assert "Not enough room" not in "".join(on_a_terminal(300, monkeypatch, capsys, wide))
 
 
 def test_fields_that_tell_nothing_go_first_then_costs_then_what_tells_the_rows_apart(
@@ -74,7 +74,7 @@ def test_fields_that_tell_nothing_go_first_then_costs_then_what_tells_the_rows_a
     seen = set()
     for width in range(84, 230, 8):
         lines = on_a_terminal(width, monkeypatch, capsys, wide)
-        left = " ".join(lines).partition("Left out for want of room: ")[2].partition(";")[0]
+        left = " ".join(lines).partition("Not enough room for ")[2].partition(";")[0]
         gone = {name.strip() for name in left.split(",")} - {""}
         metrics, telling = gone & {"test/max_error", "parameters", "fit_seconds"}, gone & {"expression", "depth"}
         assert not telling or len(metrics) == 3

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from lit_triwave.cli import main
-from lit_triwave.tracking.wandb_files import BLOCK_BYTES, records
+from lit_triwave.tracking.wandb_files import _BLOCK_BYTES, records
 from tests.compared_runs import compared, write_run
 
 
@@ -94,9 +94,9 @@ def test_a_wandb_file_in_the_writing_ends_with_a_block_and_is_no_damage(
     file = segment(tracked)
     elsewhere = Path(shutil.copytree(file.parent, tmp_path / "elsewhere" / file.parent.name)) / file.name
     whole = elsewhere.read_bytes()
-    assert len(whole) < BLOCK_BYTES
+    assert len(whole) < _BLOCK_BYTES
     os.truncate(elsewhere, len(whole) // 2)
-    monkeypatch.setattr("lit_triwave.tracking.wandb_files.BLOCK_BYTES", len(whole) // 2)
+    monkeypatch.setattr("lit_triwave.tracking.wandb_files._BLOCK_BYTES", len(whole) // 2)
     (run,) = compared(capsys, elsewhere)["runs"]
     assert (run["state"], run["notes"]) == ("running", [])
 
