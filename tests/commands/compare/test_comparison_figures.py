@@ -52,7 +52,7 @@ def test_figures_are_drawn_for_many_rows(tmp_path: Path, capsys: pytest.CaptureF
         assert picture.shape[0] > 500 and picture.std() > 0.02, name
     write_run(tmp_path / "bare" / "x3" / "a", {}, {"test/mse": 1.0})
     assert main(["compare", str(tmp_path / "bare"), "--figures", str(tmp_path / "none")]) == 0
-    assert "curves.png: left out" in capsys.readouterr().err
+    assert "curves.png: not drawn" in capsys.readouterr().err
     assert [path.name for path in (tmp_path / "none").iterdir()] == ["time.png"] or not list(
         (tmp_path / "none").iterdir()
     )

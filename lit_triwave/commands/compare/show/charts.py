@@ -25,7 +25,7 @@ COLORS = (
 _MOST_AXES = 7
 """Fields in the parallel coordinates, besides the metric, at most."""
 _MOST_TICKS = 8
-_LEAST_DISTANCE = 0.05
+LEAST_DISTANCE = 0.05
 """Smallest distance of two ticks on an axis from 0 to 1; closer labels overlap."""
 _LONGEST_TICK = 18
 _LONGEST_TITLE = 16  # characters in each of two lines
@@ -277,6 +277,6 @@ def _apart(ticks: dict[float, str]) -> dict[float, str]:
     kept: list[float] = []
     inwards = sorted(ticks, key=lambda place: min(place - min(ticks), max(ticks) - place) > 0)
     for place in inwards:
-        if all(abs(place - other) >= _LEAST_DISTANCE for other in kept):
+        if all(abs(place - other) >= LEAST_DISTANCE for other in kept):
             kept.append(place)
     return {place: ticks[place] for place in sorted(kept)}

@@ -1,4 +1,4 @@
-"""Learning curves: one for each row, its mean over seeds with a band, of few points."""
+"""Reads learning curves: one for each row, its mean over seeds with a band, thinned to few points."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from lit_triwave.commands.compare.read.metrics_csv import MetricsFile
 from lit_triwave.commands.compare.table.table import Comparison, stand_ins
 from lit_triwave.tracking.metric_goals import goal
 
-POINTS = 200
+_POINTS = 200
 """Points of a curve, at most."""
-LEAST_POINTS = 4
-"""Fewer validations than that are no curve where the training was logged more often."""
+_FEWEST_POINTS = 4
+"""Points that make a curve; a metric with fewer is not drawn if training was logged more often."""
 
 Line = tuple[np.ndarray, np.ndarray]
-"""Steps, ascending, and values; both (points,)."""
+"""Ascending steps and values; both (points,)."""
 
 
 @dataclass
@@ -27,10 +27,10 @@ class Curve:
     """A metric over the steps of a row's runs.
 
     Args:
-        steps: (points,).
-        mean: over the runs, or over the replicas within a run, (points,).
-        low: the lowest run, or the lowest replica where that is logged, (points,).
-        high: the highest in the same way, (points,).
+        steps: training steps, (points,).
+        mean: mean over the runs, or over the replicas of a run, (points,).
+        low: lowest run, or lowest replica if that is logged, (points,).
+        high: highest run, or highest replica if that is logged, (points,).
     """
 
     steps: np.ndarray
@@ -44,8 +44,8 @@ class Curves:
     """The curves of a comparison.
 
     Args:
-        metric: that is drawn, "" where nothing is logged.
-        curves: one for each of the comparison's rows, in their order; None for rows without the metric.
+        metric: name of the drawn metric, "" if nothing is logged.
+        curves: one curve for each row of the comparison, in order; None for rows without the metric.
         logarithmic: whether a logarithmic axis suits them.
     """
 
@@ -55,11 +55,11 @@ class Curves:
 
 
 def read_curves(comparison: Comparison, advance: Callable[[int, int], None]) -> Curves:
-    """Reads what the runs logged, keeping a few points of it.
+    """Reads the logged metrics of the runs and keeps a few points of each.
 
     Args:
-        comparison: its rows' runs are read; those that are not counted are not.
-        advance: called with how many runs are read, of how many.
+        comparison: the rows whose runs are read; copies of runs are not read.
+        advance: called with the numbers of runs read so far and in total.
     """
     wanted = stand_ins(comparison.main or "")
     wanted += [name for name in ("val/loss", "train/loss") if name not in wanted]
@@ -85,7 +85,7 @@ def read_curves(comparison: Comparison, advance: Callable[[int, int], None]) -> 
 
 
 def _lines(run: ComparedRun, wanted: Sequence[str]) -> dict[str, Line]:
-    """The wanted metrics of one run, thinned."""
+    """Returns the wanted metrics of one run, thinned."""
     read = run.history
     history = read.columns({"step", *wanted}) if isinstance(read, MetricsFile) else read()
     steps = history.get("step")
@@ -102,10 +102,10 @@ def _lines(run: ComparedRun, wanted: Sequence[str]) -> dict[str, Line]:
 
 
 def thinned(steps: np.ndarray, values: np.ndarray) -> Line:
-    """At most `POINTS` points: means of neighbours, the first and the last point as they are."""
-    if len(steps) <= POINTS:
+    """Thins a curve to `_POINTS` points: the first, the last, and means of neighbours between them."""
+    if len(steps) <= _POINTS:
         return steps, values
-    edges = np.linspace(1, len(steps) - 1, POINTS - 1).astype(int)[:-1]
+    edges = np.linspace(1, len(steps) - 1, _POINTS - 1).astype(int)[:-1]
     sizes = np.diff(np.append(edges, len(steps) - 1))
     return tuple(  # type: ignore[return-value]
         np.concatenate([x[:1], np.add.reduceat(x[: len(x) - 1], edges) / sizes, x[-1:]]) for x in (steps, values)
@@ -113,11 +113,11 @@ def thinned(steps: np.ndarray, values: np.ndarray) -> Line:
 
 
 def _most_logged(wanted: Sequence[str], lines: Sequence[Sequence[dict[str, Line]]]) -> str:
-    """The metric that most runs logged as a curve, the first of those in `wanted`; "" for none."""
+    """Returns the metric that most runs logged as a curve, the first of equal ones in `wanted`; "" for none."""
     counts = dict.fromkeys(wanted, 0)
     for of_row in lines:
         for of_run in of_row:
-            enough = LEAST_POINTS if any(len(line[0]) >= LEAST_POINTS for line in of_run.values()) else 1
+            enough = _FEWEST_POINTS if any(len(line[0]) >= _FEWEST_POINTS for line in of_run.values()) else 1
             for name in wanted:
                 counts[name] += name in of_run and len(of_run[name][0]) >= enough
     best = max(wanted, key=lambda name: counts[name])
@@ -125,7 +125,7 @@ def _most_logged(wanted: Sequence[str], lines: Sequence[Sequence[dict[str, Line]
 
 
 def _curve(metric: str, runs: Sequence[dict[str, Line]]) -> Curve | None:
-    """Mean and band on steps that all runs' lines are interpolated to; where half of them have ended it ends."""
+    """Returns mean and band of runs interpolated to common steps; it ends where fewer than half have values."""
     lines = [run[metric] for run in runs if metric in run]
     if not lines:
         return None
@@ -138,19 +138,20 @@ def _curve(metric: str, runs: Sequence[dict[str, Line]]) -> Curve | None:
     values, low, high = (np.stack([_on(steps, line) for line in some]) for some in (lines, lows, highs))
     kept = np.isfinite(values).sum(0) * 2 >= len(lines)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # columns without any value, which are left out
+        warnings.simplefilter("ignore", RuntimeWarning)  # steps without any value, which are dropped below
         mean, lowest_of, highest = np.nanmean(values, 0), np.nanmin(low, 0), np.nanmax(high, 0)
     return Curve(steps[kept], mean[kept], lowest_of[kept], highest[kept])
 
 
 def _common_steps(steps: Sequence[np.ndarray]) -> np.ndarray:
-    """The runs' own steps where they logged at the same ones, else as many equally spaced."""
+    """Returns the steps of the runs if these are equal, else as many equally spaced ones."""
     if all(np.array_equal(steps[0], other) for other in steps):
         return steps[0]
     first, last = min(x[0] for x in steps), max(x[-1] for x in steps)
-    return np.linspace(first, last, min(POINTS, max(len(x) for x in steps)))
+    return np.linspace(first, last, min(_POINTS, max(len(x) for x in steps)))
 
 
 def _on(steps: np.ndarray, line: Line) -> np.ndarray:
+    """Returns a line interpolated to some steps, NaN outside its own."""
     values: np.ndarray = np.interp(steps, *line, left=np.nan, right=np.nan)
     return values

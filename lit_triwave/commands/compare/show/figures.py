@@ -1,4 +1,4 @@
-"""The four pictures of a comparison as PNG files."""
+"""Draws the four charts of a comparison as PNG files."""
 
 from __future__ import annotations
 
@@ -40,25 +40,25 @@ from lit_triwave.figures.style import BLUE, GREY, decades_grid, new_figure
 from lit_triwave.files import written_whole
 from lit_triwave.tracking.metric_goals import title as metric_title
 
-MOST_GREY = 200
-"""Curves of other rows than the best, at most; more would be one grey."""
-WIDTH, HEIGHT = 9.0, 4.0
-LEGEND_LINE = 0.18
-"""Inches; the legend lies below, in two columns."""
-LEGEND_SIGNS = 56
-"""In a line of a column; long names have two."""
+_MOST_GREY = 200
+"""Grey curves of rows other than the best, at most; more would merge."""
+_WIDTH, _HEIGHT = 9.0, 4.0  # inches, without the legend
+_LEGEND_LINE = 0.18
+"""Height of a line in inches; the legend lies below, in two columns."""
+_LEGEND_CHARACTERS = 56
+"""Characters in a line of a column; long names have two lines."""
 
 
 def write_figures(comparison: Comparison, curves: Curves, folder: Path) -> list[Path]:
-    """Draws what there is something to draw of, and says on standard error what was left out.
+    """Draws the charts for which there is data and reports the others on standard error.
 
     Args:
-        comparison: to be shown.
-        curves: of its rows.
-        folder: that is there.
+        comparison: the rows to show.
+        curves: the learning curves of these rows.
+        folder: an existing folder.
 
     Returns:
-        The files.
+        The written files.
     """
     best = coloured(comparison, curves)
     drawn = {"curves": curves_figure(comparison, curves, best), "parallel": parallel_figure(comparison)}
@@ -67,7 +67,7 @@ def write_figures(comparison: Comparison, curves: Curves, folder: Path) -> list[
     written = []
     for name, figure in drawn.items():
         if figure is None:
-            print(f"{folder / name}.png: left out, the runs do not have what it would show", file=sys.stderr)
+            print(f"{folder / name}.png: not drawn, because the runs lack its data", file=sys.stderr)
             continue
         with written_whole(folder / f"{name}.png") as partial:
             figure.savefig(partial, format="png")
@@ -76,25 +76,25 @@ def write_figures(comparison: Comparison, curves: Curves, folder: Path) -> list[
 
 
 def curves_figure(comparison: Comparison, curves: Curves, best: Sequence[int]) -> Figure | None:
-    """Mean over seeds and the band from the lowest to the highest; unfinished runs are dashed. None without curves.
+    """Draws means over seeds with bands from lowest to highest; unfinished runs are dashed. None without curves.
 
     Args:
-        comparison: whose rows are drawn.
-        curves: of its rows.
-        best: numbers of the rows in colour.
+        comparison: the rows to draw.
+        curves: the learning curves of these rows.
+        best: numbers of the coloured rows.
     """
     order = [number for number in drawing_order(comparison) if curves.curves[number] is not None]
     if not order:
         return None
-    names = [in_lines(name, LEGEND_SIGNS) for name in labels(comparison, 2 * LEGEND_SIGNS - 16)]
+    names = [in_lines(name, _LEGEND_CHARACTERS) for name in labels(comparison, 2 * _LEGEND_CHARACTERS - 16)]
     colors = {number: color for number, color in zip(best, COLORS, strict=False) if number in order}
     figure, ax = _new_figure([names[number] for number in colors])
     others = [number for number in order if number not in colors]
-    for number in others[:: -(-len(others) // MOST_GREY) or 1]:
+    for number in others[:: -(-len(others) // _MOST_GREY) or 1]:
         curve = curves.curves[number]
         assert curve is not None
         ax.plot(curve.steps, curve.mean, color=GREY, linewidth=0.6, alpha=0.35, zorder=1)
-    band = max(0.05, 0.18 - 0.03 * (len(colors) - 1))  # many of them hide each other
+    band = max(0.05, 0.18 - 0.03 * (len(colors) - 1))  # many bands would hide each other
     handles: list[Artist] = []
     widths = line_widths(curves, list(colors), 1.5, 2.5)
     for number, color in reversed(colors.items()):
@@ -120,17 +120,17 @@ def curves_figure(comparison: Comparison, curves: Curves, best: Sequence[int]) -
 
 
 def cost_figure(comparison: Comparison, cost: str, best: Sequence[int]) -> Figure | None:
-    """The main metric, mean ± standard error, against parameters or time. None where no row has both.
+    """Draws the main metric, mean ± standard error, against parameters or time. None if no row has both.
 
     Args:
-        comparison: whose rows are drawn.
+        comparison: the rows to draw.
         cost: one of `COSTS`.
-        best: numbers of the rows in colour.
+        best: numbers of the coloured rows.
     """
     found = points(comparison, cost)
     if not found.rows:
         return None
-    names = [in_lines(name, LEGEND_SIGNS) for name in labels(comparison, 2 * LEGEND_SIGNS - 16)]
+    names = [in_lines(name, _LEGEND_CHARACTERS) for name in labels(comparison, 2 * _LEGEND_CHARACTERS - 16)]
     place_of = {number: place for place, number in enumerate(found.rows)}
     colors = {number: color for number, color in zip(best, COLORS, strict=False) if number in place_of}
     figure, ax = _new_figure([names[number] for number in colors])
@@ -143,7 +143,7 @@ def cost_figure(comparison: Comparison, cost: str, best: Sequence[int]) -> Figur
         place = place_of[number]
         x, y, error = found.x[place], found.y[place], found.error[place]
         if error:
-            bars = [[min(error, 0.9 * y) if logarithmic else error], [error]]  # a mean less its error may lie below 0
+            bars = [[min(error, 0.9 * y) if logarithmic else error], [error]]  # the mean minus its error may be below 0
             ax.errorbar(x, y, bars, fmt="none", ecolor=color, capsize=3, zorder=2)
         handles += ax.plot(x, y, "o", color=color, markersize=5.5, label=names[number], zorder=3)
     ax.margins(0.08)
@@ -164,15 +164,15 @@ def cost_figure(comparison: Comparison, cost: str, best: Sequence[int]) -> Figur
 
 
 def _new_figure(names: Sequence[str]) -> tuple[Figure, Axes]:
-    """A figure with room below for a legend of these names and of the others."""
+    """Returns a figure with room below for a legend of these names and of the other rows."""
     lines = [1 + name.count("\n") for name in names] + [1]
     half = math.ceil(len(lines) / 2)
-    figure, (ax,) = new_figure(size=(WIDTH, HEIGHT + LEGEND_LINE * max(sum(lines[:half]), sum(lines[half:]))))
+    figure, (ax,) = new_figure(size=(_WIDTH, _HEIGHT + _LEGEND_LINE * max(sum(lines[:half]), sum(lines[half:]))))
     return figure, ax
 
 
 def _linear(ax: Axes, metric: str) -> None:
-    """A linear vertical axis; that of an accuracy ends just above 1, which it can't be."""
+    """Makes the vertical axis linear; for an accuracy it ends just above 1, the largest possible value."""
     ax.grid(True, axis="y", color="#e3e5e8", linewidth=0.8)
     if metric.endswith("accuracy"):
         low, high = ax.get_ylim()
@@ -180,13 +180,13 @@ def _linear(ax: Axes, metric: str) -> None:
 
 
 def _logarithmic(ax: Axes, lows: np.ndarray, top: float | None) -> None:
-    """A logarithmic vertical axis with at least two labels; what is above `top` is left out, and that is said."""
+    """Makes the vertical axis logarithmic with at least two labels; a note says that values above `top` are omitted."""
     decades_grid(ax)
     if top is not None:
         shown = lows[(lows > 0) & (lows <= top)]
         ax.set_ylim(shown.min(initial=top) / 3, top * 10)
-        said = f"what diverged, above {number_text(top)}, is not shown"
-        ax.text(0.99, 0.98, said, transform=ax.transAxes, ha="right", va="top", fontsize=8, color=GREY)
+        omitted = f"diverged values above {number_text(top)}, are not shown"
+        ax.text(0.99, 0.98, omitted, transform=ax.transAxes, ha="right", va="top", fontsize=8, color=GREY)
     _label(ax.yaxis, *ax.get_ylim())
 
 
@@ -199,14 +199,14 @@ def _label(axis: Axis, low: float, high: float) -> None:
 
 
 def _legend(figure: Figure, best: Sequence[Artist], grey: Artist, others: int) -> None:
-    """Below the axes, where it hides nothing and leaves them the width; best first."""
+    """Puts the legend below the axes, where it hides nothing and leaves them the full width; best first."""
     grey.set_label(f"{others} other{'s' * (others > 1)}")
     handles = [*best, *([grey] if others else [])]
     figure.legend(handles=handles, loc="outside lower left", ncols=2, frameon=False, fontsize=8)
 
 
 def parallel_figure(comparison: Comparison) -> Figure | None:
-    """A line for each row through its fields to the main metric, coloured by it. None without two axes."""
+    """Draws a line for each row through its fields to the main metric, which colours it. None without two axes."""
     order = parallel_rows(comparison)
     axes = parallel_axes(comparison, order) if order else []
     if len(axes) < 2:
@@ -226,7 +226,7 @@ def parallel_figure(comparison: Comparison) -> Figure | None:
         ax.axvline(x, color="#3c4046", linewidth=0.9, zorder=3)
         for y, text in axis.ticks.items():
             box = {"facecolor": "white", "alpha": 0.9, "linewidth": 0, "pad": 1.2}
-            up = x < len(axes) - 1  # lines go on from its place
+            up = x < len(axes) - 1  # lines continue to the right of it
             ax.text(
                 x + 0.03,
                 y + 0.014 * up,

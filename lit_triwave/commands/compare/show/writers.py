@@ -1,4 +1,4 @@
-"""A comparison as text: on the screen, as Markdown, CSV and JSON."""
+"""Writes a comparison as text: for the screen, as Markdown, CSV and JSON."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ from lit_triwave.commands.compare.table.table import BEST, Comparison
 from lit_triwave.commands.compare.table.verdict import remarks, verdict
 from lit_triwave.tracking.private_paths import hidden
 
-MOST_COLUMNS = 6
-"""Fields shown on the screen and in Markdown, unless they were asked for; CSV, JSON and HTML have all."""
+_MOST_COLUMNS = 6
+"""Fields shown on the screen and in Markdown unless the user chose them; CSV, JSON and HTML have all."""
 
 
 def _columns(comparison: Comparison) -> tuple[list[str], list[str]]:
-    """The fields that are shown, and a sentence about the others."""
+    """Returns the fields to show, and a sentence about the others if there are any."""
     if comparison.grouped:
         return comparison.columns, []
     there = [name for name in comparison.apart if any(shown(row.values.get(name)) for row in comparison.rows)]
-    columns = most_varied(comparison.rows, there, MOST_COLUMNS)
+    columns = most_varied(comparison.rows, there, _MOST_COLUMNS)
     left = len(comparison.apart) - len(columns)
     more = "1 more field differs" if left == 1 else f"{left} more fields differ"
-    others = [f"{more}; --format csv, json or html has all, --group-by chooses."] if left else []
+    others = [f"{more}; use --format csv, json or html to see all, or --group-by to choose."] if left else []
     return columns, others
 
 
 def write_screen(comparison: Comparison, file: TextIO) -> None:
-    """A table for a terminal; as wide as it needs to be where there is none."""
+    """Writes a table that fits the terminal; where there is no terminal, it is as wide as needed."""
     screen.write_screen(comparison, *_columns(comparison), file)
 
 
 def write_markdown(comparison: Comparison, file: TextIO) -> None:
-    """A Markdown table, with the best row in bold, and the sentences under it."""
+    """Writes a Markdown table with the best rows in bold, and the sentences below it."""
     columns, others = _columns(comparison)
     header, body = comparison.cells(columns)
     rows = [header, ["---"] * len(header)]
@@ -53,14 +53,14 @@ def write_markdown(comparison: Comparison, file: TextIO) -> None:
 
 
 def _escaped(text: str) -> str:
-    """As it is read in a cell: x**3 is no bold x3."""
+    """Escapes a text for Markdown, so that x**3 stays x**3."""
     for sign in "\\|*_<`":
         text = text.replace(sign, "\\" + sign)
     return " ".join(text.split())
 
 
 def write_csv(comparison: Comparison, file: TextIO) -> None:
-    """One line for each run, with every field of its config and its summary; of an unfinished one, what is known."""
+    """Writes one line for each run with every known field of its config and summary."""
     names = [name for name in comparison.fields.names if name not in OWN]
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(["name", "experiment", "state", "source", "tags", "row", "counted", "notes", *names])
@@ -73,13 +73,14 @@ def write_csv(comparison: Comparison, file: TextIO) -> None:
 
 
 def _plain(value: Any) -> Any:
+    """Returns a value as it stands in CSV: lists and dicts as JSON, bools in lower case."""
     if isinstance(value, bool):
         return str(value).lower()
     return json.dumps(value, default=str) if isinstance(value, (list, dict)) else value
 
 
 def write_json(comparison: Comparison, file: TextIO) -> None:
-    """Runs and rows, with every field and every metric, and the sentences."""
+    """Writes runs and rows with every field and metric, and the sentences."""
     best = set(comparison.best())
     content = {
         "main_metric": comparison.main,
@@ -116,7 +117,7 @@ def _run(run: ComparedRun) -> dict[str, Any]:
 
 
 def _finite(value: Any) -> Any:
-    """The same without NaN and Infinity, which JSON does not have."""
+    """Replaces NaN and Infinity, which JSON lacks, by None."""
     if isinstance(value, dict):
         return {str(key): _finite(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

@@ -1,4 +1,4 @@
-"""Values and means as text, as they stand in a cell."""
+"""Values and means as texts of cells."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import Any
 
 from lit_triwave.commands.compare.table.statistics import Sample
 
-SHORTEST_PART = 14
-"""Characters to which a part of a label may be shortened."""
+_SHORTEST_PART = 14
+"""Characters that a shortened part of a label keeps, at least."""
 
 
 def shown(value: Any) -> str:
-    """A field's value in a cell: classes by their last name, lists without brackets around, nothing for None."""
+    """Returns a field's value as text: a class by its last name, a list without brackets, nothing for None."""
     if value is None:
         return ""
     if isinstance(value, bool):
@@ -30,9 +30,9 @@ def shown(value: Any) -> str:
 
 
 def shortened(text: str, longest: int) -> str:
-    """A text of at most so many signs, without its middle if it has more: both ends tell texts apart.
+    """Returns a text of at most `longest` characters; a longer one loses its middle, as both ends distinguish texts.
 
-    It is cut between words where that leaves more than half of what there is room for.
+    It is cut between words if that leaves more than half of the room filled.
     """
     if len(text) <= longest:
         return text
@@ -46,33 +46,33 @@ def shortened(text: str, longest: int) -> str:
 
 
 def joined(parts: Sequence[str], longest: int) -> str:
-    """Parts with commas between, at most so many signs: parts in the middle are left out, then long ones shortened."""
+    """Joins parts by commas in at most `longest` characters: middle parts are omitted, then long ones shortened."""
     for kept in range(len(parts), min(2, len(parts)) - 1, -1):
         there = [*parts[: (kept + 1) // 2], *["…"] * (kept < len(parts)), *parts[len(parts) - kept // 2 :]]
         if len(text := ", ".join(there)) <= longest:
             return text
-    for most in range(longest, SHORTEST_PART - 1, -1):
+    for most in range(longest, _SHORTEST_PART - 1, -1):
         if len(text := ", ".join(shortened(part, most) for part in there)) <= longest:
             return text
     return shortened(text, longest)
 
 
 def in_lines(text: str, longest: int) -> str:
-    """A text with line breaks between words, in lines of so many signs if no word has more."""
+    """Breaks a text between words into lines of at most `longest` characters; a longer word is kept whole."""
     return textwrap.fill(text, longest, break_long_words=False, break_on_hyphens=False)
 
 
 def number(value: float) -> str:
-    """A number in a cell: four digits, whole ones whole."""
+    """Returns a number with four digits, a whole number with all of them."""
     if isinstance(value, int) or (float(value).is_integer() and abs(value) < 1e15):
         return f"{int(value)}"
     return f"{value:.4g}" if 1e-3 <= abs(value) < 1e5 else f"{value:.2e}"
 
 
 def mean_and_error(sample: Sample) -> str:
-    """Mean ± standard error, both to the error's second digit; the mean alone where there is no error."""
+    """Returns mean ± standard error, both to the error's second digit; the mean alone if there is no error."""
     error = sample.error
-    if not error or error < 1e-12 * abs(sample.mean):  # as far as floating point tells, the seeds are alike
+    if not error or error < 1e-12 * abs(sample.mean):  # the seeds are equal up to rounding
         return number(sample.mean)
     if 1e-3 <= abs(sample.mean) < 1e5:
         decimals = min(6, max(0, 1 - math.floor(math.log10(error))))

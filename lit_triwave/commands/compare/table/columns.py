@@ -1,4 +1,4 @@
-"""Which of the fields in which rows differ are shown: what the runs are about, and what tells them apart."""
+"""Selects the fields to show: those that describe the runs, and those that best distinguish them."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Hashable, Sequence
 from lit_triwave.commands.compare.table.fields import comparable
 from lit_triwave.commands.compare.table.rows import Row
 
-ABOUT = ("data.expression", "model.head", "model.initialization", "model.depth")
-"""Shown wherever rows differ in them, before all others."""
-NEXT = ("data.class_path", "data.path", "model.backbone", "model.wiring", "model.release")
-"""Before the others where they tell rows apart that the ones before do not."""
+_ABOUT = ("data.expression", "model.head", "model.initialization", "model.depth")
+"""Fields shown before all others if the rows differ in them."""
+_NEXT = ("data.class_path", "data.path", "model.backbone", "model.wiring", "model.release")
+"""Fields shown next if they distinguish rows that the fields before them do not."""
 
 
 def most_varied(rows: Sequence[Row], names: Sequence[str], most: int, enough: bool = False) -> list[str]:
@@ -23,20 +23,20 @@ def most_varied(rows: Sequence[Row], names: Sequence[str], most: int, enough: bo
         enough: whether to stop once the chosen fields distinguish all rows that can be distinguished.
 
     Returns:
-        The fields of `ABOUT` and `NEXT` first, the others in the order of `names`.
+        The fields of `_ABOUT` and `_NEXT` first, the others in the order of `names`.
     """
     first, others = _chosen(rows, names, most, enough)
     return first + [name for name in names if name in others]
 
 
 def chosen(rows: Sequence[Row], names: Sequence[str], most: int) -> list[str]:
-    """The same fields, each before those that add less to it."""
+    """Returns the fields of `most_varied`, those that distinguish more rows first."""
     first, others = _chosen(rows, names, most, False)
     return first + others
 
 
 def _chosen(rows: Sequence[Row], names: Sequence[str], most: int, enough: bool) -> tuple[list[str], list[str]]:
-    """What the rows are about, and what else tells them apart, both in the order of choice."""
+    """Returns the fields that describe the rows, and those that further distinguish them, both in order of choice."""
     values = {name: [comparable(row.values.get(name)) for row in rows] for name in names}
     varied = [name for name in names if len(set(values[name])) > 1]
     apart = len(set(zip(*values.values(), strict=True)))
@@ -49,16 +49,16 @@ def _chosen(rows: Sequence[Row], names: Sequence[str], most: int, enough: bool) 
     def take(name: str) -> None:
         nonlocal told
         best.append(name)
-        numbers: dict[Hashable, int] = {}  # short keys instead of ever longer ones
+        numbers: dict[Hashable, int] = {}  # numbers as keys, because tuples would grow with each field
         told = [numbers.setdefault(pair, len(numbers)) for pair in zip(told, values[name], strict=True)]
 
-    for name in (*ABOUT, *NEXT):
-        if name in varied and len(best) < most and (name in ABOUT or with_(name) > len(set(told))):
+    for name in (*_ABOUT, *_NEXT):
+        if name in varied and len(best) < most and (name in _ABOUT or with_(name) > len(set(told))):
             take(name)
     first = list(best)
     while len(best) < min(most, len(names)) and not (enough and len(set(told)) == apart):
         left = [name for name in names if name not in best]
-        if "experiment" in left and with_("experiment") == len(set(told)):  # no more than a name
+        if "experiment" in left and with_("experiment") == len(set(told)):  # it adds only a name
             left = [name for name in left if name != "experiment"]
         if not left:
             break

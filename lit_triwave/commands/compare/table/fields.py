@@ -1,4 +1,4 @@
-"""The fields of runs, by full and by short names: `depth` for `model.depth`."""
+"""Fields of runs by full and by short names, such as `depth` for `model.depth`."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from lit_triwave.commands.compare.read.compared_run import ComparedRun
 from lit_triwave.errors import TriwaveError, did_you_mean
 
 OWN = ("name", "experiment", "state", "tags", "source")
-"""Fields that every run has, besides those of its config and its summary."""
-MOST_METRICS = 8  # named where none is near
-MOST_NAMED = 4  # of the fields that an ambiguous name may mean
+"""Fields that every run has, besides those of its config and summary."""
+_MOST_METRICS = 8  # named in an error if no name is similar
+_MOST_NAMED = 4  # fields named for an ambiguous name
 
 
 def value_of(run: ComparedRun, name: str) -> Any:
-    """The value of a field by its full name; None where the run has no such field."""
+    """Returns the value of a field by its full name, None if the run has no such field."""
     for values in (run.config, run.about):
         if name in values:
             return values[name]
@@ -25,7 +25,7 @@ def value_of(run: ComparedRun, name: str) -> Any:
 
 
 def comparable(value: Any) -> Hashable:
-    """Something that is equal for equal values: 1 and 1.0 are, 1 and True are not."""
+    """Returns a key that is equal for equal values; 1 equals 1.0 but not True."""
     if isinstance(value, bool) or value is None:
         return (type(value).__name__, value)
     if isinstance(value, (int, float)):
@@ -36,13 +36,13 @@ def comparable(value: Any) -> Hashable:
 
 
 class Fields:
-    """All fields of some runs.
+    """The fields of some runs.
 
     Args:
-        runs: whose configs and summaries have them.
+        runs: the runs whose configs and summaries are searched.
 
     Attributes:
-        metrics: those of the summaries whose values are numbers, in the order in which they come.
+        metrics: names in the summaries whose values are numbers, in order of appearance.
     """
 
     def __init__(self, runs: Iterable[ComparedRun]) -> None:
@@ -62,20 +62,20 @@ class Fields:
         for name in self.names:
             for part in _endings(name):
                 self._meant.setdefault(part, []).append(name)
-        self.names += [name for name in about if name not in self.names]  # known by their full names alone
+        self.names += [name for name in about if name not in self.names]  # found only by their full names
         self._full = set(self.names)
 
     def find(self, name: str, option: str, among: Sequence[str] | None = None, besides: Sequence[str] = ()) -> str:
-        """The full name of a field.
+        """Returns the full name of a field.
 
         Args:
-            name: full or short.
-            option: of the command line that named it, for the error.
-            among: the fields that it may be; all by default.
-            besides: what else may be named, which stays as it is.
+            name: full or short name.
+            option: the command-line option that named it, for the error.
+            among: full names of the allowed fields; all by default.
+            besides: other allowed names, which are returned unchanged.
 
         Raises:
-            TriwaveError: there is no such field, or more than one.
+            TriwaveError: no field or more than one has this name.
         """
         allowed = self._full if among is None else set(among)
         if name in allowed or name in besides:
@@ -85,15 +85,15 @@ class Fields:
             known = [part for part, names in self._meant.items() if allowed.intersection(names)] + sorted(allowed)
             near = did_you_mean(name, [*known, *besides], 3)
             if not near and among:
-                near = f"; there are {', '.join(among[:MOST_METRICS])}" + (", …" if len(among) > MOST_METRICS else "")
+                near = f"; there are {', '.join(among[:_MOST_METRICS])}" + (", …" if len(among) > _MOST_METRICS else "")
             raise TriwaveError(f"{option} {name}: no run has this field{near}")
         if len(meant) > 1:
-            named = " or ".join(meant[:MOST_NAMED]) + (", …" if len(meant) > MOST_NAMED else "")
+            named = " or ".join(meant[:_MOST_NAMED]) + (", …" if len(meant) > _MOST_NAMED else "")
             raise TriwaveError(f"{option} {name}: {named}? Give more of its name")
         return meant[0]
 
     def short(self, name: str) -> str:
-        """The shortest name by which `find` knows a field."""
+        """Returns the shortest name by which `find` finds a field."""
         for part in reversed(_endings(name)):
             if part not in self._full and len(self._meant.get(part, [])) == 1:
                 return part
@@ -101,10 +101,10 @@ class Fields:
 
 
 def _endings(name: str) -> list[str]:
-    """What is left of a name when its first words are dropped, longest first."""
+    """Returns the endings of a name at its dots and slashes, longest first."""
     return [name[match.end() :] for match in re.finditer(r"[./]", name)]
 
 
 def is_number(value: Any) -> TypeGuard[int | float]:
-    """Whether a value is a number; a bool is none."""
+    """Returns whether a value is a number, which a bool is not."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)

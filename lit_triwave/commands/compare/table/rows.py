@@ -1,4 +1,4 @@
-"""Runs that differ in nothing but the seed, as one row; unfinished runs, each as a row of its own."""
+"""Rows of the table: runs that differ only in the seed share a row; each unfinished run has its own."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from lit_triwave.commands.compare.table.statistics import Sample, averaged, is_l
 from lit_triwave.errors import some
 from lit_triwave.tracking.flat_config import DATA_ACCESS
 
-SEEDS = ("seed", "split_seed", "seed_everything")
-"""Last words of the fields that are seeds."""
-TRAINER = ("precision", "max_epochs", "max_steps", "accumulate_grad_batches", "gradient_clip_val")
-"""Fields of the trainer that decide a result; the others say where and how fast it was reached."""
+_SEEDS = ("seed", "split_seed", "seed_everything")
+"""Last words of the names of fields that are seeds."""
+_TRAINER = ("precision", "max_epochs", "max_steps", "accumulate_grad_batches", "gradient_clip_val")
+"""Trainer fields that affect results; the others affect only where and how fast a run trains."""
 TARGET = ("data.expression", "data.class_path", "data.path", "data.target", "data.domain")
-"""Fields that say what a run's errors are of; those of different targets are not compared."""
+"""Fields that name the target: the function or data set. Errors of different targets are not compared."""
 
 
 @dataclass(eq=False)
@@ -26,9 +26,9 @@ class Row:
     """One row of the table.
 
     Args:
-        runs: that count, in the order in which they were read.
-        values: of the fields that differ between the rows, by full names.
-        repeated: copies of one of `runs`, which are no runs of their own.
+        runs: the included runs, in the order in which they were read.
+        values: values of the fields that differ between the rows, by full names.
+        repeated: copies of runs, which are not included.
     """
 
     runs: list[ComparedRun]
@@ -38,29 +38,29 @@ class Row:
 
     @property
     def state(self) -> str:
-        """State of its runs; an unfinished run is a row of its own."""
+        """State of its runs, which all have the same one."""
         return self.runs[0].state
 
     @property
     def finished(self) -> bool:
-        """Whether it counts; the values of other rows are those that were logged last."""
+        """Whether its runs finished; other rows show the last logged values."""
         return self.state == "finished"
 
     @cached_property
     def target(self) -> Hashable:
-        """Equal for the rows whose metrics are of the same function or data set, or of the same ones."""
-        return frozenset(target(run) for run in self.runs)
+        """Key that is equal for rows of the same functions or data sets."""
+        return frozenset(_target(run) for run in self.runs)
 
     @cached_property
     def name(self) -> str:
-        """Name of its only run, or the experiment with the number of runs."""
+        """Name of its only run, or the experiment and the number of runs."""
         if len(self.runs) == 1:
             return self.runs[0].name
         experiments = list(dict.fromkeys(run.experiment for run in self.runs))
         return f"{some(experiments, 1)} ({len(self.runs)} runs)"
 
     def sample(self, metric: str) -> Sample | None:
-        """A metric over all seeds of the row; None where no run has it, or one has it and it is not finite."""
+        """Returns a metric over all seeds of the row; None if no run has it or if it is not finite for a run."""
         if metric not in self._samples and self.lost(metric):
             self._samples[metric] = None
         if metric not in self._samples:
@@ -70,7 +70,7 @@ class Row:
 
     @cached_property
     def same_again(self) -> list[list[ComparedRun]]:
-        """The runs of the row, those of one config and seed together: further ones are no further seeds."""
+        """The runs of the row, in one list for each config and seed, because repetitions add no seeds."""
         alike: dict[Hashable, list[ComparedRun]] = {}
         for run in self.runs:
             alike.setdefault(_whole_config(run), []).append(run)
@@ -78,63 +78,63 @@ class Row:
 
     @property
     def seeds(self) -> int:
-        """How many its runs have trained."""
+        """Number of different seeds in the row."""
         return sum(seeds_of(runs[0]) for runs in self.same_again)
 
     def lost(self, metric: str) -> list[ComparedRun]:
-        """The runs whose value of a metric is not finite: without them a mean would be of the better ones."""
+        """Returns the runs whose value of a metric is not finite; a mean without them would favour the better runs."""
         return [run for run in self.runs if is_lost(run, metric)]
 
 
-def is_seed(name: str) -> bool:
-    """Whether a field of a config is a seed."""
-    return name.rpartition(".")[2] in SEEDS
+def _is_seed(name: str) -> bool:
+    """Returns whether a field of a config is a seed."""
+    return name.rpartition(".")[2] in _SEEDS
 
 
-def _decides(name: str) -> bool:
-    """Whether a field of a config says what a run was, not where or with which seed."""
+def _is_relevant(name: str) -> bool:
+    """Returns whether a field of a config can affect results, seeds excluded."""
     first, _, rest = name.partition(".")
     if first == "trainer":
-        return rest in TRAINER
+        return rest in _TRAINER
     access = first == "data" and rest in DATA_ACCESS and not is_target(name)
-    return not (is_seed(name) or access or name == "model.compile")
+    return not (_is_seed(name) or access or name == "model.compile")
 
 
 def is_target(name: str) -> bool:
-    """Whether a field of a config says of what a run's errors are."""
+    """Returns whether a field of a config belongs to the target."""
     return name in TARGET or name.startswith("data.domain.")
 
 
-def target(run: ComparedRun) -> Hashable:
-    """The function and its domain, or the data set."""
+def _target(run: ComparedRun) -> Hashable:
+    """Returns a key for the function and its domain, or for the data set."""
     return tuple((name, comparable(run.config[name])) for name in sorted(run.config) if is_target(name))
 
 
-def setting(run: ComparedRun) -> Hashable:
-    """What a run was, seeds left out: equal for the runs that are a row by default."""
-    kept = sorted(name for name, value in run.config.items() if value is not None and _decides(name))
+def _setting(run: ComparedRun) -> Hashable:
+    """Returns a key that is equal for runs that share a row by default: everything that affects results but seeds."""
+    kept = sorted(name for name, value in run.config.items() if value is not None and _is_relevant(name))
     return run.experiment, tuple((name, comparable(run.config[name])) for name in kept)
 
 
 def differing(runs: Sequence[ComparedRun]) -> list[str]:
-    """The fields, by full names, in which runs differ, besides seeds and places: `experiment` and those of configs.
+    """Returns the full names of the fields in which runs differ: `experiment` and config fields that affect results.
 
-    A field that a run does not have, being of another version or another model, is no difference by itself.
+    Seeds are excluded. A field that only some runs have, because of another version or model, is not a difference.
     """
     values: dict[str, set[Hashable]] = {"experiment": {run.experiment for run in runs}}
     for run in runs:
         for name, value in run.config.items():
             values.setdefault(name, set()).add(comparable(value))
-    return [name for name, found in values.items() if len(found) > 1 and (name == "experiment" or _decides(name))]
+    return [name for name, found in values.items() if len(found) > 1 and (name == "experiment" or _is_relevant(name))]
 
 
 def make_rows(runs: Sequence[ComparedRun], by: Sequence[str], columns: Sequence[str]) -> list[Row]:
-    """The rows, in the order of their first runs.
+    """Returns the rows, in the order of their first runs.
 
     Args:
-        runs: to be grouped.
-        by: fields, by full names, that finished runs of a row have alike.
-        columns: fields whose values are kept where all runs of a row agree.
+        runs: the runs to group.
+        by: full names of the fields that finished runs of a row have in common.
+        columns: full names of the fields whose values are kept if all runs of a row agree.
     """
     groups: dict[Hashable, list[ComparedRun]] = {}
     for run in runs:
@@ -151,11 +151,12 @@ def make_rows(runs: Sequence[ComparedRun], by: Sequence[str], columns: Sequence[
 
 
 def _common(values: Sequence[Any]) -> Any:
+    """Returns the value that all share, None if they differ."""
     return values[0] if len({comparable(value) for value in values}) == 1 else None
 
 
 def _without_copies(runs: Sequence[ComparedRun]) -> tuple[list[ComparedRun], list[ComparedRun]]:
-    """The runs, each once, and the copies of them: what has most results counts, of equals the last."""
+    """Returns the runs, each once, and their copies; the copy with most results is kept, the last of equal ones."""
     fullest: dict[Hashable, ComparedRun] = {}
     for run in runs:
         other = fullest.get(_identity(run))
@@ -166,14 +167,14 @@ def _without_copies(runs: Sequence[ComparedRun]) -> tuple[list[ComparedRun], lis
 
 
 def _identity(run: ComparedRun) -> Hashable:
-    """Equal for a run, its W&B copy and a copy of its folder; another run of the same config and seed is another."""
+    """Returns a key that a run shares with its W&B copy and copies of its folder, but with no other run."""
     return run.wandb_id or (run.name, run.about.get("started"))
 
 
 def _whole_config(run: ComparedRun) -> Hashable:
-    """Config and seeds; equal for no other run where the seed is drawn anew."""
+    """Returns a key for config and seeds; it is unique if the run drew its seed."""
     seed = run.config.get("seed_everything")
-    if isinstance(seed, bool) or seed is None:  # drawn anew by each run
+    if isinstance(seed, bool) or seed is None:  # each run draws its own seed
         return id(run)
-    seeds = tuple((name, comparable(value)) for name, value in sorted(run.config.items()) if is_seed(name))
-    return setting(run), seeds
+    seeds = tuple((name, comparable(value)) for name, value in sorted(run.config.items()) if _is_seed(name))
+    return _setting(run), seeds

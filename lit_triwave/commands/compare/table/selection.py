@@ -1,4 +1,4 @@
-"""Which runs are compared: the conditions of `--where`, on fields of runs and on columns of rows."""
+"""Selects runs and rows by the conditions of `--where`, on fields of runs and on columns of the table."""
 
 from __future__ import annotations
 
@@ -17,30 +17,31 @@ from lit_triwave.commands.compare.table.statistics import sample_of
 from lit_triwave.commands.compare.table.table import HEADERS, Comparison
 from lit_triwave.errors import TriwaveError
 
-Thing = TypeVar("Thing")
+_Thing = TypeVar("_Thing")
 
-ORDERS: dict[str, Callable[[Any, Any], bool]] = {
+_ORDERS: dict[str, Callable[[Any, Any], bool]] = {
     "<=": operator.le,
     ">=": operator.ge,
     "<": operator.lt,
     ">": operator.gt,
 }
-TIME = re.compile(r"(\d{4}-\d\d-\d\d) (?=\d)")
-"""A date and a time with a blank between; runs have them with a T."""
-MOST_VALUES = 8
+_TIME = re.compile(r"(\d{4}-\d\d-\d\d) (?=\d)")
+"""A date and a time with a space between; runs record them with a T."""
+_MOST_VALUES = 8
 """Values of a field that an error names when a condition matches no run."""
-CONDITION = re.compile(r"\s*(.*?)\s*(!=|<=|>=|==|=|<|>|~)\s*(.*?)\s*", flags=re.DOTALL)
+_OPERATORS = "one of = != < <= > >= ~"
+_CONDITION = re.compile(r"\s*(.*?)\s*(!=|<=|>=|==|=|<|>|~)\s*(.*?)\s*", flags=re.DOTALL)
 
 
 @dataclass(frozen=True)
 class Condition:
-    """One FIELD OP VALUE.
+    """One condition, FIELD OP VALUE.
 
     Args:
-        text: as the user wrote it.
-        field: full name.
+        text: the whole condition as the user wrote it.
+        field: full name of the field or header of the column.
         operator: =, !=, <, <=, >, >= or ~, which means "contains".
-        value: as the user wrote it.
+        value: value as the user wrote it.
     """
 
     text: str
@@ -49,7 +50,7 @@ class Condition:
     value: str
 
     def of(self, value: Any) -> bool:
-        """Whether a value of the field meets it; None, where there is none, meets != only."""
+        """Returns whether a value meets the condition; None, a missing value, meets only !=."""
         if isinstance(value, list) and self.operator in ("=", "!=", "~"):
             found = any(self._of_one(item, "=" if self.operator == "!=" else self.operator) for item in value)
             found |= self.operator != "~" and (shown(value) == self.value or _alike(value, _listed(self.value)))
@@ -59,34 +60,34 @@ class Condition:
     def _of_one(self, value: Any, sign: str) -> bool:
         if sign == "~":
             return value is not None and self.value.lower() in str(value).lower()
-        if sign in ORDERS:
+        if sign in _ORDERS:
             if isinstance(value, str):
-                return ORDERS[sign](value, TIME.sub(r"\1T", self.value))
+                return _ORDERS[sign](value, _TIME.sub(r"\1T", self.value))
             asked = _number(self.value)
-            return asked is not None and is_number(value) and ORDERS[sign](value, asked)
+            return asked is not None and is_number(value) and _ORDERS[sign](value, asked)
         return _equal(value, self.value) == (sign == "=")
 
     def check_order(self, values: Iterable[Any]) -> None:
-        """Refuses < and > where no value of the field can be less or more than the one that is asked for.
+        """Checks that < and > can compare the values of the field with that of the condition.
 
         Args:
-            values: of the field, None where there is none.
+            values: values of the field, None if missing.
 
         Raises:
-            TriwaveError: with what the field is.
+            TriwaveError: the values have no order or the condition's value is not a number.
         """
         there = [value for value in values if value is not None]
-        if self.operator not in ORDERS or not there or any(isinstance(value, str) for value in there):
+        if self.operator not in _ORDERS or not there or any(isinstance(value, str) for value in there):
             return
         if not any(is_number(value) for value in there):
             what = f"{self.field} is {shown(there[0])}" + ", …" * (len(there) > 1)
-            raise TriwaveError(f"--where {self.text}: {what}, which has no order; it takes = != ~")
+            raise TriwaveError(f"--where {self.text}: {what}, which has no order; use = != or ~")
         if _number(self.value) is None:
-            raise TriwaveError(f"--where {self.text}: {self.operator} takes a number, not '{self.value}'")
+            raise TriwaveError(f"--where {self.text}: value must be a number for {self.operator}, got '{self.value}'")
 
 
-def measured(run: ComparedRun, name: str) -> Any:
-    """The value of a field; of a metric that the seeds of a run have, their mean, which is what the table shows."""
+def _measured(run: ComparedRun, name: str) -> Any:
+    """Returns the value of a field; for a metric, the mean over the run's seeds, which the table shows."""
     value = value_of(run, name)
     if name in run.config or not is_number(run.summary.get(f"{name}_mean")):
         return value
@@ -112,7 +113,7 @@ def _equal(value: Any, text: str) -> bool:
 
 
 def _listed(text: str) -> Any:
-    """A list as a config has it, in YAML; the text itself where it is none."""
+    """Parses a YAML list; returns any other text unchanged."""
     if not re.fullmatch(r"\[.*\]", text, flags=re.DOTALL):
         return text
     try:
@@ -122,52 +123,52 @@ def _listed(text: str) -> Any:
 
 
 def _alike(value: Any, wanted: Any) -> bool:
-    """Whether a list has the items that are asked for, in their order."""
+    """Returns whether a list has the wanted items, in order."""
     if isinstance(value, list) and isinstance(wanted, list):
         return len(value) == len(wanted) and all(map(_alike, value, wanted))
     return not isinstance(wanted, list) and _equal(value, "null" if wanted is None else str(wanted))
 
 
 def parse_conditions(texts: Sequence[str], fields: Fields) -> list[Condition]:
-    """The conditions of a command line.
+    """Parses the conditions of a command line.
 
     Raises:
-        TriwaveError: one is not FIELD OP VALUE, or of an unknown field.
+        TriwaveError: a condition is not FIELD OP VALUE or names an unknown field.
     """
     return [_parse(text, fields) for text in texts]
 
 
 def _parse(text: str, fields: Fields) -> Condition:
-    match = CONDITION.fullmatch(text)
+    match = _CONDITION.fullmatch(text)
     if match is None or not match[1]:
-        # A shell takes an unquoted > or < for itself.
-        raise TriwaveError(f'--where {text}: FIELD OP VALUE in quotes, OP one of = != < <= > >= ~, as in "depth>=5"')
+        # A shell interprets an unquoted > or <.
+        raise TriwaveError(f'--where {text}: must be FIELD OP VALUE in quotes, as in "depth>=5"; OP is {_OPERATORS}')
     name, sign, value = match[1], match[2].replace("==", "="), match[3]
     if value[:1] in tuple("=<>~"):
-        raise TriwaveError(f"--where {text}: no such OP as {match[2]}{value[0]}; it is one of = != < <= > >= ~")
+        raise TriwaveError(f"--where {text}: OP must be {_OPERATORS}, got {match[2]}{value[0]}")
     if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"":
         value = value[1:-1]
     return Condition(text, fields.find(name, "--where", besides=HEADERS), sign, value)
 
 
 def select(runs: Sequence[ComparedRun], conditions: Sequence[Condition]) -> list[ComparedRun]:
-    """The runs that meet all conditions on fields.
+    """Returns the runs that meet all conditions on fields.
 
     Raises:
-        TriwaveError: there is none; with the values that the field of the first unmet condition has.
+        TriwaveError: there is none; the message lists the field's values.
     """
     left = list(runs)
     for condition in conditions:
         if condition.field not in HEADERS:
-            left = _met(left, condition, [measured(run, condition.field) for run in left], "run")
+            left = _met(left, condition, [_measured(run, condition.field) for run in left], "run")
     return left
 
 
 def select_rows(comparison: Comparison, conditions: Sequence[Condition]) -> Comparison:
-    """The comparison of the rows that meet all conditions on columns that are no field, such as `seeds`.
+    """Returns the comparison of the rows that meet all conditions on columns that are not fields, such as `seeds`.
 
     Raises:
-        TriwaveError: there is none; with the values that the column of the first unmet condition has.
+        TriwaveError: there is none; the message lists the column's values.
     """
     rows = list(comparison.rows)
     for condition in conditions:
@@ -176,13 +177,13 @@ def select_rows(comparison: Comparison, conditions: Sequence[Condition]) -> Comp
     return comparison.of_rows(rows) if len(rows) < len(comparison.rows) else comparison
 
 
-def _met(left: list[Thing], condition: Condition, values: Sequence[Any], what: str) -> list[Thing]:
+def _met(left: list[_Thing], condition: Condition, values: Sequence[Any], what: str) -> list[_Thing]:
     """Returns the runs or rows whose value of the condition's field meets the condition."""
     condition.check_order(values)
     met = [thing for thing, value in zip(left, values, strict=True) if condition.of(value)]
     if not met:
         found = {shown(value) or "nothing" for value in values}
         texts = sorted(found, key=lambda text: (len(text), text))
-        has = ", ".join(texts[:MOST_VALUES]) + (", …" if len(texts) > MOST_VALUES else "")
+        has = ", ".join(texts[:_MOST_VALUES]) + (", …" if len(texts) > _MOST_VALUES else "")
         raise TriwaveError(f"--where {condition.text}: no {what} is left of {len(left)}; {condition.field} is {has}")
     return met

@@ -1,4 +1,4 @@
-"""Means over seeds with their spread, pooled over runs of one seed each and runs of many; Welch's test."""
+"""Means and spreads over seeds, pooled over runs of one or many seeds, and Welch's test."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ class Sample:
     """A metric over seeds.
 
     Args:
-        n: seeds.
-        mean: over them.
-        deviation: their standard deviation, with n − 1; None for one seed, or where a run does not tell it.
-        best: of them, by the metric's goal; None where neither way is better.
+        n: number of seeds.
+        mean: mean over the seeds.
+        deviation: standard deviation with n − 1; None for one seed or if a run does not record it.
+        best: best seed by the metric's goal; None if the metric has no known goal.
     """
 
     n: int
@@ -29,16 +29,16 @@ class Sample:
 
     @property
     def error(self) -> float | None:
-        """Standard error of the mean."""
+        """Standard error of the mean, None if the deviation is unknown."""
         return None if self.deviation is None else self.deviation / math.sqrt(self.n)
 
 
 def sample_of(run: ComparedRun, metric: str) -> Sample | None:
-    """A metric of one run, over its replicas where the summary has their mean; None where it is not there.
+    """Returns a metric of one run, over its replicas if the summary has their mean; None if it is missing.
 
     Args:
-        run: with `replicas` seeds, or one.
-        metric: such as test/mse, which stands for the mean over seeds too; with `_min` or `_median` for just that.
+        run: a run of one or of several replicas.
+        metric: a name such as test/mse, which includes test/mse_mean; with `_min` or `_median` for exactly that.
     """
     base = metric.removesuffix("_mean")
     mean = _number(run, f"{base}_mean")
@@ -47,20 +47,20 @@ def sample_of(run: ComparedRun, metric: str) -> Sample | None:
         spread = _number(run, f"{base}_std") if n > 1 else None
         lowest = _number(run, f"{base}_min")
         return Sample(n, mean, spread, lowest if goal(base) == "min" else None)
-    if f"{base}_mean" in run.summary:  # not finite, or damaged: no single seed stands in for it
+    if f"{base}_mean" in run.summary:  # not finite or damaged: no single seed replaces it
         return None
     value = _number(run, metric)
     return None if value is None else Sample(1, value, None, value if goal(metric) else None)
 
 
 def seeds_of(run: ComparedRun) -> int:
-    """How many networks of different seeds a run trains side by side, by its summary or, without one, its config."""
+    """Returns the number of seeds that a run trains side by side, from its summary or else its config."""
     known = (run.summary.get("replicas"), run.config.get("model.replicas"))
     return next((number for number in known if isinstance(number, int) and number > 1), 1)
 
 
 def is_lost(run: ComparedRun, metric: str) -> bool:
-    """Whether a finished run has a metric that is not a finite number: no mean over its seeds, or none at all."""
+    """Returns whether a finished run has a metric whose mean over seeds or single value is not a finite number."""
     base = metric.removesuffix("_mean")
     named = next((name for name in (f"{base}_mean", metric) if name in run.summary), None)
     return run.state == "finished" and named is not None and _number(run, named) is None
@@ -72,14 +72,14 @@ def _number(run: ComparedRun, name: str) -> float | None:
 
 
 def pooled(samples: Sequence[Sample], metric: str) -> Sample | None:
-    """All seeds of several runs as one sample.
+    """Returns all seeds of several runs as one sample.
 
     The squared deviations within runs and those of the runs' means from the common mean add up, as in an analysis of
-    variance. A metric that is the lowest of something stays that.
+    variance. For a minimum over seeds, the result is the minimum over all runs.
 
     Args:
-        samples: one for each run.
-        metric: that they are of.
+        samples: one sample for each run.
+        metric: name of the metric.
     """
     if not samples:
         return None
@@ -97,11 +97,11 @@ def pooled(samples: Sequence[Sample], metric: str) -> Sample | None:
 
 
 def averaged(samples: Sequence[Sample | None], metric: str) -> Sample | None:
-    """The samples of runs of one config and seed as that of one run, which they repeat: their mean, of no more seeds.
+    """Returns the mean of samples that repeat the same config and seeds, with as many seeds as one of them.
 
     Args:
-        samples: one for each run, None where it does not have the metric.
-        metric: that they are of.
+        samples: one sample for each run, None if it lacks the metric.
+        metric: name of the metric.
     """
     known = [sample for sample in samples if sample is not None]
     if len(known) < 2:
@@ -117,10 +117,10 @@ def averaged(samples: Sequence[Sample | None], metric: str) -> Sample | None:
 
 
 def welch(one: Sample, other: Sample) -> float | None:
-    """p of Welch's t-test, two-sided, that the means are alike; None where a spread is not known or both are zero."""
+    """Returns the two-sided p of Welch's t-test for equal means; None if a spread is unknown or both are zero."""
     if one.deviation is None or other.deviation is None or one.deviation == other.deviation == 0:
         return None
-    from scipy.stats import ttest_ind_from_stats  # half a second
+    from scipy.stats import ttest_ind_from_stats  # takes half a second
 
     statistics = (one.mean, one.deviation, one.n, other.mean, other.deviation, other.n)
     return float(ttest_ind_from_stats(*statistics, equal_var=False).pvalue)

@@ -1,4 +1,4 @@
-"""A comparison: rows, columns, the best row, and what is to be said of it; and its cells as text."""
+"""A comparison of runs: its rows, columns and best rows, and its cells as text."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from lit_triwave.commands.compare.table.fields import Fields, comparable, is_num
 from lit_triwave.commands.compare.table.rows import Row, differing, make_rows
 from lit_triwave.tracking.metric_goals import goal
 
-MAIN = ("test/accuracy", "test/mse")
-"""Metrics that a comparison is about, unless another is asked for."""
-BESIDES = ("test/accuracy", "test/mse", "test/max_error", "test/loss", "parameters", "fit_seconds")
-"""Metrics shown besides the main one, unless others are asked for."""
+_MAIN = ("test/accuracy", "test/mse")
+"""Candidates for the main metric, unless the user names one."""
+_BESIDES = ("test/accuracy", "test/mse", "test/max_error", "test/loss", "parameters", "fit_seconds")
+"""Metrics shown besides the main one, unless the user names others."""
 BEST = "★"
 LOWEST = "lowest"
-"""Header of the lowest seed's value, beside the mean over seeds."""
+"""Header of the column with the lowest seed's value, beside the mean over seeds."""
 HEADERS = ("run", "seeds", LOWEST)
-"""Headers of columns that are no field; rows can be sorted by them too."""
-MOST_TELLING = 6
-"""Fields in a row's label."""
+"""Headers of columns that are not fields; rows can be sorted by them too."""
+_MOST_TELLING = 6
+"""Fields in a row's label, at most."""
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,8 @@ class Cell:
     """A cell of the table.
 
     Args:
-        text: that is shown.
-        value: by which the cell is put in order, None for a text.
+        text: the text to show.
+        value: number by which the cell is sorted, None for a text.
     """
 
     text: str
@@ -42,17 +42,17 @@ class Cell:
 
 @dataclass
 class Comparison:
-    """What every format shows.
+    """The content that every format shows.
 
     Args:
-        runs: all that are compared.
-        fields: of these.
-        rows: in the order in which they are shown.
-        columns: fields, by full names, in which the rows differ.
-        metrics: shown; the first is the main one.
-        grouped: whether the user said what makes a row.
-        said: about runs as a whole, such as folders that could not be read.
-        asked: whether the user said which metrics are shown.
+        runs: all compared runs.
+        fields: the fields of these runs.
+        rows: the rows, in the order in which they are shown.
+        columns: full names of the fields in which the rows differ.
+        metrics: the metrics to show; the first is the main one.
+        grouped: whether the user chose the fields that make a row.
+        said: notes on the whole comparison, such as folders that could not be read.
+        asked: whether the user chose the metrics.
     """
 
     runs: list[ComparedRun]
@@ -66,18 +66,20 @@ class Comparison:
 
     @property
     def apart(self) -> list[str]:
-        """The columns without the experiment, where the rows' names say it, as those of run folders do."""
+        """Columns without the experiment if the rows' names begin with it, as names of run folders do."""
         named = all(row.name.startswith(row.runs[0].experiment) for row in self.rows)
         return [name for name in self.columns if not (named and name == "experiment")]
 
     @property
     def main(self) -> str | None:
-        """The metric by which rows are the best of their targets."""
+        """The metric by which the best row of each target is found; None without any metric."""
         return self.metrics[0] if self.metrics else None
 
     def by_target(self) -> list[list[Row]]:
-        """The finished rows that have the main metric, those of one function or data set together, best first; in their
-        order where neither way is better."""
+        """Returns the finished rows that have the main metric, in one list for each function or data set, best first.
+
+        If the metric has no known goal, the rows keep their order.
+        """
         main = self.main
         targets: dict[Hashable, list[Row]] = {}
         for row in self.rows:
@@ -86,12 +88,12 @@ class Comparison:
         return [self.best_first(rows) for rows in targets.values()]
 
     def best_first(self, rows: Sequence[Row]) -> list[Row]:
-        """Rows that have the main metric, the best value first; in their order where neither way is better."""
+        """Returns rows that have the main metric, best value first; in their order if the metric has no goal."""
         sign = {"max": -1.0, "min": 1.0}.get(goal(self.main or "") or "", 0.0)
         return sorted(rows, key=lambda row: sign * self._mean(row))
 
     def ranked(self) -> list[Row]:
-        """The same in one list, target after target."""
+        """Returns the rows of `by_target` in one list, target after target."""
         return [row for rows in self.by_target() for row in rows]
 
     def _mean(self, row: Row) -> float:
@@ -99,32 +101,32 @@ class Comparison:
         return math.inf if sample is None else sample.mean
 
     def best(self) -> list[Row]:
-        """The best row of each target, if one way is better; not of a target with one row, where there are others."""
+        """Returns the best row of each target; a target with a single row has one only if there is no other target."""
         if self.main is None or goal(self.main) is None:
             return []
         targets = self.by_target()
         return [rows[0] for rows in targets if len(rows) > 1 or len(targets) == 1]
 
     def telling(self, rows: Sequence[Row]) -> list[str]:
-        """The fields that say which of some rows a row is: those that were asked for, or what tells them apart."""
-        return self.columns if self.grouped else most_varied(rows, self.columns, MOST_TELLING, enough=True)
+        """Returns the fields that identify each of some rows: the user's choice, or those that distinguish best."""
+        return self.columns if self.grouped else most_varied(rows, self.columns, _MOST_TELLING, enough=True)
 
     def label(self, row: Row, columns: Sequence[str], longest: int = 90) -> str:
-        """What tells a row from the others, such as "depth 5, blocks"; its name where nothing does."""
+        """Returns what distinguishes a row, such as "depth 5, blocks", or its name if no field does."""
         parts = []
         for name in columns:
             text = shown(row.values.get(name))
             if text:
-                bare = text[0].isalpha() and text not in ("true", "false")  # a word says which field it is of
+                bare = text[0].isalpha() and text not in ("true", "false")  # a word needs no field name beside it
                 parts.append(text if bare else f"{self.fields.short(name)} {text}")
         state = "" if row.finished else f" ({row.state})"
         return joined(parts or [row.name], longest - len(state)) + state
 
     def cells(self, columns: Sequence[str]) -> tuple[list[str], list[list[Cell]]]:
-        """Header and cells of the table, row by row.
+        """Returns the header and the cells of the table, row by row.
 
         Args:
-            columns: fields to be shown, of `self.columns`.
+            columns: full names of the fields to show, some of `self.columns`.
         """
         lowest = {metric for metric in self.metrics if self.has_lowest(metric)}
         unfinished = not all(row.finished for row in self.rows)
@@ -150,7 +152,7 @@ class Comparison:
         return header, body
 
     def value(self, row: Row, name: str) -> Any:
-        """What a row has of a field, a metric, or one of `HEADERS`; None where it has nothing."""
+        """Returns a row's value of a field, a metric, or one of `HEADERS`; None if it has none."""
         sample = row.sample(self.main or "" if name == LOWEST else name)
         if name == LOWEST:
             return sample.best if sample is not None and row.finished else None
@@ -161,7 +163,7 @@ class Comparison:
         return row.name if name in ("run", "name", "source") else row.values.get(name)
 
     def of_rows(self, rows: list[Row]) -> Comparison:
-        """The same of some of its rows, with the fields in which these differ and the metrics that they have."""
+        """Returns the comparison of some of the rows, with the fields in which they differ and their metrics."""
         kept = {id(run) for row in rows for run in (*row.runs, *row.repeated)}
         varied = [name for name in self.columns if len({comparable(row.values.get(name)) for row in rows}) > 1]
         there = [name for name in self.metrics[1:] if any(row.sample(name) for row in rows)]
@@ -174,25 +176,25 @@ class Comparison:
         )
 
     def has_lowest(self, metric: str) -> bool:
-        """Whether the lowest of the seeds is shown beside their mean: of the main metric, if it is an error."""
+        """Returns whether the lowest seed is shown beside the mean: for the main metric if it is an error."""
         if metric != self.main or goal(metric) != "min" or "/" not in metric:
             return False
         samples = [row.sample(metric) for row in self.rows]
         return any(sample is not None and sample.best is not None and sample.n > 1 for sample in samples)
 
     def text(self, row: Row, metric: str) -> str:
-        """A metric's mean ± standard error; of an unfinished run, in brackets, what was logged last in its place."""
+        """Returns a metric's mean ± standard error, or for an unfinished run the last logged value in brackets."""
         sample = row.sample(metric)
         if row.finished:
             return mean_and_error(sample) if sample is not None else "not finite" if row.lost(metric) else ""
         if sample is not None:
             return f"({number(sample.mean)})"
-        name, value = last_logged(row.runs[0], metric)
+        name, value = _last_logged(row.runs[0], metric)
         return "" if name is None else f"({number(value)} {name})"
 
 
-def last_logged(run: ComparedRun, metric: str) -> tuple[str | None, float]:
-    """What an unfinished run logged last in the place of a metric: its name and value, (None, NaN) without any."""
+def _last_logged(run: ComparedRun, metric: str) -> tuple[str | None, float]:
+    """Returns name and value of what an unfinished run last logged for a metric; (None, NaN) if nothing."""
     for name in stand_ins(metric):
         value = run.summary.get(name)
         if is_number(value):
@@ -201,7 +203,7 @@ def last_logged(run: ComparedRun, metric: str) -> tuple[str | None, float]:
 
 
 def stand_ins(metric: str) -> list[str]:
-    """Logged metrics that stand for one of the test, the nearest first."""
+    """Returns the logged metrics that can stand for a test metric, closest first."""
     last = metric.rpartition("/")[2]
     return [f"{part}/{last}{ending}" for part in ("val", "train") for ending in ("", "_mean", "_min")]
 
@@ -214,21 +216,21 @@ def compare(
     sort: str | None = None,
     descending: bool = False,
 ) -> Comparison:
-    """Lays runs side by side.
+    """Returns the comparison of some runs.
 
     Args:
-        runs: at least one.
-        fields: of these or of more.
-        by: full names of the fields that make a row; by default those in which the runs differ, but for the seeds.
-        metrics: to be shown, the main one first; by default those that runs of this project have.
-        sort: full name of the field or metric by which rows are put in order, or one of `HEADERS`; by default the main
-            metric, best first, target by target.
-        descending: the other way round.
+        runs: the runs to compare, at least one.
+        fields: the fields of these runs or of more.
+        by: full names of the fields that make a row; by default those in which the runs differ, seeds excluded.
+        metrics: the metrics to show, the main one first; by default those of this project that the runs have.
+        sort: full name of the field or metric by which rows are sorted, or one of `HEADERS`. By default they are
+            sorted by the main metric, best first, target by target.
+        descending: whether the order is reversed.
     """
     apart = differing(runs)
     columns = list(by) or apart
     rows = make_rows(runs, columns, [*dict.fromkeys([*columns, *([sort] if sort else [])])])
-    comparison = Comparison(runs, fields, rows, columns, list(metrics) or default_metrics(runs), bool(by))
+    comparison = Comparison(runs, fields, rows, columns, list(metrics) or _default_metrics(runs), bool(by))
     comparison.asked = bool(metrics)
     if sort:
         there = [row for row in rows if comparison.value(row, sort) is not None]
@@ -242,25 +244,28 @@ def compare(
     return comparison
 
 
-def default_metrics(runs: Sequence[ComparedRun]) -> list[str]:
-    """The metrics that runs have of those that are shown by default, first the one that most have, finished or, of an
-    unfinished run, by what it logged."""
-    finished = {name: sum(is_number(run.summary.get(name)) for run in runs if run.state == "finished") for name in MAIN}
-    logged = {name: sum(last_logged(run, name)[0] is not None for run in runs) for name in MAIN}
-    meant = {name: sum(_is_of(run, name) for run in runs) for name in MAIN}
+def _default_metrics(runs: Sequence[ComparedRun]) -> list[str]:
+    """Returns the default metrics that the runs have; the main one is that of most finished runs.
+
+    If no run has finished, what the runs logged or the kind of their models decides.
+    """
+    done = [run for run in runs if run.state == "finished"]
+    finished = {name: sum(is_number(run.summary.get(name)) for run in done) for name in _MAIN}
+    logged = {name: sum(_last_logged(run, name)[0] is not None for run in runs) for name in _MAIN}
+    meant = {name: sum(_has_kind(run, name) for run in runs) for name in _MAIN}
     if not any([*finished.values(), *logged.values(), *meant.values()]):
         return []
-    first = max(MAIN, key=lambda name: (finished[name], logged[name], meant[name]))
-    there = [name for name in BESIDES if any(is_number(run.summary.get(name)) for run in runs)]
+    first = max(_MAIN, key=lambda name: (finished[name], logged[name], meant[name]))
+    there = [name for name in _BESIDES if any(is_number(run.summary.get(name)) for run in runs)]
     return [first, *(name for name in there if name != first)]
 
 
-def _is_of(run: ComparedRun, metric: str) -> bool:
-    """Whether a run is of the kind that has a metric of `MAIN`, whatever it logged."""
+def _has_kind(run: ComparedRun, metric: str) -> bool:
+    """Returns whether the model of a run is of the kind that has this metric."""
     kind = str(run.config.get("model.class_path", ""))
     return kind.endswith("Classifier" if metric == "test/accuracy" else "Regressor")
 
 
 def _order(value: Any) -> tuple[int, float, str]:
-    """By what values are put in order: numbers before texts."""
+    """Returns a sort key that puts numbers before texts."""
     return (0, float(value), "") if is_number(value) else (1, 0.0, shown(value))
