@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from datamodules.regression import Points, RegressionDataModule, check_domain, f
 _Domain = dict[str, tuple[float, float]]
 
 _MAX_POINTS = 10_000_000  # of one split; 10 million points of two inputs are 240 MB
+_POLE_POINTS, _POLE_BOXES = 512, 12  # points in each box around the largest value, and boxes
 _FREE_KNOT_CELLS = 100_000  # of the midpoint rule
 
 
@@ -93,6 +94,7 @@ class FunctionDataModule(RegressionDataModule):
         if noise > 0:
             deviates = torch.randn(len(train), generator=generator(seed, "noise"), dtype=torch.float64)
             train = Points(train.x, train.y + noise * deviates)
+        _check_bounded(function, domain, test if test.y.abs().max() > train.y.abs().max() else train)
         if regime == "sparse":
             val = train
         else:
@@ -100,6 +102,7 @@ class FunctionDataModule(RegressionDataModule):
             val = sample("validation", _random(domain, count, generator(seed, "validation")))
         super().__init__(domain, train, val, test, batch_size=batch_size, seed=seed)
         self.expression = function
+        self.noise = noise
         self.target_name = function.text
 
     def free_knot_mse(self, segments: int) -> float | None:
@@ -118,6 +121,40 @@ class FunctionDataModule(RegressionDataModule):
         curvature = self.expression.second_derivative(x)
         curvature = curvature[curvature.isfinite()]
         return free_knot_limit(curvature, upper - lower, segments) if len(curvature) else None
+
+
+def _check_bounded(function: Any, domain: _Domain, points: Points) -> None:
+    """Refuses a function that has a pole between the points.
+
+    Around the point with the largest value it looks in boxes each ten times smaller than the one before. Near a pole
+    the largest value grows as fast as the boxes shrink. That of a bounded function soon grows no more.
+
+    Raises:
+        ValueError: naming the place.
+    """
+    lower, upper = torch.tensor(list(domain.values()), dtype=torch.float64).unbind(-1)
+    at = points.x[points.y.abs().argmax()]
+    largest = first = float(points.y.abs().max())
+    reach = (upper - lower) * min(0.1, 2 * len(points) ** (-1 / len(domain)))
+    engine = SobolEngine(len(domain), scramble=True, seed=0)  # type: ignore[no-untyped-call]
+    cube = 2 * engine.draw(_POLE_POINTS, dtype=torch.float64) - 1
+    growing = 0
+    for _ in range(_POLE_BOXES):
+        x = torch.minimum(torch.maximum(at + reach * cube, lower), upper)
+        y = function(x).abs()
+        value, row = y.nan_to_num(nan=torch.inf).max(0)
+        if value > largest:
+            growing += bool(value > 2 * largest)
+            largest, at = float(value), x[row]
+        reach = reach / 10
+    # A point may lie so near a pole that the values around it cannot grow any more.
+    usual = max(float(points.y.abs().quantile(0.9)) if len(points) < 1_000_000 else first, 1.0)
+    if (growing and largest > 1e6 * max(first, 1e-300)) or largest > 1e12 * usual:
+        where = ", ".join(f"{name}={place:.6g}" for name, place in zip(domain, at.tolist(), strict=True))
+        raise ValueError(
+            f"expression {function.text!r} grows without bound near {where}: it must be bounded on the whole domain; "
+            "choose a domain without the pole"
+        )
 
 
 def free_knot_limit(second_derivative: Tensor, length: float, segments: int) -> float:

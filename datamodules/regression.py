@@ -110,6 +110,11 @@ class RegressionDataModule(ResumableDataModule):
         for split in ("train", "val", "test", "predict"):
             self._check_points(split, getattr(self, f"{split}_set"))
 
+    @property
+    def training_points(self) -> int:
+        """Number of training points."""
+        return len(self.train_set)
+
     @cached_property
     def target_range(self) -> tuple[float, float]:
         """The least and the greatest training target, which outputs are scaled to; (c, c + 1) if all targets are c."""

@@ -27,6 +27,9 @@ def final_parameters(module: Any) -> int:
         module: in any stage.
     """
     count = count_parameters(module)
+    network: Any = getattr(module, "network", None)
+    if hasattr(network, "limit_parameters") and module.stage_at(module.total_epochs) == "limit":
+        return int(network.limit_parameters)
     if getattr(module, "banks", None) and module.stage_at(module.total_epochs) != "pretrain":
         for bank in module.banks:
             if bank.parameterization == "peaks":
@@ -51,6 +54,8 @@ def multiply_adds(module: Any) -> int | None:
         For one replica of a `FunctionRegressor`, or for one image of an `ImageClassifier`; None for any other module.
     """
     network: Any = getattr(module, "network", None)
+    if getattr(network, "parameterization", None) == "limit":
+        return None  # of a network that is still to be built
     if hasattr(network, "to_sequential"):
         return _plain_multiply_adds(network)
     if hasattr(module, "image_shape"):

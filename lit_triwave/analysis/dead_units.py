@@ -32,8 +32,9 @@ def dead_share(network: nn.Module, plain: nn.Sequential, x: Tensor) -> float:
 def hidden_shares(network: nn.Module, plain: nn.Sequential, x: Tensor) -> list[Tensor]:
     """Returns, for each hidden neuron of one replica, the share of the inputs on which it is above zero.
 
-    Layers that only clamp values between subnetworks are left out: they have no parameters, and one of the two neurons
-    of a clamp is there for values above 1, which a fit need not have.
+    Neurons that only carry values to later layers are left out. So are layers that only clamp values between
+    subnetworks: they have no parameters, and one of the two neurons of a clamp is there for values above 1, which a fit
+    need not have.
 
     Args:
         network: of which the replica is one.
@@ -44,7 +45,10 @@ def hidden_shares(network: nn.Module, plain: nn.Sequential, x: Tensor) -> list[T
         One tensor for each hidden layer, shape (neurons,), float64, 0 to 1.
     """
     shares = relu_shares(plain, x)
-    clamps = network.clamps if isinstance(network, ConstructedNetwork) else ()
+    clamps: tuple[int, ...] = ()
+    if isinstance(network, ConstructedNetwork):
+        clamps, carriers = network.clamps, network.carriers or (0,) * len(shares)
+        shares = [share[carried:] for share, carried in zip(shares, carriers, strict=True)]
     return [share for i, share in enumerate(shares) if i not in clamps]
 
 

@@ -26,11 +26,20 @@ from torch import Tensor, nn
 # pieces. The bound of jumps is strict, since cancellation can leave 10^-13 of a kink's first term.
 _VALUE_ROUNDINGS = 8.0
 _JUMP_ROUNDINGS = 3.0
+_STACK_PIECES = 1 << 20  # of a stack, whose layers multiply their pieces; more do not fit into memory
 _FLOAT64_ROUNDOFF = torch.finfo(torch.float64).eps / 2
 
 
+class TooManyPieces(ValueError):
+    """A network has more linear pieces than were to be counted."""
+
+
 def count_linear_regions(
-    f: nn.Module, lower: float | Sequence[float] | Tensor = 0.0, upper: float | Sequence[float] | Tensor = 1.0
+    f: nn.Module,
+    lower: float | Sequence[float] | Tensor = 0.0,
+    upper: float | Sequence[float] | Tensor = 1.0,
+    *,
+    most: int | None = None,
 ) -> int:
     """Counts the linear pieces of a ReLU network on an interval or along a straight segment.
 
@@ -41,6 +50,7 @@ def count_linear_regions(
         f: `nn.Sequential` of `nn.Linear` and `nn.ReLU` with one output, or a module whose `to_sequential()` returns
             one.
         lower, upper: ends of the interval; or ends of the segment, as points of shape (in_features,).
+        most: pieces that are counted; None: however many there are, up to 2^20 for a stack.
 
     Returns:
         The number of pieces, at least 1, which is `len(breakpoints(f, lower, upper)) + 1`.
@@ -49,18 +59,23 @@ def count_linear_regions(
         TypeError: `f` or one of its layers is of another kind.
         ValueError: the layers do not fit each other, there are several outputs, weights are not finite, or the ends are
             equal, reversed or of wrong length.
+        TooManyPieces: a layer has more than `most` pieces.
     """
-    return len(breakpoints(f, lower, upper)) + 1
+    return len(breakpoints(f, lower, upper, most=most)) + 1
 
 
 @torch.no_grad()
 def breakpoints(
-    f: nn.Module, lower: float | Sequence[float] | Tensor = 0.0, upper: float | Sequence[float] | Tensor = 1.0
+    f: nn.Module,
+    lower: float | Sequence[float] | Tensor = 0.0,
+    upper: float | Sequence[float] | Tensor = 1.0,
+    *,
+    most: int | None = None,
 ) -> Tensor:
     """Returns the points between `lower` and `upper` where the slope of a ReLU network changes.
 
     Args:
-        f, lower, upper: see `count_linear_regions`, also for the exceptions.
+        f, lower, upper, most: see `count_linear_regions`, also for the exceptions.
 
     Returns:
         The kinks in ascending order, shape (kinks,), float64: inputs if the ends are numbers, or fractions of the way
@@ -70,8 +85,11 @@ def breakpoints(
     start, end, scalar = _ends(lower, upper)
     _check(layers, len(start))
     line = _Line.between(start, end)
+    most = most or (_STACK_PIECES if getattr(f, "wiring", None) == "stack" else None)
     for layer in layers:
         line = _linear(line, layer) if isinstance(layer, nn.Linear) else _relu(line)
+        if most is not None and len(line.position) - 1 > most:
+            raise TooManyPieces(f"the network has more than {most:,} linear pieces: they are not counted")
     kinks = (line.jump.abs() > line.jump_error)[:, 0]
     fractions = line.position[1:-1][kinks]
     return start + fractions * (end - start) if scalar else fractions

@@ -75,6 +75,8 @@ class RegressionDiagnostics(Diagnostics):
     def diagnose(self, trainer: Trainer, module: FunctionRegressor) -> None:
         # The module chooses its best seed by the same numbers, after this hook.
         best = int(module.lowest(module.val_metrics.compute()["val/mse"]))
+        if module.network.segments is None:  # of a stack, which has too many pieces and too many neurons
+            return
         plain = module.plain(best)
         if sum(layer.out_features for layer in plain if isinstance(layer, nn.Linear)) > _MOST_UNITS:
             return

@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
 
-from lit_triwave.analysis.regions import breakpoints
+from lit_triwave.analysis.regions import TooManyPieces, breakpoints
 from lit_triwave.callbacks.loss_history import EpochHistory, SeedHistory, validation_images
 from lit_triwave.errors import TriwaveError
 from lit_triwave.tracking.run_files import FIGURES
@@ -27,6 +27,7 @@ _GRID_POINTS = 5001  # of the network's curve
 _MAX_CLASSES = 100  # of a confusion matrix that one can still read
 _SHOWN_NETS = 16
 _MAX_POINTS = 40_401  # of test points that are drawn: a 201 × 201 grid
+_SHOWN_PIECES = 1 << 16  # linear pieces whose ends are marked; more are a solid line
 
 
 class RunFigures(Callback, ABC):
@@ -88,10 +89,13 @@ class RegressionFigures(RunFigures):
         if len(names) == 1:
             order = x[:, 0].argsort()
             x, target, prediction = x[order, 0], target[order], prediction[order]
-            plain = network.to_sequential(best).double().cpu()
+            plain = module.plain(best).double().cpu()
             lower, upper = data.domain[names[0]]
             grid = torch.linspace(lower, upper, _GRID_POINTS, dtype=torch.float64)
-            kinks = breakpoints(plain, lower, upper)
+            try:
+                kinks = breakpoints(plain, lower, upper, most=_SHOWN_PIECES)
+            except TooManyPieces:
+                kinks = grid[:0]
             curve, marks = ((u, plain(u[:, None])[:, 0]) for u in (grid, kinks))
             yield "fit", plots.fit_figure(x, target, curve, marks, (names[0], data.target_name), title)
             yield "error", plots.error_figure(x, prediction - target, kinks, names[0], title)
@@ -100,12 +104,16 @@ class RegressionFigures(RunFigures):
         else:
             yield "agreement", plots.agreement_figure(target, prediction, title)
         if len(self.history.epochs):
-            labels: dict[StageName, str] = {"train": "release of the weights", "polish": "Levenberg–Marquardt"}
+            labels: dict[StageName, str] = {
+                "pretrain": "construction",
+                "train": "release of the weights",
+                "polish": "Levenberg–Marquardt",
+            }
             begins = {
                 label: float(module.first_epoch(name)) for name, label in labels.items() if module.stages[name].epochs
             }
             switches = {label: epoch for label, epoch in begins.items() if 0 < epoch < self.history.epochs[-1]}
-            limit = data.free_knot_mse(network.segments)
+            limit = None if network.segments is None else data.free_knot_mse(network.segments)
             yield (
                 "loss",
                 plots.loss_figure(

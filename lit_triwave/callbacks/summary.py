@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from abc import ABC, abstractmethod
 from pathlib import Path
@@ -19,6 +20,7 @@ from lit_triwave.callbacks.diagnostics import ClassificationDiagnostics
 from lit_triwave.callbacks.loss_history import validation_images
 from lit_triwave.files import write_json
 from lit_triwave.modules.metrics import dead, spread
+from lit_triwave.nn.stack import StackNetwork
 from lit_triwave.tracking.metric_goals import shown, title
 from lit_triwave.tracking.run_files import SCHEMA, SUMMARY_JSON
 from lit_triwave.tracking.wandb_rows import WandbRows
@@ -26,6 +28,10 @@ from lit_triwave.tracking.wandb_rows import WandbRows
 if TYPE_CHECKING:
     from lit_triwave.modules.classifier import ImageClassifier
     from lit_triwave.modules.regressor import FunctionRegressor
+
+
+LEAST_R2 = 0.99
+"""Share of a noiseless function's variance below which a fit has failed."""
 
 
 class RunSummary(Callback, ABC):
@@ -110,6 +116,12 @@ class RunSummary(Callback, ABC):
         if "fit_seconds" in summary:
             table.add_row(title("fit_seconds"), shown("fit_seconds", summary["fit_seconds"]))
         Console().print(table)
+        for line in self.remarks(summary, trainer.datamodule):  # type: ignore[attr-defined]
+            print(line, flush=True)
+
+    def remarks(self, summary: dict[str, Any], data: Any) -> list[str]:
+        """Lines to print below the table."""
+        return []
 
 
 class RegressionSummary(RunSummary):
@@ -120,6 +132,16 @@ class RegressionSummary(RunSummary):
 
     def table(self, summary: dict[str, Any], data: Any, module: FunctionRegressor) -> Table:
         return _regression_table(summary, module.network.replicas)
+
+    def remarks(self, summary: dict[str, Any], data: Any) -> list[str]:
+        """Says so if a function without noise is not explained."""
+        share = summary.get("test/r2")
+        if getattr(data, "noise", None) != 0 or share is None or share >= LEAST_R2:
+            return []
+        return [
+            f"warning: the best seed explains {max(share, 0):.1%} of the variance of {data.target_name}, less than "
+            f"{LEAST_R2:.0%}: try wiring stack (configs/stack.yaml), more layers, or more points"
+        ]
 
 
 class ClassificationSummary(RunSummary):
@@ -181,7 +203,16 @@ def _regression_summary(data: Any, module: FunctionRegressor) -> dict[str, Any]:
     summary |= spread("test/mse", test["test/mse"])
     if module.network.replicas > 1:
         summary["test/mse_std"] = test["test/mse"].std()
-    summary |= {"parameters": count_parameters(module) // module.network.replicas}
+    summary |= {"parameters": module.trained_parameters}
+    if isinstance(module.network, StackNetwork):
+        summary["layers"] = "-".join(map(str, module.network.layers))
+        if module.limit_mse.isfinite().any():
+            summary |= {"limit/mse": module.limit_mse[best]} | spread("limit/mse", module.limit_mse)
+            summary["limit/parameters"] = module.network.limit_parameters
+    depth = getattr(module.network, "depth", None) or module.hparams["depth"]
+    if depth is not None:
+        summary["depth"] = depth
+    summary["test/r2"] = _r2(test["test/mse"], data.test_set.y)[best]
     summary["multiply_adds"] = multiply_adds(module)
     with torch.no_grad():
         outputs = module(data.train_set.x.to(module.device))
@@ -191,14 +222,33 @@ def _regression_summary(data: Any, module: FunctionRegressor) -> dict[str, Any]:
     summary["dead_units"] = dead_share(module.network, plain, data.train_set.x.to(plain[0].weight))
     if module.pretrain_mse.isfinite().any():
         summary |= {"pretrain/mse": module.pretrain_mse[best]} | spread("pretrain/mse", module.pretrain_mse)
-        summary["linear_regions/pretrained"] = int(module.pretrain_regions[best])
-        summary["linear_regions/pretrained_min"] = int(module.pretrain_regions.min())
+        if module.pretrain_regions.all():  # zero where they were too many
+            summary["linear_regions/pretrained"] = int(module.pretrain_regions[best])
+            summary["linear_regions/pretrained_min"] = int(module.pretrain_regions.min())
     summary |= {"train/mse": train[best]} | spread("train/mse", train)
-    summary["linear_regions/final"] = module.linear_regions(best)
-    limit = data.free_knot_mse(module.network.segments)
+    regions = module.linear_regions(best)
+    if regions is not None:
+        summary["linear_regions/final"] = regions
+    segments = module.network.segments
+    limit = None if segments is None else data.free_knot_mse(segments)
     if limit is not None:
-        summary |= {"free_knot/mse": limit, "free_knot/segments": module.network.segments}
+        summary |= {"free_knot/mse": limit, "free_knot/segments": segments}
     return {name: float(value) if isinstance(value, torch.Tensor) else value for name, value in summary.items()}
+
+
+def _r2(mse: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Returns the share of the targets' variance that each replica explains.
+
+    Args:
+        mse: mean squared errors, (R,).
+        targets: (n,), or (n, F) of F functions, each of which R / F replicas learn.
+
+    Returns:
+        1 − MSE / variance, (R,); NaN where the targets are constant.
+    """
+    variance = targets.double().var(0, unbiased=False).reshape(-1).to(mse.device)
+    variance = variance.repeat_interleave(len(mse) // len(variance))
+    return torch.where(variance > 0, 1 - mse / variance, torch.nan)
 
 
 def _regression_table(summary: dict[str, Any], replicas: int) -> Table:
@@ -214,10 +264,12 @@ def _regression_table(summary: dict[str, Any], replicas: int) -> Table:
     def row(label: str, value: str, low: str = "", mean: str = "") -> None:
         table.add_row(label, value, *([low, mean] if many else []))
 
-    for key in ("val/mse", "pretrain/mse", "train/mse", "test/mse"):
+    for key in ("val/mse", "limit/mse", "pretrain/mse", "train/mse", "test/mse"):
         if f"{key}_min" in summary:
             lowest, mean = summary[f"{key}_min"], summary[f"{key}_mean"]
             row(title(key), *(shown(key, value) for value in (summary.get(key, lowest), lowest, mean)))
+    if "test/r2" in summary:
+        row(title("test/r2"), _r2_text(summary["test/r2"]))
     if "test/max_error" in summary:
         row(title("test/max_error"), shown("test/max_error", summary["test/max_error"]))
     regions = [f"{summary[key]}" for key in ("linear_regions/pretrained", "linear_regions/final") if key in summary]
@@ -228,3 +280,9 @@ def _regression_table(summary: dict[str, Any], replicas: int) -> Table:
     if summary.get("dead"):
         row(title("dead"), shown("dead", summary["dead"]))
     return table
+
+
+def _r2_text(value: float) -> str:
+    """R² with as many nines as it has, and one digit more."""
+    digits = 4 if not value < 1 else min(16, max(4, 2 - math.floor(math.log10(1 - value))))
+    return f"{value:.{digits}f}"

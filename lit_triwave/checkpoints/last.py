@@ -129,7 +129,7 @@ class StageCheckpoint(RunCheckpoint):
         for callback in trainer.checkpoint_callbacks:
             if isinstance(callback, BestCheckpoint):
                 callback.settle()
-        released = pl_module.stage != "pretrain"
+        released = pl_module.stage not in ("limit", "pretrain")
         if not released and not self._pretrained:
             self.path("pretrained").unlink(missing_ok=True)
         earlier = self.origin.beside("pretrained") if released and self.origin.branches else None

@@ -12,7 +12,7 @@ from zipfile import is_zipfile
 import torch
 
 from lit_triwave.errors import TriwaveError, reason, some
-from lit_triwave.modules.staged import STAGES
+from lit_triwave.modules.staged import NUMBERS
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -45,8 +45,8 @@ def _check_stage(path: Path, state: dict[str, Any]) -> None:
     """
     number = state.get("stage_number", 0) if isinstance(state, dict) else 0
     number = number.tolist() if isinstance(number, torch.Tensor) else number
-    if number not in range(len(STAGES)):
-        known = ", ".join(f"{n} ({name})" for n, name in enumerate(STAGES))
+    if number not in NUMBERS.values():
+        known = ", ".join(f"{n} ({name})" for name, n in NUMBERS.items())
         raise TriwaveError(f"stage_number of checkpoint {path} must be one of {known}, got {shorten(str(number), 40)}")
 
 

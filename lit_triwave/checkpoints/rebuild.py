@@ -17,7 +17,7 @@ from lit_triwave.analysis.costs import replicas_of
 from lit_triwave.checkpoints.choose import find_checkpoint
 from lit_triwave.checkpoints.load import load_checkpoint
 from lit_triwave.errors import TriwaveError, reason
-from lit_triwave.modules.stages import Polish, Stage
+from lit_triwave.modules.stages import Limit, Polish, Stage
 from lit_triwave.nn.scaling import UnitScaling
 from lit_triwave.tracking.run_files import run_folder_of
 
@@ -160,6 +160,7 @@ def load_module(place: str | Path) -> Saved:
     except RuntimeError as error:
         where = reason(error, 200)
         raise TriwaveError(f"checkpoint {path} is of another version of lit_triwave: {where}") from error
+    module.finish()
     return Saved(path, module.eval().requires_grad_(False), run, content["epoch"], content["global_step"])
 
 
@@ -183,11 +184,13 @@ def _module_class(path: Path, arguments: dict[str, Any]) -> Any:
     return kinds[name]
 
 
-def _stages(run: dict[str, Any]) -> dict[str, Stage | Polish]:
+def _stages(run: dict[str, Any]) -> dict[str, Any]:
     """Returns the stages of a run as arguments of its module; stages of no epochs if the run is not recorded."""
     said = run.get("model", {})
-    found: dict[str, Stage | Polish] = {"pretrain": Stage(epochs=0), "train": Stage(epochs=0)}
+    found: dict[str, Any] = {"pretrain": Stage(epochs=0), "train": Stage(epochs=0)}
     found |= {name: Stage(**said[name]) for name in ("pretrain", "train") if said.get(name)}
+    if said.get("limit"):
+        found["limit"] = Limit(**said["limit"])
     if said.get("polish"):
         found["polish"] = Polish(**said["polish"])
     return found

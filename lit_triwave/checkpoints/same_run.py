@@ -10,11 +10,21 @@ from jsonargparse import Namespace
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lit_triwave.errors import TriwaveError
-from lit_triwave.modules.staged import STAGES
+from lit_triwave.modules.staged import NUMBERS, STAGES, stage_name
 from lit_triwave.tracking.flat_config import DATA_ACCESS, flat, plain
 from lit_triwave.tracking.private_paths import hidden
 
-_MAY_DIFFER = ("pretrain", "train", "polish", "weights", "compile", "channels_last", "_class_path", "_instantiator")
+_MAY_DIFFER = (
+    "limit",
+    "pretrain",
+    "train",
+    "polish",
+    "weights",
+    "compile",
+    "channels_last",
+    "_class_path",
+    "_instantiator",
+)
 """Hyperparameters that a resumed run may change."""
 
 _TRAINING_ONLY = ("label_smoothing", "mixup", "cutmix")
@@ -89,9 +99,12 @@ def _run_differences(checkpoint: dict[str, Any], here: dict[str, Any]) -> list[_
     there = checkpoint.get("run")
     if there is None:
         return []
-    reached = int(checkpoint["state_dict"].get("stage_number", 0))
+    number = int(checkpoint["state_dict"].get("stage_number", NUMBERS["pretrain"]))
+    reached = STAGES.index(stage_name(number))
     free = {f"data.init_args.{name}" for name in DATA_ACCESS} | {f"model.{STAGES[reached]}.epochs"}
     later = tuple(f"model.{name}" for name in STAGES[reached + 1 :])
+    if "limit" not in there["model"]:  # of a version that had no such stage, nor data fields of it
+        later += ("model.limit",)
     one, two = (hidden(flat({key: run[key] for key in here})) for run in (there, here))
     return [
         (name.replace(".init_args", ""), one.get(name), two.get(name))

@@ -17,6 +17,7 @@ LINKS = {
     "data.domain": "domain",
     "data.target_range": "target_range",
     "data.curvature": "data_curvature",
+    "data.training_points": "data_points",
     "data.num_classes": "num_classes",
     "data.image_shape": "image_shape",
 }

@@ -103,6 +103,27 @@ def chain(*parts: Sequence[Affine]) -> list[Affine]:
     return layers
 
 
+def carry_layers(n: int, length: int, like: Tensor) -> list[Affine]:
+    """The identity on n values as `length` affine maps with a ReLU between: h = relu(h) − relu(−h)."""
+    eye = torch.eye(n, dtype=like.dtype, device=like.device)
+    none = like.new_zeros(n)
+    if length == 1:
+        return [(eye, none)]
+    two, both = torch.eye(2 * n, dtype=like.dtype, device=like.device), like.new_zeros(2 * n)
+    return [(torch.cat([eye, -eye]), both), *[(two, both)] * (length - 2), (torch.cat([eye, -eye], 1), none)]
+
+
+def beside(first: Sequence[Affine], second: Sequence[Affine]) -> list[Affine]:
+    """Two networks of one length side by side: inputs and outputs of the first, then those of the second."""
+    return [
+        (
+            torch.block_diag(w1, w2),  # type: ignore[no-untyped-call]
+            torch.cat([b1, b2]),
+        )
+        for (w1, b1), (w2, b2) in zip(first, second, strict=True)
+    ]
+
+
 def clamp_layers(n: int, like: Tensor) -> list[Affine]:
     """Returns the clamp of n values to [0, 1] as one hidden layer: relu(x) − relu(x − 1)."""
     eye = torch.eye(n, dtype=like.dtype, device=like.device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -10,17 +11,25 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
-from lit_triwave.analysis.regions import count_linear_regions
+from lit_triwave.analysis.regions import TooManyPieces, count_linear_regions
+from lit_triwave.distributed.ranks import say
 from lit_triwave.errors import TrainingDiverged, TriwaveError
 from lit_triwave.modules.metrics import regression_metrics, spread
-from lit_triwave.modules.staged import StagedModule
-from lit_triwave.modules.stages import Polish, Stage
+from lit_triwave.modules.staged import StagedModule, StageName
+from lit_triwave.modules.stages import Limit, Polish, Stage
 from lit_triwave.nn.bank import Release
 from lit_triwave.nn.baselines import RAAI_SHARE, DenseNetwork
 from lit_triwave.nn.networks import TriangleNetwork, Wiring
+from lit_triwave.nn.stack import StackNetwork, check_depth, check_layers, choose_layers, stack_parameters
 from lit_triwave.optim import LeastSquares
+from lit_triwave.optim.variable_projection import LimitProblem
 
 MAX_DEPTH = 16
+DEFAULT_DEPTH = 5
+LIMIT_EPOCHS = 100
+MOST_PIECES = 1 << 14
+"""Linear pieces of a stack that are counted: its layers multiply them."""
+DEFAULT_LIMIT = Limit()
 DEFAULT_PRETRAIN = Stage(epochs=500, lr=0.1, options={"betas": [0.9, 0.99]})
 DEFAULT_POLISH = Polish(epochs=0)
 DEFAULT_TRAIN = Stage(epochs=1000, lr=1e-3, options={"betas": [0.9, 0.99]})
@@ -43,8 +52,11 @@ class FunctionRegressor(StagedModule):
     Args:
         initialization: `"constructed"` (this project's networks) or a dense network with a random start: `"kaiming"`,
             `"rai"`, `"raai"`.
-        wiring: of constructed subnetworks: `single`, `difference`, `sum`, `composition` (see `TriangleNetwork`).
-        depth: hidden layers of each (sub)network, 1 to 16.
+        wiring: of constructed subnetworks: `single`, `difference`, `sum`, `composition` (see `TriangleNetwork`), or
+            `stack` (see `StackNetwork`).
+        depth: hidden layers of each (sub)network, 1 to 16, of a stack's 1 to 26. None: 5; a stack chooses the smallest
+            that adds less error than its limit network has.
+        layers: neurons of each layer of a stack. None chooses them from the number of inputs and training points.
         width: neurons of each hidden layer of a random start; constructed subnetworks are four wide.
         replicas: number of seeds R ≥ 1, a multiple of the number of targets.
         theorem31: tie the scales to the peaks (Theorem 3.1); False makes them free parameters.
@@ -53,6 +65,7 @@ class FunctionRegressor(StagedModule):
         curvature: `"convex"`, `"concave"`, or `"auto"` to take it from the training data.
         margin: peaks stay in [margin, 1 − margin].
         raai_share: share of a row's mean that RAAI takes off.
+        limit: the first stage of a stack; all else has none.
         pretrain: the stage of the peaks. Must have 0 epochs for a random start.
         train: the stage of the weights.
         polish: a last stage of Levenberg–Marquardt; 0 epochs unless asked for.
@@ -60,6 +73,7 @@ class FunctionRegressor(StagedModule):
         target_range: (lowest, highest) training target. From the data when run from a config.
         data_curvature: what `"auto"` means, one for each input; of F targets, F such lists. From the data when run from
             a config.
+        data_points: number of training points. From the data when run from a config.
 
     Raises:
         ValueError: for an argument outside its range, or two that contradict each other.
@@ -71,12 +85,14 @@ class FunctionRegressor(StagedModule):
     pretrain_regions: Tensor
     train_mse: Tensor
     best_replica: Tensor
+    limit_mse: Tensor
 
     def __init__(
         self,
         initialization: Literal["constructed", "kaiming", "rai", "raai"] = "constructed",
-        wiring: Wiring = "single",
-        depth: int = 5,
+        wiring: Wiring | Literal["stack"] = "single",
+        depth: int | None = None,
+        layers: list[int] | None = None,
         width: int = 4,
         replicas: int = 1,
         theorem31: bool = True,
@@ -85,22 +101,44 @@ class FunctionRegressor(StagedModule):
         curvature: Literal["auto", "convex", "concave"] = "auto",
         margin: float = 1e-2,
         raai_share: float = RAAI_SHARE,
+        limit: Limit = DEFAULT_LIMIT,
         pretrain: Stage = DEFAULT_PRETRAIN,
         train: Stage = DEFAULT_TRAIN,
         polish: Polish = DEFAULT_POLISH,
         domain: Mapping[str, Sequence[float]] | None = None,
         target_range: Sequence[float] = (0.0, 1.0),
         data_curvature: Sequence[Any] | None = None,
+        data_points: int | None = None,
     ) -> None:
-        if depth > MAX_DEPTH:
-            raise ValueError(f"depth {depth}: at most {MAX_DEPTH}, since 2^depth pieces are counted for every seed")
-        super().__init__(pretrain, train, release, polish, recruit)
-        self.save_hyperparameters(ignore=["pretrain", "train", "polish"])
+        stacked = wiring == "stack" and initialization == "constructed"
+        domain = domain or {"x": (0.0, 1.0)}
+        if stacked:
+            chosen, layers = layers is None, _stack_layers(layers, len(domain), data_points)
+            if depth is not None:
+                check_depth(depth)
+        else:
+            _refuse_stack_options(wiring, initialization, limit, layers)
+            depth = DEFAULT_DEPTH if depth is None else depth
+            if depth > MAX_DEPTH:
+                raise ValueError(f"depth {depth}: at most {MAX_DEPTH}, since 2^depth pieces are counted for every seed")
+        if limit.epochs is None:
+            limit = dataclasses.replace(limit, epochs=LIMIT_EPOCHS if stacked else 0)
+        if stacked and not limit.epochs:
+            raise ValueError("limit.epochs must be at least 1 for wiring stack, got 0: its layers are fitted there")
+        super().__init__(pretrain, train, release, polish, recruit, limit)
+        self.save_hyperparameters(ignore=["limit", "pretrain", "train", "polish"])
+        self.save_hyperparameters({"depth": depth, "layers": layers})  # as they were chosen
+        self.chosen_layers = stacked and chosen
         if initialization != "constructed":
             self.save_hyperparameters({"pretrain": {"epochs": 0}})  # for `load_from_checkpoint`: not the default
-        domain = domain or {"x": (0.0, 1.0)}
-        self.network: TriangleNetwork | DenseNetwork
-        if initialization == "constructed":
+        self.network: TriangleNetwork | StackNetwork | DenseNetwork
+        if stacked:
+            assert layers is not None
+            self.network = StackNetwork(
+                domain, target_range, layers=layers, theorem31=theorem31, replicas=replicas, margin=margin
+            )
+        elif initialization == "constructed":
+            assert wiring != "stack" and depth is not None
             shapes: Any = curvature if curvature != "auto" else (data_curvature or "convex")
             if not isinstance(shapes[0], str):  # of each of F targets, which have R / F seeds each
                 shapes = [kinds for kinds in shapes for _ in range(replicas // len(shapes))]
@@ -119,6 +157,7 @@ class FunctionRegressor(StagedModule):
                 raise ValueError(
                     f"initialization {initialization!r} has no peaks to pretrain: set pretrain.epochs to 0"
                 )
+            assert depth is not None
             self.network = DenseNetwork(
                 domain,
                 target_range,
@@ -133,6 +172,8 @@ class FunctionRegressor(StagedModule):
         self.test_results: dict[str, Tensor] = {}
         self.register_buffer("best_replica", torch.tensor(0))
         # What the stages achieved, for the summary of a run that is resumed afterwards.
+        unknown = torch.full((replicas,), torch.nan, dtype=torch.float64)
+        self.register_buffer("limit_mse", unknown, persistent=stacked)  # others' checkpoints have none
         self.register_buffer("pretrain_mse", torch.full((replicas,), torch.nan, dtype=torch.float64))
         self.register_buffer("pretrain_regions", torch.zeros(replicas, dtype=torch.long))
         self.register_buffer("train_mse", torch.full((replicas,), torch.nan, dtype=torch.float64))
@@ -145,6 +186,8 @@ class FunctionRegressor(StagedModule):
 
     def training_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> dict[str, Tensor]:
         x, y, weight = batch
+        if self.stage == "limit":
+            return self._limit_step(x, y, batch_idx)
         if self.stages[self.stage].second_order:
             return self._second_order_step(x, y, batch_idx)
         mse = (self(x) - self.targets(y)).square().mean(0)
@@ -162,12 +205,7 @@ class FunctionRegressor(StagedModule):
 
     def _second_order_step(self, x: Tensor, y: Tensor, batch_idx: int) -> dict[str, Tensor]:
         """One Levenberg–Marquardt step of all replicas on all points, the sums taken over all ranks."""
-        passes = getattr(self.trainer.datamodule, "repeats", 1)  # type: ignore[attr-defined]
-        if self.trainer.num_training_batches != passes:
-            raise TriwaveError(
-                f"{self.stage} by Levenberg–Marquardt takes all training points in one batch, not in "
-                f"{self.trainer.num_training_batches // passes}: set data.batch_size to null (memory stays bounded)"
-            )
+        self._check_one_batch()
         chunk, dtype = self.stages[self.stage].chunk, self.network.scaling.lower.dtype
         y = self.targets(y.to(dtype))
         problem = LeastSquares(self.network, x.to(dtype), y, chunk=chunk, reduce=self._sum_over_ranks)
@@ -178,6 +216,70 @@ class FunctionRegressor(StagedModule):
         if self.is_logged(batch_idx):
             self._log_seeds("train/mse", mse)
         return {"loss": mse.sum(), "mse": mse}
+
+    def _check_one_batch(self) -> None:
+        passes = getattr(self.trainer.datamodule, "repeats", 1)  # type: ignore[attr-defined]
+        if self.trainer.num_training_batches != passes:
+            raise TriwaveError(
+                f"{self.stage} takes all training points in one batch, not in "
+                f"{self.trainer.num_training_batches // passes}: set data.batch_size to null "
+                f"({self.stage}.chunk bounds the memory)"
+            )
+
+    def _limit_step(self, x: Tensor, y: Tensor, batch_idx: int) -> dict[str, Tensor]:
+        """One iteration of all replicas on all points, the sums taken over all ranks."""
+        self._check_one_batch()
+        network, limit, optimizer = self.network, self.stages["limit"], self.optimizers()
+        assert isinstance(network, StackNetwork)
+        dtype, loaders = network.scaling.lower.dtype, self._validation_loaders()
+        targets = self.targets(y.to(dtype))
+        problem = LimitProblem(
+            network,
+            x.to(dtype),
+            targets,
+            chunk=limit.chunk,
+            reduce=self._sum_over_ranks,
+            validation=None if loaders is None else lambda: self._mse(loaders),
+        )
+        groups = 1 if y.ndim == 1 else y.shape[1]
+        self.trainer.optimizers[0].param_groups[0]["groups"] = groups
+        mse: Tensor = optimizer.step(lambda: problem)  # type: ignore[union-attr, assignment]
+        if not mse.isfinite().any():
+            self._diverged(mse, batch_idx)
+        if self.is_logged(batch_idx):
+            self._log_seeds("train/mse", mse)
+        return {"loss": mse.sum(), "mse": mse}
+
+    def enter_stage(self, name: StageName) -> None:
+        """Builds a stack that is still its limit, then releases where the stage needs it."""
+        if isinstance(self.network, StackNetwork) and name != "limit" and self.network.parameterization == "limit":
+            self._build()
+        super().enter_stage(name)
+
+    def _build(self) -> None:
+        """Builds the stack's subnetworks, as deep as asked for or as the error of its limit is worth."""
+        network, asked = self.network, self.hparams["depth"]
+        assert isinstance(network, StackNetwork)
+        best = int(self.best_replica)
+        depth = network.sufficient_depth(self.limit_mse, best) if asked is None else asked
+        predicted = float(network.predicted_mse(depth)[best])
+        network.build(depth)
+        how = "chosen" if asked is None else "as asked for"
+        say(
+            f"built with depth {depth} ({how}): the construction adds a mean squared error of {predicted:.1e} to the "
+            f"limit network's {float(self.limit_mse[best]):.1e}"
+        )
+
+    def finish(self) -> None:
+        """Builds a stack that is still its limit, as it would be built at the end of that stage."""
+        network = self.network
+        if isinstance(network, StackNetwork) and network.parameterization == "limit":
+            network.build(self.hparams["depth"] or network.sufficient_depth(self.limit_mse, int(self.best_replica)))
+
+    def on_fit_start(self) -> None:
+        if self.chosen_layers and self.stage == "limit":
+            layers, inputs = self.hparams["layers"], self.network.scaling.in_features
+            say(f"layers {layers}, chosen for {inputs} inputs and {self.hparams['data_points']} training points")
 
     def _step(self, batch_idx: int) -> int:
         """Steps before this one, over all stages: Lightning's `global_step` begins anew with manual optimization."""
@@ -253,12 +355,19 @@ class FunctionRegressor(StagedModule):
         loaders = self._validation_loaders()
         errors = train if loaders is None else self._mse(loaders)
         self.best_replica = self.lowest(errors)
+        if self.stage == "limit":
+            self.limit_mse = train
+            if self.ends_stage(self.current_epoch):
+                self.enter_stage("pretrain")  # whether it has epochs or not, the run goes on with a ReLU network
+                train = self.check_finite()
+                errors = train if loaders is None else self._mse(loaders)
+                self.best_replica = self.lowest(errors)
+        elif self.stage == "pretrain":
+            self.pretrain_mse = train
+            regions = [self.linear_regions(seed) or 0 for seed in range(len(train))]
+            self.pretrain_regions = torch.tensor(regions, device=self.device)
         self._end_mse = None if loaders is None else float(errors.min())
         self.train_mse = train
-        if self.stage == "pretrain":
-            self.pretrain_mse = train
-            regions = [self.linear_regions(seed) for seed in range(len(train))]
-            self.pretrain_regions = torch.tensor(regions, device=self.device)
 
     def _validation_loaders(self) -> Any:
         """The validation data, loaded also where this process has not validated yet; None where there is none."""
@@ -304,8 +413,11 @@ class FunctionRegressor(StagedModule):
     def plain(self, replica: int) -> nn.Sequential:
         """One replica as plain layers, those of peaks in float64, of released weights in theirs."""
         network = self.network
-        if network.parameterization == "peaks" and self.dtype != torch.float64:
+        if network.parameterization != "weights" and self.dtype != torch.float64:
             network = copy.deepcopy(network).double()  # the weights of these peaks, not their rounding to float32
+        if isinstance(network, StackNetwork) and network.parameterization == "limit":
+            network = copy.deepcopy(network)
+            network.build(self.hparams["depth"] or network.sufficient_depth(self.limit_mse, replica))
         return network.to_sequential(replica)
 
     @property
@@ -314,6 +426,53 @@ class FunctionRegressor(StagedModule):
         lower = self.network.scaling.lower
         return lower.tolist(), (lower + self.network.scaling.span).tolist()
 
-    def linear_regions(self, replica: int) -> int:
-        """Linear pieces of one replica: on the domain, or along its diagonal when there are several variables."""
-        return count_linear_regions(self.plain(replica), *self.diagonal)
+    @property
+    def trained_parameters(self) -> int:
+        """Numbers of one replica that the stage trains which the run is in or has ended with."""
+        network = self.network
+        built = self.stage == "pretrain" and not self.stages["pretrain"].epochs
+        if isinstance(network, StackNetwork) and (self.stage == "limit" or built):
+            return network.limit_parameters
+        return sum(p.numel() for p in self.parameters()) // network.replicas
+
+    def linear_regions(self, replica: int) -> int | None:
+        """Linear pieces of one replica: on the domain, or along its diagonal when there are several variables.
+
+        None for a stack that has too many of them to be counted.
+        """
+        most = MOST_PIECES if isinstance(self.network, StackNetwork) else None
+        try:
+            return count_linear_regions(self.plain(replica), *self.diagonal, most=most)
+        except TooManyPieces:
+            return None
+
+
+def _stack_layers(layers: Sequence[int] | None, inputs: int, points: int | None) -> list[int]:
+    """The layers of a stack, chosen or checked.
+
+    Raises:
+        ValueError: they cannot be, or they have more parameters than there are points.
+    """
+    if layers is None:
+        return choose_layers(inputs, points)
+    check_layers(layers)
+    count = stack_parameters(inputs, layers)
+    if points is not None and count > points:
+        raise ValueError(
+            f"layers {list(layers)} have {count} parameters, more than the {points} training points: take fewer or "
+            "smaller layers, more points, or null, which chooses"
+        )
+    return list(layers)
+
+
+def _refuse_stack_options(wiring: str, initialization: str, limit: Limit, layers: Sequence[int] | None) -> None:
+    """Refuses what only a stack has.
+
+    Raises:
+        ValueError: naming the option.
+    """
+    network = f"initialization {initialization}" if initialization != "constructed" else f"wiring {wiring}"
+    if limit.epochs:
+        raise ValueError(f"limit.epochs must be 0 or null for {network}, got {limit.epochs}: only a stack has a limit")
+    if layers is not None:
+        raise ValueError(f"layers must be null for {network}, got {list(layers)}: only a stack has layers")

@@ -13,15 +13,24 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lit_triwave.errors import TriwaveError
-from lit_triwave.modules.stages import Parameters, Polish, Stage
+from lit_triwave.modules.stages import Limit, Parameters, Polish, Stage
 from lit_triwave.nn.bank import Release, TriangleBank
 
-StageName = Literal["pretrain", "train", "polish"]
-STAGES: tuple[StageName, ...] = ("pretrain", "train", "polish")
+StageName = Literal["limit", "pretrain", "train", "polish"]
+STAGES: tuple[StageName, ...] = ("limit", "pretrain", "train", "polish")
+NUMBERS: dict[StageName, int] = {"pretrain": 0, "train": 1, "polish": 2, "limit": 3}
+"""What checkpoints and metrics call the stages. The limit came last and has the next free number."""
+
+
+def stage_name(number: int) -> StageName:
+    """The stage that a checkpoint's number means."""
+    return next(name for name, own in NUMBERS.items() if own == number)
 
 
 class StagedModule(LightningModule):
     """Training in stages within one `fit`: `pretrain` (the peaks), `train` (the released weights), perhaps `polish`.
+
+    A stack has a stage before them, `limit`, in which its limit network is trained.
 
     The stage is a buffer, so it is in every checkpoint with the parameters that belong to it, and is known again before
     a resumed run makes its optimizers. `StageSwitch`, which this module brings along, does the switch.
@@ -31,6 +40,7 @@ class StagedModule(LightningModule):
         train: the stage in which the weights are.
         release: how the banks are released, `"blocks"` or `"dense"`.
         polish: a last stage of second-order steps.
+        limit: a first stage of second-order steps on a limit network.
         recruit: whether the release lets neurons that carry constants make further kinks, see `triangle.recruit`.
     """
 
@@ -50,18 +60,21 @@ class StagedModule(LightningModule):
         release: Release = "blocks",
         polish: Polish | None = None,
         recruit: bool = False,
+        limit: Limit | None = None,
     ) -> None:
         super().__init__()
         if train.second_order:
             raise ValueError(f"train.optimizer must be a class in torch.optim, got {train.optimizer}: use polish")
-        self.stages: dict[StageName, Stage | Polish] = {
+        self.stages: dict[StageName, Any] = {
+            "limit": limit or Limit(epochs=0),
             "pretrain": pretrain,
             "train": train,
             "polish": polish or Polish(epochs=0),
         }
         self.release_kind: Release = release
         self.recruit = recruit
-        self.register_buffer("stage_number", torch.tensor(0))
+        first: StageName = "limit" if self.stages["limit"].epochs else "pretrain"
+        self.register_buffer("stage_number", torch.tensor(NUMBERS[first]))
 
     @property
     def banks(self) -> list[TriangleBank]:
@@ -71,7 +84,7 @@ class StagedModule(LightningModule):
     @property
     def stage(self) -> StageName:
         """The stage that the module is in."""
-        return STAGES[int(self.stage_number)]
+        return stage_name(int(self.stage_number))
 
     @property
     def total_epochs(self) -> int:
@@ -102,7 +115,8 @@ class StagedModule(LightningModule):
     def ends_stage(self, epoch: int) -> bool:
         """Whether an epoch (from 0) is the last of its stage."""
         name = self.stage_at(epoch)
-        return epoch + 1 == self.first_epoch(name) + self.stages[name].epochs
+        end: int = self.first_epoch(name) + self.stages[name].epochs
+        return epoch + 1 == end
 
     def ends_here(self) -> bool:
         """Whether this epoch is the last of its stage, of the run as limited by the user, or of an interrupted run."""
@@ -112,10 +126,13 @@ class StagedModule(LightningModule):
 
     def enter_stage(self, name: StageName) -> None:
         """Releases all banks where the stage needs it. Optimizers and wrappers of the old parameters are void."""
-        self.stage_number.fill_(STAGES.index(name))
+        self.stage_number.fill_(NUMBERS[name])
         for bank in self.banks:
-            if name != "pretrain" and bank.parameterization == "peaks":
+            if name not in ("limit", "pretrain") and bank.parameterization == "peaks":
                 bank.release(self.release_kind, self.recruit)
+
+    def finish(self) -> None:
+        """Makes a loaded module a network as the stages leave it; a stack that is still its limit is built."""
 
     def is_logged(self, batch_idx: int) -> bool:
         """Whether Lightning writes the metrics of the step that takes this batch, asked before the step."""
@@ -189,7 +206,7 @@ class StageSwitch(Callback):
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: StagedModule) -> None:  # type: ignore[override]
         name = pl_module.stage_at(trainer.current_epoch)
-        if name != pl_module.stage:
+        if name not in ("limit", pl_module.stage):  # a limit comes first or never
             pl_module.enter_stage(name)
             before = list(trainer.optimizers)
             renew_strategy(trainer)
@@ -198,7 +215,11 @@ class StageSwitch(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: StagedModule) -> None:  # type: ignore[override]
         if pl_module.ends_here():
+            before = pl_module.stage
             pl_module.on_stage_end()
+            if pl_module.stage != before:
+                # A stack is built at the end of its limit, so that a checkpoint of this epoch holds a ReLU network.
+                renew_strategy(trainer)
 
 
 def keep_state(before: Sequence[Optimizer], after: Sequence[Optimizer]) -> None:

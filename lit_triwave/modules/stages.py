@@ -109,6 +109,51 @@ class Stage:
 
 
 @dataclass
+class Limit:
+    """The first stage of a stack: Levenberg–Marquardt on its limit network (METHOD section 7).
+
+    One iteration an epoch, on all training points; `chunk` bounds its memory.
+
+    Args:
+        epochs: its length in iterations; null: 100 for a stack, 0 for all else.
+        chunk: samples whose derivatives are held in memory at a time, ≥ 1.
+        halving: number of iterations after which only the better half of the seeds goes on, again and again until one
+            is left; 0 trains all seeds to the end.
+        options: further arguments of `lit_triwave.optim.VariableProjection`.
+
+    Raises:
+        ValueError: for an argument outside its range.
+    """
+
+    epochs: int | None = None
+    chunk: int = 1024
+    halving: int = 0
+    options: dict[str, Any] = field(default_factory=dict)
+    second_order: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if self.epochs is not None and self.epochs < 0:
+            raise ValueError(f"limit.epochs must be at least 0, got {self.epochs}")
+        if self.chunk < 1:
+            raise ValueError(f"limit.chunk must be at least 1, got {self.chunk}")
+        self.configure([nn.Parameter(torch.zeros(1, 1))], steps=1)
+
+    def configure(self, parameters: Parameters, steps: int, begun: int = 0) -> tuple[Optimizer, LambdaLR | None]:
+        """Makes the optimizer; it has no schedule.
+
+        Raises:
+            ValueError: for options that it refuses.
+        """
+        from lit_triwave.optim.variable_projection import VariableProjection
+
+        try:
+            tensors = cast(Iterable[nn.Parameter], parameters)
+            return VariableProjection(tensors, halving=self.halving, **self.options), None
+        except TypeError as error:
+            raise ValueError(f"options {self.options} do not suit VariableProjection: {error}") from error
+
+
+@dataclass
 class Polish:
     """The last stage: Levenberg–Marquardt with kicks on the released weights, for small networks (METHOD section 6).
 

@@ -54,12 +54,18 @@ class ConstructedNetwork(nn.Module, ABC):
 
     @property
     @abstractmethod
-    def segments(self) -> int:
-        """Linear pieces that the depth buys in one variable, for comparison with the free-knot limit."""
+    def segments(self) -> int | None:
+        """Linear pieces that the depth buys in one variable, for comparison with the free-knot limit; None where layers
+        multiply their pieces."""
 
     @property
     def clamps(self) -> tuple[int, ...]:
         """Indices of the hidden layers of `to_sequential` that only clamp values to [0, 1] and have no parameters."""
+        return ()
+
+    @property
+    def carriers(self) -> tuple[int, ...]:
+        """For each hidden layer of `to_sequential`, the number of neurons at its beginning that only carry values."""
         return ()
 
     @abstractmethod
@@ -90,7 +96,7 @@ class ConstructedNetwork(nn.Module, ABC):
         return self.banks[0].shape[0]
 
     @property
-    def parameterization(self) -> Literal["peaks", "weights"]:
+    def parameterization(self) -> Literal["limit", "peaks", "weights"]:
         return self.banks[0].parameterization
 
     def release(self, kind: Release = "blocks", recruited: bool = False) -> None:

@@ -38,7 +38,7 @@ from lit_triwave.distributed.signals import INTERRUPTED, REQUEUE, REQUEUE_SIGNAL
 from lit_triwave.distributed.sync_batch_norm import SynchronizedBatchNorms
 from lit_triwave.distributed.watch import ranks_end_together
 from lit_triwave.modules.staged import check_strategy
-from lit_triwave.modules.stages import Polish, Stage
+from lit_triwave.modules.stages import Limit, Polish, Stage
 from lit_triwave.nn.networks import TriangleNetwork
 from lit_triwave.tracking.config_yaml import SaveFitConfig
 from lit_triwave.tracking.flat_config import plain
@@ -228,7 +228,7 @@ def run(args: Sequence[str], started: float) -> int:
             kept,
             parser_class=known_classes(
                 *(getattr(room, name) for room in (modules, datamodules) for name in room.__all__),
-                *(TriangleNetwork, Stage, Polish, Run, Trainer),
+                *(TriangleNetwork, Limit, Stage, Polish, Run, Trainer),
                 words=args,
             ),
             subclass_mode_model=True,

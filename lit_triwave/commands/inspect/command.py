@@ -21,7 +21,7 @@ from lit_triwave.commands.parser import OneLineParser
 from lit_triwave.commands.quiet import quiet
 from lit_triwave.errors import TriwaveError
 from lit_triwave.files import open_folder, written_whole
-from lit_triwave.modules.regressor import FunctionRegressor
+from lit_triwave.modules.regressor import MOST_PIECES, FunctionRegressor
 
 DESCRIPTION = "Shows the content of a checkpoint: stage, peaks, scales, linear regions, dead units, and pictures."
 _ALL_SEEDS = 1 << 12  # most linear pieces, in all seeds together, that are counted
@@ -147,12 +147,15 @@ def _function_regions(module: FunctionRegressor, seed: int, lost: Collection[int
     """Returns the linear pieces of one seed before the release and now, and of all finite seeds where that is quick."""
     along = "" if module.network.scaling.in_features == 1 else ", along the domain's diagonal"
     before = int(module.pretrain_regions[seed])
-    text = f"{module.linear_regions(seed)}{along}"
+    count = module.linear_regions(seed)
+    if count is None:
+        return f"more than {MOST_PIECES:,}, not counted{along}"
+    text = f"{count}{along}"
     if before and module.network.parameterization == "weights":
         text = f"{before} at the end of pretraining, {text.replace(along, '')} now{along}"
     seeds = module.network.replicas
-    if 1 < seeds <= _ALL_SEEDS >> min(12, module.hparams["depth"]):
-        counts = [module.linear_regions(number) for number in range(seeds) if number not in lost]
+    if module.network.segments is not None and 1 < seeds <= _ALL_SEEDS >> min(12, module.hparams["depth"]):
+        counts = [module.linear_regions(number) or 0 for number in range(seeds) if number not in lost]
         which = f"the {len(counts)} finite seeds" if lost else "all seeds"
         text += f"; {which} {min(counts)} to {max(counts)}"
     return text

@@ -1,0 +1,119 @@
+"""Quadratic neurons: what a constructed subnetwork with peaks 1/2 becomes as it gets deeper (METHOD section 7).
+
+With all peaks 1/2 and the scales of Theorem 3.1 a subnetwork converges to 4·s_0·(u − u²). A quadratic neuron q = v² on
+[lo, hi] is therefore the limit of a constructed subnetwork, and layers of such neurons are the limit of a ReLU network:
+
+    v_l = W_l · h_{l−1} + b_l,    q_l = v_l²,    h_l = (h_{l−1}, q_l),    output = c · h_L + c_0
+
+where h_0 are the inputs. Samples come last in every tensor, replicas first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+Layers = Sequence[tuple[Tensor, Tensor]]
+"""(W_l, b_l) of each layer, shapes (R, K_l, width of h_{l−1}) and (R, K_l)."""
+
+
+def quadratic_features(h: Tensor, layers: Layers) -> tuple[Tensor, list[Tensor]]:
+    """Evaluates layers of quadratic neurons.
+
+    Args:
+        h: the inputs h_0, shape (R, n, B) or (n, B).
+        layers: see above.
+
+    Returns:
+        (h_L, 1), shape (R, n + Σ K_l + 1, B), and v_l for each layer, (R, K_l, B).
+    """
+    replicas, widths = len(layers[0][1]), [bias.shape[1] for _, bias in layers]
+    inputs, samples = h.shape[-2:]
+    features = h.new_empty(replicas, inputs + sum(widths) + 1, samples)
+    features[:, :inputs] = h
+    features[:, -1] = 1
+    arguments, width = [], inputs
+    for weight, bias in layers:
+        v = torch.baddbmm(bias[..., None], weight, features[:, :width])
+        torch.mul(v, v, out=features[:, width : width + v.shape[1]])
+        width += v.shape[1]
+        arguments.append(v)
+    return features, arguments
+
+
+def quadratic_sensitivities(output: Tensor, layers: Layers, arguments: Sequence[Tensor]) -> list[Tensor]:
+    """Derivatives of the output by each q_l, through all later layers.
+
+    Args:
+        output: the weights c of the output, (R, n + Σ K_l).
+        layers, arguments: as in `quadratic_features`.
+
+    Returns:
+        One tensor for each layer, (R, K_l, B).
+    """
+    samples = arguments[0].shape[-1]
+    g = output[..., None].expand(*output.shape, samples).clone()
+    result: list[Tensor] = []
+    end = output.shape[1]
+    for (weight, _), v in zip(reversed(layers), reversed(arguments), strict=True):
+        start = end - v.shape[1]
+        result.append(g[:, start:end])
+        g[:, :start].baddbmm_(weight.mT, 2 * v * g[:, start:end])
+        end = start
+    return result[::-1]
+
+
+def quadratic_jacobian(
+    features: Tensor, arguments: Sequence[Tensor], layers: Layers, output: Tensor, rows: Tensor
+) -> None:
+    """Writes the derivatives of the output by all parameters, in one backward sweep.
+
+    Args:
+        features, arguments: of `quadratic_features`.
+        layers: see above.
+        output: the weights c of the output, (R, n + Σ K_l).
+        rows: memory for the derivatives, (R, P, B), in the order W_1, …, W_L, b_1, …, b_L, c, c_0, each flattened.
+    """
+    replicas, _, samples = features.shape
+    weights = [weight[0].numel() for weight, _ in layers]
+    biases = [bias.shape[1] for _, bias in layers]
+    parts = torch.split(rows, [*weights, *biases, features.shape[1]], 1)
+    parts[-1].copy_(features)
+    for i, g in enumerate(quadratic_sensitivities(output, layers, arguments)):
+        delta = parts[len(layers) + i]
+        torch.mul(g, arguments[i], out=delta).mul_(2)
+        out, width = layers[i][0].shape[1:]
+        view = parts[i].view(replicas, out, width, samples)
+        torch.mul(delta[:, :, None], features[:, None, :width], out=view)
+
+
+def construction_mse(
+    sensitivities: Sequence[Tensor],
+    arguments: Sequence[Tensor],
+    ranges: Sequence[tuple[Tensor, Tensor]],
+    depth: int,
+) -> Tensor:
+    """Mean squared error that a network of constructed subnetworks has against its limit, to first order.
+
+    Cut at depth d, a neuron on a range of length ℓ is above its limit by ℓ²·4^{−d}·(t − t²), where t is the fractional
+    part of 2^d·u. Seen alone, its mean square over uniform u is ℓ⁴·16^{−d}/30 = (4·s_0)²·16^{−d}/30. The errors of
+    several neurons are added with the derivatives of the output as weights, at sample points, so that neurons with
+    related arguments are taken as what they are.
+
+    Args:
+        sensitivities: derivatives of the output by each layer's neurons at the points, (R, K_l, B).
+        arguments: v of each layer at the points, (R, K_l, B).
+        ranges: (lo, hi) of each layer's neurons, (R, K_l) each.
+        depth: d.
+
+    Returns:
+        Shape (R,), in squared units of the output.
+    """
+    total = torch.zeros_like(arguments[0][:, 0])
+    for g, v, (low, high) in zip(sensitivities, arguments, ranges, strict=True):
+        length = (high - low)[..., None]
+        t = (2.0**depth * (v - low[..., None]) / length).frac()
+        total += (g * length.square() * (t - t.square())).sum(1)
+    return total.square().mean(-1) * 16.0**-depth

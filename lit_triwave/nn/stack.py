@@ -1,0 +1,428 @@
+"""`StackNetwork`: layers of constructed subnetworks that are trained in their limit first (METHOD section 7)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.quasirandom import SobolEngine
+
+from lit_triwave.construction import dense
+from lit_triwave.construction.quadratic import (
+    Layers,
+    construction_mse,
+    quadratic_features,
+    quadratic_sensitivities,
+)
+from lit_triwave.nn.bank import TriangleBank
+from lit_triwave.nn.constructed import ConstructedNetwork, WiredBank
+from lit_triwave.nn.derivatives import Rows, bank_sweep
+from lit_triwave.nn.scaling import Domain, UnitScaling
+from lit_triwave.nn.sizes import check_sizes
+
+DEEPEST_STACK = 26
+"""Hidden layers of a subnetwork, at most: its error is 4^−d of its range, and 4^−26 is the precision of float64."""
+FINEST = 1e-20
+"""Squared error, as a share of the squared target range, below which more depth is not worth its cost."""
+WIDEST_STACK = 4096
+"""Neurons of a layer, at most."""
+SPREAD = 0.7
+"""Standard deviation of each neuron's argument v over the points at the start."""
+RANGE_POINTS = 8192
+"""Points of the domain among which the extremes of each neuron's argument are sought."""
+CLIMBS = 25
+"""Steps of projected gradient ascent from the extreme points found."""
+RANGE_MARGIN = 0.01
+"""Share by which each neuron's range is widened at both ends."""
+
+
+PREFERRED_LAYERS = {1: (3, 4), 2: (5, 6), 3: (6, 5)}
+"""Width and number of layers by the number of variables: what served best on the functions of docs/benchmarks.md."""
+POINTS_PER_PARAMETER = 4
+"""Fewer let a stack fit its points closely and be wrong between them."""
+
+
+class StackNetwork(ConstructedNetwork):
+    """Functions of any number of variables as layers of one-variable functions, for many replicas (seeds) at once.
+
+    Layer l has K_l neurons. Each applies a function of one variable to v = w·h + b, where h holds the inputs and the
+    outputs of all earlier layers. The network's output is linear in the inputs and the outputs of all layers.
+
+    The one-variable functions have three lives, see `parameterization`:
+
+    - `"limit"`: v², which a constructed subnetwork with peaks 1/2 approaches as its depth grows. This network is a
+      polynomial of degree 2^L with few parameters, and smooth.
+    - `"peaks"`: after `build`, constructed subnetworks of depth d on the range that v takes over the domain. Arguments
+      that leave the range are clamped to it, so the function is continuous and bounded everywhere.
+    - `"weights"`: after `release`, the weights of those subnetworks.
+
+    Args:
+        domain: name ↦ (lower, upper) of each input. Inputs outside are clamped to it.
+        target_range: (lowest, highest) target; the network works in units of it.
+        layers: neurons K_l of each layer, each ≥ 1.
+        theorem31: see `TriangleBank`.
+        replicas: independent networks R.
+        margin: see `TriangleBank`.
+        generator: for the random start.
+
+    Attributes:
+        projection, shift: W_l, (R, K_l, width of h), and b_l, (R, K_l), of each layer. After `build` they map to
+            [0, 1] instead of to v.
+        output_weight, output_bias: (R, inputs + Σ K_l) and (R,).
+        bank: one bank of shape (R, K_l) for each layer; empty before `build`.
+        depth: hidden layers of each subnetwork, None before `build`.
+
+    Raises:
+        ValueError: for an argument outside its range.
+    """
+
+    # Linear pieces that the depth buys are not comparable with free knots: layers multiply them.
+    segments = None
+    wiring = "stack"
+
+    def __init__(
+        self,
+        domain: Domain,
+        target_range: Sequence[float] = (0.0, 1.0),
+        *,
+        layers: Sequence[int] = (4, 4, 4),
+        theorem31: bool = True,
+        replicas: int = 1,
+        margin: float = 1e-2,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        check_layers(layers)
+        check_sizes(replicas=replicas)
+        self.scaling = UnitScaling(domain, target_range)
+        self.layers = list(layers)
+        self.depth: int | None = None
+        self._bank_options: dict[str, Any] = {"theorem31": theorem31, "margin": margin}
+        self.projection, self.shift, self.bank = nn.ParameterList(), nn.ParameterList(), nn.ModuleList()
+        width, dtype = self.scaling.in_features, torch.float64
+        for neurons in self.layers:
+            start = torch.randn(replicas, neurons, width, generator=generator, dtype=dtype)
+            self.projection.append(nn.Parameter(start))
+            self.shift.append(nn.Parameter(torch.zeros(replicas, neurons, dtype=dtype)))
+            width += neurons
+        self.output_weight = nn.Parameter(torch.zeros(replicas, width, dtype=dtype))
+        self.output_bias = nn.Parameter(torch.zeros(replicas, dtype=dtype))
+
+    @property
+    def replicas(self) -> int:
+        return len(self.output_bias)
+
+    @property
+    def banks(self) -> list[TriangleBank]:
+        return list(self.bank)  # type: ignore[arg-type]
+
+    @property
+    def parameterization(self) -> Literal["limit", "peaks", "weights"]:
+        return self.banks[0].parameterization if len(self.bank) else "limit"
+
+    @property
+    def limit_parameters(self) -> int:
+        """Numbers that the limit network of one replica has."""
+        parts = (*self.projection, *self.shift, self.output_weight, self.output_bias)
+        return sum(p[0].numel() for p in parts)
+
+    @property
+    def limit_layers(self) -> Layers:
+        """(W_l, b_l) of each layer."""
+        return [(w.detach(), b.detach()) for w, b in zip(self.projection, self.shift, strict=True)]
+
+    def inputs(self, x: Tensor) -> Tensor:
+        """x (batch, in_features) in the domain's units ↦ h_0 in [−1, 1], (in_features, batch)."""
+        return (2 * self.scaling.inputs(x) - 1).clamp(-1, 1).T
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Evaluates all replicas.
+
+        Args:
+            x: shape (batch, in_features), in the domain's units.
+
+        Returns:
+            Shape (batch, replicas), in the targets' units.
+        """
+        h = self.inputs(x).expand(self.replicas, -1, -1)
+        for i, (weight, bias) in enumerate(zip(self.projection, self.shift, strict=True)):
+            v = torch.baddbmm(bias[..., None], weight, h)
+            q = self.banks[i](v.movedim(-1, 0)).movedim(0, -1) if len(self.bank) else v * v
+            h = torch.cat([h, q], 1)
+        y = torch.baddbmm(self.output_bias[:, None, None], self.output_weight[:, None], h)[:, 0]
+        return self.scaling.outputs(y.T)
+
+    @torch.no_grad()
+    def ranges(self) -> list[tuple[Tensor, Tensor]]:
+        """Bounds of every neuron's argument v over the domain.
+
+        The extremes among many points, corners and faces of the domain included, are followed uphill by projected
+        gradient steps, and the range found is widened by a hundredth at either end.
+
+        Returns:
+            (lowest, highest) of each layer, (R, K_l) each.
+        """
+        layers, points = self.limit_layers, self._domain_points(RANGE_POINTS)
+        _, arguments = quadratic_features(points, layers)
+        found = []
+        for i, v in enumerate(arguments):
+            ends = []
+            for sign in (-1.0, 1.0):
+                start = points.T[(sign * v).argmax(-1)].mT  # (R, n, K_l): one point for each neuron
+                ends.append(sign * self._climb(start, sign, layers[: i + 1]))
+            low, high = torch.minimum(ends[0], v.amin(-1)), torch.maximum(ends[1], v.amax(-1))
+            # A neuron that does not depend on its inputs still needs a range of some length.
+            slack = RANGE_MARGIN * (high - low) + 1e-6 * (1 + high.abs())
+            found.append((low - slack, high + slack))
+        return found
+
+    def _climb(self, points: Tensor, sign: float, layers: Layers) -> Tensor:
+        """Largest sign · v of each neuron of the last layer, searched from a point for each, (R, n, K)."""
+
+        def heights(at: Tensor) -> Tensor:
+            h = at
+            for weight, bias in layers:
+                v = torch.baddbmm(bias[..., None], weight, h)
+                h = torch.cat([h, v * v], 1)
+            return sign * v.diagonal(dim1=1, dim2=2)
+
+        best = heights(points)
+        step = torch.full_like(best, 0.05)
+        for _ in range(CLIMBS):
+            with torch.enable_grad():
+                at = points.detach().requires_grad_()
+                (slope,) = torch.autograd.grad(heights(at).sum(), at)
+            slope = slope / slope.norm(dim=1, keepdim=True).clamp_min(torch.finfo(slope.dtype).tiny)
+            trial = (points + step[:, None] * slope).clamp(-1, 1)
+            height = heights(trial)
+            higher = height > best
+            points = torch.where(higher[:, None], trial, points)
+            best = torch.where(higher, height, best)
+            step = torch.where(higher, 2 * step, step / 2)
+        return best
+
+    def _domain_points(self, count: int) -> Tensor:
+        """Points of [−1, 1]^n, (n, count), a tenth of an axis on either face, the corners first."""
+        points, axes = self._sobol(count, 1.25), min(self.scaling.in_features, 10)
+        corners = torch.cartesian_prod(*[points.new_tensor([-1.0, 1.0])] * axes).view(-1, axes).T
+        points[:axes, : corners.shape[1]] = corners
+        return points
+
+    def _sobol(self, count: int, stretch: float) -> Tensor:
+        """Points of [−stretch, stretch]^n, clamped to [−1, 1]^n, (n, count)."""
+        engine = SobolEngine(self.scaling.in_features, scramble=True, seed=0)  # type: ignore[no-untyped-call]
+        fraction: Tensor = engine.draw(count, dtype=torch.float64)
+        return (stretch * (2 * fraction - 1)).clamp(-1, 1).T.contiguous().to(self.output_weight)
+
+    @torch.no_grad()
+    def predicted_mse(self, depth: int) -> Tensor:
+        """Mean squared error over the domain that `build(depth)` adds to the limit network's own.
+
+        Returns:
+            Shape (R,), in squared units of the targets.
+        """
+        return self._construction_mse(self.ranges(), depth)
+
+    def _construction_mse(self, ranges: Sequence[tuple[Tensor, Tensor]], depth: int) -> Tensor:
+        _, arguments = quadratic_features(self._sobol(RANGE_POINTS, 1.0), self.limit_layers)
+        g = quadratic_sensitivities(self.output_weight.detach(), self.limit_layers, arguments)
+        return construction_mse(g, arguments, ranges, depth) * self.scaling.scale.square()
+
+    @torch.no_grad()
+    def sufficient_depth(self, errors: Tensor, best: int = 0) -> int:
+        """Smallest depth for which the construction adds less than the limit network's own error.
+
+        Args:
+            errors: mean squared errors of the replicas, (R,), in squared units of the targets; NaN where not known.
+            best: the replica that decides.
+        """
+        aim = max(float(errors[best].nan_to_num(nan=0.0)), FINEST * float(self.scaling.scale) ** 2)
+        ranges, depth = self.ranges(), 1
+        while depth < DEEPEST_STACK and not float(self._construction_mse(ranges, depth)[best]) < aim:
+            depth += 1
+        return depth
+
+    @torch.no_grad()
+    def build(self, depth: int) -> None:
+        """Replaces every quadratic neuron by a constructed subnetwork with peaks 1/2, in place.
+
+        On [lo, hi], with u = (v − lo) / (hi − lo), v² = lo² + (hi² − lo²)·u − (hi − lo)²·Σ 4^{−(i+1)}·W_i(u).
+
+        Args:
+            depth: hidden layers of each subnetwork, 1 to 26.
+
+        Raises:
+            ValueError: for another depth.
+            RuntimeError: when the network is already built.
+        """
+        check_depth(depth)
+        if len(self.bank):
+            raise RuntimeError(f"the network is already built, with depth {self.depth}")
+        ranges = self.ranges()
+        self._add_banks(depth)
+        for i, (low, high) in enumerate(ranges):
+            width = high - low
+            self.projection[i].div_(width[..., None])
+            self.shift[i].sub_(low).div_(width)
+            bank = self.banks[i]
+            bank.log_scales[..., 0] = (width.square() / 4).log()
+            bank.peaks = torch.tensor(0.5)
+            bank.alpha.copy_(low.square())
+            bank.beta.copy_((high - low) * (high + low))
+            self.get_buffer(f"lowest_{i}").copy_(low)
+            self.get_buffer(f"highest_{i}").copy_(high)
+
+    def _add_banks(self, depth: int) -> None:
+        self.depth = depth
+        for i, neurons in enumerate(self.layers):
+            # A generator of its own: the peaks drawn here are overwritten.
+            like: dict[str, Any] = {"dtype": self.output_weight.dtype, "device": self.output_weight.device}
+            generator = torch.Generator(self.output_weight.device)
+            bank = TriangleBank((self.replicas, neurons), depth, generator=generator, **like, **self._bank_options)
+            self.bank.append(bank)
+            for name in ("lowest", "highest"):
+                self.register_buffer(f"{name}_{i}", torch.zeros(self.replicas, neurons, **like))
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """Brings the network into the life that the checkpoint was saved in, then loads."""
+        for name in ("peak_logits", "released_peaks"):
+            peaks = state_dict.get(f"{prefix}bank.0.{name}")
+            if peaks is not None:
+                self._remove_banks()
+                self._add_banks(peaks.shape[-1] - 1)
+                break
+        else:
+            if f"{prefix}output_weight" in state_dict:
+                self._remove_banks()
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def _remove_banks(self) -> None:
+        for i in range(len(self.bank)):
+            del self._buffers[f"lowest_{i}"], self._buffers[f"highest_{i}"]
+        self.bank, self.depth = nn.ModuleList(), None
+
+    def affine_layers(
+        self,
+        replica: int,
+        bank_layers: Callable[[TriangleBank], list[dense.Affine]] = TriangleBank.affine_layers,
+        clamped: bool = False,
+    ) -> list[dense.Affine]:
+        """See `ConstructedNetwork`.
+
+        What later layers read is carried past a layer's subnetworks by two neurons a value, relu(h) and relu(−h).
+
+        Raises:
+            RuntimeError: when the network is still its limit.
+        """
+        if not len(self.bank):
+            raise RuntimeError("the network is still its limit: call build() first")
+        width, like = self.scaling.in_features, self.output_weight.detach()
+        eye = torch.eye(width, dtype=like.dtype, device=like.device)
+        parts: list[Sequence[dense.Affine]] = [self.input_parts(clamped), [(2 * eye, -like.new_ones(width))]]
+        for i, bank in enumerate(self.banks):
+            weight, bias = self.projection[i][replica].detach(), self.shift[i][replica].detach()
+            eye = torch.eye(width, dtype=like.dtype, device=like.device)
+            parts.append([(torch.cat([eye, weight]), torch.cat([bias.new_zeros(width), bias]))])
+            for block in (dense.clamp_layers(len(bias), like=weight), bank_layers(bank.select(replica))):
+                parts.append(dense.beside(dense.carry_layers(width, len(block), like=weight), block))
+            width += len(bias)
+        parts.append([(self.output_weight[replica].detach()[None], self.output_bias[replica].detach()[None])])
+        return dense.chain(*parts, [self.scaling.output_layer()])
+
+    @property
+    def clamps(self) -> tuple[int, ...]:
+        return tuple(i * ((self.depth or 0) + 1) for i in range(len(self.bank)))
+
+    @property
+    def carriers(self) -> tuple[int, ...]:
+        widths = [self.scaling.in_features + sum(self.layers[:i]) for i in range(len(self.layers))]
+        return tuple(2 * width for width in widths for _ in range((self.depth or 0) + 1))
+
+    def wired_banks(self, variables: Sequence[str]) -> list[WiredBank]:
+        found = []
+        for i, bank in enumerate(self.banks):
+            labels = [f"q{i + 1}.{k + 1}" for k in range(self.layers[i])]
+            inputs = [(f"v{i + 1}.{k + 1}, in [0, 1]", 0.0, 1.0) for k in range(self.layers[i])]
+            found.append(WiredBank(bank, f"layer {i + 1}", labels, inputs, list(range(self.layers[i]))))
+        return found
+
+    def jacobian_rows(self, x: Tensor, rows: Rows) -> Tensor:
+        """Writes the derivatives of all replicas by all parameters, see `optim.jacobian`; returns the values, (R, B).
+
+        Raises:
+            ValueError: the network is still its limit.
+        """
+        if not len(self.bank):
+            raise ValueError("the network is still its limit: call build() first")
+        h = self.inputs(x).expand(self.replicas, -1, -1)
+        sweeps, inside, widths = [], [], []
+        for i, (weight, bias) in enumerate(zip(self.projection, self.shift, strict=True)):
+            sweeps.append(bank_sweep(self.banks[i], f"bank.{i}.", rows))
+            u = torch.baddbmm(bias[..., None], weight, h)
+            inside.append((u >= 0) & (u <= 1))
+            widths.append(h.shape[1])
+            h = torch.cat([h, sweeps[i].forward(u.clamp(0, 1))], 1)
+        y = torch.baddbmm(self.output_bias[:, None, None], self.output_weight[:, None], h)[:, 0]
+        scale = self.scaling.scale
+        torch.mul(h, scale, out=rows["output_weight"])
+        rows["output_bias"].copy_(scale.expand_as(y))
+        g = (scale * self.output_weight)[..., None] * torch.ones_like(h)
+        for i in reversed(range(len(sweeps))):
+            start = widths[i]
+            delta = sweeps[i].backward(g[:, start:].contiguous()) * inside[i]
+            rows[f"shift.{i}"].copy_(delta)
+            torch.mul(delta[:, :, None], h[:, None, :start], out=rows[f"projection.{i}"])
+            g = g[:, :start] + self.projection[i].mT @ delta
+        return self.scaling.outputs(y)
+
+
+def check_layers(layers: Sequence[int]) -> None:
+    """Checks the number of neurons of each layer.
+
+    Raises:
+        ValueError: there is no layer, or one that has no neurons or too many.
+    """
+    if not layers or not all(1 <= neurons <= WIDEST_STACK for neurons in layers):
+        raise ValueError(f"layers must be numbers from 1 to {WIDEST_STACK}, at least one, got {list(layers)}")
+
+
+def check_depth(depth: int) -> None:
+    """Checks the depth of a stack's subnetworks.
+
+    Raises:
+        ValueError: it is not in 1 … 26.
+    """
+    if not 1 <= depth <= DEEPEST_STACK:
+        raise ValueError(
+            f"depth of a stack must be 1 to {DEEPEST_STACK}, got {depth}: the error is 4^-depth, and float64 "
+            f"has no more than 4^-{DEEPEST_STACK}; null chooses"
+        )
+
+
+def choose_layers(inputs: int, points: int | None) -> list[int]:
+    """Layers that suit a smooth function of some variables, known at some points.
+
+    Few neurons in many layers do best: a layer doubles the degree of the polynomials that are within reach. One
+    variable needs few; more variables need wider layers. There are at least four points for each parameter.
+
+    Args:
+        inputs: number of variables.
+        points: number of training points; None: as many as are needed.
+    """
+    width, length = PREFERRED_LAYERS.get(inputs, (min(4 + inputs, 12), 4))
+    while points is not None and stack_parameters(inputs, [width] * length) * POINTS_PER_PARAMETER > points:
+        if width == length == 1:
+            break
+        width, length = (width - 1, length) if width > length else (width, length - 1)
+    return [width] * length
+
+
+def stack_parameters(inputs: int, layers: Sequence[int]) -> int:
+    """Numbers that the limit network of one replica has."""
+    width, count = inputs, 0
+    for neurons in layers:
+        count += neurons * (width + 1)
+        width += neurons
+    return count + width + 1

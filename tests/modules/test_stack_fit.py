@@ -1,0 +1,114 @@
+"""Stacks through the front door: fit, resume, two ranks, inspect, export, bad input."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from lit_triwave.checkpoints.rebuild import load_module
+from lit_triwave.cli import main
+from tests.conftest import REPOSITORY
+from tests.finished_runs import assert_ends_alike
+from tests.small_runs import shared_folder, small_run
+
+CONFIG = str(REPOSITORY / "configs/stack.yaml")
+SMALL = ["--config", CONFIG, "--model.layers", "[2, 2]", "--model.replicas", "2", "--data.points", "200"]
+SMALL += ["--data.test_points", "500", "--model.limit.epochs", "20", "--run.checkpoint_every", "1"]
+LATER = ["--model.depth", "4", "--model.limit.epochs", "6", "--model.pretrain.epochs", "3", "--model.train.epochs", "3"]
+LATER += ["--model.polish.epochs", "2", "--trainer.check_val_every_n_epoch", "1"]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return shared_folder(tmp_path_factory, "stack_runs")
+
+
+@pytest.fixture(scope="module")
+def product(runs: Path) -> Path:
+    """The run folder of x·y by a small stack, which ends with the build."""
+    return small_run(runs, "product", *SMALL)
+
+
+def test_a_product_is_exact_and_the_summary_says_so(product: Path) -> None:
+    summary = json.loads((product / "summary.json").read_text())
+    assert summary["test/mse"] < 1e-15
+    assert summary["test/r2"] > 1 - 1e-13
+    assert summary["limit/mse"] < 1e-28
+    assert summary["depth"] == load_module(product).module.network.depth
+    assert summary["parameters"] == 19
+
+
+@pytest.mark.parametrize("stop", [3, 6, 11])
+def test_a_stack_stopped_in_any_stage_ends_bit_identical(runs: Path, stop: int) -> None:
+    whole = small_run(runs, "whole", *SMALL, *LATER)
+    place = ["--run.root", str(runs), "--run.experiment", f"stopped{stop}", "--run.id", "a"]
+    assert main(["fit", *SMALL, *LATER, *place, "--trainer.max_epochs", str(stop)]) == 0
+    last = runs / f"stopped{stop}" / "a" / "checkpoints" / "last.ckpt"
+    assert main(["fit", *SMALL, *LATER, "--ckpt_path", str(last)]) == 0
+    assert_ends_alike(whole, last.parents[1])
+
+
+def test_all_stages_are_logged_with_their_own_numbers(runs: Path) -> None:
+    whole = small_run(runs, "whole", *SMALL, *LATER)
+    content = torch.load(whole / "checkpoints" / "last.ckpt", weights_only=True)
+    assert int(content["state_dict"]["stage_number"]) == 2
+    summary = json.loads((whole / "summary.json").read_text())
+    assert summary["train/mse"] <= summary["pretrain/mse"] * 1.5
+    assert summary["depth"] == 4
+
+
+@pytest.mark.parametrize("command", [["inspect"], ["export", "--format", "torch"], ["export", "--format", "program"]])
+def test_commands_take_a_stack(product: Path, tmp_path: Path, command: list[str], capsys) -> None:
+    out = ["--out", str(tmp_path / ("figures" if command == ["inspect"] else "m.pt"))]
+    assert main([command[0], str(product), *command[1:], *out]) == 0
+    if command == ["inspect"]:
+        assert list((tmp_path / "figures").glob("*.png"))
+
+
+def test_test_and_predict_take_a_stack(product: Path) -> None:
+    before = json.loads((product / "summary.json").read_text())["test/mse"]
+    for command in ("test", "predict"):
+        assert (
+            main(
+                [
+                    command,
+                    "--config",
+                    str(product / "config.yaml"),
+                    "--ckpt_path",
+                    str(product / "checkpoints/last.ckpt"),
+                ]
+            )
+            == 0
+        )
+    assert json.loads((product / "summary.json").read_text())["test/mse"] == pytest.approx(before, rel=1e-6, abs=1e-24)
+    assert (product / "predictions.csv").is_file()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--model.layers", "[2, 0]"], "layers must be numbers from 1 to 4096"),
+        (["--model.layers", "[60, 60]"], "more than the 200 training points"),
+        (["--model.depth", "40"], "depth of a stack must be 1 to 26"),
+        (["--data.domain", "{x: [1, 1], y: [0, 1]}"], "must be below upper"),
+        (["--data.expression", "x/y"], "grows without bound near"),
+        (["--data.expression", "log(x+1) + y"], "must be finite on the whole domain"),
+        (["--model.wiring", "difference", "--model.layers", "null"], "only a stack has a limit"),
+        (["--model.limit.epochs", "0"], "limit.epochs must be at least 1"),
+    ],
+    ids=lambda value: value[-1] if isinstance(value, list) else "",
+)
+def test_bad_input_is_one_line(tmp_path: Path, options: list[str], message: str, capsys) -> None:
+    assert main(["fit", *SMALL, "--run.root", str(tmp_path), *options]) == 1
+    error = capsys.readouterr().err.strip()
+    assert message in error and error.count("\n") == 0 and error.startswith("error: ")
+    assert not list(tmp_path.rglob("*.ckpt"))
+
+
+def test_a_fit_that_explains_too_little_says_what_to_try(tmp_path: Path, capsys) -> None:
+    options = ["--model.layers", "[1]", "--data.expression", "sin(9*x)*cos(7*y)", "--model.limit.epochs", "2"]
+    assert main(["fit", *SMALL, "--run.root", str(tmp_path), *options]) == 0
+    assert "of the variance" in " ".join(capsys.readouterr().out.split())

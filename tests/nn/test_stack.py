@@ -1,0 +1,207 @@
+"""Stacks against closed forms: the limit is a polynomial, and the build is off by what the formula predicts."""
+
+from __future__ import annotations
+
+import copy
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from lit_triwave.analysis.regions import TooManyPieces, count_linear_regions
+from lit_triwave.modules.stages import PEAK_OPTIONS
+from lit_triwave.nn.stack import DEEPEST_STACK, StackNetwork, check_layers, choose_layers, stack_parameters
+from lit_triwave.optim import LeastSquares, LevenbergMarquardt, jacobian
+from lit_triwave.optim.variable_projection import LimitProblem, VariableProjection
+
+F64 = torch.float64
+PLANE = {"x": (-1.0, 1.0), "y": (-1.0, 1.0)}
+
+
+def new_stack(layers: list[int], domain: Any = None, replicas: int = 2, seed: int = 0, **options: Any) -> StackNetwork:
+    """A stack whose limit is a random polynomial of moderate size."""
+    generator = torch.Generator().manual_seed(seed)
+    network = StackNetwork(
+        domain or PLANE, (-1.0, 1.0), layers=layers, replicas=replicas, generator=generator, **options
+    )
+    with torch.no_grad():
+        for parameter in [*network.projection, *network.shift, network.output_weight, network.output_bias]:
+            parameter.copy_(0.5 * torch.randn(parameter.shape, generator=generator, dtype=F64))
+    return network
+
+
+def points(count: int = 4000, variables: int = 2) -> Tensor:
+    generator = torch.Generator().manual_seed(7)
+    return 2 * torch.rand(count, variables, generator=generator, dtype=F64) - 1
+
+
+def fitted(target: Any, layers: list[int], steps: int = 40, replicas: int = 3) -> tuple[StackNetwork, Tensor]:
+    """A stack whose limit was trained on 800 points of a function of two variables, and its errors."""
+    x = points(800)
+    y = target(x)
+    generator = torch.Generator().manual_seed(0)
+    bounds = (float(y.min()), float(y.max()))
+    network = StackNetwork(PLANE, bounds, layers=layers, replicas=replicas, generator=generator)
+    problem = LimitProblem(network, x, y[:, None])
+    optimizer = VariableProjection(network.parameters())
+    for _ in range(steps):
+        errors = optimizer.step(lambda: problem)
+    return network, errors
+
+
+def test_the_limit_is_quadratic_neurons_read_by_all_later_layers() -> None:
+    network, x = new_stack([2, 3], replicas=1), points(50)
+    h = x.T
+    for weight, bias in zip(network.projection, network.shift, strict=True):
+        h = torch.cat([h, (weight[0] @ h + bias[0][:, None]).square()])
+    expected = network.output_weight[0] @ h + network.output_bias[0]
+    scale, offset = network.scaling.scale, network.scaling.offset
+    torch.testing.assert_close(network(x)[:, 0], expected * scale + offset)
+
+
+@settings(max_examples=15)
+@given(st.integers(0, 10_000), st.lists(st.integers(1, 4), min_size=1, max_size=3), st.integers(4, 12))
+def test_the_built_network_is_off_by_the_predicted_error(seed: int, layers: list[int], depth: int) -> None:
+    network = new_stack(layers, replicas=1, seed=seed)
+    built = copy.deepcopy(network)
+    built.build(depth)
+    x = points(20_000)
+    with torch.no_grad():
+        error = (built(x) - network(x)).square().mean()
+    predicted = network.predicted_mse(depth)[0]
+    assert predicted / 2 < error < 2 * predicted
+
+
+def test_each_layer_of_depth_divides_the_error_by_sixteen() -> None:
+    network, x, errors = new_stack([3, 3], replicas=1), points(20_000), []
+    for depth in range(2, 13):
+        built = copy.deepcopy(network)
+        built.build(depth)
+        with torch.no_grad():
+            errors.append(float((built(x) - network(x)).square().mean()))
+    assert all(14 < before / after < 18 for before, after in pairwise(errors))
+
+
+def test_a_product_is_learned_to_the_end_of_float64() -> None:
+    network, errors = fitted(lambda x: x[:, 0] * x[:, 1], [2, 2])
+    assert errors.min() < 1e-28
+    best = int(errors.argmin())
+    network.build(network.sufficient_depth(errors, best))
+    x = points(2000)
+    with torch.no_grad():
+        assert (network(x)[:, best] - x[:, 0] * x[:, 1]).square().mean() < 1e-15
+
+
+@pytest.mark.parametrize("released", [False, True])
+def test_plain_layers_compute_the_same_function(released: bool) -> None:
+    network = new_stack([2, 2], replicas=2)
+    network.build(5)
+    if released:
+        network.release("blocks")
+    x = points(500)
+    with torch.no_grad():
+        for replica in range(2):
+            expected = network(x)[:, [replica]]
+            torch.testing.assert_close(network.to_sequential(replica)(x), expected, rtol=0, atol=1e-12)
+
+
+def test_release_keeps_the_function() -> None:
+    network = new_stack([3, 2])
+    network.build(6)
+    x = points(500)
+    with torch.no_grad():
+        before = network(x)
+        network.release("blocks")
+        torch.testing.assert_close(network(x), before, rtol=0, atol=1e-12)
+
+
+def test_outside_the_domain_the_function_stays_bounded_and_continuous() -> None:
+    network = new_stack([2, 2])
+    network.build(4)
+    with torch.no_grad():
+        far = network(torch.tensor([[1e6, -1e6]], dtype=F64))
+        corner = network(torch.tensor([[1.0, -1.0]], dtype=F64))
+    torch.testing.assert_close(far, corner)
+
+
+def test_ranges_hold_every_argument_that_the_domain_reaches() -> None:
+    network, x = new_stack([3, 3, 3], seed=3), points(50_000)
+    h = x.T.expand(2, -1, -1)
+    for (weight, bias), (low, high) in zip(network.limit_layers, network.ranges(), strict=True):
+        v = torch.baddbmm(bias[..., None], weight, h)
+        assert (v.amin(-1) >= low).all() and (v.amax(-1) <= high).all()
+        h = torch.cat([h, v * v], 1)
+
+
+@pytest.mark.parametrize("released", [False, True])
+def test_the_jacobian_is_that_of_autograd(released: bool) -> None:
+    network = new_stack([2, 1], replicas=2)
+    network.build(3)
+    if released:
+        network.release("blocks")
+    x = points(8)
+    values, rows = jacobian(network, x)
+    torch.testing.assert_close(values, network(x).T)
+    parameters = list(network.parameters())
+    for sample in range(len(x)):
+        total = network(x[[sample]]).sum()  # replicas share no parameters
+        gradients = torch.autograd.grad(total, parameters)
+        expected = torch.cat(
+            [gradient.flatten(1) if gradient.ndim > 1 else gradient[:, None] for gradient in gradients], 1
+        )
+        torch.testing.assert_close(rows[..., sample], expected, rtol=1e-9, atol=1e-9)
+
+
+def test_second_order_steps_go_on_from_the_built_peaks() -> None:
+    x = points(400)
+    y = (x[:, 0] + 0.5 * x[:, 1]).sin()
+    network, _ = fitted(lambda x: (x[:, 0] + 0.5 * x[:, 1]).sin(), [2], steps=15, replicas=1)
+    network.build(4)
+    problem = LeastSquares(network, x, y)
+    optimizer = LevenbergMarquardt(network.parameters(), round_length=0, **PEAK_OPTIONS)  # type: ignore[arg-type]
+    before = problem.loss()
+    for _ in range(10):
+        after = optimizer.step(problem)
+    assert (after < before).all()
+
+
+def test_a_state_brings_a_new_network_into_its_life() -> None:
+    network, x = new_stack([2, 2]), points(50)
+    for change in (lambda: None, lambda: network.build(4), lambda: network.release("blocks")):
+        change()
+        other = new_stack([2, 2], seed=1)
+        other.load_state_dict(network.state_dict())
+        assert other.parameterization == network.parameterization
+        with torch.no_grad():
+            torch.testing.assert_close(other(x), network(x), rtol=0, atol=0)
+
+
+def test_linear_regions_of_one_variable_are_counted_up_to_a_bound() -> None:
+    network = new_stack([1], {"x": (0.0, 1.0)}, replicas=1)
+    network.build(3)
+    assert count_linear_regions(network) <= 2**3 + 2  # and at most two ends of the range inside the domain
+    with pytest.raises(TooManyPieces):
+        count_linear_regions(network.to_sequential(), most=2)
+
+
+@given(st.integers(1, 12), st.integers(2, 100_000))
+def test_chosen_layers_leave_points_for_each_parameter(inputs: int, count: int) -> None:
+    layers = choose_layers(inputs, count)
+    check_layers(layers)
+    assert layers == [1] or 4 * stack_parameters(inputs, layers) <= count
+
+
+@pytest.mark.parametrize("layers", [[], [2, 0], [-1], [5000]])
+def test_layers_that_cannot_be_are_refused(layers: list[int]) -> None:
+    with pytest.raises(ValueError, match="layers must be numbers from 1 to 4096"):
+        StackNetwork(PLANE, layers=layers)
+
+
+@pytest.mark.parametrize("depth", [0, DEEPEST_STACK + 1])
+def test_a_depth_beyond_float64_is_refused(depth: int) -> None:
+    with pytest.raises(ValueError, match="depth of a stack must be 1 to 26"):
+        new_stack([2]).build(depth)
