@@ -129,8 +129,9 @@ def test_every_command_runs_as_written(
     for block in blocks(page):
         if block.file:
             (folder / block.file).write_text(block.text)
-    for line in commands(page):
-        if not runs_whole(page, line):
+    first = [line for line in commands(PAGES[0])[:2] if page != PAGES[0]]  # the runs that pages compare and inspect
+    for line in [*first, *commands(page)]:
+        if not runs_whole(page, line) and line not in first:
             check_arguments(line, capfd)
         elif line not in finished:
             code, said = main(arguments(line)), capfd.readouterr().err

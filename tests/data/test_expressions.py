@@ -193,7 +193,7 @@ REFUSED = {
     "await x": NOT_PART,
     "x\0": "null",
     "\ud800": "surrogates",
-    "x+" * 600 + "x": "1201 characters",
+    "x+" * 600 + "x": "at most 1000 characters, got 1201",
     "(" * 400 + "x" + ")" * 400: "nested",
 }
 

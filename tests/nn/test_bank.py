@@ -79,7 +79,7 @@ def test_a_bank_maps_its_shape_to_its_shape(shape: Any, expected: tuple[int, ...
     assert bank.scales.shape == (*expected, 3)
     for batch in (0, 1, 5):
         assert bank(torch.rand(batch, *expected)).shape == (batch, *expected)
-    with pytest.raises(ValueError, match="expected \\(batch, "):
+    with pytest.raises(ValueError, match="u must have shape \\(batch, "):
         bank(torch.rand(5, *expected, 2))
 
 

@@ -80,7 +80,7 @@ def test_a_run_rewound_from_its_polish_is_a_new_run_in_wandb(fit, capsys) -> Non
     assert_complete(run)
     assert tracked(run)[-1]["_step"] == 12 and "figures/fit.count" in tracked(run)[-1]
     fit("", *small, "--model.polish.epochs", "6", "--ckpt_path", str(run / "checkpoints" / "last.ckpt"))
-    assert "rewound" not in capsys.readouterr().out
+    assert "is rewound to" not in capsys.readouterr().out
 
 
 def test_a_run_stopped_before_it_is_rewound_keeps_its_wandb_run(fit) -> None:

@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 
 from lit_triwave.cli import main
-from lit_triwave.commands.compare_heads import command as head_comparison
+from lit_triwave.commands.compare_heads import runs as head_comparison
+from lit_triwave.commands.compare_heads.report import verdict
 from tests.conftest import REPOSITORY
 
 
@@ -96,7 +97,7 @@ def test_test_images_have_a_column_of_their_own_where_others_are_set_aside(confi
 )
 def test_the_verdict_names_the_side_of_the_best_rival(rival: float, says: str) -> None:
     curves = {"constructed": 96.5, "a": 95.0, "b": rival}
-    assert says in head_comparison.verdict({name: torch.tensor([[value]]) for name, value in curves.items()}, [1])
+    assert says in verdict({name: torch.tensor([[value]]) for name, value in curves.items()}, [1])
 
 
 def test_a_seed_gives_the_same_run_again(config: Path) -> None:
