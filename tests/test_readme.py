@@ -27,6 +27,7 @@ FEW = [*TINY, "--model.polish.epochs", "1", "--data.test_points", "101"]
 IMAGES = ["--model.num_nets", "8", "--model.depth", "2", "--model.pretrain.epochs", "1", "--model.train.epochs", "1"]
 SMALL = {
     "configs/x3_minus_x.yaml": [*FEW, "--model.replicas", "2"],
+    "configs/stack.yaml": ["--model.layers", "[2, 2]", "--model.limit.epochs", "5", "--data.points", "200"],
     "configs/functions/x3.yaml": [*FEW, "--model.replicas", "2"],
     "configs/digits.yaml": [*IMAGES, "--model.channels", "[4,8]"],
     "configs/baselines/digits.yaml": ["--model.channels", "[4,8]", "--model.width", "16", "--model.train.epochs", "1"],

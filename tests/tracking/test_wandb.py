@@ -104,7 +104,7 @@ def test_looking_for_a_login_prints_nothing(tmp_path: Path) -> None:
     environment = os.environ | {"WANDB_API_KEY": "0123456789abcdef" * 2 + "01234567", "PYTHONPATH": str(REPOSITORY)}
     environment |= {"WANDB_MODE": "", "WANDB_BASE_URL": "http://127.0.0.1:9", "HOME": str(tmp_path)}
     done = subprocess.run(
-        [sys.executable, "-c", LOGIN], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", LOGIN], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200
     )
     assert (done.stdout, done.stderr) == ("online\n", "")
 

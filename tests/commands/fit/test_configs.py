@@ -12,7 +12,11 @@ from PIL import Image
 from lit_triwave.cli import main
 from tests.conftest import REPOSITORY
 
-CONFIGS = [path for path in sorted((REPOSITORY / "configs").rglob("*.yaml")) if "FunctionRegressor" in path.read_text()]
+REGRESSION = [
+    path for path in sorted((REPOSITORY / "configs").rglob("*.yaml")) if "FunctionRegressor" in path.read_text()
+]
+STACKS = [path for path in REGRESSION if "wiring: stack" in path.read_text()]
+CONFIGS = [path for path in REGRESSION if path not in STACKS]
 STABLE = ["test/mse", "test/max_error", "linear_regions/final", "wall_seconds", "fit_seconds", "seed"]
 PRETRAINED = ["pretrain/mse", "linear_regions/pretrained"]
 
@@ -51,6 +55,19 @@ def test_every_regression_config_runs_and_leaves_a_whole_run_folder(config: Path
     shown = capsys.readouterr().out
     for part in ["test MSE", "test maximum error", "linear regions", "time"] + ["pretrained MSE"] * constructed:
         assert part in shown
+
+
+@pytest.mark.parametrize("config", STACKS, ids=lambda path: str(path.relative_to(REPOSITORY / "configs")))
+def test_every_stack_config_runs_and_leaves_a_whole_run_folder(config: Path, tmp_path: Path, capsys) -> None:
+    small = ["--model.layers", "[2, 2]", "--model.replicas", "2", "--model.limit.epochs", "3", "--model.depth", "3"]
+    small += ["--data.points", "200", "--data.test_points", "300", "--run.root", str(tmp_path), "--run.id", "r"]
+    assert main(["fit", "--config", str(config), *small]) == 0
+    run = tmp_path / config.stem / "r"
+    summary = json.loads((run / "summary.json").read_text())
+    for key in ("test/mse", "test/r2", "test/max_error", "limit/mse", "parameters", "wall_seconds", "seed"):
+        assert math.isfinite(summary[key]), key
+    assert (run / "checkpoints" / "last.ckpt").is_file() and list((run / "figures").glob("*.png"))
+    assert "limit MSE" in capsys.readouterr().out
 
 
 def test_a_saved_config_run_again_is_another_run_of_the_same_experiment(trained, tmp_path: Path) -> None:
