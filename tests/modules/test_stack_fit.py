@@ -38,7 +38,7 @@ def test_a_product_is_exact_and_the_summary_says_so(product: Path) -> None:
     assert summary["test/r2"] > 1 - 1e-13
     assert summary["limit/mse"] < 1e-28
     assert summary["depth"] == load_module(product).module.network.depth
-    assert summary["parameters"] == 19
+    assert summary["parameters"] == 23  # 2·(2 + 1) + 2·(4 + 1) + 6 + 1
 
 
 @pytest.mark.parametrize("stop", [3, 6, 11])
@@ -62,7 +62,8 @@ def test_all_stages_are_logged_with_their_own_numbers(runs: Path) -> None:
 
 @pytest.mark.parametrize("command", [["inspect"], ["export", "--format", "torch"], ["export", "--format", "program"]])
 def test_commands_take_a_stack(product: Path, tmp_path: Path, command: list[str], capsys) -> None:
-    out = ["--out", str(tmp_path / ("figures" if command == ["inspect"] else "m.pt"))]
+    name = {"torch": "m.pt", "program": "m.pt2"}.get(command[-1], "figures")
+    out = ["--out", str(tmp_path / name)]
     assert main([command[0], str(product), *command[1:], *out]) == 0
     if command == ["inspect"]:
         assert list((tmp_path / "figures").glob("*.png"))
