@@ -164,7 +164,11 @@ class StackNetwork(ConstructedNetwork):
         Returns:
             (lowest, highest) of each layer, (R, K_l) each.
         """
-        layers, points = self.limit_layers, self._domain_points(RANGE_POINTS)
+        with torch.inference_mode(False):  # evaluations run in inference mode, where nothing has a gradient
+            return self._ranges([(weight.clone(), bias.clone()) for weight, bias in self.limit_layers])
+
+    def _ranges(self, layers: Layers) -> list[tuple[Tensor, Tensor]]:
+        points = self._domain_points(RANGE_POINTS)
         _, arguments = quadratic_features(points, layers)
         found = []
         for i, v in enumerate(arguments):

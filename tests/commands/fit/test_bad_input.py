@@ -56,7 +56,7 @@ def refuse(capsys: pytest.CaptureFixture[str], root: Path, *args: str, left: boo
         (["--run.id", "a#b"], "# ? % :, got 'a#b'"),
         (["--run.project", "a/b c"], "run.project must be 1 to 100 characters"),
         (["--run.root", ""], "run.root must be a folder, got ''"),
-        (["--model.depth", "null"], "model.depth must be int, got null"),
+        (["--model.replicas", "null"], "model.replicas must be int, got null"),
         (["--model.depth", "many"], "depth: Expected a <class 'int'>"),
         (["--model.replicas", "0"], "replicas must be at least 1, got 0"),
         (["--model.replicas", "-3"], "replicas must be at least 1, got -3"),
