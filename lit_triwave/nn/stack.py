@@ -341,6 +341,8 @@ class StackNetwork(ConstructedNetwork):
 
     @property
     def carriers(self) -> tuple[int, ...]:
+        if not len(self.bank):
+            return ()
         widths = [self.scaling.in_features + sum(self.layers[:i]) for i in range(len(self.layers))]
         return tuple(2 * width for width in widths for _ in range((self.depth or 0) + 1))
 
