@@ -138,13 +138,13 @@ def _check_bounded(function: Any, domain: _Domain, points: Points) -> None:
     reach = (upper - lower) * min(0.1, 2 * len(points) ** (-1 / len(domain)))
     engine = SobolEngine(len(domain), scramble=True, seed=0)  # type: ignore[no-untyped-call]
     cube = 2 * engine.draw(_POLE_POINTS, dtype=torch.float64) - 1
-    growing = 0
+    growing = False
     for _ in range(_POLE_BOXES):
         x = torch.minimum(torch.maximum(at + reach * cube, lower), upper)
         y = function(x).abs()
         value, row = y.nan_to_num(nan=torch.inf).max(0)
         if value > largest:
-            growing += bool(value > 2 * largest)
+            growing = growing or bool(value > 2 * largest)
             largest, at = float(value), x[row]
         reach = reach / 10
     # A point may lie so near a pole that the values around it cannot grow any more.

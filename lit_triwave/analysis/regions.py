@@ -26,7 +26,6 @@ from torch import Tensor, nn
 # pieces. The bound of jumps is strict, since cancellation can leave 10^-13 of a kink's first term.
 _VALUE_ROUNDINGS = 8.0
 _JUMP_ROUNDINGS = 3.0
-_STACK_PIECES = 1 << 20  # of a stack, whose layers multiply their pieces; more do not fit into memory
 _FLOAT64_ROUNDOFF = torch.finfo(torch.float64).eps / 2
 
 
@@ -50,7 +49,7 @@ def count_linear_regions(
         f: `nn.Sequential` of `nn.Linear` and `nn.ReLU` with one output, or a module whose `to_sequential()` returns
             one.
         lower, upper: ends of the interval; or ends of the segment, as points of shape (in_features,).
-        most: pieces that are counted; None: however many there are, up to 2^20 for a stack.
+        most: pieces that are counted; None: the `most_pieces` of the network (2^20 for a stack), else all.
 
     Returns:
         The number of pieces, at least 1, which is `len(breakpoints(f, lower, upper)) + 1`.
@@ -85,7 +84,7 @@ def breakpoints(
     start, end, scalar = _ends(lower, upper)
     _check(layers, len(start))
     line = _Line.between(start, end)
-    most = most or (_STACK_PIECES if getattr(f, "wiring", None) == "stack" else None)
+    most = most or getattr(f, "most_pieces", None)
     for layer in layers:
         line = _linear(line, layer) if isinstance(layer, nn.Linear) else _relu(line)
         if most is not None and len(line.position) - 1 > most:

@@ -18,6 +18,11 @@ _SAME_SECONDS = 1.0
 """Time in which a second SIGTERM repeats the first: SLURM sends it to each process, and W&B's agent passes it on."""
 
 
+def _starts_ranks(frame: FrameType | None) -> bool:
+    """Whether Lightning is starting the other ranks of this machine."""
+    return frame is not None and (frame.f_code.co_name == "_call_children_scripts" or _starts_ranks(frame.f_back))
+
+
 class Interruption(Callback):
     """Turns the first Ctrl-C, SIGTERM or SIGUSR1 into a request to stop after the present step.
 
@@ -45,6 +50,8 @@ class Interruption(Callback):
         # After SIGUSR1 SLURM sends SIGTERM to processes that are still saving, and SIGUSR1 to each process of a rank.
         impatient = number != REQUEUE_SIGNAL and self.requested != REQUEUE_SIGNAL
         unbegun = not (self.begun or self.trained) and number != REQUEUE_SIGNAL
+        if unbegun and _starts_ranks(frame):
+            return  # `ranks_end_together` ends the run: an exception would leave a rank that is not in its list yet
         if self.requested is None and not unbegun:
             self.requested = signal.Signals(number)
             self._since = time.monotonic()

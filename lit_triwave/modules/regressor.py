@@ -220,10 +220,11 @@ class FunctionRegressor(StagedModule):
     def _check_one_batch(self) -> None:
         passes = getattr(self.trainer.datamodule, "repeats", 1)  # type: ignore[attr-defined]
         if self.trainer.num_training_batches != passes:
+            # Only these stages let the user set the number of samples that are differentiated at a time.
+            bound = f"{self.stage}.chunk bounds the memory" if self.stage != "pretrain" else "memory stays bounded"
             raise TriwaveError(
                 f"{self.stage} takes all training points in one batch, not in "
-                f"{self.trainer.num_training_batches // passes}: set data.batch_size to null "
-                f"({self.stage}.chunk bounds the memory)"
+                f"{self.trainer.num_training_batches // passes}: set data.batch_size to null ({bound})"
             )
 
     def _limit_step(self, x: Tensor, y: Tensor, batch_idx: int) -> dict[str, Tensor]:
@@ -258,23 +259,27 @@ class FunctionRegressor(StagedModule):
 
     def _build(self) -> None:
         """Builds the stack's subnetworks, as deep as asked for or as the error of its limit is worth."""
-        network, asked = self.network, self.hparams["depth"]
+        network, best = self.network, int(self.best_replica)
         assert isinstance(network, StackNetwork)
-        best = int(self.best_replica)
-        depth = network.sufficient_depth(self.limit_mse, best) if asked is None else asked
+        depth = self._depth_to_build(network, best)
         predicted = float(network.predicted_mse(depth)[best])
         network.build(depth)
-        how = "chosen" if asked is None else "as asked for"
+        how = "chosen" if self.hparams["depth"] is None else "as asked for"
         say(
             f"built with depth {depth} ({how}): the construction adds a mean squared error of {predicted:.1e} to the "
             f"limit network's {float(self.limit_mse[best]):.1e}"
         )
 
+    def _depth_to_build(self, network: StackNetwork, replica: int) -> int:
+        """Returns the depth that was asked for, or the one that the error of a replica's limit is worth."""
+        asked: int | None = self.hparams["depth"]
+        return network.sufficient_depth(self.limit_mse, replica) if asked is None else asked
+
     def finish(self) -> None:
         """Builds a stack that is still its limit, as it would be built at the end of that stage."""
         network = self.network
         if isinstance(network, StackNetwork) and network.parameterization == "limit":
-            network.build(self.hparams["depth"] or network.sufficient_depth(self.limit_mse, int(self.best_replica)))
+            network.build(self._depth_to_build(network, int(self.best_replica)))
 
     def on_fit_start(self) -> None:
         if self.chosen_layers and self.stage == "limit":
@@ -417,7 +422,7 @@ class FunctionRegressor(StagedModule):
             network = copy.deepcopy(network).double()  # the weights of these peaks, not their rounding to float32
         if isinstance(network, StackNetwork) and network.parameterization == "limit":
             network = copy.deepcopy(network)
-            network.build(self.hparams["depth"] or network.sufficient_depth(self.limit_mse, replica))
+            network.build(self._depth_to_build(network, replica))
         return network.to_sequential(replica)
 
     @property

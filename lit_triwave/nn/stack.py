@@ -38,6 +38,8 @@ RANGE_MARGIN = 0.01
 """Share by which each neuron's range is widened at both ends."""
 
 
+MOST_PIECES = 1 << 20
+"""Linear pieces that are counted, since layers multiply them; more do not fit into memory."""
 PREFERRED_LAYERS = {1: (3, 4), 2: (5, 6), 3: (6, 5)}
 """Width and number of layers by the number of variables: what served best on the functions of docs/benchmarks.md."""
 POINTS_PER_PARAMETER = 4
@@ -81,6 +83,7 @@ class StackNetwork(ConstructedNetwork):
     # Linear pieces that the depth buys are not comparable with free knots: layers multiply them.
     segments = None
     wiring = "stack"
+    most_pieces = MOST_PIECES
 
     def __init__(
         self,
@@ -227,12 +230,14 @@ class StackNetwork(ConstructedNetwork):
         Returns:
             Shape (R,), in squared units of the targets.
         """
-        return self._construction_mse(self.ranges(), depth)
+        return self._construction_mse()(depth)
 
-    def _construction_mse(self, ranges: Sequence[tuple[Tensor, Tensor]], depth: int) -> Tensor:
+    def _construction_mse(self) -> Callable[[int], Tensor]:
+        """Returns `predicted_mse` as a function of the depth alone: ranges and derivatives are the same for all."""
+        ranges = self.ranges()
         _, arguments = quadratic_features(self._sobol(RANGE_POINTS, 1.0), self.limit_layers)
         g = quadratic_sensitivities(self.output_weight.detach(), self.limit_layers, arguments)
-        return construction_mse(g, arguments, ranges, depth) * self.scaling.scale.square()
+        return lambda depth: construction_mse(g, arguments, ranges, depth) * self.scaling.scale.square()
 
     @torch.no_grad()
     def sufficient_depth(self, errors: Tensor, best: int = 0) -> int:
@@ -243,8 +248,8 @@ class StackNetwork(ConstructedNetwork):
             best: the replica that decides.
         """
         aim = max(float(errors[best].nan_to_num(nan=0.0)), FINEST * float(self.scaling.scale) ** 2)
-        ranges, depth = self.ranges(), 1
-        while depth < DEEPEST_STACK and not float(self._construction_mse(ranges, depth)[best]) < aim:
+        mse, depth = self._construction_mse(), 1
+        while depth < DEEPEST_STACK and not float(mse(depth)[best]) < aim:
             depth += 1
         return depth
 

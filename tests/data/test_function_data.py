@@ -321,7 +321,7 @@ def test_sobol_points_fill_the_domain_more_evenly_than_random_ones():
         return int(((cells[:, 0] * 12 + cells[:, 1]).bincount(minlength=144) == 0).sum())
 
     for seed in range(3):
-        # Of 144 cells, 256 random points leave 17 % empty.
+        # Random points (256) leave 17 % of the 144 cells empty.
         assert empty_cells("sobol", seed) < 10 < 15 < empty_cells("random", seed)
         sobol = unit_points("sobol", seed)
         assert (sobol == 0).any() and (sobol == 1).any()  # some lie on the boundary

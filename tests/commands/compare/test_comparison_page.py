@@ -384,7 +384,7 @@ def test_headers_and_rows_take_the_keyboard_and_rows_have_one_colour_everywhere(
     same = f"[...document.querySelectorAll('#parameters .point')].some(p => p.style.fill === {colour})"
     browser.until(same)
     browser.until(f"[...document.querySelectorAll('#curves .js-line')].some(p => p.style.stroke === {colour})")
-    # That of the one that it displaces; the others keep theirs.
+    # The row takes the colour of the one that it displaces; the others keep theirs.
     assert browser.run("return document.querySelector('tbody tr').style.getPropertyValue('--chosen')") == "#4f6d2f"
     assert browser.errors() == []
 

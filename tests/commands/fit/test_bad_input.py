@@ -90,6 +90,14 @@ def test_a_bad_value_gets_one_line_that_names_it(args: list[str], says: str, tmp
     assert says in refuse(capsys, tmp_path, "fit", *CONFIG, *args)
 
 
+def set_slurm_step(monkeypatch: pytest.MonkeyPatch, **step: str) -> None:
+    """Sets the variables that srun gives to the first task of a job's first step."""
+    for name, value in (step | {"ID": "0"}).items():
+        monkeypatch.setenv(f"SLURM_STEP_{name}", value)
+    for name in ("SLURM_JOB_ID", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID"):
+        monkeypatch.setenv(name, "0")
+
+
 @pytest.mark.parametrize(
     ("args", "says"),
     [
@@ -100,22 +108,14 @@ def test_a_bad_value_gets_one_line_that_names_it(args: list[str], says: str, tmp
 def test_options_that_contradict_an_allocation_are_named(
     args: list[str], says: str, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    step = {"NUM_NODES": "2", "NUM_TASKS": "5", "TASKS_PER_NODE": "3,2", "ID": "0", "NODELIST": "n[1-2]"}
-    for name, value in {f"SLURM_STEP_{name}": value for name, value in step.items()}.items():
-        monkeypatch.setenv(name, value)
-    for name in ("SLURM_JOB_ID", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID"):
-        monkeypatch.setenv(name, "0")
+    set_slurm_step(monkeypatch, NUM_NODES="2", NUM_TASKS="5", TASKS_PER_NODE="3,2", NODELIST="n[1-2]")
     assert says in refuse(capsys, tmp_path, "fit", *CONFIG, *args)
 
 
 def test_devices_that_disagree_with_a_job_of_one_task_are_named(
     tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    step = {"NUM_NODES": "1", "NUM_TASKS": "1", "TASKS_PER_NODE": "1", "ID": "0", "NODELIST": "n1"}
-    for name, value in {f"SLURM_STEP_{name}": value for name, value in step.items()}.items():
-        monkeypatch.setenv(name, value)
-    for name in ("SLURM_JOB_ID", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID"):
-        monkeypatch.setenv(name, "0")
+    set_slurm_step(monkeypatch, NUM_NODES="1", NUM_TASKS="1", TASKS_PER_NODE="1", NODELIST="n1")
     assert type(cluster_environment(1, 2)) is LightningEnvironment  # as under `srun --pty bash`
     monkeypatch.setenv("LIT_TRIWAVE_TASKS", "1")  # as under slurm/fit.sbatch
     assert "trainer.devices must be 1, the tasks on each node of srun, got 3" in refuse(

@@ -143,11 +143,11 @@ def test_a_run_that_fails_is_named_and_the_others_are_made_and_kept(tmp_path: Pa
 
 
 def test_what_the_parser_lets_through_is_refused_before_the_first_run_too(tmp_path: Path, capsys: Any) -> None:
-    bad = write(tmp_path, {"model.depth": {"values": [2, None]}})
+    bad = write(tmp_path, {"model.replicas": {"values": [2, None]}})
     named = ["--run.experiment", "my heads"]
     good = write(tmp_path, {"model.depth": {"values": [2]}}, name="good.yaml")
-    for path, options, says in ((bad, [], "model.depth must be int, got null"), (good, named, "got 'my heads'")):
-        assert main(["sweep", path, *SMALL, "--run.root", str(tmp_path), *options, "--list", str(tmp_path / "l")]) == 1
+    for path, options, says in ((bad, [], "model.replicas must be int, got null"), (good, named, "got 'my heads'")):
+        assert main(["sweep", path, "--run.root", str(tmp_path), *options, "--list", str(tmp_path / "l")]) == 1
         assert says in capsys.readouterr().err
     assert not (tmp_path / "l").exists()
 
@@ -245,7 +245,7 @@ BAD = [
         {"parameters": {"model.depht": {"values": [3]}}},
         "Option 'model.depht' is not accepted; did you mean 'model.depth'",
     ),
-    ({"parameters": {"model.depth": {"values": [3, "x"]}}}, "depth: Expected a <class 'int'>. Got value: x"),
+    ({"parameters": {"model.depth": {"values": [3, "x"]}}}, "depth: Expected a <class 'int'>"),
     (
         {"parameters": {"model.depth": {"values": []}}},
         "parameter model.depth: values must be a list with at least one value, got []",
