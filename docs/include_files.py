@@ -1,7 +1,9 @@
 """Hook of mkdocs for pages that show files of the repository.
 
-`{include FILE}` stands for a file, with its links seen from `docs/`.
-`{configs FOLDER}` stands for all configs in a folder.
+On a code host such a page is a sentence with a link; in the built documentation the files themselves are there:
+
+- `This page is [FILE](path).` becomes the file, with its links as seen from `docs/`.
+- `All files of [FOLDER](path).` becomes all configs in the folder.
 """
 
 from __future__ import annotations
@@ -15,8 +17,8 @@ REPOSITORY = Path(__file__).parents[1]
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """Returns the page with the files in it."""
-    markdown = re.sub(r"^\{include (\S+)\}$", lambda found: _text(found[1]), markdown, flags=re.MULTILINE)
-    return re.sub(r"^\{configs (\S+)\}$", lambda found: _configs(found[1]), markdown, flags=re.MULTILINE)
+    markdown = re.sub(r"^This page is \[(\S+)\]\(\S+\)\.$", lambda found: _text(found[1]), markdown, flags=re.MULTILINE)
+    return re.sub(r"^All files of \[(\S+)\]\(\S+\)\.$", lambda found: _configs(found[1]), markdown, flags=re.MULTILINE)
 
 
 def _text(file: str) -> str:

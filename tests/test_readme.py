@@ -192,10 +192,23 @@ def test_links_lead_to_files(page: Path) -> None:
         assert (page.parent / target).exists(), target
 
 
+def test_contributing_answers_questions_with_files_and_names_that_exist() -> None:
+    table = (REPOSITORY / "CONTRIBUTING.md").read_text().partition("| question |")[2].partition("## Walls")[0]
+    answers = [row.split(" | ")[1] for row in table.splitlines() if row.startswith("| ") and "**" not in row]
+    assert len(answers) >= 25
+    for answer in answers:
+        files = ""
+        for word in re.findall(r"`([^`]+)`", answer):
+            if "/" in word:
+                files = (REPOSITORY / word).read_text()
+            else:
+                assert re.search(rf"\b{word}\b", files), answer
+
+
 def test_every_shipped_config_is_in_the_reference() -> None:
     text = (DOCS / "reference" / "configs.md").read_text()
     for config in (REPOSITORY / "configs").rglob("*.yaml"):
-        assert f"{{configs {config.parent.relative_to(REPOSITORY).as_posix()}}}" in text, config
+        assert f"All files of [{config.parent.relative_to(REPOSITORY).as_posix()}](" in text, config
 
 
 def test_every_public_name_is_in_the_reference() -> None:

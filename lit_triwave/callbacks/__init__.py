@@ -1,1 +1,1 @@
-"""What happens around the training loop: the stage switch, checkpoints, Ctrl-C, progress, figures, the summary."""
+"""What happens around the training loop: diagnostics, progress, the summary, figures and predictions."""

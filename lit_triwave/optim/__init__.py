@@ -1,4 +1,4 @@
-"""Second-order optimization of many small networks at once: the last stage of training (METHOD section 6)."""
+"""Second-order optimization of many small networks at once: stages `polish` and `limit` (METHOD sections 6 and 7)."""
 
 from lit_triwave.optim.jacobian import LeastSquares, NormalEquations, jacobian
 from lit_triwave.optim.levenberg_marquardt import LevenbergMarquardt
