@@ -34,8 +34,8 @@ commands:
 
 Every field of a config can be given on the command line, for example
   python -m lit_triwave fit --config configs/x3_minus_x.yaml --model.depth 6 --model.replicas 10
-validate, test and predict use the newest run of the config's experiment unless --ckpt_path FILE is given.
-`fit --ckpt_path last` resumes it.
+validate, test and predict take, of the runs of the config's experiment, the one that saved a checkpoint last.
+--run.id ID or --ckpt_path FILE names another. `fit --ckpt_path last` resumes it.
 
   python -m lit_triwave COMMAND --help            show all fields of a command
   python -m lit_triwave COMMAND --print_config    print a complete config with its defaults

@@ -36,8 +36,8 @@ def choose_checkpoint(asked: str | None, run: Namespace, fits: bool) -> Chosen:
     """Returns the checkpoint that the user means.
 
     Args:
-        asked: value of --ckpt_path. A file; or `last` or `best`, of the run with the given id or of the newest run.
-            None means `last`, but for `fit` no checkpoint.
+        asked: value of --ckpt_path. A file; or `last` or `best`, of the run with the given id or of the one that saved
+            it last. None means `last`, but for `fit` no checkpoint.
         run: as the user asked for it.
         fits: whether the command is `fit`.
 
@@ -74,7 +74,7 @@ def choose_checkpoint(asked: str | None, run: Namespace, fits: bool) -> Chosen:
 
 
 def find_checkpoint(place: str | Path) -> Path:
-    """Returns a checkpoint: the given file, the last one of a run's folder, or that of an experiment's newest run.
+    """Returns a checkpoint: the given file, the last one of a run's folder, or the newest one of an experiment.
 
     Raises:
         TriwaveError: there is none.
