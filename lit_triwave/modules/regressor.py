@@ -29,6 +29,8 @@ DEFAULT_DEPTH = 5
 LIMIT_EPOCHS = 100
 MOST_PIECES = 1 << 14
 """Linear pieces of a stack that are counted: its layers multiply them."""
+ERROR_CHUNK = 65_536
+"""Samples whose error is taken at a time: a batch of a million points must not need gigabytes."""
 DEFAULT_LIMIT = Limit()
 DEFAULT_PRETRAIN = Stage(epochs=500, lr=0.1, options={"betas": [0.9, 0.99]})
 DEFAULT_POLISH = Polish(epochs=0)
@@ -405,7 +407,9 @@ class FunctionRegressor(StagedModule):
         # A copy: a loader that keeps its position has one alone, and may be in the middle of an epoch.
         for batch in copy.copy(loader):
             x, y, _ = self.trainer.strategy.batch_to_device(batch, self.device)
-            total[:-1] += (self(x) - self.targets(y)).square().sum(0)
+            parts = (torch.split(values, ERROR_CHUNK) for values in (x, self.targets(y)))
+            for inputs, targets in zip(*parts, strict=True):
+                total[:-1] += (self(inputs) - targets).square().sum(0)
             total[-1] += len(y)
         total = self.trainer.strategy.reduce(total, reduce_op="sum")
         return total[:-1] / total[-1]
