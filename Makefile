@@ -65,6 +65,7 @@ lint: setup ## check style, types and the walls between the rooms
 docs: setup ## build the documentation into site/, with warnings as errors
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
+# Without the extra `benchmarks`: nothing but one benchmark needs the peers.
 lock: ## write requirements.lock; versions in it stay unless pyproject.toml forbids them
-	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.10 \
-		--no-emit-index-url --no-annotate --no-header --output-file requirements.lock
+	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip compile pyproject.toml --extra onnx --extra parquet --extra docs --extra dev \
+		--universal --python-version 3.10 --no-emit-index-url --no-annotate --no-header --output-file requirements.lock

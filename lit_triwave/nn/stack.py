@@ -41,7 +41,7 @@ RANGE_MARGIN = 0.01
 MOST_PIECES = 1 << 20
 """Linear pieces that are counted, since layers multiply them; more do not fit into memory."""
 PREFERRED_LAYERS = {1: (3, 4), 2: (5, 6), 3: (6, 5)}
-"""Width and number of layers by the number of variables: what served best on the functions of docs/benchmarks.md."""
+"""Width and number of layers by the number of variables; served best on the functions of docs/results/benchmarks.md."""
 POINTS_PER_PARAMETER = 4
 """Fewer let a stack fit its points closely and be wrong between them."""
 
