@@ -28,6 +28,8 @@ DEEPEST = 64
 """Most hidden layers: scales shrink by powers of four, and 4^64 exhausts single precision."""
 WIDEST = 1 << 20
 """Most subnetworks of a head: four million neurons in a layer."""
+END_ROUNDOFFS = 8
+"""Roundoffs of the dtype by which the released first wave stays above zero at u = 1, in units of 1/a_0."""
 
 PEAK_PARAMETERS = ("peak_logits", "log_scales", "alpha", "beta")
 _WEIGHT_PARAMETERS = BlockWeights._fields
@@ -205,6 +207,10 @@ class TriangleBank(nn.Module):
         with torch.no_grad():
             peaks, weights = self.peaks.clone(), self.weights()
             assert isinstance(weights, BlockWeights)
+            # All waves are zero at u = 1, where rounding would decide on which side of its ReLU's kink a sample lies,
+            # and with it the gradient: other ranks, other devices would train otherwise.
+            inset = 1 - END_ROUNDOFFS * torch.finfo(peaks.dtype).eps
+            weights.hidden_weight[..., :1, :3, 2] *= inset  # nothing where there is one hidden layer
             if recruited:
                 weights = recruit(weights, peaks[..., :-1])
             new = weights if kind == "blocks" else dense.as_dense(weights)

@@ -471,3 +471,17 @@ def test_every_trainable_parameter_of_a_released_bank_has_a_gradient(depth: int,
     bank(torch.rand(5, 2)).sum().backward()
     for name, parameter in bank.named_parameters():
         assert (parameter.grad is not None) == parameter.requires_grad == (parameter.numel() > 0), name
+
+
+@pytest.mark.parametrize("recruited", [False, True])
+def test_rounding_does_not_decide_the_gradient_at_the_end_of_the_domain(recruited: bool) -> None:
+    end = torch.ones(1, 50, dtype=torch.float64)
+    gradients = []
+    for shift in (0.0, 1e-15):
+        bank = TriangleBank([50], 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        with torch.no_grad():
+            bank.peak_logits += shift
+        bank.release("blocks", recruited)
+        bank(end).sum().backward()
+        gradients.append(bank.hidden_weight.grad)
+    torch.testing.assert_close(*gradients, rtol=0, atol=1e-9)
