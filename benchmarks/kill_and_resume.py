@@ -42,6 +42,11 @@ CASES = {
         *FUNCTION,
         *["--model.pretrain.epochs", "150", "--model.train.epochs", "150", "--model.polish.epochs", "60"],
     ],
+    "stack, four stages": [
+        *["--config", "configs/stack.yaml", "--model.layers", "[2, 2]", "--model.replicas", "2"],
+        *["--data.points", "500", "--model.limit.epochs", "60", "--model.pretrain.epochs", "30"],
+        *["--model.train.epochs", "30", "--model.polish.epochs", "30"],
+    ],
     "digits, released as blocks": [*DIGITS, "--model.release", "blocks"],
     "digits, released as dense": [*DIGITS, "--model.release", "dense", "--model.mixup", "0.2"],
 }

@@ -1,6 +1,6 @@
 """Measures the cost of Weights & Biases: the digits fit with it, offline, and without.
 
-    python -m benchmarks.tracking [--turns 8] [--epochs 20]
+    python -m benchmarks.tracking [--turns 8] [--epochs 20] [options of fit]
 
 Whole fits through the front door, in pairs within one process; the order changes from pair to pair, and the first pair
 only warms up. Measured twice, over all steps with their validations, region counts and rows of metrics.csv:
@@ -103,7 +103,7 @@ def timed_calls(watch: Any) -> Iterator[None]:
         WandbRows.log_metrics = log  # type: ignore[method-assign]
 
 
-def fit(mode: str, epochs: int, root: str) -> Times:
+def fit(mode: str, epochs: int, root: str, more: Sequence[str] = ()) -> Times:
     """Times one fit of the digits with W&B in a mode.
 
     Raises:
@@ -115,7 +115,7 @@ def fit(mode: str, epochs: int, root: str) -> Times:
     options += ["--run.root", root, "--run.wandb", mode, "--trainer.callbacks+=benchmarks.tracking.Stopwatch"]
     begun, said = time.perf_counter(), io.StringIO()
     with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said), timed_calls(watch):
-        code = lit_triwave(["fit", "--config", "configs/digits.yaml", *options])
+        code = lit_triwave(["fit", "--config", "configs/digits.yaml", *options, *more])
     whole = time.perf_counter() - begun
     if code or "its process is gone" in said.getvalue():
         raise RuntimeError(f"the fit with W&B {mode} failed: {said.getvalue()[-500:]}")
@@ -128,13 +128,13 @@ def main(arguments: Sequence[str] | None = None) -> float:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--turns", type=int, default=8)
     parser.add_argument("--epochs", type=int, default=20)
-    asked = parser.parse_args(arguments)
+    asked, more = parser.parse_known_args(arguments)
     torch.set_num_threads(1)
     pairs = []
     with tempfile.TemporaryDirectory() as root:
         for turn in range(asked.turns + 1):
             order = ("offline", "disabled") if turn % 2 else ("disabled", "offline")
-            times = {mode: fit(mode, asked.epochs, root) for mode in order}
+            times = {mode: fit(mode, asked.epochs, root, more) for mode in order}
             pairs += [(times["disabled"], times["offline"])] if turn else []
     table = Table(title=f"digits, {asked.epochs} epochs, {len(pairs)} pairs; W&B offline against disabled")
     for column in ("of all steps", "W&B takes", "single pairs"):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, Trainer
 
 
@@ -88,3 +90,10 @@ class KillWandb(Callback):
             for child in Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split():
                 if Path(f"/proc/{child}/comm").read_text().startswith("wandb"):
                     os.kill(int(child), signal.SIGKILL)
+
+
+class SayAtExitWhetherRanksAreConnected(Callback):
+    """Prints `connected: True` or `connected: False` at the end of this process."""
+
+    def setup(self, *_: Any, **__: Any) -> None:
+        Finalize(None, lambda: print("connected:", torch.distributed.is_initialized(), flush=True), exitpriority=0)

@@ -5,51 +5,131 @@ from __future__ import annotations
 import multiprocessing
 import os
 import runpy
+import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import NamedTuple
 
-from tests.conftest import REPOSITORY
+from lightning.pytorch.utilities import rank_zero_only
+from matplotlib.figure import Figure
 
-PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["lit_triwave.commands.fit.command"])
+from tests.conftest import REPOSITORY, save_a_pixel
+
+_PROCESSES = multiprocessing.get_context("forkserver")
+# Also what a fit imports late, so that no process does it once more.
+_IMPORTS = ["lit_triwave.commands.fit.command", "lit_triwave.callbacks.figures", "matplotlib.pyplot", "wandb"]
+_PROCESSES.set_forkserver_preload(_IMPORTS)
+
+
+class Running(NamedTuple):
+    """A command at work.
+
+    Attributes:
+        args: of the command.
+        process: in which it runs.
+        out, err: files that get what it prints.
+    """
+
+    args: list[str]
+    process: BaseProcess
+    out: Path
+    err: Path
+
+    def lines(self) -> Iterator[str]:
+        """Yields the lines that it prints, as they come, to its end."""
+        with self.out.open() as file:
+            text = ""
+            while True:
+                over = self.process.exitcode is not None
+                text += file.read()
+                *whole, text = text.split("\n")
+                yield from whole
+                if over:
+                    return
+                time.sleep(0.02)
+
+    @property
+    def pid(self) -> int:
+        """Number of the process."""
+        assert self.process.pid is not None
+        return self.process.pid
+
+    def send(self, number: int) -> None:
+        """Sends it a signal."""
+        os.kill(self.pid, number)
+
+    def wait(self, seconds: float = 300) -> subprocess.CompletedProcess[str]:
+        """Returns what a shell would see at its end.
+
+        Raises:
+            TimeoutExpired: it was killed.
+        """
+        self.process.join(seconds)
+        if self.process.exitcode is None:
+            self.process.kill()
+            raise subprocess.TimeoutExpired(self.args, seconds)
+        return subprocess.CompletedProcess(self.args, self.process.exitcode, self.out.read_text(), self.err.read_text())
+
+
+def start_command(args: Sequence[str], place: Path, folder: Path = REPOSITORY, **variables: str) -> Running:
+    """Starts `python -m lit_triwave`.
+
+    Args:
+        args: of the command.
+        place: a folder for what it prints; it is made.
+        folder: in which it runs.
+        variables: of the environment, beside or instead of this process's own.
+    """
+    environment = os.environ | variables
+    environment.pop("WANDB_SERVICE", None)  # the W&B process of fits in this one
+    place.mkdir(parents=True)
+    outputs = [place / name for name in ("out", "err")]
+    for path in outputs:
+        path.touch()
+    process = _PROCESSES.Process(target=_run, args=(list(args), folder, environment, *outputs))
+    process.start()
+    return Running(list(args), process, *outputs)
 
 
 def run_command(
     args: Sequence[str], folder: Path = REPOSITORY, seconds: float = 500, **variables: str
 ) -> subprocess.CompletedProcess[str]:
-    """Runs `python -m lit_triwave` as a shell would.
-
-    Args:
-        args: of the command.
-        folder: in which it runs.
-        seconds: after which it is killed.
-        variables: of the environment, beside or instead of this process's own.
+    """Runs `python -m lit_triwave` as a shell would; see `start_command`.
 
     Raises:
-        TimeoutExpired: it was killed.
+        TimeoutExpired: it was killed after `seconds`.
     """
-    environment = os.environ | variables
-    environment.pop("WANDB_SERVICE", None)  # the W&B process of fits in this one
     with TemporaryDirectory() as place:
-        outputs = [Path(place) / name for name in ("out", "err")]
-        process = PROCESSES.Process(target=_run, args=(list(args), folder, environment, *outputs))
-        process.start()
-        process.join(seconds)
-        if process.exitcode is None:
-            process.kill()
-            raise subprocess.TimeoutExpired(list(args), seconds)
-        return subprocess.CompletedProcess(list(args), process.exitcode, *[path.read_text() for path in outputs])
+        return start_command(args, Path(place) / "command", folder, **variables).wait(seconds)
+
+
+def run_ranks(args: Sequence[str], ranks: int = 2, seconds: float = 300) -> list[subprocess.CompletedProcess[str]]:
+    """Runs `torchrun --nproc-per-node … -m lit_triwave`: its variables, without its own time to start."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = str(server.getsockname()[1])
+    job = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks)}
+    job |= {"TORCHELASTIC_RUN_ID": "test", "GROUP_RANK": "0"}
+    with TemporaryDirectory() as place:
+        begun = [
+            start_command(args, Path(place) / str(rank), **job, RANK=str(rank), LOCAL_RANK=str(rank))
+            for rank in range(ranks)
+        ]
+        return [command.wait(seconds) for command in begun]
 
 
 def _run(args: list[str], folder: Path, environment: dict[str, str], *outputs: Path) -> None:
     for descriptor, path in zip((1, 2), outputs, strict=True):
-        with path.open("wb") as file:
+        with path.open("ab") as file:
             os.dup2(file.fileno(), descriptor)
     os.environ.clear()
     os.environ.update(environment)  # the server has that of its own start
     os.chdir(folder)
+    rank_zero_only.rank = int(environment.get("RANK", "0"))  # Lightning reads it when it is imported
+    Figure.savefig = save_a_pixel  # type: ignore[method-assign,assignment]
     sys.argv[1:] = args
     runpy.run_module("lit_triwave", run_name="__main__", alter_sys=True)

@@ -12,7 +12,7 @@ from filelock import FileLock
 from matplotlib.figure import Figure
 
 from lit_triwave.cli import main
-from tests.conftest import PIXEL, REPOSITORY
+from tests.conftest import REPOSITORY, save_a_pixel
 
 FUNCTION = ["--config", str(REPOSITORY / "configs/x3_minus_x.yaml"), "--model.depth", "3", "--model.replicas", "3"]
 FUNCTION += ["--data.points", "50", "--data.test_points", "100"]
@@ -43,7 +43,7 @@ def small_run(root: Path, name: str, *args: str) -> Path:
     """Returns the folder of the run of that name, which is trained, without its figures, when it is first needed."""
     folder = root / name.replace(", ", "_").replace(" ", "_") / "a"
     with FileLock(root / f"{folder.parent.name}.lock"), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Figure, "savefig", lambda self, path, **options: Path(path).write_bytes(PIXEL))
+        patch.setattr(Figure, "savefig", save_a_pixel)
         if not folder.is_dir():
             place = ["--run.root", str(root), "--run.experiment", folder.parent.name, "--run.id", "a"]
             assert main(["fit", *place, *args]) == 0

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from benchmarks.kill_and_resume import FUNCTION
 from benchmarks.kill_and_resume import main as kill_and_resume
 from benchmarks.resumability import main as measure_resumability
 from lit_triwave.checkpoints.last import StageCheckpoint
@@ -27,12 +28,12 @@ SECOND_ORDER += ["--model.pretrain.options", "{warmup: 2, round_length: 1}"]
     ("options", "stops"),
     [
         # In pretraining, at its last epoch (the switch comes next), after the first epoch of training, and in training.
-        (["--model.release", "blocks"], (2, 5, 6, 8)),
-        (["--model.release", "dense"], (2, 5, 6, 8)),
-        # At the last epoch of training, after the first of the polish, and after kicks and exchange have begun.
-        (POLISH, (10, 11, 14)),
+        (["--model.release", "blocks"], (2, 6)),
+        (["--model.release", "dense"], (5, 8)),
+        # At the last epoch of training, and after kicks and exchange have begun.
+        (POLISH, (10, 14)),
         # In second-order pretraining, after kicks have begun, and at its end.
-        ([*POLISH, *SECOND_ORDER], (2, 4, 5)),
+        ([*POLISH, *SECOND_ORDER], (4, 5)),
     ],
     ids=["blocks", "dense", "polish", "second order"],
 )
@@ -50,15 +51,20 @@ def test_a_run_resumed_in_any_stage_ends_bit_identical(
 
 
 @pytest.mark.parametrize(
-    "options",
-    [[], ["--model.release", "dense", "--trainer.accumulate_grad_batches", "2"]],
+    ("options", "places"),
+    [
+        ([], ((0, 1), (4, 4), (8, 3))),
+        (["--model.release", "dense", "--trainer.accumulate_grad_batches", "2"], ((4, 2), (5, 0))),
+    ],
     ids=["plain", "accumulating"],
 )
-def test_a_run_stopped_inside_an_epoch_ends_bit_identical(fit, trained, options: list[str], capsys) -> None:
+def test_a_run_stopped_inside_an_epoch_ends_bit_identical(
+    fit, trained, options: list[str], places: tuple[tuple[int, int], ...], capsys
+) -> None:
     options = [*options, "--trainer.log_every_n_steps", "3"]
     whole = trained("whole", *options)
     # Five batches an epoch: at its start, in the middle, at its end, on both sides of the switch.
-    for epoch, batch in ((0, 1), (4, 2), (4, 4), (5, 0), (8, 3)):
+    for epoch, batch in places:
         run = fit(f"{epoch}-{batch}", *options, *signal_at(epoch, batch), code=75)
         assert not (run / "summary.json").exists()
         assert "saved, to be started again" in capsys.readouterr().out
@@ -236,6 +242,8 @@ def test_a_run_killed_in_its_test_ends_as_if_it_had_not_been_killed(fit, trained
 
 def test_the_script_that_kills_and_resumes_finds_no_difference(monkeypatch, capsys) -> None:
     monkeypatch.chdir(REPOSITORY)
+    short = ["--model.pretrain.epochs", "20", "--model.train.epochs", "20", "--model.polish.epochs", "10"]
+    monkeypatch.setattr("benchmarks.kill_and_resume.CASES", {"function": [*FUNCTION, *short]})
     assert kill_and_resume(["--times", "1"]) == 0
     assert "1 of 1 bit-identical" in capsys.readouterr().out
 

@@ -6,9 +6,8 @@ import os
 import re
 import signal
 import socket
-import subprocess
-import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,22 +17,20 @@ import torch
 from lit_triwave.cli import main
 from tests.conftest import REPOSITORY
 from tests.finished_runs import rows
-from tests.run_command import run_command
+from tests.run_command import run_command, run_ranks, start_command
 from tests.small_runs import untimed_summary
 
 TWO = ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
 
 
-FIT = [sys.executable, "-m", "lit_triwave", "fit", "--config"]
-
-
 def run(root: Path, config: str, name: str, *args: str) -> Path:
-    """`fit` in processes of its own."""
-    done = run_command(["fit", "--config", config, "--run.root", str(root), "--run.id", name, *args], seconds=300)
-    assert done.returncode == 0, done.stderr
-    assert "Traceback" not in done.stderr
-    assert "Warning" not in done.stderr
-    assert "recommended" not in done.stderr
+    """`fit` in processes of its own: in two, as torchrun starts them, with `TWO`."""
+    command = ["fit", "--config", config, "--run.root", str(root), "--run.id", name, *args]
+    for done in run_ranks(command) if TWO[0] in args else [run_command(command)]:
+        assert done.returncode == 0, done.stderr
+        assert "Traceback" not in done.stderr
+        assert "Warning" not in done.stderr
+        assert "recommended" not in done.stderr
     return root / Path(config).stem / name
 
 
@@ -85,25 +82,13 @@ def test_two_ddp_processes_train_as_one_through_all_stages(tmp_path: Path, optio
         assert a[key] == pytest.approx(b[key], rel=1e-6), key
 
 
-SCRIPT = """
-import os, pathlib, sys
-import torch
-from lit_triwave.cli import main
-code = main(sys.argv[1:])
-said = "connected" if torch.distributed.is_initialized() else "alone"
-pathlib.Path(sys.argv[0]).with_suffix("." + os.environ.get("LOCAL_RANK", "0")).write_text(said)
-raise SystemExit(code)
-"""
-
-
 def test_ranks_close_their_connections(tmp_path: Path) -> None:
     # gloo's threads abort a process that ends while one is at work: one in hundreds did.
-    script = tmp_path / "script.py"
-    script.write_text(SCRIPT)
-    fit = ["fit", "--config", "configs/digits.yaml", "--run.root", str(tmp_path), "--trainer.fast_dev_run", "1", *TWO]
-    done = subprocess.run([sys.executable, str(script), *fit], cwd=REPOSITORY, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert [script.with_suffix(f".{rank}").read_text() for rank in range(2)] == ["alone"] * 2
+    said = "--trainer.callbacks+=tests.faults.SayAtExitWhetherRanksAreConnected"
+    fit = ["fit", "--config", "configs/digits.yaml", "--run.root", str(tmp_path), "--trainer.fast_dev_run", "1"]
+    for done in run_ranks([*fit, *TWO, said]):
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.splitlines()[-1] == "connected: False"
 
 
 def test_a_checkpoint_of_one_process_resumes_in_two(tmp_path: Path) -> None:
@@ -151,38 +136,46 @@ W&B           disabled
 
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_run_says_what_it_runs_on_and_ends_with_a_rank_that_is_killed(tmp_path: Path, victim: int) -> None:
-    command = [*FIT, "configs/digits.yaml", "--run.root", str(tmp_path), "--run.id", "r", *TWO]
-    command += ["--model.pretrain.epochs", "5"]
-    pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command, cwd=REPOSITORY, **pipes) as process:
-        first, *rest = itertools.takewhile(lambda line: not line.startswith("pretrain"), process.stdout)
-        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
-        os.kill(int(children) if victim else process.pid, signal.SIGKILL)
-        _, errors = process.communicate(timeout=60)  # returns when both have closed their outputs: both are gone
+    command = ["fit", "--config", "configs/digits.yaml", "--run.root", str(tmp_path), "--run.id", "r", *TWO]
+    run = start_command([*command, "--model.pretrain.epochs", "5"], tmp_path / "said")
+    first, *rest = itertools.takewhile(lambda line: not line.startswith("pretrain"), run.lines())
+    os.kill(int(_children(run.pid)) if victim else run.pid, signal.SIGKILL)
+    done = run.wait(60)
     assert first.startswith(f"run           {tmp_path}/digits/r, ")
-    assert "".join(rest) == BLOCK.format(host=socket.gethostname())
-    assert process.returncode != 0
+    assert "".join(f"{line}\n" for line in rest) == BLOCK.format(host=socket.gethostname())
+    assert done.returncode != 0
     # Whichever sees it first, this suite or Lightning, which looks every five seconds.
     seen = rf"^error: rank {victim} was killed|^\[rank: {victim}\] Child process"
-    assert re.search(seen, errors, re.MULTILINE)
+    _until(lambda: re.search(seen, run.err.read_text(), re.MULTILINE))
+
+
+def _children(pid: int) -> str:
+    return Path(f"/proc/{pid}/task/{pid}/children").read_text()
+
+
+def _until(holds: Callable[[], Any], seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.02)
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_first_rank_that_goes_before_the_others_are_ready_leaves_none(tmp_path: Path, number: signal.Signals) -> None:
-    command = [*FIT, "configs/digits.yaml", "--run.root", str(tmp_path), *TWO]
-    pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command, cwd=REPOSITORY, **pipes) as process:
-        for _ in itertools.takewhile(lambda line: not line.startswith("W&B"), process.stdout):
-            pass
-        while not Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text():
-            time.sleep(0.02)
-        process.send_signal(number)
-        _, errors = process.communicate(timeout=60)  # returns when both have closed their outputs: both are gone
+    runs = tmp_path / "runs"
+    run = start_command(["fit", "--config", "configs/digits.yaml", "--run.root", str(runs), *TWO], tmp_path / "said")
+    next(line for line in run.lines() if line.startswith("W&B"))
+    _until(lambda: _children(run.pid))
+    (other,) = _children(run.pid).split()
+    run.send(number)
+    done = run.wait(60)
+    _until(lambda: not Path(f"/proc/{other}").exists())
+    errors = run.err.read_text().strip()
     if number == signal.SIGKILL:
-        assert errors.strip() == "error: rank 0 was killed, and the run with it"
+        assert errors == "error: rank 0 was killed, and the run with it"
     else:
-        assert (process.returncode, errors.strip()) == (130, "interrupted")
-        assert not list(tmp_path.iterdir())
+        assert (done.returncode, errors) == (130, "interrupted")
+        assert not runs.exists() or not list(runs.iterdir())
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGUSR1, 75)])
@@ -190,16 +183,15 @@ def test_a_node_that_waits_for_another_says_so_and_hears_signals(tmp_path: Path,
     with socket.create_server(("", 0)) as server:
         port = str(server.getsockname()[1])
     meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "NODE_RANK": "0"}
-    command = [*FIT, "configs/digits.yaml", "--run.root", str(tmp_path), "--trainer.num_nodes", "2"]
-    pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command, cwd=REPOSITORY, env=os.environ | meeting, **pipes) as process:
-        assert process.stderr is not None
-        assert process.stderr.readline() == f"waiting at 127.0.0.1:{port} until 2 ranks on 2 nodes are there\n"
-        process.send_signal(number)
-        output, _ = process.communicate(timeout=20)
-    assert process.returncode == code
-    assert f"{signal.Signals(number).name}: nothing has been trained yet" in output
-    assert not list(tmp_path.iterdir())
+    command = ["fit", "--config", "configs/digits.yaml", "--run.root", str(tmp_path / "runs")]
+    run = start_command([*command, "--trainer.num_nodes", "2"], tmp_path / "said", **meeting)
+    _until(run.err.read_text)
+    assert run.err.read_text() == f"waiting at 127.0.0.1:{port} until 2 ranks on 2 nodes are there\n"
+    run.send(number)
+    done = run.wait(20)
+    assert done.returncode == code
+    assert f"{signal.Signals(number).name}: nothing has been trained yet" in done.stdout
+    assert not list((tmp_path / "runs").iterdir())
 
 
 def test_a_port_in_use_is_named_once(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from lit_triwave.tracking.lock import LOCK_FILE, locked
 from tests.conftest import REPOSITORY
 from tests.faults import signal_at
 from tests.finished_runs import assert_ends_alike, state
+from tests.run_command import run_ranks, start_command
 
 
 def contents(run: Path) -> dict[Path, bytes]:
@@ -29,23 +30,7 @@ def contents(run: Path) -> dict[Path, bytes]:
 
 ARGS = ["--model.replicas", "3", "--model.pretrain.epochs", "400", "--model.train.epochs", "400"]
 ARGS += ["--model.polish.epochs", "0"]
-
-
-def start(root: Path, *args: str) -> subprocess.Popen[str]:
-    command = [
-        sys.executable,
-        "-m",
-        "lit_triwave",
-        "fit",
-        "--config",
-        "configs/x3_minus_x.yaml",
-        "--run.root",
-        str(root),
-    ]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(
-        [*command, *ARGS, *args], cwd=REPOSITORY, env=os.environ | {"PYTHONUNBUFFERED": "1"}, **pipes
-    )
+FIT = ["fit", "--config", "configs/x3_minus_x.yaml", *ARGS]
 
 
 POLISHED = ["--data.batch_size", "null", "--model.polish.epochs", "6"]
@@ -76,16 +61,13 @@ def without_the_signal(config: Path) -> None:
 
 
 def test_ctrl_c_at_a_terminal_stops_a_run_in_good_order(tmp_path: Path) -> None:
-    with start(tmp_path, "--run.id", "r") as process:
-        assert process.stdout is not None
-        for line in process.stdout:
-            if line.startswith("train "):
-                process.send_signal(signal.SIGINT)
-                break
-        output, errors = process.communicate(timeout=120)
-    assert process.returncode == 130
-    assert "Traceback" not in errors and "stopping after this step" in errors
-    assert "interrupted in stage 'train'" in output
+    process = start_command([*FIT, "--run.root", str(tmp_path), "--run.id", "r"], tmp_path / "said")
+    next(line for line in process.lines() if line.startswith("train "))
+    process.send(signal.SIGINT)
+    done = process.wait()
+    assert done.returncode == 130
+    assert "Traceback" not in done.stderr and "stopping after this step" in done.stderr
+    assert "interrupted in stage 'train'" in done.stdout
     run = tmp_path / "x3_minus_x" / "r"
     assert json.loads((run / "summary.json").read_text())["stage"] == "train"
     assert 399 < torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["epoch"] < 799
@@ -122,18 +104,19 @@ def test_before_the_first_step_a_signal_ends_a_run_at_once_and_leaves_nothing(fi
 
 
 def test_a_run_in_use_is_refused_and_a_killed_one_resumes_at_once(tmp_path: Path, capsys) -> None:
-    again = ["fit", "--config", "configs/x3_minus_x.yaml", *ARGS, "--run.root", str(tmp_path), "--run.id", "r"]
+    again = [*FIT, "--run.root", str(tmp_path), "--run.id", "r", "--model.pretrain.epochs", "20"]
     saved = tmp_path / "x3_minus_x" / "r" / "checkpoints" / "last.ckpt"
-    with start(tmp_path, "--run.id", "r", "--model.train.epochs", "1000000") as process:
-        while process.poll() is None and not saved.is_file():  # which the end of the pretraining brings
-            time.sleep(0.01)
-        process.send_signal(signal.SIGSTOP)  # it is there, and does not end by itself
-        for resumed in ([], ["--ckpt_path", "last"]):
-            capsys.readouterr()
-            assert main([*again, *resumed]) == 1
-            assert f"x3_minus_x/r is in use by process {process.pid}: wait for its end" in capsys.readouterr().err
-        assert main(["test", *again[1:], "--run.id", "r"]) == 0  # reads what there is
-        process.kill()
+    command = start_command([*again, "--model.train.epochs", "1000000"], tmp_path / "said")
+    while command.process.exitcode is None and not saved.is_file():  # which the end of the pretraining brings
+        time.sleep(0.01)
+    command.send(signal.SIGSTOP)  # it is there, and does not end by itself
+    for resumed in ([], ["--ckpt_path", "last"]):
+        capsys.readouterr()
+        assert main([*again, *resumed]) == 1
+        assert f"x3_minus_x/r is in use by process {command.pid}: wait for its end" in capsys.readouterr().err
+    assert main(["test", *again[1:], "--run.id", "r"]) == 0  # reads what there is
+    command.process.kill()
+    command.process.join()
     run = tmp_path / "x3_minus_x" / "r"
     assert main([*again, "--ckpt_path", "last", "--trainer.max_steps", "1"]) == 0
     assert not (run / LOCK_FILE).exists()
@@ -165,17 +148,15 @@ def test_a_worker_that_outlives_its_process_keeps_no_lock(tmp_path: Path) -> Non
 
 
 def test_a_signal_to_one_of_two_ranks_stops_both_at_the_same_step(tmp_path: Path) -> None:
-    options = ["--model.pretrain.epochs", "4", "--model.train.epochs", "4", "--model.polish.epochs", "0"]
+    options = ["--model.pretrain.epochs", "4", "--model.train.epochs", "4", "--run.root", str(tmp_path)]
     options += ["--data.batch_size", "100", "--trainer.devices", "2", "--trainer.strategy", "ddp"]
 
-    def fit(*args: str) -> int:
-        with start(tmp_path, *options, *args) as process:
-            process.communicate(timeout=120)
-        return process.returncode
+    def ends(*args: str) -> list[int]:
+        return [done.returncode for done in run_ranks([*FIT, *options, *args])]
 
-    assert fit("--run.id", "whole") == 0
-    assert fit("--run.id", "r", *signal_at(2, 1, rank=1)) == 75
+    assert ends("--run.id", "whole") == [0, 0]
+    assert ends("--run.id", "r", *signal_at(2, 1, rank=1)) == [75, 0]  # the first rank's tells the caller
     run = tmp_path / "x3_minus_x" / "r"
     assert state(run)["global_step"] == 2 * 5 + 2
-    assert fit("--ckpt_path", str(run / "checkpoints" / "last.ckpt")) == 0
+    assert ends("--ckpt_path", str(run / "checkpoints" / "last.ckpt")) == [0, 0]
     assert_ends_alike(run.with_name("whole"), run)

@@ -385,7 +385,7 @@ def test_words_that_wandb_would_refuse_are_refused_first(options: list[str], say
 
 def test_the_script_that_measures_tracking_prints_its_share(monkeypatch, capsys) -> None:
     monkeypatch.chdir(REPOSITORY)
-    share = measure_tracking(["--turns", "1", "--epochs", "2"])
+    share = measure_tracking(["--turns", "1", "--epochs", "2", "--model.channels", "[4, 4]", "--model.num_nets", "4"])
     (line,) = [line for line in capsys.readouterr().out.splitlines() if "together" in line]
     assert share > 0  # it measures something
     assert f"{share:.2%}" in line

@@ -39,6 +39,7 @@ def drawn_figures(root: Path) -> dict[str, Figure]:
     return there
 
 
+@pytest.mark.draws
 def test_figures_are_drawn_for_many_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from matplotlib.image import imread
 

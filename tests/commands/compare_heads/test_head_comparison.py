@@ -28,6 +28,7 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
+@pytest.mark.draws
 def test_heads_are_compared_at_equal_parameters_width_and_depth_and_an_interrupted_comparison_goes_on(
     config: Path, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
 ) -> None:

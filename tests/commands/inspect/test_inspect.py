@@ -53,6 +53,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     return run
 
 
+@pytest.mark.draws
 @pytest.mark.parametrize(
     ("name", "pictures"),
     [

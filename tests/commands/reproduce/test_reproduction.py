@@ -38,6 +38,7 @@ def reproduce(out: Path, *args: str) -> int:
     return main(["reproduce", "--out", str(out), "--seeds", "2", *args])
 
 
+@pytest.mark.draws
 def test_every_table_has_its_cells_and_its_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out, page = tmp_path / "out", tmp_path / "docs" / "page.md"
     assert reproduce(out, "--page", str(page)) == 0

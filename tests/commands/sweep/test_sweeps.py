@@ -25,7 +25,7 @@ from tests.conftest import REPOSITORY
 from tests.faults import signal_at
 from tests.finished_runs import assert_ends_alike, rows
 from tests.image_data import write_cifar10
-from tests.run_command import run_command
+from tests.run_command import run_command, start_command
 
 SWEEPS = sorted((REPOSITORY / "configs" / "sweeps").glob("*.yaml"))
 COMMAND = ["${env}", "${interpreter}", "-m", "lit_triwave", "fit", "--config=configs/baselines/x3.yaml", "${args}"]
@@ -79,9 +79,7 @@ def ends(command: list[str], code: int = 0) -> str:
 
 
 @pytest.fixture
-def sweep_here(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], blank_figures: None
-) -> Callable[..., Any]:
+def sweep_here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Any]:
     """Runs `sweep` with its runs in this process; returns what it prints, as `out` and `err`."""
     monkeypatch.setattr(Stop, "fit", lambda self, arguments: main(["fit", *arguments]))
     monkeypatch.setenv(SWEEP_VARIABLE, "1")
@@ -181,20 +179,15 @@ def test_a_stopped_or_killed_run_goes_on_and_is_the_run_that_fit_makes(tmp_path:
 
 def test_ctrl_c_to_the_sweep_alone_stops_its_run_in_good_order(tmp_path: Path) -> None:
     path = write(tmp_path, {"model.depth": {"values": [2, 3]}})
-    command = [sys.executable, "-m", "lit_triwave", "sweep", path, "--run.root", str(tmp_path)]
-    options: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": REPOSITORY}
-    options["env"] = os.environ | {"PYTHONUNBUFFERED": "1"}
-    with subprocess.Popen([*command, *SMALL[:2], "--model.train.epochs", "3000"], **options) as process:
-        assert process.stdout is not None
-        for line in process.stdout:
-            if line.startswith("train "):
-                process.send_signal(signal.SIGINT)
-                break
-        output, errors = process.communicate(timeout=120)
-    assert process.returncode == 130
-    assert errors.splitlines() == ["Ctrl-C: stopping after this step; once more stops at once"]
-    assert "interrupted in stage 'train'" in output and "stopped by SIGINT" in output
-    assert "python -m lit_triwave sweep" in output.splitlines()[-1]
+    options = ["--run.root", str(tmp_path), *SMALL[:2], "--model.train.epochs", "3000"]
+    process = start_command(["sweep", path, *options], tmp_path / "said")
+    next(line for line in process.lines() if line.startswith("train "))
+    process.send(signal.SIGINT)
+    done = process.wait()
+    assert done.returncode == 130
+    assert done.stderr.splitlines() == ["Ctrl-C: stopping after this step; once more stops at once"]
+    assert "interrupted in stage 'train'" in done.stdout and "stopped by SIGINT" in done.stdout
+    assert "python -m lit_triwave sweep" in done.stdout.splitlines()[-1]
     assert (tmp_path / "s" / "depth=2" / "checkpoints" / "last.ckpt").is_file()
     assert not (tmp_path / "s" / "depth=3").exists()
 
