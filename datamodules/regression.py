@@ -162,6 +162,12 @@ class RegressionDataModule(ResumableDataModule):
         """The points to predict at, in order, each on one rank."""
         return self._loader(self.predict_set, _EVALUATION_BATCH)
 
+    def prediction_columns(self) -> dict[str, list[Any]]:
+        """Returns the columns that stand beside predictions: the inputs and, where it is known, the target."""
+        points = self.predict_set
+        columns = {name: points.x[:, j].tolist() for j, name in enumerate(self.domain)}
+        return columns if bool(points.y.isnan().all()) else columns | {"target": points.y.tolist()}
+
     def check_ranks(self, ranks: int) -> None:
         check_shares(len(self.train_set), self.batch_size, ranks)
 

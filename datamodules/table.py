@@ -1,41 +1,61 @@
-"""Measurements in a CSV or Parquet file."""
+"""Measurements in a file."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from datamodules.batches import check_batches, seeded_generator
 from datamodules.regression import Points, RegressionDataModule, first_true
-from lit_triwave.errors import did_you_mean, reason, some
+from datamodules.table_columns import InputColumns, Missing
+from datamodules.table_files import TableFile
 
-if TYPE_CHECKING:
-    import pandas
-
-_SEPARATORS = {".csv": ",", ".csv.gz": ",", ".tsv": "\t", ".tsv.gz": "\t"}
-_SUFFIXES = (*_SEPARATORS, ".parquet")
 _MIN_ROWS = 4
+_SPLITS = {"train": "train", "val": "val", "validation": "val", "valid": "val", "test": "test"}
 
 
 class TableDataModule(RegressionDataModule):
-    """Columns of a file as inputs and target, split at random.
+    """Columns of a file as inputs and target, split at random, by a column, or with a test file of its own.
 
     The domain of an input is its range over the whole file. Otherwise a test row outside the training rows' range would
-    have to be refused. A split whose fraction is 0 is the training set itself.
+    have to be refused. A split without rows is the training set itself.
+
+    Text and booleans are categories. What was fitted to the columns (categories, replacements of missing values) is in
+    every checkpoint, and beside every export.
 
     Args:
-        path: file ending in .csv, .csv.gz, .tsv, .tsv.gz or .parquet, with named columns and at least 4 rows.
-        inputs: names of the input columns, in the order of the columns of x; numbers, none of them constant.
+        path: a text file with a header (.csv, .tsv, .txt, also compressed) or a Parquet file, with at least 4 rows.
+        inputs: names of the input columns, in the order of the columns of x; none of them constant.
         target: name of the target column; numbers.
         val_fraction: share of the rows held out for validation, in [0, 1).
         test_fraction: share of the rows held out for the test, in [0, 1); both together below 1.
-        predict_path: file with the input columns to predict at, within the domain. Its target column may be missing,
-            and targets are then nan. None: the test rows.
+        split: column that says for each row whether it is for `train`, `val` or `test`. Without a row for validation,
+            `val_fraction` of those for training are drawn.
+        test_path: file with the test rows; no others are drawn then.
+        predict_path: file with the input columns to predict at. Its target column may be missing, and targets are then
+            nan. None: the test rows.
+        outside: `"clamp"` takes values of `predict_path` outside the domain to its nearest end; None refuses them.
+        missing: what to do about rows with missing values: `"drop"` them, or take the `"median"` or `"mean"` of the
+            training rows; None refuses them. Rows without a target are dropped in each case but the last.
+        categorical: input columns of numbers that are categories, such as codes.
+        ordinal: input columns whose categories are numbered in sorted order. The other categories become a column of
+            0 and 1 each.
+        sep: separator of a text file; None: found among comma, semicolon, tab, | and blanks. This and the following
+            are options of `pandas.read_csv`, with its defaults.
+        decimal: decimal sign.
+        encoding: of the text.
+        comment: sign that begins a comment.
+        thousands: sign between groups of three digits.
+        na_values: further words for a missing value.
+        compression: of the file.
         batch_size: training rows in a global batch, over all ranks together; None for all of them.
         seed: seed of the split and of the order of the training rows, at least 0.
+
+    Attributes:
+        columns: how the inputs follow from the columns of the file.
+        remarks: what a user should know about the data, in lines.
 
     Raises:
         ValueError: an argument, the file or a value in it cannot be used; the message names it.
@@ -49,46 +69,153 @@ class TableDataModule(RegressionDataModule):
         target: str,
         val_fraction: float = 0.1,
         test_fraction: float = 0.1,
+        split: str | None = None,
+        test_path: str | None = None,
         predict_path: str | None = None,
+        outside: Literal["clamp"] | None = None,
+        missing: Missing | None = None,
+        categorical: list[str] | None = None,
+        ordinal: list[str] | None = None,
+        sep: str | None = None,
+        decimal: str | None = None,
+        encoding: str | None = None,
+        comment: str | None = None,
+        thousands: str | None = None,
+        na_values: list[str] | None = None,
+        compression: str | None = None,
         batch_size: int | None = None,
         seed: int = 0,
     ) -> None:
         check_batches(batch_size, seed)
         _check_fractions(val_fraction, test_fraction)
+        if split is not None and test_path is not None:
+            raise ValueError("split and test_path must not both be given: the test rows are in one of them")
+        named = [*inputs, target, *([] if split is None else [split])]
         if not inputs:
             raise ValueError("inputs must name at least one column, got none")
-        for name in inputs:
-            if name == target or inputs.count(name) > 1:
-                raise ValueError(f"inputs and target must be different columns, got {name!r} more than once")
-        table = _read(path)
-        if len(table) < _MIN_ROWS:
-            raise ValueError(f"{path} must have at least {_MIN_ROWS} rows, got {len(table)}")
-        x = torch.stack([_column(table, path, name) for name in inputs], dim=1)
-        y = _column(table, path, target)
-        domain = {name: _range(x[:, j], path, name) for j, name in enumerate(inputs)}
-
-        order = torch.randperm(len(y), generator=seeded_generator(seed, "split"))
-        n_val, n_test = _share(val_fraction, len(y)), _share(test_fraction, len(y))
-        n_train = len(y) - n_val - n_test
-        if n_train < 2:
-            raise ValueError(
-                f"val_fraction {val_fraction} and test_fraction {test_fraction} leave {n_train} of {len(y)} rows for "
-                "training: at least 2 are needed"
-            )
-        # Sorted, so that rows, and predictions for them, keep the order of the file.
+        for name in named:
+            if named.count(name) > 1:
+                raise ValueError(f"inputs, target and split must be different columns, got {name!r} more than once")
+        self._options = {
+            "sep": sep,
+            "decimal": decimal,
+            "encoding": encoding,
+            "comment": comment,
+            "thousands": thousands,
+            "na_values": na_values,
+            "compression": compression,
+        }
+        file = TableFile(path, named, self._options)
+        if len(file) < _MIN_ROWS:
+            raise ValueError(f"{path} must have at least {_MIN_ROWS} rows, got {len(file)}")
+        self._target, self._outside = target, outside
+        self.columns = InputColumns(file, inputs, categorical or [], ordinal or [], missing)
+        self.remarks: list[str] = []
+        raw, y, kept = self._rows(file)
+        if test_path is not None:
+            test_fraction = 0.0
         train, val, test = (
-            rows.sort().values for rows in (order[:n_train], order[n_train : n_train + n_val], order[n_train + n_val :])
+            kept[rows]
+            for rows in (
+                _drawn(len(kept), val_fraction, test_fraction, seed)
+                if split is None
+                else _assigned(file, split, kept, val_fraction, seed)
+            )
         )
+        self.columns.fit(raw.iloc[train.numpy()])
+        x = self.columns.encode(raw.iloc[kept.numpy()])
+        domain = {name: _range(x[:, j], path, name) for j, name in enumerate(self.columns.names)}
+        self.remarks += self.columns.remarks(domain)
+        place = torch.empty(len(file), dtype=torch.long)
+        place[kept] = torch.arange(len(kept))
+
+        def points(rows: Tensor) -> Points:
+            return Points(x[place[rows]], y[rows]) if len(rows) else Points(x[place[train]], y[train])
+
+        self._asked, self._asked_rows = file, test if len(test) else train
+        tested = points(test)
+        if test_path is not None:
+            self._asked, tested, self._asked_rows = self._other(test_path, needs_target=True)
+        predicted = None
+        if predict_path is not None:
+            self._asked, predicted, self._asked_rows = self._other(predict_path, domain=domain)
         super().__init__(
-            domain,
-            train=Points(x[train], y[train]),
-            val=Points(x[val], y[val]) if len(val) else Points(x[train], y[train]),
-            test=Points(x[test], y[test]) if len(test) else Points(x[train], y[train]),
-            predict=None if predict_path is None else _predict_points(predict_path, domain, target),
-            batch_size=batch_size,
-            seed=seed,
+            domain, points(train), points(val), tested, predict=predicted, batch_size=batch_size, seed=seed
         )
         self.target_name = target
+        self.validates = len(val) > 0
+
+    def _rows(self, file: TableFile, needs_target: bool = True) -> tuple[Any, Tensor, Tensor]:
+        """Returns the inputs as they are in a file, the targets, (rows,), and which rows can be used, (n,) int64."""
+        raw = self.columns.raw(file)
+        usable = self.columns.present(file, raw)
+        if needs_target or self._target in file.frame.columns:
+            y = file.numbers(self._target)
+        else:
+            y = torch.full((len(file),), torch.nan, dtype=torch.float64)
+        if needs_target:
+            row = first_true(y.isnan())
+            if row is not None and self.columns.missing is None:
+                raise ValueError(
+                    f"{file.path}: missing value in target column {self._target!r} at {file.position(row)}: correct "
+                    "it, or set missing to drop, median or mean"
+                )
+            usable &= ~y.isnan()
+        if not usable.all():
+            self.remarks.append(f"{file.path}: {int((~usable).sum())} of {len(file)} rows dropped for missing values")
+        rows = usable.nonzero()[:, 0]
+        if not len(rows):
+            raise ValueError(f"{file.path} has no rows to use: values are missing in all of its {len(file)} rows")
+        return raw, y, rows
+
+    def _other(
+        self, path: str, needs_target: bool = False, domain: dict[str, tuple[float, float]] | None = None
+    ) -> tuple[TableFile, Points, Tensor]:
+        """Reads the rows of another file; returns it, its points, and which rows these are."""
+        file = TableFile(path, [column["name"] for column in self.columns.state], self._options)
+        if not len(file):
+            raise ValueError(f"{path} has no rows to {'test' if needs_target else 'predict'} at")
+        raw, y, rows = self._rows(file, needs_target)
+        x = self.columns.encode(raw.iloc[rows.numpy()])
+        for j, (name, (lower, upper)) in enumerate((domain or {}).items()):
+            row = first_true((x[:, j] < lower) | (x[:, j] > upper))
+            if row is not None and self._outside is None:
+                raise ValueError(
+                    f"{path}: {float(x[row, j])!r} in column {name!r} at {file.position(int(rows[row]))} is outside "
+                    f"the domain [{lower!r}, {upper!r}] of the training file: predictions are not extrapolated; "
+                    "outside: clamp takes the nearest value inside"
+                )
+            x[:, j].clamp_(lower, upper)
+        return file, Points(x, y[rows]), rows
+
+    def prediction_columns(self) -> dict[str, list[Any]]:
+        """Returns what identifies the predicted rows: their number in the file, the inputs as read, the target."""
+        names = [column["name"] for column in self.columns.state]
+        if self._target in self._asked.frame.columns:
+            names.append(self._target)
+        rows = self._asked_rows
+        chosen = self._asked.frame[names].iloc[rows.numpy()].astype(object)
+        columns: dict[str, list[Any]] = {"row" if "row" not in names else "row_number": (rows + 1).tolist()}
+        for name in names:
+            columns[name] = chosen[name].where(chosen[name].notna(), "").tolist()
+        return columns
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the position in the epoch and what was fitted to the columns."""
+        return super().state_dict() | {"columns": self.columns.state}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Keeps the position.
+
+        Raises:
+            ValueError: the columns were others.
+        """
+        state = dict(state_dict)
+        there = state.pop("columns", self.columns.state)
+        for one, two in zip(there, self.columns.state, strict=False):
+            if one != two:
+                raise ValueError(f"column {two['name']!r} is {two} in the table, but {one} in the checkpoint")
+        super().load_state_dict(state)
 
 
 def _check_fractions(val_fraction: float, test_fraction: float) -> None:
@@ -103,92 +230,51 @@ def _share(fraction: float, rows: int) -> int:
     return max(1, round(fraction * rows)) if fraction > 0 else 0
 
 
+def _drawn(count: int, val_fraction: float, test_fraction: float, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Draws the rows for training, validation and test, each sorted, so that they keep the order of the file.
+
+    Raises:
+        ValueError: fewer than two rows are left for training.
+    """
+    order = torch.randperm(count, generator=seeded_generator(seed, "split"))
+    n_val, n_test = _share(val_fraction, count), _share(test_fraction, count)
+    n_train = count - n_val - n_test
+    if n_train < 2:
+        raise ValueError(
+            f"val_fraction {val_fraction} and test_fraction {test_fraction} leave {n_train} of {count} rows for "
+            "training: at least 2 are needed"
+        )
+    train, val, test = torch.split(order, [n_train, n_val, n_test])
+    return train.sort().values, val.sort().values, test.sort().values
+
+
+def _assigned(
+    file: TableFile, split: str, kept: Tensor, val_fraction: float, seed: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns the rows for training, validation and test, as a column says.
+
+    Raises:
+        ValueError: the column says something else, or no row is for training.
+    """
+    words = file.column(split).astype(str).str.strip().str.lower()
+    for row in kept.tolist():
+        if words.iloc[row] not in _SPLITS:
+            raise ValueError(
+                f"{file.path}: column {split!r} must be train, val or test, got {words.iloc[row]!r} at "
+                f"{file.position(row)}"
+            )
+    said = words.iloc[kept.numpy()].map(_SPLITS).to_numpy()
+    train, val, test = (torch.from_numpy((said == name).nonzero()[0]) for name in ("train", "val", "test"))
+    if not len(val) and val_fraction and len(train) >= _MIN_ROWS:
+        fit, held, _ = _drawn(len(train), val_fraction, 0.0, seed)
+        train, val = train[fit], train[held]
+    if len(train) < 2:
+        raise ValueError(f"{file.path}: column {split!r} must be train in at least 2 rows, got {len(train)}")
+    return train, val, test
+
+
 def _range(column: Tensor, path: str, name: str) -> tuple[float, float]:
     lower, upper = (float(bound) for bound in column.aminmax())
     if lower == upper:
         raise ValueError(f"{path}: input column {name!r} is constant ({lower:g}): leave it out of inputs")
     return lower, upper
-
-
-def _predict_points(path: str, domain: dict[str, tuple[float, float]], target: str) -> Points:
-    table = _read(path)
-    if len(table) == 0:
-        raise ValueError(f"{path} has no rows to predict at")
-    columns = []
-    for name, (lower, upper) in domain.items():
-        column = _column(table, path, name)
-        row = first_true((column < lower) | (column > upper))
-        if row is not None:
-            raise ValueError(
-                f"{path}: {float(column[row])!r} in column {name!r} at {_position(path, row)} is outside the domain "
-                f"[{lower!r}, {upper!r}] of the training file: predictions are not extrapolated"
-            )
-        columns.append(column)
-    if target in table.columns:
-        y = _column(table, path, target, finite=False)
-    else:
-        y = torch.full((len(table),), torch.nan, dtype=torch.float64)
-    return Points(torch.stack(columns, dim=1), y)
-
-
-def _read(path: str) -> pandas.DataFrame:
-    """Reads the file as a table, or raises a one-line error."""
-    try:
-        import pandas  # takes longer to import than most files to read: only when there is a table
-    except ImportError:
-        raise ValueError(f"reading {path} needs pandas: pip install pandas pyarrow") from None
-
-    file = Path(path).expanduser()
-    suffix = next((suffix for suffix in _SUFFIXES if file.name.lower().endswith(suffix)), None)
-    if suffix is None:
-        raise ValueError(f"path must end in {', '.join(_SUFFIXES)}, got {path}")
-    if not file.is_file():
-        raise FileNotFoundError(f"{path}: no such file" if not file.exists() else f"{path} is not a file")
-    try:
-        if suffix == ".parquet":
-            stored: pandas.DataFrame = pandas.read_parquet(file).reset_index(drop=True)
-            return stored
-        # Numbers keep their last digit, so that a domain is the same in every file. pandas 3.1 does so by default.
-        old = tuple(int(part) for part in pandas.__version__.split(".")[:2]) < (3, 1)
-        exact: dict[str, Any] = {"float_precision": "round_trip"} if old else {}
-        table: pandas.DataFrame = pandas.read_csv(file, sep=_SEPARATORS[suffix], skipinitialspace=True, **exact)
-    except Exception as error:  # pandas, pyarrow and gzip raise many kinds, some of several lines
-        raise ValueError(f"{path} cannot be read as {suffix[1:]}: {reason(error)}") from None
-    if not isinstance(table.index, pandas.RangeIndex):  # surplus fields became an index and shifted all names
-        raise ValueError(f"{path}: rows have more fields than the header has names")
-    return table
-
-
-def _column(table: pandas.DataFrame, path: str, name: str, finite: bool = True) -> Tensor:
-    """Returns one column as float64, (rows,), or raises a one-line error that says what is wrong and where."""
-    import pandas
-
-    if name not in table.columns:
-        known = [str(column) for column in table.columns]
-        near = did_you_mean(name, known)
-        raise ValueError(f"{path} has no column {name!r}; its columns are {some(known, 20)}{near}")
-    column = table[name]
-    if isinstance(column, pandas.DataFrame):
-        raise ValueError(f"{path} has several columns {name!r}")
-    kind = pandas.api.types
-    if kind.is_object_dtype(column) or kind.is_string_dtype(column):
-        numbers = pandas.to_numeric(column, errors="coerce")
-        row = first_true(torch.from_numpy((numbers.isna() & column.notna()).to_numpy(dtype=bool, copy=True)))
-        if row is not None:
-            value = str(column.iloc[row])
-            raise ValueError(f"{path}: column {name!r} is not numeric: {value[:40]!r} at {_position(path, row)}")
-        column = numbers
-    elif not kind.is_numeric_dtype(column) or kind.is_complex_dtype(column):
-        raise ValueError(f"{path}: column {name!r} is not numeric but {column.dtype}")
-    values = torch.from_numpy(column.to_numpy(dtype="float64", na_value=float("nan"), copy=True))
-    row = first_true(~values.isfinite())
-    if finite and row is not None:
-        raise ValueError(f"{path}: non-finite value {values[row]:g} in column {name!r} at {_position(path, row)}")
-    return values
-
-
-def _position(path: str, row: int) -> str:
-    """Describes where a user finds a row; the header of a text file is its first line."""
-    if path.lower().endswith(".parquet"):
-        return f"row {row + 1} (counted from 1)"
-    return f"line {row + 2} (the header is line 1, blank lines not counted)"

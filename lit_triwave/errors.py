@@ -64,6 +64,9 @@ def condense(message: str) -> str:
         return choice
     lines = (line.strip().removeprefix("- ").strip() for line in message.splitlines())
     text = " ".join(line for line in lines if line and not line.startswith(_WRAPPING))
+    # YAML reads `on` as True and `2019` as a number.
+    text = re.sub(r"Expected a <class 'str'>\. Got value: ([\w.+-]+)$", r"must be text, got \1: put it in quotes", text)
+    text = re.sub(r"(\w+): must be text", r"\1 must be text", text)
     text = re.sub(r"Problem with given class_path '([\w.]+)':", r"\1:", text)
     return re.sub(r'Parser key "([\w.]+)":', r"\1:", text)
 

@@ -16,7 +16,9 @@ from lit_triwave.files import written_whole
 
 
 class PredictionCSV(BasePredictionWriter):
-    """Writes inputs, target if known, the best seed's prediction and the range over seeds, in the data's own units.
+    """Writes the data's own columns, the best seed's prediction and the range over seeds, in the units of the data.
+
+    A computed column whose name the data have too is called `prediction_of_<target>`, and so on.
 
     Args:
         path: of the CSV file.
@@ -34,18 +36,24 @@ class PredictionCSV(BasePredictionWriter):
         self, trainer: Trainer, pl_module: LightningModule, predictions: Sequence[Any], batch_indices: Sequence[Any]
     ) -> None:
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        columns = {key: torch.cat([batch[key] for batch in predictions]).tolist() for key in predictions[0]}
-        inputs = columns.pop("x")
-        target = columns.pop("target")
-        known = any(value == value for value in target)
-        names = [*data.domain, *(["target"] if known else []), *columns]
+        computed = {
+            key: torch.cat([batch[key] for batch in predictions]).tolist()
+            for key in predictions[0]
+            if key not in ("x", "target")
+        }
+        columns: dict[str, Sequence[Any]] = data.prediction_columns()
+        for name, values in computed.items():
+            free = name if name not in columns else f"{name}_of_{data.target_name}"
+            while free in columns:
+                free += "_"
+            columns[free] = values
+        count = len(computed["prediction"])  # the trainer's limit_predict_batches may leave rows out
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with written_whole(self.path) as partial, partial.open("w", newline="") as file:
             writer = csv.writer(file)
-            writer.writerow(names)
-            for i, point in enumerate(inputs):
-                writer.writerow([*point, *([target[i]] if known else []), *(values[i] for values in columns.values())])
-        print(f"{len(inputs)} predictions: {self.path}", flush=True)
+            writer.writerow(columns)
+            writer.writerows(zip(*(values[:count] for values in columns.values()), strict=True))
+        print(f"{count} predictions: {self.path}", flush=True)
 
 
 class ClassCSV(PredictionCSV):

@@ -33,6 +33,7 @@ class Saved:
             them.
         epoch: of the last step, from 0.
         step: optimizer steps as Lightning counts them, which restarts at the polish.
+        columns: how a table's columns become the network's inputs, as plain data; [] for other data.
     """
 
     path: Path
@@ -40,6 +41,7 @@ class Saved:
     run: dict[str, Any]
     epoch: int
     step: int
+    columns: list[dict[str, Any]]
 
     @property
     def run_folder(self) -> Path | None:
@@ -161,7 +163,9 @@ def load_module(place: str | Path) -> Saved:
         where = reason(error, 200)
         raise TriwaveError(f"checkpoint {path} is of another version of lit_triwave: {where}") from error
     module.finish()
-    return Saved(path, module.eval().requires_grad_(False), run, content["epoch"], content["global_step"])
+    data = content.get((run.get("data") or {}).get("class_path", "").rpartition(".")[2], {})
+    columns = data.get("columns", []) if isinstance(data, dict) else []
+    return Saved(path, module.eval().requires_grad_(False), run, content["epoch"], content["global_step"], columns)
 
 
 def _module_class(path: Path, arguments: dict[str, Any]) -> Any:

@@ -20,6 +20,7 @@ from lit_triwave.modules.stages import Limit, Polish, Stage
 from lit_triwave.nn.bank import Release
 from lit_triwave.nn.baselines import RAAI_SHARE, DenseNetwork
 from lit_triwave.nn.networks import TriangleNetwork, Wiring
+from lit_triwave.nn.sizes import check_sizes
 from lit_triwave.nn.stack import StackNetwork, check_depth, check_layers, choose_layers, stack_parameters
 from lit_triwave.optim import LeastSquares
 from lit_triwave.optim.variable_projection import LimitProblem
@@ -29,6 +30,8 @@ DEFAULT_DEPTH = 5
 LIMIT_EPOCHS = 100
 MOST_PIECES = 1 << 14
 """Linear pieces of a stack that are counted: its layers multiply them."""
+NOISY_SHARE = 1e-3
+"""Part of the limit's error that the construction may add where that error is noise."""
 ERROR_CHUNK = 65_536
 """Samples whose error is taken at a time: a batch of a million points must not need gigabytes."""
 DEFAULT_LIMIT = Limit()
@@ -59,6 +62,8 @@ class FunctionRegressor(StagedModule):
         depth: hidden layers of each (sub)network, 1 to 16, of a stack's 1 to 26. None: 5; a stack chooses the smallest
             that adds less error than its limit network has.
         layers: neurons of each layer of a stack. None chooses them from the number of inputs and training points.
+        members: stacks whose mean each seed of a stack is, which is one stack with so many times the neurons. Trained
+            from different random starts, their mean generalises better from data with noise.
         width: neurons of each hidden layer of a random start; constructed subnetworks are four wide.
         replicas: number of seeds R ≥ 1, a multiple of the number of targets.
         theorem31: tie the scales to the peaks (Theorem 3.1); False makes them free parameters.
@@ -95,6 +100,7 @@ class FunctionRegressor(StagedModule):
         wiring: Wiring | Literal["stack"] = "single",
         depth: int | None = None,
         layers: list[int] | None = None,
+        members: int = 1,
         width: int = 4,
         replicas: int = 1,
         theorem31: bool = True,
@@ -114,12 +120,13 @@ class FunctionRegressor(StagedModule):
     ) -> None:
         stacked = wiring == "stack" and initialization == "constructed"
         domain = domain or {"x": (0.0, 1.0)}
+        check_sizes(members=members)
         if stacked:
-            chosen, layers = layers is None, _stack_layers(layers, len(domain), data_points)
+            chosen, layers = layers is None, _stack_layers(layers, len(domain), data_points, limit.regularized)
             if depth is not None:
                 check_depth(depth)
         else:
-            _refuse_stack_options(wiring, initialization, limit, layers)
+            _refuse_stack_options(wiring, initialization, limit, layers, members)
             depth = DEFAULT_DEPTH if depth is None else depth
             if depth > MAX_DEPTH:
                 raise ValueError(f"depth {depth}: at most {MAX_DEPTH}, since 2^depth pieces are counted for every seed")
@@ -137,7 +144,12 @@ class FunctionRegressor(StagedModule):
         if stacked:
             assert layers is not None
             self.network = StackNetwork(
-                domain, target_range, layers=layers, theorem31=theorem31, replicas=replicas, margin=margin
+                domain,
+                target_range,
+                layers=[members * neurons for neurons in layers],
+                theorem31=theorem31,
+                replicas=replicas,
+                margin=margin,
             )
         elif initialization == "constructed":
             assert wiring != "stack" and depth is not None
@@ -179,6 +191,7 @@ class FunctionRegressor(StagedModule):
         self.register_buffer("pretrain_mse", torch.full((replicas,), torch.nan, dtype=torch.float64))
         self.register_buffer("pretrain_regions", torch.zeros(replicas, dtype=torch.long))
         self.register_buffer("train_mse", torch.full((replicas,), torch.nan, dtype=torch.float64))
+        self._members: list[StackNetwork] = []  # no module of its own: checkpoints have its mean and its optimizer
         self._end_mse: float | None = None  # the lowest on the validation data after the last stage that has ended
 
     def forward(self, x: Tensor) -> Tensor:
@@ -201,9 +214,10 @@ class FunctionRegressor(StagedModule):
             self._log_seeds("train/mse", mse)
         return {"loss": loss, "mse": mse}
 
-    def targets(self, y: Tensor) -> Tensor:
+    def targets(self, y: Tensor, network: Any = None) -> Tensor:
         """The targets of the replicas, (batch, 1) or (batch, replicas), of y (batch,) or (batch, F)."""
-        return y[:, None] if y.ndim == 1 else y.repeat_interleave(self.network.replicas // y.shape[1], 1)
+        replicas = (network or self.network).replicas
+        return y[:, None] if y.ndim == 1 else y.repeat_interleave(replicas // y.shape[1], 1)
 
     def _second_order_step(self, x: Tensor, y: Tensor, batch_idx: int) -> dict[str, Tensor]:
         """One Levenberg–Marquardt step of all replicas on all points, the sums taken over all ranks."""
@@ -235,23 +249,48 @@ class FunctionRegressor(StagedModule):
         network, limit, optimizer = self.network, self.stages["limit"], self.optimizers()
         assert isinstance(network, StackNetwork)
         dtype, loaders = network.scaling.lower.dtype, self._validation_loaders()
-        targets = self.targets(y.to(dtype))
+        trained = self._limit_members(network)
+        if limit.points is not None:
+            # The same ones in each iteration, an equal number on each rank.
+            order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
+            chosen = order[: max(1, limit.points // self.trainer.world_size)].to(x.device)
+            x, y = x[chosen], y[chosen]
         problem = LimitProblem(
-            network,
+            trained,
             x.to(dtype),
-            targets,
+            self.targets(y.to(dtype), trained),
             chunk=limit.chunk,
             reduce=self._sum_over_ranks,
-            validation=None if loaders is None else lambda: self._mse(loaders),
+            validation=None if loaders is None else lambda: self._mse(loaders, trained),
+            average=None if trained is network else network,
         )
         groups = 1 if y.ndim == 1 else y.shape[1]
         self.trainer.optimizers[0].param_groups[0]["groups"] = groups
         mse: Tensor = optimizer.step(lambda: problem)  # type: ignore[union-attr, assignment]
         if not mse.isfinite().any():
             self._diverged(mse, batch_idx)
+        mse = mse.view(network.replicas, -1).mean(1)  # that of the mean itself is lower
         if self.is_logged(batch_idx):
             self._log_seeds("train/mse", mse)
         return {"loss": mse.sum(), "mse": mse}
+
+    def _limit_members(self, network: StackNetwork) -> StackNetwork:
+        """The network that the limit trains: that of the module, or the members whose mean it is."""
+        members: int = self.hparams["members"]
+        if members == 1:
+            return network
+        if not self._members:
+            domain, layers = self.hparams["domain"] or {"x": (0.0, 1.0)}, self.hparams["layers"]
+            generator = torch.Generator().manual_seed(torch.initial_seed())  # alike on all ranks
+            made = StackNetwork(
+                domain,
+                self.hparams["target_range"],
+                layers=layers,
+                replicas=members * network.replicas,
+                generator=generator,
+            )
+            self._members.append(made.to(network.output_weight))
+        return self._members[0]
 
     def enter_stage(self, name: StageName) -> None:
         """Builds a stack that is still its limit, then releases where the stage needs it."""
@@ -275,7 +314,11 @@ class FunctionRegressor(StagedModule):
     def _depth_to_build(self, network: StackNetwork, replica: int) -> int:
         """Returns the depth that was asked for, or the one that the error of a replica's limit is worth."""
         asked: int | None = self.hparams["depth"]
-        return network.sufficient_depth(self.limit_mse, replica) if asked is None else asked
+        if asked is not None:
+            return asked
+        # Noise is most of the limit's error then, and says nothing about how well the function itself is known.
+        share = NOISY_SHARE if self.stages["limit"].regularized else 1.0
+        return network.sufficient_depth(self.limit_mse, replica, share)
 
     def finish(self) -> None:
         """Builds a stack that is still its limit, as it would be built at the end of that stage."""
@@ -401,15 +444,17 @@ class FunctionRegressor(StagedModule):
             self._diverged(mse, int(self.trainer.num_training_batches) - 1)
         return mse
 
-    def _mse(self, loader: Iterable[tuple[Tensor, Tensor, Tensor]]) -> Tensor:
+    def _mse(self, loader: Iterable[tuple[Tensor, Tensor, Tensor]], network: Any = None) -> Tensor:
         """The mean squared error of each replica over a loader, all ranks together, shape (replicas,)."""
-        total = torch.zeros(self.network.replicas + 1, dtype=torch.float64, device=self.device)
+        network = network or self.network
+        total = torch.zeros(network.replicas + 1, dtype=torch.float64, device=self.device)
+        dtype = self.network.scaling.lower.dtype
         # A copy: a loader that keeps its position has one alone, and may be in the middle of an epoch.
         for batch in copy.copy(loader):
             x, y, _ = self.trainer.strategy.batch_to_device(batch, self.device)
-            parts = (torch.split(values, ERROR_CHUNK) for values in (x, self.targets(y)))
+            parts = (torch.split(values, ERROR_CHUNK) for values in (x, self.targets(y, network)))
             for inputs, targets in zip(*parts, strict=True):
-                total[:-1] += (self(inputs) - targets).square().sum(0)
+                total[:-1] += (network(inputs.to(dtype)) - targets).square().sum(0)
             total[-1] += len(y)
         total = self.trainer.strategy.reduce(total, reduce_op="sum")
         return total[:-1] / total[-1]
@@ -456,17 +501,17 @@ class FunctionRegressor(StagedModule):
             return None
 
 
-def _stack_layers(layers: Sequence[int] | None, inputs: int, points: int | None) -> list[int]:
+def _stack_layers(layers: Sequence[int] | None, inputs: int, points: int | None, regularized: bool) -> list[int]:
     """The layers of a stack, chosen or checked.
 
     Raises:
-        ValueError: they cannot be, or they have more parameters than there are points.
+        ValueError: they cannot be, or they have more parameters than there are points and nothing else restrains them.
     """
     if layers is None:
-        return choose_layers(inputs, points)
+        return choose_layers(inputs, points, noisy=regularized)
     check_layers(layers)
     count = stack_parameters(inputs, layers)
-    if points is not None and count > points:
+    if points is not None and count > points and not regularized:
         raise ValueError(
             f"layers {list(layers)} have {count} parameters, more than the {points} training points: take fewer or "
             "smaller layers, more points, or null, which chooses"
@@ -474,7 +519,9 @@ def _stack_layers(layers: Sequence[int] | None, inputs: int, points: int | None)
     return list(layers)
 
 
-def _refuse_stack_options(wiring: str, initialization: str, limit: Limit, layers: Sequence[int] | None) -> None:
+def _refuse_stack_options(
+    wiring: str, initialization: str, limit: Limit, layers: Sequence[int] | None, members: int
+) -> None:
     """Refuses what only a stack has.
 
     Raises:
@@ -485,3 +532,5 @@ def _refuse_stack_options(wiring: str, initialization: str, limit: Limit, layers
         raise ValueError(f"limit.epochs must be 0 or null for {network}, got {limit.epochs}: only a stack has a limit")
     if layers is not None:
         raise ValueError(f"layers must be null for {network}, got {list(layers)}: only a stack has layers")
+    if members > 1:
+        raise ValueError(f"members must be 1 for {network}, got {members}: only a stack has members")

@@ -42,6 +42,8 @@ MOST_PIECES = 1 << 20
 """Linear pieces that are counted, since layers multiply them; more do not fit into memory."""
 PREFERRED_LAYERS = {1: (3, 4), 2: (5, 6), 3: (6, 5)}
 """Width and number of layers by the number of variables; served best on the functions of docs/results/benchmarks.md."""
+NOISY_LAYERS = (6, 2)
+"""Width and number of layers, at most, for data with noise: what served best in benchmarks/tables.py."""
 POINTS_PER_PARAMETER = 4
 """Fewer let a stack fit its points closely and be wrong between them."""
 
@@ -158,6 +160,26 @@ class StackNetwork(ConstructedNetwork):
         return self.scaling.outputs(y.T)
 
     @torch.no_grad()
+    def average(self, members: StackNetwork) -> None:
+        """Becomes the mean of other networks: their neurons side by side, without weights between them.
+
+        Args:
+            members: R · M replicas in their limit, with 1/M of this network's neurons in each layer. This network's
+                replica r is the mean of the members r · M to r · M + M − 1.
+        """
+        inputs, each = self.scaling.in_features, members.replicas // self.replicas
+        for r in range(self.replicas):
+            mine = slice(r * each, (r + 1) * each)
+            for i, (wide, narrow) in enumerate(zip(self.projection, members.projection, strict=True)):
+                parts = torch.split(narrow[mine], [inputs, *members.layers[:i]], 2)
+                blocks = [torch.block_diag(*part) for part in parts[1:]]  # type: ignore[no-untyped-call]
+                wide[r] = torch.cat([parts[0].flatten(0, 1), *blocks], 1)
+                self.shift[i][r] = members.shift[i][mine].flatten()
+            linear, *neurons = torch.split(members.output_weight[mine] / each, [inputs, *members.layers], 1)
+            self.output_weight[r] = torch.cat([linear.sum(0), *(part.flatten() for part in neurons)])
+            self.output_bias[r] = members.output_bias[mine].mean()
+
+    @torch.no_grad()
     def ranges(self) -> list[tuple[Tensor, Tensor]]:
         """Bounds of every neuron's argument v over the domain.
 
@@ -240,14 +262,15 @@ class StackNetwork(ConstructedNetwork):
         return lambda depth: construction_mse(g, arguments, ranges, depth) * self.scaling.scale.square()
 
     @torch.no_grad()
-    def sufficient_depth(self, errors: Tensor, best: int = 0) -> int:
-        """Smallest depth for which the construction adds less than the limit network's own error.
+    def sufficient_depth(self, errors: Tensor, best: int = 0, share: float = 1.0) -> int:
+        """Smallest depth for which the construction adds less than a share of the limit network's own error.
 
         Args:
             errors: mean squared errors of the replicas, (R,), in squared units of the targets; NaN where not known.
             best: the replica that decides.
+            share: above 0, at most 1.
         """
-        aim = max(float(errors[best].nan_to_num(nan=0.0)), FINEST * float(self.scaling.scale) ** 2)
+        aim = max(share * float(errors[best].nan_to_num(nan=0.0)), FINEST * float(self.scaling.scale) ** 2)
         mse, depth = self._construction_mse(), 1
         while depth < DEEPEST_STACK and not float(mse(depth)[best]) < aim:
             depth += 1
@@ -412,7 +435,7 @@ def check_depth(depth: int) -> None:
         )
 
 
-def choose_layers(inputs: int, points: int | None) -> list[int]:
+def choose_layers(inputs: int, points: int | None, noisy: bool = False) -> list[int]:
     """Layers that suit a smooth function of some variables, known at some points.
 
     Few neurons in many layers do best: a layer doubles the degree of the polynomials that are within reach. One
@@ -421,8 +444,11 @@ def choose_layers(inputs: int, points: int | None) -> list[int]:
     Args:
         inputs: number of variables.
         points: number of training points; None: as many as are needed.
+        noisy: whether the points have noise, which larger networks only learn the better.
     """
     width, length = PREFERRED_LAYERS.get(inputs, (min(4 + inputs, 12), 4))
+    if noisy:
+        width, length = NOISY_LAYERS
     while points is not None and stack_parameters(inputs, [width] * length) * POINTS_PER_PARAMETER > points:
         if width == length == 1:
             break

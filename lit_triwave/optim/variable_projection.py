@@ -36,6 +36,8 @@ class LimitProblem:
         reduce: sums a tensor over the processes; None for one process.
         validation: returns the mean squared errors of all replicas on validation data, (R,); None keeps the iterate
             that is best on the training data.
+        average: network that becomes the mean of the replicas after each step, see `StackNetwork.average`; None: the
+            replicas are independent results.
     """
 
     def __init__(
@@ -47,8 +49,10 @@ class LimitProblem:
         chunk: int = 1024,
         reduce: Callable[[Tensor], Tensor] | None = None,
         validation: Callable[[], Tensor] | None = None,
+        average: StackNetwork | None = None,
     ) -> None:
         self.network = network
+        self.average = average
         scaling = network.scaling
         self.scale = scaling.scale.square()
         self.chunk = chunk
@@ -70,9 +74,12 @@ class LimitProblem:
         return self.sum(self.h.new_tensor(float(self.h.shape[1])))[0]
 
     @torch.no_grad()
-    def start(self) -> None:
-        """Shifts and scales every neuron's argument to mean 0 and deviation 0.7 over the samples, then fits the output
-        by least squares."""
+    def start(self, penalty: Tensor | None = None) -> None:
+        """Shifts and scales every neuron's argument to mean 0 and deviation 0.7 over the samples, then fits the output.
+
+        Args:
+            penalty: see `solve`.
+        """
         network, count = self.network, self.count()
         every = torch.arange(network.replicas, device=self.h.device)
         for i in range(len(network.layers)):
@@ -87,7 +94,7 @@ class LimitProblem:
             network.projection[i].mul_((SPREAD / deviation)[..., None])
             network.shift[i].sub_(mean).mul_(SPREAD / deviation)
         guess = torch.cat([network.output_weight, network.output_bias[:, None]], 1).detach()
-        output, _ = self.solve(network.limit_layers, guess, every)
+        output, _ = self.solve(network.limit_layers, guess, every, penalty)
         network.output_weight.copy_(output[:, :-1])
         network.output_bias.copy_(output[:, -1])
 
@@ -115,12 +122,15 @@ class LimitProblem:
         count = self.count()
         return NormalEquations(*(part / count for part in self.sum(loss, gradient, gram)))
 
-    def solve(self, layers: Layers, guess: Tensor, active: Tensor) -> tuple[Tensor, Tensor]:
+    def solve(
+        self, layers: Layers, guess: Tensor, active: Tensor, penalty: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """The output layer that fits best for given hidden layers.
 
         Args:
             layers, active: as in `normal_equations`.
             guess: an output layer to correct, (A, F): the nearer it is, the more digits the result has.
+            penalty: of the squared output weights and bias, (A, F), beside the mean squared error.
 
         Returns:
             The output layer, (A, F), and its mean squared error, (A,), infinite where there is none.
@@ -132,6 +142,10 @@ class LimitProblem:
             gram.baddbmm_(features, features.mT)
             right += torch.bmm(features, (y - torch.bmm(guess[:, None], features)[:, 0])[..., None])[..., 0]
         gram, right = self.sum(gram, right)
+        if penalty is not None:
+            weight = penalty * self.count()
+            gram.diagonal(dim1=1, dim2=2).add_(weight)
+            right -= weight * guess
         unit = gram.diagonal(dim1=1, dim2=2).clamp_min(torch.finfo(gram.dtype).tiny).rsqrt()
         gram = gram * unit[:, :, None] * unit[:, None]
         gram.diagonal(dim1=1, dim2=2).add_(RIDGE * torch.finfo(gram.dtype).eps)
@@ -144,6 +158,79 @@ class LimitProblem:
         (loss,) = self.sum(loss)
         loss = loss / self.count()
         return output, torch.where(loss.isfinite() & (info == 0), loss, torch.inf)
+
+
+FIRST_PENALTY = 1e-4
+PENALTY_LIMITS = (1e-12, 1e2)
+
+
+def weight_groups(network: StackNetwork) -> Tensor:
+    """Which group each parameter of a stack's limit belongs to, (P,) int64, in the order of `VariableProjection`.
+
+    A group each: all weights on one input, the weights on earlier neurons, the shifts, the output's weights on the
+    inputs, and those on the neurons of one layer. The output's bias is group 0, which is not penalised.
+    """
+    inputs, found = network.scaling.in_features, []
+    for weight in network.projection:
+        width = weight.shape[2]
+        columns = torch.full((width,), inputs + 1)
+        columns[:inputs] = torch.arange(1, inputs + 1)
+        found.append(columns.expand(weight.shape[1], width).flatten())
+    found += [torch.full((shift.shape[1],), inputs + 2) for shift in network.shift]
+    found.append(torch.full((inputs,), inputs + 3))
+    found += [torch.full((neurons,), inputs + 4 + i) for i, neurons in enumerate(network.layers)]
+    return torch.cat([*found, torch.zeros(1, dtype=torch.long)]).to(network.output_weight.device)
+
+
+def first_penalty(network: StackNetwork) -> Tensor:
+    """The penalties before the first step, (R, P)."""
+    penalty = torch.where(weight_groups(network) > 0, FIRST_PENALTY, 0.0).to(network.output_weight)
+    return penalty.repeat(network.replicas, 1)
+
+
+def renewed_penalty(
+    network: StackNetwork,
+    gram: Tensor,
+    unit: Tensor,
+    penalty: Tensor,
+    point: Tensor,
+    mse: Tensor,
+    count: Tensor,
+    held: Tensor | None,
+) -> Tensor:
+    """The penalties under which the data are most probable: automatic relevance determination.
+
+    A group's weights are taken as drawn from a normal distribution. Its variance is estimated from their squares and
+    from the number γ of them that the data determine (MacKay 1992, "A practical Bayesian framework for backpropagation
+    networks"; Foresee and Hagan 1997 with Gauss–Newton's matrix, as here). Groups that the data do not need vanish.
+
+    Args:
+        network: in its limit.
+        gram: Gauss–Newton's matrix with the penalties, scaled by `unit` on both sides, (A, P, P).
+        unit: (A, P).
+        penalty: before, (A, P).
+        point: the parameters, (A, P).
+        mse: their mean squared error, (A,).
+        count: number of samples.
+        held: mean squared error on held-out data, (A,), if there are any. It is the least that is taken for the noise:
+            where parameters are as many as samples, the training error says nothing about it.
+    """
+    groups = weight_groups(network)
+    matrix = gram.clone()
+    matrix.diagonal(dim1=1, dim2=2).add_(RIDGE * torch.finfo(gram.dtype).eps)
+    cholesky, info = torch.linalg.cholesky_ex(matrix)
+    spread = torch.cholesky_inverse(cholesky).diagonal(dim1=1, dim2=2) * unit.square()
+    known = (1 - penalty * spread).clamp(0, 1)
+    shape = (len(point), int(groups.max()) + 1)
+    determined = point.new_zeros(shape).index_add(1, groups, known)
+    squares = point.new_zeros(shape).index_add(1, groups, point.square())
+    noise = mse * count / (count - known.sum(1)).clamp_min(1)
+    if held is not None:
+        noise = torch.maximum(noise, held)
+    found = determined * (noise / count)[:, None] / squares.clamp_min(torch.finfo(point.dtype).tiny)
+    found = found.clamp(*PENALTY_LIMITS)[:, groups]
+    found = torch.where(groups > 0, found, 0.0)
+    return torch.where((info == 0)[:, None], found, penalty)
 
 
 class VariableProjection(Optimizer):
@@ -161,12 +248,14 @@ class VariableProjection(Optimizer):
     replica, and the current iterate is in the state. Without, they are the same.
 
     Args:
-        params: all parameters of a `StackNetwork` in its limit.
+        params: all parameters of a `StackNetwork` in its limit, that of the problem or its average.
         damping: at the start, > 0.
         damping_factors: tried in each step, as multiples of the present damping, > 0.
         halving: number of steps after which only the better half of the replicas goes on, again and again until one is
             left. 0 trains all to the end.
         groups: number of equal groups within which replicas are compared.
+        relevance: penalises squared weights, for data with noise. Each group of weights (see `weight_groups`) has a
+            penalty of its own, which is estimated from the training data in each step: `Relevance`.
 
     Raises:
         ValueError: for an argument outside its range.
@@ -180,6 +269,7 @@ class VariableProjection(Optimizer):
         damping_factors: Sequence[float] = (0.1, 1.0, 10.0),
         halving: int = 0,
         groups: int = 1,
+        relevance: bool = False,
     ) -> None:
         if not damping > 0 or not damping_factors or not all(factor > 0 for factor in damping_factors):
             raise ValueError(f"damping and damping_factors must be above 0, got {damping} and {damping_factors}")
@@ -190,6 +280,7 @@ class VariableProjection(Optimizer):
             "damping_factors": list(damping_factors),
             "halving": halving,
             "groups": groups,
+            "relevance": relevance,
         }
         super().__init__(params, options)
 
@@ -206,23 +297,37 @@ class VariableProjection(Optimizer):
         with torch.enable_grad():
             problem: LimitProblem = closure()
         network, options = problem.network, self.param_groups[0]
-        key = network.output_bias
+        owner = network if problem.average is None else problem.average
+        key = owner.output_bias
         state = self.state[key]
         if not state:
-            problem.start()
+            penalty = None
+            if options["relevance"]:
+                state["penalty"] = first_penalty(network)
+                penalty = state["penalty"][:, -network.output_weight.shape[1] - 1 :]
+            problem.start(penalty)
             state["step"] = 0
-            state["damping"] = torch.full_like(key, options["damping"]).detach()
-            state["lowest"] = torch.full_like(key, torch.inf).detach()  # of the parameters, on what chooses
-            state["loss"] = torch.full_like(key, torch.inf).detach()
+            like = network.output_bias.detach()
+            state["damping"] = torch.full_like(like, options["damping"])
+            state["lowest"] = torch.full_like(like, torch.inf)  # of the parameters, on what chooses
+            state["loss"] = torch.full_like(like, torch.inf)
             state["iterate"] = self._read(network)
-        kept = self._read(network)
+            if problem.average is not None:
+                state["kept"] = state["iterate"]  # a resumed run's members begin without their parameters
+        kept = state["kept"] if problem.average is not None else self._read(network)
         iterate: Tensor = state["iterate"]
         active = self._active(state, options)
         if not len(active):
             state["step"] += 1
             finished: Tensor = state["loss"] * problem.scale
             return finished
-        moved, loss, damping = self._iterate(problem, active, iterate[active], state["damping"][active])
+        penalty = state["penalty"][active] if options["relevance"] else None
+        noise = state["held"][active] if "held" in state else None
+        moved, loss, damping, penalty = self._iterate(
+            problem, active, iterate[active], state["damping"][active], penalty, noise
+        )
+        if penalty is not None:
+            state["penalty"] = state["penalty"].index_copy(0, active, penalty)
         iterate = iterate.index_copy(0, active, moved)
         state["iterate"] = iterate
         state["loss"] = state["loss"].index_copy(0, active, loss)
@@ -235,8 +340,14 @@ class VariableProjection(Optimizer):
             except BaseException:
                 self._write(network, kept)  # an interrupt leaves the best parameters
                 raise
+            if penalty is not None:
+                state["held"] = chooses / problem.scale
         lower = chooses < state["lowest"]
-        self._write(network, torch.where(lower[:, None], iterate, kept))
+        kept = torch.where(lower[:, None], iterate, kept)
+        self._write(network, kept)
+        if problem.average is not None:
+            state["kept"] = kept
+            problem.average.average(network)
         state["lowest"] = torch.where(lower, chooses, state["lowest"])
         state["step"] += 1
         result: Tensor = state["loss"] * problem.scale
@@ -259,23 +370,33 @@ class VariableProjection(Optimizer):
         return moving
 
     def _iterate(
-        self, problem: LimitProblem, active: Tensor, start: Tensor, damping: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """One iteration of some replicas: points (A, P), losses (A,) and dampings (A,)."""
+        self,
+        problem: LimitProblem,
+        active: Tensor,
+        start: Tensor,
+        damping: Tensor,
+        penalty: Tensor | None,
+        noise: Tensor | None,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """One iteration of some replicas: points (A, P), mean squared errors (A,), dampings (A,), penalties (A, P)."""
         network, options = problem.network, self.param_groups[0]
         layers, output = self._split(network, start)
         equations = problem.normal_equations(layers, output, active)
         linear = output.shape[1]
-        diagonal = equations.gram.diagonal(dim1=1, dim2=2)
-        gram = equations.gram
+        gram, gradient = equations.gram, equations.gradient
+        weight = torch.zeros_like(start) if penalty is None else penalty
+        gram.diagonal(dim1=1, dim2=2).add_(weight)
+        gradient = gradient + weight * start
+        diagonal = gram.diagonal(dim1=1, dim2=2)
         unit = (
             torch.maximum(diagonal, DEAD_FLOOR * diagonal.amax(1, keepdim=True))
             .clamp_min(torch.finfo(gram.dtype).tiny)
             .rsqrt()
         )
         gram = gram * unit[:, :, None] * unit[:, None]
-        gradient = (equations.gradient * unit)[..., None]
+        gradient = (gradient * unit)[..., None]
         best, loss = start, equations.loss
+        aim = loss + (weight * start.square()).sum(1)
         found = 4 * max(options["damping_factors"]) * damping
         for factor in options["damping_factors"]:
             tried = factor * damping
@@ -287,13 +408,16 @@ class VariableProjection(Optimizer):
             trial = start - torch.cholesky_solve(gradient, cholesky)[..., 0] * unit
             trial = torch.where(((info == 0) & trial.isfinite().all(1))[:, None], trial, start)
             hidden, guess = self._split(network, trial)
-            solved, error = problem.solve(hidden, guess, active)
-            lower = error < loss
+            solved, error = problem.solve(hidden, guess, active, None if penalty is None else penalty[:, -linear:])
             trial = torch.cat([trial[:, :-linear], solved], 1)
+            total = error + (weight * trial.square()).sum(1)
+            lower = total < aim
             best = torch.where(lower[:, None], trial, best)
-            loss = torch.where(lower, error, loss)
+            aim, loss = torch.where(lower, total, aim), torch.where(lower, error, loss)
             found = torch.where(lower, tried, found)
-        return best, loss, found.clamp(*DAMPING_LIMITS)
+        if penalty is not None:
+            penalty = renewed_penalty(network, gram, unit, penalty, best, loss, problem.count(), noise)
+        return best, loss, found.clamp(*DAMPING_LIMITS), penalty
 
     @staticmethod
     def _parameters(network: StackNetwork) -> list[nn.Parameter]:

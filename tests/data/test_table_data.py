@@ -1,5 +1,6 @@
 """What `TableDataModule` promises: a file's numbers, split without overlap; errors name file, column and row."""
 
+import bz2
 import runpy
 import sys
 
@@ -8,7 +9,11 @@ import pytest
 import torch
 
 import datamodules.table
+import datamodules.table_columns
+import datamodules.table_files
 from datamodules import TableDataModule
+from lit_triwave.cli import main
+from tests.conftest import REPOSITORY
 
 ROWS = 40
 
@@ -92,8 +97,12 @@ def test_predictions_are_made_at_the_rows_of_another_file(table, tmp_path, with_
 def test_predictions_are_never_extrapolated(table, tmp_path, name, where):
     asked = table.iloc[:5].copy()
     asked.loc[2, "b"] = 11.5
-    with pytest.raises(ValueError, match=rf"{name}: 11.5 in column 'b' at {where}.* is outside the domain \["):
+    with pytest.raises(ValueError, match=rf"{name}: 11.5 in column 'b' at {where}.*is outside the domain \["):
         TableDataModule(save(table, tmp_path), ["a", "b"], "out", predict_path=save(asked, tmp_path, name))
+    data = TableDataModule(
+        save(table, tmp_path), ["a", "b"], "out", predict_path=save(asked, tmp_path, name), outside="clamp"
+    )
+    assert float(data.predict_set.x[2, 1]) == data.domain["b"][1]
 
 
 def test_predicting_at_no_rows_is_refused(table, tmp_path):
@@ -106,14 +115,19 @@ def test_predicting_at_no_rows_is_refused(table, tmp_path):
     ("arguments", "message"),
     [
         ({"inputs": []}, "inputs must name at least one column, got none"),
-        ({"inputs": ["a", "a"]}, "inputs and target must be different columns, got 'a'"),
-        ({"inputs": ["a", "out"]}, "inputs and target must be different columns, got 'out'"),
+        ({"inputs": ["a", "a"]}, "inputs, target and split must be different columns, got 'a'"),
+        ({"inputs": ["a", "out"]}, "inputs, target and split must be different columns, got 'out'"),
+        ({"split": "a"}, "inputs, target and split must be different columns, got 'a'"),
+        ({"split": "b", "test_path": "b.csv"}, "split and test_path must not both be given"),
+        ({"split": "note"}, "column 'note' must be train, val or test, got 'text' at line 2"),
+        ({"categorical": ["b"]}, "categorical must be among the inputs, got 'b'"),
         (
             {"inputs": ["a", "cuont"]},
             r"no column 'cuont'; .*out, count; did you mean 'count'\?",
         ),
         ({"target": "zzz"}, "no column 'zzz'; its columns are a, note"),
-        ({"inputs": ["note"]}, "column 'note' is not numeric: 'text' at line 2 "),
+        ({"target": "note"}, "column 'note' is not numeric: 'text' at line 2"),
+        ({"inputs": ["note"]}, "input column 'note=text' is constant"),
         ({"val_fraction": 1.0}, r"val_fraction must be in \[0, 1\), got 1.0"),
         ({"test_fraction": -0.1}, r"test_fraction must be in \[0, 1\), got -0.1"),
         ({"val_fraction": float("nan")}, "val_fraction must be"),
@@ -121,8 +135,7 @@ def test_predicting_at_no_rows_is_refused(table, tmp_path):
         ({"val_fraction": 0.49, "test_fraction": 0.5}, "leave 0 of 40 rows for training"),
         ({"batch_size": 0}, "batch_size must be at least 1"),
         ({"seed": -1}, "seed must be at least 0"),
-        ({"path": "data.xlsx"}, "path must end in .csv, .*, got data.xlsx"),
-        ({"path": "data"}, "path must end in .*, got data$"),
+        ({"path": "data.xlsx"}, "path must be a text file, such as .csv, or .parquet, got data.xlsx: save it"),
     ],
 )
 def test_a_bad_argument_is_refused_in_one_line_that_names_it(table, tmp_path, arguments, message):
@@ -142,16 +155,21 @@ def test_a_missing_file_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("data.parquet", b"not parquet", "data.parquet cannot be read as parquet: "),
-        ("data.csv.gz", b"not gzip", "data.csv.gz cannot be read as csv.gz: "),
-        ("data.csv", b"", "data.csv cannot be read as csv: "),
-        ("data.csv", b"a,out\n1,2\n3,4,5\n", "cannot be read as csv: .*line 3"),
-        ("data.csv", b"a,out\n\xff\xfe,2\n", "cannot be read as csv: "),
+        ("data.parquet", b"not parquet", "data.parquet cannot be read as Parquet: "),
+        ("data.csv.gz", b"not gzip", "data.csv.gz cannot be read as text with a header: "),
+        ("data.csv", b"", "data.csv cannot be read as text with a header: "),
+        ("data.csv", b"a,out\n1,2\n3,4,5\n", "cannot be read as text with a header: .*line 3"),
+        ("data.csv", b"a,out\n\xff\xfe,2\n", "cannot be read as text: .*set encoding to the file's"),
+        ("data.csv", b"a,out,a\n1,2,3\n", "column names must differ, got 'a' more than once"),
         ("data.csv", b"a,out\n1,2,3\n4,5,6\n7,8,9\n1,3,4\n", "more fields than the header"),
         ("data.csv", b"a,out\n1,2\n3,4\n5,6\n", "must have at least 4 rows, got 3"),
-        ("data.csv", b"a,out\n1,2\n3,4\n5,6\n7,inf\n", "non-finite value inf in column 'out' at line 5 "),
-        ("data.csv", b"a,out\n1,2\n,4\n5,6\n7,8\n", "non-finite value nan in column 'a' at line 3 "),
-        ("data.csv", b"a,out\n1,2\n3,4\n5,six\n7,8\n", "column 'out' is not numeric: 'six' at line 4 "),
+        ("data.csv", b"a,out\n1,2\n3,4\n5,6\n7,inf\n", "non-finite value inf in column 'out' at line 5"),
+        ("data.csv", b"a,out\n1,2\n,4\n5,6\n7,8\n", r"missing value in column 'a' at line 3 \(1 rows .*set missing to"),
+        ("data.csv", b"a,out\n1,2\n3,4\n5,six\n7,8\n", "column 'out' is not numeric: 'six' at line 4$"),
+        ("data.csv", b"a,out\n1,2\n3,4\nfive,5\n7,8\n", "column 'a' is not numeric: 'five' at line 4$"),
+        ("data.csv", b"a;out\n1,5;2\n3,5;4\n1;5\n7;8\n", "'1,5' at line 2: set decimal or thousands to ','"),
+        ("data.csv", b'a,n,out\n1,"two\n\nlines",2\n\n3,x,4\n5,x,6\n7,x,8x\n', "'8x' at line 8$"),
+        ("data.csv", b"day,out,a\n2024-01-30,2,x\n", "must have at least 4 rows"),
         ("data.csv", b"a,out\n1,2\n1,4\n1,6\n1,8\n", r"input column 'a' is constant \(1\)"),
     ],
 )
@@ -164,8 +182,9 @@ def test_a_file_that_cannot_be_used_is_refused_in_one_line(tmp_path, name, conte
 
 def test_dates_are_not_numbers(table, tmp_path):
     table["day"] = pandas.Timestamp("2024-01-01") + pandas.to_timedelta(table["count"], unit="D")
-    with pytest.raises(ValueError, match="column 'day' is not numeric but datetime64"):
-        TableDataModule(save(table, tmp_path, "data.parquet"), ["day"], "out")
+    for name in ("data.parquet", "data.csv"):
+        with pytest.raises(ValueError, match="column 'day' has dates: replace it by numbers, such as the days since"):
+            TableDataModule(save(table, tmp_path, name), ["day"], "out")
 
 
 def test_four_rows_are_enough(tmp_path):
@@ -174,8 +193,126 @@ def test_four_rows_are_enough(tmp_path):
     assert [len(points) for points in (data.train_set, data.val_set, data.test_set)] == [2, 1, 1]
 
 
-def test_pandas_is_needed_only_where_there_is_a_table(tmp_path, monkeypatch):
+def test_pandas_is_imported_only_where_there_is_a_table(monkeypatch):
     monkeypatch.setitem(sys.modules, "pandas", None)  # any import of it now fails
-    runpy.run_path(datamodules.table.__file__)
-    with pytest.raises(ValueError, match="reading data.csv needs pandas: pip install pandas pyarrow"):
-        TableDataModule("data.csv", ["a"], "out")
+    for module in (datamodules.table, datamodules.table_files, datamodules.table_columns):
+        runpy.run_path(module.__file__)
+
+
+def write(folder, text: str, name: str = "data.csv") -> str:
+    (folder / name).write_text(text, newline="")
+    return str(folder / name)
+
+
+PAIRS = [(1.5, 10.0), (2.5, 1200.0), (3.5, 30.0), (4.5, 40.0)]
+
+
+@pytest.mark.parametrize(
+    ("text", "options"),
+    [
+        ("a,b c,out\n1.5,x,10\n2.5,x,1200\n3.5,x,30\n4.5,x,40\n", {}),
+        (" a ;out \r\n1.5;10\r\n2.5; 1200\r\n3.5;30\r\n4.5;40\r\n", {}),
+        ("a|out\n1.5|10\n2.5|1200\n3.5|30\n4.5|40\n", {}),
+        ("a\tout\n1.5\t10\n2.5\t1200\n3.5\t30\n4.5\t40\n", {}),
+        ("a    out\n1.5   10\n2.5 1200\n3.5   30\n4.5   40\n", {}),
+        ("a;out\n1,5;10\n2,5;1.200\n3,5;30\n4,5;40\n", {"decimal": ",", "thousands": "."}),
+        ("# made by hand\na,out\n1.5,10\n# so\n2.5,1200\n3.5,30\n4.5,40\n", {"comment": "#"}),
+        ("a::out\n1.5::10\n2.5::1200\n3.5::30\n4.5::40\n", {"sep": "::"}),
+        ("a,out\n1.5,10\n2.5,1200\nlost,7\n3.5,30\n4.5,40\n", {"na_values": ["lost"], "missing": "drop"}),
+    ],
+)
+def test_a_text_file_is_read_as_it_occurs(tmp_path, text, options):
+    data = TableDataModule(write(tmp_path, text), ["a"], "out", **options)
+    assert sorted(everything(data)) == PAIRS
+
+
+def test_text_may_be_in_another_encoding_and_compressed(tmp_path):
+    text = pandas.DataFrame(PAIRS, columns=["Größe", "out"]).to_csv(index=False, sep="\t")
+    (tmp_path / "data.txt.bz2").write_bytes(bz2.compress(text.encode("utf-16")))
+    data = TableDataModule(str(tmp_path / "data.txt.bz2"), ["Größe"], "out", encoding="utf-16")
+    assert sorted(everything(data)) == PAIRS
+
+
+def test_an_index_of_pandas_is_a_column_of_parquet(tmp_path):
+    frame = pandas.DataFrame(PAIRS, columns=["a", "out"]).set_index("a")
+    assert sorted(everything(TableDataModule(save(frame, tmp_path, "data.parquet"), ["a"], "out"))) == PAIRS
+
+
+def test_names_that_yaml_reads_as_something_else_get_the_advice_to_quote_them(tmp_path, capsys):
+    path = write(tmp_path, "2019,on,out\n1,2,3\n4,5,6\n7,8,9\n1,3,2\n")
+    command = ["fit", "--config", str(REPOSITORY / "configs/table.yaml"), "--data.path", path]
+    for given, name in (("[2019]", "2019"), ("[on]", "True")):
+        assert main([*command, "--data.inputs", given, "--data.target", "out"]) == 2
+        assert f"got {name}: put it in quotes" in capsys.readouterr().err
+    assert TableDataModule(path, ["2019", "on"], "out").domain["2019"] == (1.0, 7.0)
+
+
+def sizes(name: str = "size") -> str:
+    rows = [f"{word},{flag},{value},{value}" for value, (word, flag) in enumerate(WORDS * 5)]
+    return "\n".join([f"{name},flag,n,out", *rows]) + "\n"
+
+
+WORDS = [("small", True), ("large", False), ("medium", True), ("small", False)]
+
+
+def test_words_and_booleans_are_categories(tmp_path):
+    data = TableDataModule(write(tmp_path, sizes()), ["size", "flag"], "out", val_fraction=0, test_fraction=0)
+    assert list(data.domain) == ["size=large", "size=medium", "size=small", "flag"]
+    assert data.train_set.x[:3].tolist() == [[0, 0, 1, 1], [1, 0, 0, 0], [0, 1, 0, 1]]
+    ordinal = TableDataModule(
+        write(tmp_path, sizes()), ["size", "n"], "out", ordinal=["size"], val_fraction=0, test_fraction=0
+    )
+    assert ordinal.train_set.x[:3].tolist() == [[2, 0], [0, 1], [1, 2]]
+
+
+def test_codes_are_categories_where_asked_for(tmp_path):
+    path = write(tmp_path, "code,out\n" + "".join(f"{10 * (i % 3)},{i}\n" for i in range(12)))
+    assert list(TableDataModule(path, ["code"], "out").domain) == ["code"]
+    assert list(TableDataModule(path, ["code"], "out", categorical=["code"]).domain) == ["code=0", "code=10", "code=20"]
+
+
+def test_a_category_that_training_did_not_have_is_named(tmp_path):
+    asked = write(tmp_path, "size,flag\nsmall,True\nhuge,True\n", "asked.csv")
+    with pytest.raises(
+        ValueError, match="asked.csv: unknown category 'huge' in column 'size' at line 3: .*has large, "
+    ):
+        TableDataModule(write(tmp_path, sizes()), ["size"], "out", predict_path=asked)
+
+
+def test_texts_that_name_rows_are_no_categories(tmp_path):
+    path = write(tmp_path, "who,out\n" + "".join(f"n{i},{i}\n" for i in range(150)))
+    with pytest.raises(ValueError, match="column 'who' has 150 different texts, more than 100: leave it out"):
+        TableDataModule(path, ["who"], "out")
+
+
+def test_missing_values_are_dropped_or_replaced_by_values_of_the_training_rows(tmp_path):
+    rows = "".join(f"{i},{'' if i == 7 else 's' if i % 3 else 't'},{i},train\n" for i in range(1, 10))
+    text = f"a,word,out,part\n,s,100,train\n{rows}40,s,5,test\n,t,6,test\n1,s,,train\n"
+    path = write(tmp_path, text)
+    common = {"inputs": ["a", "word"], "target": "out", "split": "part", "val_fraction": 0}
+    dropped = TableDataModule(path, **common, missing="drop")
+    assert len(dropped.train_set) == 8 and dropped.test_set.y.tolist() == [5.0]
+    assert dropped.remarks == [f"{path}: 4 of 13 rows dropped for missing values"]
+    for kind in ("median", "mean"):
+        data = TableDataModule(path, **common, missing=kind)
+        assert data.test_set.x.tolist() == [[40.0, 0.0], [5.0, 1.0]]  # of 1 to 9, without the test row's 40
+        assert data.columns.state[0]["missing"] == 5.0 and data.columns.state[1]["missing"] == "s"
+        assert len(data.train_set) == 10
+
+
+def test_the_split_may_be_a_column_or_a_file(table, tmp_path):
+    table["part"] = ["train"] * 20 + ["Test"] * 12 + ["validation"] * 8
+    path = save(table, tmp_path)
+    data = TableDataModule(path, ["a"], "out", split="part")
+    for points, rows in ((data.train_set, slice(0, 20)), (data.test_set, slice(20, 32)), (data.val_set, slice(32, 40))):
+        assert points.y.tolist() == table["out"][rows].tolist()
+    other = save(table[5:9], tmp_path, "other.csv")
+    data = TableDataModule(path, ["a"], "out", test_path=other)
+    assert data.test_set.y.tolist() == table["out"][5:9].tolist()
+    assert len(data.train_set) == 36 and len(data.val_set) == 4
+
+
+def test_large_offsets_are_said(tmp_path):
+    path = write(tmp_path, "stamp,a,out\n" + "".join(f"{1700000000 + i},{i},{i}\n" for i in range(9)))
+    assert "id or a time stamp" in TableDataModule(path, ["stamp", "a"], "out").remarks[0]
+    assert TableDataModule(path, ["a"], "out").remarks == []

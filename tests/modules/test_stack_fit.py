@@ -99,6 +99,20 @@ def test_test_and_predict_take_a_stack(product: Path) -> None:
         (["--data.expression", "log(x+1) + y"], "must be finite on the whole domain"),
         (["--model.wiring", "difference", "--model.layers", "null"], "only a stack has a limit"),
         (["--model.limit.epochs", "0"], "limit.epochs must be at least 1"),
+        (["--model.members", "0"], "members must be at least 1, got 0"),
+        (
+            [
+                "--model.wiring",
+                "difference",
+                "--model.limit.epochs",
+                "0",
+                "--model.layers",
+                "null",
+                "--model.members",
+                "2",
+            ],
+            "only a stack has members",
+        ),
     ],
     ids=lambda value: value[-1] if isinstance(value, list) else "",
 )

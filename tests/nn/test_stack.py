@@ -205,3 +205,50 @@ def test_layers_that_cannot_be_are_refused(layers: list[int]) -> None:
 def test_a_depth_beyond_float64_is_refused(depth: int) -> None:
     with pytest.raises(ValueError, match="depth of a stack must be 1 to 26"):
         new_stack([2]).build(depth)
+
+
+def test_the_average_of_members_is_their_mean() -> None:
+    members, mean = new_stack([2, 3], replicas=6), new_stack([6, 9], replicas=2)
+    torch.nn.init.normal_(members.output_weight)
+    mean.average(members)
+    x = points(50)
+    torch.testing.assert_close(mean(x), members(x).view(50, 2, 3).mean(2))
+
+
+def test_relevance_keeps_noise_out_of_what_the_data_do_not_determine() -> None:
+    generator = torch.Generator().manual_seed(0)
+    domain = {f"x{i}": (0.0, 1.0) for i in range(6)}
+    x = torch.rand(150, 6, generator=generator, dtype=torch.float64)
+    y = x[:, :1] + 0.3 * torch.randn(150, 1, generator=generator, dtype=torch.float64)
+    unseen = torch.rand(500, 6, generator=generator, dtype=torch.float64)
+    errors = {}
+    for relevance in (False, True):
+        network = StackNetwork(domain, (-1.0, 2.0), layers=[3, 3], generator=torch.Generator().manual_seed(1))
+        problem = LimitProblem(network, x, y)
+        optimizer = VariableProjection(network.parameters(), relevance=relevance)
+        for _ in range(20):
+            optimizer.step(lambda problem=problem: problem)
+        errors[relevance] = float((network(unseen).detach() - unseen[:, :1]).square().mean())
+    assert errors[True] < 0.2 * errors[False]
+
+
+def test_members_resume_from_the_state_of_their_optimizer_alone() -> None:
+    x = points(100)
+    y = x.prod(1, keepdim=True) + 0.1 * torch.sin(99 * x[:, :1])
+
+    def train(mean: StackNetwork, seed: int, steps: int, state: Any = None) -> dict[str, Any]:
+        members = new_stack([2, 2], replicas=3, seed=seed)
+        problem = LimitProblem(
+            members, x[:80], y[:80], validation=lambda: (members(x[80:]) - y[80:]).square().mean(0), average=mean
+        )
+        optimizer = VariableProjection(mean.parameters(), relevance=True)
+        if state:
+            optimizer.load_state_dict(state)
+        for _ in range(steps):
+            optimizer.step(lambda: problem)
+        return optimizer.state_dict()
+
+    whole, resumed = new_stack([6, 6], replicas=1), new_stack([6, 6], replicas=1)
+    train(whole, seed=1, steps=7)
+    train(resumed, seed=2, steps=4, state=train(resumed, seed=1, steps=3))
+    assert torch.equal(whole(x), resumed(x))

@@ -25,7 +25,7 @@ from lit_triwave.commands.export.verify import Difference, compare, sample_input
 from lit_triwave.commands.parser import OneLineParser
 from lit_triwave.commands.quiet import quiet
 from lit_triwave.errors import TriwaveError, did_you_mean
-from lit_triwave.files import file_size, open_folder, written_whole
+from lit_triwave.files import file_size, open_folder, write_json, written_whole
 
 _ARITHMETIC = {"float32": torch.float32, "float64": torch.float64}
 DESCRIPTION = "Writes a trained network as plain PyTorch, a torch.export program or ONNX, independent of lit_triwave."
@@ -95,6 +95,8 @@ def _files(saved: Saved, options: Any) -> list[Path]:
     folder = Path.cwd() if saved.run_folder is None else saved.run_folder / "exported"
     path = Path(options.out) if options.out else folder / f"{name}{SUFFIXES[options.format]}"
     paths = [path, path.with_suffix(".py")] if options.format == "torch" else [path]
+    if saved.columns:
+        paths.append(path.with_suffix(".json"))
     for place in paths:
         if place.is_dir():
             raise TriwaveError(f"--out must be a file, got the folder {place}")
@@ -189,6 +191,8 @@ def _write(saved: Saved, seed: int, exported: Exported, kind: Format, paths: Seq
                 evaluate = write_torch(exported, partial[0], partial[1], paths[0])
             else:
                 evaluate = (write_program if kind == "program" else write_onnx)(exported, partial[0])
+            if saved.columns:
+                write_json(partial[-1], {"inputs": saved.variables, "columns": saved.columns, "target": saved.target})
         except OSError as error:
             raise TriwaveError(f"{paths[0]} cannot be written: {error.strerror or error}") from error
         difference = compare(saved, seed, evaluate, exported.example.dtype, exported.arithmetic)

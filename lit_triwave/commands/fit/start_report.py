@@ -38,7 +38,8 @@ def start_block(
         "global batch": _global_batch(trainer, data),
         "W&B": _tracking(trainer),
     }
-    return "\n".join(f"{name:<14}{value}" for name, value in rows.items())
+    lines = [f"{name:<14}{value}" for name, value in rows.items()]
+    return "\n".join([*lines, *(f"{'data':<14}{remark}" for remark in getattr(data, "remarks", ()))])
 
 
 def _size(model: Any) -> str:

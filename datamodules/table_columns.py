@@ -1,0 +1,187 @@
+"""Columns of a table as numbers: categories and missing values, by scikit-learn's transformers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy
+import torch
+from torch import Tensor
+
+from datamodules.regression import first_true
+from datamodules.table_files import TableFile, is_date
+from lit_triwave.errors import some
+
+if TYPE_CHECKING:
+    import pandas
+
+Missing = Literal["drop", "median", "mean"]
+_MOST_CATEGORIES = 100
+_OFFSET = 100
+"""An input further from zero than so many times its range is an id or a time stamp, or its zero means nothing."""
+
+
+class InputColumns:
+    """The inputs of a network from columns of a table, by values fitted to the training rows.
+
+    Numbers stay what they are. Categories are text, booleans, and what is named as such. They become a column of 0
+    and 1 each (of two, only the second does), or their number.
+
+    Args:
+        file: with the training rows.
+        names: of the columns.
+        categorical: columns of numbers that are categories too.
+        ordinal: columns whose categories become their number.
+        missing: what takes the place of a missing number, if anything. A missing category becomes the most frequent.
+
+    Attributes:
+        state: what was fitted, as plain data: for each column its name and kind, the categories, and the value that
+            replaces missing ones.
+
+    Raises:
+        ValueError: a column cannot be an input; the message names it.
+    """
+
+    def __init__(
+        self, file: TableFile, names: list[str], categorical: list[str], ordinal: list[str], missing: Missing | None
+    ) -> None:
+        for option, columns in {"categorical": categorical, "ordinal": ordinal}.items():
+            for name in columns:
+                if name not in names:
+                    raise ValueError(f"{option} must be among the inputs, got {name!r}")
+        self.missing = missing
+        self.state: list[dict[str, Any]] = []
+        for name in names:
+            column = file.column(name)
+            if name in (*categorical, *ordinal) or _is_category(column):
+                known = sorted({str(value) for value in _words(column).dropna()})
+                if len(known) > _MOST_CATEGORIES:
+                    raise ValueError(
+                        f"{file.path}: column {name!r} has {len(known)} different texts, more than {_MOST_CATEGORIES}: "
+                        "leave it out of inputs, or join rare ones"
+                    )
+                kind = "ordinal" if name in ordinal or known == ["False", "True"] else "onehot"
+                self.state.append({"name": name, "kind": kind, "categories": known})
+            else:
+                self.state.append({"name": name, "kind": "number"})
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the network's inputs: those of the columns, `name=category` for one-hot categories."""
+        return [name for column in self.state for name in _encoded_names(column)]
+
+    def raw(self, file: TableFile) -> pandas.DataFrame:
+        """Returns the columns of a file as numbers (float64) and words, missing ones NaN.
+
+        Raises:
+            ValueError: a column of numbers has something else, or a category is not known; the message says where.
+        """
+        import pandas
+
+        columns: dict[str, Any] = {}
+        for column in self.state:
+            name = column["name"]
+            if column["kind"] == "number":
+                columns[name] = file.numbers(name).numpy()
+                continue
+            words = _words(file.column(name))
+            row = first_true(torch.from_numpy((words.notna() & ~words.isin(column["categories"])).to_numpy(copy=True)))
+            if row is not None:
+                raise ValueError(
+                    f"{file.path}: unknown category {words.iloc[row]!r} in column {name!r} at {file.position(row)}: "
+                    f"the training file has {some(column['categories'], 10)}"
+                )
+            columns[name] = words
+        found: pandas.DataFrame = pandas.DataFrame(columns)
+        return found
+
+    def present(self, file: TableFile, raw: pandas.DataFrame) -> Tensor:
+        """Returns which rows can be used, (rows,) bool: all of them, unless rows with missing values are dropped.
+
+        Raises:
+            ValueError: values are missing, and the user has not said what to do.
+        """
+        gone = torch.from_numpy(raw.isna().to_numpy(copy=True))
+        if self.missing is None and gone.any():
+            row = int(gone.any(1).int().argmax())
+            name = raw.columns[int(gone[row].int().argmax())]
+            raise ValueError(
+                f"{file.path}: missing value in column {name!r} at {file.position(row)} ({int(gone.any(1).sum())} rows "
+                "have one): correct it, or set missing to drop, median or mean"
+            )
+        return ~gone.any(1) if self.missing == "drop" else torch.ones(len(raw), dtype=torch.bool)
+
+    def fit(self, raw: pandas.DataFrame) -> None:
+        """Finds what replaces missing values, from the training rows."""
+        if self.missing not in ("median", "mean"):
+            return
+        from sklearn.impute import SimpleImputer
+
+        for column in self.state:
+            number = column["kind"] == "number"
+            imputer = SimpleImputer(strategy=self.missing if number else "most_frequent")
+            values = raw[[column["name"]]]
+            if values.isna().to_numpy().all():
+                raise ValueError(f"column {column['name']!r} has no value in the training rows: leave it out of inputs")
+            found = imputer.fit(values if number else values.astype(object)).statistics_[0]
+            column["missing"] = float(found) if number else str(found)
+
+    def encode(self, raw: pandas.DataFrame) -> Tensor:
+        """Returns the network's inputs, (rows, inputs) float64, for rows without missing values but those replaced."""
+        from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder
+
+        parts = []
+        for column in self.state:
+            values: Any = raw[[column["name"]]]
+            if "missing" in column:
+                values = values.fillna(column["missing"])
+            if column["kind"] == "onehot":
+                encoder = OneHotEncoder(categories=[column["categories"]], drop="if_binary", sparse_output=False)
+                values = encoder.fit_transform(values.astype(object))
+            elif column["kind"] != "number":
+                values = OrdinalEncoder(categories=[column["categories"]]).fit_transform(values.astype(object))
+            parts.append(torch.from_numpy(numpy.array(values, dtype="float64")))
+        return torch.cat(parts, 1)
+
+    def remarks(self, domain: dict[str, tuple[float, float]]) -> list[str]:
+        """Says which inputs are far from zero for their range."""
+        far = [
+            f"{name} in [{low:g}, {high:g}]"
+            for name, (low, high) in domain.items()
+            if min(abs(low), abs(high)) > _OFFSET * (high - low)
+        ]
+        return [f"large offsets: {some(far)}: is it an id or a time stamp?"] if far else []
+
+
+def _is_category(column: pandas.Series[Any]) -> bool:
+    """Whether a column has words or booleans; dates and a mixture with numbers are refused when they are read."""
+    import pandas
+
+    kind = pandas.api.types
+    if kind.is_bool_dtype(column) or isinstance(column.dtype, pandas.CategoricalDtype):
+        return True
+    if not (kind.is_object_dtype(column) or kind.is_string_dtype(column)) or is_date(column):
+        return False
+    values = column.dropna()
+    if kind.infer_dtype(values) == "boolean":
+        return True
+    return bool(len(values)) and bool(pandas.to_numeric(values, errors="coerce").isna().all())
+
+
+def _words(column: pandas.Series[Any]) -> pandas.Series[Any]:
+    """Returns a column as text without the blanks around it, missing ones as NaN."""
+    import pandas
+
+    if pandas.api.types.is_numeric_dtype(column) and not pandas.api.types.is_bool_dtype(column):
+        words = column.map("{:.17g}".format)  # 1 and 1.0 are one category
+    else:
+        words = column.astype(object).map(str).str.strip()
+    found: pandas.Series[Any] = words.astype(object).where(column.notna(), float("nan"))
+    return found
+
+
+def _encoded_names(column: dict[str, Any]) -> list[str]:
+    if column["kind"] != "onehot":
+        return [column["name"]]
+    known = column["categories"]
+    return [f"{column['name']}={word}" for word in (known[1:] if len(known) == 2 else known)]

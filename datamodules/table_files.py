@@ -1,0 +1,201 @@
+"""Tables in files as they occur, read by pandas."""
+
+from __future__ import annotations
+
+import csv
+import re
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from datamodules.regression import first_true
+from lit_triwave.errors import did_you_mean, reason, some
+
+if TYPE_CHECKING:
+    import pandas
+
+_SEPARATORS = (",", ";", "\t", "|", r"\s+")
+_PARQUET = (".parquet", ".pq")
+_NOT_TEXT = (".xls", ".xlsx", ".ods", ".feather", ".h5", ".pkl", ".json")
+_HEADER_OPTIONS = ("encoding", "comment", "compression")
+
+
+class TableFile:
+    """One table in a file, with its columns by name.
+
+    Args:
+        path: of a Parquet file, or of a text file with a header.
+        wanted: columns that it should have; by them the separator of a text file is recognised.
+        options: for `pandas.read_csv`, with its names; `sep` None: found among comma, semicolon, tab, | and blanks.
+
+    Attributes:
+        frame: the rows, with all columns of the file.
+
+    Raises:
+        ValueError: the file cannot be read; the message names it.
+        FileNotFoundError: there is none.
+    """
+
+    frame: pandas.DataFrame
+
+    def __init__(self, path: str, wanted: list[str], options: dict[str, Any]) -> None:
+        self.path, self._options = path, options
+        self._file = Path(path).expanduser()
+        if self._file.suffix.lower() in _NOT_TEXT:
+            raise ValueError(f"path must be a text file, such as .csv, or .parquet, got {path}: save it as one of them")
+        if not self._file.is_file():
+            raise FileNotFoundError(f"{path} is not a file" if self._file.exists() else f"{path}: no such file")
+        self.is_text = self._file.suffix.lower() not in _PARQUET
+        try:
+            header = self._read_text(wanted) if self.is_text else self._read_parquet()
+        except UnicodeError as error:
+            hint = "set encoding to the file's, such as latin-1 or utf-16"
+            raise ValueError(f"{path} cannot be read as text: {reason(error)}: {hint}") from None
+        except Exception as error:  # pandas, pyarrow and gzip raise many kinds, some of several lines
+            kind = "text with a header" if self.is_text else "Parquet"
+            raise ValueError(f"{path} cannot be read as {kind}: {reason(error)}") from None
+        twice = [repr(name) for name in dict.fromkeys(header) if name and header.count(name) > 1]
+        if twice:
+            raise ValueError(f"{path}: column names must differ, got {some(twice)} more than once")
+        if type(self.frame.index).__name__ != "RangeIndex":  # surplus fields became an index and shifted all names
+            raise ValueError(f"{path}: rows have more fields than the header has names")
+        self.frame.columns = [str(name).strip() for name in self.frame.columns]  # type: ignore[assignment]
+
+    def _read_text(self, wanted: list[str]) -> list[str]:
+        """Reads the rows; returns the names in the header."""
+        import pandas
+
+        given = self._options.get("sep")
+        candidates = _SEPARATORS if given is None else (str(given).replace("\\t", "\t"),)
+        headers = {sep: self._header(sep) for sep in candidates}
+        # Names may have blanks in them, so these separate only where all wanted names are then found.
+        self._sep = max(candidates, key=lambda s: (len({*wanted} & {*headers[s]}), len(headers[s]) * (s != r"\s+")))
+        options = {name: value for name, value in self._options.items() if name != "sep" and value is not None}
+        if self._engine(self._sep) == "c":
+            options["low_memory"] = False
+            # Numbers keep their last digit, so that a domain is the same in every file. pandas 3.1 does so by default.
+            if tuple(int(part) for part in pandas.__version__.split(".")[:2]) < (3, 1):
+                options["float_precision"] = "round_trip"
+        self.frame = pandas.read_csv(
+            self._file, sep=self._sep, engine=self._engine(self._sep), skipinitialspace=True, **options
+        )
+        return headers[self._sep]
+
+    def _header(self, sep: str) -> list[str]:
+        """Returns the names in the first line, without the blanks around them."""
+        import pandas
+
+        options = {name: self._options[name] for name in _HEADER_OPTIONS if self._options.get(name) is not None}
+        as_text: Any = {"header": None, "nrows": 1, "dtype": str, "keep_default_na": False}
+        line = pandas.read_csv(self._file, sep=sep, engine=self._engine(sep), **as_text, **options)
+        return [str(name).strip() for name in line.iloc[0]]
+
+    @staticmethod
+    def _engine(sep: str) -> Any:
+        return "python" if len(sep) > 1 and sep != r"\s+" else "c"  # the engine of patterns
+
+    def _read_parquet(self) -> list[str]:
+        """Reads the rows; returns the names of the columns."""
+        from pyarrow import parquet
+
+        # Without the metadata of pandas, which would make an index of some columns.
+        self.frame = parquet.read_table(self._file).to_pandas(ignore_metadata=True)
+        return [str(name).strip() for name in self.frame.columns]
+
+    def __len__(self) -> int:
+        return len(self.frame)
+
+    def column(self, name: str) -> pandas.Series[Any]:
+        """Returns a column as it was read.
+
+        Raises:
+            ValueError: there is none of that name.
+        """
+        if name not in self.frame.columns:
+            known = list(self.frame.columns)
+            near = did_you_mean(name, known)
+            raise ValueError(f"{self.path} has no column {name!r}; its columns are {some(known, 20)}{near}")
+        return self.frame[name]
+
+    def numbers(self, name: str) -> Tensor:
+        """Returns a column as numbers, NaN where there is none, (rows,) float64.
+
+        Raises:
+            ValueError: it is no column of numbers; the message says what is wrong and where.
+        """
+        import pandas
+
+        column, kind = self.column(name), pandas.api.types
+        if is_date(column):
+            raise ValueError(
+                f"{self.path}: column {name!r} has dates: replace it by numbers, such as the days since the first "
+                "date, the month or the day of the week"
+            )
+        if (
+            kind.is_object_dtype(column)
+            or kind.is_string_dtype(column)
+            or isinstance(column.dtype, pandas.CategoricalDtype)
+        ):
+            numbers = pandas.to_numeric(column.astype(object), errors="coerce")
+            row = first_true(_mask(numbers.isna() & column.notna()))
+            if row is not None:
+                value = str(column.iloc[row])
+                hint = ": set decimal or thousands to ','" if re.fullmatch(r"[-+]?[\d.]*,[\d,]+", value.strip()) else ""
+                raise ValueError(
+                    f"{self.path}: column {name!r} is not numeric: {value[:40]!r} at {self.position(row)}{hint}"
+                )
+            column = numbers
+        elif not kind.is_numeric_dtype(column) or kind.is_complex_dtype(column):
+            raise ValueError(f"{self.path}: column {name!r} is not numeric but {column.dtype}")
+        values = torch.from_numpy(column.to_numpy(dtype="float64", na_value=float("nan"), copy=True))
+        row = first_true(values.isinf())
+        if row is not None:
+            raise ValueError(
+                f"{self.path}: non-finite value {values[row]:g} in column {name!r} at {self.position(row)}"
+            )
+        return values
+
+    def position(self, row: int) -> str:
+        """Describes where a user finds a row (from 0): by its line where lines can be counted."""
+        if self.is_text and self._lines is not None and row < len(self._lines):
+            return f"line {self._lines[row]}"
+        return f"row {row + 1} (counted from 1)"
+
+    @cached_property
+    def _lines(self) -> list[int] | None:
+        """Lines on which the rows begin, from 1; None for a compressed file."""
+        encoding, comment = self._options.get("encoding") or "utf-8", self._options.get("comment")
+        separator = self._sep if len(self._sep) == 1 else " "
+        begins, before = [], 0
+        try:
+            with self._file.open(encoding=encoding, newline="") as text:
+                lines = csv.reader(text, delimiter=separator, skipinitialspace=True)
+                for record in lines:
+                    begin, before = before + 1, lines.line_num
+                    if any(record) and not (comment and record[0].startswith(comment)):
+                        begins.append(begin)
+        except (UnicodeError, csv.Error):
+            return None
+        return begins[1:]
+
+
+def is_date(column: pandas.Series[Any]) -> bool:
+    """Whether a column has dates or times, as such or as text."""
+    import pandas
+
+    if pandas.api.types.is_datetime64_any_dtype(column) or pandas.api.types.is_timedelta64_dtype(column):
+        return True
+    if not (pandas.api.types.is_object_dtype(column) or pandas.api.types.is_string_dtype(column)):
+        return False
+    texts = column.dropna().astype(str).drop_duplicates().head(100)
+    # Three groups of digits, or digits beside a month's name: "18-25" is an age, not the 25th of a month.
+    if not len(texts) or not texts.str.contains(r"\d+\D+\d+\D+\d|\d.*[A-Za-z]{3}.*\d").all():
+        return False
+    return bool(pandas.to_datetime(texts, errors="coerce", format="mixed", utc=True).notna().all())
+
+
+def _mask(column: pandas.Series[Any]) -> Tensor:
+    return torch.from_numpy(column.to_numpy(dtype=bool, copy=True))
