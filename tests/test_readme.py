@@ -29,6 +29,7 @@ IMAGES = ["--model.num_nets", "8", "--model.depth", "2", "--model.pretrain.epoch
 SMALL = {
     "configs/x3_minus_x.yaml": [*FEW, "--model.replicas", "2"],
     "configs/stack.yaml": ["--model.layers", "[2, 2]", "--model.limit.epochs", "5", "--data.points", "200"],
+    "configs/table.yaml": ["--model.layers", "[2, 2]", "--model.members", "2", "--model.limit.epochs", "4"],
     "configs/functions/x3.yaml": [*FEW, "--model.replicas", "2"],
     "configs/digits.yaml": [*IMAGES, "--model.channels", "[4,8]"],
     "configs/baselines/digits.yaml": ["--model.channels", "[4,8]", "--model.width", "16", "--model.train.epochs", "1"],
