@@ -56,6 +56,7 @@ class TableDataModule(RegressionDataModule):
     Attributes:
         columns: how the inputs follow from the columns of the file.
         remarks: what a user should know about the data, in lines.
+        validates: whether rows are held out for validation.
 
     Raises:
         ValueError: an argument, the file or a value in it cannot be used; the message names it.

@@ -131,7 +131,11 @@ class RegressionSummary(RunSummary):
         return _regression_summary(data, module)
 
     def table(self, summary: dict[str, Any], data: Any, module: FunctionRegressor) -> Table:
-        return _regression_table(summary, module.network.replicas)
+        table = _regression_table(summary, module.network.replicas)
+        later = any(module.stages[name].epochs for name in ("pretrain", "train", "polish"))
+        if getattr(data, "validates", False) and not later:
+            table.title = f"the iterate that is best on the {len(data.val_set)} validation rows"
+        return table
 
     def remarks(self, summary: dict[str, Any], data: Any) -> list[str]:
         """Says so if a function without noise is not explained."""

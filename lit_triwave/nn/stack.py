@@ -42,8 +42,8 @@ MOST_PIECES = 1 << 20
 """Linear pieces that are counted, since layers multiply them; more do not fit into memory."""
 PREFERRED_LAYERS = {1: (3, 4), 2: (5, 6), 3: (6, 5)}
 """Width and number of layers by the number of variables; served best on the functions of docs/results/benchmarks.md."""
-NOISY_LAYERS = (6, 2)
-"""Width and number of layers, at most, for data with noise: what served best in benchmarks/tables.py."""
+NOISY_WIDTHS = (6, 3)
+"""Neurons of each of two layers for data with noise, at most and at least; served best in benchmarks/tables.py."""
 POINTS_PER_PARAMETER = 4
 """Fewer let a stack fit its points closely and be wrong between them."""
 
@@ -444,15 +444,16 @@ def choose_layers(inputs: int, points: int | None, noisy: bool = False) -> list[
     Args:
         inputs: number of variables.
         points: number of training points; None: as many as are needed.
-        noisy: whether the points have noise, which larger networks only learn the better.
+        noisy: whether the points have noise, and something else keeps the network from learning it.
     """
     width, length = PREFERRED_LAYERS.get(inputs, (min(4 + inputs, 12), 4))
+    least = 1
     if noisy:
-        width, length = NOISY_LAYERS
+        (width, least), length = NOISY_WIDTHS, 2
     while points is not None and stack_parameters(inputs, [width] * length) * POINTS_PER_PARAMETER > points:
-        if width == length == 1:
+        if width == least and (noisy or length == 1):
             break
-        width, length = (width - 1, length) if width > length else (width, length - 1)
+        width, length = (width - 1, length) if noisy or width > length else (width, length - 1)
     return [width] * length
 
 

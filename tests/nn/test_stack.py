@@ -195,6 +195,12 @@ def test_chosen_layers_leave_points_for_each_parameter(inputs: int, count: int) 
     assert layers == [1] or 4 * stack_parameters(inputs, layers) <= count
 
 
+def test_data_with_noise_get_two_layers_of_three_to_six() -> None:
+    assert choose_layers(10, 4000, noisy=True) == [6, 6]
+    assert choose_layers(10, 500, noisy=True) == [4, 4]
+    assert choose_layers(30, 40, noisy=True) == [3, 3]
+
+
 @pytest.mark.parametrize("layers", [[], [2, 0], [-1], [5000]])
 def test_layers_that_cannot_be_are_refused(layers: list[int]) -> None:
     with pytest.raises(ValueError, match="layers must be numbers from 1 to 4096"):

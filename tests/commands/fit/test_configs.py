@@ -14,7 +14,9 @@ from lit_triwave.cli import main
 from tests.conftest import REPOSITORY
 
 REGRESSION = [
-    path for path in sorted((REPOSITORY / "configs").rglob("*.yaml")) if "FunctionRegressor" in path.read_text()
+    path
+    for path in sorted((REPOSITORY / "configs").rglob("*.yaml"))
+    if "FunctionRegressor" in path.read_text() and path.name != "table.yaml"  # which needs a table, see test_table_fit
 ]
 STACKS = [path for path in REGRESSION if "wiring: stack" in path.read_text()]
 CONFIGS = [path for path in REGRESSION if path not in STACKS]
