@@ -9,7 +9,12 @@ import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
+from importlib.util import spec_from_file_location
+from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from lit_triwave import __version__
 from lit_triwave.distributed.launcher import end_with_launcher
@@ -65,7 +70,7 @@ def main(args: Sequence[str] | None = None) -> int:
         Ctrl-C or SIGTERM; 75 after SIGUSR1 (saved, to be started again).
     """
     started = time.monotonic()  # the imports below take seconds, and are part of a run's wall time
-    args = list(sys.argv[1:] if args is None else args)
+    args = with_shipped_configs(sys.argv[1:] if args is None else args)
     if not args or args[0] in ("-h", "--help"):
         print(HELP)
         return 0
@@ -73,6 +78,8 @@ def main(args: Sequence[str] | None = None) -> int:
         print(__version__)
         return 0
     end_with_launcher()
+    if not any(isinstance(finder, OwnDataModules) for finder in sys.meta_path):
+        sys.meta_path.insert(0, OwnDataModules())
     try:
         # Imported here: torch and Lightning take seconds, and the help above needs neither.
         try:
@@ -99,6 +106,42 @@ def main(args: Sequence[str] | None = None) -> int:
 
             print(f"error: {one_line(error)}", file=sys.stderr)
         return 1
+
+
+def with_shipped_configs(args: Sequence[str]) -> list[str]:
+    """Returns the command line with the paths of shipped configs in place of names that are no files here.
+
+    `--config stack.yaml` and `--config configs/stack.yaml` so work in any folder.
+    """
+    found = list(args)
+    for i, word in enumerate(found):
+        if word.startswith("--config="):
+            found[i] = f"--config={_config(word.removeprefix('--config='))}"
+        elif word == "--config" and i + 1 < len(found):
+            found[i + 1] = _config(found[i + 1])
+    return found
+
+
+def _config(name: str) -> str:
+    if Path(name).exists() or ".." in Path(name).parts:
+        return name
+    here = Path(__file__).parent
+    shipped = (folder / "configs" / name.removeprefix("configs/") for folder in (here, here.parent))
+    return next((str(path) for path in shipped if path.is_file()), name)
+
+
+class OwnDataModules(MetaPathFinder):
+    """Finds this project's package `datamodules`, also where the user's folder has one of that name.
+
+    Modules of the user's folder are found in the package after ours.
+    """
+
+    def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        if fullname != "datamodules":
+            return None
+        ours = Path(__file__).parents[1] / fullname
+        places = list(dict.fromkeys(str(folder) for folder in (ours, Path.cwd() / fullname) if folder.is_dir()))
+        return spec_from_file_location(fullname, ours / "__init__.py", submodule_search_locations=places)
 
 
 @contextmanager
