@@ -243,13 +243,14 @@ def check_strategy(strategy: str | Strategy, module: LightningModule) -> None:
         TriwaveError: it shards parameters (FSDP, DeepSpeed, tensor parallelism).
     """
     stages = [name for name, stage in getattr(module, "stages", {}).items() if stage.epochs]
+    changes = len(stages) > 1 or "limit" in stages  # at whose end a stack is built
     kind = type(strategy)
     if isinstance(strategy, str):
         kind = StrategyRegistry[strategy]["strategy"] if strategy in StrategyRegistry else DDPStrategy
-    if len(stages) > 1 and not issubclass(kind, (DDPStrategy, SingleDeviceStrategy)):
+    if changes and not issubclass(kind, (DDPStrategy, SingleDeviceStrategy)):
         raise TriwaveError(
             f"strategy {strategy if isinstance(strategy, str) else kind.__name__}: it shards the parameters that there "
-            f"are at the start, and the stages {' and '.join(stages)} have different ones: use ddp"
+            "are at the start, but later stages have others: use ddp"
         )
 
 

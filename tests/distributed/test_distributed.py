@@ -217,7 +217,7 @@ SHARDING += ["--trainer.strategy.class_path=lightning.pytorch.strategies.ModelPa
 
 
 @pytest.mark.parametrize("strategy", SHARDING, ids=["fsdp", "fsdp2"])
-@pytest.mark.parametrize("config", ["digits", "x3_minus_x"])
+@pytest.mark.parametrize("config", ["digits", "x3_minus_x", "stack"])
 def test_strategies_that_shard_are_refused_before_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys, config: str, strategy: str
 ) -> None:
