@@ -38,9 +38,10 @@ _WEIGHT_PARAMETERS = BlockWeights._fields
 class TriangleBank(nn.Module):
     """Constructed ReLU networks, four neurons wide and `depth` hidden layers deep, evaluated side by side.
 
-    While `parameterization` is `"peaks"`, the peaks, the scales and the affine part are the parameters. With the scales of
-    Theorem 3.1 each subnetwork then has exactly 2^depth linear regions on [0, 1], wherever its peaks are. `release` turns
-    the weights of the same function into the parameters. Inputs are clamped to [0, 1], where the construction holds.
+    While `parameterization` is `"peaks"`, the peaks, the scales and the affine part are the parameters. With the scales
+    of Theorem 3.1 each subnetwork then has exactly 2^depth linear regions on [0, 1], wherever its peaks are. `release`
+    turns the weights of the same function into the parameters. Inputs are clamped to [0, 1], where the construction
+    holds.
 
     Why this is not `torch.nn.utils.parametrize`, PyTorch's mechanism for weights computed from other parameters: the
     wave form that is trained here never forms the weights, which makes it several times faster. A parametrised tensor
