@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
+from lit_triwave.checkpoints.load import load_checkpoint
 from lit_triwave.errors import TriwaveError, reason
 from lit_triwave.files import written_whole
 from lit_triwave.tracking.private_paths import hidden
@@ -16,7 +16,7 @@ _HYPER_PARAMETERS = ("hyper_parameters", "datamodule_hyper_parameters")
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint beside its place and renames it when complete; reads without unpickling arbitrary objects.
+    """Writes a checkpoint beside its place and renames it when complete; reads by `load_checkpoint`.
 
     Lightning's own may copy from the system's temporary folder. A full disk or a kill then leaves half a checkpoint in
     the place of the last good one.
@@ -34,4 +34,4 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             ) from error
 
     def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = True) -> Any:
-        return torch.load(path, map_location=map_location, weights_only=True)
+        return load_checkpoint(Path(path))

@@ -1,53 +1,185 @@
-"""Loads the content of a checkpoint, and refuses files that are not checkpoints."""
+"""Loads the content of a checkpoint, and refuses files that are damaged, forged or no checkpoints.
+
+All readers of checkpoints use `load_checkpoint`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from pickle import UnpicklingError
 from textwrap import shorten
+from traceback import walk_tb
 from typing import Any
-from zipfile import is_zipfile
+from zipfile import ZIP_STORED, ZipFile, is_zipfile
 
 import torch
+from torch import Tensor
 
-from lit_triwave.errors import TriwaveError, reason, some
+from lit_triwave.errors import TriwaveError, reason
 from lit_triwave.modules.staged import NUMBERS
+from lit_triwave.tracking.run_files import CONFIG_YAML, run_folder_of
+
+_KINDS = {"state_dict": dict, "epoch": int, "global_step": int, "loops": dict, "pytorch-lightning_version": str}
+_NEEDED = (*_KINDS,)
+_KINDS |= {"hyper_parameters": dict, "callbacks": dict, "optimizer_states": list, "lr_schedulers": list, "run": dict}
+_RUN_KINDS = {"model": dict, "data": dict, "rows": list, "wandb_id": str}
+"""Parts of a checkpoint, and of its "run" ↦ their kind."""
+_WORDS = {dict: "a mapping", list: "a list", int: "a whole number", str: "a text"}
+_NO_RUN = "its content is not what a run saves"
+_SHARED = 10  # references to one object are few: a content has hardly more values than its pickle has bytes
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Returns a checkpoint's content, without unpickling arbitrary objects.
+    """Returns a checkpoint's content on the CPU, without unpickling arbitrary objects.
+
+    The file's checksums find every damage that changes its content. The memory needed is bounded by the file's size.
 
     Raises:
-        TriwaveError: it cannot be read.
+        TriwaveError: it cannot be read, is damaged, or is not what a run saves; it names a whole checkpoint beside it.
     """
     try:
+        nodes = _SHARED * _verify(path)
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        content["state_dict"], content["epoch"], content["loops"], content["pytorch-lightning_version"]
+        _check_content(content, nodes)
     except Exception as error:
-        why = f"{type(error).__name__}: {reason(error)}"
-        if not is_zipfile(path):  # which torch.save writes
-            why = "it is incomplete or not a checkpoint"
-        elif isinstance(error, UnpicklingError):  # PyTorch's message is a page of advice
-            why = "damaged, or it holds other objects than tensors"
-        others = sorted(str(other) for other in path.parent.glob("*.ckpt") if other != path)
-        hint = f"; there is also {some(others)}" if others else ""
-        raise TriwaveError(f"checkpoint {path} cannot be read ({why}){hint}") from error
-    _check_stage(path, content["state_dict"])
+        # PyTorch's messages are pages of advice.
+        known = {UnpicklingError: "it holds other objects than tensors", RuntimeError: "it is damaged"}
+        why = known.get(type(error)) or _in_words(error)
+        raise TriwaveError(f"checkpoint {path} cannot be read ({why}){_offer(path)}") from error
     return content
 
 
-def _check_stage(path: Path, state: dict[str, Any]) -> None:
-    """Refuses the state dict of a module in an unknown stage.
+def _verify(path: Path) -> int:
+    """Checks a file's checksums, which PyTorch itself ignores; returns the size of its pickle in bytes.
 
     Raises:
-        TriwaveError: naming its `stage_number`.
+        TriwaveError: it is not a zip file, which `torch.save` writes, or a part of it is damaged or compressed. Nothing
+            is compressed by `torch.save`, so that a checkpoint never needs more memory than it has bytes.
     """
-    number = state.get("stage_number", 0) if isinstance(state, dict) else 0
-    number = number.tolist() if isinstance(number, torch.Tensor) else number
+    try:
+        with ZipFile(path) as file:
+            parts = file.infolist()
+            packed = any(part.compress_type != ZIP_STORED or part.file_size != part.compress_size for part in parts)
+            if packed or sum(part.file_size for part in parts) > path.stat().st_size:
+                raise TriwaveError("it is damaged or forged: its parts are compressed, which no run does")
+            broken = file.testzip()
+            if broken is not None:
+                raise TriwaveError(f"it is damaged: the checksum of {broken} differs")
+            return sum(part.file_size for part in parts if part.filename.endswith(".pkl"))
+    except TriwaveError:
+        raise
+    except Exception as error:  # zipfile has many kinds
+        whole = is_zipfile(path)
+        raise TriwaveError("it is damaged" if whole else "it is incomplete or not a checkpoint") from error
+
+
+def _check_content(content: Any, nodes: int) -> None:
+    """Refuses a content that is not as a run saves it.
+
+    Args:
+        content: of a file.
+        nodes: how many values it may have; a small file may hold references that unfold to billions.
+
+    Raises:
+        TriwaveError: naming what is wrong, as far as it has a name.
+    """
+    if not isinstance(content, dict) or "state_dict" not in content:
+        raise TriwaveError("it is a file of torch without a module")
+    pending: list[tuple[str, Any]] = [*content.items()]
+    while pending:  # not recursive: it may be nested deeply
+        nodes -= 1
+        if nodes < 0:
+            raise TriwaveError(_NO_RUN)
+        name, value = pending.pop()
+        part = str(name).partition(".")[0]
+        if isinstance(value, dict):
+            pending += [(f"{part}.{key}", item) for key, item in value.items()]
+        elif isinstance(value, (list, tuple)):
+            pending += [(name, item) for item in value]
+        elif isinstance(value, Tensor):
+            if value.layout != torch.strided or value.is_meta or value.is_complex():
+                raise TriwaveError(f"{name} must be a real, dense tensor, got {value.dtype}, {value.layout}")
+            if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+                raise TriwaveError(f"{name} must have all of its {value.numel()} values in the file")
+        elif part == "state_dict":
+            raise TriwaveError(f"{name} must be a tensor, got {shorten(repr(value), 40)}")
+        elif part == "loops" and isinstance(value, int) and value < 0:
+            raise TriwaveError(f"{name} must be at least 0, got {value}")
+    run = content["run"] if isinstance(content.get("run"), dict) else {}
+    for section, kinds in ((content, _KINDS), (run, _RUN_KINDS)):
+        for name, kind in kinds.items():
+            value = section.get(name)
+            needed = name in _NEEDED or (name in section and (name, value) != ("wandb_id", None))
+            if needed and (not isinstance(value, kind) or isinstance(value, bool)):
+                got = "nothing" if value is None else shorten(repr(value), 40)
+                raise TriwaveError(f"{name} must be {_WORDS[kind]}, got {got}")
+            if isinstance(value, int) and value < 0:
+                raise TriwaveError(f"{name} must be at least 0, got {value}")
+    number = content["state_dict"].get("stage_number", torch.tensor(0)).tolist()
     if number not in NUMBERS.values():
         known = ", ".join(f"{n} ({name})" for name, n in NUMBERS.items())
-        raise TriwaveError(f"stage_number of checkpoint {path} must be one of {known}, got {shorten(str(number), 40)}")
+        raise TriwaveError(f"stage_number must be one of {known}, got {shorten(str(number), 40)}")
+    logged_steps(content), [(int(step), dict(row)) for step, row in run.get("rows", [])]  # that they can be read
+
+
+def check_weights(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
+    """Refuses whole numbers in the place of weights, which a module would load without a word.
+
+    Args:
+        state: state dict of a checkpoint.
+        own: state dict of the module that shall be filled, perhaps of another stage. Only its buffers that are whole
+            numbers may be so in the checkpoint.
+
+    Raises:
+        TriwaveError: naming the tensor.
+    """
+    for name, value in state.items():
+        if value.is_floating_point() != (name not in own or own[name].is_floating_point()):
+            kind = "whole" if value.is_floating_point() else "floating-point"
+            raise TriwaveError(f"{name} of the checkpoint must be {kind} numbers, got {value.dtype}")
+
+
+@contextmanager
+def reading(path: Path | None, within: str = "") -> Iterator[None]:
+    """Rewords an error of Python, PyTorch or Lightning that the content of a checkpoint causes in the block.
+
+    Args:
+        path: of the checkpoint; None if there is none.
+        within: only errors inside of functions whose names begin so.
+
+    Raises:
+        TriwaveError: naming the checkpoint.
+    """
+    try:
+        yield
+    except Exception as error:
+        names = [frame.f_code.co_name.lstrip("_") for frame, _ in walk_tb(error.__traceback__)]
+        if path is None or isinstance(error, TriwaveError) or not any(name.startswith(within) for name in names):
+            raise
+        raise TriwaveError(f"checkpoint {path} cannot be used ({_in_words(error)}){_offer(path)}") from error
+
+
+def _in_words(error: Exception) -> str:
+    """Returns what an error means that a content caused, without words of Python's."""
+    if isinstance(error, KeyError):
+        return f"{_NO_RUN}: it has no {error}"
+    if isinstance(error, MemoryError):
+        return "it asks for more memory than there is"
+    kinds = (AttributeError, TypeError, LookupError, RecursionError, AssertionError)
+    return _NO_RUN if isinstance(error, kinds) else reason(error)
+
+
+def _offer(path: Path) -> str:
+    """Returns the end of an error about a checkpoint: the newest whole one beside it, and how to resume from it."""
+    for other in sorted(path.parent.glob("*.ckpt"), key=lambda file: -file.stat().st_mtime):
+        with suppress(TriwaveError):
+            if other != path and _verify(other):
+                config = path.parent.parent / CONFIG_YAML if run_folder_of(path) else "FILE"
+                start = f"python -m lit_triwave fit --config {config}"
+                return f"; {other.name} beside it is whole, resume from it with: {start} --ckpt_path {other}"
+    return ""
 
 
 def logged_steps(checkpoint: Mapping[str, Any]) -> int:

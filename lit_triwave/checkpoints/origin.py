@@ -52,11 +52,10 @@ class Origin:
         """Whether the run has made steps after the checkpoint, which rewinding discards."""
         if not self.rewinds or not self.last.is_file():
             return False
-        try:  # mmap reads only what is asked for
-            last = torch.load(self.last, map_location="cpu", weights_only=True, mmap=True)
-        except Exception:  # not a checkpoint: no such steps are known
+        try:
+            return logged_steps(load_checkpoint(self.last)) > self.step
+        except TriwaveError:  # not a checkpoint: no such steps are known
             return False
-        return logged_steps(last) > self.step
 
     @property
     def last(self) -> Path:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
-from zipfile import is_zipfile
 
 import torch
 from torch import Tensor
@@ -15,7 +14,7 @@ from torch import Tensor
 from lit_triwave import modules
 from lit_triwave.analysis.costs import replicas_of
 from lit_triwave.checkpoints.choose import find_checkpoint
-from lit_triwave.checkpoints.load import load_checkpoint
+from lit_triwave.checkpoints.load import check_weights, load_checkpoint, reading
 from lit_triwave.errors import TriwaveError, reason
 from lit_triwave.modules.stages import Limit, Polish, Stage
 from lit_triwave.nn.scaling import UnitScaling
@@ -131,12 +130,12 @@ def load_module(place: str | Path) -> Saved:
         TriwaveError: there is none, it cannot be read, or it was saved from another class or version.
     """
     path = find_checkpoint(place)
-    try:
-        content = load_checkpoint(path)
-    except TriwaveError as error:
-        if isinstance(error.__cause__, (KeyError, TypeError)) and is_zipfile(path):  # which torch.save writes
-            raise TriwaveError(f"{path} must be a run's checkpoint, got a file of torch without a module") from error
-        raise
+    content = load_checkpoint(path)
+    with reading(path):
+        return _rebuilt(path, content)
+
+
+def _rebuilt(path: Path, content: dict[str, Any]) -> Saved:
     arguments = dict(content.get("hyper_parameters", {}))
     kind = _module_class(path, arguments)
     run = dict(content.get("run") or {})
@@ -157,6 +156,7 @@ def load_module(place: str | Path) -> Saved:
         except (TypeError, ValueError) as error:
             raise TriwaveError(f"checkpoint {path} cannot be built here: {error}") from error
     module.to(_trained_dtype(state))
+    check_weights(state, module.state_dict())
     try:
         module.load_state_dict(state)
     except RuntimeError as error:

@@ -6,11 +6,13 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from jsonargparse import Namespace
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from lit_triwave.errors import TriwaveError
-from lit_triwave.modules.staged import NUMBERS, STAGES, stage_name
+from lit_triwave.checkpoints.load import check_weights
+from lit_triwave.errors import TriwaveError, some
+from lit_triwave.modules.staged import NUMBERS, STAGES, StagedModule, stage_name
 from lit_triwave.tracking.flat_config import DATA_ACCESS, flat, plain
 from lit_triwave.tracking.private_paths import hidden
 
@@ -48,14 +50,47 @@ def check_same_run(
             more.
 
     Raises:
-        TriwaveError: naming the fields that differ.
+        TriwaveError: naming the fields that differ, or the weights that are no weights.
     """
+    _check_kind(checkpoint, model)
+    check_weights(checkpoint["state_dict"], model.state_dict())
+    if identity is not None:
+        _check_optimizers(checkpoint, model)
+    else:
+        _check_finite(checkpoint["state_dict"])
     differing = _run_differences(checkpoint, identity) if identity is not None else []
     free = () if identity is not None else _TRAINING_ONLY
     differing += _model_differences(checkpoint, model, (*free, *linked))
     differing = differing or _model_differences(checkpoint, model, free)
     if differing:
         raise TriwaveError(f"the checkpoint is of another config: {_in_words(differing)}")
+
+
+def _check_kind(checkpoint: dict[str, Any], model: LightningModule) -> None:
+    """Refuses hyperparameters of another class, of which none could be compared."""
+    saved, own, kind = checkpoint.get("hyper_parameters") or {}, dict(model.hparams), type(model).__name__
+    there = str(saved.get("_class_path", kind)).rpartition(".")[2]
+    if there != kind or not saved.keys() & {name for name in own if not name.startswith("_")}:
+        got = there if there != kind else f"hyperparameters {some([*map(repr, saved)]) or 'of nothing'}"
+        raise TriwaveError(f"the checkpoint must be of a {kind}, got {got}")
+
+
+def _check_finite(state: dict[str, torch.Tensor]) -> None:
+    """Refuses weights that are not finite, of which nothing can be evaluated."""
+    lost = [name for name, value in state.items() if name.startswith("network.") and not value.isfinite().all()]
+    if lost:
+        raise TriwaveError(f"weights of the checkpoint must be finite, got NaN or infinity in {some(lost)}")
+
+
+def _check_optimizers(checkpoint: dict[str, Any], model: LightningModule) -> None:
+    """Refuses a checkpoint without the state of an optimizer that has one: training would start it anew."""
+    if isinstance(model, StagedModule) and model.ends_stage(checkpoint["epoch"]) and not model.continuous:
+        return  # the next stage has an optimizer of its own
+    states = checkpoint.get("optimizer_states") or [{"state": {}, "param_groups": [{"betas": ()}]}]
+    for state in states:
+        keeps = any({"betas", "damping"} & group.keys() or group.get("momentum") for group in state["param_groups"])
+        if keeps and not state["state"]:
+            raise TriwaveError("optimizer_states of the checkpoint must have the state of each optimizer, got none")
 
 
 def _in_words(differing: Sequence[_Difference]) -> str:
@@ -126,4 +161,16 @@ class RunRecord(Callback):
         self.rows = rows
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        checkpoint["run"] = {**self.identity, "rows": self.rows}
+        checkpoint["run"] = {**self.identity, "rows": self.rows, "arithmetic": _arithmetic()}
+
+
+def _arithmetic() -> dict[str, Any]:
+    """Returns what the last bits of a sum depend on besides the machine."""
+    return {"threads": torch.get_num_threads(), "default dtype": str(torch.get_default_dtype())}
+
+
+def other_arithmetic(checkpoint: dict[str, Any]) -> str:
+    """Returns a line that says why a resumed run will differ in its last bits from an uninterrupted one; "" if not."""
+    there, here = checkpoint.get("run", {}).get("arithmetic", {}), _arithmetic()
+    differing = [f"{name} {there[name]} before, {now} now" for name, now in here.items() if there.get(name, now) != now]
+    return f"last bits will differ from those of an uninterrupted run: {'; '.join(differing)}" if differing else ""

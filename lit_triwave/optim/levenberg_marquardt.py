@@ -127,6 +127,12 @@ class LevenbergMarquardt(Optimizer):
         if len(self._params[0]) % groups:
             raise ValueError(f"groups {groups}: {len(self._params[0])} replicas do not divide into so many")
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Takes a saved state; options that its version did not have get their defaults."""
+        super().__setstate__(state)
+        own = {name: value for name, value in self.defaults.items() if name != "differentiable"}  # PyTorch adds it
+        self.param_groups[0] = {**own, **self.param_groups[0]}
+
     @property
     def _params(self) -> list[nn.Parameter]:
         return self.param_groups[0]["params"]  # type: ignore[no-any-return]

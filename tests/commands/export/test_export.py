@@ -301,7 +301,7 @@ def test_nothing_is_overwritten_unasked_nor_left_when_it_is_not_the_model(
         (["nowhere.ckpt"], "error: checkpoint nowhere.ckpt: no such file", 1),
         (["{run}/config.yaml"], "cannot be read", 1),
         (["{run}/figures"], "must be the folder of a run or an experiment", 1),
-        (["{run}/state.pt"], "must be a run's checkpoint, got a file of torch without a module", 1),
+        (["{run}/state.pt"], "cannot be read (it is a file of torch without a module)", 1),
         (["{run}/foreign.ckpt"], "must be of FunctionRegressor or ImageClassifier, got somewhere.Else", 1),
         (["{run}/older.ckpt"], "is of another version of lit_triwave: FunctionRegressor has no neurons here", 1),
         (["{run}/shapes.ckpt"], "is of another version of lit_triwave", 1),

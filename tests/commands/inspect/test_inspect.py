@@ -388,16 +388,11 @@ def test_a_network_without_breakpoints_has_no_figure_of_them(runs, tmp_path: Pat
     assert not (tmp_path / "out" / "breakpoints.png").exists()
 
 
-def test_a_file_that_is_no_checkpoint_is_said_to_be_none_and_few_others_are_named(
-    runs, tmp_path: Path, capsys: Any
-) -> None:
-    for number in range(9):
-        (tmp_path / f"text{number}.ckpt").write_text("hello\n")
-    capsys.readouterr()
-    assert main(["inspect", str(tmp_path / "text0.ckpt")]) == 1
+def test_a_file_that_is_no_checkpoint_is_said_to_be_none(tmp_path: Path, capsys: Any) -> None:
+    (tmp_path / "text.ckpt").write_text("hello\n")
+    assert main(["inspect", str(tmp_path / "text.ckpt")]) == 1
     error = capsys.readouterr().err
     assert "cannot be read (it is incomplete or not a checkpoint)" in error and "file of torch" not in error
-    assert error.count(".ckpt") == 4 and error.endswith("text3.ckpt and 5 more\n")
     torch.save({"a": 1}, tmp_path / "other.ckpt")
     assert main(["inspect", str(tmp_path / "other.ckpt")]) == 1
-    assert "got a file of torch without a module" in capsys.readouterr().err
+    assert "it is a file of torch without a module" in capsys.readouterr().err
