@@ -48,9 +48,17 @@ def some(names: Sequence[str], most: int = 3) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
+def printable(text: str) -> str:
+    """Returns a text with its control characters, and what is not Unicode, as escapes: a terminal would obey them."""
+    if text.isprintable():
+        return text
+    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
+
+
 def reason(error: BaseException, room: int = 150) -> str:
     """Returns an error's message in one line of at most `room` characters; its class if it has no message."""
-    text = " ".join(re.sub(r"\x1b?\[[0-9;]*m", "", str(error)).split()) or type(error).__name__  # without colours
+    plain = re.sub(r"\x1b?\[[0-9;]*m", "", str(error))  # without colours
+    text = printable(" ".join(plain.split())) or type(error).__name__
     if len(text) <= room:
         return text
     words = text[: room - 2].rpartition(" ")[0]
@@ -91,13 +99,13 @@ def one_line(error: BaseException) -> str:
         text = str(error)
     if _WORKER in text:  # a worker process sends its traceback; the last line has the message
         text = text.rstrip().splitlines()[-1].partition(": ")[2]
-    if _NO_MEMORY.search(text):
+    if _NO_MEMORY.search(text) or isinstance(error, MemoryError):
         asked = re.search(r"allocate (\d+) bytes", text)
         size = f" {int(asked[1]) / 1e9:,.1f} GB more" if asked else " more than there is"
         return f"out of memory: PyTorch asks for{size}; use a smaller model or smaller batches"
     if isinstance(error, OSError) and error.filename:
         return f"{error.filename}: {error.strerror}"
-    text = " ".join(condense(text).split())
+    text = printable(" ".join(condense(text).split()))
     if not isinstance(error, TriwaveError):  # ours are short
         text = shorten(text, _LONGEST, placeholder=" …")
     if text and isinstance(error, (TriwaveError, ValueError, OSError)):

@@ -28,6 +28,8 @@ RUN_MARKS = (RUN_JSON, SUMMARY_JSON, METRICS_CSV, CONFIG_YAML)
 WRITTEN_BY_FIT = (RUN_JSON, METRICS_CSV, CONFIG_YAML, LOCK_FILE, f"{CHECKPOINTS}/*", f"{WANDB_RUNS}/*.wandb")
 """Patterns of the files that only a training process changes; `inspect`, `test` and `export` write others."""
 
+STATES = ("running", "finished", "stopped", "failed")
+"""States that `run.json` says."""
 SCHEMA = 2
 """Version of the layout of `run.json` and `summary.json`."""
 TRACKED_FIELDS = ("git", "versions", "hardware", "branched_from")

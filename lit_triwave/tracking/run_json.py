@@ -192,11 +192,11 @@ class RunFile:
             yield
         except BaseException as error:
             with suppress(OSError):  # the error before this one says more
-                self._end("stopped" if isinstance(error, (KeyboardInterrupt, SystemExit)) else "failed")
+                self.end("stopped" if isinstance(error, (KeyboardInterrupt, SystemExit)) else "failed")
             raise
-        self._end("stopped" if stopped() else "finished")
+        self.end("stopped" if stopped() else "finished")
 
-    def _end(self, state: State) -> None:
+    def end(self, state: State) -> None:
         """Writes how the run ended, if its folder still exists."""
         if self.path.is_file() and not self.void:
             write_json(self.path, self.content | {"state": state, "ended": _now()})

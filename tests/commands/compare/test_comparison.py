@@ -308,7 +308,7 @@ def test_damaged_files_are_named_and_the_runs_shown(tmp_path: Path, capsys: pyte
     assert "x3/damaged: summary.json is damaged" in page
     assert "x3/damaged: metrics.csv is damaged (train/mse_mean is &#x27;#0.16" in page
     assert "x3/bytes: metrics.csv is damaged" in page
-    assert "x3/record: run.json is damaged (no object)" in page
+    assert "x3/record: run.json is damaged (it must be a mapping)" in page
     content = compared(capsys, tmp_path)
     assert [row["name"] for row in content["rows"] if row["best"]] == ["x3/whole"]
     assert len(content["runs"]) == 4

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from lit_triwave.errors import printable
+
 RUNNING_SECONDS = 600.0
 """What has been written to since, and has no end, is a run that is still going: checkpoints come each minute."""
 
@@ -29,3 +31,16 @@ class ComparedRun:
     # Group, job type, commit, versions, hardware, times: flat, as run.json's; what is not known is left out.
     about: dict[str, Any] = field(default_factory=dict)
     wandb_id: str | None = None  # by which a run folder and its W&B run are known to be one run
+
+    def __post_init__(self) -> None:
+        for name in ("name", "source", "state", "experiment", "config", "summary", "tags", "about"):
+            setattr(self, name, _printable(getattr(self, name)))
+
+
+def _printable(value: Any) -> Any:
+    """Returns nested containers whose texts, also those of keys, have no control characters."""
+    if isinstance(value, str):
+        return printable(value)
+    if isinstance(value, dict):
+        return {_printable(key): _printable(item) for key, item in value.items()}
+    return [_printable(item) for item in value] if isinstance(value, list) else value

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from codecs import getincrementaldecoder
 from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
 
-from lit_triwave.errors import reason
+from lit_triwave.commands.compare.read.checked import open_regular, read_bytes
+from lit_triwave.errors import printable, reason
 
 NAN = float("nan")
+_MOST_BYTES = 32_000_000
+"""A file of cells takes some thirty times its size in memory."""
+_LOOKED_AT = 4096
+_COUNTS = {"epoch", "step", "stage"}
+_LAST_STEP = 1 << 53
+"""Floating-point numbers count no further."""
 
 
 class MetricsFile:
@@ -22,6 +30,15 @@ class MetricsFile:
 
     def __init__(self, path: Path, notes: list[str]) -> None:
         self.path, self.notes = path, notes
+        try:
+            with open_regular(path) as file:  # its beginning only, as a table has many runs
+                start = file.read(_LOOKED_AT)
+            if "\0" in getincrementaldecoder("utf-8")().decode(start):
+                raise ValueError("it must be text")
+        except FileNotFoundError:
+            pass
+        except (OSError, ValueError) as error:
+            self._note(f"{path.name} is damaged ({reason(error, 80)})")
 
     def __call__(self) -> dict[str, np.ndarray]:
         """Column name ↦ values by logged row, float64 of shape (rows,), NaN where nothing was logged."""
@@ -30,7 +47,10 @@ class MetricsFile:
     def columns(self, names: Collection[str] | None) -> dict[str, np.ndarray]:
         """The same, of some columns only, which is faster; of all with None."""
         try:
-            header, *lines = self.path.read_text().splitlines() or [""]
+            if self.path.stat().st_size > _MOST_BYTES:
+                self._note(f"{self.path.name} has more than {_MOST_BYTES / 1e6:.0f} MB and is left out")
+                return {}
+            header, *lines = read_bytes(self.path, _MOST_BYTES).decode().splitlines() or [""]
         except FileNotFoundError:
             return {}
         except (OSError, ValueError) as error:  # ValueError: no text
@@ -49,6 +69,11 @@ class MetricsFile:
                     columns[name] = np.array([float(cell) if cell else NAN for cell in column])
                 except ValueError:
                     columns[name] = self._numbers(name, column)
+        for name in _COUNTS & columns.keys():
+            odd = (columns[name] < 0) | (columns[name] > _LAST_STEP)
+            if odd.any():
+                self._note(f"{self.path.name} is damaged ({name} is {columns[name][odd][0]:g})")
+                columns = {other: values[~odd] for other, values in columns.items()}
         return columns
 
     def _note(self, text: str) -> None:
@@ -71,7 +96,7 @@ class MetricsFile:
                 values.append(float(cell) if cell else NAN)
             except ValueError:
                 values.append(NAN)
-                self._note(f"{self.path.name} is damaged ({name} is '{cell[:20]}')")
+                self._note(f"{self.path.name} is damaged ({printable(name[:40])} is '{printable(cell[:20])}')")
         return np.array(values)
 
 
@@ -82,5 +107,5 @@ def last_values(history: dict[str, np.ndarray]) -> dict[str, float]:
         (logged,) = np.nonzero(np.isfinite(values))
         if len(logged):
             value = float(values[logged[-1]])
-            last[name] = int(value) if value.is_integer() and name in ("epoch", "step", "stage") else value
+            last[name] = int(value) if value.is_integer() and name in _COUNTS else value
     return last

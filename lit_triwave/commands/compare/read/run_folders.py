@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import json
+import math
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
-import yaml
-
+from lit_triwave.commands.compare.read.checked import read_mapping
 from lit_triwave.commands.compare.read.compared_run import RUNNING_SECONDS, ComparedRun
 from lit_triwave.commands.compare.read.metrics_csv import MetricsFile, last_values
-from lit_triwave.errors import reason
+from lit_triwave.errors import printable, reason
 from lit_triwave.tracking.flat_config import describes_run, flat, short_names
 from lit_triwave.tracking.run_files import (
     ABOUT_FIELDS,
@@ -23,10 +23,22 @@ from lit_triwave.tracking.run_files import (
     RUN_JSON,
     RUN_MARKS,
     SCHEMA,
+    STATES,
     SUMMARY_JSON,
+    TRACKED_FIELDS,
     WRITTEN_BY_FIT,
 )
 
+_RECORD: dict[str, type | Collection[str]] = {
+    **dict.fromkeys(("experiment", "id", "wandb_id", "group", "job_type", "started", "ended"), str),
+    **dict.fromkeys(("config", *TRACKED_FIELDS), dict),
+    "tags": list,
+    "schema": int,
+    "state": STATES,
+}
+"""Fields of `run.json` ↦ their kind, or the texts that they may be."""
+_WORDS = {str: "a text", dict: "a mapping", list: "a list", int: "a whole number"}
+_LARGEST = 1e100
 WANDB_FOLDER = re.compile(r"wandb|(offline-)?run-\d{8}_\d{6}-\w+")
 
 
@@ -37,7 +49,7 @@ def find_run_folders(root: Path, skipped: list[str]) -> list[Path]:
         root: a run folder, or one that holds some, however deep.
         skipped: to which folders that may not be read are added.
     """
-    return sorted(_below(root, set(), skipped), key=natural)
+    return sorted(_below(root, skipped), key=natural)
 
 
 def natural(path: Path) -> list[tuple[int, str]]:
@@ -45,22 +57,24 @@ def natural(path: Path) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", str(path))]
 
 
-def _below(folder: Path, seen: set[tuple[int, int]], skipped: list[str]) -> Iterator[Path]:
-    try:
-        status = folder.stat()
-        entries = list(os.scandir(folder))
-    except OSError as error:
-        skipped.append(f"{folder}: {error.strerror}")
-        return
-    if (status.st_dev, status.st_ino) in seen:  # links may go in circles
-        return
-    seen.add((status.st_dev, status.st_ino))
-    if any(entry.name in RUN_MARKS for entry in entries):
-        yield folder
-        return
-    for entry in entries:
-        if _is_folder(entry) and not WANDB_FOLDER.fullmatch(entry.name):
-            yield from _below(Path(entry.path), seen, skipped)
+def _below(root: Path, skipped: list[str]) -> Iterator[Path]:
+    pending, seen = [root], set()
+    while pending:
+        folder = pending.pop()
+        try:
+            status = folder.stat()
+            entries = list(os.scandir(folder))
+        except OSError as error:
+            skipped.append(f"{folder}: {error.strerror}")
+            continue
+        if (status.st_dev, status.st_ino) in seen:  # links may go in circles
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        if any(entry.name in RUN_MARKS for entry in entries):
+            yield folder
+            continue
+        inner = (entry for entry in entries if _is_folder(entry) and not WANDB_FOLDER.fullmatch(entry.name))
+        pending += [Path(entry.path) for entry in inner]
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -77,72 +91,77 @@ def read_run_folder(folder: Path) -> ComparedRun:
         folder: that has one of `RUN_MARKS`.
     """
     notes: list[str] = []
-    record = json_object(folder / RUN_JSON, notes)
-    summary = json_object(folder / SUMMARY_JSON, notes)
+    record = mapping_in(folder / RUN_JSON, notes, _RECORD)
+    summary = mapping_in(folder / SUMMARY_JSON, notes, {"schema": int})
     config = record.get("config")
-    if not isinstance(config, dict):
-        config = _old_config(folder / CONFIG_YAML, notes)
-    newest = max(_schema(record), _schema(summary))
+    if config is None:
+        said = mapping_in(folder / CONFIG_YAML, notes, {})
+        config = {name: value for name, value in short_names(flat(said)).items() if describes_run(name)}
+    for name in [name for name, value in summary.items() if "/" in name and not _is_metric(value)]:
+        got = shorten(repr(summary.pop(name)), 40)
+        notes.append(f"{SUMMARY_JSON} is damaged ({printable(name)} must be a number below {_LARGEST:g}, got {got})")
+    history = MetricsFile(folder / METRICS_CSV, notes)
+    damaged = bool(notes)
+    newest = max(record.get("schema", 1), summary.get("schema", 1))
     if newest > SCHEMA:
         notes.append(f"written by a newer lit_triwave (schema {newest})")
-    experiment = str(record.get("experiment") or folder.absolute().parent.name)
+    experiment = record.get("experiment") or folder.absolute().parent.name
     state = record.get("state") or ("finished" if (folder / SUMMARY_JSON).is_file() else "running")
     if state == "running" and not _is_fresh(folder):
         state = "cut off"
     if state == "finished" and not (folder / SUMMARY_JSON).is_file():
         notes.append(f"{SUMMARY_JSON} is missing")
-    if state == "finished" and (not summary or (not record and (folder / RUN_JSON).is_file())):
+    if damaged or (state == "finished" and not summary):
         state = "damaged"  # whether it was finished, or what came of it, is not known
-    history = MetricsFile(folder / METRICS_CSV, notes)
     if state != "finished":
         summary = last_values(history()) | summary
-    tags = record.get("tags")
     return ComparedRun(
         name=f"{experiment}/{record.get('id') or folder.absolute().name}",
         source=str(folder),
-        state=str(state),
+        state=state,
         experiment=experiment,
         config=config,
         summary={name: value for name, value in summary.items() if name != "schema"},
         history=history,
         notes=notes,
-        tags=[str(tag) for tag in tags] if isinstance(tags, list) else [],
+        tags=[str(tag) for tag in record.get("tags") or []],
         about=flat({name: record[name] for name in ABOUT_FIELDS if record.get(name) is not None}),
         wandb_id=record.get("wandb_id"),
     )
 
 
-def json_object(path: Path, notes: list[str]) -> dict[str, Any]:
-    """The object in a JSON file; {} with a note when it is damaged, without one when it is not there."""
+def _is_metric(value: Any) -> bool:
+    """Whether a value is None or a number whose square can be computed, or that is not finite."""
+    if value is None:
+        return True
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return number and (abs(value) < _LARGEST or not math.isfinite(value))
+
+
+def mapping_in(path: Path, notes: list[str], kinds: Mapping[str, type | Collection[str]]) -> dict[str, Any]:
+    """Returns the content of a file, without the fields that are damaged, which are noted; {} if it is not there.
+
+    Args:
+        path: of a JSON or YAML file.
+        notes: to which is added what is damaged.
+        kinds: of some fields, or the texts that they may be.
+    """
     try:
-        content = json.loads(path.read_bytes())
-        if not isinstance(content, dict):
-            raise ValueError("no object")
+        content = read_mapping(path)
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
         notes.append(f"{path.name} is damaged ({reason(error, 80)})")
         return {}
+    for name, kind in kinds.items():
+        value = content.get(name)
+        if isinstance(kind, type):
+            fits, words = isinstance(value, kind), _WORDS[kind]
+        else:
+            fits, words = value in tuple(kind), f"one of {', '.join(kind)}"
+        if value is not None and not fits:
+            notes.append(f"{path.name} is damaged ({name} must be {words}, got {shorten(repr(content.pop(name)), 40)})")
     return content
-
-
-def _schema(content: dict[str, Any]) -> int:
-    schema = content.get("schema", 1)
-    return schema if isinstance(schema, int) else 1
-
-
-def _old_config(path: Path, notes: list[str]) -> dict[str, Any]:
-    """The config of a run without run.json: flat, without the words init_args and the fields that say where it was."""
-    try:
-        content = yaml.load(path.read_bytes(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-        if not isinstance(content, dict):
-            raise ValueError("no mapping")
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        notes.append(f"{path.name} is damaged ({reason(error, 80)})")
-        return {}
-    return {name: value for name, value in short_names(flat(content)).items() if describes_run(name)}
 
 
 def _is_fresh(folder: Path) -> bool:

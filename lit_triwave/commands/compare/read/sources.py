@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lit_triwave.commands.compare.read.compared_run import ComparedRun
 from lit_triwave.commands.compare.read.run_folders import find_run_folders, read_run_folder
-from lit_triwave.errors import TriwaveError
+from lit_triwave.errors import TriwaveError, printable
 from lit_triwave.tracking.run_files import RUN_MARKS
 
 HOSTED = "wandb:"
@@ -42,6 +42,7 @@ def read_all(addresses: Sequence[str], advance: Callable[[int, int], None], skip
             runs.setdefault(part.source, part)
     # A W&B copy of a run whose folder is here, too, knows less than that.
     on_disk = {run.wandb_id for place, run in runs.items() if isinstance(place, Path) and run.wandb_id}
+    skipped[:] = map(printable, skipped)
     if not runs:
         raise TriwaveError(skipped[-1] if skipped else f"no run in {' '.join(addresses)}")
     return [run for place, run in runs.items() if isinstance(place, Path) or run.wandb_id not in on_disk]

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from lit_triwave.commands.compare.read.compared_run import RUNNING_SECONDS, ComparedRun
-from lit_triwave.commands.compare.read.run_folders import json_object
+from lit_triwave.commands.compare.read.run_folders import mapping_in
 from lit_triwave.commands.compare.read.wandb_fields import about, columns, flat_config, flat_summary
-from lit_triwave.errors import TriwaveError, reason
+from lit_triwave.errors import TriwaveError, printable, reason
 from lit_triwave.tracking.run_files import RUN_JSON
 from lit_triwave.tracking.wandb_files import is_cut, records
 
@@ -87,8 +87,8 @@ def read_segments(files: list[Path]) -> ComparedRun:
                     summary |= values(record.history.item)
                 elif kind == "exit":
                     exit_code = record.exit.exit_code
-        except ValueError as error:  # of JSON
-            notes.append(f"{file.name} is damaged ({reason(error, 80)})")
+        except (ValueError, RecursionError) as error:  # of JSON
+            notes.append(f"{printable(file.name)} is damaged ({reason(error, 80)})")
     if run is None:
         raise TriwaveError(f"{files[-1]}: {notes[-1] if notes else 'no W&B run in it, or none yet'}")
     title = run.display_name or run.run_id
@@ -112,7 +112,7 @@ def state(file: Path, exit_code: int | None, notes: list[str]) -> str:
 
     A segment without an end is not that of a whole run, whatever the folder says; that is noted.
     """
-    said = json_object(file.parent.parent.parent / RUN_JSON, []).get("state")
+    said = mapping_in(file.parent.parent.parent / RUN_JSON, [], {}).get("state")
     ended = said in ("finished", "stopped", "failed")
     if exit_code is not None:
         return str(said) if ended else "failed" if exit_code else "finished"
@@ -142,7 +142,7 @@ def whole_records(file: Path, notes: list[str]) -> Iterator[Any]:
                 raise ValueError("its first bytes are others")
         yield from records(file)
     except Exception as error:  # of struct's or of protobuf's
-        notes.append(f"{file.name} is no file of W&B's, or damaged ({type(error).__name__})")
+        notes.append(f"{printable(file.name)} is no file of W&B's, or damaged ({type(error).__name__})")
 
 
 def name(item: Any) -> str:
