@@ -1,0 +1,53 @@
+"""slurm/array.sbatch without a SLURM: what it submits, and what a task of it starts."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import REPOSITORY
+
+LINE = 'configs/x3_minus_x.yaml --model.depth=6 --run.group="two words" --seed_everything=7'
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """A folder whose `sbatch` and `fit` print the words of their command."""
+    (tmp_path / "sbatch").write_text("#!/bin/sh\nprintf '%s\\n' submitted \"$@\"\n")
+    (tmp_path / "sbatch").chmod(0o755)
+    (tmp_path / "slurm").mkdir()
+    (tmp_path / "slurm" / "job.sh").write_text("fit() { printf '%s\\n' fit \"$@\"; }\n")
+    return tmp_path
+
+
+def array(place: Path, *lines: str, **task: str) -> subprocess.CompletedProcess[str]:
+    """Calls the script with a list of these lines, as a user, or as a task does."""
+    (place / "list.txt").write_text("\n".join(["# configs", "", *lines, ""]))
+    environment = os.environ | {"PATH": f"{place}:{os.environ['PATH']}", "SLURM_SUBMIT_DIR": str(place)} | task
+    command = ["slurm/array.sbatch", str(place / "list.txt")]
+    return subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=60)
+
+
+def task(number: int) -> dict[str, str]:
+    return {"SLURM_ARRAY_JOB_ID": "4", "SLURM_ARRAY_TASK_ID": str(number)}
+
+
+def test_a_list_is_submitted_as_jobs_and_a_task_has_the_words_of_its_line(place: Path) -> None:
+    assert "--array=1-2" in array(place, LINE, LINE).stdout.splitlines()
+    words = array(place, LINE, LINE, **task(2)).stdout.splitlines()
+    assert words[:2] == ["fit", "slurm-4_2"]
+    assert words[-3:] == ["--model.depth=6", "--run.group=two words", "--seed_everything=7"]
+
+
+@pytest.mark.parametrize("quote", ["it's", 'say"'])
+def test_an_unmatched_quote_is_refused_before_submitting_and_in_the_task(place: Path, quote: str) -> None:
+    bad = f"configs/x3_minus_x.yaml --run.group={quote} --seed_everything=7"
+    for started in ({}, task(2)):
+        done = array(place, LINE, bad, **started)
+        assert done.returncode == 2 and done.stdout == ""
+        (said,) = done.stderr.splitlines()
+        assert "list.txt, line 4: " in said and bad in said
+    assert array(place, LINE, bad, **task(1)).returncode == 0  # the other lines' tasks are not concerned
