@@ -6,6 +6,7 @@ import ast
 import keyword
 import math
 import operator
+import re
 import unicodedata
 import warnings
 from collections.abc import Callable, Sequence
@@ -62,6 +63,9 @@ _OPERATORS: dict[type[ast.AST], Operation] = {
     ast.UAdd: Operation(1, operator.pos),
     ast.USub: Operation(1, operator.neg),
 }
+
+_NUMBER = re.compile(r"\d(?:[eE][+-]|[\w.])*")
+"""What begins like a number, up to its end or that of the name after it."""
 
 _ALLOWED = "an expression has only numbers, symbols, functions, parentheses and + - * / **"
 
@@ -189,8 +193,13 @@ def _parse(text: str) -> ast.expr:
     except SyntaxError as error:
         # Where something is missing at the end, Python reports 0 or a position past the end.
         position = min(error.offset or len(text), len(text))
-        hint = ": write * for products, and numbers as 20 or 2e-3" if "decimal literal" in error.msg else ""  # 2x, 2e
-        raise ExpressionError(f"{_short(text)}: {error.msg} at position {position}{hint}") from None
+        written = next((match[0] for match in _NUMBER.finditer(text) if match.end() >= position), "")
+        problem, hint = error.msg, ""
+        if "decimal literal" in error.msg and written:
+            named = re.search(r"[^\d._eE+-]", written)  # 2x; others are 1__0, 1e and 1e1e1
+            problem = written if named else f"{written} is not a number"
+            hint = ": write * for products" if named else ": write numbers as 20 or 2e-3"
+        raise ExpressionError(f"{_short(text)}: {problem} at position {position}{hint}") from None
     except (RecursionError, MemoryError):
         raise ExpressionError(f"{_short(text)}: nested too deeply") from None
     except ValueError as error:  # null bytes, lone surrogates
