@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 from collections.abc import Callable, Iterable, Sequence
+from threading import Thread
 from typing import Any, NamedTuple
 
 import torch
@@ -134,6 +136,7 @@ class ImageDataModule(ResumableDataModule):
             "persistent_workers": workers > 0,
             "pin_memory": pinned,
             "generator": generator,
+            "worker_init_fn": end_with_trainer,
         }
 
     def worker_count(self) -> int:
@@ -159,3 +162,20 @@ class ImageDataModule(ResumableDataModule):
 def listed(names: Iterable[str], most: int = 5) -> str:
     """Returns the first few names in alphabetical order and how many more there are, for an error."""
     return some(sorted(names), most) or "nothing"
+
+
+def end_with_trainer(worker: int) -> None:
+    """Lets a worker process end as soon as the process that trains is gone, also when that was killed.
+
+    PyTorch's own watch asks for the parent, which under the start method `forkserver` is the fork server. That lives
+    as long as its workers do.
+
+    Args:
+        worker: number of the worker, as a loader passes it.
+    """
+    Thread(target=_end_after, args=(multiprocessing.parent_process(),), daemon=True).start()
+
+
+def _end_after(trainer: Any) -> None:
+    trainer.join()
+    os._exit(1)

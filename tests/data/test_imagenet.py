@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
+import time
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -11,6 +14,7 @@ from PIL import Image
 
 from datamodules import ImageNetDataModule
 from datamodules.image_files import read_image, read_with_pillow
+from tests.conftest import REPOSITORY
 from tests.image_data import write_imagenet
 
 
@@ -236,3 +240,33 @@ def test_folders_that_are_not_whole_are_described(root: Path) -> None:
 def test_arguments_out_of_range_are_named(root: Path, options: dict[str, Any], says: str) -> None:
     with pytest.raises(ValueError, match=says):
         module(root, **options).train_dataloader()
+
+
+TRAINER = """
+import multiprocessing, os, sys, time
+from pathlib import Path
+
+def work(file):
+    from datamodules.images import end_with_trainer
+    end_with_trainer(0)
+    Path(file).write_text(str(os.getpid()))
+    time.sleep(60)
+
+if __name__ == "__main__":
+    multiprocessing.get_context("forkserver").Process(target=work, args=sys.argv[1:]).start()
+    time.sleep(60)
+"""
+
+
+def test_a_worker_ends_with_a_killed_trainer_under_a_fork_server(tmp_path: Path) -> None:
+    script, file = tmp_path / "trainer.py", tmp_path / "worker"
+    script.write_text(TRAINER)
+    with subprocess.Popen([sys.executable, str(script), str(file)], cwd=REPOSITORY) as trainer:
+        while trainer.poll() is None and not (file.is_file() and file.read_text()):
+            time.sleep(0.02)
+        trainer.kill()
+    deadline = time.monotonic() + 15
+    status = Path(f"/proc/{file.read_text()}/stat")
+    while status.is_file() and " Z " not in status.read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
