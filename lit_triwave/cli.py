@@ -7,17 +7,17 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from importlib import import_module
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from importlib.util import spec_from_file_location
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TextIO
 
 from lit_triwave import __version__
-from lit_triwave.distributed.launcher import end_with_launcher
+from lit_triwave.distributed.launcher import check_numbers, end_with_launcher
 from lit_triwave.distributed.signals import interrupted
 
 HELP = """\
@@ -57,6 +57,50 @@ COMMANDS = {
     "export": "lit_triwave.commands.export.command",
 }
 """Name ↦ module with `run(args, started) -> exit code`; all other commands go to Lightning's CLI (`commands/fit`)."""
+_PRINTERS = ("compare", "inspect")
+"""Commands whose result is what they print."""
+
+
+class _LastingStream:
+    """A text stream that drops what is written once the terminal or the reader of the pipe is gone, or the disk full.
+
+    Args:
+        stream: standard output or standard error.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        with self._muted():
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with self._muted():
+            self._stream.flush()
+
+    @contextmanager
+    def _muted(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError:  # for what is still in the buffer, too
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+
+
+@contextmanager
+def _lasting_screen() -> Iterator[None]:
+    """Lets a command finish, and a run train on, when nobody can read what it prints any more."""
+    before = sys.stdout, sys.stderr
+    # A stream that was closed from the start is None, and print ignores it.
+    sys.stdout, sys.stderr = (stream and _LastingStream(stream) for stream in before)
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = before
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -67,7 +111,7 @@ def main(args: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit code: 0; 1 after an error, which is one line on standard error; 2 for a wrong command line; 130 after
-        Ctrl-C or SIGTERM; 75 after SIGUSR1 (saved, to be started again).
+        Ctrl-C, SIGTERM or SIGHUP; 75 after SIGUSR1 (saved, to be started again).
     """
     started = time.monotonic()  # the imports below take seconds, and are part of a run's wall time
     args = with_shipped_configs(sys.argv[1:] if args is None else args)
@@ -77,10 +121,16 @@ def main(args: Sequence[str] | None = None) -> int:
     if args[0] == "--version":
         print(__version__)
         return 0
-    end_with_launcher()
     if not any(isinstance(finder, OwnDataModules) for finder in sys.meta_path):
         sys.meta_path.insert(0, OwnDataModules())
+    with nullcontext() if args[0] in _PRINTERS else _lasting_screen():
+        return _run(args, started)
+
+
+def _run(args: list[str], started: float) -> int:
     try:
+        check_numbers()
+        end_with_launcher()
         # Imported here: torch and Lightning take seconds, and the help above needs neither.
         try:
             with _without_scipy_signal():

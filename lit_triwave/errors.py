@@ -31,7 +31,9 @@ class Interrupted(Exception):
 
 _LONGEST = 350  # characters of a line; torch lists every tensor of a checkpoint that does not fit
 _WORKER = "in DataLoader worker process"
-_NO_MEMORY = re.compile("DefaultCPUAllocator|alloc_cpu|CUDA out of memory")
+_NO_MEMORY = re.compile(
+    "DefaultCPUAllocator|alloc_cpu|CUDA out of memory|failed to map segment|Cannot allocate memory|start new thread"
+)
 _NO_MATCH = "Does not validate against"
 # Lines that jsonargparse wraps around the one that matters when an argument may be of several types.
 _WRAPPING = (_NO_MATCH, "Subtypes:", "Errors:", "Expected a <class 'NoneType'>", "Given value")

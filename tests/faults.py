@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
+import time
 from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import Any
@@ -59,6 +61,19 @@ class SignalBeforeTraining(Callback):
 
     def setup(self, *_: Any, **__: Any) -> None:
         os.kill(os.getpid(), self.number)
+
+
+class ManySignals(Callback):
+    """Sends this process Ctrl-C sixty times, from a second thread, from the third epoch on."""
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:
+        if trainer.current_epoch == 2:
+            threading.Thread(target=self._send, daemon=True).start()
+
+    def _send(self) -> None:
+        for _ in range(60):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.005)
 
 
 class SignalInTest(Callback):

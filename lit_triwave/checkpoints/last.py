@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from lit_triwave.modules.staged import StagedModule
 
 _DUE = 1
-"""Request of a rank for a checkpoint; a request to stop is the number of the signal, which is larger."""
+"""Request of a rank for a checkpoint; a request to stop is larger by the number of the signal."""
 
 
 class StageCheckpoint(RunCheckpoint):
@@ -117,7 +117,7 @@ class StageCheckpoint(RunCheckpoint):
         self._settle(trainer, pl_module)
         if request > _DUE:
             pl_module.on_stage_end()  # for the summary of the run so far; after the checkpoint, which must not have it
-            raise Interrupted(request)
+            raise Interrupted(request - _DUE)
 
     def _settle(self, trainer: Trainer, pl_module: StagedModule) -> None:
         """Makes the run's folder describe this process's history; done once."""
@@ -140,10 +140,10 @@ class StageCheckpoint(RunCheckpoint):
         shutil.rmtree(self.origin.folder / FIGURES, ignore_errors=True)
 
     def _agreed(self, trainer: Trainer) -> int:
-        """Returns the most urgent request of any rank: 0 for none, `_DUE`, or a signal's number."""
+        """Returns the most urgent request of any rank: 0 for none, `_DUE`, or `_DUE` and a signal's number."""
         late = self._due or (self.seconds is not None and time.monotonic() - self._saved_at >= self.seconds)
         asked = self.interruption.requested if self.interruption else None
-        request = int(asked or (_DUE if late else 0))
+        request = _DUE + asked if asked else _DUE if late else 0
         if trainer.world_size > 1 and distributed.is_initialized():
             word = torch.tensor(request)
             distributed.all_reduce(word, op=distributed.ReduceOp.MAX, group=self._group)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -102,10 +103,10 @@ def cluster_environment(num_nodes: int, devices: Any) -> ClusterEnvironment | No
 
 
 def check_meeting_point(trainer: Trainer) -> None:
-    """Refuses several nodes without an address of the first.
+    """Refuses several nodes without an address of the first, and several ranks with an unknown one.
 
     Raises:
-        TriwaveError: each node would wait for the others at an address of its own.
+        TriwaveError: each node would wait for the others at an address of its own, or for half an hour at none.
     """
     environment = getattr(trainer.strategy, "cluster_environment", None)
     known = {"MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys()
@@ -114,6 +115,14 @@ def check_meeting_point(trainer: Trainer) -> None:
             f"trainer.num_nodes must be 1 without the address of the first node, got {trainer.num_nodes}: start the "
             "run by torchrun or srun, or set MASTER_ADDR, MASTER_PORT and NODE_RANK on each node"
         )
+    if environment is not None and trainer.world_size > 1:
+        address = environment.main_address
+        try:
+            socket.getaddrinfo(address, None)
+        except OSError as error:
+            raise TriwaveError(
+                f"MASTER_ADDR must be the name or address of the first node, got {address} ({error.strerror})"
+            ) from error
 
 
 @contextmanager

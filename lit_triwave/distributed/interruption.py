@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import sys
 import threading
@@ -11,11 +12,15 @@ from types import FrameType
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 
-from lit_triwave.distributed.signals import REQUEUE_SIGNAL, SIGNALS
+from lit_triwave.distributed.signals import END_SIGNALS, REQUEUE_SIGNAL, SIGNALS
 from lit_triwave.errors import Interrupted
 
 _SAME_SECONDS = 1.0
-"""Time in which a second SIGTERM repeats the first: SLURM sends it to each process, and W&B's agent passes it on."""
+"""Time in which a second SIGTERM or SIGHUP repeats the first: SLURM sends it to each process, W&B's agent passes it on,
+and both the kernel and the shell send SIGHUP."""
+
+_LEAVING_SECONDS = 5.0
+"""Time in which a process that leaves at once hears no further signal, so that it can say how it ended."""
 
 
 def _starts_ranks(frame: FrameType | None) -> bool:
@@ -24,11 +29,11 @@ def _starts_ranks(frame: FrameType | None) -> bool:
 
 
 class Interruption(Callback):
-    """Turns the first Ctrl-C, SIGTERM or SIGUSR1 into a request to stop after the present step.
+    """Turns the first Ctrl-C, SIGTERM, SIGHUP or SIGUSR1 into a request to stop after the present step.
 
-    `StageCheckpoint` carries out the request on all ranks. A second Ctrl-C or SIGTERM stops at once. So does the first
-    before training, when there is nothing to save. After training Ctrl-C still lets figures and summary be finished;
-    the other two signals stop at once, as time is short.
+    `StageCheckpoint` carries out the request on all ranks. A second one other than SIGUSR1 stops at once. So does the
+    first before training, when there is nothing to save. After training Ctrl-C still lets figures and summary be
+    finished; the other signals stop at once, as time is short.
 
     Attributes:
         requested: the signal that asked for the stop, or None.
@@ -43,9 +48,11 @@ class Interruption(Callback):
         self.begun = False
         self.trained = False
         self._since = 0.0  # time of the request
+        self._left = -math.inf  # time of the last KeyboardInterrupt
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if number == self.requested == signal.SIGTERM and time.monotonic() - self._since < _SAME_SECONDS:
+        again = number in END_SIGNALS and self.requested in END_SIGNALS
+        if again and time.monotonic() - self._since < _SAME_SECONDS:
             return
         # After SIGUSR1 SLURM sends SIGTERM to processes that are still saving, and SIGUSR1 to each process of a rank.
         impatient = number != REQUEUE_SIGNAL and self.requested != REQUEUE_SIGNAL
@@ -58,9 +65,10 @@ class Interruption(Callback):
             self._say()
             if self.trained and self.requested != signal.SIGINT:
                 raise Interrupted(number)
-        elif impatient:
+        elif impatient and time.monotonic() - self._left > _LEAVING_SECONDS:
             self.requested = self.requested or signal.Signals(number)
             self.at_once = True
+            self._left = time.monotonic()
             raise KeyboardInterrupt
 
     @rank_zero_only
@@ -78,7 +86,9 @@ class Interruption(Callback):
         """Installs the handlers; the caller restores the previous ones."""
         if threading.current_thread() is threading.main_thread():
             for number in SIGNALS:
-                signal.signal(number, self._handle)
+                # `nohup` lets a run outlive its terminal.
+                if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+                    signal.signal(number, self._handle)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # Again, as Lightning has installed a handler of SIGTERM that broadcasts to ranks which do not listen.

@@ -9,12 +9,33 @@ import os
 import sys
 import threading
 
+from lit_triwave.errors import TriwaveError
+
 LAUNCHER_VARIABLE = "LIT_TRIWAVE_LAUNCHER"
 """Environment variable by which the first rank passes its process id to the ranks that Lightning starts."""
+_NUMBERS = (
+    LAUNCHER_VARIABLE,
+    *("MASTER_PORT", "RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"),
+    *("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID", "SLURM_STEP_NUM_NODES", "SLURM_STEP_NUM_TASKS"),
+    "SLURM_RESTART_COUNT",
+)
+"""Environment variables that count processes; torch, Lightning and this package take them for whole numbers."""
 WATCH_SECONDS = 0.1
 """Time between two looks at other ranks."""
 
 _may_outlive = threading.Event()
+
+
+def check_numbers() -> None:
+    """Refuses an environment variable that must be a whole number and is none.
+
+    Raises:
+        TriwaveError: naming it.
+    """
+    for name in _NUMBERS:
+        value = os.environ.get(name, "")
+        if value and not value.isdecimal():
+            raise TriwaveError(f"environment variable {name} must be a whole number, got {value!r}")
 
 
 def announce_launcher() -> None:

@@ -8,12 +8,14 @@ import sys
 from lit_triwave.distributed.launcher import launcher
 
 INTERRUPTED = 130
-"""Exit code after Ctrl-C or SIGTERM, the shell's for Ctrl-C."""
+"""Exit code after Ctrl-C, SIGTERM or SIGHUP, the shell's for Ctrl-C."""
 REQUEUE = 75
 """Exit code of a saved run that should be started again, EX_TEMPFAIL of sysexits.h."""
 REQUEUE_SIGNAL = signal.SIGUSR1
 """Signal for: time is nearly over, or the nodes are needed; save, stop and be started again."""
-SIGNALS = (signal.SIGINT, signal.SIGTERM, REQUEUE_SIGNAL)
+END_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
+"""Signals for: save and end. A terminal that is closed sends the second, and systemd sends both."""
+SIGNALS = (signal.SIGINT, *END_SIGNALS, REQUEUE_SIGNAL)
 
 
 def interrupted() -> int:

@@ -6,13 +6,15 @@ first rank before it can report. It does not act on signals while the ranks wait
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from subprocess import Popen
 
 import torch
@@ -20,7 +22,8 @@ from lightning.pytorch import Trainer
 
 from lit_triwave.distributed.cluster import LOST
 from lit_triwave.distributed.interruption import Interruption
-from lit_triwave.distributed.launcher import WATCH_SECONDS, outlive_launcher
+from lit_triwave.distributed.launcher import WATCH_SECONDS, launcher, outlive_launcher
+from lit_triwave.distributed.pulses import Pulses
 from lit_triwave.distributed.signals import REQUEUE_SIGNAL, SIGNALS
 from lit_triwave.errors import TriwaveError
 
@@ -30,27 +33,35 @@ _BLOCKED_SECONDS = 1.0
 """A main thread that has not handled a signal for this time is blocked inside a library, perhaps for half an hour."""
 _MEET_SECONDS = 5.0
 """Ranks that need longer to find each other say what they wait for."""
+_SAME_SECONDS = 1.0
+"""Time in which a second signal that is not Ctrl-C repeats the first."""
+_LEAVE_SECONDS = 7.0
+"""Time for the main thread to leave after a second signal."""
 Abandon = Callable[[signal.Signals], int]
-"""Cleans up after a run that a signal ends before its first step; returns the exit code."""
+"""Cleans up after a run that a signal ends in place of the main thread; returns the exit code."""
 
 
 @contextmanager
-def ranks_end_together(trainer: Trainer, interruption: Interruption | None, abandon: Abandon | None) -> Iterator[None]:
+def ranks_end_together(
+    trainer: Trainer, interruption: Interruption | None, abandon: Abandon | None, most: float
+) -> Iterator[None]:
     """Ends all ranks that Lightning started on this machine when one of them is gone, and says which.
 
     Otherwise they may wait for that rank for half an hour. Under SLURM `srun --kill-on-bad-exit` does the same. Before
-    the first step a signal also ends a process whose main thread is blocked.
+    the first step a signal also ends a process whose main thread is blocked, and a second signal does so at any time. A
+    rank that lets the others wait for too long ends the run.
 
     Args:
         trainer: that runs inside the block.
         interruption: of a fit; None for other commands.
         abandon: called for a signal that a blocked main thread cannot handle.
+        most: seconds that ranks wait for one that does not answer.
 
     Raises:
         TriwaveError: the port at which ranks meet is in use.
     """
     with _signals() as arrived:
-        watch = _Watch(trainer, interruption, abandon, arrived)
+        watch = _Watch(trainer, interruption, abandon, most, arrived)
         threading.Thread(target=watch.run, daemon=True).start()
         try:
             yield
@@ -66,6 +77,7 @@ def ranks_end_together(trainer: Trainer, interruption: Interruption | None, aban
             raise
         finally:
             watch.over.set()
+            watch.pulses.remove()
             outlive_launcher()
 
 
@@ -76,6 +88,7 @@ class _Watch:
         trainer: that runs in the main thread.
         interruption: knows whether the main thread has handled a signal; None for commands other than `fit`.
         abandon: see `ranks_end_together`.
+        most: see `ranks_end_together`.
         arrived: returns the signals since its last call.
     """
 
@@ -84,21 +97,27 @@ class _Watch:
         trainer: Trainer,
         interruption: Interruption | None,
         abandon: Abandon | None,
+        most: float,
         arrived: Callable[[], list[signal.Signals]],
     ) -> None:
+        self.pulses = Pulses(Path(trainer.default_root_dir), trainer.global_rank, trainer.world_size)
+        self.most = most
         self.trainer, self.interruption, self.abandon, self.arrived = trainer, interruption, abandon, arrived
         self.over = threading.Event()
         self.begun = time.monotonic()
         self.said = False
         self.pending: signal.Signals | None = None
         self.since = 0.0
+        self.second = math.inf  # time of the second signal
 
     def run(self) -> None:
         """Looks ten times a second until the run is over."""
         while not self.over.wait(WATCH_SECONDS):
+            if self.trainer.world_size > 1:
+                self.pulses.beat(self.trainer.fit_loop.epoch_loop.batch_progress.total.ready)
             if self._leaves():
                 continue  # other ranks that end by the same signal have not failed
-            gone = self._gone()
+            gone = self._gone() or self._missing()
             if gone:
                 print(f"error: {gone}, and the run with it", file=sys.stderr, flush=True)
                 _kill_children(self.trainer)
@@ -110,9 +129,18 @@ class _Watch:
         if self.interruption is None or self.abandon is None:
             return False
         for number in self.arrived():
+            now = time.monotonic()
+            repeats = number == REQUEUE_SIGNAL or (number != signal.SIGINT and now - self.since < _SAME_SECONDS)
             if self.pending is None:
-                self.pending, self.since = number, time.monotonic()
-        if self.interruption.at_once:
+                self.pending, self.since = number, now
+            elif self.pending != REQUEUE_SIGNAL and not repeats:
+                self.second = min(self.second, now)
+        if time.monotonic() - self.second > _LEAVE_SECONDS:
+            silent = self.pulses.silent()
+            if silent and self.trainer.local_rank == 0:
+                print(f"error: {silent}", file=sys.stderr, flush=True)
+            self._end(self.pending)
+        if self.interruption.at_once or self.second < math.inf:
             return True
         if self.pending is None or self.interruption.begun or self.interruption.trained:
             return False
@@ -121,9 +149,25 @@ class _Watch:
         # SIGUSR1 waits for the first step, which does not come while the ranks wait for each other.
         waiting = self.pending == REQUEUE_SIGNAL and self._meeting() and waited > _MEET_SECONDS
         if blocked or waiting:
-            _kill_children(self.trainer)
-            os._exit(self.abandon(self.pending))
+            self._end(self.pending)
         return True
+
+    def _end(self, number: signal.Signals | None) -> None:
+        """Ends the ranks of this machine in place of the main thread."""
+        assert number is not None and self.abandon is not None
+        _kill_children(self.trainer)
+        os._exit(self.abandon(number))
+
+    def _missing(self) -> str:
+        """Returns which rank has let this one wait for too long; "" if none has. One rank after the other says so."""
+        if self.pulses.waited < self.most + _MEET_SECONDS * self.trainer.global_rank:
+            return ""
+        silent: str = self.pulses.silent()
+        first = launcher()
+        if silent and first is not None:
+            with suppress(ProcessLookupError):
+                os.kill(first, signal.SIGKILL)  # it would have said so before this rank
+        return silent
 
     def _gone(self) -> str:
         """Returns which rank was killed or failed; "" if all are there."""

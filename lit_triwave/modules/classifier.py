@@ -215,7 +215,7 @@ class ImageClassifier(StagedModule):
             step, rate = steps[bad[0]]
             raise TrainingDiverged(
                 f"the loss is not finite in {self.place(self.current_epoch)}, step {step} at learning rate {rate:.3g}, "
-                f"precision {self.trainer.precision}: try a lower {self.stage}.lr"
+                f"precision {self.trainer.precision}" + (f": try a lower {self.stage}.lr" if rate else "")
             )
 
     def check_finite(self) -> None:

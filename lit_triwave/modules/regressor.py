@@ -349,7 +349,7 @@ class FunctionRegressor(StagedModule):
     def _diverged(self, mse: Tensor, batch_idx: int) -> None:
         seeds = (~mse.isfinite()).nonzero().flatten().tolist()
         rate = self.trainer.optimizers[0].param_groups[0].get("lr")
-        advice = "" if rate is None else f" at learning rate {rate:.3g}: try a lower {self.stage}.lr"
+        advice = "" if not rate else f" at learning rate {rate:.3g}: try a lower {self.stage}.lr"
         where = f"{self.place(self.current_epoch)}, step {self._step(batch_idx)}"
         raise TrainingDiverged(f"the loss is not finite in {where}, for {len(seeds)} of {len(mse)} seeds{advice}")
 

@@ -59,9 +59,9 @@ def locked(folder: Path, patience: float = PATIENCE_SECONDS) -> Iterator[None]:
             )
         time.sleep(_POLL_SECONDS)
     _held.add(file)
-    os.truncate(file, 0)
-    os.pwrite(file, f"{os.getpid()}\n".encode(), 0)
     try:
+        os.truncate(file, 0)
+        os.pwrite(file, f"{os.getpid()}\n".encode(), 0)
         yield
     finally:
         if _is_at(file, path):

@@ -42,6 +42,7 @@ class Run:
         tags: to find the run by, besides its method, function or data set, depth and number of seeds.
         artifact: upload the best checkpoint of a finished run to Weights & Biases; the last one if there is no best.
         checkpoint_every: epochs between checkpoints, at least 1. The end of each stage is saved in any case.
+        rank_seconds: how long ranks wait for one that does not answer, before the run ends with its number.
         checkpoint_seconds: save a checkpoint inside an epoch after this many seconds; null or 0 for never.
 
     Raises:
@@ -58,6 +59,7 @@ class Run:
     tags: list[str] = field(default_factory=list)
     artifact: bool = False
     checkpoint_every: int = 100
+    rank_seconds: float = 600.0
     checkpoint_seconds: float | None = 60.0
 
     def __post_init__(self) -> None:
@@ -65,19 +67,22 @@ class Run:
         self.group, self.job_type, self.tags = hidden([self.group, self.job_type, list(self.tags)])
         names = {"run.experiment": self.experiment, "run.id": self.id, "run.project": self.project}
         for name, value in names.items():
-            if value is not None and not re.fullmatch(r"(?!\.+$)[^/\\#?%:\s]{1,100}", value):
-                raise ValueError(
-                    f"{name} must be 1 to 100 characters, not only dots, without spaces or / \\ # ? % :, got {value!r}"
-                )
+            fits = value is None or re.fullmatch(r"(?!\.+$)[^/\\#?%:\s]{1,100}", value)
+            if value is not None and not (fits and value.isprintable()):
+                what = "not only dots, without spaces, control characters or / \\ # ? % :"
+                raise ValueError(f"{name} must be 1 to 100 characters, {what}, got {value!r}")
         words = {"run.group": self.group, "run.job_type": self.job_type}
         words |= {f"run.tags, number {number}": tag for number, tag in enumerate(self.tags, start=1)}
         for name, word in words.items():
-            if word is not None and not re.fullmatch(r"\S(.{0,62}\S)?", word):
-                raise ValueError(f"{name} must be 1 to {LONGEST_TAG} characters in one line for W&B, got {word!r}")
+            if word is not None and not (re.fullmatch(r"\S(.{0,62}\S)?", word) and word.isprintable()):
+                what = f"1 to {LONGEST_TAG} characters in one line, without control characters"
+                raise ValueError(f"{name} must be {what}, got {word!r}")
         if not self.root:
             raise ValueError("run.root must be a folder, got '': use . for the current one")
         if self.checkpoint_every < 1:
             raise ValueError(f"run.checkpoint_every must be at least 1, got {self.checkpoint_every}")
+        if not self.rank_seconds > 0:
+            raise ValueError(f"run.rank_seconds must be above 0, got {self.rank_seconds}")
         if self.checkpoint_seconds is not None and not 0 <= self.checkpoint_seconds < math.inf:
             raise ValueError(f"run.checkpoint_seconds must be at least 0 or null, got {self.checkpoint_seconds}")
 

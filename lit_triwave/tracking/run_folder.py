@@ -9,6 +9,7 @@ from pathlib import Path
 from lightning.pytorch import LightningModule
 
 from lit_triwave.distributed.cluster import requeued
+from lit_triwave.distributed.pulses import RANKS_FOLDER
 from lit_triwave.errors import TriwaveError
 from lit_triwave.files import writable, written_whole
 from lit_triwave.tracking.lock import PATIENCE_SECONDS, locked
@@ -48,17 +49,27 @@ class FitFolder:
             TriwaveError: the folder cannot be written, is in use, or belongs to another run.
         """
         created = not self.path.is_dir()
-        with writable(self.path):
-            kept.enter_context(locked(self.path, _LOST_NODE_SECONDS if requeued() else PATIENCE_SECONDS))
+        try:
+            with writable(self.path):
+                kept.enter_context(locked(self.path, _LOST_NODE_SECONDS if requeued() else PATIENCE_SECONDS))
+        except TriwaveError:  # a full disk leaves an empty folder; another process's is not empty
+            with suppress(OSError):
+                self.path.rmdir()
+                self.path.parent.rmdir()
+            raise
         self.created = created  # only now: before it was locked another process may have made it
-        if not created and not begun and any(path.name != LOCK_FILE for path in self.path.iterdir()):
+        if (
+            not created
+            and not begun
+            and any(path.name not in (LOCK_FILE, RANKS_FOLDER) for path in self.path.iterdir())
+        ):
             raise TriwaveError(f"run {self.path} exists: resume it with --ckpt_path, or give another --run.id")
         files = {name: self.path / name for name in BEFORE_FIRST_STEP}
         self._before = {name: file.read_bytes() if file.is_file() else None for name, file in files.items()}
         self._parts = {*self.path.glob(WANDB_RUNS)}
 
     def prepare(self, model: LightningModule) -> None:
-        """Checks that there is room, and removes the half-written checkpoint of a process that was killed.
+        """Checks that there is room, and removes what a process that was killed left half done.
 
         Raises:
             TriwaveError: there is too little room.
@@ -68,6 +79,7 @@ class FitFolder:
         open_run_folder(self.path, 12 * parameters + _REPORTING_BYTES)
         for partial in (self.path / CHECKPOINTS).glob("*.partial"):
             partial.unlink(missing_ok=True)
+        shutil.rmtree(self.path / RANKS_FOLDER, ignore_errors=True)  # of ranks that were killed
 
     def undo(self) -> None:
         """Restores the folder as it was before this process; removes it if this process made it, and an empty

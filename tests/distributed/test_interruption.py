@@ -73,14 +73,61 @@ def test_ctrl_c_at_a_terminal_stops_a_run_in_good_order(tmp_path: Path) -> None:
     assert 399 < torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["epoch"] < 799
 
 
-@pytest.mark.parametrize("times", [1, 2])  # SLURM's, and the same passed on by W&B's agent
-def test_after_sigterm_there_is_a_checkpoint_and_no_long_test(fit, trained, capsys, times: int) -> None:
+# SLURM's, the same passed on by W&B's agent, and the signals of a closed terminal.
+@pytest.mark.parametrize("names", [["SIGTERM"], ["SIGTERM", "SIGTERM"], ["SIGHUP", "SIGTERM", "SIGHUP"]], ids=len)
+def test_after_sigterm_or_sighup_there_is_a_checkpoint_and_no_long_test(fit, trained, capsys, names: list[str]) -> None:
     whole = trained("whole")
-    run = fit("r", *times * signal_at(3, 2, "SIGTERM"), code=130)
+    run = fit("r", *(word for name in names for word in signal_at(3, 2, name)), code=130)
     assert not (run / "summary.json").exists()
     assert "interrupted in stage 'pretrain', epoch 4/5, step 18; resume with:" in capsys.readouterr().out
     fit("", "--ckpt_path", str(run / "checkpoints" / "last.ckpt"))
     assert_ends_alike(whole, run)
+
+
+def test_a_run_under_nohup_outlives_its_terminal(fit, trained, monkeypatch) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        run = fit("r", *signal_at(3, 2, "SIGHUP"))
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert_ends_alike(trained("whole"), run)
+
+
+def test_a_run_that_hears_ctrl_c_sixty_times_is_stopped_and_resumes(fit, trained) -> None:
+    whole = trained("whole")
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # of the last ones, after the run's end
+    try:
+        run = fit("r", "--trainer.callbacks+=tests.faults.ManySignals", code=130)
+        time.sleep(0.4)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert json.loads((run / "run.json").read_text())["state"] == "stopped"
+    fit("", "--ckpt_path", str(run / "checkpoints" / "last.ckpt"))
+    assert_ends_alike(whole, run)
+
+
+@pytest.mark.parametrize("stream", ["/dev/full", "pipe"])
+def test_a_run_whose_output_cannot_be_written_trains_on_without_it(fit, trained, monkeypatch, stream: str) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(writing, "w") if stream == "pipe" else open(stream, "w") as file:
+        monkeypatch.setattr(sys, "stdout", file)
+        monkeypatch.setattr(sys, "stderr", file)
+        run = fit("r")
+        monkeypatch.undo()
+    assert_ends_alike(trained("whole"), run)
+
+
+def test_a_disk_that_is_full_before_the_start_leaves_nothing(fit, monkeypatch, capsys) -> None:
+    def full(*args: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    for name in ("os.pwrite", "pathlib.Path.write_bytes"):
+        with monkeypatch.context() as context:
+            context.setattr(name, full)
+            run = fit("r", code=1)
+        assert "cannot be written: No space left on device" in capsys.readouterr().err
+        assert not run.parent.exists()
 
 
 def test_a_resumed_run_makes_the_test_that_was_cut_off(fit, trained) -> None:

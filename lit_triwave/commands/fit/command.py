@@ -23,9 +23,9 @@ from lit_triwave.callbacks.reporting import reporting
 from lit_triwave.checkpoints.best import artifact_checkpoint, best_checkpoint
 from lit_triwave.checkpoints.choose import choose_checkpoint
 from lit_triwave.checkpoints.io import AtomicCheckpointIO
-from lit_triwave.checkpoints.load import load_checkpoint
+from lit_triwave.checkpoints.load import load_checkpoint, reading
 from lit_triwave.checkpoints.origin import Origin
-from lit_triwave.checkpoints.same_run import RunRecord, check_same_run, identity_of
+from lit_triwave.checkpoints.same_run import RunRecord, check_same_run, identity_of, other_arithmetic
 from lit_triwave.commands.config_checks import LINKS, check_links, check_nulls
 from lit_triwave.commands.fit.session import FitSession, wandb_loggers
 from lit_triwave.commands.fit.start_report import start_block
@@ -140,7 +140,8 @@ class TriwaveCLI(LightningCLI):
         check_links(config, self.model)
         identity = identity_of(config)
         if self.checkpoint is not None:
-            check_same_run(self.checkpoint, self.model, identity if fits else None, linked=list(LINKS.values()))
+            with reading(self.chosen.path):
+                check_same_run(self.checkpoint, self.model, identity if fits else None, linked=list(LINKS.values()))
         if fits:
             check_strategy(config.trainer.strategy, self.model)
         return identity
@@ -165,12 +166,15 @@ class TriwaveCLI(LightningCLI):
         session = self.session
         interruption, abandon = (session.interruption, session.abandon) if session else (None, None)
         recorded = session.recorded(self.trainer, self.model) if session else nullcontext()
-        with ranks_end_together(self.trainer, interruption, abandon), recorded:
+        restored, most = reading(self.chosen.path, within="restore"), self.config[subcommand].run.rank_seconds
+        with ranks_end_together(self.trainer, interruption, abandon, most), recorded, restored:
             super()._run_subcommand(subcommand)
 
     def before_fit(self) -> None:
         resumed = (self.chosen.path, self.checkpoint) if self.chosen.path and self.checkpoint else None
         say(start_block(self.trainer, self.model, self.datamodule, self._session.run.folder, resumed))
+        if self.checkpoint and (differs := other_arithmetic(self.checkpoint)):
+            say(differs)
 
     def fit(self, **arguments: Any) -> None:
         """`trainer.fit`."""

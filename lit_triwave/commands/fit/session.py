@@ -140,10 +140,15 @@ class FitSession:
             self._record.void = True
 
     def abandon(self, number: signal.Signals) -> int:
-        """Ends a run before its first step in place of a blocked main thread; returns the exit code."""
-        self._undo()
+        """Ends a run in place of a blocked main thread; returns the exit code."""
+        begun = self.checkpoints.settled
+        if not begun:
+            self._undo()
+        elif self._record is not None:
+            self._record.end("stopped")
         code = REQUEUE if number == REQUEUE_SIGNAL else interrupted()
-        say(f"{number.name}: nothing has been trained yet")
+        what = f"ended without a further checkpoint{self.how_to_resume()}" if begun else "nothing has been trained yet"
+        say(f"{number.name}: {what}")
         return code
 
     @contextmanager

@@ -97,12 +97,12 @@ def read_run_folder(folder: Path) -> ComparedRun:
     if config is None:
         said = mapping_in(folder / CONFIG_YAML, notes, {})
         config = {name: value for name, value in short_names(flat(said)).items() if describes_run(name)}
-    for name in [name for name, value in summary.items() if "/" in name and not _is_metric(value)]:
+    for name in [name for name, value in summary.items() if not _is_result(name, value)]:
         got = shorten(repr(summary.pop(name)), 40)
         notes.append(f"{SUMMARY_JSON} is damaged ({printable(name)} must be a number below {_LARGEST:g}, got {got})")
     history = MetricsFile(folder / METRICS_CSV, notes)
     damaged = bool(notes)
-    newest = max(record.get("schema", 1), summary.get("schema", 1))
+    newest = max(record.get("schema") or 1, summary.get("schema") or 1)
     if newest > SCHEMA:
         notes.append(f"written by a newer lit_triwave (schema {newest})")
     experiment = record.get("experiment") or folder.absolute().parent.name
@@ -130,12 +130,11 @@ def read_run_folder(folder: Path) -> ComparedRun:
     )
 
 
-def _is_metric(value: Any) -> bool:
-    """Whether a value is None or a number whose square can be computed, or that is not finite."""
-    if value is None:
-        return True
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return number and (abs(value) < _LARGEST or not math.isfinite(value))
+def _is_result(name: str, value: Any) -> bool:
+    """Whether a summary may have a value: a number whose square can be computed, or None; no metric: also a word."""
+    if value is None or isinstance(value, (str, bool)):
+        return value is None or "/" not in name
+    return isinstance(value, (int, float)) and (abs(value) < _LARGEST or not math.isfinite(value))
 
 
 def mapping_in(path: Path, notes: list[str], kinds: Mapping[str, type | Collection[str]]) -> dict[str, Any]:

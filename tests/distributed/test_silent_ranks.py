@@ -1,0 +1,100 @@
+"""A rank that does not answer is named, and ends the run after a second signal or a bound."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from lit_triwave.distributed import pulses, watch
+from lit_triwave.distributed.interruption import Interruption
+from lit_triwave.distributed.pulses import RANKS_FOLDER, Pulses
+
+
+@pytest.fixture
+def stopped() -> Iterator[subprocess.Popen[bytes]]:
+    """A process that stands for rank 1, under SIGSTOP."""
+    with subprocess.Popen(["sleep", "60"]) as process:
+        process.send_signal(signal.SIGSTOP)
+        yield process
+        process.kill()
+
+
+def watching(folder: Path, child: Any, most: float, signals: list[signal.Signals], said: list[Any]) -> watch._Watch:
+    """The watch of rank 0 of two, in the middle of training, which hears one of the signals at each look."""
+    loop = SimpleNamespace(epoch_loop=SimpleNamespace(batch_progress=SimpleNamespace(total=SimpleNamespace(ready=7))))
+    launcher = SimpleNamespace(procs=[child])
+    trainer: Any = SimpleNamespace(
+        default_root_dir=str(folder), global_rank=0, local_rank=0, world_size=2, fit_loop=loop
+    )
+    trainer.strategy = SimpleNamespace(launcher=launcher)
+    interruption = Interruption()
+    interruption.begun = True
+
+    def abandon(number: signal.Signals) -> int:
+        said.append(number)
+        return 130
+
+    return watch._Watch(trainer, interruption, abandon, most, lambda: [signals.pop(0)] if signals else [])
+
+
+@pytest.fixture
+def silent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run's folder in which rank 1 has left no sign of life for a minute, while rank 0 waits for it."""
+    Pulses(tmp_path, 1, 2).beat(0)
+    os.utime(tmp_path / RANKS_FOLDER / "1", (time.time() - 60,) * 2)
+    monkeypatch.setattr(pulses, "_waiting_place", lambda: "all_reduce")
+
+    def leave(code: int) -> None:
+        raise SystemExit(code)
+
+    monkeypatch.setattr(os, "_exit", leave)
+    return tmp_path
+
+
+@pytest.mark.parametrize("second", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_a_second_signal_ends_a_stopped_rank_and_names_it(
+    silent: Path, stopped: subprocess.Popen[bytes], second: str, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch, "_LEAVE_SECONDS", 0.2)
+    monkeypatch.setattr(watch, "_SAME_SECONDS", 0.0)
+    said: list[Any] = []
+    signals = [signal.SIGINT, signal.Signals[second]]
+    with pytest.raises(SystemExit) as left:
+        watching(silent, stopped, 600, signals, said).run()
+    assert (left.value.code, said) == (130, [signal.SIGINT])
+    assert stopped.wait(10) == -signal.SIGKILL
+    assert "error: rank 1 has not answered for 60 s" in capsys.readouterr().err
+
+
+def test_a_rank_that_lets_the_others_wait_for_too_long_ends_the_run(
+    silent: Path, stopped: subprocess.Popen[bytes], capsys: Any
+) -> None:
+    with pytest.raises(SystemExit) as left:
+        watching(silent, stopped, 1.2, [], []).run()
+    assert left.value.code == 1 and stopped.wait(10) == -signal.SIGKILL
+    assert "has not answered" in (error := capsys.readouterr().err) and "rank 1" in error and "rank 0" not in error
+
+
+def test_a_rank_that_does_something_else_meanwhile_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, other = Pulses(tmp_path, 0, 2), Pulses(tmp_path, 1, 2)
+    other.beat(0)  # at work
+    monkeypatch.setattr(pulses, "_waiting_place", lambda: "all_reduce")
+    monkeypatch.setattr(pulses, "_BEAT_SECONDS", 0.0)
+    first.beat(3)
+    time.sleep(0.05)
+    first.beat(3)
+    assert first.waited > 0.04
+    assert first.silent() == "rank 1 has not come for 0 s to where the others wait"
+    first.beat(4)  # a step further
+    assert first.waited < 0.04
+    for pulse in (first, other):
+        pulse.remove()
+    assert not (tmp_path / RANKS_FOLDER).exists()
