@@ -36,6 +36,7 @@ class SeedHistory(Callback):
 
     @property
     def mse(self) -> Tensor:
+        self._mse = [record.cpu() for record in self._mse]
         return torch.stack(self._mse) if self._mse else torch.zeros(0, 0)
 
     def on_train_batch_end(
@@ -46,7 +47,7 @@ class SeedHistory(Callback):
         every = max(1, math.ceil((trainer.max_epochs or 1) * batches / _MAX_RECORDS))
         if step % every == 0:
             self._epochs.append(step / batches)
-            self._mse.append(outputs["mse"].cpu())
+            self._mse.append(outputs["mse"])  # stays on its device: to copy it now would wait for the step
 
     def state_dict(self) -> dict[str, Any]:
         return {"epochs": self.epochs, "mse": self.mse}

@@ -66,8 +66,11 @@ def theorem31_scales(peaks: Tensor, first: Tensor) -> Tensor:
     Returns:
         s_0 … s_{d−1}, shape (*shape, d).
     """
-    ratios = (1 - peaks[..., 1:-1]) * peaks[..., 2:]
-    return first[..., None] * torch.cat([torch.ones_like(first)[..., None], ratios.cumprod(-1)], -1)
+    scales = [first]
+    # Not `cumprod`: its gradient asks the device whether a factor is zero, and waits for the answer in every step.
+    for ratio in ((1 - peaks[..., 1:-1]) * peaks[..., 2:]).unbind(-1):
+        scales.append(scales[-1] * ratio)
+    return torch.stack(scales, -1)
 
 
 def wave_form(x: Tensor, peaks: Tensor, scales: Tensor, alpha: Tensor, beta: Tensor, sign: Tensor) -> Tensor:

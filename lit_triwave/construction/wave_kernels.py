@@ -46,7 +46,7 @@ class WaveSum(torch.autograd.Function):
 WIDE = 512
 """Number of subnetworks from which on `_WideWaveSum` is faster than `WaveSum`."""
 _CHUNK = 1 << 16
-"""Numbers of one intermediate result that are computed at a time, so that they stay in the processor's cache."""
+"""Numbers of one intermediate result that are computed at a time on a CPU, so that they stay in its cache."""
 
 
 @torch.library.custom_op("lit_triwave::settled", mutates_args=())
@@ -102,7 +102,7 @@ class _WideWaveSum(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, peaks: Tensor, coefficients: Tensor, alpha: Tensor) -> Tensor:
         """See `wide_wave_sum`."""
         rise, fall = 1 / peaks, 1 / (1 - peaks)
-        y, rows = torch.empty_like(x), max(1, _CHUNK // x.shape[1])
+        y, rows = torch.empty_like(x), _rows_at_a_time(x)
         for part, result in zip(torch.split(x, rows), torch.split(y, rows), strict=True):
             torch.addcmul(alpha, part, coefficients[0], out=result)
             waves = part.new_empty(2, *part.shape)
@@ -122,7 +122,7 @@ class _WideWaveSum(torch.autograd.Function):
             torch.zeros_like(peaks),
             torch.zeros_like(coefficients),
         )
-        depth, rows = len(peaks), max(1, _CHUNK // x.shape[1])
+        depth, rows = len(peaks), _rows_at_a_time(x)
         waves, spare = x.new_empty(depth, rows, x.shape[1]), x.new_empty(rows, x.shape[1])
         for part, dy, g in zip(*(torch.split(t, rows) for t in (x, grad, grad_x)), strict=True):
             tmp, w = spare[: len(part)], [part, *waves[:, : len(part)]]
@@ -136,6 +136,11 @@ class _WideWaveSum(torch.autograd.Function):
                 g.addcmul_(dy, coefficients[i])
             grad_c[0] += torch.mul(dy, part, out=tmp).sum(0)
         return grad_x, grad_peaks, grad_c, grad.sum(0)
+
+
+def _rows_at_a_time(x: Tensor) -> int:
+    """Returns the rows that fit into a CPU's cache; all rows on other devices, where every part is one more launch."""
+    return max(1, _CHUNK // x.shape[1] if x.device.type == "cpu" else len(x))
 
 
 def _next_wave(x: Tensor, rise: Tensor, fall: Tensor, out: Tensor, tmp: Tensor) -> Tensor:

@@ -207,7 +207,9 @@ class FunctionRegressor(StagedModule):
             return self._second_order_step(x, y, batch_idx)
         mse = (self(x) - self.targets(y)).square().mean(0)
         loss = weight * mse.sum() / self.network.scaling.scale.square()
-        if not loss.isfinite():
+        # Asking a GPU waits for it, so it is asked only where the loss is read anyway. A loss that has left the finite
+        # numbers does not come back.
+        if (self.device.type == "cpu" or self.is_logged(batch_idx)) and not loss.isfinite():
             self._diverged(mse, batch_idx)
         mse = self.trainer.strategy.reduce(weight * mse.detach(), reduce_op="mean")  # that of the global batch
         if self.is_logged(batch_idx):
@@ -397,6 +399,15 @@ class FunctionRegressor(StagedModule):
         super().setup(stage)
         if self.trainer.precision not in ("64-true", "32-true", "bf16-mixed", "16-mixed"):
             raise TriwaveError(f"precision {self.trainer.precision}: functions are fitted in 64-true or 32-true")
+        device = self.trainer.strategy.root_device.type
+        if device == "mps":
+            raise TriwaveError("trainer.accelerator must be cpu or cuda for functions, got mps, which has no float64")
+        second = [name for name, one in self.stages.items() if one.epochs and one.second_order]
+        if stage == "fit" and second and self.trainer.precision == "16-mixed" and device == "cuda":
+            # Its scaler of gradients calls the optimizer without the sums of squares that a second-order step needs.
+            raise TriwaveError(
+                f"trainer.precision must be 64-true, 32-true or bf16-mixed for stage {second[0]}, got 16-mixed"
+            )
 
     @torch.no_grad()
     def on_stage_end(self) -> None:

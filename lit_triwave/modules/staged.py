@@ -75,6 +75,8 @@ class StagedModule(LightningModule):
         self.recruit = recruit
         first: StageName = "limit" if self.stages["limit"].epochs else "pretrain"
         self.register_buffer("stage_number", torch.tensor(NUMBERS[first]))
+        # Kept beside the buffer, which only checkpoints need: every step asks, and reading a GPU waits for it.
+        self._stage: StageName = first
 
     @property
     def banks(self) -> list[TriangleBank]:
@@ -84,7 +86,12 @@ class StagedModule(LightningModule):
     @property
     def stage(self) -> StageName:
         """The stage that the module is in."""
-        return stage_name(int(self.stage_number))
+        return self._stage
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """Loads the stage with its number."""
+        super()._load_from_state_dict(state_dict, prefix, *args)
+        self._stage = stage_name(int(self.stage_number))
 
     @property
     def total_epochs(self) -> int:
@@ -126,6 +133,7 @@ class StagedModule(LightningModule):
 
     def enter_stage(self, name: StageName) -> None:
         """Releases all banks where the stage needs it. Optimizers and wrappers of the old parameters are void."""
+        self._stage = name
         self.stage_number.fill_(NUMBERS[name])
         for bank in self.banks:
             if name not in ("limit", "pretrain") and bank.parameterization == "peaks":
