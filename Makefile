@@ -9,7 +9,7 @@ PYTEST := $(BIN)/python -m pytest
 # another way than by failed tests (pytest's exit code 1) is final: tests may not have run.
 AGAIN = $(if $(RETRY),|| { [ $$? -eq 1 ] && $(PYTEST) --last-failed --last-failed-no-failures none; })
 
-.PHONY: help setup fit fit-digits test test-cluster test-browser test-lowest lint docs lock
+.PHONY: help setup fit fit-digits test test-gpu test-cluster test-browser test-lowest lint docs lock
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -34,7 +34,10 @@ fit-digits: setup ## train a classifier of handwritten digits
 
 # Three workers on two cores: some tests wait for processes that they stop.
 test: setup ## run all tests that need no system package
-	$(PYTEST) -n 3 --dist loadgroup -m "not cluster and not browser" $(AGAIN)
+	$(PYTEST) -n 3 --dist loadgroup -m "not cluster and not browser and not gpu" $(AGAIN)
+
+test-gpu: setup ## run the tests that need a CUDA device
+	$(PYTEST) -m gpu --no-skips $(AGAIN)
 
 test-cluster: setup ## run the tests of slurm/ on a real SLURM (root; slurm-wlm, munge, shellcheck)
 	@for program in sbatch munged shellcheck; do command -v $$program >/dev/null || \
