@@ -15,7 +15,6 @@ TINY = ["--functions", "xy", "--points", "100", "--test-points", "100", "--predi
 NAMES = [peer.name for peer in PEERS if peer.name != "own-config"]  # which would be a second `fit`
 
 
-@pytest.mark.usefixtures("blank_figures")
 def test_all_installed_peers_learn_the_same_points(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = main([*TINY, "--peers", *NAMES, "--out", str(tmp_path / "table")])
     assert [row["peer"] for row in rows] == [peer.name for peer in PEERS if peer.installed and peer.name in NAMES]
