@@ -145,6 +145,9 @@ class Expression:
 def parse_expression(text: str, variables: Sequence[str]) -> Expression:
     """Parses + - * / **, parentheses, numbers, pi, e, the functions in `FUNCTIONS` and the given variables.
 
+    A variable wins over a constant of the same name: with a variable e, e is that variable. A function of the same name
+    stays available, since a name before a parenthesis is always a function.
+
     Args:
         text: the expression, at most `MAX_LENGTH` characters, e.g. "x**3 - x".
         variables: names that the expression may use; it need not use all of them.
@@ -175,12 +178,13 @@ def parse_expression(text: str, variables: Sequence[str]) -> Expression:
 
 def _check_variables(variables: Sequence[str]) -> None:
     for name in variables:
+        if not isinstance(name, str):  # YAML reads some words, such as on and no, as True and False
+            raise ExpressionError(f"variable must be a name such as x or x1, got {name!r}: write it in quotes")
         # Python's parser normalises names, so one that is not normal could never be matched.
-        if not name.isidentifier() or keyword.iskeyword(name) or unicodedata.normalize("NFKC", name) != name:
+        if not name.isidentifier() or unicodedata.normalize("NFKC", name) != name:
             raise ExpressionError(f"variable must be a name of letters, digits and _ such as x or x1, got {name!r}")
-        if name in FUNCTIONS or name in CONSTANTS:
-            kind = "function" if name in FUNCTIONS else "constant"
-            raise ExpressionError(f"variable {name!r} hides the {kind} {name}: choose another name")
+        if keyword.iskeyword(name):
+            raise ExpressionError(f"variable must not be a word of the Python language, got {name!r}: write {name}_")
     if len(set(variables)) < len(variables):
         raise ExpressionError(f"variables must differ from each other, each named once, got {', '.join(variables)}")
 
@@ -242,7 +246,7 @@ def _named(name: str, variables: Sequence[str]) -> float | str:
         return CONSTANTS[name]
     if name in FUNCTIONS:
         raise ExpressionError(f"{name} is a function: write {name}(...)")
-    known = [*variables, *CONSTANTS]
+    known = list(dict.fromkeys([*variables, *CONSTANTS]))
     near = did_you_mean(name, known)
     raise ExpressionError(f"unknown symbol {_short(name)}; the symbols are {', '.join(known)}{near}")
 
@@ -252,7 +256,7 @@ def _function(node: ast.Call, text: str, variables: Sequence[str]) -> Operation:
         hint = " and only a named function can be called: write * for products"
         raise ExpressionError(f"{_source(text, node)}: {_ALLOWED},{hint}")
     name = node.func.id
-    if name in variables or name in CONSTANTS:
+    if name not in FUNCTIONS and (name in variables or name in CONSTANTS):
         raise ExpressionError(f"{_source(text, node)}: {name} is not a function: write * for products")
     if name not in FUNCTIONS:
         near = did_you_mean(name, FUNCTIONS)

@@ -141,10 +141,11 @@ class RegressionSummary(RunSummary):
         """Says so if a function without noise is not explained."""
         share = summary.get("test/r2")
         if getattr(data, "noise", None) != 0 or share is None or share >= LEAST_R2:
-            return []
+            return []  # unknown for a table, and there is nothing to explain in a constant
+        stack = "" if "layers" in summary else "wiring stack (configs/stack.yaml), "
         return [
             f"warning: the best seed explains {max(share, 0):.1%} of the variance of {data.target_name}, less than "
-            f"{LEAST_R2:.0%}: try wiring stack (configs/stack.yaml), more layers, or more points"
+            f"{LEAST_R2:.0%}: try {stack}more layers, or more points"
         ]
 
 
@@ -216,7 +217,9 @@ def _regression_summary(data: Any, module: FunctionRegressor) -> dict[str, Any]:
     depth = getattr(module.network, "depth", None) or module.hparams["depth"]
     if depth is not None:
         summary["depth"] = depth
-    summary["test/r2"] = _r2(test["test/mse"], data.test_set.y)[best]
+    share = _r2(test["test/mse"], data.test_set.y)[best]
+    if not share.isnan():  # of constant targets
+        summary["test/r2"] = share
     summary["multiply_adds"] = multiply_adds(module)
     with torch.no_grad():
         outputs = module(data.train_set.x.to(module.device))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.textpath import TextPath
@@ -45,6 +46,8 @@ def titled(figure: Figure, title: str, size: float = 10.0) -> None:
 
 
 def decades_grid(ax: Axes) -> None:
-    """Makes the vertical axis logarithmic, with a grid line at each decade."""
-    ax.set_yscale("log")
+    """Makes the vertical axis logarithmic, with a grid line at each decade; linear where all lines are zero."""
+    heights = [line.get_ydata() for line in ax.lines]
+    if not heights or any((np.asarray(values, dtype=float) > 0).any() for values in heights):
+        ax.set_yscale("log")
     ax.grid(True, which="major", axis="y", color="#e3e5e8", linewidth=0.8)

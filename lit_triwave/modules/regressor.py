@@ -370,6 +370,17 @@ class FunctionRegressor(StagedModule):
         self.best_replica = self.lowest(results["val/mse"])
         self._log_seeds("val/mse", results["val/mse"])
 
+    def on_validation_start(self) -> None:
+        if self.trainer.state.fn == "validate":  # a fit validates its limit as it is
+            self.finish()
+
+    def on_test_start(self) -> None:
+        """Builds a stack that is still its limit: what is tested is what `inspect` and `export` take."""
+        self.finish()
+
+    def on_predict_start(self) -> None:
+        self.finish()
+
     def test_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> None:
         self._update(self.test_metrics, batch)
 

@@ -214,7 +214,9 @@ def configure_second_order(parameters: Parameters, options: dict[str, Any], **mo
     try:
         return LevenbergMarquardt(cast(Iterable[nn.Parameter], parameters), **more, **options)
     except TypeError as error:
-        raise ValueError(f"options {options} do not suit LevenbergMarquardt: {error}") from error
+        raise ValueError(
+            f"options {options} do not suit LevenbergMarquardt: {error}; options {{}} takes its defaults"
+        ) from error
 
 
 def _replicas(options: dict[str, Any]) -> int:

@@ -24,6 +24,7 @@ class WiredBank:
         labels: name of each of the n subnetworks.
         inputs: for each subnetwork, the quantity that its input in [0, 1] stands for, as (name, lower, upper).
         sources: for each subnetwork, the number of its input; subnetworks with equal numbers share their input.
+        squares: whether each subnetwork was built as the square of the quantity that its input stands for.
     """
 
     bank: TriangleBank
@@ -31,6 +32,7 @@ class WiredBank:
     labels: list[str]
     inputs: list[tuple[str, float, float]]
     sources: list[int]
+    squares: bool = False
 
 
 class ConstructedNetwork(nn.Module, ABC):
@@ -69,11 +71,12 @@ class ConstructedNetwork(nn.Module, ABC):
         return ()
 
     @abstractmethod
-    def wired_banks(self, variables: Sequence[str]) -> list[WiredBank]:
+    def wired_banks(self, variables: Sequence[str], replica: int = 0) -> list[WiredBank]:
         """The banks with the meaning of their inputs, in the order of `banks`.
 
         Args:
             variables: names of the network's inputs.
+            replica: the seed whose ranges of the inputs are given, where they differ between seeds.
         """
 
     @abstractmethod

@@ -129,7 +129,7 @@ class TriangleNetwork(ConstructedNetwork):
     def clamps(self) -> tuple[int, ...]:
         return () if self.outer is None else (self.bank.depth,)
 
-    def wired_banks(self, variables: Sequence[str]) -> list[WiredBank]:
+    def wired_banks(self, variables: Sequence[str], replica: int = 0) -> list[WiredBank]:
         low, high = self.scaling.lower.tolist(), (self.scaling.lower + self.scaling.span).tolist()
         sources = self.coordinate.tolist()
         labels = [

@@ -374,12 +374,14 @@ class StackNetwork(ConstructedNetwork):
         widths = [self.scaling.in_features + sum(self.layers[:i]) for i in range(len(self.layers))]
         return tuple(2 * width for width in widths for _ in range((self.depth or 0) + 1))
 
-    def wired_banks(self, variables: Sequence[str]) -> list[WiredBank]:
+    def wired_banks(self, variables: Sequence[str], replica: int = 0) -> list[WiredBank]:
         found = []
         for i, bank in enumerate(self.banks):
-            labels = [f"q{i + 1}.{k + 1}" for k in range(self.layers[i])]
-            inputs = [(f"v{i + 1}.{k + 1}, in [0, 1]", 0.0, 1.0) for k in range(self.layers[i])]
-            found.append(WiredBank(bank, f"layer {i + 1}", labels, inputs, list(range(self.layers[i]))))
+            numbers = [f"{i + 1}.{k + 1}" for k in range(self.layers[i])]
+            ends = (self.get_buffer(f"{name}_{i}")[replica].tolist() for name in ("lowest", "highest"))
+            inputs = [(f"v{number}", low, high) for number, low, high in zip(numbers, *ends, strict=True)]
+            labels, sources = [f"q{number}" for number in numbers], list(range(len(numbers)))
+            found.append(WiredBank(bank, f"layer {i + 1}", labels, inputs, sources, squares=True))
         return found
 
     def jacobian_rows(self, x: Tensor, rows: Rows) -> Tensor:

@@ -220,10 +220,19 @@ def test_long_sums_and_deep_calls_are_read():
     assert value("-" * 80 + "x", x=1.0) == 1
 
 
-@pytest.mark.parametrize("name", ["sin", "pi", "e", "1x", "a b", "", "lambda", "x-y", "ﬁ"])
+@pytest.mark.parametrize("name", ["1x", "a b", "", "lambda", "x-y", "ﬁ"])
 def test_names_that_cannot_be_variables_are_refused(name):
     with pytest.raises(ExpressionError, match=re.escape(repr(name))):
         parse_expression("1", [name])
+
+
+def test_a_variable_wins_over_a_constant_of_its_name():
+    assert value("e*pi", e=3.0, pi=2.0) == 6
+    assert value("e*pi", e=3.0) == pytest.approx(3 * math.pi)
+
+
+def test_a_name_before_a_parenthesis_is_a_function_whatever_the_variables():
+    assert value("sin(sin)*max(sin, 1)", sin=2.0) == pytest.approx(2 * math.sin(2))
 
 
 def test_a_variable_cannot_stand_twice():

@@ -47,6 +47,13 @@ def test_a_stack_stopped_in_any_stage_ends_bit_identical(runs: Path, stop: int) 
     place = ["--run.root", str(runs), "--run.experiment", f"stopped{stop}", "--run.id", "a"]
     assert main(["fit", *SMALL, *LATER, *place, "--trainer.max_epochs", str(stop)]) == 0
     last = runs / f"stopped{stop}" / "a" / "checkpoints" / "last.ckpt"
+    if stop == 3:  # in the limit: what was tested is the network that `inspect` and `export` build from the checkpoint
+        saved = load_module(last)
+        x = saved.data().test_set
+        error = (saved.module(x.x)[:, saved.module.best_replica] - x.y).square().mean()
+        summary = json.loads((last.parents[1] / "summary.json").read_text())
+        assert summary["test/mse"] == pytest.approx(float(error), rel=1e-9)
+        assert summary["depth"] == saved.module.network.depth == 4
     assert main(["fit", *SMALL, *LATER, "--ckpt_path", str(last)]) == 0
     assert_ends_alike(whole, last.parents[1])
 
@@ -121,6 +128,15 @@ def test_bad_input_is_one_line(tmp_path: Path, options: list[str], message: str,
     error = capsys.readouterr().err.strip()
     assert message in error and error.count("\n") == 0 and error.startswith("error: ")
     assert not list(tmp_path.rglob("*.ckpt"))
+
+
+def test_a_constant_is_fitted_without_a_word_about_its_variance(tmp_path: Path, capsys) -> None:
+    options = ["--data.expression", "2", "--model.limit.epochs", "2"]
+    assert main(["fit", *SMALL, "--run.root", str(tmp_path), *options]) == 0
+    captured = capsys.readouterr()
+    assert "warning" not in (captured.out + captured.err).lower()
+    (summary,) = tmp_path.rglob("summary.json")
+    assert json.loads(summary.read_text())["test/mse"] == 0 and "test/r2" not in json.loads(summary.read_text())
 
 
 def test_a_fit_that_explains_too_little_says_what_to_try(tmp_path: Path, capsys) -> None:

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from datamodules import FunctionDataModule
-from lit_triwave.analysis.regions import breakpoints
+from lit_triwave.analysis.regions import TooManyPieces, breakpoints
 from lit_triwave.checkpoints.rebuild import Saved
 from lit_triwave.commands.inspect import figures
 from lit_triwave.commands.inspect.subnetworks import Group, head_layers
 from lit_triwave.commands.inspect.units import Activity
 from lit_triwave.errors import TriwaveError
-from lit_triwave.modules.regressor import FunctionRegressor
+from lit_triwave.modules.regressor import MOST_PIECES, FunctionRegressor
 from lit_triwave.nn.baselines import DenseNetwork
 from lit_triwave.nn.heads import SQUASHES
 
@@ -96,7 +96,10 @@ def chosen(count: int, most: int) -> list[int]:
 
 
 def _layer_figures(saved: Saved, seed: int, parts: Sequence[Group]) -> Iterator[_Drawing]:
-    """Yields the waves layer by layer and, once the weights are released, the values of the hidden neurons."""
+    """Yields the waves layer by layer and, once the weights are released, the values of the hidden neurons.
+
+    A stack's layers yield their functions of one variable instead of the waves, which are alike for all of them.
+    """
     depth = parts[0].bank.depth
     numbers = figures.shown_layers(depth)
     u = torch.linspace(0, 1, _POINTS, dtype=torch.float64)
@@ -112,14 +115,36 @@ def _layer_figures(saved: Saved, seed: int, parts: Sequence[Group]) -> Iterator[
             held = part.neurons(j, u)
             neurons.append(figures.Row(label, name, [(low + span * u, held[i]) for i in numbers]))
     released = parts[0].bank.released is not None
-    title = f"{_title_start(saved, seed)}: waves of the peaks{' at the release' * released}{some}"
-    yield "waves", figures.waves_figure(waves, numbers, title)
+    if parts[0].squares:
+        yield "functions", _layer_functions(saved, seed, parts)
+    else:
+        title = f"{_title_start(saved, seed)}: waves of the peaks{' at the release' * released}{some}"
+        yield "waves", figures.waves_figure(waves, numbers, title)
     if released:
         others = ", inputs of the others at 1/2" if parts[0].bank.released == "dense" else ""
         title = (
             f"{_title_start(saved, seed)}: values of the hidden neurons{some}, {_SCALED} ({state(parts[0])}{others})"
         )
         yield "neurons", figures.neurons_figure(neurons, numbers, title)
+
+
+@torch.no_grad()
+def _layer_functions(saved: Saved, seed: int, parts: Sequence[Group]) -> Figure:
+    """Draws the functions of one variable that a stack's layers have learned, each on the range of its argument."""
+    u = torch.linspace(0, 1, _POINTS, dtype=torch.float64)
+    rows = []
+    for part in parts:
+        row = []
+        for j in chosen(len(part.labels), figures.MAX_COLUMNS):
+            name, low, high = part.axis[j]
+            row.append(figures.Function(part.labels[j], name, low + (high - low) * u, part.outputs(j, u)))
+        rows.append(row)
+    title = f"{_title_start(saved, seed)}: functions of one variable in each layer, on the range of their argument"
+    if any(len(row) < len(part.labels) for row, part in zip(rows, parts, strict=True)):
+        title += f", at most {figures.MAX_COLUMNS} of a layer"
+    if parts[0].bank.released:
+        title += f" ({state(parts[0])}{', inputs of the others at 1/2' * (parts[0].bank.released == 'dense')})"
+    return figures.functions_figure(rows, title)
 
 
 @torch.no_grad()
@@ -157,7 +182,11 @@ def _breakpoints_against_curvature(saved: Saved, seed: int) -> Figure:
     x = low + (high - low) * (torch.arange(_CELLS, dtype=torch.float64) + 0.5) / _CELLS
     curvature = data.expression.second_derivative(x[:, None])
     plain = saved.module.network.double() if saved.module.network.parameterization == "peaks" else saved.module.network
-    kinks = breakpoints(plain.to_sequential(seed), low, high)  # type: ignore[operator]
+    try:
+        most = MOST_PIECES if saved.module.network.segments is None else None
+        kinks = breakpoints(plain.to_sequential(seed), low, high, most=most)  # type: ignore[operator]
+    except TooManyPieces as error:
+        raise TriwaveError(str(error)) from error
     if not len(kinks):
         raise TriwaveError(f"seed {seed} has no breakpoint in the domain, where it is linear")
     title = f"{_title_start(saved, seed)}: breakpoints against the curvature of the target"

@@ -27,7 +27,8 @@ _NEURONS = {
     "bias, a constant": GREY,
 }
 """The four neurons of a layer by construction; training may change what they compute."""
-_MAX_COLUMNS = 6
+MAX_COLUMNS = 6
+"""Most panels side by side."""
 _WIDTH_OF_KEY = 7.0  # inches for the names of the neurons in one line
 _NARROWEST = 4.6  # inches for a legend and a title of two or three lines
 
@@ -49,7 +50,7 @@ class Row:
 
 def shown_layers(depth: int) -> list[int]:
     """Returns the layers that a figure has room for: all, or the first ones and the last."""
-    return list(range(depth)) if depth <= _MAX_COLUMNS else [*range(_MAX_COLUMNS - 1), depth - 1]
+    return list(range(depth)) if depth <= MAX_COLUMNS else [*range(MAX_COLUMNS - 1), depth - 1]
 
 
 def left_out(numbers: Sequence[int], name: str, first: int = 0) -> str:
@@ -104,6 +105,56 @@ def waves_figure(rows: Sequence[Row], numbers: Sequence[int], title: str) -> Fig
         for ax, (x, wave) in zip(line, row.layers, strict=True):
             ax.plot(x, wave, color=BLUE, linewidth=0.9)
             ax.set_ylim(-0.05, 1.08)
+    return figure
+
+
+@dataclass
+class Function:
+    """A function of one variable in a layer of a stack.
+
+    Attributes:
+        label: name of the function's value, such as "q1.2".
+        axis: name of its argument, such as "v1.2".
+        v: arguments over the range that they take, shape (points,).
+        q: values of the function, shape (points,).
+    """
+
+    label: str
+    axis: str
+    v: Tensor
+    q: Tensor
+
+
+def functions_figure(rows: Sequence[Sequence[Function]], title: str) -> Figure:
+    """Draws the functions of one variable of a stack, one row of panels for each layer, beside their squares.
+
+    Args:
+        rows: for each layer, the functions to show.
+        title: title of the figure.
+    """
+    shown = shown_layers(len(rows))
+    columns = max(len(row) for row in rows)
+    size = (max(_NARROWEST, 0.5 + 1.9 * columns), 1.3 + 1.6 * len(shown))
+    figure, axes = new_figure(len(shown), columns, size)
+    for place, i in enumerate(shown):
+        line = axes[place * columns : (place + 1) * columns]
+        for ax, function in zip(line, rows[i], strict=False):
+            ax.plot(function.v, function.q, color=BLUE, linewidth=1.4, label="learned function")
+            square = function.v.square()
+            ax.plot(
+                function.v, square, color=ORANGE, linewidth=1.0, linestyle="--", label="v², from which it was built"
+            )
+            ax.tick_params(labelsize=7)
+            ax.xaxis.set_major_locator(MaxNLocator(3))
+            ax.yaxis.set_major_locator(MaxNLocator(3))
+            ax.set_xlabel(function.axis, fontsize=8, labelpad=1)
+            ax.set_ylabel(function.label, fontsize=8, labelpad=4)
+        for ax in line[len(rows[i]) :]:
+            ax.set_visible(False)
+        line[0].set_title(f"layer {i + 1}", fontsize=9, loc="left")
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False, fontsize=8)
+    titled(figure, title + left_out(shown, "layer", 1))
     return figure
 
 

@@ -35,6 +35,7 @@ class Group:
         axis: for each subnetwork, the quantity of its input in [0, 1], as (name, lower, upper).
         shares: for each subnetwork, the indices of all that share its input, its own included.
         constructed: the bank before the release; None if it is unknown.
+        squares: whether each subnetwork was built as the square of the quantity of its input.
     """
 
     bank: TriangleBank
@@ -43,6 +44,7 @@ class Group:
     axis: list[tuple[str, float, float]]
     shares: list[list[int]]
     constructed: TriangleBank | None
+    squares: bool = False
 
     @property
     def peaks(self) -> Tensor:
@@ -158,8 +160,8 @@ def groups(saved: Saved, seed: int) -> list[Group]:
     before = _construction(saved)
     network = saved.module.network
     if isinstance(network, ConstructedNetwork):
-        earlier: Any = None if before is None else before.module.network.wired_banks(before.variables)  # type: ignore[operator]
-        found = network.wired_banks(saved.variables)
+        earlier: Any = None if before is None else before.module.network.wired_banks(before.variables, seed)  # type: ignore[operator]
+        found = network.wired_banks(saved.variables, seed)
         return [_wired_group(wired, None if not earlier else earlier[i].bank, seed) for i, wired in enumerate(found)]
     heads = head_layers(saved)
     earlier_heads = head_layers(before) if before is not None else [None] * len(heads)
@@ -173,7 +175,7 @@ def _wired_group(wired: WiredBank, before: TriangleBank | None, seed: int) -> Gr
     """The subnetworks of one bank of a function's network."""
     shares = [[i for i, other in enumerate(wired.sources) if other == source] for source in wired.sources]
     then = None if before is None else before.select(seed)
-    return Group(wired.bank.select(seed), wired.name, wired.labels, wired.inputs, shares, then)
+    return Group(wired.bank.select(seed), wired.name, wired.labels, wired.inputs, shares, then, wired.squares)
 
 
 def _head_group(bank: TriangleBank, before: TriangleBank | None) -> Group:

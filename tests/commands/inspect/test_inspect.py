@@ -29,6 +29,7 @@ FUNCTIONS: dict[str, list[str]] = {
     "sum_dense": ["--model.wiring", "sum", "--model.release", "dense", *PLANE],
     "flat": ["--model.wiring", "single", "--data.expression", "x**2", "--model.depth", "1"],
     "kaiming_plane": ["--model.initialization", "kaiming", "--model.pretrain.epochs", "0", *PLANE],
+    "stack": ["--model.wiring", "stack", "--model.layers", "[2, 1]", "--model.limit.epochs", "5"],
     "deep": ["--model.depth", "9", "--model.train.epochs", "1"],
     "kaiming": ["--model.initialization", "kaiming", "--model.pretrain.epochs", "0"],
 }
@@ -61,6 +62,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
         ("composition", {"waves", "neurons"}),
         ("sum_dense", {"waves", "neurons"}),
         ("flat", {"waves", "neurons", "breakpoints"}),
+        ("stack", {"functions", "neurons", "breakpoints"}),
         ("kaiming", {"neurons", "breakpoints"}),
         ("kaiming_plane", set()),
         ("digits", {"waves", "neurons", "activations", "peaks", "activity"}),
