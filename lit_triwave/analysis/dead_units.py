@@ -14,6 +14,9 @@ from lit_triwave.nn.bank import TriangleBank
 from lit_triwave.nn.constructed import ConstructedNetwork
 from lit_triwave.nn.heads import DenseHead
 
+SAMPLES = 65_536
+"""Inputs that are evaluated at a time; bounds the memory, changes nothing else."""
+
 
 @torch.no_grad()
 def dead_share(network: nn.Module, plain: nn.Sequential, x: Tensor) -> float:
@@ -62,12 +65,15 @@ def relu_shares(network: nn.Sequential, x: Tensor) -> list[Tensor]:
     Returns:
         One tensor for each ReLU layer, shape (neurons,), float64, 0 to 1.
     """
-    shares = []
-    for layer in network:
-        x = layer(x)
-        if isinstance(layer, nn.ReLU):
-            shares.append((x > 0).double().mean(0))
-    return shares
+    parts = []
+    for part in x.split(SAMPLES):
+        counts, h = [], part
+        for layer in network:
+            h = layer(h)
+            if isinstance(layer, nn.ReLU):
+                counts.append((h > 0).double().sum(0))
+        parts.append(counts)
+    return [torch.stack(counts).sum(0) / len(x) for counts in zip(*parts, strict=True)]
 
 
 @torch.no_grad()

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lit_triwave.analysis.costs import count_parameters, multiply_adds
-from lit_triwave.analysis.dead_units import dead_share
+from lit_triwave.analysis.dead_units import SAMPLES, dead_share
 from lit_triwave.callbacks.diagnostics import ClassificationDiagnostics
 from lit_triwave.callbacks.loss_history import validation_images
 from lit_triwave.files import write_json
@@ -222,7 +222,7 @@ def _regression_summary(data: Any, module: FunctionRegressor) -> dict[str, Any]:
         summary["test/r2"] = share
     summary["multiply_adds"] = multiply_adds(module)
     with torch.no_grad():
-        outputs = module(data.train_set.x.to(module.device))
+        outputs = torch.cat([module(x.to(module.device)) for x in data.train_set.x.split(SAMPLES)])
         train = (outputs - module.targets(data.train_set.y.to(module.device))).square().mean(0)
     summary["dead"] = float(dead(outputs).double().mean())
     plain = module.plain(best)

@@ -68,10 +68,9 @@ def test_predictions_have_the_target_the_row_and_all_inputs_by_their_names(run: 
         assert float(row["prediction_of_price"]) == pytest.approx(float(row["price"]), abs=20)
 
 
-@pytest.mark.parametrize("kind", ["torch", "program"])
-def test_an_export_has_the_columns_beside_it(run: Path, tmp_path: Path, kind: str) -> None:
-    out = tmp_path / {"torch": "m.pt", "program": "m.pt2"}[kind]
-    assert main(["export", str(run), "--format", kind, "--out", str(out)]) == 0
+def test_an_export_has_the_columns_beside_it(run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "m.pt"
+    assert main(["export", str(run), "--out", str(out)]) == 0
     beside = json.loads(out.with_suffix(".json").read_text())
     assert beside["columns"] == load_module(run).columns
     assert beside["inputs"] == load_module(run).variables and beside["target"] == "price"
