@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,8 +10,8 @@ import numpy as np
 
 from lit_triwave.commands.compare.show.curves import Curve, Curves
 from lit_triwave.commands.compare.table.cells import shortened, shown
-from lit_triwave.commands.compare.table.columns import chosen, most_varied
-from lit_triwave.commands.compare.table.fields import comparable, is_number
+from lit_triwave.commands.compare.table.columns import most_varied
+from lit_triwave.commands.compare.table.fields import is_number
 from lit_triwave.commands.compare.table.rows import Row
 from lit_triwave.commands.compare.table.table import Comparison
 from lit_triwave.tracking.metric_goals import goal, title
@@ -25,10 +24,11 @@ COLORS = (
 _MOST_AXES = 7
 """Fields in the parallel coordinates, besides the metric, at most."""
 _MOST_TICKS = 8
+"""Different numbers on an axis up to which each is a tick; otherwise six evenly spaced ones are."""
 LEAST_DISTANCE = 0.05
 """Smallest distance of two ticks on an axis from 0 to 1; closer labels overlap."""
-_LONGEST_TICK = 18
-_LONGEST_TITLE = 16  # characters in each of two lines
+_LONGEST_NAME = 18
+"""Characters in a tick or a title of an axis."""
 _WIDE = 20.0
 """Ratio of the largest to the smallest positive value above which an axis is logarithmic."""
 COSTS = {name: title(name, unit=True) for name in ("parameters", "fit_seconds")}
@@ -61,16 +61,14 @@ class Axis:
     """One of the parallel coordinates.
 
     Args:
-        title: its field's short name, in one or two lines.
+        title: short name of its field.
         places: one for each row, from 0 to 1; below 0 without a value, above 1 for an error that is off the axis.
-        ticks: labels by place; no two of them overlap.
-        rank: order in which axes are kept if there is no room for all, 0 first.
+        ticks: labels by place, ascending; no two of them overlap.
     """
 
-    title: list[str]
+    title: str
     places: list[float]
     ticks: dict[float, str]
-    rank: int = 0
 
 
 def drawing_order(comparison: Comparison) -> list[int]:
@@ -185,48 +183,44 @@ def parallel_axes(comparison: Comparison, numbers: Sequence[int]) -> list[Axis]:
         numbers: numbers of the rows to draw, all of which have the main metric.
     """
     rows = [comparison.rows[number] for number in numbers]
-    varied = [name for name in comparison.columns if len({comparable(row.values.get(name)) for row in rows}) > 1]
-    ranks = {name: rank for rank, name in enumerate(chosen(rows, varied, _MOST_AXES), start=1)}
-    names = most_varied(rows, varied, _MOST_AXES)
-    axes = [_field_axis(comparison.fields.short(name), rows, name, ranks[name]) for name in names]
+    names = most_varied(rows, comparison.columns, _MOST_AXES)
+    axes = [_field_axis(comparison.fields.short(name), rows, name) for name in names]
     if comparison.main:
         means = np.array([sample.mean for row in rows if (sample := row.sample(comparison.main)) is not None])
         logarithmic = is_error(comparison, means)
-        axes.append(_number_axis(comparison.main, means, logarithmic, 0, ceiling(means) if logarithmic else None))
+        axes.append(_number_axis(comparison.main, means, logarithmic, ceiling(means) if logarithmic else None))
     return axes
 
 
-def _field_axis(name: str, rows: Sequence[Row], field: str, rank: int) -> Axis:
+def _field_axis(name: str, rows: Sequence[Row], field: str) -> Axis:
     values = [row.values.get(field) for row in rows]
-    there = [value for value in values if value is not None]
-    if all(is_number(value) for value in there) and any(math.isfinite(value) for value in there):
-        numbers = np.array([float(value) if is_number(value) else math.nan for value in values])
-        return _number_axis(name, numbers, is_wide(numbers[np.isfinite(numbers)]), rank)
-    texts = sorted({shown(value) for value in there})
+    numbers = np.array([float(value) if is_number(value) else math.nan for value in values])
+    known = numbers[np.isfinite(numbers)]
+    if len(known) and all(is_number(value) for value in values if value is not None):
+        return _number_axis(name, numbers, is_wide(known))
+    texts = sorted({shown(value) for value in values if value is not None})
     at = {text: place / max(1, len(texts) - 1) for place, text in enumerate(texts)}
-    ticks = {place: shortened(text, _LONGEST_TICK) for text, place in at.items()}
-    return _axis(name, [_MISSING if value is None else at[shown(value)] for value in values], ticks, rank)
+    places = [_MISSING if value is None else at[shown(value)] for value in values]
+    return _axis(name, places, {place: shortened(text, _LONGEST_NAME) for text, place in at.items()})
 
 
-def _number_axis(name: str, values: np.ndarray, logarithmic: bool, rank: int, top: float | None = None) -> Axis:
-    known = values[np.isfinite(values)]
-    on_axis = known if top is None else known[known <= top]
-    low, high = float(on_axis.min()), float(on_axis.max())
-    marks = sorted(set(on_axis.tolist()))
+def _number_axis(name: str, values: np.ndarray, logarithmic: bool, top: float | None = None) -> Axis:
+    on_axis = values[np.isfinite(values) & (values <= (math.inf if top is None else top))]
+    low, high = on_axis.min(), on_axis.max()
+    marks = np.unique(on_axis)
     if len(marks) > _MOST_TICKS:
-        marks = [low, *(log_ticks(low, high) if logarithmic else _round_numbers(low, high)), high]
+        spaced = (np.geomspace if logarithmic else np.linspace)(low, high, 6)
+        marks = np.array([low, *(float(f"{value:.2g}") for value in spaced[1:-1]), high])
 
-    def place(value: float) -> float:
-        if not math.isfinite(value):
-            return _MISSING
-        if value > high:
-            return _ABOVE
-        ends = np.log10([low, value, high]) if logarithmic else np.array([low, value, high])
-        return float((ends[1] - ends[0]) / ((ends[2] - ends[0]) or 1.0))
+    def places(numbers: np.ndarray) -> list[float]:
+        with np.errstate(all="ignore"):  # values that are not finite
+            scaled, first, last = (np.log10(x) if logarithmic else x for x in (numbers, low, high))
+            on_scale = np.where(np.isfinite(numbers), (scaled - first) / ((last - first) or 1.0), _MISSING)
+        found: list[float] = np.where(numbers > high, _ABOVE, on_scale).tolist()
+        return found
 
-    ticks = {place(value): number_text(value) for value in marks}
-    places = [place(value) for value in values.tolist()]
-    return _axis(name, places, ticks | ({_ABOVE: f"> {number_text(high)}"} if _ABOVE in places else {}), rank)
+    ticks = dict(zip(places(marks), map(number_text, marks.tolist()), strict=True))
+    return _axis(name, places(values), ticks | {_ABOVE: f"> {number_text(high)}"})
 
 
 def number_text(value: float) -> str:
@@ -234,49 +228,13 @@ def number_text(value: float) -> str:
     return f"{value:.0f}" if value == round(value) and 0 < abs(value) < 1e6 else f"{value:.4g}"
 
 
-def log_ticks(low: float, high: float) -> list[float]:
-    """Returns at least two values to label on a logarithmic axis, even if its ends are close; needs 0 < low < high."""
-    from matplotlib.ticker import LogLocator  # the table on a terminal does without matplotlib
-
-    for locator in (LogLocator(numticks=_MOST_TICKS), LogLocator(subs=(1, 2, 5), numticks=_MOST_TICKS)):
-        ticks = _inside(locator.tick_values(low, high), low, high)
-        if len(ticks) > 2:
-            return ticks
-    return _round_numbers(low, high)
-
-
-def _round_numbers(low: float, high: float) -> list[float]:
-    """Returns about five multiples of 1, 2 or 5 times a power of ten between two numbers."""
-    from matplotlib.ticker import MaxNLocator
-
-    return _inside(MaxNLocator(5, steps=[1, 2, 5, 10]).tick_values(low, high), low, high)
-
-
-def _inside(ticks: Sequence[float], low: float, high: float) -> list[float]:
-    return [float(tick) for tick in ticks if low <= tick <= high]
-
-
-def _axis(name: str, places: list[float], ticks: dict[float, str], rank: int) -> Axis:
-    if _MISSING in places:
-        ticks = {_MISSING: "none"} | ticks
-    return Axis(_title(name), places, _apart(ticks), rank)
-
-
-def _title(name: str) -> list[str]:
-    """Returns a name in one line, or in two if it is long, broken after a sign near its middle."""
-    lines = [name]
-    if len(name) > _LONGEST_TITLE:
-        breaks = [match.end() for match in re.finditer(r"[._/]", name[:-1])]
-        at = min(breaks, key=lambda place: abs(place - len(name) / 2), default=0)
-        lines = [name[:at], name[at:]] if at else lines
-    return [shortened(line, _LONGEST_TITLE) for line in lines]
-
-
-def _apart(ticks: dict[float, str]) -> dict[float, str]:
-    """Returns the outermost ticks and those of the others that do not overlap a kept one."""
-    kept: list[float] = []
-    inwards = sorted(ticks, key=lambda place: min(place - min(ticks), max(ticks) - place) > 0)
-    for place in inwards:
-        if all(abs(place - other) >= LEAST_DISTANCE for other in kept):
+def _axis(name: str, places: list[float], ticks: dict[float, str]) -> Axis:
+    """Returns an axis with the outermost of the ticks that are needed, and of the others those that do not overlap."""
+    ticks = {_MISSING: "none"} | ticks
+    inside = sorted(place for place in ticks if 0 <= place <= 1 or place in places)
+    kept = inside[:1]
+    for place in inside:
+        if place - kept[-1] >= LEAST_DISTANCE:
             kept.append(place)
-    return {place: ticks[place] for place in sorted(kept)}
+    kept[-1] = inside[-1]
+    return Axis(shortened(name, _LONGEST_NAME), places, {place: ticks[place] for place in kept})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,10 +10,8 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, NullFormatter
 
 from lit_triwave.commands.compare.show.charts import (
     COLORS,
@@ -27,7 +24,6 @@ from lit_triwave.commands.compare.show.charts import (
     is_wide,
     labels,
     line_widths,
-    log_ticks,
     number_text,
     parallel_axes,
     parallel_rows,
@@ -42,11 +38,9 @@ from lit_triwave.tracking.metric_goals import title as metric_title
 
 _MOST_GREY = 200
 """Grey curves of rows other than the best, at most; more would merge."""
-_WIDTH, _HEIGHT = 9.0, 4.0  # inches, without the legend
-_LEGEND_LINE = 0.18
-"""Height of a line in inches; the legend lies below, in two columns."""
+_SIZE = (9.0, 5.4)  # inches, with the legend
 _LEGEND_CHARACTERS = 56
-"""Characters in a line of a column; long names have two lines."""
+"""Characters in a line of the legend, which has two columns; long names have two lines."""
 
 
 def write_figures(comparison: Comparison, curves: Curves, folder: Path) -> list[Path]:
@@ -86,9 +80,9 @@ def curves_figure(comparison: Comparison, curves: Curves, best: Sequence[int]) -
     order = [number for number in drawing_order(comparison) if curves.curves[number] is not None]
     if not order:
         return None
-    names = [in_lines(name, _LEGEND_CHARACTERS) for name in labels(comparison, 2 * _LEGEND_CHARACTERS - 16)]
+    names = _names(comparison)
     colors = {number: color for number, color in zip(best, COLORS, strict=False) if number in order}
-    figure, ax = _new_figure([names[number] for number in colors])
+    figure, (ax,) = new_figure(size=_SIZE)
     others = [number for number in order if number not in colors]
     for number in others[:: -(-len(others) // _MOST_GREY) or 1]:
         curve = curves.curves[number]
@@ -100,22 +94,17 @@ def curves_figure(comparison: Comparison, curves: Curves, best: Sequence[int]) -
     for number, color in reversed(colors.items()):
         curve = curves.curves[number]
         assert curve is not None
-        style = "-" if comparison.rows[number].finished else "--"
+        style = {"linestyle": "-" if comparison.rows[number].finished else "--", "linewidth": widths[number]}
+        style |= {"marker": "o" if len(curve.steps) < 30 else "", "markersize": 3}
         ax.fill_between(curve.steps, curve.low, curve.high, color=color, alpha=band, linewidth=0, zorder=2)
-        (line,) = ax.plot(curve.steps, curve.mean, style, color=color, label=names[number], zorder=3)
-        line.set_linewidth(widths[number])
-        line.set_marker("o" if len(curve.steps) < 30 else "")
-        line.set_markersize(3)
-        handles.insert(0, line)
+        handles += ax.plot(curve.steps, curve.mean, color=color, label=names[number], zorder=3, **style)  # type: ignore[arg-type]
     if curves.logarithmic:
         lows = np.concatenate([curve.low for curve in curves.curves if curve is not None])
         _logarithmic(ax, lows, curves_ceiling(curves))
-    else:
-        _linear(ax, curves.metric)
     scale = ", logarithmic" if curves.logarithmic else ""
     ax.set(xlabel="training step", ylabel=f"{curves.metric}{scale}")
     ax.set_title("Learning curves, mean and range over seeds", loc="left", fontsize=11)
-    _legend(figure, handles, Line2D([], [], color=GREY, linewidth=1.2), len(others))
+    _legend(figure, handles[::-1], Line2D([], [], color=GREY, linewidth=1.2), len(others))
     return figure
 
 
@@ -130,10 +119,10 @@ def cost_figure(comparison: Comparison, cost: str, best: Sequence[int]) -> Figur
     found = points(comparison, cost)
     if not found.rows:
         return None
-    names = [in_lines(name, _LEGEND_CHARACTERS) for name in labels(comparison, 2 * _LEGEND_CHARACTERS - 16)]
+    names = _names(comparison)
     place_of = {number: place for place, number in enumerate(found.rows)}
     colors = {number: color for number, color in zip(best, COLORS, strict=False) if number in place_of}
-    figure, ax = _new_figure([names[number] for number in colors])
+    figure, (ax,) = new_figure(size=_SIZE)
     grey = [place for number, place in place_of.items() if number not in colors]
     if grey:
         ax.plot(found.x[grey], found.y[grey], "o", color=GREY, markersize=3.5, alpha=0.5, zorder=1)
@@ -142,19 +131,14 @@ def cost_figure(comparison: Comparison, cost: str, best: Sequence[int]) -> Figur
     for number, color in colors.items():
         place = place_of[number]
         x, y, error = found.x[place], found.y[place], found.error[place]
-        if error:
-            bars = [[min(error, 0.9 * y) if logarithmic else error], [error]]  # the mean minus its error may be below 0
-            ax.errorbar(x, y, bars, fmt="none", ecolor=color, capsize=3, zorder=2)
+        ax.errorbar(x, y, error, fmt="none", ecolor=color, capsize=3, zorder=2)
         handles += ax.plot(x, y, "o", color=color, markersize=5.5, label=names[number], zorder=3)
     ax.margins(0.08)
     ax.ticklabel_format(useOffset=False)
     if logarithmic:
         _logarithmic(ax, found.y - np.minimum(found.error, 0.9 * found.y), ceiling(found.y))
-    else:
-        _linear(ax, comparison.main or "")
     if is_wide(found.x, 10.0):
         ax.set_xscale("log")
-        _label(ax.xaxis, *ax.get_xlim())
     scale = ", logarithmic" if logarithmic else ""
     title = f"{comparison.main} against {metric_title(cost)}, mean ± standard error over seeds"
     ax.set(xlabel=COSTS[cost], ylabel=f"{comparison.main}{scale}")
@@ -163,39 +147,19 @@ def cost_figure(comparison: Comparison, cost: str, best: Sequence[int]) -> Figur
     return figure
 
 
-def _new_figure(names: Sequence[str]) -> tuple[Figure, Axes]:
-    """Returns a figure with room below for a legend of these names and of the other rows."""
-    lines = [1 + name.count("\n") for name in names] + [1]
-    half = math.ceil(len(lines) / 2)
-    figure, (ax,) = new_figure(size=(_WIDTH, _HEIGHT + _LEGEND_LINE * max(sum(lines[:half]), sum(lines[half:]))))
-    return figure, ax
-
-
-def _linear(ax: Axes, metric: str) -> None:
-    """Makes the vertical axis linear; for an accuracy it ends just above 1, the largest possible value."""
-    ax.grid(True, axis="y", color="#e3e5e8", linewidth=0.8)
-    if metric.endswith("accuracy"):
-        low, high = ax.get_ylim()
-        ax.set_ylim(top=min(high, 1 + 0.03 * (1 - low)) if low < 1 else high)
+def _names(comparison: Comparison) -> list[str]:
+    """Returns the names of the rows for the legend, in lines."""
+    return [in_lines(name, _LEGEND_CHARACTERS) for name in labels(comparison, 2 * _LEGEND_CHARACTERS - 16)]
 
 
 def _logarithmic(ax: Axes, lows: np.ndarray, top: float | None) -> None:
-    """Makes the vertical axis logarithmic with at least two labels; a note says that values above `top` are omitted."""
+    """Makes the vertical axis logarithmic; a note says that values above `top` are omitted."""
     decades_grid(ax)
     if top is not None:
         shown = lows[(lows > 0) & (lows <= top)]
         ax.set_ylim(shown.min(initial=top) / 3, top * 10)
-        omitted = f"diverged values above {number_text(top)}, are not shown"
+        omitted = f"diverged values above {number_text(top)} are not shown"
         ax.text(0.99, 0.98, omitted, transform=ax.transAxes, ha="right", va="top", fontsize=8, color=GREY)
-    _label(ax.yaxis, *ax.get_ylim())
-
-
-def _label(axis: Axis, low: float, high: float) -> None:
-    ticks = log_ticks(low, high)
-    axis.set_major_locator(FixedLocator(ticks))
-    axis.set_minor_formatter(NullFormatter())
-    if any(not math.log10(value).is_integer() for value in ticks):
-        axis.set_major_formatter(lambda value, _: number_text(value))
 
 
 def _legend(figure: Figure, best: Sequence[Artist], grey: Artist, others: int) -> None:
@@ -227,17 +191,9 @@ def parallel_figure(comparison: Comparison) -> Figure | None:
         for y, text in axis.ticks.items():
             box = {"facecolor": "white", "alpha": 0.9, "linewidth": 0, "pad": 1.2}
             up = x < len(axes) - 1  # lines continue to the right of it
-            ax.text(
-                x + 0.03,
-                y + 0.014 * up,
-                text,
-                fontsize=7.5,
-                va="bottom" if up else "center",
-                ha="left",
-                bbox=box,
-                zorder=5,
-            )
-    ax.set_xticks(range(len(axes)), ["\n".join(axis.title) for axis in axes], ha="left")
+            va, ha = "bottom" if up else "center", "left"
+            ax.text(x + 0.03, y + 0.014 * up, text, fontsize=7.5, va=va, ha=ha, bbox=box, zorder=5)
+    ax.set_xticks(range(len(axes)), [axis.title for axis in axes], ha="left")
     ax.xaxis.tick_top()
     ax.tick_params(axis="x", length=0)
     ax.set_yticks([])
@@ -247,5 +203,5 @@ def parallel_figure(comparison: Comparison) -> Figure | None:
     if bold:
         several = len(comparison.by_target()) > 1
         title += "; the best of each function or data set bold" if several else "; the best one bold"
-    ax.set_title(title, pad=6 + 13 * max(len(axis.title) for axis in axes), loc="left", fontsize=11)
+    ax.set_title(title, pad=19, loc="left", fontsize=11)
     return figure

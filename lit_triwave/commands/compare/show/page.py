@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
 import re
-from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -12,24 +12,25 @@ from typing import Any
 import numpy as np
 
 from lit_triwave.commands.compare.show.charts import (
+    COLORS,
     COSTS,
-    Axis,
     ceiling,
+    coloured,
     curves_ceiling,
     drawable,
     drawing_order,
     is_error,
     is_wide,
     labels,
+    line_widths,
+    number_text,
     parallel_axes,
     parallel_rows,
     points,
 )
-from lit_triwave.commands.compare.show.curves import Curve, Curves
-from lit_triwave.commands.compare.table.cells import shown
+from lit_triwave.commands.compare.show.curves import Curves
 from lit_triwave.commands.compare.table.columns import most_varied
-from lit_triwave.commands.compare.table.rows import Row
-from lit_triwave.commands.compare.table.table import BEST, Cell, Comparison
+from lit_triwave.commands.compare.table.table import BEST, Comparison
 from lit_triwave.commands.compare.table.verdict import remarks, verdict
 from lit_triwave.errors import some
 
@@ -49,41 +50,47 @@ def page(comparison: Comparison, curves: Curves) -> str:
     """
     from plotly.offline import get_plotlyjs
 
-    order = drawing_order(comparison)
+    main = comparison.main or ""
+    means = points(comparison, main).y
+    top = ceiling(means) if is_error(comparison, means) else None
+    costs = {cost: _cost(comparison, cost, top) for cost in COSTS}
     parallel = parallel_rows(comparison)
-    best = set(comparison.best())
     axes = parallel_axes(comparison, parallel) if parallel else []
-    costs = {}
-    for cost, name in COSTS.items():
-        found = points(comparison, cost)
-        values = {"x": _rounded(found.x), "y": _rounded(found.y), "error": _rounded(found.error)}
-        costs[cost] = {"rows": found.rows, "name": name, "log": is_wide(found.x), **values}
-    means = points(comparison, comparison.main or "").y
-    data = _curves(curves) | {
-        "order": order,
+    data = {
+        "colors": COLORS,
+        "order": drawing_order(comparison),
         "drawable": drawable(comparison, curves),
         "labels": labels(comparison, _LONGEST_LABEL),
         "finished": [row.finished for row in comparison.rows],
-        "main": comparison.main,
+        "main": main,
         "mainLog": is_error(comparison, means),
-        "mainTop": ceiling(means) if is_error(comparison, means) else None,
-        "curveMetric": curves.metric,
-        "curveLog": curves.logarithmic,
-        "curveTop": curves_ceiling(curves),
+        "curves": _curves(curves) | {"widths": line_widths(curves, coloured(comparison, curves), 2, 3)},
         "costs": costs,
         "parallel": {
             "rows": parallel,
-            "best": [number for number in parallel if comparison.rows[number] in best],
-            "targets": len(comparison.by_target()),
-            "axes": [_axis(axis) for axis in axes],
+            "axes": [
+                {"title": axis.title, "places": np.round(axis.places, 4).tolist(), "ticks": list(axis.ticks.items())}
+                for axis in axes
+            ],
         },
     }
+    against = f"{main} against {{}}, mean ± standard error over seeds{_omitted(top)}"
+    charts = {
+        "curves": "Learning curves: mean and range over seeds, the best rows in colour. Click rows of the table to add "
+        f"theirs{_omitted(curves_ceiling(curves))}.",
+        "parameters": against.format("parameters"),
+        "fit_seconds": against.format("the time of the steps"),
+        "parallel": "Parallel coordinates: a line for each row, dark is best. Drag along an axis to pick lines, its "
+        "title to move it. Without WebGL the browser draws none; compare --figures draws them as PNG.",
+    }
+    drawn = {"curves": bool(curves.metric), "parallel": len(axes) > 1}
+    drawn |= {cost: bool(content["points"]) for cost, content in costs.items()}
     experiments = list(dict.fromkeys(run.experiment for run in comparison.runs))
     parts = {
         "title": escape(f"{len(comparison.runs)} runs of {some(experiments)}"),
         "verdict": "<br>".join(map(escape, verdict(comparison))),
         "remarks": "\n".join(f'<p class="remark">{escape(line)}</p>' for line in remarks(comparison)),
-        "main": escape(comparison.main or ""),
+        "charts": "\n".join(_chart(name, caption, drawn[name]) for name, caption in charts.items()),
         "table": _table(comparison),
         "style": _file("page.css"),
         "script": _file("page.js"),
@@ -102,14 +109,26 @@ def _json(content: dict[str, Any]) -> str:
     return json.dumps(content, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
 
 
-def _axis(axis: Axis) -> dict[str, Any]:
-    places = [round(place, 4) for place in axis.places]
-    return {"title": axis.title, "places": places, "ticks": list(axis.ticks.items()), "rank": axis.rank}
+def _chart(name: str, caption: str, drawn: bool) -> str:
+    place = '<div class="plot"></div>' if drawn else '<div class="none">The runs lack the data of this chart.</div>'
+    return f'<figure id="{name}"><figcaption>{escape(caption)}</figcaption>{place}</figure>'
 
 
-def _rounded(values: np.ndarray) -> list[float | None]:
-    """Returns values with four digits, enough for a picture, and None for values that are not finite."""
-    return [float(f"{value:.4g}") if np.isfinite(value) else None for value in values.tolist()]
+def _omitted(top: float | None) -> str:
+    return "" if top is None else f"; diverged values above {number_text(top)} are not shown"
+
+
+def _rounded(values: np.ndarray, top: float = math.inf) -> list[float | None]:
+    """Returns values with four digits, enough for a picture; None for those that are not finite or above `top`."""
+    return [float(f"{value:.4g}") if math.isfinite(value) and value <= top else None for value in values.tolist()]
+
+
+def _cost(comparison: Comparison, cost: str, top: float | None) -> dict[str, Any]:
+    """Returns the points of a chart by number of the row, each as [cost, metric, standard error]."""
+    found = points(comparison, cost)
+    columns = (_rounded(found.x), _rounded(found.y, math.inf if top is None else top), _rounded(found.error))
+    drawn = dict(zip(found.rows, zip(*columns, strict=True), strict=True))
+    return {"name": COSTS[cost], "log": is_wide(found.x), "points": drawn}
 
 
 def _curves(curves: Curves) -> dict[str, Any]:
@@ -117,78 +136,46 @@ def _curves(curves: Curves) -> dict[str, Any]:
 
     A curve is [number of its grid, mean, low, high].
     """
+    top = curves_ceiling(curves) or math.inf
     grids: dict[bytes, int] = {}
     steps: list[list[float]] = []
-    found: dict[str, Any] = {}
+    lines: dict[int, Any] = {}
     every = 2 if len(curves.curves) > _MANY else 1
     for number, curve in enumerate(curves.curves):
         if curve is None or not len(curve.steps):
             continue
-        kept = _every(curve, every)
-        grid = grids.setdefault(kept.steps.tobytes(), len(grids))
+        kept = slice((len(curve.steps) - 1) % every, None, every)  # the last point is one of them
+        grid = grids.setdefault(curve.steps[kept].tobytes(), len(grids))
         if grid == len(steps):
-            steps.append([float(f"{step:.6g}") for step in kept.steps.tolist()])
-        found[str(number)] = [grid, _rounded(kept.mean), _rounded(kept.low), _rounded(kept.high)]
-    return {"curves": found, "grids": steps}
-
-
-def _every(curve: Curve, every: int) -> Curve:
-    """Returns every n-th point of a curve, counted from the last one."""
-    kept = np.arange(len(curve.steps))[::-1][::every][::-1]
-    return Curve(curve.steps[kept], curve.mean[kept], curve.low[kept], curve.high[kept])
+            steps.append([float(f"{step:.6g}") for step in curve.steps[kept].tolist()])
+        band = (_rounded(np.minimum(values[kept], top)) for values in (curve.low, curve.high))
+        lines[number] = [grid, _rounded(curve.mean[kept], top), *band]
+    return {"metric": curves.metric, "log": curves.logarithmic, "steps": steps, "lines": lines}
 
 
 def _table(comparison: Comparison) -> str:
-    """Returns the table. A cell whose text is not its value has the value as an attribute.
+    """Returns the table. A cell with a number has it as an attribute, by which it is sorted and filtered.
 
     The fields that best distinguish the rows stand before the metrics, the other fields behind them.
     """
     header, body = comparison.cells(comparison.columns)
-    fields = range(1, 1 + len(comparison.columns))  # the first column is the run
+    titles = ["name", *comparison.columns, *header[1 + len(comparison.columns) :]]
     first = comparison.columns if comparison.grouped else most_varied(comparison.rows, comparison.apart, _MOST_FIELDS)
     near = [1 + comparison.columns.index(name) for name in first]
-    metrics = range(1 + len(comparison.columns), len(header))
-    shown_order = [0, *near, *metrics, *(column for column in fields if column not in near)]
-
-    def value(row: Row, column: int) -> Any:
-        return row.values.get(comparison.columns[column - 1]) if column in fields else None
-
-    classes = []
-    for column in range(len(header)):
-        cells = [cells[column] for cells in body]
-        values = [value(row, column) if column in fields else header[column] for row in comparison.rows]
-        classes.append(_kind(cells, values))
-    kinds = [f' class="{name}"' if name else "" for name in classes]
+    others = [column for column in range(1, 1 + len(comparison.columns)) if column not in near]
+    order = [0, *near, *range(1 + len(comparison.columns), len(header)), *others]
+    kinds = ["" if any(cells[column].value is not None for cells in body) else ' class="text"' for column in order]
     parts = ["<table><thead><tr>"]
-    for column in shown_order:
-        full = comparison.columns[column - 1] if column in fields else header[column] if column else "name"
+    for column, kind in zip(order, kinds, strict=True):
         name = f'<button type="button">{escape(header[column])}</button>'
-        parts.append(f'<th scope="col"{kinds[column]} title="{escape(full)}">{name}</th>')
+        parts.append(f'<th scope="col"{kind} title="{escape(titles[column])}">{name}</th>')
     parts.append("</tr></thead><tbody>")
     for number, (row, cells) in enumerate(zip(comparison.rows, body, strict=True)):
         state = "best" if cells[0].text.startswith(BEST) else "" if row.finished else "unfinished"
         parts.append(f'\n<tr data-row="{number}" class="{state}">')
-        for column in shown_order:
-            attribute = _data(cells[column], value(row, column))
-            if column in metrics and not row.finished and (logged := row.sample(header[column])):
-                attribute = f' data-logged="{logged.mean!r}"'  # for the filter, not for sorting
-            parts.append(f"<td{kinds[column]}{attribute}>{escape(cells[column].text)}</td>")
+        for column, kind in zip(order, kinds, strict=True):
+            value = cells[column].value
+            attribute = "" if value is None else f' data-v="{repr(value).removesuffix(".0")}"'
+            parts.append(f"<td{kind}{attribute}>{escape(cells[column].text)}</td>")
         parts.append("</tr>")
     return "".join([*parts, "</tbody></table>"])
-
-
-def _kind(cells: Sequence[Cell], values: Sequence[Any]) -> str:
-    """Returns the class of a column: none for numbers, `text`, or `text unordered` for lists and truth values."""
-    if any(cell.value is not None for cell in cells):
-        return ""
-    return "text" if any(isinstance(value, str) for value in values) else "text unordered"
-
-
-def _data(cell: Cell, value: Any) -> str:
-    """Returns the attribute by which a cell is filtered: its number, or the texts that mean its value."""
-    if cell.value is not None:
-        return f' data-v="{repr(cell.value).removesuffix(".0")}"'
-    items = value if isinstance(value, (list, tuple)) else []
-    whole = json.dumps(value, default=str) if isinstance(value, (list, tuple, dict)) else str(value)
-    texts = list(dict.fromkeys([whole, cell.text, *map(str, items), *map(shown, items)]))
-    return "" if value is None or texts == [cell.text] else f' data-is="{escape(json.dumps(texts))}"'
