@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import time
 from abc import ABC, abstractmethod
 from pathlib import Path
@@ -276,7 +275,7 @@ def _regression_table(summary: dict[str, Any], replicas: int) -> Table:
             lowest, mean = summary[f"{key}_min"], summary[f"{key}_mean"]
             row(title(key), *(shown(key, value) for value in (summary.get(key, lowest), lowest, mean)))
     if "test/r2" in summary:
-        row(title("test/r2"), _r2_text(summary["test/r2"]))
+        row(title("test/r2"), shown("test/r2", summary["test/r2"]))
     if "test/max_error" in summary:
         row(title("test/max_error"), shown("test/max_error", summary["test/max_error"]))
     regions = [f"{summary[key]}" for key in ("linear_regions/pretrained", "linear_regions/final") if key in summary]
@@ -287,9 +286,3 @@ def _regression_table(summary: dict[str, Any], replicas: int) -> Table:
     if summary.get("dead"):
         row(title("dead"), shown("dead", summary["dead"]))
     return table
-
-
-def _r2_text(value: float) -> str:
-    """R² with as many nines as it has, and one digit more."""
-    digits = 4 if not value < 1 else min(16, max(4, 2 - math.floor(math.log10(1 - value))))
-    return f"{value:.{digits}f}"

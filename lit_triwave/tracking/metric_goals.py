@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 Goal = Literal["min", "max"]
@@ -24,6 +26,7 @@ _METRICS = {
     "error": _Metric("error", "min", ".2e"),
     "mse": _Metric("MSE", "min", ".2e"),
     "mae": _Metric("MAE", "min", ".2e"),
+    "r2": _Metric("R²", "max"),  # shown by `nines`
     "loss": _Metric("loss", "min", ".4f"),
     "top5_accuracy": _Metric("top-5 accuracy", "max", ".2%"),
     "accuracy": _Metric("accuracy", "max", ".2%"),
@@ -38,6 +41,7 @@ _SPLITS = {"train": "training", "val": "validation", "test": "test", "pretrain":
 _OVER_SEEDS = ("_min", "_mean", "_median", "_max")
 
 
+@lru_cache
 def _metric(name: str) -> _Metric:
     last = name.rpartition("/")[2]
     for ending in _OVER_SEEDS:
@@ -74,4 +78,12 @@ def title(name: str, unit: bool = False) -> str:
 def shown(name: str, value: float) -> str:
     """Returns a metric's value as text: accuracies in per cent, errors with two decimals and an exponent."""
     metric = _metric(name)
+    if metric is _METRICS["r2"]:
+        return nines(value)
     return f"{value:{metric.form}} {metric.unit}".rstrip()
+
+
+def nines(value: float) -> str:
+    """Returns a value near 1, such as R², with all of its nines and one digit more; at least four decimals."""
+    digits = 4 if not value < 1 else min(16, max(4, 2 - math.floor(math.log10(1 - value))))
+    return f"{value:.{digits}f}"

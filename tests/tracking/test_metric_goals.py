@@ -14,6 +14,7 @@ from lit_triwave.tracking.metric_goals import goal, shown, title
         ("val/mse_mean", "min", "validation MSE", 1.5e-6, "1.50e-06"),
         ("val/top5_accuracy", "max", "validation top-5 accuracy", 0.98765, "98.77%"),
         ("test/calibration_error", "min", "test calibration error", 0.0123, "1.23%"),
+        ("test/r2", "max", "test R²", 1 - 2.5e-9, "0.99999999750"),
         ("fit_seconds", "min", "time of the steps", 7.49, "7.5 s"),
         ("parameters", "min", "parameters", 12345, "12,345"),
         ("linear_regions/final", None, "linear_regions final", 32, "32"),

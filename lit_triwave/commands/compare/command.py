@@ -22,40 +22,46 @@ from lit_triwave.commands.compare.table.verdict import notes
 from lit_triwave.errors import TriwaveError, did_you_mean
 from lit_triwave.files import file_size, open_folder, written_whole
 
-ENDINGS = {".txt": "table", ".md": "md", ".csv": "csv", ".json": "json", ".html": "html", ".htm": "html"}
-FORMATS = ("table", "md", "csv", "json", "html")
-DESCRIPTION = """\
-Lays runs side by side: the fields in which they differ, and their metrics, mean ± standard error over seeds. Runs that
-differ in nothing but the seed are one row; the best row is marked, with a word on whether its lead is chance."""
+_ENDINGS = {".txt": "table", ".md": "md", ".csv": "csv", ".json": "json", ".html": "html", ".htm": "html"}
+_FORMATS = ("table", "md", "csv", "json", "html")
+_DESCRIPTION = """\
+Compares runs: the fields in which they differ, and their metrics, mean ± standard error over seeds. Runs that differ
+only in the seed are one row. The best row is marked, and a sentence says whether its lead may be chance."""
 
-RUNS = """\
-a run's folder, a folder of runs however deep (runs, runs/x3), an offline W&B run, or
+_RUNS = """\
+a run's folder, a folder that holds runs at any depth (runs, runs/x3), an offline W&B run, or
 wandb:ENTITY/PROJECT[?group=GROUP]"""
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command's arguments."""
-    parser = QuickParser(prog="python -m lit_triwave compare", description=DESCRIPTION)
+def _parser() -> argparse.ArgumentParser:
+    """Returns the parser of the command's arguments."""
+    parser = QuickParser(prog="python -m lit_triwave compare", description=_DESCRIPTION)
     add = parser.add_argument
     where = 'only runs with FIELD OP VALUE, in quotes: "depth>=5"; OP is one of = != < <= > >= and ~, contains'
-    add("runs", nargs="+", metavar="RUN", help=RUNS)
+    add("runs", nargs="+", metavar="RUN", help=_RUNS)
     add("--where", nargs="+", action="extend", default=[], metavar="CONDITION", help=where)
-    add("--sort", metavar="FIELD", help="a field or metric to put the rows in order by; the main metric by default")
-    add("--descending", action="store_true", help="the other way round")
+    add("--sort", metavar="FIELD", help="field or metric by which rows are sorted; the main metric by default")
+    add("--descending", action="store_true", help="reverse the order")
     add("--group-by", nargs="+", default=[], metavar="FIELD", help="fields that make a row; all that differ by default")
-    add("--metrics", nargs="+", default=[], metavar="METRIC", help="to be shown, the one that decides first")
-    add("--format", choices=FORMATS, help="by default what the ending of --out says, else table")
-    add("--out", type=Path, metavar="FILE", help="instead of standard output")
-    add("--figures", type=Path, metavar="FOLDER", help="for PNGs: curves, cost, time, parallel coordinates")
+    add(
+        "--metrics",
+        nargs="+",
+        default=[],
+        metavar="METRIC",
+        help="metrics to show; the first one decides",
+    )
+    add("--format", choices=_FORMATS, help="by default given by the ending of --out, else table")
+    add("--out", type=Path, metavar="FILE", help="file to write instead of standard output")
+    add("--figures", type=Path, metavar="FOLDER", help="folder for PNGs: curves, cost, time, parallel coordinates")
     return parser
 
 
 def run(args: Sequence[str], started: float) -> int:
-    """Parses the command's arguments, reads the runs, writes what was asked for; returns the exit code."""
-    asked = parser().parse_args(list(args))
-    form = asked.format or format_of(asked.out)
+    """Runs `compare` with its command line; returns the exit code."""
+    asked = _parser().parse_args(list(args))
+    form = asked.format or _format_of(asked.out)
     said: list[str] = []
-    with Bars() as bars:
+    with _Bars() as bars:
         runs = read_all(asked.runs, bars.advance("runs"), said)
         fields = Fields(runs)
         conditions = parse_conditions(asked.where, fields)
@@ -86,19 +92,19 @@ def run(args: Sequence[str], started: float) -> int:
         text = page(comparison, curves)
         _put(lambda file: _write(file, text), asked.out)
     else:
-        write = WRITERS[form]
+        write = _WRITERS[form]
         _put(lambda file: write(comparison, file), asked.out)
     files += [asked.out] if asked.out else []
-    for path in filter(Path.is_file, files):  # of a pipe there is nothing to be said
+    for path in filter(Path.is_file, files):  # not pipes
         print(f"written  {path}, {file_size(path)}", file=sys.stdout if asked.out else sys.stderr)
-    # A table on the terminal has them already.
+    # A table on the terminal shows the notes itself.
     if asked.out or form not in ("table", "md") or not (sys.stdout.isatty() and sys.stderr.isatty()):
         for note in notes(comparison):
             print(note, file=sys.stderr)
     return 0
 
 
-WRITERS: dict[str, Callable[[Comparison, TextIO], None]] = {
+_WRITERS: dict[str, Callable[[Comparison, TextIO], None]] = {
     "table": writers.write_screen,
     "md": writers.write_markdown,
     "csv": writers.write_csv,
@@ -110,25 +116,25 @@ def _write(file: TextIO, text: str) -> None:
     file.write(text)
 
 
-def format_of(out: Path | None) -> str:
-    """The format that a file's ending asks for; `table` without a file.
+def _format_of(out: Path | None) -> str:
+    """Returns the format for the ending of a file; `table` without a file.
 
     Raises:
-        TriwaveError: the ending is of none.
+        TriwaveError: the ending belongs to no format.
     """
     if out is None:
         return "table"
-    if out.suffix.lower() not in ENDINGS:
-        near = did_you_mean(out.suffix, ENDINGS)
-        raise TriwaveError(f"--out {out}: ends in {', '.join(ENDINGS)}, or give --format{near}")
-    return ENDINGS[out.suffix.lower()]
+    if out.suffix.lower() not in _ENDINGS:
+        near = did_you_mean(out.suffix, _ENDINGS)
+        raise TriwaveError(f"--out must end in {', '.join(_ENDINGS)}, got {out}{near}: or give --format")
+    return _ENDINGS[out.suffix.lower()]
 
 
 def _put(write: Callable[[TextIO], None], out: Path | None) -> None:
-    """Writes to a file, whole or not at all, or to standard output, whose reader may leave early."""
+    """Writes to a file, completely or not at all, or to standard output, whose reader may end early."""
     if out is not None:
         if out.is_dir():
-            raise TriwaveError(f"--out {out}: a folder; the name of a file is expected")
+            raise TriwaveError(f"--out must be a file, got the folder {out}")
         open_folder(out.parent, "give another --out")
         with written_whole(out) as partial, partial.open("w", encoding="utf-8") as file:
             write(file)
@@ -140,15 +146,15 @@ def _put(write: Callable[[TextIO], None], out: Path | None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-class Bars:
-    """How far the reading is, on a terminal."""
+class _Bars:
+    """Shows the progress of reading, on a terminal."""
 
     def __init__(self) -> None:
         console = Console(stderr=True)
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         self._progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 
-    def __enter__(self) -> Bars:
+    def __enter__(self) -> _Bars:
         self._progress.__enter__()
         return self
 
@@ -156,6 +162,6 @@ class Bars:
         self._progress.stop()
 
     def advance(self, name: str) -> Callable[[int, int], None]:
-        """A function that is told how many are done, of how many."""
+        """Returns a function that is called with the numbers of those done and of all."""
         task = self._progress.add_task(name, total=None)
         return lambda done, total: self._progress.update(task, completed=done, total=total)

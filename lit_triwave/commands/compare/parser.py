@@ -10,19 +10,21 @@ from lit_triwave.errors import did_you_mean
 
 
 class QuickParser(argparse.ArgumentParser):
-    """For commands that need no Lightning, whose parser takes seconds to import; errors are one line here too."""
+    """Parser for commands that need no Lightning, which takes seconds to import."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(allow_abbrev=False, **options)
 
     def error(self, message: str) -> NoReturn:
-        """Exits with code 2."""
+        """Prints the error in one line and exits with code 2."""
         text = message.removeprefix("argument ")
         choice = re.fullmatch(r"(--\S+): invalid choice: '(.*)' \(choose from (.*)\)", text)
         unknown = re.search(r"unrecognized arguments: (--[\w-]+)", text)
         if choice:
             choices = choice[3].replace("'", "")
-            text = f"{choice[1]} {choice[2]}: one of {choices}{did_you_mean(choice[2], choices.split(', '))}"
+            text = (
+                f"{choice[1]} must be one of {choices}, got {choice[2]}{did_you_mean(choice[2], choices.split(', '))}"
+            )
         elif unknown:
             text += did_you_mean(unknown[1], self._option_string_actions)
         self.exit(2, f"error: {text}\n")

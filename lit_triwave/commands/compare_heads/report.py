@@ -1,4 +1,4 @@
-"""Tables, files and the figure of a head comparison."""
+"""Writes the table, the files and the figure of a head comparison."""
 
 from __future__ import annotations
 
@@ -17,14 +17,19 @@ from torch import Tensor
 from lit_triwave.figures.style import BLUE, GREY, ORANGE, new_figure
 from lit_triwave.files import write_json, written_whole
 
+_SHOWN_EPOCHS = (1, 2, 5)
+CONSTRUCTED = "constructed"
+Results = dict[str, list[dict[str, Any]]]
+"""Head ↦ record of each seed's run."""
 
-def heads_figure(curves: Mapping[str, Tensor], first: str, title: str) -> Figure:
-    """Error after each epoch, mean and range over seeds, on a logarithmic axis; one panel for each kind of rival.
+
+def _heads_figure(curves: Mapping[str, Tensor], first: str, title: str) -> Figure:
+    """Draws the error after each epoch, mean and range over seeds; one panel for each kind of dense head.
 
     Args:
         curves: head ↦ accuracy in %, (seeds, epochs).
-        first: the head that is shown in every panel.
-        title: of the figure.
+        first: head that is shown in every panel.
+        title: title of the figure.
     """
     panels: dict[str, list[str]] = {}
     for name in curves:
@@ -54,54 +59,38 @@ def heads_figure(curves: Mapping[str, Tensor], first: str, title: str) -> Figure
     return figure
 
 
-SHOWN_EPOCHS = (1, 2, 5)
-
-
-CONSTRUCTED = "constructed"
-
-
-Results = dict[str, list[dict[str, Any]]]
-
-
 def write_results(results: Results, folder: Path, config: Path, own_splits: bool) -> None:
-    """Table on the screen, as Markdown and CSV; everything as JSON; the figure.
+    """Shows the table, and writes it as Markdown and CSV, all results as JSON, and the figure.
 
-    The test accuracy has a column of its own where the curves are of other images.
+    The test accuracy has its own column if the curves belong to other images.
     """
     curves = {name: 100 * torch.tensor([r["accuracy"] for r in runs]) for name, runs in results.items()}
     epochs = len(next(iter(curves.values()))[0])
-    shown = [epoch for epoch in SHOWN_EPOCHS if epoch < epochs] + [epochs]
+    shown = [epoch for epoch in _SHOWN_EPOCHS if epoch < epochs] + [epochs]
     images = results[CONSTRUCTED][0]["images"]
     header = ["head", "parameters", *(f"epoch {epoch}" for epoch in shown), *(["test"] if images != "test" else [])]
     rows = []
     for name, runs in results.items():
         values = [curves[name][:, epoch - 1] for epoch in shown]
         values += [100 * torch.tensor([r["test/accuracy"] for r in runs])] if images != "test" else []
-        rows.append([name, f"{runs[0]['parameters']:,}", *map(mean_and_spread, values)])
+        rows.append([name, f"{runs[0]['parameters']:,}", *map(_mean_and_spread, values)])
     seeds = len(results[CONSTRUCTED])
-    of = ("mean ± standard deviation of " if seeds > 1 else "") + of_seeds(seeds)
-    of += ", each with a split of its own" if own_splits and seeds > 1 else ""
+    of = ("mean ± standard deviation of " if seeds > 1 else "") + _of_seeds(seeds)
+    of += ", each with its own split" if own_splits and seeds > 1 else ""
     last = "" if images == "test" else " and, at the end, on the test images"
     title = f"{config.name}: accuracy in % on the {images} images after some epochs{last}, {of}"
     lead = verdict(curves, shown)
     table = Table(title=title)
-    for i, column in enumerate(header):
-        table.add_column(column, justify="left" if i == 0 else "right")
+    for column in header:
+        table.add_column(column, justify="left" if column == "head" else "right")
     for row in rows:
         table.add_row(*row)
     console = Console()
     Console(width=console.width if console.is_terminal else max(console.width, 120)).print(table)
     print(lead)
-    lines = [
-        f"{title}.",
-        "",
-        *(f"| {' | '.join(row)} |" for row in (header, ["---"] * len(header), *rows)),
-        "",
-        lead,
-        "",
-    ]
+    lines = "\n".join(f"| {' | '.join(row)} |" for row in (header, ["---"] * len(header), *rows))
     with written_whole(folder / "comparison.md") as partial:
-        partial.write_text("\n".join(lines))
+        partial.write_text(f"{title}.\n\n{lines}\n\n{lead}\n")
     with written_whole(folder / "comparison.csv") as partial, partial.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["head", "seed", "parameters", "epoch", "accuracy"])
@@ -109,23 +98,23 @@ def write_results(results: Results, folder: Path, config: Path, own_splits: bool
             for r in runs:
                 writer.writerows([name, r["seed"], r["parameters"], i + 1, a] for i, a in enumerate(r["accuracy"]))
     write_json(folder / "comparison.json", dict(results))
-    figure = heads_figure(curves, CONSTRUCTED, f"{config.name}: error on the {images} images, {of_seeds(seeds)}")
+    figure = _heads_figure(curves, CONSTRUCTED, f"{config.name}: error on the {images} images, {_of_seeds(seeds)}")
     figure.savefig(folder / "accuracy.png")
 
 
-def of_seeds(seeds: int) -> str:
-    """How many they are."""
+def _of_seeds(seeds: int) -> str:
+    """Returns the number of seeds in words."""
     return f"{seeds} seeds" if seeds > 1 else "one seed"
 
 
-def mean_and_spread(values: torch.Tensor) -> str:
-    """Mean ± standard deviation over seeds."""
+def _mean_and_spread(values: torch.Tensor) -> str:
+    """Returns mean ± standard deviation over seeds."""
     spread = f" ± {values.std():.2f}" if len(values) > 1 else ""
     return f"{values.mean():.2f}{spread}"
 
 
 def verdict(curves: dict[str, torch.Tensor], epochs: Sequence[int]) -> str:
-    """Where the constructed head stands among the dense ones, by the mean over seeds, after each of some epochs."""
+    """Returns the rank of the constructed head among the dense ones, by the mean over seeds, after some epochs."""
     parts = []
     for epoch in epochs:
         means = {name: float(curve[:, epoch - 1].mean()) for name, curve in curves.items()}

@@ -1,4 +1,4 @@
-"""The runs of a head comparison: heads × seeds, trained where they are missing."""
+"""Trains the runs of a head comparison that are missing: each head with each seed."""
 
 from __future__ import annotations
 
@@ -14,14 +14,11 @@ import torch
 from jsonargparse import Namespace
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer, seed_everything
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from lit_triwave.analysis.costs import count_parameters
 from lit_triwave.callbacks.loss_history import EpochHistory, validation_images
-from lit_triwave.commands.compare_heads.report import (
-    CONSTRUCTED,
-    Results,
-)
+from lit_triwave.commands.compare_heads.report import CONSTRUCTED, Results
 from lit_triwave.commands.config_checks import LINKS
 from lit_triwave.commands.parser import known_classes
 from lit_triwave.commands.trainer_options import UNRECORDED
@@ -32,31 +29,27 @@ from lit_triwave.modules.stages import Stage
 from lit_triwave.nn.heads import BlockDiagonalHead
 from lit_triwave.tracking.run import Run
 
-RIVALS = ("equal parameters", "equal width", "equal depth")
-
-
-RECORD = 2
-"""Counts the changes of what is kept of a run, so that records of an earlier kind are not taken for whole ones."""
-
-
+_RIVALS = ("equal parameters", "equal width", "equal depth")
+_RECORD = 2
+"""Version of the records of runs; records of other versions are not used."""
 LINE_SECONDS = 30.0
-"""How long a log file may be without a word of a run."""
+"""Longest time without a line about the present run, if there is no terminal."""
 
 
 class Cells:
     """The runs of a comparison: heads × seeds.
 
     Args:
-        path: of the config.
+        path: the config.
         own_splits: see `compare_heads`.
 
     Attributes:
-        heads: name ↦ what it changes in the model's arguments.
-        own_splits: whether each seed has a split of its own.
-        fingerprint: of the config, to tell runs of another one.
+        heads: name ↦ changes of the model's arguments.
+        own_splits: whether each seed has its own split.
+        fingerprint: hash of the config, by which runs of another config are recognized.
 
     Raises:
-        TriwaveError: the config is not of a constructed head.
+        TriwaveError: the config has no constructed head.
     """
 
     def __init__(self, path: Path, own_splits: bool = False) -> None:
@@ -74,20 +67,20 @@ class Cells:
         head = model.init_args.get("head")
         if head != "block_diagonal":
             raise TriwaveError(
-                f"{path}: compare-heads starts from an ImageClassifier with head block_diagonal, not "
+                f"{path}: `head` of an ImageClassifier must be block_diagonal, got "
                 f"{head or model.class_path.rsplit('.', 1)[-1]}"
             )
         self.own_splits = own_splits and "split_seed" in self.config.data.init_args
-        text = f"{RECORD} {self.own_splits} {parser.dump(self.config, skip_none=False)}"
+        text = f"{_RECORD} {self.own_splits} {parser.dump(self.config, skip_none=False)}"
         self.fingerprint = hashlib.sha256(text.encode()).hexdigest()[:16]
         torch.manual_seed(0)
         module = parser.instantiate_classes(self.config).model
-        self.heads = rivals(module.network.head, model.init_args)
+        self.heads = _rivals(module.network.head, model.init_args)
 
     def instantiate(
         self, head: str, seed: int, *callbacks: Callback
     ) -> tuple[Trainer, ImageClassifier, LightningDataModule]:
-        """Trainer, model and data of one run; the trainer gets `callbacks` besides those of the config."""
+        """Returns trainer, model and data of one run; `callbacks` are added to those of the config."""
         config = self.config.clone()
         for key, value in self.heads[head].items():
             config.model.init_args[key] = value
@@ -103,9 +96,11 @@ class Cells:
         return Trainer(**made.trainer.as_dict() | {"callbacks": everything}), made.model, made.data
 
 
-def rivals(head: BlockDiagonalHead, arguments: Namespace) -> dict[str, dict[str, Any]]:
-    """The constructed head and the dense ones: of as many parameters (one hidden layer), of equal width (one hidden
-    layer), of equal width and depth; each with and without the batch norm that the constructed one has."""
+def _rivals(head: BlockDiagonalHead, arguments: Namespace) -> dict[str, dict[str, Any]]:
+    """Returns the constructed head and the dense ones, with and without the batch norm of the constructed one.
+
+    The dense heads have equal parameters (one hidden layer), equal width (one hidden layer), or equal width and depth.
+    """
     released = copy.deepcopy(head)
     released.release(arguments.release)
     parameters = count_parameters(released)
@@ -119,7 +114,7 @@ def rivals(head: BlockDiagonalHead, arguments: Namespace) -> dict[str, dict[str,
     epochs = arguments.pretrain.epochs + arguments.train.epochs
     whole = {"pretrain.epochs": 0, "train.epochs": epochs, "head": "dense"}
     result: dict[str, dict[str, Any]] = {CONSTRUCTED: {}}
-    for name in RIVALS:
+    for name in _RIVALS:
         neurons, depth = sizes[name]
         for norm in (False, True):
             label = f"dense, {name}" + (" + batch norm" if norm else "")
@@ -128,25 +123,25 @@ def rivals(head: BlockDiagonalHead, arguments: Namespace) -> dict[str, dict[str,
 
 
 def open_results(folder: Path, fingerprint: str, overwrite: bool) -> None:
-    """Makes the folder, or takes what it holds of the same config.
+    """Makes the folder of the results, or checks that it holds runs of the same config.
 
     Raises:
-        TriwaveError: it holds runs of another config, or cannot be written.
+        TriwaveError: the folder holds something else, or cannot be written.
     """
     mark = folder / "fingerprint"
     if folder.is_dir() and any(folder.iterdir()):
         if not mark.is_file():
-            raise TriwaveError(f"--out {folder} holds something else: choose another folder")
+            raise TriwaveError(f"--out must be a new folder or one of earlier results, got {folder}")
         if overwrite:
             shutil.rmtree(folder)
         elif mark.read_text() != fingerprint:
-            raise TriwaveError(f"--out {folder} holds runs of another config: choose another, or add --overwrite")
+            raise TriwaveError(f"--out {folder} holds runs of another config: give another, or --overwrite")
     open_folder(folder / "runs", "give another --out")
     mark.write_text(fingerprint)
 
 
 def train_missing(cells: Cells, folder: Path, seeds: int) -> Results:
-    """Trains every run that the folder does not hold yet, seed by seed, so that an early stop is still a comparison."""
+    """Trains the runs that the folder lacks, seed by seed, so that a comparison is possible after an early stop too."""
     results: Results = {name: [] for name in cells.heads}
     files = {
         (name, seed): folder / "runs" / f"{name.replace(', ', '-').replace(' + ', '-').replace(' ', '_')}-{seed}.json"
@@ -156,7 +151,7 @@ def train_missing(cells: Cells, folder: Path, seeds: int) -> Results:
     kept = {run for run, file in files.items() if file.is_file()}
     if kept:
         print(f"{len(kept)} of {len(files)} runs are kept from before", flush=True)
-    with ComparisonProgress(len(files)) as progress:
+    with _Progress(len(files)) as progress:
         for (name, seed), file in files.items():
             progress.begin(name, seed)
             if (name, seed) not in kept:
@@ -167,31 +162,24 @@ def train_missing(cells: Cells, folder: Path, seeds: int) -> Results:
     return results
 
 
-class ComparisonProgress(Callback):
-    """How far the comparison is, and its present run: two bars on a terminal; elsewhere a line for each run, and one
-    every 30 s within a run.
+class _Progress(Callback):
+    """Shows the progress of all runs and of the present one: two bars on a terminal.
+
+    Without a terminal, each run has a line at its end, and one every 30 s before.
 
     Args:
-        runs: how many there are.
+        runs: number of runs.
     """
 
     def __init__(self, runs: int) -> None:
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[unit]}"),
-        )
-        console = Console()
-        self.bars = Progress(
-            *columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, disable=not console.is_terminal
-        )
-        self.runs = self.bars.add_task("all heads and seeds", total=runs, unit="runs")
-        self.epochs = self.bars.add_task("", total=None, unit="epochs")
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self.bars = Progress(*columns, disable=not Console().is_terminal)
+        self.runs = self.bars.add_task("runs", total=runs)
+        self.epochs = self.bars.add_task("", total=None)
         self.run = ""
         self.said = time.monotonic()
 
-    def __enter__(self) -> ComparisonProgress:
+    def __enter__(self) -> _Progress:
         self.bars.start()
         return self
 
@@ -199,12 +187,12 @@ class ComparisonProgress(Callback):
         self.bars.stop()
 
     def begin(self, name: str, seed: int) -> None:
-        """A run begins."""
+        """Notes the present run."""
         self.run = f"seed {seed}  {name:36}"
-        self.bars.reset(self.epochs, description=f"seed {seed}, {name}")
+        self.bars.reset(self.epochs, description=f"epochs of seed {seed}, {name}")
 
     def end(self, accuracy: float, kept: bool) -> None:
-        """It is finished, or was before."""
+        """Reports the result of the present run."""
         self._say(f"{accuracy:.2%}{'  kept from before' if kept else ''}")
         self.bars.advance(self.runs)
 
@@ -220,7 +208,7 @@ class ComparisonProgress(Callback):
 
 
 def train(cells: Cells, name: str, seed: int, *callbacks: Callback) -> dict[str, Any]:
-    """One run: the accuracy after each epoch, on the validation data, and on the test data at the end."""
+    """Trains one run; returns its accuracy after each epoch on validation data, and at the end on test data."""
     history = EpochHistory()
     trainer, model, data = cells.instantiate(name, seed, history, *callbacks)
     trainer.fit(model, datamodule=data)

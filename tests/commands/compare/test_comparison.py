@@ -67,7 +67,10 @@ def test_a_small_lead_and_a_single_seed_are_said_to_be_worth_nothing(
     write_run(tmp_path / "x3" / "b", {"model.depth": 5}, replicas([1.1, 2.1, 3.1]))
     assert "not larger than the seeds' spread" in compared(capsys, tmp_path)["verdict"][0]
     write_run(tmp_path / "x3" / "c", {"model.depth": 6}, {"test/mse": 0.5})
-    assert "with one seed (n = 1 and 3) the lead may be chance" in compared(capsys, tmp_path)["verdict"][0]
+    assert (
+        "without a spread over the seeds (n = 1 and 3) the lead may be chance"
+        in compared(capsys, tmp_path)["verdict"][0]
+    )
     only = compared(capsys, tmp_path, "--where", "depth=6")
     assert "the only finished row" in only["verdict"][0]
 
@@ -198,9 +201,12 @@ def test_conditions_leave_the_runs_that_meet_them(
         (["--metrics", "qqq"], "--metrics qqq: no run has this field; there are test/mse, parameters, fit_seconds"),
         (["--sort", "lowst"], "--sort lowst: no run has this field; did you mean 'lowest'"),
         (["--where", "depth=>5"], "--where depth=>5: OP must be one of = != < <= > >= ~, got =>"),
-        (["--out", "configs", "--format", "csv"], "--out configs: a folder; the name of a file is expected"),
-        (["--format", "hmtl"], "--format hmtl: one of table, md, csv, json, html; did you mean 'html'?"),
-        (["--out", "table.xls"], "--out table.xls: ends in .txt, .md, .csv, .json, .html, .htm, or give --format"),
+        (["--out", "configs", "--format", "csv"], "--out must be a file, got the folder configs"),
+        (["--format", "hmtl"], "--format must be one of table, md, csv, json, html, got hmtl; did you mean 'html'?"),
+        (
+            ["--out", "table.xls"],
+            "--out must end in .txt, .md, .csv, .json, .html, .htm, got table.xls",
+        ),
         (["--fromat", "md"], "unrecognized arguments: --fromat md; did you mean '--format'?"),
     ],
 )

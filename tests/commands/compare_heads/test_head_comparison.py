@@ -68,7 +68,7 @@ def test_heads_are_compared_at_equal_parameters_width_and_depth_and_an_interrupt
     mean = 100 * torch.tensor([run["test/accuracy"] for run in results["constructed"]]).mean()
     for text in (shown, table):
         assert f"{mean:.2f} ± " in text
-        assert "of 2 seeds, each with a split of its own" in " ".join(text.split())
+        assert "of 2 seeds, each with its own split" in " ".join(text.split())
         assert "after epoch 1 it is ahead of" in " ".join(text.split())
         assert "on the test images after some epochs" in " ".join(text.split())
     assert "| head | parameters | epoch 1 | epoch 2 |\n" in table  # the last epoch's images are those of the test
@@ -120,11 +120,14 @@ def test_seeds_have_one_split_unless_their_own_are_asked_for(config: Path) -> No
 @pytest.mark.parametrize(
     ("args", "says"),
     [
-        (["--config", "absent.yaml"], "absent.yaml: no such file"),
-        (["--config", "small.yaml", "--seeds", "0"], "--seeds 0: at least 1"),
+        (["--config", "absent.yaml"], "--config must be a file, got absent.yaml"),
+        (["--config", "small.yaml", "--seeds", "0"], "--seeds must be at least 1, got 0"),
         (["--config", "small.yaml", "--sedes", "3"], "did you mean 'seeds'?"),
-        (["--config", "small.yaml", "--out", "."], "holds something else"),
-        (["--config", str(REPOSITORY / "configs/baselines/digits.yaml")], "head block_diagonal, not dense"),
+        (["--config", "small.yaml", "--out", "."], "must be a new folder or one of earlier results, got ."),
+        (
+            ["--config", str(REPOSITORY / "configs/baselines/digits.yaml")],
+            "must be block_diagonal, got dense",
+        ),
         ([], "required: config"),
     ],
 )
@@ -140,5 +143,5 @@ def test_runs_of_another_config_are_kept_unless_told_otherwise(config: Path, tmp
     head_comparison.open_results(tmp_path / "out", "another", False)
     (tmp_path / "out" / "runs" / "kept").write_text("")
     assert main(["compare-heads", "--config", str(config), "--seeds", "1", "--out", str(tmp_path / "out")]) == 1
-    assert "holds runs of another config: choose another, or add --overwrite" in capsys.readouterr().err
+    assert "holds runs of another config: give another, or --overwrite" in capsys.readouterr().err
     assert (tmp_path / "out" / "runs" / "kept").exists()

@@ -11,7 +11,7 @@ import numpy as np
 from lit_triwave.errors import printable
 
 RUNNING_SECONDS = 600.0
-"""What has been written to since, and has no end, is a run that is still going: checkpoints come each minute."""
+"""A run without an end whose files changed within this time is still running: checkpoints are saved each minute."""
 
 
 @dataclass
@@ -22,13 +22,13 @@ class ComparedRun:
     source: str  # run folder, .wandb file, or W&B path entity/project/id
     state: str  # "finished", "running", "stopped", "failed", "cut off" or "damaged"
     experiment: str
-    config: dict[str, Any]  # flat, as run.json's
-    summary: dict[str, Any]  # flat, as summary.json's; of an unfinished run what is known
+    config: dict[str, Any]  # flat, as in run.json
+    summary: dict[str, Any]  # flat, as in summary.json; for an unfinished run, what is known
     # Column name ↦ values by logged row, NaN where not logged; read when called.
     history: Callable[[], dict[str, np.ndarray]]
     notes: list[str] = field(default_factory=list)  # e.g. "written by a newer lit_triwave (schema 3)"
     tags: list[str] = field(default_factory=list)
-    # Group, job type, commit, versions, hardware, times: flat, as run.json's; what is not known is left out.
+    # Group, job type, commit, versions, hardware, times: flat, as in run.json; unknown ones are left out.
     about: dict[str, Any] = field(default_factory=dict)
     wandb_id: str | None = None  # by which a run folder and its W&B run are known to be one run
 

@@ -1,4 +1,4 @@
-"""metrics.csv of a run as arrays."""
+"""Reads metrics.csv of a run as arrays."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from lit_triwave.commands.compare.read.checked import open_regular, read_bytes
 from lit_triwave.errors import printable, reason
 
-NAN = float("nan")
+_NAN = float("nan")
 _MOST_BYTES = 32_000_000
 """A file of cells takes some thirty times its size in memory."""
 _LOOKED_AT = 4096
@@ -21,11 +21,11 @@ _LAST_STEP = 1 << 53
 
 
 class MetricsFile:
-    """What a run logged, read from its metrics.csv when called.
+    """The metrics that a run logged, read from its metrics.csv when called.
 
     Args:
-        path: of the file; it may be missing, or end in the middle of a row.
-        notes: to which is added what could not be read.
+        path: the file; it may be missing, or end in the middle of a row.
+        notes: list to which a note on each unreadable part is added.
     """
 
     def __init__(self, path: Path, notes: list[str]) -> None:
@@ -41,11 +41,11 @@ class MetricsFile:
             self._note(f"{path.name} is damaged ({reason(error, 80)})")
 
     def __call__(self) -> dict[str, np.ndarray]:
-        """Column name ↦ values by logged row, float64 of shape (rows,), NaN where nothing was logged."""
+        """Returns column name ↦ values by logged row, float64 of shape (rows,), NaN where nothing was logged."""
         return self.columns(None)
 
     def columns(self, names: Collection[str] | None) -> dict[str, np.ndarray]:
-        """The same, of some columns only, which is faster; of all with None."""
+        """Returns the same for some columns only, which is faster; for all columns with None."""
         try:
             if self.path.stat().st_size > _MOST_BYTES:
                 self._note(f"{self.path.name} has more than {_MOST_BYTES / 1e6:.0f} MB and is left out")
@@ -53,11 +53,11 @@ class MetricsFile:
             header, *lines = read_bytes(self.path, _MOST_BYTES).decode().splitlines() or [""]
         except FileNotFoundError:
             return {}
-        except (OSError, ValueError) as error:  # ValueError: no text
+        except (OSError, ValueError) as error:  # ValueError: not text
             self._note(f"{self.path.name} is damaged ({reason(error, 80)})")
             return {}
         known = header.split(",")
-        # All cells as one list: several times faster than the csv module on files that are blank for the most part.
+        # All cells as one list: several times faster than the csv module, because most cells are blank.
         cells = ",".join(lines).split(",") if lines else []
         if len(cells) != len(known) * len(lines):
             cells, lines = self._whole(lines, len(known))
@@ -66,7 +66,7 @@ class MetricsFile:
             if name and (names is None or name in names):
                 column = cells[place :: len(known)]
                 try:
-                    columns[name] = np.array([float(cell) if cell else NAN for cell in column])
+                    columns[name] = np.array([float(cell) if cell else _NAN for cell in column])
                 except ValueError:
                     columns[name] = self._numbers(name, column)
         for name in _COUNTS & columns.keys():
@@ -81,27 +81,27 @@ class MetricsFile:
             self.notes.append(text)
 
     def _whole(self, lines: list[str], width: int) -> tuple[list[str], list[str]]:
-        """The cells of the rows that have as many as there are columns, and these rows."""
+        """Returns the cells of the rows that have as many cells as there are columns, and these rows."""
         whole = [line for line in lines if line.count(",") == width - 1]
-        damaged = sum(line.count(",") != width - 1 for line in lines[:-1])  # the last one may be in the writing
+        damaged = sum(line.count(",") != width - 1 for line in lines[:-1])  # the last one may still be written
         if damaged:
             self._note(f"{self.path.name} is damaged ({damaged} of {len(lines)} rows left out)")
         return ",".join(whole).split(",") if whole else [], whole
 
     def _numbers(self, name: str, column: list[str]) -> np.ndarray:
-        """A column of which some cells are no numbers, NaN there."""
+        """Returns a column with NaN for the cells that are not numbers."""
         values = []
         for cell in column:
             try:
-                values.append(float(cell) if cell else NAN)
+                values.append(float(cell) if cell else _NAN)
             except ValueError:
-                values.append(NAN)
+                values.append(_NAN)
                 self._note(f"{self.path.name} is damaged ({printable(name[:40])} is '{printable(cell[:20])}')")
         return np.array(values)
 
 
 def last_values(history: dict[str, np.ndarray]) -> dict[str, float]:
-    """The last value that was logged of each column, as Python numbers; whole ones as int."""
+    """Returns the last logged value of each column as a Python number: epoch, step and stage as int."""
     last: dict[str, float] = {}
     for name, values in history.items():
         (logged,) = np.nonzero(np.isfinite(values))

@@ -1,4 +1,4 @@
-"""Run folders, found and read: those of every version of this project, whole ones and others."""
+"""Finds and reads run folders of every version of this project, also damaged ones."""
 
 from __future__ import annotations
 
@@ -39,21 +39,21 @@ _RECORD: dict[str, type | Collection[str]] = {
 """Fields of `run.json` ↦ their kind, or the texts that they may be."""
 _WORDS = {str: "a text", dict: "a mapping", list: "a list", int: "a whole number"}
 _LARGEST = 1e100
-WANDB_FOLDER = re.compile(r"wandb|(offline-)?run-\d{8}_\d{6}-\w+")
+_WANDB_FOLDER = re.compile(r"wandb|(offline-)?run-\d{8}_\d{6}-\w+")
 
 
 def find_run_folders(root: Path, skipped: list[str]) -> list[Path]:
-    """The run folders in and below a folder, in the order of their names, numbers by value.
+    """Returns the run folders in and below a folder, in the order of their names, numbers by value.
 
     Args:
-        root: a run folder, or one that holds some, however deep.
-        skipped: to which folders that may not be read are added.
+        root: a run folder, or a folder that holds some at any depth.
+        skipped: list to which a note on each unreadable folder is added.
     """
-    return sorted(_below(root, skipped), key=natural)
+    return sorted(_below(root, skipped), key=_natural)
 
 
-def natural(path: Path) -> list[tuple[int, str]]:
-    """A key by which slurm-7_9 comes before slurm-7_10."""
+def _natural(path: Path) -> list[tuple[int, str]]:
+    """Returns a sort key by which slurm-7_9 comes before slurm-7_10."""
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", str(path))]
 
 
@@ -73,7 +73,7 @@ def _below(root: Path, skipped: list[str]) -> Iterator[Path]:
         if any(entry.name in RUN_MARKS for entry in entries):
             yield folder
             continue
-        inner = (entry for entry in entries if _is_folder(entry) and not WANDB_FOLDER.fullmatch(entry.name))
+        inner = (entry for entry in entries if _is_folder(entry) and not _WANDB_FOLDER.fullmatch(entry.name))
         pending += [Path(entry.path) for entry in inner]
 
 
@@ -85,10 +85,10 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def read_run_folder(folder: Path) -> ComparedRun:
-    """A run folder as it is: damaged, missing and newer files become notes.
+    """Reads a run folder; damaged, missing and newer files become notes.
 
     Args:
-        folder: that has one of `RUN_MARKS`.
+        folder: a folder with at least one of `RUN_MARKS`.
     """
     notes: list[str] = []
     record = mapping_in(folder / RUN_JSON, notes, _RECORD)
@@ -164,7 +164,7 @@ def mapping_in(path: Path, notes: list[str], kinds: Mapping[str, type | Collecti
 
 
 def _is_fresh(folder: Path) -> bool:
-    """Whether one of the files that a fit writes while it runs changed within the last minutes."""
+    """Returns whether a file that `fit` writes while it runs changed within the last minutes."""
     since = time.time() - RUNNING_SECONDS
     for pattern in WRITTEN_BY_FIT:
         for path in folder.glob(pattern):

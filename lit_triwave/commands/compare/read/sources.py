@@ -1,4 +1,4 @@
-"""What `compare` is given, as runs: folders, offline W&B runs, W&B's server."""
+"""Reads the runs that are given to `compare`: folders, offline W&B runs, or projects on W&B's server."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ HOSTED = "wandb:"
 
 
 def read_all(addresses: Sequence[str], advance: Callable[[int, int], None], skipped: list[str]) -> list[ComparedRun]:
-    """The runs that are meant, each once, in the order given.
+    """Returns the given runs, each once, in the order given.
 
     Args:
         addresses: run folders, folders of run folders, offline W&B runs, `wandb:ENTITY/PROJECT[?group=…]`.
-        advance: called with how many run folders are read, of how many.
-        skipped: to which folders and W&B files that can't be read are added.
+        advance: called with the numbers of run folders read so far and in total.
+        skipped: list to which a note on each unreadable folder or W&B file is added.
 
     Raises:
-        TriwaveError: an address is none of these, or there is no run.
+        TriwaveError: an address is not one of these, or there is no run.
     """
     parts: list[ComparedRun | Path] = []
     for address in addresses:
@@ -40,7 +40,7 @@ def read_all(addresses: Sequence[str], advance: Callable[[int, int], None], skip
             advance(done, total)
         else:
             runs.setdefault(part.source, part)
-    # A W&B copy of a run whose folder is here, too, knows less than that.
+    # A run folder holds more than its W&B copy.
     on_disk = {run.wandb_id for place, run in runs.items() if isinstance(place, Path) and run.wandb_id}
     skipped[:] = map(printable, skipped)
     if not runs:
@@ -56,7 +56,7 @@ def _is_wandb(address: str) -> bool:
 
 
 def _read_wandb(address: str, skipped: list[str]) -> list[ComparedRun]:
-    # Imported by name where they are needed: W&B's client takes seconds.
+    # Imported only where needed: W&B's client takes seconds.
     if address.startswith(HOSTED):
         hosted: list[ComparedRun] = import_module("lit_triwave.commands.compare.read.wandb_server").read_hosted(address)
         return hosted
@@ -67,13 +67,13 @@ def _read_wandb(address: str, skipped: list[str]) -> list[ComparedRun]:
 
 
 def _folders(address: str, skipped: list[str]) -> Sequence[ComparedRun | Path]:
-    """The run folders in a folder; where there are none, the offline W&B runs in it."""
+    """Returns the run folders in a folder, or if there are none, the offline W&B runs in it."""
     path = Path(address)
     looks = f"a run's folder has {', '.join(RUN_MARKS[:-1])} or {RUN_MARKS[-1]}, as runs/<experiment>/<run id>/ does"
     if not path.exists():
-        raise TriwaveError(f"{address}: no such folder; {looks}")
+        raise TriwaveError(f"{address} must be a folder, but there is none; {looks}")
     if not path.is_dir():
-        raise TriwaveError(f"{address}: a file, not a folder; {looks}")
+        raise TriwaveError(f"{address} must be a folder, got a file; {looks}")
     found = find_run_folders(path, skipped)
     if found:
         return found

@@ -11,7 +11,7 @@ import numpy as np
 from lit_triwave.commands.compare.show.curves import Curve, Curves
 from lit_triwave.commands.compare.table.cells import shortened, shown
 from lit_triwave.commands.compare.table.columns import most_varied
-from lit_triwave.commands.compare.table.fields import is_number
+from lit_triwave.commands.compare.table.fields import comparable, is_number
 from lit_triwave.commands.compare.table.rows import Row
 from lit_triwave.commands.compare.table.table import Comparison
 from lit_triwave.tracking.metric_goals import goal, title
@@ -183,7 +183,8 @@ def parallel_axes(comparison: Comparison, numbers: Sequence[int]) -> list[Axis]:
         numbers: numbers of the rows to draw, all of which have the main metric.
     """
     rows = [comparison.rows[number] for number in numbers]
-    names = most_varied(rows, comparison.columns, _MOST_AXES)
+    varied = [name for name in comparison.columns if len({comparable(row.values.get(name)) for row in rows}) > 1]
+    names = most_varied(rows, varied, _MOST_AXES)
     axes = [_field_axis(comparison.fields.short(name), rows, name) for name in names]
     if comparison.main:
         means = np.array([sample.mean for row in rows if (sample := row.sample(comparison.main)) is not None])
@@ -209,7 +210,7 @@ def _number_axis(name: str, values: np.ndarray, logarithmic: bool, top: float | 
     low, high = on_axis.min(), on_axis.max()
     marks = np.unique(on_axis)
     if len(marks) > _MOST_TICKS:
-        spaced = (np.geomspace if logarithmic else np.linspace)(low, high, 6)
+        spaced = np.geomspace(low, high, 6) if logarithmic else np.linspace(low, high, 6)
         marks = np.array([low, *(float(f"{value:.2g}") for value in spaced[1:-1]), high])
 
     def places(numbers: np.ndarray) -> list[float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TextIO
 
 from rich.cells import cell_len
@@ -13,7 +13,7 @@ from rich.table import Table
 
 from lit_triwave.commands.compare.show.charts import COSTS
 from lit_triwave.commands.compare.table.cells import in_lines
-from lit_triwave.commands.compare.table.columns import chosen, most_varied
+from lit_triwave.commands.compare.table.columns import most_varied
 from lit_triwave.commands.compare.table.table import BEST, Comparison
 from lit_triwave.commands.compare.table.verdict import remarks, verdict
 from lit_triwave.errors import some
@@ -22,29 +22,8 @@ _PADDING = 3
 """Characters between the texts of two columns."""
 _LONGEST_LINE = 24
 """Characters in a line of a wrapped cell; a longer word is not broken."""
-_SHORTEST_NAME = 12
-"""Characters in a line of a run's name, at least."""
 _MOST_OMITTED = 8
 """Omitted columns that are named."""
-
-
-@dataclass(frozen=True)
-class _Layout:
-    """Columns of the table and how their texts are wrapped.
-
-    Args:
-        columns: fields, by full names.
-        metrics: the first is the main one.
-        headers: whether long headers are broken into two lines.
-        texts: whether long texts are broken into several lines.
-        name: characters in a line of a run's name, at most; 0 for any number.
-    """
-
-    columns: list[str]
-    metrics: list[str]
-    headers: bool = False
-    texts: bool = False
-    name: int = 0
 
 
 def write_screen(comparison: Comparison, columns: list[str], others: Sequence[str], file: TextIO) -> None:
@@ -57,93 +36,54 @@ def write_screen(comparison: Comparison, columns: list[str], others: Sequence[st
         file: the stream to write to.
     """
     console = Console(file=file, highlight=False, markup=False)
-    whole = layout = _Layout(columns, comparison.metrics)
-    if console.is_terminal:
-        layout = _fitting(comparison, whole, console.width)
-    grid = _grid(comparison, layout)
+    grid = _grid(comparison, columns, wrapped=False)
+    omitted: list[str] = []
+    if console.is_terminal and _width(grid) > console.width:
+        grid, omitted = _fitting(comparison, columns, console.width)
     console.width = max(console.width, _width(grid))
     console.print(_table(comparison, grid))
-    short = comparison.fields.short
-    omitted = [short(name) for name in columns if name not in layout.columns]
-    omitted += [name for name in whole.metrics if name not in layout.metrics]
     more = [f"Not enough room for {some(omitted, _MOST_OMITTED)}; use --format md to see them."] if omitted else []
     for line in [*verdict(comparison), *remarks(comparison), *more, *others]:
         console.print(line, soft_wrap=not console.is_terminal)
 
 
-def _fitting(comparison: Comparison, whole: _Layout, width: int) -> _Layout:
-    """Returns a layout that fits a terminal, with as many of the most important columns as possible.
+def _fitting(comparison: Comparison, columns: list[str], width: int) -> tuple[list[list[str]], list[str]]:
+    """Returns the wrapped table that fits a terminal, and the names of the omitted columns.
 
-    Requested columns and those that distinguish the rows come first, then results, costs, and the remaining fields.
-    Headers and texts are wrapped where needed; a run's name is broken only if its row has no room for one metric.
+    Metrics that the user asked for are kept. Columns are added kind by kind as long as they fit: fields that
+    distinguish the rows, results, costs, other fields. A kind is shown only beside all of the kind before it.
     """
+    telling = columns if comparison.grouped else most_varied(comparison.rows, columns, len(columns), enough=True)
+    kept = list(comparison.metrics if comparison.asked else comparison.metrics[:1])
+    results = sorted((name for name in comparison.metrics if name not in kept), key=lambda name: name in COSTS)
 
-    def fits(layout: _Layout) -> bool:
-        return _width(_grid(comparison, layout)) <= width
+    def table(names: list[str]) -> list[list[str]]:
+        less = replace(comparison, metrics=[name for name in comparison.metrics if name in names])
+        return _grid(less, [name for name in columns if name in names], wrapped=True)
 
-    if fits(whole):
-        return whole
-    best_first = list(dict.fromkeys([*chosen(comparison.rows, whole.columns, len(whole.columns)), *whole.columns]))
-    first = most_varied(comparison.rows, whole.columns, len(whole.columns), enough=True)
-    first = whole.columns if comparison.grouped else first
-    asked = whole.metrics if comparison.asked else whole.metrics[:1]
-    others = [name for name in whole.metrics if name not in asked]
-    kinds = [
-        ("columns", [name for name in best_first if name in first]),
-        ("metrics", [name for name in others if name not in COSTS]),
-        ("metrics", [name for name in others if name in COSTS]),
-        ("columns", [name for name in best_first if name not in first]),
-    ]
-    layout = _Layout([], asked, headers=True, texts=True)
-    for length in range(_LONGEST_LINE, _SHORTEST_NAME - 1, -1):
-        if fits(layout):
+    for kind in (telling, results, columns):
+        for name in kind:
+            if name not in kept and _width(table([*kept, name])) <= width:
+                kept.append(name)
+        if not set(kind) <= set(kept):
             break
-        layout = replace(layout, name=length)
-    for part, names in kinds:
-        for name in names:
-            kept = [other for other in getattr(whole, part) if other == name or other in getattr(layout, part)]
-            layout = wider if fits(wider := replace(layout, **{part: kept})) else layout  # type: ignore[arg-type]
-        if not set(names).issubset(getattr(layout, part)):
-            break  # a less important kind is shown only beside all of this one
-    for part in ("texts", "headers"):
-        layout = wider if fits(wider := replace(layout, **{part: False})) else layout  # type: ignore[arg-type]
-    return layout
+    omitted = [comparison.fields.short(name) for name in columns if name not in kept]
+    return table(kept), omitted + [name for name in results if name not in kept]
 
 
-def _grid(comparison: Comparison, layout: _Layout) -> list[list[str]]:
+def _grid(comparison: Comparison, columns: list[str], wrapped: bool) -> list[list[str]]:
     """Returns the header and the rows; each cell has its line breaks."""
-    header, body = replace(comparison, metrics=layout.metrics).cells(layout.columns)
-    fields = range(1, 1 + len(layout.columns))
-    lines = []
-    for cells in body:
-        texts = [cell.text for cell in cells]
-        if layout.texts:
-            texts = [in_lines(text, _LONGEST_LINE) if place in fields else text for place, text in enumerate(texts)]
-            texts[0] = texts[0].replace("/", "/\n", 1) if len(texts[0]) > _LONGEST_LINE else texts[0]
-        if layout.name:
-            texts[0] = _broken(texts[0], layout.name)
-        lines.append(texts)
-    if layout.headers:
-        widths = map(_widest, zip(*lines, strict=True))
-        header = [_in_two(text) if len(text) > width else text for text, width in zip(header, widths, strict=True)]
-    return [header, *lines]
-
-
-def _broken(name: str, longest: int) -> str:
-    """Breaks a run's name after its signs into lines of at most `longest` characters; a longer part is kept whole."""
-    lines = [""]
-    for part in re.findall(r"[^\s/._-]*[\s/._-]*", name):
-        if lines[-1] and len(lines[-1] + part.rstrip()) > longest:
-            lines.append("")
-        lines[-1] += part.replace("\n", "")
-    return "\n".join(line.rstrip() for line in lines)
-
-
-def _in_two(header: str) -> str:
-    """Breaks a metric's or field's name into two lines, after the sign that makes the longer line shortest."""
-    breaks = [match.end() for match in re.finditer(r"[._/]", header[:-1])]
-    at = min(breaks, key=lambda place: max(place, len(header) - place), default=0)
-    return f"{header[:at]}\n{header[at:]}" if at else header
+    header, body = comparison.cells(columns)
+    grid = [header, *([cell.text for cell in cells] for cells in body)]
+    if not wrapped:
+        return grid
+    for cells in grid[1:]:
+        cells[0] = cells[0].replace("/", "/\n", 1) if len(cells[0]) > _LONGEST_LINE else cells[0]
+        cells[1 : 1 + len(columns)] = [in_lines(text, _LONGEST_LINE) for text in cells[1 : 1 + len(columns)]]
+    widths = map(_widest, zip(*grid[1:], strict=True))
+    for place, (name, width) in enumerate(zip(header, widths, strict=True)):
+        header[place] = re.sub(r"([/.])(?=\w)", "\\1\n", name) if len(name) > width else name
+    return grid
 
 
 def _widest(texts: Sequence[str]) -> int:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from lit_triwave.commands.compare.table.statistics import Sample
+from lit_triwave.tracking.metric_goals import nines
 
 _SHORTEST_PART = 14
 """Characters that a shortened part of a label keeps, at least."""
@@ -63,9 +64,11 @@ def in_lines(text: str, longest: int) -> str:
 
 
 def number(value: float) -> str:
-    """Returns a number with four digits, a whole number with all of them."""
+    """Returns a number with four digits, a whole number with all of them, one just below 1 with all of its nines."""
     if isinstance(value, int) or (float(value).is_integer() and abs(value) < 1e15):
         return f"{int(value)}"
+    if 0.999 <= value < 1:
+        return nines(value)
     return f"{value:.4g}" if 1e-3 <= abs(value) < 1e5 else f"{value:.2e}"
 
 

@@ -25,18 +25,6 @@ def most_varied(rows: Sequence[Row], names: Sequence[str], most: int, enough: bo
     Returns:
         The fields of `_ABOUT` and `_NEXT` first, the others in the order of `names`.
     """
-    first, others = _chosen(rows, names, most, enough)
-    return first + [name for name in names if name in others]
-
-
-def chosen(rows: Sequence[Row], names: Sequence[str], most: int) -> list[str]:
-    """Returns the fields of `most_varied`, those that distinguish more rows first."""
-    first, others = _chosen(rows, names, most, False)
-    return first + others
-
-
-def _chosen(rows: Sequence[Row], names: Sequence[str], most: int, enough: bool) -> tuple[list[str], list[str]]:
-    """Returns the fields that describe the rows, and those that further distinguish them, both in order of choice."""
     values = {name: [comparable(row.values.get(name)) for row in rows] for name in names}
     varied = [name for name in names if len(set(values[name])) > 1]
     apart = len(set(zip(*values.values(), strict=True)))
@@ -63,4 +51,4 @@ def _chosen(rows: Sequence[Row], names: Sequence[str], most: int, enough: bool) 
         if not left:
             break
         take(max(left, key=lambda name: (with_(name), len(set(values[name])))))
-    return first, best[len(first) :]
+    return first + [name for name in names if name in best[len(first) :]]

@@ -16,7 +16,7 @@ from lit_triwave.tracking.metric_goals import goal
 
 _MAIN = ("test/accuracy", "test/mse")
 """Candidates for the main metric, unless the user names one."""
-_BESIDES = ("test/accuracy", "test/mse", "test/max_error", "test/loss", "parameters", "fit_seconds")
+_BESIDES = ("test/accuracy", "test/mse", "test/max_error", "test/r2", "test/loss", "parameters", "fit_seconds")
 """Metrics shown besides the main one, unless the user names others."""
 BEST = "★"
 LOWEST = "lowest"

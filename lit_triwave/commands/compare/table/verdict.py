@@ -21,8 +21,6 @@ _MOST_NOTES = 12
 """Notes that are shown."""
 _CODE = ("git.commit", "versions.lit_triwave", "versions.torch")
 """Fields of a run's code, which can change the results of the same config."""
-_OF_ALL_SEEDS = {"min": "a minimum", "max": "a maximum", "median": "a median"}
-"""Endings of metrics that are one number for all seeds and so have no spread, with their names."""
 _MOST_TARGETS = 8
 """Functions or data sets that get a sentence."""
 
@@ -68,16 +66,9 @@ def _of_target(comparison: Comparison, ranked: Sequence[Row], beginning: str) ->
     n = f"n = {one.n} and {other.n}"
     p = welch(one, other)
     if p is None:
-        ending = main.rpartition("_")[2]
-        if ending in _OF_ALL_SEEDS and any(row.seeds > 1 for row in ranked[:2]):
-            return f"{text}; {_OF_ALL_SEEDS[ending]} over seeds has no spread, so the lead cannot be tested."
         if any(sample.n < row.seeds for sample, row in zip((one, other), ranked, strict=False)):
             return f"{text}; a run of many seeds has one {main}, so the lead may be chance."
-        if one.n == 1 or other.n == 1:
-            return f"{text}; with one seed ({n}) the lead may be chance."
-        if one.deviation is None or other.deviation is None:
-            return f"{text} ({n}); the summaries lack the spread over seeds, so the lead cannot be tested."
-        return f"{text} ({n}); the seeds of each row are equal, so the lead cannot be tested."
+        return f"{text}; without a spread over the seeds ({n}) the lead may be chance."
     larger = "larger" if p < _SIGNIFICANT else "not larger"
     text = f"{text}, {larger} than the seeds' spread (Welch's t-test, {n}, p = {p:.2g}"
     chosen = f", not corrected for choosing among {len(ranked)} rows" if len(ranked) > 2 else ""
