@@ -199,7 +199,7 @@ class LevenbergMarquardt(Optimizer):
         diagonal = equations.gram.diagonal(dim1=1, dim2=2)
         floor = options["diagonal_floor"] * diagonal.amax(1, keepdim=True) + torch.finfo(diagonal.dtype).tiny
         unit = torch.maximum(diagonal, floor).rsqrt()
-        gram = equations.gram * unit[:, :, None] * unit[:, None, :]
+        gram = equations.gram.mul_(unit[:, :, None]).mul_(unit[:, None])  # in place: fresh memory would cost more
         gradient = (equations.gradient * unit)[..., None]
         loss, weights = equations.loss, start
         largest = max(options["damping_factors"])
