@@ -63,7 +63,7 @@ def _parse(args: Sequence[str]) -> Any:
     parser.add_argument("--seed", type=int, default=0, help="of the initialisations")
     parser.add_argument("--methods", nargs="+", type=str, help=f"among {', '.join(METHODS)}")
     parser.add_argument("--functions", nargs="+", type=str, help=f"among {', '.join(FUNCTIONS)}")
-    parser.add_argument("--polish", type=bool, default=True, help="include our second-order last stage")
+    parser.add_argument("--polish", type=bool, default=True, help="include our methods: polish and limit")
     parser.add_argument("--out", type=str, default="runs/reproduction", help="folder of the results")
     parser.add_argument(
         "--overwrite", type=bool, nargs="?", const=True, default=False, help="delete the results in --out"
@@ -112,9 +112,10 @@ def _chosen_methods(tables: list[Table], names: list[str], polish: bool) -> dict
     Raises:
         TriwaveError: no method is left.
     """
-    chosen = {table: [m for m in (names or TABLE_METHODS[table]) if polish or m != "polish"] for table in tables}
+    wanted = {table: names or TABLE_METHODS[table] for table in tables}
+    chosen = {table: [m for m in of_table if polish or not METHODS[m].ours] for table, of_table in wanted.items()}
     if not any(chosen.values()):
-        raise TriwaveError("--methods must have another method than polish with --polish false")
+        raise TriwaveError("--methods must have one of the paper's methods with --polish false")
     return {table: sorted(methods, key=list(METHODS).index) for table, methods in chosen.items() if methods}
 
 
@@ -127,7 +128,8 @@ def _train_all(todo: list[Program], results: Results) -> None:
     ) as bar:
         task = bar.add_task("", total=sum(program.cost for program in todo))
         for program in todo:
-            title = f"{program.table}: {METHODS[program.method].label}, {', '.join(map(report.label, program.columns))}"
+            rows = " and ".join(METHODS[name].label for name in program.methods)
+            title = f"{program.table}: {rows}, {', '.join(map(report.label, program.columns))}"
             if program.name in results.finished:
                 bar.advance(task, program.cost)
                 continue
@@ -179,7 +181,8 @@ def _pretrained_regions(todo: list[Program], results: Results) -> dict[str, int]
         count == 2**program.depth
         for program in todo
         if program.table != "nonconvex"
-        for cell in results.finished[program.name]["cells"].values()
+        for cells in results.finished[program.name]["cells"].values()
+        for cell in cells.values()
         for count in cell.get("regions", [])
     ]
     return {"networks": len(found), "as_many": sum(found)}

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from lit_triwave.analysis.regions import count_linear_regions
 from lit_triwave.commands.reproduce.methods import METHODS
 from lit_triwave.commands.reproduce.paper import DEPTHS, FUNCTIONS, Table, paper_figure
-from lit_triwave.commands.reproduce.report import TITLES, label, limit
+from lit_triwave.commands.reproduce.report import TITLES, columns_of, label, limit
 from lit_triwave.figures.style import BLUE, GREY, ORANGE, decades_grid, new_figure
 from lit_triwave.nn.baselines import DenseNetwork
 from lit_triwave.nn.networks import TriangleNetwork
@@ -23,6 +23,7 @@ _SHORT = {
     "free_scales": "no Theo-\nrem 3.1",
     "theorem31": "Theorem\n3.1",
     "polish": "polish",
+    "limit": "limit",
 }
 
 
@@ -71,9 +72,10 @@ def depth_figure(methods: Mapping[str, Mapping[str, Mapping[str, Sequence[Any]]]
     for (method, cells), color in zip(methods.items(), (BLUE, ORANGE, GREY), strict=False):
         lowest = [min(cell["mse"]) for cell in cells.values()]
         ax.plot([int(depth) for depth in cells], lowest, "o-", color=color, label=METHODS[method].label, markersize=4)
-    ax.plot(list(DEPTHS), [limit("depths", str(d)) or 0 for d in DEPTHS], "k:", label="free-knot limit, ∝ 16$^{-d}$")
+    depths = [int(column) for column in columns_of(methods)]
+    ax.plot(depths, [limit("depths", str(d)) or 0 for d in depths], "k:", label="free-knot limit, ∝ 16$^{-d}$")
     decades_grid(ax)
-    ax.set_xticks(list(DEPTHS))
+    ax.set_xticks(depths)
     ax.set(xlabel="depth d", ylabel="lowest test MSE", title=f"{FUNCTIONS['x3'].label} by depth")
     ax.legend(frameon=False)
     return figure

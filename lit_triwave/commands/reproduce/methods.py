@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lit_triwave.commands.reproduce.paper import Function, Table
-from lit_triwave.modules.regressor import FunctionRegressor
-from lit_triwave.modules.stages import Polish, Stage
+from lit_triwave.modules.staged import StageName
+from lit_triwave.modules.stages import Limit, Polish, Stage
 
 STEPS_PER_EPOCH = 50
 """Full-batch steps in one Lightning epoch, whose bookkeeping would otherwise take longer than the steps."""
 _FUSED = {"fused": True}
 """Uses one kernel for Adam's step: the same arithmetic in less time for small networks."""
+_LIMIT_STEPS = 100
+"""Iterations on the limit of a stack; most functions need half of them."""
 _DEPTHS_POLISH_STEPS = 100
 """Steps of the polish at each depth of the study by depth."""
 
@@ -24,22 +26,27 @@ class Method:
     Args:
         label: name in tables.
         options: arguments for `FunctionRegressor`.
-        pretrained, trained, polished: whether it has the stages `pretrain`, `train` and `polish`.
+        stages: that its networks are trained in.
+        ours: whether it is not in the paper.
     """
 
     label: str
     options: dict[str, Any] = field(default_factory=dict)
-    pretrained: bool = False
-    trained: bool = True
-    polished: bool = False
+    stages: tuple[StageName, ...] = ("pretrain", "train")
+    ours: bool = False
 
     @property
     def constructed(self) -> bool:
         """Whether its networks are constructed, not initialised at random."""
         return "initialization" not in self.options
 
-    def stages(self, table: Table, function: Function, targets: int = 1) -> dict[str, Stage | Polish]:
-        """Returns the stages `pretrain`, `train` and `polish` of a table's networks for a function.
+    @property
+    def family(self) -> tuple[Any, ...]:
+        """Methods of one family train the same architecture in the same way once their peaks are pretrained."""
+        return self.constructed, self.stages[-1]
+
+    def recipe(self, table: Table, function: Function, targets: int = 1) -> dict[StageName, Any]:
+        """Returns all stages of a table's networks for a function; those that the method leaves out have 0 epochs.
 
         Args:
             table: of the networks.
@@ -47,34 +54,32 @@ class Method:
             targets: number of targets that are fitted side by side.
         """
         polish_steps = _DEPTHS_POLISH_STEPS if table == "depths" else function.polish_steps
-        return {
-            "pretrain": _pretraining(table) if self.pretrained else Stage(0),
-            "train": (_training(table) if self.constructed else _paper_training()) if self.trained else Stage(0),
-            "polish": Polish(
-                _epochs(polish_steps) if self.polished else 0,
-                exchange=0.5,
-                options={"groups": targets, "kick_scales": [0.03]},
-            ),
+        options = {"groups": targets, "kick_scales": [0.03]}
+        stages: dict[StageName, Any] = {
+            "limit": Limit(_epochs(_LIMIT_STEPS)),
+            "pretrain": _pretraining(table),
+            "train": _training(table) if self.constructed else _paper_training(),
+            "polish": Polish(_epochs(polish_steps), exchange=0.5, options=options),
         }
+        return {name: stage if name in self.stages else replace(stage, epochs=0) for name, stage in stages.items()}
 
 
 METHODS = {
-    "kaiming": Method("Kaiming", {"initialization": "kaiming"}),
-    "raai": Method("RAAI", {"initialization": "raai"}),
-    "skip_pretraining": Method("skip pretraining"),
-    "free_scales": Method("pretraining, no Theorem 3.1", {"theorem31": False}, pretrained=True),
-    "theorem31": Method("pretraining + Theorem 3.1", pretrained=True),
-    "polish": Method(
-        "pretraining + Theorem 3.1 + polish", {"recruit": True}, pretrained=True, trained=False, polished=True
-    ),
+    "kaiming": Method("Kaiming", {"initialization": "kaiming"}, ("train",)),
+    "raai": Method("RAAI", {"initialization": "raai"}, ("train",)),
+    "skip_pretraining": Method("skip pretraining", stages=("train",)),
+    "free_scales": Method("pretraining, no Theorem 3.1", {"theorem31": False}),
+    "theorem31": Method("pretraining + Theorem 3.1"),
+    "polish": Method("pretraining + Theorem 3.1 + polish", {"recruit": True}, ("pretrain", "polish"), ours=True),
+    "limit": Method("limit of a stack, then built", {"wiring": "stack"}, ("limit",), ours=True),
 }
 TABLE_METHODS: dict[Table, tuple[str, ...]] = {
     "dense": tuple(METHODS),
-    # The polish would fit the ten points exactly, without regard to the test points between them.
-    "sparse": tuple(name for name in METHODS if name != "polish"),
+    # Ours would fit the ten points exactly, without regard to the test points between them.
+    "sparse": tuple(name for name, method in METHODS.items() if not method.ours),
     # The paper compares only the full method with a standard network.
-    "nonconvex": ("kaiming", "theorem31", "polish"),
-    "depths": ("polish",),
+    "nonconvex": ("kaiming", "theorem31", "polish", "limit"),
+    "depths": ("polish", "limit"),
 }
 
 
@@ -104,31 +109,3 @@ def _training(table: Table) -> Stage:
     if table == "sparse":
         return Stage(_epochs(1000), lr=1e-3, options=_FUSED)
     return Stage(_epochs(1000), lr=5e-3, options={"betas": [0.96, 0.985], **_FUSED}, warmup=0.5)
-
-
-def new_module(
-    table: Table, method: Method, function: Function, data: Any, depth: int, seeds: int, targets: int
-) -> FunctionRegressor:
-    """Returns the module that trains `seeds` networks for each of the data's targets.
-
-    Args:
-        table: of the networks.
-        method: of the training.
-        function: the target, or one of several targets that are fitted in the same way.
-        data: a `RegressionDataModule`.
-        depth: number of hidden layers.
-        seeds: number of networks for each target.
-        targets: number of targets.
-    """
-    stages: dict[str, Any] = method.stages(table, function, targets)
-    return FunctionRegressor(
-        wiring=function.wiring,
-        depth=depth,
-        width=function.width,
-        replicas=seeds * targets,
-        domain=data.domain,
-        target_range=function.target_range or data.target_range,
-        data_curvature=data.curvature,
-        **stages,
-        **method.options,
-    )

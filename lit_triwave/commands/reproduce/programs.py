@@ -1,4 +1,4 @@
-"""Tensor programs: each trains all seeds of all functions of a table by one method, side by side."""
+"""Tensor programs: each trains all seeds of all functions of a table by all methods of one architecture."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -13,10 +14,12 @@ from lightning.pytorch import Callback, Trainer
 
 from datamodules import FunctionDataModule
 from datamodules.regression import side_by_side
-from lit_triwave.commands.reproduce.methods import METHODS, STEPS_PER_EPOCH, new_module
-from lit_triwave.commands.reproduce.paper import DEPTH, DEPTHS, FUNCTIONS, Table
+from lit_triwave.commands.reproduce.methods import METHODS, STEPS_PER_EPOCH
+from lit_triwave.commands.reproduce.paper import DEPTH, DEPTHS, FUNCTIONS, STACK_DEPTHS, Table
 from lit_triwave.commands.trainer_options import UNRECORDED
 from lit_triwave.modules.metrics import dead
+from lit_triwave.modules.regressor import FunctionRegressor
+from lit_triwave.modules.stages import Stage
 from lit_triwave.nn.networks import TriangleNetwork
 
 CHUNK = 120
@@ -32,16 +35,16 @@ class Program:
 
     Args:
         table: name of the table.
-        method: name of the method.
+        methods: names of the methods; several have to be of one family.
         functions: names of the functions; several have to share inputs and wiring.
-        seeds: number of networks for each function.
+        seeds: number of networks for each method and function.
         chunk: index of the chunk of seeds.
         depth: number of hidden layers.
         seed: of the initialisation.
     """
 
     table: Table
-    method: str
+    methods: tuple[str, ...]
     functions: tuple[str, ...]
     seeds: int
     chunk: int = 0
@@ -56,27 +59,57 @@ class Program:
     @property
     def name(self) -> str:
         """Unique name of the program within a run."""
-        return ".".join([self.table, self.method, "-".join(self.columns), str(self.chunk)])
+        return ".".join([self.table, "-".join(self.methods), "-".join(self.columns), str(self.chunk)])
 
     @property
     def points(self) -> int | None:
         """Training points; None for the regime's default.
 
-        The polish comes close to an exact fit, for which a function of two variables needs more of them, and a deep
+        Our stages come close to an exact fit, for which a function of two variables needs more of them, and a deep
         network some for each of its pieces.
         """
+        if "limit" in self.methods and self.table == "depths":
+            return None
         if self.table == "depths":
             return int(max(500, 4 * 2**self.depth))
         random = FUNCTIONS[self.functions[0]].random_points
-        return 6 * random if random and self.method == "polish" else random
+        return 6 * random if random and METHODS[self.methods[0]].ours else random
+
+    @property
+    def steps(self) -> int:
+        """Steps that it takes: those of each method's pretraining, and those that all its methods take together."""
+        recipes = [METHODS[m].recipe(self.table, FUNCTIONS[self.functions[0]]) for m in self.methods]
+        epochs = sum(recipe["pretrain"].epochs for recipe in recipes)
+        epochs += sum(stage.epochs for name, stage in recipes[0].items() if name != "pretrain")
+        return int(epochs) * STEPS_PER_EPOCH
 
     @property
     def cost(self) -> float:
-        """Expected work, for a progress bar: steps times samples; one of the polish costs as much as 20 others."""
-        stages = METHODS[self.method].stages(self.table, FUNCTIONS[self.functions[0]])
-        steps = sum(stage.epochs * (20 if name == "polish" else 1) for name, stage in stages.items())
+        """Expected work, for a progress bar: steps times samples; a step of our methods costs as much as 20 others."""
         samples = (self.points or (10 if self.table == "sparse" else 500)) * self.seeds * len(self.functions)
-        return float(steps * (2500 + samples))
+        return float(self.steps * (20 if METHODS[self.methods[0]].ours else 1) * (2500 + samples * len(self.methods)))
+
+    def module(self, method: str, data: Any, targets: int, methods: int = 1, **stages: Any) -> FunctionRegressor:
+        """Returns a new module of a method's networks.
+
+        Args:
+            method: of the training.
+            data: a `RegressionDataModule` of that many targets.
+            targets: number of targets.
+            methods: number of methods whose networks it has.
+            stages: in the place of the method's own.
+        """
+        function, stacked = FUNCTIONS[self.functions[0]], method == "limit"
+        shape = {"layers": list(function.layers)} if stacked else {"width": function.width, "wiring": function.wiring}
+        shape |= METHODS[method].recipe(self.table, function, targets) | stages | METHODS[method].options
+        return FunctionRegressor(
+            depth=None if stacked and self.table != "depths" else self.depth,  # a stack chooses its own
+            replicas=self.seeds * targets * methods,
+            domain=data.domain,
+            target_range=function.target_range or data.target_range,
+            data_curvature=data.curvature,
+            **shape,  # type: ignore[arg-type]
+        )
 
 
 def programs(
@@ -96,13 +129,19 @@ def programs(
         chunks = [min(CHUNK, count - first) for first in range(0, count, CHUNK)]
         # Only functions of one variable on one domain and with one wiring fit into one program.
         groups = [(name,) for name in names] if table == "nonconvex" else [tuple(names)]
-        for method in methods[table]:
+        for _, family in groupby(methods[table], lambda name: METHODS[name].family):
+            members = tuple(family)
             for group in groups:
-                for depth in DEPTHS if table == "depths" else [DEPTH]:
+                for depth in depths(members[0]) if table == "depths" else [DEPTH]:
                     found += [
-                        Program(table, method, group, size, chunk, depth, seed) for chunk, size in enumerate(chunks)
+                        Program(table, members, group, size, chunk, depth, seed) for chunk, size in enumerate(chunks)
                     ]
     return found
+
+
+def depths(method: str) -> range:
+    """The depths at which the study by depth has a method."""
+    return STACK_DEPTHS if method == "limit" else DEPTHS
 
 
 def new_data(program: Program) -> Any:
@@ -145,49 +184,79 @@ class _Steps(Callback):
 
 
 def train(program: Program, tell: Callable[[float], None] = lambda share: None) -> dict[str, Any]:
-    """Trains and tests a program.
+    """Trains and tests a program: each method as far as it has a way of its own, then all of them side by side.
 
     Args:
         program: the networks.
         tell: called after each step with the share of all steps that it is.
 
     Returns:
-        `seconds`, the wall time, and `cells`: column ↦ `mse` on the test points and `dead` flag of each seed, and with
-        pretraining `regions`, the linear pieces of each seed.
+        `seconds`, the wall time, and `cells`: method ↦ column ↦ `mse` on the test points and `dead` flag of each seed,
+        and with pretraining `regions`, the linear pieces of each seed.
     """
     started, threads = time.monotonic(), torch.get_num_threads()
     if program.table == "sparse":
         torch.set_num_threads(1)  # with ten points, waiting threads cost more than they gain
-    method, function = METHODS[program.method], FUNCTIONS[program.functions[0]]
-    data, targets = new_data(program), len(program.functions)
-    module = new_module(program.table, method, function, data, program.depth, program.seeds, targets)
-    # Every function gets the same initialisation, so a cell does not depend on the functions beside it.
-    torch.manual_seed(1000 * program.seed + program.chunk)
-    one_data = new_data(replace(program, functions=program.functions[:1]))
-    starts = new_module(program.table, method, function, one_data, program.depth, program.seeds, 1).network
-    with torch.no_grad():
-        for parameter, start in zip(module.network.parameters(), starts.parameters(), strict=True):
-            parameter.copy_(torch.cat([start] * targets))
-    trainer = Trainer(
-        accelerator="cpu",
-        devices=1,
-        precision="64-true",
-        callbacks=[_Steps(module.total_epochs * STEPS_PER_EPOCH, tell)],
-        limit_val_batches=0,
-        log_every_n_steps=1_000_000_000,
-        **UNRECORDED,
-    )
     try:
+        data, step = new_data(program), _Steps(program.steps, tell)
+        parts = [_started(program, name, data, step) for name in program.methods]
+        module = parts[0] if len(parts) == 1 else _joined(program, parts, data)
+        trainer = _trainer(step)
         trainer.fit(module, datamodule=data)
         trainer.test(module, datamodule=data, verbose=False)
     finally:
         torch.set_num_threads(threads)
+    shape = len(program.columns), len(parts), program.seeds
     with torch.no_grad():
-        constant = dead(module(data.train_set.x))
-    cells = {}
-    for t, column in enumerate(program.columns):
-        mine = slice(t * program.seeds, (t + 1) * program.seeds)
-        cells[column] = {"mse": module.test_results["test/mse"][mine].tolist(), "dead": constant[mine].tolist()}
-        if method.pretrained:
-            cells[column]["regions"] = module.pretrain_regions[mine].tolist()
+        constant = dead(module(data.train_set.x)).view(shape)
+    errors = module.test_results["test/mse"].view(shape)
+    cells: dict[str, Any] = {name: {} for name in program.methods}
+    for m, (name, part) in enumerate(zip(program.methods, parts, strict=True)):
+        regions = part.pretrain_regions.view(shape[0], shape[2])
+        for t, column in enumerate(program.columns):
+            cells[name][column] = {"mse": errors[t, m].tolist(), "dead": constant[t, m].tolist()}
+            if "pretrain" in METHODS[name].stages:
+                cells[name][column]["regions"] = regions[t].tolist()
     return {"seconds": time.monotonic() - started, "cells": cells}
+
+
+def _started(program: Program, name: str, data: Any, step: Callback) -> FunctionRegressor:
+    """Returns a method's module at its start; with other methods beside it, where the way that all take begins."""
+    targets, alone = len(program.functions), len(program.methods) == 1
+    later: dict[str, Any] = {} if alone else {"train": Stage(0)}
+    module = program.module(name, data, targets, **later)
+    # Every function gets the same initialisation, so a cell does not depend on the functions and methods beside it.
+    torch.manual_seed(1000 * program.seed + program.chunk)
+    start = program.module(name, new_data(replace(program, functions=program.functions[:1])), 1)
+    with torch.no_grad():
+        for parameter, own in zip(module.network.parameters(), start.network.parameters(), strict=True):
+            parameter.copy_(torch.cat([own] * targets))
+    if not alone:
+        if module.total_epochs:
+            _trainer(step).fit(module, datamodule=data)
+        module.enter_stage("train")
+    return module
+
+
+def _joined(program: Program, parts: list[FunctionRegressor], data: Any) -> FunctionRegressor:
+    """Returns one module for the networks of several methods: those of a function lie together."""
+    targets = len(program.functions)
+    module = program.module(program.methods[0], data, targets, len(parts), pretrain=Stage(0))
+    module.enter_stage("train")
+    with torch.no_grad():
+        networks = (part.network.parameters() for part in parts)
+        for parameter, *own in zip(module.network.parameters(), *networks, strict=True):
+            parameter.copy_(torch.stack([p.unflatten(0, (targets, -1)) for p in own], 1).flatten(0, 2))
+    return module
+
+
+def _trainer(step: Callback) -> Trainer:
+    return Trainer(
+        accelerator="cpu",
+        devices=1,
+        precision="64-true",
+        callbacks=[step],
+        limit_val_batches=0,
+        log_every_n_steps=1_000_000_000,
+        **UNRECORDED,
+    )

@@ -39,10 +39,18 @@ def limit(table: Table, column: str) -> float | None:
     return None if table == "sparse" else free_knot_mse(function, depth)
 
 
+def columns_of(methods: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Returns the columns that any method of a table has: a stack goes deeper than the others."""
+    return list(dict.fromkeys(column for cells in methods.values() for column in cells))
+
+
 def lines(stats: Stats, table: Table, statistic: str) -> list[list[str]]:
-    """Returns one statistic of a table: a heading, a line for each method, and the limit below the lowest errors."""
+    """Returns one statistic of a table: a heading, a line for each method, and the limit below the lowest errors.
+
+    The study by depth has a line for each depth instead: there are many of them.
+    """
     methods = stats[table]
-    columns = list(next(iter(methods.values())))
+    columns = columns_of(methods)
     cited = any(paper_figure(statistic, table, m, c) is not None for m in methods for c in columns)
     found = [[STATISTICS[statistic] + (" (the paper's)" if cited else ""), *map(label, columns)]]
     for method, cells in methods.items():
@@ -50,10 +58,12 @@ def lines(stats: Stats, table: Table, statistic: str) -> list[list[str]]:
     limits = [limit(table, column) for column in columns]
     if statistic == "min" and any(limits):
         found.append(["free-knot limit", *("" if value is None else scientific(value) for value in limits)])
-    return found
+    return [list(line) for line in zip(*found, strict=True)] if table == "depths" else found
 
 
 def _entry(cells: Mapping[str, Mapping[str, float]], table: Table, method: str, column: str, statistic: str) -> str:
+    if column not in cells:
+        return ""
     value = cells[column][statistic]
     if statistic == "dead":
         return f"{value:.0%}"

@@ -59,7 +59,7 @@ class Results:
             saved = json.loads(self.path.read_text())
             there, self.finished = dict(saved["settings"]), dict(saved["programs"])
             for found in self.finished.values():
-                found["seconds"], [(cell["mse"], cell["dead"]) for cell in found["cells"].values()]
+                found["seconds"], [(c["mse"], c["dead"]) for row in found["cells"].values() for c in row.values()]
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise TriwaveError(f"{self.path} is damaged: give another --out, or --overwrite") from error
         if (self.folder / RESULTS_FILE).is_file():
@@ -89,11 +89,12 @@ class Results:
         """Returns table ↦ method ↦ column ↦ `mse`, `dead` and, with pretraining, `regions` of all seeds."""
         tables: dict[str, dict[str, dict[str, dict[str, list[Any]]]]] = {}
         for program in programs:
-            row = tables.setdefault(program.table, {}).setdefault(program.method, {})
-            for column, found in self.finished[program.name]["cells"].items():
-                cell = row.setdefault(column, {})
-                for name, values in found.items():
-                    cell.setdefault(name, []).extend(values)
+            for method, columns in self.finished[program.name]["cells"].items():
+                row = tables.setdefault(program.table, {}).setdefault(method, {})
+                for column, found in columns.items():
+                    cell = row.setdefault(column, {})
+                    for name, values in found.items():
+                        cell.setdefault(name, []).extend(values)
         return tables
 
 
