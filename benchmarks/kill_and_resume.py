@@ -29,7 +29,7 @@ from rich.table import Table
 
 from lit_triwave.cli import main as command
 
-FUNCTION = ["--config", "configs/x3_minus_x.yaml", "--model.replicas", "3", "--model.depth", "3"]
+FUNCTION = ["--config", "configs/functions/x3_minus_x.yaml", "--model.replicas", "3", "--model.depth", "3"]
 DIGITS = ["--config", "configs/digits.yaml", "--model.channels", "[4,8]", "--model.num_nets", "8", "--model.depth", "2"]
 DIGITS += ["--model.pretrain.epochs", "3", "--model.train.epochs", "3", "--model.dropout", "0.2", "--data.shift", "1"]
 CASES = {

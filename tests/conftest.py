@@ -50,7 +50,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]):
     return report
 
 
-def _fit(root: Path, name: str, *args: str, config: str = "configs/x3_minus_x.yaml", code: int = 0) -> Path:
+def _fit(root: Path, name: str, *args: str, config: str = "configs/functions/x3_minus_x.yaml", code: int = 0) -> Path:
     place = ["--run.root", str(root)] + (["--run.id", name] if name else [])
     assert main(["fit", "--config", config, *SMALL, *place, *args]) == code
     return root / Path(config).stem / name

@@ -14,7 +14,14 @@ from matplotlib.figure import Figure
 from lit_triwave.cli import main
 from tests.conftest import REPOSITORY, save_a_pixel
 
-FUNCTION = ["--config", str(REPOSITORY / "configs/x3_minus_x.yaml"), "--model.depth", "3", "--model.replicas", "3"]
+FUNCTION = [
+    "--config",
+    str(REPOSITORY / "configs/functions/x3_minus_x.yaml"),
+    "--model.depth",
+    "3",
+    "--model.replicas",
+    "3",
+]
 FUNCTION += ["--data.points", "50", "--data.test_points", "100"]
 FUNCTION += ["--model.pretrain.epochs", "5", "--model.train.epochs", "5", "--model.polish.epochs", "0"]
 

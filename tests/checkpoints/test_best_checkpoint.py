@@ -59,7 +59,7 @@ def test_best_is_the_epoch_of_the_lowest_validation_error_and_last_the_last(fit,
     before = (run / "summary.json").read_bytes(), (run / "figures" / "fit.png").stat().st_mtime_ns
     best = ["--ckpt_path", str(run / "checkpoints" / "best.ckpt")]
     for command in ("validate", "test", "predict"):
-        assert main([command, "--config", "configs/x3_minus_x.yaml", *again, *best]) == 0
+        assert main([command, "--config", "configs/functions/x3_minus_x.yaml", *again, *best]) == 0
         if command == "validate":
             assert f"{float(row['val/mse_min']):.2e}" in capsys.readouterr().out
     # The run folder still describes the final weights.
@@ -75,10 +75,10 @@ def test_best_is_the_epoch_of_the_lowest_validation_error_and_last_the_last(fit,
     assert tested["train/mse"] == pytest.approx(float(errors[saved.seed()]), rel=1e-9)
     assert 0 < tested["fit_seconds"] < last["fit_seconds"] < last["wall_seconds"] > tested["wall_seconds"]
     (run / "best" / "summary.json").unlink()
-    assert main(["test", "--config", "configs/x3_minus_x.yaml", *again, "--ckpt_path", "best"]) == 0
+    assert main(["test", "--config", "configs/functions/x3_minus_x.yaml", *again, "--ckpt_path", "best"]) == 0
     assert json.loads((run / "best" / "summary.json").read_text()) == tested
     assert (run / "best" / "figures" / "fit.png").is_file() and (run / "best" / "predictions.csv").is_file()
-    assert main(["test", "--config", "configs/x3_minus_x.yaml", *again]) == 0
+    assert main(["test", "--config", "configs/functions/x3_minus_x.yaml", *again]) == 0
     assert f"checkpoint: {run / 'checkpoints' / 'last.ckpt'}" in capsys.readouterr().out  # not the newest file
     for command in ("inspect", "export"):
         assert main([command, best[1]]) == 0

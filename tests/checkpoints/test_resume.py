@@ -202,7 +202,7 @@ def test_a_process_killed_while_it_saves_leaves_the_checkpoint_before(
 ) -> None:
     small = ["--model.replicas", "3", "--model.pretrain.epochs", "5", "--model.train.epochs", "5"]
     small += ["--model.polish.epochs", "0", "--data.batch_size", "100", "--trainer.check_val_every_n_epoch", "2"]
-    command = ["fit", "--config", "configs/x3_minus_x.yaml", *small]
+    command = ["fit", "--config", "configs/functions/x3_minus_x.yaml", *small]
     command += ["--run.root", str(tmp_path), "--run.id", "r", "--run.checkpoint_every", "1"]
     command += ["--trainer.callbacks+=tests.faults.KillWhileSaving", f"--trainer.callbacks.count={count}"]
     killed = run_command(command, seconds=120)

@@ -39,7 +39,7 @@ def fit(root: Path, name: str, *args: str) -> Path:
     small = ["--model.replicas", "3", "--model.pretrain.epochs", "6", "--model.train.epochs", "6"]
     small += ["--data.points", "203", "--data.batch_size", "67", "--model.polish.epochs", "0"]
     small += ["--trainer.check_val_every_n_epoch", "4"]
-    return run(root, "configs/x3_minus_x.yaml", name, *small, *args)
+    return run(root, "configs/functions/x3_minus_x.yaml", name, *small, *args)
 
 
 def classify(root: Path, name: str, *args: str) -> Path:

@@ -30,7 +30,7 @@ def contents(run: Path) -> dict[Path, bytes]:
 
 ARGS = ["--model.replicas", "3", "--model.pretrain.epochs", "400", "--model.train.epochs", "400"]
 ARGS += ["--model.polish.epochs", "0"]
-FIT = ["fit", "--config", "configs/x3_minus_x.yaml", *ARGS]
+FIT = ["fit", "--config", "configs/functions/x3_minus_x.yaml", *ARGS]
 
 
 POLISHED = ["--data.batch_size", "null", "--model.polish.epochs", "6"]

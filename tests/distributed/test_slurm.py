@@ -32,7 +32,7 @@ pytestmark = [
     pytest.mark.xdist_group("slurm"),  # one cluster is enough
 ]
 
-CONFIG = "configs/x3_minus_x.yaml"
+CONFIG = "configs/functions/x3_minus_x.yaml"
 SMALL = ["--model.replicas", "3", "--model.polish.epochs", "0", "--data.points", "203", "--data.batch_size", "67"]
 SMALL += ["--trainer.log_every_n_steps", "1", "--trainer.check_val_every_n_epoch", "1000"]
 STEPS = 4  # of an epoch

@@ -124,7 +124,7 @@ def test_a_branch_says_what_it_comes_from(fit, monkeypatch, capsys) -> None:
 
 
 def test_a_killed_run_is_running_and_one_that_is_left_at_once_is_stopped(tmp_path: Path) -> None:
-    command = ["fit", "--config", "configs/x3_minus_x.yaml"]
+    command = ["fit", "--config", "configs/functions/x3_minus_x.yaml"]
     command += ["--model.replicas", "2", "--model.pretrain.epochs", "9", "--run.root", str(tmp_path), "--run.id"]
     killed = run_command([*command, "k", *signal_at(3, 0, "SIGKILL")])
     assert killed.returncode == -signal.SIGKILL
@@ -261,7 +261,7 @@ def test_wandb_gets_the_config_and_which_values_are_better(fit, monkeypatch) -> 
 
 
 def test_a_run_survives_the_end_of_wandbs_process(tmp_path: Path) -> None:
-    command = ["fit", "--config", "configs/x3_minus_x.yaml", "--run.id", "r"]
+    command = ["fit", "--config", "configs/functions/x3_minus_x.yaml", "--run.id", "r"]
     command += ["--model.replicas", "2", "--model.pretrain.epochs", "9", "--model.polish.epochs", "0"]
     command += ["--run.root", str(tmp_path), "--run.artifact", "true", "--trainer.log_every_n_steps", "1"]
     command += ["--trainer.callbacks+=tests.faults.KillWandb", "--trainer.callbacks.epoch=3"]
@@ -377,7 +377,7 @@ def test_an_artifact_whose_path_would_name_the_home_folder_is_left_out(
 )
 def test_words_that_wandb_would_refuse_are_refused_first(options: list[str], says: str, capsys, monkeypatch) -> None:
     monkeypatch.chdir(REPOSITORY)
-    assert main(["fit", "--config", "configs/x3_minus_x.yaml", *options]) != 0
+    assert main(["fit", "--config", "configs/functions/x3_minus_x.yaml", *options]) != 0
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert says in line
     assert "64 characters" in line

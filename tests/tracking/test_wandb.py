@@ -110,7 +110,7 @@ def test_looking_for_a_login_prints_nothing(tmp_path: Path) -> None:
 
 
 def test_a_killed_run_sends_lost_rows_once_it_is_resumed(tmp_path: Path) -> None:
-    command = ["fit", "--config", "configs/x3_minus_x.yaml", *ONE_BY_ONE]
+    command = ["fit", "--config", "configs/functions/x3_minus_x.yaml", *ONE_BY_ONE]
     command += ["--model.replicas", "2", "--model.pretrain.epochs", "12", "--model.polish.epochs", "0"]
     command += ["--data.batch_size", "100", "--run.root", str(tmp_path)]
     command += ["--run.checkpoint_every", "5", "--run.id"]
@@ -128,7 +128,7 @@ def test_a_killed_run_sends_lost_rows_once_it_is_resumed(tmp_path: Path) -> None
 def test_an_evaluation_that_fails_leaves_what_was_tracked(fit, tmp_path: Path) -> None:
     run = fit("r")
     before = sorted(run.rglob("*"))
-    place = ["--config", "configs/x3_minus_x.yaml", "--model.replicas", "3", "--run.root", str(tmp_path)]
+    place = ["--config", "configs/functions/x3_minus_x.yaml", "--model.replicas", "3", "--run.root", str(tmp_path)]
     assert main(["test", *place, "--trainer.num_nodes", "2"]) == 1
     assert sorted(run.rglob("*")) == before and list(run.glob("wandb/offline-run-*"))
 

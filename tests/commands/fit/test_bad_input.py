@@ -17,7 +17,7 @@ from lit_triwave.distributed.cluster import cluster_environment
 from lit_triwave.errors import TriwaveError
 from tests.conftest import REPOSITORY
 
-CONFIG = ["--config", "configs/x3_minus_x.yaml"]
+CONFIG = ["--config", "configs/functions/x3_minus_x.yaml"]
 
 
 @pytest.fixture(autouse=True)
@@ -171,7 +171,7 @@ def test_a_missing_or_broken_config_is_named(tmp_path: Path, capsys) -> None:
     broken.write_text("model: [")
     assert "config" in refuse(capsys, tmp_path, "fit", "--config", str(broken))
     misspelt = tmp_path / "misspelt.yaml"
-    misspelt.write_text(Path("configs/x3_minus_x.yaml").read_text().replace("replicas", "replica"))
+    misspelt.write_text(Path("configs/functions/x3_minus_x.yaml").read_text().replace("replicas", "replica"))
     assert "did you mean 'replicas'?" in refuse(capsys, tmp_path, "fit", "--config", str(misspelt))
     assert "a config is needed" in refuse(capsys, tmp_path, "fit")
     assert "'fitt'" in refuse(capsys, tmp_path, "fitt")

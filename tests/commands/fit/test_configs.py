@@ -98,7 +98,7 @@ def test_evaluation_uses_the_newest_run_and_predictions_are_those_of_the_best_se
     run = trained("r")
     before = json.loads((run / "summary.json").read_text())
     config = (run / "config.yaml").read_text()
-    common = ["--config", "configs/x3_minus_x.yaml", "--model.replicas", "3", "--run.root", str(tmp_path)]
+    common = ["--config", "configs/functions/x3_minus_x.yaml", "--model.replicas", "3", "--run.root", str(tmp_path)]
     (run / "figures" / "fit.png").unlink()
     assert main(["validate", *common]) == 0
     assert main(["test", *common]) == 0
@@ -154,7 +154,7 @@ def test_one_seed_and_single_precision_are_fitted_too(fit, options: list[str], t
     summary = json.loads((run / "summary.json").read_text())
     assert summary["linear_regions/pretrained"] == 63
     assert 0 < summary["test/mse"] < 1
-    common = ["--config", "configs/x3_minus_x.yaml", "--model.replicas", "3", "--run.root", str(tmp_path)]
+    common = ["--config", "configs/functions/x3_minus_x.yaml", "--model.replicas", "3", "--run.root", str(tmp_path)]
     assert main(["predict", *common, *options]) == 0
 
 

@@ -19,8 +19,8 @@ SMALL = {
 def debug(overlay: str, config: str, root: Path, *args: str) -> Path:
     configs = ["--config", f"configs/{config}.yaml", "--config", f"configs/debug/{overlay}.yaml"]
     epochs = ["--model.pretrain.epochs", "2", "--model.train.epochs", "2", "--run.root", str(root), "--run.id", "r"]
-    assert main(["fit", *configs, *SMALL[config], *epochs, *args]) == 0
-    return root / config / "r"
+    assert main(["fit", *configs, *SMALL[Path(config).name], *epochs, *args]) == 0
+    return root / Path(config).name / "r"
 
 
 def rows(run: Path, metric: str) -> list[float]:
@@ -47,7 +47,7 @@ def test_overfit_trains_on_one_batch_alone(tmp_path: Path) -> None:
 
 
 def test_overfit_works_for_functions_too(tmp_path: Path) -> None:
-    run = debug("overfit", "x3_minus_x", tmp_path, "--data.batch_size", "25", "--model.polish.epochs", "0")
+    run = debug("overfit", "functions/x3_minus_x", tmp_path, "--data.batch_size", "25", "--model.polish.epochs", "0")
     assert len(rows(run, "train/mse_min")) == 4
 
 
