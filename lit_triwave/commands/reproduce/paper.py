@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from lit_triwave.nn.networks import Wiring
+from lit_triwave.nn.stack import DEEPEST_STACK
 
 Table = Literal["dense", "sparse", "nonconvex", "depths"]
 """The paper's tables, and our study of x³ by depth."""
@@ -14,7 +15,7 @@ DEPTH = 5
 """Number of hidden layers of all networks in the paper's tables."""
 DEPTHS = range(1, 11)
 """Depths of the study by depth."""
-STACK_DEPTHS = range(1, 23)
+STACK_DEPTHS = range(1, DEEPEST_STACK + 1)
 """Depths of its stacks, whose error falls until float64 ends."""
 
 
