@@ -66,7 +66,7 @@ def relu_shares(network: nn.Sequential, x: Tensor) -> list[Tensor]:
         One tensor for each ReLU layer, shape (neurons,), float64, 0 to 1.
     """
     parts = []
-    for part in x.split(SAMPLES):
+    for part in x.split(SAMPLES):  # type: ignore[no-untyped-call]
         counts, h = [], part
         for layer in network:
             h = layer(h)
