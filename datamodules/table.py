@@ -46,7 +46,7 @@ class TableDataModule(RegressionDataModule):
             are options of `pandas.read_csv`, with its defaults.
         decimal: decimal sign.
         encoding: of the text.
-        comment: sign that begins a comment.
+        comment: sign that begins a comment; on the command line in quotes of its own, `"'#'"`.
         thousands: sign between groups of three digits.
         na_values: further words for a missing value.
         compression: of the file.
@@ -101,7 +101,7 @@ class TableDataModule(RegressionDataModule):
             "sep": sep,
             "decimal": decimal,
             "encoding": encoding,
-            "comment": comment,
+            "comment": comment.strip("'\"") if comment else None,  # YAML drops a bare #, and leaves these quotes
             "thousands": thousands,
             "na_values": na_values,
             "compression": compression,
