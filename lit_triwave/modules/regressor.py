@@ -252,10 +252,10 @@ class FunctionRegressor(StagedModule):
         assert isinstance(network, StackNetwork)
         dtype, loaders = network.scaling.lower.dtype, self._validation_loaders()
         trained = self._limit_members(network)
-        if limit.points is not None:
+        if limit.max_points is not None:
             # The same ones in each iteration, an equal number on each rank.
             order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
-            chosen = order[: max(1, limit.points // self.trainer.world_size)].to(x.device)
+            chosen = order[: max(1, limit.max_points // self.trainer.world_size)].to(x.device)
             x, y = x[chosen], y[chosen]
         problem = LimitProblem(
             trained,

@@ -117,7 +117,7 @@ class Limit:
     Args:
         epochs: its length in iterations; null: 100 for a stack, 0 for all else.
         chunk: samples whose derivatives are held in memory at a time, ≥ 1.
-        points: largest number of training points that it uses, drawn at random, ≥ 1; null: all of them.
+        max_points: largest number of training points that it uses, drawn at random, ≥ 1; null: all of them.
         halving: number of iterations after which only the better half of the seeds goes on, again and again until one
             is left; 0 trains all seeds to the end.
         options: further arguments of `lit_triwave.optim.VariableProjection`.
@@ -128,7 +128,7 @@ class Limit:
 
     epochs: int | None = None
     chunk: int = 1024
-    points: int | None = None
+    max_points: int | None = None
     halving: int = 0
     options: dict[str, Any] = field(default_factory=dict)
     second_order: ClassVar[bool] = True
@@ -138,8 +138,8 @@ class Limit:
             raise ValueError(f"limit.epochs must be at least 0, got {self.epochs}")
         if self.chunk < 1:
             raise ValueError(f"limit.chunk must be at least 1, got {self.chunk}")
-        if self.points is not None and self.points < 1:
-            raise ValueError(f"limit.points must be at least 1, or null for all, got {self.points}")
+        if self.max_points is not None and self.max_points < 1:
+            raise ValueError(f"limit.max_points must be at least 1, or null for all, got {self.max_points}")
         self.configure([nn.Parameter(torch.zeros(1, 1))], steps=1)
 
     @property

@@ -36,11 +36,9 @@ CLIMBS = 25
 """Steps of projected gradient ascent from the extreme points found."""
 RANGE_MARGIN = 0.01
 """Share by which each neuron's range is widened at both ends."""
-
-
 MOST_PIECES = 1 << 20
 """Linear pieces that are counted, since layers multiply them; more do not fit into memory."""
-PREFERRED_LAYERS = {1: (3, 4), 2: (5, 6), 3: (6, 5)}
+PREFERRED_LAYERS = {1: (2, 6), 2: (5, 6), 3: (6, 5)}
 """Width and number of layers by the number of variables; served best on the functions of docs/results/benchmarks.md."""
 NOISY_WIDTHS = (6, 3)
 """Neurons of each of two layers for data with noise, at most and at least; served best in benchmarks/tables.py."""

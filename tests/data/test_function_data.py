@@ -261,7 +261,6 @@ def test_a_trainer_permutes_each_epoch_anew_and_predicts_every_point_in_order():
         ({"domain": {"x": (0, float("inf"))}}, "domain of x: bounds must be finite"),
         ({"domain": {"x": (float("nan"), 1)}}, "domain of x: bounds must be finite"),
         ({"domain": {"x": (0, 1, 2)}}, "domain of x: give two numbers"),
-        ({"domain": {"sin": (0, 1)}}, "hides the function sin"),
         ({"domain": {"t": (0, 1)}}, "unknown symbol 'x'; the symbols are t"),
         ({"expression": "x +"}, "position"),
         ({"regime": "thin"}, "regime must be dense or sparse, got 'thin'"),

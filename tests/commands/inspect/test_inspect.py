@@ -190,7 +190,7 @@ def test_a_run_and_inspect_count_the_same_dead_neurons(name: str, runs, monkeypa
     )
     found = activity(saved, saved.seed())
     assert found.dead / found.neurons == json.loads((run / "summary.json").read_text())["dead_units"]
-    subnetworks = {"difference": 2, "composition": 3, "sum_dense": 2, "deep": 2}
+    subnetworks = {"difference": 2, "composition": 3, "sum_dense": 2, "deep": 2, "stack": 3}
     assert found.neurons == 4 * {"deep": 9, "flat": 1}.get(name, 3) * subnetworks.get(name, 1)
 
 
