@@ -187,7 +187,7 @@ class TanhNetwork(DenseNetwork):
 MLP_STARTS = 2
 """Random starts of an MLP, trained side by side; the better one counts."""
 MLP_ITERATIONS = 100
-"""Of Levenberg–Marquardt."""
+"""Iterations of Levenberg–Marquardt."""
 
 
 def fit_mlp(problem: Problem, network: DenseNetwork, **options: Any) -> Learned:
@@ -232,7 +232,7 @@ def fit_tanh(problem: Problem) -> Learned:
 
 GRIDS = (3, 10, 20)
 KAN_STEPS = 50
-"""Of LBFGS on each grid."""
+"""Steps of LBFGS on each grid."""
 
 
 def fit_pykan(problem: Problem) -> Learned:
@@ -259,9 +259,9 @@ def fit_pykan(problem: Problem) -> Learned:
 
 
 INKAN_STEPS = 1000
-"""Of Adam."""
+"""Steps of Adam."""
 INKAN_ITERATIONS = 2000
-"""Of LBFGS."""
+"""Iterations of LBFGS."""
 
 
 def fit_inkan(problem: Problem) -> Learned:

@@ -15,7 +15,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from lit_triwave.distributed.signals import END_SIGNALS, REQUEUE_SIGNAL, SIGNALS
 from lit_triwave.errors import Interrupted
 
-_SAME_SECONDS = 1.0
+SAME_SECONDS = 1.0
 """Time in which a second SIGTERM or SIGHUP repeats the first: SLURM sends it to each process, W&B's agent passes it on,
 and both the kernel and the shell send SIGHUP."""
 
@@ -52,7 +52,7 @@ class Interruption(Callback):
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         again = number in END_SIGNALS and self.requested in END_SIGNALS
-        if again and time.monotonic() - self._since < _SAME_SECONDS:
+        if again and time.monotonic() - self._since < SAME_SECONDS:
             return
         # After SIGUSR1 SLURM sends SIGTERM to processes that are still saving, and SIGUSR1 to each process of a rank.
         impatient = number != REQUEUE_SIGNAL and self.requested != REQUEUE_SIGNAL

@@ -21,7 +21,7 @@ import torch
 from lightning.pytorch import Trainer
 
 from lit_triwave.distributed.cluster import LOST
-from lit_triwave.distributed.interruption import Interruption
+from lit_triwave.distributed.interruption import SAME_SECONDS, Interruption
 from lit_triwave.distributed.launcher import WATCH_SECONDS, launcher, outlive_launcher
 from lit_triwave.distributed.pulses import Pulses
 from lit_triwave.distributed.signals import REQUEUE_SIGNAL, SIGNALS
@@ -33,8 +33,6 @@ _BLOCKED_SECONDS = 1.0
 """A main thread that has not handled a signal for this time is blocked inside a library, perhaps for half an hour."""
 _MEET_SECONDS = 5.0
 """Ranks that need longer to find each other say what they wait for."""
-_SAME_SECONDS = 1.0
-"""Time in which a second signal that is not Ctrl-C repeats the first."""
 _LEAVE_SECONDS = 7.0
 """Time for the main thread to leave after a second signal."""
 Abandon = Callable[[signal.Signals], int]
@@ -130,7 +128,7 @@ class _Watch:
             return False
         for number in self.arrived():
             now = time.monotonic()
-            repeats = number == REQUEUE_SIGNAL or (number != signal.SIGINT and now - self.since < _SAME_SECONDS)
+            repeats = number == REQUEUE_SIGNAL or (number != signal.SIGINT and now - self.since < SAME_SECONDS)
             if self.pending is None:
                 self.pending, self.since = number, now
             elif self.pending != REQUEUE_SIGNAL and not repeats:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
+from lit_triwave.analysis.dead_units import SAMPLES
 from lit_triwave.analysis.regions import TooManyPieces, count_linear_regions
 from lit_triwave.distributed.ranks import say
 from lit_triwave.errors import TrainingDiverged, TriwaveError
@@ -32,8 +33,6 @@ MOST_PIECES = 1 << 14
 """Linear pieces of a stack that are counted: its layers multiply them."""
 NOISY_SHARE = 1e-3
 """Part of the limit's error that the construction may add where that error is noise."""
-ERROR_CHUNK = 65_536
-"""Samples whose error is taken at a time: a batch of a million points must not need gigabytes."""
 DEFAULT_LIMIT = Limit()
 DEFAULT_PRETRAIN = Stage(epochs=500, lr=0.1, options={"betas": [0.9, 0.99]})
 DEFAULT_POLISH = Polish(epochs=0)
@@ -474,7 +473,7 @@ class FunctionRegressor(StagedModule):
         # A copy: a loader that keeps its position has one alone, and may be in the middle of an epoch.
         for batch in copy.copy(loader):
             x, y, _ = self.trainer.strategy.batch_to_device(batch, self.device)
-            parts = (torch.split(values, ERROR_CHUNK) for values in (x, self.targets(y, network)))
+            parts = (torch.split(values, SAMPLES) for values in (x, self.targets(y, network)))
             for inputs, targets in zip(*parts, strict=True):
                 total[:-1] += (network(inputs.to(dtype)) - targets).square().sum(0)
             total[-1] += len(y)

@@ -64,7 +64,7 @@ def test_a_second_signal_ends_a_stopped_rank_and_names_it(
     silent: Path, stopped: subprocess.Popen[bytes], second: str, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(watch, "_LEAVE_SECONDS", 0.2)
-    monkeypatch.setattr(watch, "_SAME_SECONDS", 0.0)
+    monkeypatch.setattr(watch, "SAME_SECONDS", 0.0)
     said: list[Any] = []
     signals = [signal.SIGINT, signal.Signals[second]]
     with pytest.raises(SystemExit) as left:
