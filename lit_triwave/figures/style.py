@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.textpath import TextPath
 
 BLUE, ORANGE, GREY = "#1f5fa8", "#d9622b", "#8a8f98"
 _TITLE_SHARE = 0.94  # widest title, as a share of the figure's width
@@ -33,16 +32,17 @@ def titled(figure: Figure, title: str, size: float = 10.0) -> None:
         title: the text; a single word that is too wide is not cut.
         size: font size in points.
     """
-    width, height = figure.get_size_inches()
+    text = figure.suptitle("", fontsize=size)
     lines: list[str] = []
     for word in title.split():
-        longer = f"{lines[-1]} {word}" if lines else word
-        if lines and TextPath((0, 0), longer, size=size).get_extents().width <= _TITLE_SHARE * 72 * width:
-            lines[-1] = longer
+        text.set_text(f"{lines[-1]} {word}" if lines else word)
+        if lines and text.get_window_extent().width <= _TITLE_SHARE * figure.bbox.width:
+            lines[-1] = text.get_text()
         else:
             lines.append(word)
+    text.set_text("\n".join(lines))
+    width, height = figure.get_size_inches()
     figure.set_size_inches(width, height + (len(lines) - 1) * _LINE_HEIGHT * size / 72)
-    figure.suptitle("\n".join(lines), fontsize=size)
 
 
 def decades_grid(ax: Axes) -> None:
