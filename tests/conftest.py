@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import base64
+import hashlib
+import json
 import os
 import shutil
 
@@ -18,6 +20,7 @@ from typing import Any  # noqa: E402
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
+from filelock import FileLock  # noqa: E402
 from hypothesis import settings  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 
@@ -74,20 +77,26 @@ def fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
     return partial(_fit, tmp_path)
 
 
-@pytest.fixture(scope="session")
-def _trained(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, ...], Path]:
-    return {(): tmp_path_factory.mktemp("trained")}
+def shared_folder(factory: pytest.TempPathFactory, name: str) -> Path:
+    """Returns a folder that all workers of the session share."""
+    base = factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
+    folder.mkdir(exist_ok=True)
+    return folder
 
 
 @pytest.fixture
-def trained(tmp_path: Path, fit: Callable[..., Path], _trained: dict[tuple[str, ...], Path]) -> Callable[..., Path]:
-    """Returns a copy of the run that `fit` makes of the same arguments, which is trained once a session."""
+def trained(tmp_path: Path, fit: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Returns a copy of the run that `fit` makes of the same arguments, which one worker trains once a session."""
+    root = shared_folder(tmp_path_factory, "trained")
 
     def copied(name: str, *args: str) -> Path:
-        asked = (name, *args)
-        if asked not in _trained:
-            _trained[asked] = _fit(_trained[()] / str(len(_trained)), *asked)
-        run = _trained[asked]
+        asked = json.dumps([name, *args])
+        folder = root / hashlib.sha256(asked.encode()).hexdigest()[:16]
+        with FileLock(f"{folder}.lock"):
+            if not folder.is_dir():
+                _fit(folder, name, *args)
+        (run,) = folder.glob(f"*/{name}")
         return Path(shutil.copytree(run, tmp_path / run.parent.name / name))
 
     return copied

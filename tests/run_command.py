@@ -76,13 +76,16 @@ class Running(NamedTuple):
         return subprocess.CompletedProcess(self.args, self.process.exitcode, self.out.read_text(), self.err.read_text())
 
 
-def start_command(args: Sequence[str], place: Path, folder: Path = REPOSITORY, **variables: str) -> Running:
-    """Starts `python -m lit_triwave`.
+def start_command(
+    args: Sequence[str], place: Path, folder: Path = REPOSITORY, script: Path | None = None, **variables: str
+) -> Running:
+    """Starts `python -m lit_triwave`, or a script.
 
     Args:
         args: of the command.
         place: a folder for what it prints; it is made.
         folder: in which it runs.
+        script: to be run in place of `-m lit_triwave`.
         variables: of the environment, beside or instead of this process's own.
     """
     environment = os.environ | variables
@@ -91,21 +94,25 @@ def start_command(args: Sequence[str], place: Path, folder: Path = REPOSITORY, *
     outputs = [place / name for name in ("out", "err")]
     for path in outputs:
         path.touch()
-    process = _PROCESSES.Process(target=_run, args=(list(args), folder, environment, *outputs))
+    process = _PROCESSES.Process(target=_run, args=(list(args), folder, script, environment, *outputs))
     process.start()
     return Running(list(args), process, *outputs)
 
 
 def run_command(
-    args: Sequence[str], folder: Path = REPOSITORY, seconds: float = 500, **variables: str
+    args: Sequence[str],
+    folder: Path = REPOSITORY,
+    seconds: float = 500,
+    script: Path | None = None,
+    **variables: str,
 ) -> subprocess.CompletedProcess[str]:
-    """Runs `python -m lit_triwave` as a shell would; see `start_command`.
+    """Runs `python -m lit_triwave`, or a script, as a shell would; see `start_command`.
 
     Raises:
         TimeoutExpired: it was killed after `seconds`.
     """
     with TemporaryDirectory() as place:
-        return start_command(args, Path(place) / "command", folder, **variables).wait(seconds)
+        return start_command(args, Path(place) / "command", folder, script, **variables).wait(seconds)
 
 
 def run_ranks(args: Sequence[str], ranks: int = 2, seconds: float = 300) -> list[subprocess.CompletedProcess[str]]:
@@ -122,7 +129,7 @@ def run_ranks(args: Sequence[str], ranks: int = 2, seconds: float = 300) -> list
         return [command.wait(seconds) for command in begun]
 
 
-def _run(args: list[str], folder: Path, environment: dict[str, str], *outputs: Path) -> None:
+def _run(args: list[str], folder: Path, script: Path | None, environment: dict[str, str], *outputs: Path) -> None:
     for descriptor, path in zip((1, 2), outputs, strict=True):
         with path.open("ab") as file:
             os.dup2(file.fileno(), descriptor)
@@ -132,4 +139,7 @@ def _run(args: list[str], folder: Path, environment: dict[str, str], *outputs: P
     rank_zero_only.rank = int(environment.get("RANK", "0"))  # Lightning reads it when it is imported
     Figure.savefig = save_a_pixel  # type: ignore[method-assign,assignment]
     sys.argv[1:] = args
-    runpy.run_module("lit_triwave", run_name="__main__", alter_sys=True)
+    if script is None:
+        runpy.run_module("lit_triwave", run_name="__main__", alter_sys=True)
+    else:
+        runpy.run_path(str(script), run_name="__main__")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -36,14 +35,6 @@ DIGITS = [
     "8",
 ]
 DIGITS += ["--model.pretrain.epochs", "1", "--model.train.epochs", "1"]
-
-
-def shared_folder(factory: pytest.TempPathFactory, name: str) -> Path:
-    """Returns a folder that all workers of the session share."""
-    base = factory.getbasetemp()
-    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
-    folder.mkdir(exist_ok=True)
-    return folder
 
 
 def small_run(root: Path, name: str, *args: str) -> Path:

@@ -14,9 +14,9 @@ from lit_triwave.cli import main
 from lit_triwave.errors import TriwaveError
 from lit_triwave.modules import FunctionRegressor
 from lit_triwave.modules.stages import Polish
-from tests.conftest import REPOSITORY
+from tests.conftest import REPOSITORY, shared_folder
 from tests.gpu.devices import CUDA, on_each_device
-from tests.small_runs import DIGITS, FUNCTION, shared_folder, small_run
+from tests.small_runs import DIGITS, FUNCTION, small_run
 
 POLISHED = [*FUNCTION, "--model.polish.epochs", "3"]
 STACK = ["--config", str(REPOSITORY / "configs/stack.yaml"), "--model.layers", "[2, 2]", "--model.replicas", "2"]

@@ -10,9 +10,9 @@ import torch
 
 from lit_triwave.checkpoints.rebuild import load_module
 from lit_triwave.cli import main
-from tests.conftest import REPOSITORY
+from tests.conftest import REPOSITORY, shared_folder
 from tests.finished_runs import assert_ends_alike
-from tests.small_runs import shared_folder, small_run
+from tests.small_runs import small_run
 
 CONFIG = str(REPOSITORY / "configs/stack.yaml")
 SMALL = ["--config", CONFIG, "--model.layers", "[2, 2]", "--model.replicas", "2", "--data.points", "200"]

@@ -7,11 +7,9 @@ import platform
 import re
 import signal
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import pytest
 import torch
 import yaml
@@ -323,12 +321,9 @@ def test_no_key_no_host_no_user_and_no_home_folder_lands_in_a_run_folder(tmp_pat
     fit = f"fit --config {home}/load.yaml --run.id r"
     again = f"--config {run}/config.yaml --run.id again --run.wandb disabled"
     commands = [f"{fit} {' '.join(signal_at(2, 0))}", f"{fit} --ckpt_path last", f"fit {again}", f"predict {again}"]
-    environment = os.environ | {"HOME": str(home), "LOGNAME": "our_user", "USER": "our_user"}
-    environment |= {"WANDB_API_KEY": KEY, "MPLCONFIGDIR": matplotlib.get_configdir()}
-    environment |= {"PYTHONPATH": str(REPOSITORY), "WANDB_SERVICE": ""}
-    done = subprocess.run(
-        [sys.executable, "-c", ELSEWHERE, *commands], cwd=home, env=environment, capture_output=True, text=True
-    )
+    environment = {"HOME": str(home), "LOGNAME": "our_user", "USER": "our_user", "WANDB_API_KEY": KEY}
+    (tmp_path / "elsewhere.py").write_text(ELSEWHERE)
+    done = run_command(commands, home, script=tmp_path / "elsewhere.py", **environment)
     assert re.findall(r"^code (\d+)", done.stdout, flags=re.MULTILINE) == ["75", "0", "0", "0"], done.stderr
     assert HOST in done.stdout  # the screen shows it, so it was available
 

@@ -2,8 +2,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,6 @@ from lit_triwave.cli import main
 from lit_triwave.tracking.run import Run
 from lit_triwave.tracking.wandb_files import last_step, segments
 from lit_triwave.tracking.wandb_rows import WandbRows
-from tests.conftest import REPOSITORY
 from tests.faults import signal_at
 from tests.finished_runs import assert_ends_alike, rows, state
 from tests.run_command import run_command
@@ -101,11 +98,10 @@ loggers.make_loggers(Run("e", "runs", "r"), "x")
 
 
 def test_looking_for_a_login_prints_nothing(tmp_path: Path) -> None:
-    environment = os.environ | {"WANDB_API_KEY": "0123456789abcdef" * 2 + "01234567", "PYTHONPATH": str(REPOSITORY)}
+    environment = {"WANDB_API_KEY": "0123456789abcdef" * 2 + "01234567"}
     environment |= {"WANDB_MODE": "", "WANDB_BASE_URL": "http://127.0.0.1:9", "HOME": str(tmp_path)}
-    done = subprocess.run(
-        [sys.executable, "-c", LOGIN], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200
-    )
+    (tmp_path / "login.py").write_text(LOGIN)
+    done = run_command([], tmp_path, script=tmp_path / "login.py", **environment)
     assert (done.stdout, done.stderr) == ("online\n", "")
 
 

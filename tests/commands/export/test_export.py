@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from lit_triwave.checkpoints.rebuild import load_module
 from lit_triwave.cli import main
 from lit_triwave.commands.export.formats import SUFFIXES
-from tests.conftest import REPOSITORY
+from tests.conftest import REPOSITORY, shared_folder
 from tests.image_data import write_imagenet
-from tests.small_runs import DIGITS, FUNCTION, shared_folder, small_run
+from tests.small_runs import DIGITS, FUNCTION, small_run
 
 F32 = ["--trainer.precision", "32-true"]
 PLANE = ["--data.expression", "x**2 + exp(y)", "--data.domain", "{x: [-1, 1], y: [0, 2]}"]

@@ -11,8 +11,8 @@ import torch
 
 from lit_triwave.checkpoints.rebuild import load_module
 from lit_triwave.cli import main
-from tests.conftest import REPOSITORY
-from tests.small_runs import shared_folder, small_run
+from tests.conftest import REPOSITORY, shared_folder
+from tests.small_runs import small_run
 
 SMALL = ["--model.layers", "[2, 2]", "--model.limit.epochs", "4", "--model.members", "2", "--model.depth", "3"]
 TOWNS = ("Bern", "Genf", "Zug")

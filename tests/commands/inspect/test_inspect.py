@@ -18,7 +18,8 @@ from lit_triwave.commands.inspect.subnetworks import Group, groups
 from lit_triwave.commands.inspect.units import activity
 from lit_triwave.construction.triangle import waves
 from lit_triwave.nn.bank import TriangleBank
-from tests.small_runs import DIGITS, FUNCTION, shared_folder, small_run
+from tests.conftest import shared_folder
+from tests.small_runs import DIGITS, FUNCTION, small_run
 
 PLANE = ["--data.expression", "(x**2 + y**2)**1.5", "--data.domain", "{x: [-1, 1], y: [-1, 1]}"]
 PLANE += ["--data.sampling", "random", "--data.test_points", "20"]
