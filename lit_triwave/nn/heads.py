@@ -79,16 +79,22 @@ class BlockDiagonalLayers(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Maps features (batch, in_features) to the outputs of the subnetworks (batch, num_nets)."""
-        if self.training and len(x) == 1 and type(self.norm) is nn.BatchNorm1d:
+        """Maps features (*rows, in_features) to the outputs of the subnetworks (*rows, num_nets).
+
+        Rows are a batch, or a batch and tokens or places of an image; batch norm takes its statistics over all of them.
+        """
+        rows = x if x.ndim == 2 else x.reshape(-1, x.shape[-1])
+        if self.training and len(rows) == 1 and type(self.norm) is nn.BatchNorm1d:
             raise ValueError(
                 "batch_size must be at least 2 in training, got a batch of one sample: batch norm needs two or more"
             )
-        z = self.norm(self.projection(x))
+        z = self.norm(self.projection(rows))
         # The waves multiply differences of their input by up to 2^depth and more: eight bits are not enough for them.
         with torch.autocast(z.device.type, enabled=False):
             y: Tensor = self.bank(SQUASHES[self.squash](z.to(self.bank.sign.dtype)))
-        return y
+        if self.projection.weight.dtype in (torch.float16, torch.bfloat16):
+            y = y.to(z.dtype)  # a model in half precision, whose bank computes in single
+        return y if x.ndim == 2 else y.reshape(*x.shape[:-1], y.shape[-1])
 
     def release(self, kind: Release = "blocks") -> None:
         """Makes the weights the parameters, see `TriangleBank.release`."""

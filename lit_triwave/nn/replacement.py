@@ -2,31 +2,25 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 
 from lit_triwave.nn.bank import DEEPEST, WIDEST
+from lit_triwave.nn.dense_chains import (
+    DROPOUTS,
+    TRANSFORMER_LAYERS,
+    DenseChain,
+    find_chain,
+    is_linear,
+    may_stand_between,
+)
 from lit_triwave.nn.heads import BlockDiagonalLayers, check_options
 from lit_triwave.nn.sizes import check_sizes
-
-_BETWEEN = (
-    nn.ReLU,
-    nn.ReLU6,
-    nn.LeakyReLU,
-    nn.GELU,
-    nn.SiLU,
-    nn.Hardswish,
-    nn.Tanh,
-    nn.Sigmoid,
-    nn.Dropout,
-    nn.BatchNorm1d,
-    nn.LayerNorm,
-    nn.Identity,
-)
-"""Modules that may stand between dense layers: they belong to the layer before and are removed with it."""
 
 
 @dataclass
@@ -57,6 +51,7 @@ class Replacement:
         model_before: parameters of the whole model before. Its multiply-adds depend on the images' size; they change by
             as many as the classifier's do.
         gone: kinds of the activations, norms and dropouts that were removed with the layers.
+        kept: functions that the model's own `forward` still applies to the outputs of the new layers.
         frozen: names of dense layers that were frozen, the last one included; their replacements are trained.
     """
 
@@ -69,6 +64,7 @@ class Replacement:
     dense: Cost
     model_before: int
     gone: list[str]
+    kept: list[str]
     frozen: list[str]
 
     @property
@@ -91,6 +87,8 @@ class Replacement:
         ]
         if self.gone:
             lines.insert(1, f"removed with them: {', '.join(self.gone)}")
+        if self.kept:
+            lines.insert(1, f"still applied to the new layers' outputs: {', '.join(self.kept)}")
         if self.frozen:
             lines.insert(1, f"{', '.join(self.frozen)} did not require gradients; the new layers do")
         for name, cost in self.costs.items():
@@ -108,18 +106,24 @@ def replace_dense(
     keep: int = 0,
     **options: Any,
 ) -> Replacement:
-    """Replaces the hidden dense layers of a classifier, in place, by constructed subnetworks (METHOD section 4).
+    """Replaces hidden dense layers of a model, in place, by constructed subnetworks (METHOD section 4).
 
-    The classifier is an `nn.Sequential` with at least two `nn.Linear`. Its hidden layers, all but the last
-    `nn.Linear`, become one `BlockDiagonalLayers`. Dropout after them stays, and a new last layer takes `num_nets`
-    inputs. VGG-16's 25088 → 4096 → 4096 → 1000 becomes 25088 → 1024 subnetworks, 4096 wide → 1000.
+    The dense layers are two or more `nn.Linear`, each applied to the output of the one before, with nothing between
+    them but activations, norms and dropouts. They are the children of an `nn.Sequential`, or attributes of a module
+    (`fc1`, `fc2`) whose `forward` is traced to find them. All but the last become one `BlockDiagonalLayers`; a new last
+    layer takes `num_nets` inputs. Dropout between the two stays. VGG-16's 25088 → 4096 → 4096 → 1000 becomes
+    25088 → 1024 subnetworks, 4096 wide → 1000.
+
+    Layers of tokens (batch, tokens, features) and of images whose channels come last can be replaced too: name the
+    block of a transformer or of a ConvNeXt, or give the block as `model`.
 
     Args:
         model: any model of torchvision, or one's own.
         depth: hidden layers of the subnetworks, 1 to 64.
         num_nets: number of subnetworks K; by default a quarter of the last replaced layer's width, which keeps the
             width.
-        classifier: name of the `nn.Sequential` in the model ("" is the model itself); by default the model's last one.
+        classifier: name of the module in the model whose dense layers are replaced ("" is the model itself), such as
+            `"encoder.layers.encoder_layer_11.mlp"`; by default the layers at the model's end.
         keep: number of first hidden layers that stay as they are: 1 keeps VGG-16's 25088 → 4096.
         options: further arguments of `BlockDiagonalLayers`.
 
@@ -128,63 +132,173 @@ def replace_dense(
 
     Raises:
         TypeError: an argument is of another type, or unknown.
-        ValueError: the model has no hidden dense layers (left), or an argument is out of its range.
+        ValueError: the model has no hidden dense layers (left), they cannot be exchanged, or an argument is out of its
+            range.
     """
     check_sizes(most=DEEPEST, depth=depth)
     check_sizes(least=0, keep=keep)
     check_options(options)
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be an nn.Module, got {model!r}")
-    name, stack = _find_classifier(model, classifier)
-    held = list(stack)
-    places = [i for i, layer in enumerate(held) if isinstance(layer, nn.Linear)]
-    if not 0 <= keep < len(places) - 1:
-        raise ValueError(f"keep must be below the number of hidden layers, {len(places) - 1}, got {keep}")
-    places = places[keep:]
-    first, end = places[0], places[-1]
-    strange = [type(layer).__name__ for layer in held[first:end] if not isinstance(layer, (nn.Linear, *_BETWEEN))]
-    if BlockDiagonalLayers.__name__ in strange:
-        raise ValueError(f"classifier {name!r}: its dense layers are already replaced by subnetworks")
-    if strange:
-        raise ValueError(f"classifier {name!r} holds {', '.join(strange)} between its dense layers: can't be replaced")
-    linears: list[Any] = [held[i] for i in places]
+    if classifier is not None and classifier not in dict(model.named_modules()):
+        raise ValueError(f"classifier must be the name of a module of the model, got {classifier!r}")
+    name, stack = _find_sequential(model, classifier)
+    chain = _traced_chain(model, classifier) if stack is None else _chain_of(stack, name).within(name)
+    if not keep < len(chain.linears) - 1:
+        raise ValueError(f"keep must be below the number of hidden layers, {len(chain.linears) - 1}, got {keep}")
+    names = chain.linears[keep:]
+    linears: list[Any] = [model.get_submodule(place) for place in names]
+    _check_exchangeable(model, names, linears)
     width = linears[-2].out_features
     if num_nets is None:
         if width % 4:
             raise ValueError(f"the width of the replaced layer must be a multiple of 4, got {width}: give num_nets")
         num_nets = width // 4
     check_sizes(most=WIDEST, num_nets=num_nets)
-    before, model_before = _dense_cost(stack), sum(p.numel() for p in model.parameters())
-    like = linears[0].weight
-    layers = BlockDiagonalLayers(linears[0].in_features, num_nets, depth, **options)
-    last = nn.Linear(num_nets, linears[-1].out_features)
-    dropout = [layer for layer in held[places[-2] : end] if isinstance(layer, nn.Dropout)]
-    new = [*held[:first], layers, *dropout, last, *held[end + 1 :]]
-    gone = [type(layer).__name__ for layer in held[first:end] if layer not in dropout and layer not in linears]
-    for module, old in ((layers, linears[0]), (last, linears[-1])):
-        module.to(like.device, like.dtype).train(old.training)
-    frozen = [place for place, linear in zip(places, linears, strict=True) if not linear.weight.requires_grad]
-    for key in list(stack._modules):
-        del stack._modules[key]
-    for i, part in enumerate(new):
-        stack.add_module(str(i), part)
-    others = _dense_cost(stack, without=layers)
-    prefix = f"{name}." if name else ""
+    steps = chain.steps[chain.steps.index(names[0]) :]
+    inner = {place: model.get_submodule(place) for place in steps if place not in names}
+    last_hidden = len(steps) - 1 - steps[::-1].index(names[-2])
+    stays = [place for place, one in inner.items() if isinstance(one, DROPOUTS) and place in steps[last_hidden:]]
+    gone = {place: type(one).__name__ for place, one in inner.items() if place not in stays}
+    # An nn.Sequential is counted with all that it holds, another model with the layers themselves.
+    whole = nn.ModuleList(map(model.get_submodule, chain.steps)) if stack is None else stack
+    before, model_before = _dense_cost(whole), sum(p.numel() for p in model.parameters())
+    layers, last = _new_layers(linears, num_nets, depth, options)
+    if stack is None:
+        _exchange(model, {**dict.fromkeys(gone), **dict.fromkeys(names), names[0]: layers, names[-1]: last})
+        whole, first = nn.ModuleList(map(model.get_submodule, chain.steps)), names[0]
+    else:
+        first = _restack(stack, [place.rpartition(".")[2] for place in (names[0], *stays, names[-1])], layers, last)
+        first = f"{name}.{first}" if name else first
+    others = _dense_cost(whole, without=layers)
     return Replacement(
-        layers={
-            f"{prefix}{i}": (linear.in_features, linear.out_features)
-            for i, linear in zip(places[:-1], linears, strict=False)
-        },
-        name=f"{prefix}{first}",
+        layers={place: (one.in_features, one.out_features) for place, one in zip(names[:-1], linears, strict=False)},
+        name=first,
         num_nets=num_nets,
         depth=depth,
         before=before,
         blocks=_added(others, _released_cost(layers, num_nets, 4, depth, num_nets)),
         dense=_added(others, _released_cost(layers, 1, 4 * num_nets, depth, num_nets)),
         model_before=model_before,
-        gone=gone,
-        frozen=[f"{prefix}{place}" for place in frozen],
+        gone=list(gone.values()),
+        kept=chain.kept,
+        frozen=[place for place, one in zip(names, linears, strict=True) if not one.weight.requires_grad],
     )
+
+
+def _new_layers(
+    linears: Sequence[Any], num_nets: int, depth: int, options: dict[str, Any]
+) -> tuple[BlockDiagonalLayers, nn.Linear]:
+    """Returns subnetworks and a last dense layer, on the device and with the dtype and mode of the layers before."""
+    like = linears[0].weight
+    layers = BlockDiagonalLayers(linears[0].in_features, num_nets, depth, **options)
+    last = nn.Linear(num_nets, linears[-1].out_features, bias=linears[-1].bias is not None)
+    for module, old in ((layers, linears[0]), (last, linears[-1])):
+        module.to(like.device, like.dtype).train(old.training)
+    if like.dtype in (torch.float16, torch.bfloat16):
+        layers.bank.float()  # the waves need more than eight bits
+    return layers, last
+
+
+def _exchange(model: nn.Module, places: dict[str, nn.Module | None]) -> None:
+    """Puts modules at places of a model, and nothing (`nn.Identity`) where there is none."""
+    for place, module in places.items():
+        parent, _, key = place.rpartition(".")
+        owner = model.get_submodule(parent)
+        setattr(owner, key, nn.Identity() if module is None else module)
+        if isinstance(owner, TRANSFORMER_LAYERS):
+            # Evaluation has a path of its own, which reads the weights of the dense layers: it is turned off.
+            owner.activation, owner.activation_relu_or_gelu = nn.Identity(), 0
+    for encoder in model.modules():
+        if isinstance(encoder, nn.TransformerEncoder) and _holds(encoder, list(places.values())):
+            encoder.use_nested_tensor = False
+
+
+def _holds(module: nn.Module, parts: list[nn.Module | None]) -> bool:
+    return any(part is one for part in parts if part is not None for one in module.modules())
+
+
+def _restack(stack: nn.Sequential, keys: Sequence[str], layers: nn.Module, last: nn.Module) -> str:
+    """Rebuilds an `nn.Sequential` with new layers and returns the key of the first of them.
+
+    Args:
+        stack: changed in place. Numbers as keys are counted anew, other keys stay.
+        keys: of the first dense layer, of the modules that stay behind it, and of the last dense layer.
+        layers: for the first key.
+        last: for the last key.
+    """
+    held = dict(stack._modules)
+    order = list(held)
+    new = {key: held[key] for key in order[: order.index(keys[0])]} | {keys[0]: layers}
+    new |= {key: held[key] for key in keys[1:-1]} | {keys[-1]: last}
+    new |= {key: held[key] for key in order[order.index(keys[-1]) + 1 :]}
+    numbered = order == [str(i) for i in range(len(order))]
+    stack._modules.clear()
+    for i, (key, part) in enumerate(new.items()):
+        stack.add_module(str(i) if numbered else key, part)
+    return str(order.index(keys[0])) if numbered else keys[0]
+
+
+def _check_exchangeable(model: nn.Module, names: Sequence[str], linears: Sequence[nn.Linear]) -> None:
+    """Raises ValueError for dense layers that have no sizes yet, do not fit each other or share their parameters."""
+    for place, linear in zip(names, linears, strict=True):
+        if isinstance(linear, nn.LazyLinear):
+            raise ValueError(f"{place!r} is an nn.LazyLinear without weights yet: run the model on a batch first")
+    for place, (one, two) in zip(names[1:], itertools.pairwise(linears), strict=True):
+        if one.out_features != two.in_features:
+            raise ValueError(f"{place!r} must take the {one.out_features} outputs before it, got {two.in_features}")
+    own = {id(parameter): name for name, one in zip(names, linears, strict=True) for parameter in one.parameters()}
+    for key, module in model.named_modules():
+        if module in linears:
+            continue
+        for parameter in module.parameters(recurse=False):
+            if id(parameter) in own:
+                raise ValueError(f"{own[id(parameter)]!r} must not share its weights, {key!r} has them too")
+
+
+def _chain_of(stack: nn.Sequential, name: str) -> DenseChain:
+    """Returns the dense layers of an `nn.Sequential`, and what is between them.
+
+    Raises:
+        ValueError: something else than activations, norms and dropouts is between them.
+    """
+    held = dict(stack._modules)
+    keys = [key for key, layer in held.items() if isinstance(layer, nn.Linear)]
+    order = list(held)
+    steps = order[order.index(keys[0]) : order.index(keys[-1]) + 1]
+    strange = [
+        type(layer).__name__
+        for key in steps
+        if (layer := held[key]) is not None and key not in keys and not may_stand_between(layer)
+    ]
+    if BlockDiagonalLayers.__name__ in strange:
+        raise ValueError(f"classifier {name!r}: its dense layers are already replaced by subnetworks")
+    if strange:
+        raise ValueError(f"classifier {name!r} holds {', '.join(strange)} between its dense layers: can't be replaced")
+    return DenseChain(steps, keys)
+
+
+def _traced_chain(model: nn.Module, classifier: str | None) -> DenseChain:
+    """Returns the dense layers at the end of a model, or of the named module in it, as its `forward` applies them.
+
+    Raises:
+        ValueError: there are none that can be replaced.
+    """
+    place = classifier or ""
+    root = model.get_submodule(place)
+    try:
+        return find_chain(root).within(place)
+    except ValueError as error:
+        what = f"classifier {classifier!r}" if classifier else type(model).__name__
+        found = [key for key, part in model.named_modules() if key and _might_be_replaced(part)]
+        advice = f"; inside it could be named as classifier: {found[-1]!r}" if found and not classifier else ""
+        raise ValueError(f"{what} has no hidden dense layers to replace: {error}{advice}") from error
+
+
+def _might_be_replaced(module: nn.Module) -> bool:
+    """Whether a module looks as if it had hidden dense layers of its own."""
+    count = sum(is_linear(child) for child in module.children())
+    return count > 1 and (isinstance(module, (nn.Sequential, *TRANSFORMER_LAYERS)) or count == 2)
 
 
 def _released_cost(layers: BlockDiagonalLayers, networks: int, width: int, depth: int, inputs: int) -> Cost:
@@ -211,43 +325,41 @@ def _dense_cost(stack: nn.Module, without: nn.Module | None = None) -> Cost:
     return Cost(parameters, sum(m.weight.numel() for m in applied if isinstance(m, nn.Linear)))
 
 
-def _find_classifier(model: nn.Module, name: str | None = None) -> tuple[str, nn.Sequential]:
-    """Finds the classifier: the `nn.Sequential` with the model's last `nn.Linear` and one or more before it.
+def _find_sequential(model: nn.Module, name: str | None = None) -> tuple[str, nn.Sequential | None]:
+    """Finds the `nn.Sequential` that holds the model's last `nn.Linear` and one or more before it.
+
+    Args:
+        model: that may have one.
+        name: of a module of the model, which then is the only candidate; None looks for it.
 
     Returns:
-        Its name and the module.
+        Its name and the module; None if there is none.
 
     Raises:
-        ValueError: there is none, or the named one has no hidden dense layer.
+        ValueError: its dense layers are replaced already.
     """
     modules = dict(model.named_modules())
-    if name is not None and name not in modules:
-        raise ValueError(f"classifier must be the name of a module of the model, got {name!r}")
+    last = [module for module in modules.values() if is_linear(module)][-1:]
     candidates = modules if name is None else {name: modules[name]}
-    found = [(key, module) for key, module in candidates.items() if _hidden_linears(module) > 0]
     if name is None:  # blocks of a transformer hold dense layers too, but not the model's last one
-        last = [module for module in modules.values() if isinstance(module, nn.Linear)][-1:]
-        found = [(key, module) for key, module in found if set(last) & set(module.children())]
+        candidates = {key: module for key, module in modules.items() if set(last) & set(module.children())}
+    found = [key for key, module in candidates.items() if _hidden_linears(module) > 0]
     done = [
         key for key, module in candidates.items() if any(isinstance(c, BlockDiagonalLayers) for c in module.children())
     ]
     if not found and done:
         raise ValueError(f"classifier {done[-1]!r}: its dense layers are already replaced by subnetworks")
     if not found:
-        what = type(model).__name__ if name is None else f"classifier {name!r}"
-        raise ValueError(
-            f"{what} has no hidden dense layers to replace: its end must be an nn.Sequential with at least two "
-            "nn.Linear, as in VGG or AlexNet"
-        )
-    key, module = found[-1]
-    assert isinstance(module, nn.Sequential)
-    return key, module
+        return "", None
+    stack = modules[found[-1]]
+    assert isinstance(stack, nn.Sequential)
+    return found[-1], stack
 
 
 def _hidden_linears(module: nn.Module) -> int:
     """Returns the number of dense layers that an `nn.Sequential` holds before its last one."""
-    children = module.children() if isinstance(module, nn.Sequential) else ()
-    return sum(isinstance(child, nn.Linear) for child in children) - 1
+    plain = isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward
+    return sum(isinstance(child, nn.Linear) for child in module._modules.values()) - 1 if plain else -1
 
 
 def cut_classifier(model: nn.Module) -> tuple[nn.Module, int]:
