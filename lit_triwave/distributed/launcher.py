@@ -71,7 +71,8 @@ def outlive_launcher() -> None:
 def _watch(number: int) -> None:
     while True:
         if os.getppid() != number:
-            print("error: rank 0 was killed, and the run with it", file=sys.stderr, flush=True)
+            if os.environ.get("LOCAL_RANK") == "1":  # once, not by each of the others
+                print("error: rank 0 was killed, and the run with it", file=sys.stderr, flush=True)
             os._exit(1)
         if _may_outlive.wait(WATCH_SECONDS):
             return

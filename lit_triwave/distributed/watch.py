@@ -35,6 +35,8 @@ _MEET_SECONDS = 5.0
 """Ranks that need longer to find each other say what they wait for."""
 _LEAVE_SECONDS = 7.0
 """Time for the main thread to leave after a second signal."""
+_TURN_SECONDS = 1.0
+"""Time that each rank of a machine leaves to the one before it."""
 Abandon = Callable[[signal.Signals], int]
 """Cleans up after a run that a signal ends in place of the main thread; returns the exit code."""
 
@@ -133,10 +135,12 @@ class _Watch:
                 self.pending, self.since = number, now
             elif self.pending != REQUEUE_SIGNAL and not repeats:
                 self.second = min(self.second, now)
-        if time.monotonic() - self.second > _LEAVE_SECONDS:
+        # The first rank ends the others; if it does not, the next one does.
+        if time.monotonic() - self.second > _LEAVE_SECONDS + _TURN_SECONDS * self.trainer.local_rank:
             silent = self.pulses.silent()
-            if silent and self.trainer.local_rank == 0:
+            if silent:
                 print(f"error: {silent}", file=sys.stderr, flush=True)
+            _kill_launcher()
             self._end(self.pending)
         if self.interruption.at_once or self.second < math.inf:
             return True
@@ -161,10 +165,8 @@ class _Watch:
         if self.pulses.waited < self.most + _MEET_SECONDS * self.trainer.global_rank:
             return ""
         silent: str = self.pulses.silent()
-        first = launcher()
-        if silent and first is not None:
-            with suppress(ProcessLookupError):
-                os.kill(first, signal.SIGKILL)  # it would have said so before this rank
+        if silent:
+            _kill_launcher()  # it would have said so before this rank
         return silent
 
     def _gone(self) -> str:
@@ -229,3 +231,11 @@ def _kill_children(trainer: Trainer) -> None:
     """Kills the ranks that Lightning started from this one."""
     for child in _children(trainer):
         child.kill()
+
+
+def _kill_launcher() -> None:
+    """Kills the rank that started this one, if another rank did."""
+    first = launcher()
+    if first is not None:
+        with suppress(ProcessLookupError):
+            os.kill(first, signal.SIGKILL)

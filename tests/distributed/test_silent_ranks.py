@@ -15,6 +15,7 @@ import pytest
 
 from lit_triwave.distributed import pulses, watch
 from lit_triwave.distributed.interruption import Interruption
+from lit_triwave.distributed.launcher import LAUNCHER_VARIABLE
 from lit_triwave.distributed.pulses import RANKS_FOLDER, Pulses
 
 
@@ -72,6 +73,24 @@ def test_a_second_signal_ends_a_stopped_rank_and_names_it(
     assert (left.value.code, said) == (130, [signal.SIGINT])
     assert stopped.wait(10) == -signal.SIGKILL
     assert "error: rank 1 has not answered for 60 s" in capsys.readouterr().err
+
+
+def test_a_second_signal_also_ends_a_stopped_first_rank(
+    silent: Path, stopped: subprocess.Popen[bytes], capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("_LEAVE_SECONDS", "_TURN_SECONDS"):
+        monkeypatch.setattr(watch, name, 0.1)
+    monkeypatch.setenv(LAUNCHER_VARIABLE, str(stopped.pid))
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    Pulses(silent, 0, 2).beat(0)
+    os.utime(silent / RANKS_FOLDER / "0", (time.time() - 60,) * 2)
+    second = watching(silent, None, 600, [signal.SIGINT, signal.SIGINT], [])
+    second.trainer.local_rank, second.trainer.strategy.launcher.procs = 1, []
+    second.pulses = Pulses(silent, 1, 2)
+    with pytest.raises(SystemExit) as left:
+        second.run()
+    assert left.value.code == 130 and stopped.wait(10) == -signal.SIGKILL
+    assert "error: rank 0 has not answered for 60 s" in capsys.readouterr().err
 
 
 def test_a_rank_that_lets_the_others_wait_for_too_long_ends_the_run(
