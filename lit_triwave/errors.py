@@ -93,6 +93,11 @@ def _wrong_choice(message: str) -> str:
     return f"{keys[-1]} must be one of {', '.join(choices)}, got '{value}'{did_you_mean(value, choices)}"
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error of Python or PyTorch means that there is not enough memory."""
+    return isinstance(error, MemoryError) or _NO_MEMORY.search(str(error)) is not None
+
+
 def one_line(error: BaseException) -> str:
     """Returns an error's message in one line, led by its type where the message alone says too little."""
     text = str(error)
@@ -101,7 +106,7 @@ def one_line(error: BaseException) -> str:
         text = str(error)
     if _WORKER in text:  # a worker process sends its traceback; the last line has the message
         text = text.rstrip().splitlines()[-1].partition(": ")[2]
-    if _NO_MEMORY.search(text) or isinstance(error, MemoryError):
+    if out_of_memory(error):
         asked = re.search(r"allocate (\d+) bytes", text)
         size = f" {int(asked[1]) / 1e9:,.1f} GB more" if asked else " more than there is"
         return f"out of memory: PyTorch asks for{size}; use a smaller model or smaller batches"

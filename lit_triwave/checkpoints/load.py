@@ -17,7 +17,7 @@ from zipfile import ZIP_STORED, ZipFile, is_zipfile
 import torch
 from torch import Tensor
 
-from lit_triwave.errors import TriwaveError, reason
+from lit_triwave.errors import TriwaveError, out_of_memory, reason
 from lit_triwave.modules.staged import NUMBERS
 from lit_triwave.tracking.run_files import CONFIG_YAML, run_folder_of
 
@@ -165,8 +165,8 @@ def _in_words(error: Exception) -> str:
     """Returns what an error means that a content caused, without words of Python's."""
     if isinstance(error, KeyError):
         return f"{_NO_RUN}: it has no {error}"
-    if isinstance(error, MemoryError):
-        return "it asks for more memory than there is"
+    if out_of_memory(error):
+        return "it asks for more memory than its weights need, or than there is"
     kinds = (AttributeError, TypeError, LookupError, RecursionError, AssertionError)
     return _NO_RUN if isinstance(error, kinds) else reason(error)
 

@@ -18,7 +18,12 @@ from lit_triwave.checkpoints.load import check_weights, load_checkpoint, reading
 from lit_triwave.errors import TriwaveError, reason
 from lit_triwave.modules.stages import Limit, Polish, Stage
 from lit_triwave.nn.scaling import UnitScaling
+from lit_triwave.nn.sizes import bounded_memory
 from lit_triwave.tracking.run_files import run_folder_of
+
+_SPARE_BYTES = 1 << 29
+_COPIES = 10
+"""A module is built in float64, with buffers, and filled from a second copy of its weights."""
 
 
 @dataclass
@@ -131,7 +136,8 @@ def load_module(place: str | Path) -> Saved:
     """
     path = find_checkpoint(place)
     content = load_checkpoint(path)
-    with reading(path):
+    # A forged file may name any number of neurons.
+    with reading(path), bounded_memory(_SPARE_BYTES + _COPIES * path.stat().st_size):
         return _rebuilt(path, content)
 
 

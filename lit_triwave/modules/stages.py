@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, cast, get_args
@@ -93,7 +94,7 @@ class Stage:
         try:
             optimizer = getattr(torch.optim, self.optimizer)(parameters, lr=self.lr, **self.options)
         except (TypeError, ValueError, RuntimeError) as error:
-            raise ValueError(f"options {self.options} do not suit torch.optim.{self.optimizer}: {error}") from error
+            raise ValueError(f"options {self.options} do not suit torch.optim.{self.optimizer}: {_why(error)}") from error
         return optimizer, LambdaLR(optimizer, lambda step: self.factor((begun + step) / max(1, steps)))
 
     def factor(self, progress: float) -> float:
@@ -159,7 +160,7 @@ class Limit:
             tensors = cast(Iterable[nn.Parameter], parameters)
             return VariableProjection(tensors, halving=self.halving, **self.options), None
         except TypeError as error:
-            raise ValueError(f"options {self.options} do not suit VariableProjection: {error}") from error
+            raise ValueError(f"options {self.options} do not suit VariableProjection: {_why(error)}") from error
 
 
 @dataclass
@@ -215,8 +216,13 @@ def configure_second_order(parameters: Parameters, options: dict[str, Any], **mo
         return LevenbergMarquardt(cast(Iterable[nn.Parameter], parameters), **more, **options)
     except TypeError as error:
         raise ValueError(
-            f"options {options} do not suit LevenbergMarquardt: {error}; options {{}} takes its defaults"
+            f"options {options} do not suit LevenbergMarquardt: {_why(error)}; options {{}} takes its defaults"
         ) from error
+
+
+def _why(error: Exception) -> str:
+    """Returns why an optimizer refuses its options, without words of Python's."""
+    return re.sub(r"\w+\.__init__\(\) got an unexpected keyword argument", "it has no option", str(error))
 
 
 def _replicas(options: dict[str, Any]) -> int:

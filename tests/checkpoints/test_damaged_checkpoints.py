@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+import resource
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,12 +14,13 @@ from zipfile import ZIP_DEFLATED, ZipFile
 import pytest
 import torch
 
+from benchmarks.flipped_bits import flipped
 from lit_triwave.checkpoints.load import load_checkpoint
 from lit_triwave.cli import main
-from lit_triwave.errors import TriwaveError
 from tests.checkpoints.test_earlier_versions import SAVED
+from tests.commands.inspect.test_inspect import FUNCTIONS
 from tests.conftest import REPOSITORY
-from tests.finished_runs import assert_identical
+from tests.small_runs import DIGITS, FUNCTION, shared_folder, small_run
 
 
 @pytest.fixture
@@ -43,19 +45,15 @@ def line(capsys: pytest.CaptureFixture[str]) -> str:
     return text
 
 
-def test_each_flipped_bit_that_changes_the_content_is_refused(run: Path) -> None:
-    whole, generator = last(run).read_bytes(), random.Random(0)
-    content, refused = load_checkpoint(last(run)), 0
-    for _ in range(60):
-        flipped = bytearray(whole)
-        flipped[generator.randrange(len(whole))] ^= 1 << generator.randrange(8)
-        last(run).write_bytes(flipped)
-        try:
-            assert_identical(load_checkpoint(last(run)), content)
-        except TriwaveError as error:
-            assert "it is damaged" in str(error)
-            refused += 1
-    assert refused > 20
+def test_each_flipped_bit_that_changes_the_content_is_refused(run: Path, tmp_path_factory: Any) -> None:
+    shared = shared_folder(tmp_path_factory, "inspect")
+    stack = small_run(shared, "stack", *FUNCTION, "--model.recruit", "false", *FUNCTIONS["stack"])
+    digits = small_run(shared, "digits", *DIGITS)
+    for source in (last(run), *(other / "checkpoints" / "pretrained.ckpt" for other in (stack, digits)), last(digits)):
+        copy = Path(shutil.copy(source, run / "copy.ckpt"))
+        changed, refused = flipped(copy, 40, random.Random(0))
+        assert changed == refused > 10, source
+        assert copy.read_bytes() == source.read_bytes()
 
 
 def test_where_the_last_checkpoint_is_damaged_a_whole_one_is_offered_by_a_command(run: Path, capsys) -> None:
@@ -143,6 +141,14 @@ def test_a_file_that_unfolds_to_gigabytes_is_refused_unread(run: Path, capsys) -
     assert last(run).stat().st_size < 200_000
     assert resume(run) == 1
     assert "its parts are compressed, which no run does)" in line(capsys)
+
+
+def test_a_model_far_larger_than_the_weights_is_not_built(run: Path, capsys) -> None:
+    torch.save(load_checkpoint(last(run)) | {"hyper_parameters": hyper(replicas=1 << 24)}, last(run))
+    limits = resource.getrlimit(resource.RLIMIT_DATA)
+    assert main(["inspect", str(run)]) == 1
+    assert "it asks for more memory than its weights need" in line(capsys)
+    assert resource.getrlimit(resource.RLIMIT_DATA) == limits
 
 
 @pytest.mark.parametrize("command", ["validate", "test", "predict"])

@@ -40,6 +40,7 @@ from lit_triwave.distributed.watch import ranks_end_together
 from lit_triwave.modules.staged import check_strategy
 from lit_triwave.modules.stages import Limit, Polish, Stage
 from lit_triwave.nn.networks import TriangleNetwork
+from lit_triwave.nn.sizes import available_memory, bounded_memory
 from lit_triwave.tracking.config_yaml import SaveFitConfig
 from lit_triwave.tracking.flat_config import plain
 from lit_triwave.tracking.loggers import finish_wandb
@@ -93,8 +94,15 @@ class TriwaveCLI(LightningCLI):
             asked = "last" if config.run.id else None
         self.chosen = choose_checkpoint(asked, config.run, fits)
 
+    def instantiate_classes(self) -> None:
+        """Builds data, model and trainer. Data or a model that need more memory than there is end in an error."""
+        with ExitStack() as self._bounded:
+            self._bounded.enter_context(bounded_memory(available_memory()))
+            super().instantiate_classes()
+
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Opens the run, then makes the trainer with the loggers and callbacks of the command."""
+        self._bounded.close()  # the process of Weights & Biases would inherit it
         config, fits = self.config_init[self.subcommand], self.subcommand == "fit"
         self.checkpoint = None if self.chosen.path is None else load_checkpoint(self.chosen.path)
         identity = self._checked_identity(fits)
