@@ -36,7 +36,7 @@ EPOCHS = 6  # of each stage
 CONFIG = ["--config", "configs/stack.yaml", "--model.layers", "[2, 2]", "--model.replicas", "2", "--data.points", "60"]
 CONFIG += [f"--model.{stage}.epochs={EPOCHS}" for stage in STAGES] + ["--model.limit.halving=0"]
 CONFIG += ["--run.checkpoint_every=1", "--run.wandb=disabled", "--trainer.enable_progress_bar=false"]
-RANK_SECONDS = 5.0  # that ranks wait for one that is silent
+RANK_SECONDS = 30.0  # that ranks wait for one that is silent, and at the start for one that still imports
 ALONE_SECONDS = RANK_SECONDS + 15  # without a signal; the next rank speaks 5 s later if it is the first that is silent
 SIGNAL_SECONDS = 10.0  # after the second signal
 START_SECONDS = 300.0

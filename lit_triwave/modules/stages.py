@@ -94,7 +94,8 @@ class Stage:
         try:
             optimizer = getattr(torch.optim, self.optimizer)(parameters, lr=self.lr, **self.options)
         except (TypeError, ValueError, RuntimeError) as error:
-            raise ValueError(f"options {self.options} do not suit torch.optim.{self.optimizer}: {_why(error)}") from error
+            optimizer_name = f"torch.optim.{self.optimizer}"
+            raise ValueError(f"options {self.options} do not suit {optimizer_name}: {_why(error)}") from error
         return optimizer, LambdaLR(optimizer, lambda step: self.factor((begun + step) / max(1, steps)))
 
     def factor(self, progress: float) -> float:

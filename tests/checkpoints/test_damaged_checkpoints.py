@@ -19,8 +19,8 @@ from lit_triwave.checkpoints.load import load_checkpoint
 from lit_triwave.cli import main
 from tests.checkpoints.test_earlier_versions import SAVED
 from tests.commands.inspect.test_inspect import FUNCTIONS
-from tests.conftest import REPOSITORY
-from tests.small_runs import DIGITS, FUNCTION, shared_folder, small_run
+from tests.conftest import REPOSITORY, shared_folder
+from tests.small_runs import DIGITS, FUNCTION, small_run
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from lightning.fabric.utilities import distributed as fabric_distributed
+from torch.autograd import graph
+from torch.distributed import distributed_c10d
+from torch.nn import parallel
 
 from lit_triwave.distributed import pulses, watch
 from lit_triwave.distributed.interruption import Interruption
@@ -100,6 +105,16 @@ def test_a_rank_that_lets_the_others_wait_for_too_long_ends_the_run(
         watching(silent, stopped, 1.2, [], []).run()
     assert left.value.code == 1 and stopped.wait(10) == -signal.SIGKILL
     assert "has not answered" in (error := capsys.readouterr().err) and "rank 1" in error and "rank 0" not in error
+
+
+@pytest.mark.parametrize("module", [distributed_c10d, graph, parallel.distributed, fabric_distributed])
+def test_a_rank_is_known_to_wait_inside_of_torch(module: Any) -> None:
+    found: list[Any] = []
+    looks = threading.Timer(0.05, lambda: found.append(pulses._waiting_place()))
+    assert pulses._waiting_place() is None
+    looks.start()
+    exec(compile("while not found: sleep(0.01)", module.__file__, "exec"), {"found": found, "sleep": time.sleep})
+    assert found[0] is not None
 
 
 def test_a_rank_that_does_something_else_meanwhile_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -74,7 +74,10 @@ def refuse(capsys: pytest.CaptureFixture[str], root: Path, *args: str, left: boo
         (["--data.domain", "{x: [1, 1]}"], "domain of x: lower 1.0 must be below upper 1.0"),
         (["--data.domain", "{}"], "domain"),
         (["--model.polish.exchange", "2"], "exchange 2.0: between 0 and 1/2"),
-        (["--model.polish.options", "{kick: 1}"], "do not suit LevenbergMarquardt: it has no option 'kick'; options {} takes"),
+        (
+            ["--model.polish.options", "{kick: 1}"],
+            "do not suit LevenbergMarquardt: it has no option 'kick'; options {}",
+        ),
         (["--data.points", "1"], "points"),
         (["--data.noise", "-1"], "noise"),
         (["--run.id", "a\x1b[31mb"], "control characters or / \\ # ? % :, got 'a\\x1b[31mb'"),
