@@ -13,8 +13,12 @@ RANKS_FOLDER = ".ranks"
 _BEAT_SECONDS = 1.0
 _SILENT_SECONDS = 5.0
 """A rank that has left no sign of life for so long is stopped, or blocked outside of Python."""
-_PLACES = ("torch/distributed/", "torch/autograd/graph.py", "torch/nn/parallel/distributed.py")
-_PLACES += ("lightning/fabric/utilities/distributed.py",)
+_PLACES = (
+    "torch/distributed/",
+    "torch/autograd/graph.py",
+    "torch/nn/parallel/distributed.py",
+    "lightning/fabric/utilities/distributed.py",
+)
 """Files in whose functions a rank waits for others: DDP does so for buffers, and inside of the backward pass."""
 
 
