@@ -167,7 +167,7 @@ def with_shipped_configs(args: Sequence[str]) -> list[str]:
     for i, word in enumerate(found):
         if word.startswith("--config="):
             found[i] = f"--config={_config(word.removeprefix('--config='))}"
-        elif word == "--config" and i + 1 < len(found):
+        elif word in ("--config", "-c") and i + 1 < len(found):
             found[i + 1] = _config(found[i + 1])
     return found
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
 
 from lightning.pytorch.cli import LightningArgumentParser
@@ -25,13 +25,20 @@ class OneLineParser(LightningArgumentParser):
     Attributes:
         classes: whose arguments are the known keys, for suggestions.
         words: of the command line, which has the whole of a key that jsonargparse shortens.
+        further_help: returns what stands below the help; None for nothing.
     """
 
     classes: Iterable[type] = ()
     words: Sequence[str] = ()
+    further_help: Callable[[], str] | None = None
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, allow_abbrev=False, **options)
+
+    def format_help(self, *args: Any) -> str:
+        """Returns the help, as `--help` prints it."""
+        text: str = super().format_help(*args)
+        return text if self.further_help is None else f"{text}\n{self.further_help()}"
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Prints the error and exits with code 2."""

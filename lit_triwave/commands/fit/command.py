@@ -27,9 +27,10 @@ from lit_triwave.checkpoints.load import load_checkpoint, reading
 from lit_triwave.checkpoints.origin import Origin
 from lit_triwave.checkpoints.same_run import RunRecord, check_same_run, identity_of, other_arithmetic
 from lit_triwave.commands.config_checks import LINKS, check_links, check_nulls
+from lit_triwave.commands.fit.fields_help import fields_help
 from lit_triwave.commands.fit.session import FitSession, wandb_loggers
 from lit_triwave.commands.fit.start_report import start_block
-from lit_triwave.commands.parser import known_classes
+from lit_triwave.commands.parser import OneLineParser, known_classes
 from lit_triwave.commands.quiet import quiet
 from lit_triwave.distributed.cluster import check_meeting_point, cluster_environment, leave_ranks, one_message, requeued
 from lit_triwave.distributed.launcher import LAUNCHER_VARIABLE, announce_launcher
@@ -74,6 +75,9 @@ class TriwaveCLI(LightningCLI):
         return {self._asked: known[self._asked]} if self._asked in known else known
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        assert isinstance(parser, OneLineParser)
+        parser.usage = f"python -m lit_triwave {self._asked} --config FILE [--KEY VALUE ...]"
+        parser.further_help = lambda: fields_help(parser.words)
         parser.add_class_arguments(Run, "run")
         for source, target in LINKS.items():
             parser.link_arguments(source, f"model.init_args.{target}", apply_on="instantiate")

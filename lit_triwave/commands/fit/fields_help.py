@@ -1,0 +1,72 @@
+"""The fields of models and data in the help of `fit`, `validate`, `test` and `predict`."""
+
+from __future__ import annotations
+
+from argparse import SUPPRESS
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from pkgutil import resolve_name
+from typing import Any
+
+import yaml
+from jsonargparse import ArgumentParser
+
+import datamodules
+from lit_triwave import modules
+from lit_triwave.commands.config_checks import LINKS
+
+_BASES = ("RegressionDataModule", "StagedModule")
+"""Classes for subclasses, which a config does not name."""
+
+
+def fields_help(words: Sequence[str]) -> str:
+    """Returns the fields of the model and the data that a command line names, with what their docstrings say.
+
+    Args:
+        words: of the command line; where they name no model or no data, those of this project are described.
+    """
+    parts = {"model": modules, "data": datamodules}
+    named = {part: _named(words, part, room) for part, room in parts.items()}
+    found = [
+        _fields(part, path, kind)
+        for part, room in parts.items()
+        for path, kind in (named[part] or _shipped(room)).items()
+    ]
+    if not any(named.values()):
+        found.append("With --config FILE before --help, only the model and the data of that config are described.\n")
+    return "\n".join([*found, "--print_config after all other arguments shows the value of every field.\n"])
+
+
+def _named(words: Sequence[str], part: str, room: Any) -> dict[str, Any]:
+    """Returns the class of the model or the data that a command line names last, by its path; {} if it names none."""
+    found: Any = None
+    for option, value in _options(words):
+        if option in ("--config", "-c") and Path(value).is_file():
+            content = yaml.safe_load(Path(value).read_text())
+            asked = content.get(part) if isinstance(content, dict) else None
+            found = (asked.get("class_path") if isinstance(asked, dict) else asked) or found
+        elif option in (f"--{part}", f"--{part}.class_path"):
+            found = value
+    if not isinstance(found, str) or not found:
+        return {}
+    path = f"{room.__name__}.{found}" if found in room.__all__ else found
+    return {path: resolve_name(path)}
+
+
+def _options(words: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Yields options and their values."""
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        option, equals, value = word.partition("=")
+        yield option, value if equals else following
+
+
+def _shipped(room: Any) -> dict[str, Any]:
+    return {f"{room.__name__}.{name}": getattr(room, name) for name in room.__all__ if name not in _BASES}
+
+
+def _fields(part: str, path: str, kind: Any) -> str:
+    """Returns the help of a class, without what a model takes from its data."""
+    parser = ArgumentParser(usage=SUPPRESS, add_help=False)
+    parser.add_class_arguments(kind, part, skip={*LINKS.values()} if part == "model" else set(), fail_untyped=False)
+    text: str = parser.format_help()
+    return f"--{part} {path}\n{text}"
