@@ -19,10 +19,13 @@ setup: $(VENV)/.installed ## create .venv and install the pinned dependencies
 # uv installs the pinned set in seconds where pip takes minutes. Compiling the bytecode once makes every later start of
 # Lightning several seconds faster, also where Python may not write it itself.
 $(VENV)/.installed: requirements.lock pyproject.toml
+	@echo "set-up, 1 of 3: creating $(VENV)"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	@echo "set-up, 2 of 3: downloading and installing PyTorch and the other pinned packages, about 6 GB on disk"
 	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --requirement requirements.lock
 	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --no-deps --editable .
+	@echo "set-up, 3 of 3: compiling them once, so that every start is seconds faster"
 	$(BIN)/python -m compileall -q -j 0 $$($(BIN)/python -c 'import site; print(site.getsitepackages()[0])') >/dev/null 2>&1 || true
 	touch $@
 
