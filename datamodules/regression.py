@@ -75,7 +75,7 @@ class RegressionDataModule(ResumableDataModule):
             an epoch takes longer than a step.
 
     Attributes:
-        target_name: name of the target in figures.
+        target_name: name of the target in figures; of several, all of them.
 
     Raises:
         ValueError: a bound, the batch size or the seed is out of range, or a value is not finite.
@@ -116,10 +116,21 @@ class RegressionDataModule(ResumableDataModule):
         return len(self.train_set)
 
     @cached_property
-    def target_range(self) -> tuple[float, float]:
-        """The least and the greatest training target, which outputs are scaled to; (c, c + 1) if all targets are c."""
-        lower, upper = (float(bound) for bound in self.train_set.y.aminmax())
-        return (lower, upper) if lower < upper else (lower, lower + 1.0)
+    def target_range(self) -> tuple[float, float] | list[tuple[float, float]]:
+        """The least and the greatest training target, which outputs are scaled to; (c, c + 1) if all targets are c.
+
+        For F functions a list of F such pairs.
+        """
+        y = self.train_set.y
+        ends = torch.stack([y.amin(0), y.amax(0)], -1).reshape(-1, 2).tolist()
+        pairs = [(lower, upper) if lower < upper else (lower, lower + 1.0) for lower, upper in ends]
+        return pairs[0] if y.ndim == 1 else pairs
+
+    @property
+    def target_names(self) -> list[str]:
+        """Name of each target."""
+        y = self.train_set.y
+        return [self.target_name] if y.ndim == 1 else [f"{self.target_name} {t + 1}" for t in range(y.shape[1])]
 
     @cached_property
     def curvature(self) -> list[Any]:
@@ -166,7 +177,11 @@ class RegressionDataModule(ResumableDataModule):
         """Returns the columns that stand beside predictions: the inputs and, where it is known, the target."""
         points = self.predict_set
         columns = {name: points.x[:, j].tolist() for j, name in enumerate(self.domain)}
-        return columns if bool(points.y.isnan().all()) else columns | {"target": points.y.tolist()}
+        if bool(points.y.isnan().all()):
+            return columns
+        if points.y.ndim == 1:
+            return columns | {"target": points.y.tolist()}
+        return columns | dict(zip(self.target_names, points.y.T.tolist(), strict=True))
 
     def check_ranks(self, ranks: int) -> None:
         check_shares(len(self.train_set), self.batch_size, ranks)

@@ -28,7 +28,7 @@ class TableDataModule(RegressionDataModule):
     Args:
         path: a text file with a header (.csv, .tsv, .txt, also compressed) or a Parquet file, with at least 4 rows.
         inputs: names of the input columns, in the order of the columns of x; none of them constant.
-        target: name of the target column; numbers.
+        target: name of the target column, or of several; numbers.
         val_fraction: share of the rows held out for validation, in [0, 1).
         test_fraction: share of the rows held out for the test, in [0, 1); both together below 1.
         split: column that says for each row whether it is for `train`, `val` or `test`. Without a row for validation,
@@ -67,7 +67,7 @@ class TableDataModule(RegressionDataModule):
         self,
         path: str,
         inputs: list[str],
-        target: str,
+        target: list[str] | str,
         val_fraction: float = 0.1,
         test_fraction: float = 0.1,
         split: str | None = None,
@@ -91,9 +91,10 @@ class TableDataModule(RegressionDataModule):
         _check_fractions(val_fraction, test_fraction)
         if split is not None and test_path is not None:
             raise ValueError("split and test_path must not both be given: the test rows are in one of them")
-        named = [*inputs, target, *([] if split is None else [split])]
-        if not inputs:
-            raise ValueError("inputs must name at least one column, got none")
+        targets = [target] if isinstance(target, str) else list(target)
+        named = [*inputs, *targets, *([] if split is None else [split])]
+        if not inputs or not targets:
+            raise ValueError(f"{'target' if inputs else 'inputs'} must name at least one column, got none")
         for name in named:
             if named.count(name) > 1:
                 raise ValueError(f"inputs, target and split must be different columns, got {name!r} more than once")
@@ -109,7 +110,7 @@ class TableDataModule(RegressionDataModule):
         file = TableFile(path, named, self._options)
         if len(file) < _MIN_ROWS:
             raise ValueError(f"{path} must have at least {_MIN_ROWS} rows, got {len(file)}")
-        self._target, self._outside = target, outside
+        self._targets, self._outside = targets, outside
         self.columns = InputColumns(file, inputs, categorical or [], ordinal or [], missing)
         self.remarks: list[str] = []
         raw, y, kept = self._rows(file)
@@ -143,25 +144,32 @@ class TableDataModule(RegressionDataModule):
         super().__init__(
             domain, points(train), points(val), tested, predict=predicted, batch_size=batch_size, seed=seed
         )
-        self.target_name = target
+        self.target_name = ", ".join(targets)
         self.validates = len(val) > 0
 
+    @property
+    def target_names(self) -> list[str]:
+        """Name of each target."""
+        return self._targets
+
     def _rows(self, file: TableFile, needs_target: bool = True) -> tuple[Any, Tensor, Tensor]:
-        """Returns the inputs as they are in a file, the targets, (rows,), and which rows can be used, (n,) int64."""
+        """Returns the inputs as they are in a file, the targets, (rows,) or (rows, F), and which rows can be used, (n,)
+        int64."""
         raw = self.columns.raw(file)
         usable = self.columns.present(file, raw)
-        if needs_target or self._target in file.frame.columns:
-            y = file.numbers(self._target)
-        else:
-            y = torch.full((len(file),), torch.nan, dtype=torch.float64)
-        if needs_target:
-            row = first_true(y.isnan())
-            if row is not None and self.columns.missing is None:
+        unknown = torch.full((len(file),), torch.nan, dtype=torch.float64)
+        found = [
+            file.numbers(name) if needs_target or name in file.frame.columns else unknown for name in self._targets
+        ]
+        for name, column in zip(self._targets, found, strict=True):
+            row = first_true(column.isnan())
+            if needs_target and row is not None and self.columns.missing is None:
                 raise ValueError(
-                    f"{file.path}: missing value in target column {self._target!r} at {file.position(row)}: correct "
-                    "it, or set missing to drop, median or mean"
+                    f"{file.path}: missing value in target column {name!r} at {file.position(row)}: correct it, or set "
+                    "missing to drop, median or mean"
                 )
-            usable &= ~y.isnan()
+            usable &= ~column.isnan() | (not needs_target)
+        y = found[0] if len(found) == 1 else torch.stack(found, 1)
         if not usable.all():
             self.remarks.append(f"{file.path}: {int((~usable).sum())} of {len(file)} rows dropped for missing values")
         rows = usable.nonzero()[:, 0]
@@ -192,8 +200,7 @@ class TableDataModule(RegressionDataModule):
     def prediction_columns(self) -> dict[str, list[Any]]:
         """Returns what identifies the predicted rows: their number in the file, the inputs as read, the target."""
         names = [column["name"] for column in self.columns.state]
-        if self._target in self._asked.frame.columns:
-            names.append(self._target)
+        names += [name for name in self._targets if name in self._asked.frame.columns]
         rows = self._asked_rows
         chosen = self._asked.frame[names].iloc[rows.numpy()].astype(object)
         columns: dict[str, list[Any]] = {"row" if "row" not in names else "row_number": (rows + 1).tolist()}

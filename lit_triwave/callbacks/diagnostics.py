@@ -74,17 +74,18 @@ class RegressionDiagnostics(Diagnostics):
 
     def diagnose(self, trainer: Trainer, module: FunctionRegressor) -> None:
         # The module chooses its best seed by the same numbers, after this hook.
-        best = int(module.lowest(module.val_metrics.compute()["val/mse"]))
+        best = module.lowest(module.val_metrics.compute()["val/mse"]).reshape(-1).tolist()
         if module.network.segments is None:  # of a stack, which has too many pieces and too many neurons
             return
-        plain = module.plain(best)
-        if sum(layer.out_features for layer in plain if isinstance(layer, nn.Linear)) > _MOST_UNITS:
+        plains = [module.plain(replica) for replica in best]  # one for each target
+        if sum(layer.out_features for layer in plains[0] if isinstance(layer, nn.Linear)) > _MOST_UNITS:
             return
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        self._log(module, "dead_units", dead_share(module.network, plain, data.train_set.x.to(plain[0].weight)))
-        few = module.network.segments <= _MOST_PIECES
+        shares = [dead_share(module.network, plain, data.train_set.x.to(plain[0].weight)) for plain in plains]
+        self._log(module, "dead_units", sum(shares) / len(shares))
+        few = module.network.segments <= _MOST_PIECES and len(plains) == 1
         if few and trainer.is_global_zero and _is_counted(trainer, module):
-            self._log(module, "linear_regions/count", count_linear_regions(plain, *module.diagonal))
+            self._log(module, "linear_regions/count", count_linear_regions(plains[0], *module.diagonal))
 
 
 class ClassificationDiagnostics(Diagnostics):

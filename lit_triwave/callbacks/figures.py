@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
@@ -76,16 +77,30 @@ class RegressionFigures(RunFigures):
 
     @torch.no_grad()
     def draw(self, data: Any, module: FunctionRegressor) -> Iterator[tuple[str, Figure]]:
+        names = data.target_names
+        if len(names) == 1:
+            yield from self._draw_target(data, module, 0, data.target_name)
+            return
+        for t, name in enumerate(names):
+            # Numbered, since what can be in a file's name may be the same for two targets.
+            word = re.sub(r"[^\w.-]+", "_", name)
+            for figure_name, figure in self._draw_target(data, module, t, name):
+                yield f"{figure_name}_{t + 1}_{word}", figure
+
+    def _draw_target(
+        self, data: Any, module: FunctionRegressor, t: int, target_name: str
+    ) -> Iterator[tuple[str, Figure]]:
         from lit_triwave.figures import run_figures as plots
 
-        network, best = module.network, int(module.best_replica)
+        network, best = module.network, module.best_replicas[t]
         points = data.test_set
         step = -(-len(points) // _MAX_POINTS)
-        x, target = points.x[::step], points.y[::step]
+        x, target = points.x[::step], points.y.reshape(len(points), -1)[::step, t]
         prediction = module(x.to(module.device))[:, best].double().cpu()
         mse = float((prediction - target).square().mean())
-        title = f"{data.target_name}: test MSE {mse:.2e}"
+        title = f"{target_name}: test MSE {mse:.2e}"
         names = list(data.domain)
+        limit: tuple[int, float] | None = None
         if len(names) == 1:
             order = x[:, 0].argsort()
             x, target, prediction = x[order, 0], target[order], prediction[order]
@@ -94,10 +109,12 @@ class RegressionFigures(RunFigures):
             grid = torch.linspace(lower, upper, _GRID_POINTS, dtype=torch.float64)
             try:
                 kinks = breakpoints(plain, lower, upper, most=_SHOWN_PIECES)
+                lowest = None if network.segments is None else data.free_knot_mse(len(kinks) + 1)
+                limit = None if lowest is None else (len(kinks) + 1, lowest)
             except TooManyPieces:
                 kinks = grid[:0]
             curve, marks = ((u, plain(u[:, None])[:, 0]) for u in (grid, kinks))
-            yield "fit", plots.fit_figure(x, target, curve, marks, (names[0], data.target_name), title)
+            yield "fit", plots.fit_figure(x, target, curve, marks, (names[0], target_name), title)
             yield "error", plots.error_figure(x, prediction - target, kinks, names[0], title)
         elif len(names) == 2:
             yield "surface", plots.surface_figure(x, target, prediction, names, title)
@@ -113,11 +130,12 @@ class RegressionFigures(RunFigures):
                 label: float(module.first_epoch(name)) for name, label in labels.items() if module.stages[name].epochs
             }
             switches = {label: epoch for label, epoch in begins.items() if 0 < epoch < self.history.epochs[-1]}
-            limit = None if network.segments is None else data.free_knot_mse(network.segments)
+            each = network.replicas // module.num_targets
+            mse_of_seeds = self.history.mse[:, each * t : each * (t + 1)]
             yield (
                 "loss",
                 plots.loss_figure(
-                    self.history.epochs, self.history.mse, best, switches, limit, f"{data.target_name}: training"
+                    self.history.epochs, mse_of_seeds, best - each * t, switches, limit, f"{target_name}: training"
                 ),
             )
 

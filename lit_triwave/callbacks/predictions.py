@@ -18,7 +18,8 @@ from lit_triwave.files import written_whole
 class PredictionCSV(BasePredictionWriter):
     """Writes the data's own columns, the best seed's prediction and the range over seeds, in the units of the data.
 
-    A computed column whose name the data have too is called `prediction_of_<target>`, and so on.
+    A computed column whose name the data have too is called `prediction_of_<target>`, and so on, as are those of
+    several targets.
 
     Args:
         path: of the CSV file.
@@ -36,18 +37,22 @@ class PredictionCSV(BasePredictionWriter):
         self, trainer: Trainer, pl_module: LightningModule, predictions: Sequence[Any], batch_indices: Sequence[Any]
     ) -> None:
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        computed = {
-            key: torch.cat([batch[key] for batch in predictions]).tolist()
-            for key in predictions[0]
-            if key not in ("x", "target")
-        }
+        computed: dict[str, list[float]] = {}
+        for key in predictions[0]:
+            found = torch.cat([batch[key] for batch in predictions])
+            if found.ndim == 1:
+                computed[key] = found.tolist()
+            elif key not in ("x", "target"):
+                each = zip(data.target_names, found.T.tolist(), strict=True)
+                computed |= {f"{key}_of_{target}": column for target, column in each}
+        computed.pop("target", None)  # is among the data's own columns
         columns: dict[str, Sequence[Any]] = data.prediction_columns()
         for name, values in computed.items():
             free = name if name not in columns else f"{name}_of_{data.target_name}"
             while free in columns:
                 free += "_"
             columns[free] = values
-        count = len(computed["prediction"])  # the trainer's limit_predict_batches may leave rows out
+        count = len(next(iter(computed.values())))  # the trainer's limit_predict_batches may leave rows out
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with written_whole(self.path) as partial, partial.open("w", newline="") as file:
             writer = csv.writer(file)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ from lit_triwave.analysis.dead_units import SAMPLES, dead_share
 from lit_triwave.callbacks.diagnostics import ClassificationDiagnostics
 from lit_triwave.callbacks.loss_history import validation_images
 from lit_triwave.files import write_json
-from lit_triwave.modules.metrics import dead, spread
+from lit_triwave.modules.metrics import dead, over_targets, spread
 from lit_triwave.nn.stack import StackNetwork
 from lit_triwave.tracking.metric_goals import shown, title
 from lit_triwave.tracking.run_files import SCHEMA, SUMMARY_JSON
@@ -130,7 +131,7 @@ class RegressionSummary(RunSummary):
         return _regression_summary(data, module)
 
     def table(self, summary: dict[str, Any], data: Any, module: FunctionRegressor) -> Table:
-        table = _regression_table(summary, module.network.replicas)
+        table = _regression_table(summary, module.hparams["replicas"], data.target_names)
         later = any(module.stages[name].epochs for name in ("pretrain", "train", "polish"))
         if getattr(data, "validates", False) and not later:
             table.title = f"the iterate that is best on the {len(data.val_set)} validation rows"
@@ -200,45 +201,59 @@ class ClassificationSummary(RunSummary):
 
 def _regression_summary(data: Any, module: FunctionRegressor) -> dict[str, Any]:
     """Returns the flat summary of a tested function; errors are in units of the targets, MSEs in squared units."""
-    best = int(module.best_replica)
-    test = module.test_results
-    summary: dict[str, Any] = {"stage": module.stage, "replicas": module.network.replicas, "best_replica": best}
-    summary |= {name: float(values[best]) for name, values in test.items()}
-    summary |= spread("test/mse", test["test/mse"])
-    if module.network.replicas > 1:
-        summary["test/mse_std"] = test["test/mse"].std()
-    summary |= {"parameters": module.trained_parameters}
+    best, targets, test = module.best_replicas, module.num_targets, module.test_results
+    summary: dict[str, Any] = {"stage": module.stage, "replicas": module.hparams["replicas"]}
+    if targets == 1:
+        summary["best_replica"] = best[0]
+    shares = _r2(test["test/mse"], data.test_set.y)
+    for name, values in (test | {"test/r2": shares}).items():
+        chosen = values[best]
+        if chosen.isnan().all():
+            continue  # the R² of constant targets
+        summary[name] = over_targets(name, chosen[~chosen.isnan()])
+        if targets > 1:
+            split, metric = name.split("/")
+            each = zip(data.target_names, chosen, strict=True)
+            summary |= {f"{split}/{target}/{metric}": value for target, value in each if not value.isnan()}
+
+    def over_seeds(name: str, values: torch.Tensor) -> None:
+        summary[name] = values[best].mean()
+        summary.update(spread(name, values, targets))
+
+    over_seeds("test/mse", test["test/mse"])
+    if summary["replicas"] > 1:
+        summary["test/mse_std"] = test["test/mse"].view(targets, -1).std(1).mean()
+    summary |= {"parameters": targets * module.trained_parameters}
     if isinstance(module.network, StackNetwork):
         summary["layers"] = "-".join(map(str, module.network.layers))
         if module.limit_mse.isfinite().any():
-            summary |= {"limit/mse": module.limit_mse[best]} | spread("limit/mse", module.limit_mse)
-            summary["limit/parameters"] = module.network.limit_parameters
+            over_seeds("limit/mse", module.limit_mse)
+            summary["limit/parameters"] = targets * module.network.limit_parameters
     depth = getattr(module.network, "depth", None) or module.hparams["depth"]
     if depth is not None:
         summary["depth"] = depth
-    share = _r2(test["test/mse"], data.test_set.y)[best]
-    if not share.isnan():  # of constant targets
-        summary["test/r2"] = share
-    summary["multiply_adds"] = multiply_adds(module)
+    operations = multiply_adds(module)
+    summary["multiply_adds"] = None if operations is None else targets * operations
     with torch.no_grad():
         outputs = torch.cat([module(x.to(module.device)) for x in data.train_set.x.split(SAMPLES)])
         train = (outputs - module.targets(data.train_set.y.to(module.device))).square().mean(0)
     summary["dead"] = float(dead(outputs).double().mean())
-    plain = module.plain(best)
-    summary["dead_units"] = dead_share(module.network, plain, data.train_set.x.to(plain[0].weight))
+    plains = [module.plain(replica) for replica in best]
+    dead_units = [dead_share(module.network, plain, data.train_set.x.to(plain[0].weight)) for plain in plains]
+    summary["dead_units"] = sum(dead_units) / targets
     if module.pretrain_mse.isfinite().any():
-        summary |= {"pretrain/mse": module.pretrain_mse[best]} | spread("pretrain/mse", module.pretrain_mse)
-        if module.pretrain_regions.all():  # zero where they were too many
-            summary["linear_regions/pretrained"] = int(module.pretrain_regions[best])
+        over_seeds("pretrain/mse", module.pretrain_mse)
+        if module.pretrain_regions.all() and targets == 1:  # zero where they were too many
+            summary["linear_regions/pretrained"] = int(module.pretrain_regions[best[0]])
             summary["linear_regions/pretrained_min"] = int(module.pretrain_regions.min())
-    summary |= {"train/mse": train[best]} | spread("train/mse", train)
-    regions = module.linear_regions(best)
+    over_seeds("train/mse", train)
+    regions = module.linear_regions(best[0]) if targets == 1 else None
     if regions is not None:
         summary["linear_regions/final"] = regions
-    segments = module.network.segments
-    limit = None if segments is None else data.free_knot_mse(segments)
+    # Of the pieces that the network has now: standard training makes more than the depth alone gives.
+    limit = None if regions is None or module.network.segments is None else data.free_knot_mse(regions)
     if limit is not None:
-        summary |= {"free_knot/mse": limit, "free_knot/segments": segments}
+        summary |= {"free_knot/mse": limit, "free_knot/segments": regions}
     return {name: float(value) if isinstance(value, torch.Tensor) else value for name, value in summary.items()}
 
 
@@ -257,8 +272,10 @@ def _r2(mse: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     return torch.where(variance > 0, 1 - mse / variance, torch.nan)
 
 
-def _regression_table(summary: dict[str, Any], replicas: int) -> Table:
+def _regression_table(summary: dict[str, Any], replicas: int, targets: Sequence[str]) -> Table:
     """Returns the closing table of a function; lowest and mean are over seeds."""
+    if len(targets) > 1:
+        return _targets_table(summary, replicas, targets)
     table = Table()
     many = replicas > 1
     table.add_column("")
@@ -285,4 +302,19 @@ def _regression_table(summary: dict[str, Any], replicas: int) -> Table:
         row(f"free-knot limit, {summary['free_knot/segments']} segments", f"{summary['free_knot/mse']:.2e}")
     if summary.get("dead"):
         row(title("dead"), shown("dead", summary["dead"]))
+    return table
+
+
+def _targets_table(summary: dict[str, Any], replicas: int, targets: Sequence[str]) -> Table:
+    """Returns the closing table of several targets: the best seed of each, and all targets together."""
+    table = Table("" if replicas == 1 else f"best of {replicas} seeds")
+    for name in (*targets, "mean"):
+        table.add_column(name, justify="right")
+    for key in ("val/mse", "limit/mse", "pretrain/mse", "train/mse", "test/mse", "test/r2", "test/max_error"):
+        value = summary.get(key, summary.get(f"{key}_min"))
+        if value is not None:
+            split, metric = key.split("/")
+            each = [summary.get(f"{split}/{name}/{metric}") for name in targets]
+            cells = ["" if one is None else shown(key, one) for one in each]
+            table.add_row(title(key), *cells, shown(key, value) + (" (largest)" if key == "test/max_error" else ""))
     return table

@@ -15,7 +15,7 @@ from lit_triwave import modules
 from lit_triwave.analysis.costs import replicas_of
 from lit_triwave.checkpoints.choose import find_checkpoint
 from lit_triwave.checkpoints.load import check_weights, load_checkpoint, reading
-from lit_triwave.errors import TriwaveError, reason
+from lit_triwave.errors import TriwaveError, did_you_mean, reason
 from lit_triwave.modules.stages import Limit, Polish, Stage
 from lit_triwave.nn.scaling import UnitScaling
 from lit_triwave.nn.sizes import bounded_memory
@@ -60,19 +60,49 @@ class Saved:
 
     @property
     def seeds(self) -> int:
-        """Number of networks side by side; 1 for classifiers."""
+        """Number of networks side by side, those of several targets included; 1 for classifiers."""
         return replicas_of(self.module)
 
-    def seed(self, asked: int | None = None) -> int:
-        """Returns the given seed, from 0, or by default the best one on the validation data.
+    @property
+    def targets(self) -> list[str]:
+        """Names of the targets of a table; "" for each that the checkpoint does not say."""
+        arguments = self.run.get("data", {}).get("init_args", {})
+        said = arguments.get("expression") or arguments.get("target") or ""
+        count = getattr(self.module, "num_targets", 1)
+        return [*said] if isinstance(said, (list, tuple)) and len(said) == count else [str(said)] * count
+
+    def networks(self, asked: int | None = None) -> list[int]:
+        """Returns, for each target, which of the networks side by side is a seed's.
+
+        Args:
+            asked: the seed, from 0; by default the one that is best on the validation data.
 
         Raises:
             TriwaveError: there is no such seed.
         """
+        if not self.is_function:
+            return [self._checked(asked or 0, 1)]
         if asked is None:
-            return int(getattr(self.module, "best_replica", 0))
-        if not 0 <= asked < self.seeds:
-            there = f"{self.seeds} seeds, 0 to {self.seeds - 1}" if self.seeds > 1 else "1 seed, 0"
+            found: list[int] = self.module.best_replicas
+            return found
+        each = self.seeds // len(self.targets)
+        return [self._checked(asked, each) + each * t for t in range(len(self.targets))]
+
+    def seed(self, asked: int | None = None, target: str | None = None) -> int:
+        """Returns the network of a seed, see `networks`, and of a target, by default the first.
+
+        Raises:
+            TriwaveError: there is no such seed or target.
+        """
+        if target is not None and target not in self.targets:
+            near = did_you_mean(target, self.targets)
+            raise TriwaveError(f"--target must be one of {', '.join(self.targets)}, got {target}{near}")
+        return self.networks(asked)[0 if target is None else self.targets.index(target)]
+
+    @staticmethod
+    def _checked(asked: int, count: int) -> int:
+        if not 0 <= asked < count:
+            there = f"{count} seeds, 0 to {count - 1}" if count > 1 else "1 seed, 0"
             raise TriwaveError(f"--seed must be one that the checkpoint has ({there}), got {asked}")
         return asked
 
@@ -94,9 +124,8 @@ class Saved:
 
     @property
     def target(self) -> str:
-        """Expression of a function, or column of a table; "" if the checkpoint does not say it."""
-        arguments = self.run.get("data", {}).get("init_args", {})
-        return str(arguments.get("expression") or arguments.get("target") or "")
+        """Expression of a function, or columns of a table; "" if the checkpoint does not say it."""
+        return ", ".join(dict.fromkeys(filter(None, self.targets)))
 
     @property
     def class_names(self) -> list[str]:

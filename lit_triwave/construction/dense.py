@@ -124,6 +124,16 @@ def beside(first: Sequence[Affine], second: Sequence[Affine]) -> list[Affine]:
     ]
 
 
+def of_same_inputs(networks: Sequence[Sequence[Affine]]) -> list[Affine]:
+    """Several networks of one length side by side that have the same inputs: the outputs of the first, and so on."""
+    first, *others = networks
+    joined = [*first]
+    for other in others:
+        (w1, b1), (w2, b2) = joined[0], other[0]
+        joined = [(torch.cat([w1, w2]), torch.cat([b1, b2])), *beside(joined[1:], other[1:])]
+    return joined
+
+
 def clamp_layers(n: int, like: Tensor) -> list[Affine]:
     """Returns the clamp of n values to [0, 1] as one hidden layer: relu(x) − relu(x − 1)."""
     eye = torch.eye(n, dtype=like.dtype, device=like.device)

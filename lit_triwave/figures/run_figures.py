@@ -63,9 +63,23 @@ def error_figure(x: Tensor, error: Tensor, kinks: Tensor, name: str, title: str)
 
 
 def loss_figure(
-    epochs: Tensor, mse: Tensor, best: int, switches: Mapping[str, float], limit: float | None, title: str
+    epochs: Tensor,
+    mse: Tensor,
+    best: int,
+    switches: Mapping[str, float],
+    limit: tuple[int, float] | None,
+    title: str,
 ) -> Figure:
-    """Draws the training MSE of all seeds, shape (records, seeds), with the best seed and the stage switches marked."""
+    """Draws the training MSE of all seeds, with the best seed and the stage switches marked.
+
+    Args:
+        epochs: of the records, (records,).
+        mse: (records, seeds).
+        best: the seed to mark.
+        switches: name of a stage ↦ its first epoch.
+        limit: number of linear pieces, and the lowest MSE that so many can have (METHOD section 6); None if unknown.
+        title: title of the figure.
+    """
     figure, (ax,) = new_figure()
     seeds = mse.shape[1]
     if seeds > 1:
@@ -91,10 +105,11 @@ def loss_figure(
             path_effects=[withStroke(linewidth=2.5, foreground="white")],  # curves may pass below
         )
     if limit is not None:
-        ax.axhline(limit, color="black", linewidth=0.9, linestyle=":", label="free-knot limit")
+        label = f"free-knot limit of {limit[0]} linear pieces"
+        ax.axhline(limit[1], color="black", linewidth=0.9, linestyle=":", label=label)
     decades_grid(ax)
     ax.set(xlabel="epoch", ylabel="mean squared error", title=title)
-    ax.legend(loc="lower left", framealpha=0.9, edgecolor="white")
+    figure.legend(loc="outside lower center", ncols=3, frameon=False)  # inside, it would hide a line
     return figure
 
 

@@ -52,9 +52,19 @@ def regression_metrics(replicas: int, prefix: str) -> MetricCollection:
     return metrics.set_dtype(torch.float64)
 
 
-def spread(name: str, values: Tensor) -> dict[str, Tensor]:
-    """Returns `name_min`, `name_mean` and `name_median` of values (replicas,), all 0-d."""
-    return {f"{name}_min": values.min(), f"{name}_mean": values.mean(), f"{name}_median": values.quantile(0.5)}
+def spread(name: str, values: Tensor, targets: int = 1) -> dict[str, Tensor]:
+    """Returns `name_min`, `name_mean` and `name_median` over seeds of values (replicas,), all 0-d.
+
+    Of several targets, which have equally many seeds side by side, it is the mean over targets.
+    """
+    each = values.view(targets, -1)
+    found = {"min": each.amin(1), "mean": each.mean(1), "median": each.quantile(0.5, dim=1)}
+    return {f"{name}_{statistic}": value.mean() for statistic, value in found.items()}
+
+
+def over_targets(name: str, values: Tensor) -> Tensor:
+    """Returns a metric of all targets together, 0-d: their mean, or the largest of maximum errors."""
+    return values.max() if name.endswith("max_error") else values.mean()
 
 
 def dead(outputs: Tensor) -> Tensor:

@@ -15,12 +15,13 @@ from lit_triwave.analysis.dead_units import SAMPLES
 from lit_triwave.analysis.regions import TooManyPieces, count_linear_regions
 from lit_triwave.distributed.ranks import say
 from lit_triwave.errors import TrainingDiverged, TriwaveError
-from lit_triwave.modules.metrics import regression_metrics, spread
+from lit_triwave.modules.metrics import over_targets, regression_metrics, spread
 from lit_triwave.modules.staged import StagedModule, StageName
 from lit_triwave.modules.stages import Limit, Polish, Stage
 from lit_triwave.nn.bank import Release
 from lit_triwave.nn.baselines import RAAI_SHARE, DenseNetwork
 from lit_triwave.nn.networks import TriangleNetwork, Wiring
+from lit_triwave.nn.scaling import TargetRange, target_count
 from lit_triwave.nn.sizes import check_sizes
 from lit_triwave.nn.stack import StackNetwork, check_depth, check_layers, choose_layers, stack_parameters
 from lit_triwave.optim import LeastSquares
@@ -50,8 +51,8 @@ class FunctionRegressor(StagedModule):
     Levenberg–Marquardt (`polish`, and `pretrain` where that is its optimizer) takes one step an epoch on all points,
     which must be one batch.
 
-    Data of F targets (functions of the same inputs) are fitted side by side as well: replicas R / F · t to
-    R / F · (t + 1) − 1 learn target t.
+    Several targets of the same inputs are fitted side by side as well, each by networks of its own: of F targets and R
+    outputs, R / F · t to R / F · (t + 1) − 1 learn target t.
 
     Args:
         initialization: `"constructed"` (this project's networks) or a dense network with a random start: `"kaiming"`,
@@ -64,7 +65,7 @@ class FunctionRegressor(StagedModule):
         members: stacks whose mean each seed of a stack is, which is one stack with so many times the neurons. Trained
             from different random starts, their mean generalises better from data with noise.
         width: neurons of each hidden layer of a random start; constructed subnetworks are four wide.
-        replicas: number of seeds R ≥ 1, a multiple of the number of targets.
+        replicas: number of seeds of each target, at least 1.
         theorem31: tie the scales to the peaks (Theorem 3.1); False makes them free parameters.
         release: `"blocks"` or `"dense"`: what standard training may change.
         recruit: let the neurons that carry only constants make further kinks after the release; not in the paper.
@@ -76,7 +77,8 @@ class FunctionRegressor(StagedModule):
         train: the stage of the weights.
         polish: a last stage of Levenberg–Marquardt; 0 epochs unless asked for.
         domain: input name ↦ (lower, upper). From the data when run from a config.
-        target_range: (lowest, highest) training target. From the data when run from a config.
+        target_range: (lowest, highest) training target; of several targets, such a pair for each. From the data when
+            run from a config.
         data_curvature: what `"auto"` means, one for each input; of F targets, F such lists. From the data when run from
             a config.
         data_points: number of training points. From the data when run from a config.
@@ -113,7 +115,7 @@ class FunctionRegressor(StagedModule):
         train: Stage = DEFAULT_TRAIN,
         polish: Polish = DEFAULT_POLISH,
         domain: Mapping[str, Sequence[float]] | None = None,
-        target_range: Sequence[float] = (0.0, 1.0),
+        target_range: TargetRange = (0.0, 1.0),
         data_curvature: Sequence[Any] | None = None,
         data_points: int | None = None,
     ) -> None:
@@ -139,6 +141,10 @@ class FunctionRegressor(StagedModule):
         self.chosen_layers = stacked and chosen
         if initialization != "constructed":
             self.save_hyperparameters({"pretrain": {"epochs": 0}})  # for `load_from_checkpoint`: not the default
+        self.num_targets = target_count(target_range)
+        if self.num_targets > 1:
+            self.monitor = "val/relative_mse_min"  # errors in the units of the targets are not comparable
+        replicas *= self.num_targets
         self.network: TriangleNetwork | StackNetwork | DenseNetwork
         if stacked:
             assert layers is not None
@@ -183,7 +189,8 @@ class FunctionRegressor(StagedModule):
         self.val_metrics = regression_metrics(replicas, "val/")
         self.test_metrics = regression_metrics(replicas, "test/")
         self.test_results: dict[str, Tensor] = {}
-        self.register_buffer("best_replica", torch.tensor(0))
+        first = torch.arange(self.num_targets) * (replicas // self.num_targets)
+        self.register_buffer("best_replica", first if self.num_targets > 1 else first[0].clone())
         # What the stages achieved, for the summary of a run that is resumed afterwards.
         unknown = torch.full((replicas,), torch.nan, dtype=torch.float64)
         self.register_buffer("limit_mse", unknown, persistent=stacked)  # others' checkpoints have none
@@ -194,7 +201,7 @@ class FunctionRegressor(StagedModule):
         self._end_mse: float | None = None  # the lowest on the validation data after the last stage that has ended
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (batch, in_features) ↦ the predictions of all replicas, (batch, replicas), in the units of the targets."""
+        """x (batch, in_features) ↦ the predictions of all R replicas, (batch, R), in the units of the targets."""
         values: Tensor = self.network(x.to(self.network.scaling.lower.dtype))
         return values
 
@@ -205,7 +212,7 @@ class FunctionRegressor(StagedModule):
         if self.stages[self.stage].second_order:
             return self._second_order_step(x, y, batch_idx)
         mse = (self(x) - self.targets(y)).square().mean(0)
-        loss = weight * mse.sum() / self.network.scaling.scale.square()
+        loss = weight * (mse / self.network.scaling.scale.square()).sum()
         # Asking a GPU waits for it, so it is asked only where the loss is read anyway. A loss that has left the finite
         # numbers does not come back.
         if (self.device.type == "cpu" or self.is_logged(batch_idx)) and not loss.isfinite():
@@ -216,9 +223,19 @@ class FunctionRegressor(StagedModule):
         return {"loss": loss, "mse": mse}
 
     def targets(self, y: Tensor, network: Any = None) -> Tensor:
-        """The targets of the replicas, (batch, 1) or (batch, replicas), of y (batch,) or (batch, F)."""
+        """The targets of the replicas, (batch, 1) or (batch, R), of y (batch,) or (batch, F).
+
+        Raises:
+            TriwaveError: the data have another number of targets than the module.
+        """
+        count = 1 if y.ndim == 1 else y.shape[1]
+        if count != self.num_targets:
+            raise TriwaveError(
+                f"target_range must have a (lowest, highest) for each of the data's {count} targets, got "
+                f"{self.num_targets}"
+            )
         replicas = (network or self.network).replicas
-        return y[:, None] if y.ndim == 1 else y.repeat_interleave(replicas // y.shape[1], 1)
+        return y[:, None] if y.ndim == 1 else y.repeat_interleave(replicas // count, 1)
 
     def _second_order_step(self, x: Tensor, y: Tensor, batch_idx: int) -> dict[str, Tensor]:
         """One Levenberg–Marquardt step of all replicas on all points, the sums taken over all ranks."""
@@ -227,6 +244,9 @@ class FunctionRegressor(StagedModule):
         y = self.targets(y.to(dtype))
         problem = LeastSquares(self.network, x.to(dtype), y, chunk=chunk, reduce=self._sum_over_ranks)
         optimizer: Any = self.optimizers()
+        group = self.trainer.optimizers[0].param_groups[0]
+        if group["groups"] % self.num_targets:
+            group["groups"] = self.num_targets  # weights of one target are of no use to another
         mse: Tensor = optimizer.step(problem)
         if not mse.isfinite().all():
             self._diverged(mse, batch_idx)
@@ -265,8 +285,7 @@ class FunctionRegressor(StagedModule):
             validation=None if loaders is None else lambda: self._mse(loaders, trained),
             average=None if trained is network else network,
         )
-        groups = 1 if y.ndim == 1 else y.shape[1]
-        self.trainer.optimizers[0].param_groups[0]["groups"] = groups
+        self.trainer.optimizers[0].param_groups[0]["groups"] = self.num_targets
         mse: Tensor = optimizer.step(lambda: problem)  # type: ignore[union-attr, assignment]
         if not mse.isfinite().any():
             self._diverged(mse, batch_idx)
@@ -301,31 +320,32 @@ class FunctionRegressor(StagedModule):
 
     def _build(self) -> None:
         """Builds the stack's subnetworks, as deep as asked for or as the error of its limit is worth."""
-        network, best = self.network, int(self.best_replica)
+        network = self.network
         assert isinstance(network, StackNetwork)
-        depth = self._depth_to_build(network, best)
-        predicted = float(network.predicted_mse(depth)[best])
+        depth = self._depth_to_build(network, self.best_replicas)
+        predicted = network.predicted_mse(depth)
+        shown = max(self.best_replicas, key=lambda replica: float(predicted[replica] / self.limit_mse[replica]))
         network.build(depth)
         how = "chosen" if self.hparams["depth"] is None else "as asked for"
         say(
-            f"built with depth {depth} ({how}): the construction adds a mean squared error of {predicted:.1e} to the "
-            f"limit network's {float(self.limit_mse[best]):.1e}"
+            f"built with depth {depth} ({how}): the construction adds a mean squared error of "
+            f"{float(predicted[shown]):.1e} to the limit network's {float(self.limit_mse[shown]):.1e}"
         )
 
-    def _depth_to_build(self, network: StackNetwork, replica: int) -> int:
-        """Returns the depth that was asked for, or the one that the error of a replica's limit is worth."""
+    def _depth_to_build(self, network: StackNetwork, replicas: Sequence[int]) -> int:
+        """Returns the depth that was asked for, or the one that the errors of some replicas' limits are worth."""
         asked: int | None = self.hparams["depth"]
         if asked is not None:
             return asked
         # Noise is most of the limit's error then, and says nothing about how well the function itself is known.
         share = NOISY_SHARE if self.stages["limit"].regularized else 1.0
-        return network.sufficient_depth(self.limit_mse, replica, share)
+        return max(network.sufficient_depth(self.limit_mse, replica, share) for replica in replicas)
 
     def finish(self) -> None:
         """Builds a stack that is still its limit, as it would be built at the end of that stage."""
         network = self.network
         if isinstance(network, StackNetwork) and network.parameterization == "limit":
-            network.build(self._depth_to_build(network, int(self.best_replica)))
+            network.build(self._depth_to_build(network, self.best_replicas))
 
     def on_fit_start(self) -> None:
         if self.chosen_layers and self.stage == "limit":
@@ -357,7 +377,8 @@ class FunctionRegressor(StagedModule):
     def _log_seeds(self, name: str, values: Tensor) -> None:
         """Logs the lowest, mean, median and highest over seeds of values that all ranks have alike."""
         training = self.trainer.training
-        found = spread(name, values) | {f"{name}_max": values.max()}
+        found = spread(name, values, self.num_targets)
+        found[f"{name}_max"] = values.view(self.num_targets, -1).amax(1).mean()
         self.log_dict(found, rank_zero_only=training, sync_dist=not training)
 
     def validation_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> None:
@@ -368,6 +389,8 @@ class FunctionRegressor(StagedModule):
         self.val_metrics.reset()
         self.best_replica = self.lowest(results["val/mse"])
         self._log_seeds("val/mse", results["val/mse"])
+        if self.num_targets > 1:
+            self.log(str(self.monitor), self._lowest_mean(results["val/mse"]), sync_dist=True)
 
     def on_validation_start(self) -> None:
         if self.trainer.state.fn == "validate":  # a fit validates its limit as it is
@@ -386,18 +409,20 @@ class FunctionRegressor(StagedModule):
     def on_test_epoch_end(self) -> None:
         self.test_results = self.test_metrics.compute()
         self.test_metrics.reset()
-        self.log_dict({name: values[self.best_replica] for name, values in self.test_results.items()}, sync_dist=True)
+        best = {name: over_targets(name, values[self.best_replica]) for name, values in self.test_results.items()}
+        self.log_dict(best, sync_dist=True)
         self._log_seeds("test/mse", self.test_results["test/mse"])
 
     def predict_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> dict[str, Tensor]:
         x, y, _ = batch
         values = self(x)
+        seeds = values if self.num_targets == 1 else values.unflatten(1, (self.num_targets, -1))
         return {
             "x": x,
             "target": y,
             "prediction": values[:, self.best_replica],
-            "lowest_seed": values.amin(1),
-            "highest_seed": values.amax(1),
+            "lowest_seed": seeds.amin(-1),
+            "highest_seed": seeds.amax(-1),
         }
 
     def _update(self, metrics: MetricCollection, batch: tuple[Tensor, Tensor, Tensor]) -> None:
@@ -437,7 +462,7 @@ class FunctionRegressor(StagedModule):
             self.pretrain_mse = train
             regions = [self.linear_regions(seed) or 0 for seed in range(len(train))]
             self.pretrain_regions = torch.tensor(regions, device=self.device)
-        self._end_mse = None if loaders is None else float(errors.min())
+        self._end_mse = None if loaders is None else float(self._lowest_mean(errors))
         self.train_mse = train
 
     def _validation_loaders(self) -> Any:
@@ -450,7 +475,7 @@ class FunctionRegressor(StagedModule):
         return trainer.val_dataloaders
 
     def end_of_stage(self, metric: str) -> float | None:
-        return self._end_mse if metric == "val/mse_min" else None
+        return self._end_mse if metric == self.monitor else None
 
     @torch.no_grad()
     def check_finite(self) -> Tensor:
@@ -480,10 +505,27 @@ class FunctionRegressor(StagedModule):
         total = self.trainer.strategy.reduce(total, reduce_op="sum")
         return total[:-1] / total[-1]
 
-    @staticmethod
-    def lowest(errors: Tensor) -> Tensor:
-        """Which replica has the lowest of some errors, (replicas,); one that is not a number is the highest."""
-        return errors.nan_to_num(nan=torch.inf).argmin()
+    def lowest(self, errors: Tensor) -> Tensor:
+        """Which replica has the lowest of some errors, (R,); one that is not a number is the highest.
+
+        Returns:
+            0-d, or (F,) of several targets.
+        """
+        each = errors.nan_to_num(nan=torch.inf).view(self.num_targets, -1)
+        found = each.argmin(1) + torch.arange(self.num_targets, device=errors.device) * each.shape[1]
+        return found if self.num_targets > 1 else found[0]
+
+    def _lowest_mean(self, errors: Tensor) -> Tensor:
+        """The lowest error of the seeds, 0-d; of several targets their mean, each in units of its squared range."""
+        if self.num_targets > 1:
+            errors = errors / self.network.scaling.scale.square().to(errors)
+        return errors.view(self.num_targets, -1).amin(1).mean()
+
+    @property
+    def best_replicas(self) -> list[int]:
+        """The replica of each target that is tested."""
+        found: list[int] = self.best_replica.reshape(-1).tolist()
+        return found
 
     def plain(self, replica: int) -> nn.Sequential:
         """One replica as plain layers, those of peaks in float64, of released weights in theirs."""
@@ -492,7 +534,7 @@ class FunctionRegressor(StagedModule):
             network = copy.deepcopy(network).double()  # the weights of these peaks, not their rounding to float32
         if isinstance(network, StackNetwork) and network.parameterization == "limit":
             network = copy.deepcopy(network)
-            network.build(self._depth_to_build(network, replica))
+            network.build(self._depth_to_build(network, [replica]))
         return network.to_sequential(replica)
 
     @property

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lit_triwave.construction import dense
 from lit_triwave.nn.derivatives import Layer, Rows, backward_sweep, forward_sweep
-from lit_triwave.nn.scaling import Domain, UnitScaling
+from lit_triwave.nn.scaling import Domain, TargetRange, UnitScaling
 from lit_triwave.nn.sizes import check_sizes
 
 RandomStart = Literal["kaiming", "rai", "raai"]
@@ -86,7 +86,7 @@ class DenseNetwork(nn.Module):
     def __init__(
         self,
         domain: Domain,
-        target_range: Sequence[float] = (0.0, 1.0),
+        target_range: TargetRange = (0.0, 1.0),
         *,
         width: int = 4,
         depth: int = 5,
@@ -103,7 +103,7 @@ class DenseNetwork(nn.Module):
             )
         if not 0 <= raai_share <= 1:
             raise ValueError(f"raai_share must be in [0, 1], got {raai_share}")
-        self.scaling = UnitScaling(domain, target_range)
+        self.scaling = UnitScaling(domain, target_range, replicas)
         self.replicas = replicas
         sizes = [self.scaling.in_features, *[width] * depth, 1]
         self.weight, self.bias = nn.ParameterList(), nn.ParameterList()

@@ -12,7 +12,7 @@ from lit_triwave.construction import dense
 from lit_triwave.nn.bank import Curvatures, TriangleBank, wave_signs
 from lit_triwave.nn.constructed import ConstructedNetwork, WiredBank
 from lit_triwave.nn.derivatives import Rows, bank_sweep
-from lit_triwave.nn.scaling import Domain, UnitScaling
+from lit_triwave.nn.scaling import Domain, TargetRange, UnitScaling
 from lit_triwave.nn.sizes import check_sizes
 
 Wiring = Literal["single", "difference", "sum", "composition"]
@@ -57,7 +57,7 @@ class TriangleNetwork(ConstructedNetwork):
     def __init__(
         self,
         domain: Domain,
-        target_range: Sequence[float] = (0.0, 1.0),
+        target_range: TargetRange = (0.0, 1.0),
         *,
         wiring: Wiring = "single",
         depth: int = 5,
@@ -73,7 +73,7 @@ class TriangleNetwork(ConstructedNetwork):
         check_sizes(replicas=replicas)
         wave_signs(curvature)  # refuses what is no curvature, also where the wiring needs none
         self.wiring = wiring
-        self.scaling = UnitScaling(domain, target_range)
+        self.scaling = UnitScaling(domain, target_range, replicas)
         m = self.scaling.in_features
         if wiring == "single" and m > 1:
             raise ValueError(f"wiring 'single' takes one input, not {m} ({', '.join(domain)}): use sum or composition")
@@ -174,7 +174,7 @@ class TriangleNetwork(ConstructedNetwork):
             parts.append([(gain * combine, shift[None])])
             # The clamp's first affine map has to follow its input without a ReLU between: `chain` merges the two.
             parts += [dense.clamp_layers(1, like=picks), bank_layers(self.outer.select(replica))]
-        return dense.chain(*parts, [self.scaling.output_layer()])
+        return dense.chain(*parts, [self.scaling.output_layer(replica)])
 
     def jacobian_rows(self, x: Tensor, rows: Rows) -> Tensor:
         """Writes the derivatives of all replicas by all parameters and returns the values, (R, B)."""
@@ -182,7 +182,7 @@ class TriangleNetwork(ConstructedNetwork):
         inner = bank_sweep(self.bank, "bank.", rows)
         sign = self.output_sign[:, None]
         y = (inner.forward(u.expand(self.replicas, *u.shape)) * sign).sum(-2)  # (R, B)
-        sensitivity = self.scaling.scale.expand_as(y)
+        sensitivity = self.scaling.scale.reshape(-1, 1).expand_as(y)
         if self.outer is not None:
             gain, shift = self.outer_gain[:, None], self.outer_shift[:, None]
             v = gain * y + shift
@@ -193,4 +193,4 @@ class TriangleNetwork(ConstructedNetwork):
             rows["outer_shift"].copy_(g)
             sensitivity, y = g * gain, value
         inner.backward(sensitivity[:, None] * sign, to_input=False)
-        return self.scaling.outputs(y)
+        return self.scaling.outputs(y.T).T

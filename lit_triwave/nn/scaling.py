@@ -12,6 +12,8 @@ from lit_triwave.construction.dense import Affine
 
 Domain = Mapping[str, Sequence[float]]
 """Input name ↦ (lower, upper), in the order of the input columns."""
+TargetRange = Sequence[float] | Sequence[Sequence[float]]
+"""(lowest, highest) target, or such a pair for each of several targets."""
 
 
 class UnitScaling(nn.Module):
@@ -19,13 +21,14 @@ class UnitScaling(nn.Module):
 
     Args:
         domain: name ↦ (lower, upper) of each input, lower < upper, finite.
-        target_range: (lowest, highest) target, lowest < highest.
+        target_range: (lowest, highest) target, lowest < highest; of F targets, F such pairs.
+        replicas: number R of outputs, a multiple of F; outputs R / F · t to R / F · (t + 1) − 1 are those of target t.
 
     Attributes:
         lower: lower bounds of the inputs, shape (in_features,), float64 until the module is cast.
         span: lengths of the inputs' intervals, shape (in_features,).
-        offset: lowest target, 0-d.
-        scale: length of the target range, 0-d.
+        offset: lowest target, 0-d; of pairs, that of each output, (R,).
+        scale: length of the target range, 0-d or (R,).
 
     Raises:
         ValueError: a bound is out of range.
@@ -36,7 +39,7 @@ class UnitScaling(nn.Module):
     offset: Tensor
     scale: Tensor
 
-    def __init__(self, domain: Domain, target_range: Sequence[float] = (0.0, 1.0)) -> None:
+    def __init__(self, domain: Domain, target_range: TargetRange = (0.0, 1.0), replicas: int = 1) -> None:
         super().__init__()
         if not domain or any(len(ends) != 2 for ends in domain.values()):
             raise ValueError(f"domain {dict(domain)}: needs a (lower, upper) for each input")
@@ -44,19 +47,18 @@ class UnitScaling(nn.Module):
         for name, (low, high) in zip(domain, bounds.tolist(), strict=True):
             if not low < high or not bounds.isfinite().all():
                 raise ValueError(f"domain of {name}: lower {low} must be below upper {high}, both finite")
-        if len(target_range) != 2 or not -math.inf < target_range[0] < target_range[1] < math.inf:
-            raise ValueError(
-                f"target_range {tuple(target_range)}: (lowest, highest), the first below the second, finite"
-            )
-        low, high = map(float, target_range)
-        if not 1e-100 < high - low < 1e100:
-            raise ValueError(
-                f"target_range {low:g} to {high:g}: squared errors would leave float64; rescale the targets"
-            )
+        targets = target_count(target_range)
+        ends = torch.tensor([_checked(pair) for pair in range_pairs(target_range)], dtype=torch.float64)
+        if replicas % targets:
+            raise ValueError(f"replicas must be a multiple of the {targets} targets, got {replicas}")
+        low, high = (
+            (end[0] if not isinstance(target_range[0], Sequence) else end.repeat_interleave(replicas // targets))
+            for end in ends.unbind(1)
+        )
         self.register_buffer("lower", bounds[:, 0])
         self.register_buffer("span", bounds[:, 1] - bounds[:, 0])
-        self.register_buffer("offset", torch.tensor(low, dtype=torch.float64))
-        self.register_buffer("scale", torch.tensor(high - low, dtype=torch.float64))
+        self.register_buffer("offset", low.clone())
+        self.register_buffer("scale", high - low)
 
     @property
     def in_features(self) -> int:
@@ -69,7 +71,7 @@ class UnitScaling(nn.Module):
         return (x - self.lower) / self.span
 
     def outputs(self, y: Tensor) -> Tensor:
-        """Maps the unit range to the targets' units, elementwise."""
+        """Maps the unit range to the targets' units, elementwise; the last dimension is that of the outputs."""
         return self.offset + self.scale * y
 
     def input_layer(self) -> Affine:
@@ -85,5 +87,26 @@ class UnitScaling(nn.Module):
         one = torch.ones_like(self.lower)
         return [(eye, -self.lower), (-torch.diag(1 / self.span), one), (-eye, one)]
 
-    def output_layer(self) -> Affine:
-        return self.scale.reshape(1, 1), self.offset.reshape(1)
+    def output_layer(self, replica: int) -> Affine:
+        scale, offset = (values if values.ndim == 0 else values[replica] for values in (self.scale, self.offset))
+        return scale.reshape(1, 1), offset.reshape(1)
+
+
+def range_pairs(target_range: TargetRange) -> list[tuple[float, ...]]:
+    """Returns the range of each target."""
+    single = not target_range or not isinstance(target_range[0], Sequence)
+    return [tuple(target_range)] if single else [tuple(pair) for pair in target_range]  # type: ignore[arg-type, list-item]
+
+
+def target_count(target_range: TargetRange) -> int:
+    """Returns the number of targets F."""
+    return len(range_pairs(target_range))
+
+
+def _checked(ends: Sequence[float]) -> tuple[float, float]:
+    if len(ends) != 2 or not -math.inf < ends[0] < ends[1] < math.inf:
+        raise ValueError(f"target_range {tuple(ends)}: (lowest, highest), the first below the second, finite")
+    low, high = map(float, ends)
+    if not 1e-100 < high - low < 1e100:
+        raise ValueError(f"target_range {low:g} to {high:g}: squared errors would leave float64; rescale the targets")
+    return low, high

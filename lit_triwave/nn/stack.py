@@ -19,7 +19,7 @@ from lit_triwave.construction.quadratic import (
 from lit_triwave.nn.bank import TriangleBank
 from lit_triwave.nn.constructed import ConstructedNetwork, WiredBank
 from lit_triwave.nn.derivatives import Rows, bank_sweep
-from lit_triwave.nn.scaling import Domain, UnitScaling
+from lit_triwave.nn.scaling import Domain, TargetRange, UnitScaling
 from lit_triwave.nn.sizes import check_sizes
 
 DEEPEST_STACK = 26
@@ -88,7 +88,7 @@ class StackNetwork(ConstructedNetwork):
     def __init__(
         self,
         domain: Domain,
-        target_range: Sequence[float] = (0.0, 1.0),
+        target_range: TargetRange = (0.0, 1.0),
         *,
         layers: Sequence[int] = (4, 4, 4),
         theorem31: bool = True,
@@ -99,7 +99,7 @@ class StackNetwork(ConstructedNetwork):
         super().__init__()
         check_layers(layers)
         check_sizes(replicas=replicas)
-        self.scaling = UnitScaling(domain, target_range)
+        self.scaling = UnitScaling(domain, target_range, replicas)
         self.layers = list(layers)
         self.depth: int | None = None
         self._bank_options: dict[str, Any] = {"theorem31": theorem31, "margin": margin}
@@ -268,7 +268,8 @@ class StackNetwork(ConstructedNetwork):
             best: the replica that decides.
             share: above 0, at most 1.
         """
-        aim = max(share * float(errors[best].nan_to_num(nan=0.0)), FINEST * float(self.scaling.scale) ** 2)
+        finest = FINEST * float(self.scaling.scale.expand(self.replicas)[best]) ** 2
+        aim = max(share * float(errors[best].nan_to_num(nan=0.0)), finest)
         mse, depth = self._construction_mse(), 1
         while depth < DEEPEST_STACK and not float(mse(depth)[best]) < aim:
             depth += 1
@@ -359,7 +360,7 @@ class StackNetwork(ConstructedNetwork):
                 parts.append(dense.beside(dense.carry_layers(width, len(block), like=weight), block))
             width += len(bias)
         parts.append([(self.output_weight[replica].detach()[None], self.output_bias[replica].detach()[None])])
-        return dense.chain(*parts, [self.scaling.output_layer()])
+        return dense.chain(*parts, [self.scaling.output_layer(replica)])
 
     @property
     def clamps(self) -> tuple[int, ...]:
@@ -399,8 +400,8 @@ class StackNetwork(ConstructedNetwork):
             widths.append(h.shape[1])
             h = torch.cat([h, sweeps[i].forward(u.clamp(0, 1))], 1)
         y = torch.baddbmm(self.output_bias[:, None, None], self.output_weight[:, None], h)[:, 0]
-        scale = self.scaling.scale
-        torch.mul(h, scale, out=rows["output_weight"])
+        scale = self.scaling.scale.reshape(-1, 1)
+        torch.mul(h, scale[..., None], out=rows["output_weight"])
         rows["output_bias"].copy_(scale.expand_as(y))
         g = (scale * self.output_weight)[..., None] * torch.ones_like(h)
         for i in reversed(range(len(sweeps))):
@@ -409,7 +410,7 @@ class StackNetwork(ConstructedNetwork):
             rows[f"shift.{i}"].copy_(delta)
             torch.mul(delta[:, :, None], h[:, None, :start], out=rows[f"projection.{i}"])
             g = g[:, :start] + self.projection[i].mT @ delta
-        return self.scaling.outputs(y)
+        return self.scaling.outputs(y.T).T
 
 
 def check_layers(layers: Sequence[int]) -> None:

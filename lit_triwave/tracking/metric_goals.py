@@ -24,6 +24,7 @@ _METRICS = {
     "calibration_error": _Metric("calibration error", "min", ".2%"),
     "max_error": _Metric("maximum error", "min", ".2e"),
     "error": _Metric("error", "min", ".2e"),
+    "relative_mse": _Metric("MSE / range²", "min", ".2e"),
     "mse": _Metric("MSE", "min", ".2e"),
     "mae": _Metric("MAE", "min", ".2e"),
     "r2": _Metric("R²", "max"),  # shown by `nines`
@@ -66,12 +67,14 @@ def title(name: str, unit: bool = False) -> str:
     """Returns what a table or an axis calls a metric: `test/max_error` is "test maximum error".
 
     Args:
-        name: such as `val/mse_mean`; the statistic over seeds is left out.
+        name: such as `val/mse_mean`, or `test/price/mse` of one target; the statistic over seeds is left out.
         unit: whether to append the unit, as in "time of the steps / s".
     """
     metric = _metric(name)
     split = name.partition("/")[0] if "/" in name else ""
     words = f"{_SPLITS.get(split, split)} {metric.title}".strip()
+    if name.count("/") > 1:
+        words += f" of {name.partition('/')[2].rpartition('/')[0]}"
     return f"{words} / {metric.unit}" if unit and metric.unit else words
 
 

@@ -269,6 +269,8 @@ def test_an_argument_outside_its_range_is_named_in_one_line(arguments: dict[str,
     [
         ({"target_range": (0.0, math.inf)}, "target_range"),
         ({"target_range": (0.0, 1.0, 2.0)}, "target_range"),
+        ({"target_range": [(0.0, 1.0), (2.0, 2.0)], "replicas": 2}, r"target_range \(2.0, 2.0\)"),
+        ({"target_range": [(0.0, 1.0), (2.0, 3.0)], "replicas": 3}, "replicas must be a multiple of the 2 targets"),
         ({"domain": {"x": (0.0, 1.0), "y": (1.0,)}, "wiring": "sum"}, "domain"),
         ({"wiring": "difference", "curvature": "flat"}, "curvature must be .* got 'flat'"),
         ({"wiring": "composition", "domain": TWO, "curvature": ["convex", "flat"]}, "curvature"),

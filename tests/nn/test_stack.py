@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lit_triwave.analysis.regions import TooManyPieces, count_linear_regions
 from lit_triwave.modules.stages import PEAK_OPTIONS
+from lit_triwave.nn.scaling import UnitScaling
 from lit_triwave.nn.stack import DEEPEST_STACK, StackNetwork, check_layers, choose_layers, stack_parameters
 from lit_triwave.optim import LeastSquares, LevenbergMarquardt, jacobian
 from lit_triwave.optim.variable_projection import LimitProblem, VariableProjection
@@ -138,8 +139,9 @@ def test_ranges_hold_every_argument_that_the_domain_reaches() -> None:
 
 
 @pytest.mark.parametrize("released", [False, True])
-def test_the_jacobian_is_that_of_autograd(released: bool) -> None:
+def test_the_jacobian_is_that_of_autograd_also_of_targets_with_units_of_their_own(released: bool) -> None:
     network = new_stack([2, 1], replicas=2)
+    network.scaling = UnitScaling(PLANE, [(-1.0, 1.0), (3.0, 7.0)], replicas=2)
     network.build(3)
     if released:
         network.release("blocks")

@@ -39,10 +39,11 @@ def triangle_network(
 
 
 def peaks_network(wiring: Wiring, theorem31: bool, depth: int) -> TriangleNetwork:
+    """Networks of three targets in units of their own."""
     domain = {"x": (-1.0, 2.0)} if wiring in ("single", "difference") else {"x": (-1.0, 2.0), "y": (0.0, 3.0)}
     network = TriangleNetwork(
         domain,
-        (-1.0, 4.0),
+        [(-1.0, 4.0), (0.0, 2.0), (5.0, 5.5)],
         wiring=wiring,
         depth=depth,
         theorem31=theorem31,

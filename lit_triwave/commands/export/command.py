@@ -36,12 +36,12 @@ def run(args: Sequence[str], started: float) -> int:
     options = _parse(args)
     quiet()
     saved = load_module(options.checkpoint)
-    seed = saved.seed(options.seed)
+    networks = saved.networks(options.seed)
     dtype = torch.float32 if options.float32 else saved.dtype
     paths = _files(saved, options)
-    exported = _describe(saved, seed, dtype, _arithmetic(saved, dtype, options.arithmetic))
-    difference = _write(saved, seed, exported, options.format, paths)
-    print(_report(saved, seed, exported, paths, difference))
+    exported = _describe(saved, networks, dtype, _arithmetic(saved, dtype, options.arithmetic))
+    difference = _write(saved, networks, exported, options.format, paths)
+    print(_report(saved, networks, exported, paths, difference))
     return 0
 
 
@@ -124,7 +124,7 @@ def _arithmetic(saved: Saved, dtype: torch.dtype, asked: str | None) -> torch.dt
     return _ARITHMETIC[asked]
 
 
-def _describe(saved: Saved, seed: int, dtype: torch.dtype, arithmetic: torch.dtype) -> Exported:
+def _describe(saved: Saved, networks: Sequence[int], dtype: torch.dtype, arithmetic: torch.dtype) -> Exported:
     """Returns the plain network of a checkpoint, with what its users have to know about it."""
     arguments = saved.module.hparams
     about: dict[str, Any] = {
@@ -138,7 +138,11 @@ def _describe(saved: Saved, seed: int, dtype: torch.dtype, arithmetic: torch.dty
     if saved.is_function:
         scaling = saved.scaling
         ends = torch.stack([scaling.lower, scaling.lower + scaling.span], 1).tolist()
-        about |= {"domain": dict(zip(saved.variables, ends, strict=True)), "target": saved.target, "seed": seed}
+        about |= {
+            "domain": dict(zip(saved.variables, ends, strict=True)),
+            "target": _target(saved),
+            "seed": _seeds(saved, networks),
+        }
         about["outside"] = "clamped to the domain" if arguments["initialization"] == "constructed" else "extrapolated"
     else:
         classes = saved.class_names
@@ -147,7 +151,7 @@ def _describe(saved: Saved, seed: int, dtype: torch.dtype, arithmetic: torch.dty
             backbone = {"name": arguments["backbone"], "num_classes": arguments["num_classes"]}
     name = "images" if not saved.is_function else saved.variables[0] if len(saved.variables) == 1 else "inputs"
     return Exported(
-        network=plain_network(saved, seed, dtype, arithmetic),
+        network=plain_network(saved, networks, dtype, arithmetic),
         example=sample_inputs(saved, dtype)[:2],
         input=name if name.isidentifier() else "inputs",
         output="value" if saved.is_function and name != "value" else "output" if saved.is_function else "logits",
@@ -164,7 +168,8 @@ def _dtype_name(dtype: torch.dtype) -> str:
 def _title(saved: Saved) -> str:
     """Returns a description of the network in one line."""
     if saved.is_function:
-        return f"{saved.target or 'a target'}, a function of {', '.join(saved.variables)}"
+        kind = "a function" if len(saved.targets) == 1 else "functions"
+        return f"{saved.target or 'a target'}, {kind} of {', '.join(saved.variables)}"
     arguments = saved.module.hparams
     return f"{arguments['num_classes']} classes of images, backbone {arguments['backbone']}, head {arguments['head']}"
 
@@ -178,7 +183,20 @@ def _pixels(saved: Saved) -> str:
     return f"as {data.get('class_path', 'the data module').rpartition('.')[2]} normalises them"
 
 
-def _write(saved: Saved, seed: int, exported: Exported, kind: Format, paths: Sequence[Path]) -> Difference:
+def _target(saved: Saved) -> str | list[str]:
+    """Returns the name of the target, or the names of several in the order of the outputs."""
+    return saved.target if len(saved.targets) == 1 else saved.targets
+
+
+def _seeds(saved: Saved, networks: Sequence[int]) -> int | list[int]:
+    """Returns the seed, from 0, or that of each of several targets."""
+    each = saved.seeds // len(networks)
+    return networks[0] if len(networks) == 1 else [network % each for network in networks]
+
+
+def _write(
+    saved: Saved, networks: Sequence[int], exported: Exported, kind: Format, paths: Sequence[Path]
+) -> Difference:
     """Writes the files, completely or not at all, and only if the network loaded from them equals the model.
 
     Raises:
@@ -192,10 +210,10 @@ def _write(saved: Saved, seed: int, exported: Exported, kind: Format, paths: Seq
             else:
                 evaluate = (write_program if kind == "program" else write_onnx)(exported, partial[0])
             if saved.columns:
-                write_json(partial[-1], {"inputs": saved.variables, "columns": saved.columns, "target": saved.target})
+                write_json(partial[-1], {"inputs": saved.variables, "columns": saved.columns, "target": _target(saved)})
         except OSError as error:
             raise TriwaveError(f"{paths[0]} cannot be written: {error.strerror or error}") from error
-        difference = compare(saved, seed, evaluate, exported.example.dtype, exported.arithmetic)
+        difference = compare(saved, networks, evaluate, exported.example.dtype, exported.arithmetic)
         if not difference.acceptable:
             raise TriwaveError(
                 f"not written: the {kind} file differs from the model by {difference.share:.1e} of {_unit(saved)}, "
@@ -204,18 +222,21 @@ def _write(saved: Saved, seed: int, exported: Exported, kind: Format, paths: Seq
     return difference
 
 
-def _report(saved: Saved, seed: int, exported: Exported, paths: Sequence[Path], difference: Difference) -> str:
+def _report(
+    saved: Saved, networks: Sequence[int], exported: Exported, paths: Sequence[Path], difference: Difference
+) -> str:
     """Returns the report on what was written, in aligned lines."""
     dtype = exported.about["dtype"]
     what = "points" if saved.is_function else "images"
     found = f"{difference.largest:.1e} on {difference.samples} random {what}: {difference.share:.1e} of {_unit(saved)}"
-    rows = [("exported", f"{saved.path}, {_place(saved, seed)}")]
+    rows = [("exported", f"{saved.path}, {_place(saved, networks)}")]
     rows += [("written", f"{path}, {file_size(path)}") for path in paths]
     sizes = ", ".join(["batch", *map(str, exported.example.shape[1:])])
     if saved.is_function:
         ranges = ", ".join(f"{name} in [{low:g}, {high:g}]" for name, (low, high) in exported.about["domain"].items())
         rows.append(("input", f"{exported.input} ({sizes}) {dtype}: {ranges}; outside {exported.about['outside']}"))
-        rows.append(("output", f"{exported.output} (batch, 1) {dtype}: {exported.about['target'] or 'the target'}"))
+        outputs = f"{exported.output} (batch, {len(networks)}) {dtype}"
+        rows.append(("output", f"{outputs}: {saved.target or 'the target'}"))
     else:
         rows.append(("input", f"{exported.input} ({sizes}) {dtype}: pixels {exported.about['pixels']}"))
         rows.append(("output", f"{exported.output} (batch, {len(exported.about['classes'])}) {dtype}"))
@@ -231,10 +252,11 @@ def _unit(saved: Saved) -> str:
     return "the targets' range" if saved.is_function else "the largest logit, or of 1"
 
 
-def _place(saved: Saved, seed: int) -> str:
-    """Returns the place of the checkpoint in its run, and the seed."""
+def _place(saved: Saved, networks: Sequence[int]) -> str:
+    """Returns the place of the checkpoint in its run, and the seed of each target."""
     where: str = saved.module.place(saved.epoch)
-    if saved.seeds == 1:
+    each = saved.seeds // len(networks)
+    if each == 1:
         return where
-    best = ", the best one" if seed == saved.seed() else ""
-    return f"{where}, seed {seed} of {saved.seeds}{best}"
+    best = ", the best one" if networks == saved.networks() else ""
+    return f"{where}, seed {_seeds(saved, networks)} of {each}{best}"

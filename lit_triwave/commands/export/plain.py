@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -45,7 +46,7 @@ class InFloat64(nn.Module):
 
 @torch.no_grad()
 def plain_network(
-    saved: Saved, seed: int, dtype: torch.dtype | None = None, arithmetic: torch.dtype | None = None
+    saved: Saved, networks: Sequence[int], dtype: torch.dtype | None = None, arithmetic: torch.dtype | None = None
 ) -> nn.Module:
     """Returns the network of a checkpoint in evaluation mode, made of PyTorch's own modules.
 
@@ -55,25 +56,31 @@ def plain_network(
 
     Args:
         saved: the checkpoint.
-        seed: of a function's network.
+        networks: which of a function's networks side by side, one for each target.
         dtype: of inputs and outputs; by default that of the model.
         arithmetic: dtype of the parameters and of the computation; by default `dtype`. Float64 with float32 inputs
             gives an `InFloat64`. In float32, two orders of the same computation differ by up to 2e-6.
 
     Returns:
-        A network (batch, in_features) ↦ (batch, 1), or images (batch, C, H, W) ↦ logits (batch, classes).
+        A network (batch, in_features) ↦ (batch, targets), or images (batch, C, H, W) ↦ logits (batch, classes).
     """
     dtype = dtype or saved.dtype
     arithmetic = arithmetic or dtype
     network = copy.deepcopy(saved.module.network)
     if isinstance(network, DenseNetwork):
-        plain: nn.Module = network.double().to_sequential(seed)
+        layers = [_affine_layers(network.double().to_sequential(replica)) for replica in networks]
+        plain: nn.Module = dense.sequential(dense.of_same_inputs(layers))
     elif isinstance(network, ConstructedNetwork):
-        plain = dense.sequential(network.double().affine_layers(seed, _bank_layers, clamped=True))
+        layers = [network.double().affine_layers(replica, _bank_layers, clamped=True) for replica in networks]
+        plain = dense.sequential(dense.of_same_inputs(layers))
     else:
         plain = _without_ours(network)
     plain = plain.to(arithmetic)
     return (plain if arithmetic == dtype else InFloat64(plain)).eval().requires_grad_(False)
+
+
+def _affine_layers(network: nn.Sequential) -> list[dense.Affine]:
+    return [(layer.weight, layer.bias) for layer in network if isinstance(layer, nn.Linear)]
 
 
 def _without_ours(module: nn.Module) -> nn.Module:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -27,8 +28,8 @@ class Difference:
 
     Attributes:
         largest: the difference, in units of the outputs.
-        unit: the range of the targets of a function; for a classifier, the largest logit, but at least 1, since
-            probabilities depend on the absolute error of logits.
+        unit: the range of the targets of a function, of several targets that of the one with the largest share; for a
+            classifier, the largest logit, but at least 1, since probabilities depend on the absolute error of logits.
         limit: largest acceptable difference, in units of `unit`.
         samples: number of compared samples.
         rounding: largest difference between the model in the precision of the export's inputs and in float64, in
@@ -72,12 +73,14 @@ def sample_inputs(saved: Saved, dtype: torch.dtype) -> Tensor:
 
 
 @torch.no_grad()
-def compare(saved: Saved, seed: int, exported: Evaluate, dtype: torch.dtype, arithmetic: torch.dtype) -> Difference:
+def compare(
+    saved: Saved, networks: Sequence[int], exported: Evaluate, dtype: torch.dtype, arithmetic: torch.dtype
+) -> Difference:
     """Evaluates an exported network and the model on the same inputs: all in one batch, and a single one.
 
     Args:
         saved: the checkpoint with the model.
-        seed: of a function's network.
+        networks: which of a function's networks side by side, one for each target.
         exported: the exported network.
         dtype: of its inputs and outputs.
         arithmetic: precision in which it computes. With float64, it is compared with the model in float64, even if
@@ -87,26 +90,30 @@ def compare(saved: Saved, seed: int, exported: Evaluate, dtype: torch.dtype, ari
         TriwaveError: the outputs of the model are not finite.
     """
     x = sample_inputs(saved, dtype)
-    exact = _outputs(saved, seed, x, torch.float64)
+    exact = _outputs(saved, networks, x, torch.float64)
     single = torch.float32 in (dtype, saved.dtype)
-    rounded = _outputs(saved, seed, x, torch.float32) if single else exact
+    rounded = _outputs(saved, networks, x, torch.float32) if single else exact
     expected = rounded if saved.dtype == arithmetic == torch.float32 else exact
     found = torch.cat([exported(x), exported(x[-1:])]).double()
     if not expected.isfinite().all():
         raise TriwaveError(
             f"{saved.path}: the model's outputs must be finite, got NaN or infinity; export an earlier checkpoint"
         )
-    largest = float((found - torch.cat([expected, expected[-1:]])).abs().max())
-    unit = float(saved.scaling.scale if saved.is_function else expected.abs().max().clamp_min(1))
-    rounding = float((rounded - exact).abs().max()) / unit
+    unit = expected.abs().max().clamp_min(1)
+    if saved.is_function:
+        unit = saved.scaling.scale.double().expand(saved.seeds)[[*networks]]
+    differences = (found - torch.cat([expected, expected[-1:]])).abs().amax(0)  # of each output
+    worst = int((differences / unit).argmax())  # of one that is not finite, too
+    rounding = float(((rounded - exact).abs() / unit).max())
     limit = _TOLERANCE[dtype]
     if arithmetic == torch.float32:
         limit = max(limit, _ROUNDINGS * rounding)
-    return Difference(largest, unit, limit, len(x), rounding)
+    one = float(unit.reshape(-1)[worst % unit.numel()])
+    return Difference(float(differences[worst]), one, limit, len(x), rounding)
 
 
-def _outputs(saved: Saved, seed: int, x: Tensor, dtype: torch.dtype) -> Tensor:
-    """Returns the model's outputs, computed in a precision, shape (batch, 1) or (batch, classes), as float64."""
+def _outputs(saved: Saved, networks: Sequence[int], x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Returns the model's outputs, computed in a precision, shape (batch, targets) or (batch, classes), as float64."""
     module = saved.module if dtype == saved.dtype else copy.deepcopy(saved.module).to(dtype)
     y: Tensor = module(x.to(dtype))
-    return (y[:, [seed]] if saved.is_function else y).double()
+    return (y[:, [*networks]] if saved.is_function else y).double()

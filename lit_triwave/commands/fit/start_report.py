@@ -44,9 +44,11 @@ def start_block(
 
 def _size(model: Any) -> str:
     """Returns how many parameters the first stage trains."""
-    replicas = replicas_of(model)
+    replicas, targets = replicas_of(model), getattr(model, "num_targets", 1)
     count = f"{count_parameters(model) // replicas:,} parameters"
-    return count if replicas == 1 else f"{count} in each of {replicas} seeds"
+    if targets > 1:
+        count += f" for each of {targets} targets"
+    return count if replicas == targets else f"{count} in each of {replicas // targets} seeds"
 
 
 def _position(model: Any, path: Path, checkpoint: Any) -> str:

@@ -35,11 +35,12 @@ def run(args: Sequence[str], started: float) -> int:
         "--out", type=str, help="folder for the pictures; by default figures/inspect/ in the run's folder"
     )
     parser.add_argument("--seed", type=int, help="seed of a function's network, from 0; by default the best one")
+    parser.add_argument("--target", type=str, help="of several targets, the one to show; by default the first")
     options = parser.parse_args(list(args))
     quiet()
     saved = load_module(options.checkpoint)
     lost = lost_seeds(saved)
-    seed = healthy_seed(saved, options.seed, lost)
+    seed = healthy_seed(saved, options.seed, lost, options.target)
     inside = saved.run_folder
     folder = Path(options.out or (inside / "figures" / "inspect" if inside else "inspect"))
     open_folder(folder, "give another --out")
@@ -121,9 +122,16 @@ def _network_facts(saved: Saved, seed: int, parts: Sequence[Group], lost: dict[i
         start = arguments["initialization"]
         wiring = f", wiring {arguments['wiring']}" if start == "constructed" else ""
         yield "network", start + wiring
-        yield "seeds", f"{saved.seeds}, the best one is {int(module.best_replica)}; seed {seed} is shown"
-        for number, name in lost.items():
-            yield f"  not finite, seed {number}", f"{name}; excluded from everything below"
+        each, several = saved.seeds // len(saved.targets), len(saved.targets) > 1
+        target, number = divmod(seed, each)
+        best = module.best_replicas[target] % each
+        if several:
+            yield "targets", f"{saved.target}; {saved.targets[target] or f'number {target + 1}'} is shown"
+        of_each = " of each target" if several else ""
+        yield "seeds", f"{each}{of_each}, the best one is {best}; seed {number} is shown"
+        for lost_one, name in lost.items():
+            whose = f", target {lost_one // each + 1}" if several else ""
+            yield f"  not finite, seed {lost_one % each}{whose}", f"{name}; excluded from everything below"
         yield "parameters", f"{count // saved.seeds:,} of each seed, {saved.dtype}".replace("torch.", "")
     else:
         yield "network", f"backbone {arguments['backbone']}, head {arguments['head']}"

@@ -37,23 +37,28 @@ def _bad_seeds(value: Tensor, by_seed: bool, seeds: int) -> list[int]:
     return [] if bool(finite.all()) else list(range(seeds))
 
 
-def healthy_seed(saved: Saved, asked: int | None, lost: dict[int, str]) -> int:
+def healthy_seed(saved: Saved, asked: int | None, lost: dict[int, str], target: str | None = None) -> int:
     """Returns the seed to inspect: the given one, or else the best seed with finite weights.
 
     Args:
         saved: the checkpoint.
         asked: the given seed, from 0, or None.
         lost: see `lost_seeds`.
+        target: of several; by default the first.
 
     Raises:
-        TriwaveError: there is no such seed, or its weights are not finite.
+        TriwaveError: there is no such seed or target, or its weights are not finite.
     """
-    seed = saved.seed(asked)
+    seed = saved.seed(asked, target)
     if seed not in lost:
         return seed
     module = saved.module
     if asked is None and len(lost) < saved.seeds and isinstance(module, FunctionRegressor):
         errors = module.train_mse.nan_to_num(float("inf"))
-        return min((other for other in range(saved.seeds) if other not in lost), key=lambda other: float(errors[other]))
+        each = saved.seeds // len(saved.targets)
+        first = seed - seed % each  # of the same target
+        others = [other for other in range(first, first + each) if other not in lost]
+        if others:
+            return min(others, key=lambda other: float(errors[other]))
     which = "" if saved.seeds == 1 else f" in seed {seed}" if len(lost) < saved.seeds else " in all seeds"
     raise TriwaveError(f"checkpoint {saved.path} has weights that are not finite{which}: {lost[seed]}")

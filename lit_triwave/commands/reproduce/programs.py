@@ -104,9 +104,9 @@ class Program:
         shape |= METHODS[method].recipe(self.table, function, targets) | stages | METHODS[method].options
         return FunctionRegressor(
             depth=None if stacked and self.table != "depths" else self.depth,  # a stack chooses its own
-            replicas=self.seeds * targets * methods,
+            replicas=self.seeds * methods,
             domain=data.domain,
-            target_range=function.target_range or data.target_range,
+            target_range=[function.target_range] * targets if function.target_range else data.target_range,
             data_curvature=data.curvature,
             **shape,  # type: ignore[arg-type]
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import runpy
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,63 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write(path, [house(i) for i in range(120)])
     data = ["--data.path", str(path), "--data.inputs", "[prediction, town, new]", "--data.target", "price"]
     return small_run(root, "houses", "--config", str(REPOSITORY / "configs/table.yaml"), *data, *SMALL)
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run folder of a small fit of two targets, one of them a million times larger than the other."""
+    root = shared_folder(tmp_path_factory, "table_of_two_targets")
+    path = root / "houses.csv"
+    if not path.is_file():
+        write(path, [house(i) | {"tax": 1e6 * (3 - float(str(house(i)["prediction"])) / 50)} for i in range(120)])
+    data = ["--data.path", str(path), "--data.inputs", "[prediction, town]", "--data.target", "[price, tax]"]
+    data += ["--model.replicas", "2"]
+    return small_run(root, "houses", "--config", str(REPOSITORY / "configs/table.yaml"), *data, *SMALL)
+
+
+def test_each_of_several_targets_has_its_errors_and_all_have_their_mean(two: Path) -> None:
+    summary = json.loads((two / "summary.json").read_text())
+    assert summary["test/price/r2"] > 0.9 and summary["test/tax/r2"] > 0.9999
+    for metric in ("mse", "mae", "r2"):
+        each = [summary[f"test/{name}/{metric}"] for name in ("price", "tax")]
+        assert summary[f"test/{metric}"] == pytest.approx(sum(each) / 2, rel=1e-12)
+    assert summary["test/max_error"] == max(summary[f"test/{name}/max_error"] for name in ("price", "tax"))
+    assert summary["test/mse_min"] <= summary["test/mse"] <= summary["test/mse_mean"]
+    assert {path.stem for path in (two / "figures").iterdir()} >= {"agreement_1_price", "agreement_2_tax", "loss_2_tax"}
+
+
+def test_predictions_of_several_targets_have_their_names_and_units(two: Path, tmp_path: Path) -> None:
+    asked = write(tmp_path / "asked.csv", [{"prediction": 40.5, "town": "Zug"}])
+    command = ["predict", "--config", str(two / "config.yaml"), "--ckpt_path", str(two / "checkpoints/last.ckpt")]
+    assert main([*command, "--data.predict_path", asked]) == 0
+    with (two / "predictions.csv").open() as file:
+        (row,) = csv.DictReader(file)
+    assert row["town"] == "Zug" and "price" not in row
+    assert float(row["prediction_of_price"]) == pytest.approx(40.5**2 / 100 + 20.5, abs=15)
+    assert float(row["prediction_of_tax"]) == pytest.approx(1e6 * (3 - 40.5 / 50), rel=0.01)
+    assert float(row["lowest_seed_of_tax"]) <= float(row["prediction_of_tax"]) <= float(row["highest_seed_of_tax"])
+
+
+def test_an_export_of_several_targets_has_an_output_for_each(two: Path, tmp_path: Path) -> None:
+    out = tmp_path / "m.pt"
+    assert main(["export", str(two), "--out", str(out)]) == 0  # refuses what differs from the model
+    assert json.loads(out.with_suffix(".json").read_text())["target"] == ["price", "tax"]
+    space = runpy.run_path(str(out.with_suffix(".py")))
+    saved = load_module(two)
+    x = saved.data().test_set.x
+    expected = saved.module(x)[:, saved.module.best_replicas]
+    torch.testing.assert_close(space["load"]()(x), expected)
+    assert main(["export", str(two), "--out", str(tmp_path / "one.pt"), "--seed", "2"]) == 1
+
+
+def test_inspect_shows_the_target_that_is_asked_for(
+    two: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = ["--out", str(tmp_path)]
+    assert main(["inspect", str(two), "--target", "tax", *place]) == 0
+    assert "tax is shown" in capsys.readouterr().out
+    assert main(["inspect", str(two), "--target", "taxes", *place]) == 1
+    assert "--target must be one of price, tax, got taxes; did you mean 'tax'?" in capsys.readouterr().err
 
 
 def test_a_fit_needs_the_path_the_inputs_and_the_target_alone(run: Path) -> None:

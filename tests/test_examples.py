@@ -1,0 +1,29 @@
+"""The scripts in `examples/` do what they say, in fewer steps."""
+
+from __future__ import annotations
+
+import runpy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tests.conftest import REPOSITORY
+
+
+def example(name: str) -> Callable[..., Any]:
+    main: Callable[..., Any] = runpy.run_path(str(REPOSITORY / "examples" / name))["main"]
+    return main
+
+
+def test_a_formula() -> None:
+    assert example("formula.py")(epochs=8) < 0.05
+
+
+def test_a_table_of_two_targets(tmp_path: Path) -> None:
+    quick = ["--model.limit.epochs", "5", "--model.members", "1", "--model.layers", "[2]", "--model.depth", "4"]
+    found = example("table.py")(quick, tmp_path)
+    assert {*found} == {"target", "s6"} and min(found.values()) > 0.1
+
+
+def test_a_model_of_ones_own() -> None:
+    assert example("own_model.py")(peak_epochs=3, weight_epochs=2) > 0.85
