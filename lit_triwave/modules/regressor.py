@@ -130,7 +130,9 @@ class FunctionRegressor(StagedModule):
             _refuse_stack_options(wiring, initialization, limit, layers, members)
             depth = DEFAULT_DEPTH if depth is None else depth
             if depth > MAX_DEPTH:
-                raise ValueError(f"depth {depth}: at most {MAX_DEPTH}, since 2^depth pieces are counted for every seed")
+                raise ValueError(
+                    f"depth must be at most {MAX_DEPTH}, as 2^depth pieces are counted for every seed, got {depth}"
+                )
         if limit.epochs is None:
             limit = dataclasses.replace(limit, epochs=LIMIT_EPOCHS if stacked else 0)
         if stacked and not limit.epochs:
@@ -433,7 +435,9 @@ class FunctionRegressor(StagedModule):
     def setup(self, stage: str) -> None:
         super().setup(stage)
         if self.trainer.precision not in ("64-true", "32-true", "bf16-mixed", "16-mixed"):
-            raise TriwaveError(f"precision {self.trainer.precision}: functions are fitted in 64-true or 32-true")
+            raise TriwaveError(
+                f"trainer.precision must be 64-true or 32-true for functions, got {self.trainer.precision}"
+            )
         device = self.trainer.strategy.root_device.type
         if device == "mps":
             raise TriwaveError("trainer.accelerator must be cpu or cuda for functions, got mps, which has no float64")

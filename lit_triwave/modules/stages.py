@@ -51,20 +51,20 @@ class Stage:
 
     def __post_init__(self) -> None:
         if self.epochs < 0:
-            raise ValueError(f"epochs {self.epochs}: at least 0")
+            raise ValueError(f"epochs must be at least 0, got {self.epochs}")
         if not (self.lr > 0 and math.isfinite(self.lr)):
-            raise ValueError(f"lr {self.lr}: above 0")
+            raise ValueError(f"lr must be above 0, got {self.lr}")
         if not 0 <= self.warmup <= 1:
-            raise ValueError(f"warmup {self.warmup}: a share between 0 and 1")
+            raise ValueError(f"warmup must be a share between 0 and 1, got {self.warmup}")
         if self.schedule not in get_args(Schedule):
-            raise ValueError(f"schedule {self.schedule!r}: one of {', '.join(get_args(Schedule))}")
+            raise ValueError(f"schedule must be one of {', '.join(get_args(Schedule))}, got {self.schedule!r}")
         if self.second_order:
             self.configure([nn.Parameter(torch.zeros(_replicas(self.options), 1))], steps=1)
             return
         kind = getattr(torch.optim, self.optimizer, None)
         if not (isinstance(kind, type) and issubclass(kind, Optimizer)) or kind is Optimizer:
             raise ValueError(
-                f"optimizer {self.optimizer!r}: LevenbergMarquardt, or the name of a class in torch.optim, such as Adam"
+                f"optimizer must be LevenbergMarquardt, or a class in torch.optim such as Adam, got {self.optimizer!r}"
             )
         self.configure([nn.Parameter(torch.zeros(1))], steps=1)  # refuses bad options now, not when the stage begins
 
@@ -191,9 +191,9 @@ class Polish:
 
     def __post_init__(self) -> None:
         if self.epochs < 0:
-            raise ValueError(f"polish.epochs {self.epochs}: at least 0")
+            raise ValueError(f"polish.epochs must be at least 0, got {self.epochs}")
         if self.chunk < 1:
-            raise ValueError(f"polish.chunk {self.chunk}: at least 1")
+            raise ValueError(f"polish.chunk must be at least 1, got {self.chunk}")
         self.configure([nn.Parameter(torch.zeros(_replicas(self.options), 1))], steps=1)
 
     def configure(self, parameters: Parameters, steps: int, begun: int = 0) -> tuple[Optimizer, LambdaLR | None]:

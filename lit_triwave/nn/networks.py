@@ -69,7 +69,7 @@ class TriangleNetwork(ConstructedNetwork):
     ) -> None:
         super().__init__()
         if wiring not in get_args(Wiring):
-            raise ValueError(f"wiring {wiring!r}: one of {', '.join(get_args(Wiring))}")
+            raise ValueError(f"wiring must be one of {', '.join(get_args(Wiring))}, got {wiring!r}")
         check_sizes(replicas=replicas)
         wave_signs(curvature)  # refuses what is no curvature, also where the wiring needs none
         self.wiring = wiring

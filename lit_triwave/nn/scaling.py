@@ -42,7 +42,7 @@ class UnitScaling(nn.Module):
     def __init__(self, domain: Domain, target_range: TargetRange = (0.0, 1.0), replicas: int = 1) -> None:
         super().__init__()
         if not domain or any(len(ends) != 2 for ends in domain.values()):
-            raise ValueError(f"domain {dict(domain)}: needs a (lower, upper) for each input")
+            raise ValueError(f"domain must have (lower, upper) for each input, got {dict(domain)}")
         bounds = torch.tensor([tuple(map(float, ends)) for ends in domain.values()], dtype=torch.float64)
         for name, (low, high) in zip(domain, bounds.tolist(), strict=True):
             if not low < high or not bounds.isfinite().all():

@@ -121,11 +121,9 @@ class LeastSquares:
         analytic: bool = True,
     ) -> None:
         if len(inputs) != len(targets) or not len(inputs):
-            raise ValueError(
-                f"{len(inputs)} inputs and {len(targets)} targets: as many of one as of the other, at least 1"
-            )
+            raise ValueError(f"inputs and targets must be as many, at least 1, got {len(inputs)} and {len(targets)}")
         if chunk < 1:
-            raise ValueError(f"chunk {chunk}: at least 1")
+            raise ValueError(f"chunk must be at least 1, got {chunk}")
         self.network = network
         self.inputs = inputs
         self.targets = targets.T.contiguous() if targets.ndim > 1 else targets[None]  # (R or 1, M)

@@ -96,14 +96,14 @@ class LevenbergMarquardt(Optimizer):
         }
         for name, values in positive.items():
             if not values or not all(value > 0 for value in values):
-                raise ValueError(f"{name} {values}: greater than 0")
+                raise ValueError(f"{name} must be above 0, got {values}")
         if round_length < 0:
-            raise ValueError(f"round_length {round_length}: at least 0")
+            raise ValueError(f"round_length must be at least 0, got {round_length}")
         for name, share in {"diagonal_floor": diagonal_floor, "kick_share": kick_share}.items():
             if share > 1:
-                raise ValueError(f"{name} {share}: at most 1")
+                raise ValueError(f"{name} must be at most 1, got {share}")
         if not 0 <= exchange <= 0.5:
-            raise ValueError(f"exchange {exchange}: between 0 and 1/2")
+            raise ValueError(f"exchange must be between 0 and 1/2, got {exchange}")
         options: dict[str, Any] = {
             "damping": damping,
             "damping_factors": list(damping_factors),
@@ -119,13 +119,13 @@ class LevenbergMarquardt(Optimizer):
         }
         super().__init__(params, options)
         if len(self.param_groups) > 1:
-            raise ValueError("one parameter group: a step couples all parameters of a replica")
+            raise ValueError("params must be one group, as a step couples all parameters of a replica")
         replicas = {p.shape[:1] for p in self._params}
         if len(replicas) > 1 or torch.Size() in replicas:
             shapes = ", ".join(str(tuple(p.shape)) for p in self._params)
             raise ValueError(f"parameters of shapes {shapes}: the first dimension of all must be the replicas")
         if len(self._params[0]) % groups:
-            raise ValueError(f"groups {groups}: {len(self._params[0])} replicas do not divide into so many")
+            raise ValueError(f"groups must divide the {len(self._params[0])} replicas, got {groups}")
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Takes a saved state; options that its version did not have get their defaults."""

@@ -362,8 +362,8 @@ def test_an_interrupt_leaves_the_best_point_in_the_parameters() -> None:
     [
         ({"damping": 0.0}, "damping"),
         ({"damping_factors": []}, "damping_factors"),
-        ({"exchange": 0.6}, "exchange 0.6: between 0 and 1/2"),
-        ({"groups": 2}, "groups 2: 3 replicas"),
+        ({"exchange": 0.6}, "exchange must be between 0 and 1/2, got 0.6"),
+        ({"groups": 2}, "groups must divide the 3 replicas, got 2"),
         ({"kick_share": 1.5}, "kick_share"),
         ({"round_length": -1}, "round_length"),
     ],
@@ -380,5 +380,5 @@ def test_refuses_parameters_without_common_replicas_and_foreign_problems() -> No
     x = points(network)
     with pytest.raises(ValueError, match="normal equations for"):
         LevenbergMarquardt([next(network.parameters())]).step(LeastSquares(network, x, x[:, 0]))
-    with pytest.raises(ValueError, match="40 inputs and 3 targets"):
+    with pytest.raises(ValueError, match="got 40 and 3"):
         LeastSquares(network, x, x[:3, 0])
