@@ -183,7 +183,8 @@ class Soak:
             code = self.ended(self.runs.command(args, "compare"), "compare")
             if code:
                 raise Finding(f"compare --format {asked} ended with {code}")
-        there = {run["name"]: run["state"] for run in json.loads(out.with_suffix(".json").read_text())["runs"]}
+        runs = json.loads(out.with_suffix(".json").read_text())["runs"]
+        there = {Path(run["source"]).name: run["state"] for run in runs}
         lost = [name for name in self.finished if there.get(name) != "finished"]
         if lost:
             raise Finding(f"compare does not show as finished: {', '.join(lost)}")

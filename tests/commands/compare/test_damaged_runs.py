@@ -35,6 +35,7 @@ BAD_RECORDS: dict[str, tuple[Any, str]] = {
 BAD_SUMMARIES: dict[str, tuple[Any, str]] = {
     "word": ({"test/mse": "oops"}, "test/mse must be a number below 1e+100, got 'oops'"),
     "large number": ({"test/mse": 1e308}, "test/mse must be a number below 1e+100, got 1e+308"),
+    "no results": ({"schema": 2}, "summary.json is damaged (it has no results)"),
     "name": ({f"test/{ESCAPE}": "oops"}, "test/\\x1b[31mred must be a number"),
 }
 LOOP = "a: &a [1]\n" + "".join(
@@ -82,6 +83,9 @@ def odd(tmp_path: Path) -> dict[str, str]:
         (folder / name).unlink(missing_ok=True)
         os.mkfifo(folder / name)
         reasons[folder.name] = f"{name} is damaged (it must be a regular file)"
+    circle = write_run(root / "circle", {"seed_everything": 9}, {"test/mse": 1e-9})
+    (circle / "metrics.csv").symlink_to(circle / "metrics.csv")
+    reasons["circle"] = "metrics.csv is damaged (Too many levels of symbolic links)"
     return reasons
 
 

@@ -12,6 +12,8 @@ from typing import Any, BinaryIO
 
 import yaml
 
+from lit_triwave.errors import reason
+
 _MOST_BYTES = 8_000_000
 """Our own files of settings and results have some kilobytes."""
 _MOST_VALUES = 20_000
@@ -48,6 +50,11 @@ def read_bytes(path: Path, most: int = _MOST_BYTES) -> bytes:
     if len(content) > most:
         raise ValueError(f"it must have at most {most / 1e6:.0f} MB")
     return content
+
+
+def what_fails(error: OSError | ValueError) -> str:
+    """Returns why a file cannot be read, in a few words, without the system's number of the error."""
+    return error.strerror if isinstance(error, OSError) and error.strerror else reason(error, 80)
 
 
 def read_mapping(path: Path) -> dict[str, Any]:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from lit_triwave.commands.compare.read.checked import open_regular, read_bytes
-from lit_triwave.errors import printable, reason
+from lit_triwave.commands.compare.read.checked import open_regular, read_bytes, what_fails
+from lit_triwave.errors import printable
 
 _NAN = float("nan")
 _MOST_BYTES = 32_000_000
@@ -38,7 +38,7 @@ class MetricsFile:
         except FileNotFoundError:
             pass
         except (OSError, ValueError) as error:
-            self._note(f"{path.name} is damaged ({reason(error, 80)})")
+            self._note(f"{path.name} is damaged ({what_fails(error)})")
 
     def __call__(self) -> dict[str, np.ndarray]:
         """Returns column name ↦ values by logged row, float64 of shape (rows,), NaN where nothing was logged."""
@@ -54,7 +54,7 @@ class MetricsFile:
         except FileNotFoundError:
             return {}
         except (OSError, ValueError) as error:  # ValueError: not text
-            self._note(f"{self.path.name} is damaged ({reason(error, 80)})")
+            self._note(f"{self.path.name} is damaged ({what_fails(error)})")
             return {}
         known = header.split(",")
         # All cells as one list: several times faster than the csv module, because most cells are blank.

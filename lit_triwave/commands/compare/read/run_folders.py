@@ -11,10 +11,10 @@ from pathlib import Path
 from textwrap import shorten
 from typing import Any
 
-from lit_triwave.commands.compare.read.checked import read_mapping
+from lit_triwave.commands.compare.read.checked import read_mapping, what_fails
 from lit_triwave.commands.compare.read.compared_run import RUNNING_SECONDS, ComparedRun
 from lit_triwave.commands.compare.read.metrics_csv import MetricsFile, last_values
-from lit_triwave.errors import printable, reason
+from lit_triwave.errors import printable
 from lit_triwave.tracking.flat_config import describes_run, flat, short_names
 from lit_triwave.tracking.run_files import (
     ABOUT_FIELDS,
@@ -109,9 +109,11 @@ def read_run_folder(folder: Path) -> ComparedRun:
     state = record.get("state") or ("finished" if (folder / SUMMARY_JSON).is_file() else "running")
     if state == "running" and not _is_fresh(folder):
         state = "cut off"
-    if state == "finished" and not (folder / SUMMARY_JSON).is_file():
-        notes.append(f"{SUMMARY_JSON} is missing")
-    if damaged or (state == "finished" and not summary):
+    if state == "finished" and not damaged and not summary.keys() - {"schema"}:
+        there = (folder / SUMMARY_JSON).is_file()
+        notes.append(f"{SUMMARY_JSON} is damaged (it has no results)" if there else f"{SUMMARY_JSON} is missing")
+        damaged = True
+    if damaged:
         state = "damaged"  # whether it was finished, or what came of it, is not known
     if state != "finished":
         summary = last_values(history()) | summary
@@ -150,7 +152,7 @@ def mapping_in(path: Path, notes: list[str], kinds: Mapping[str, type | Collecti
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
-        notes.append(f"{path.name} is damaged ({reason(error, 80)})")
+        notes.append(f"{path.name} is damaged ({what_fails(error)})")
         return {}
     for name, kind in kinds.items():
         value = content.get(name)
