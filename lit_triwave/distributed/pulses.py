@@ -35,6 +35,11 @@ class Pulses:
         self._folder, self._rank, self._ranks = folder / RANKS_FOLDER, rank, ranks
         self._beaten = self._since = 0.0
         self._place: object = None  # where this rank waits for others
+        self._complete = False  # whether all ranks have started
+        if rank == 0:
+            for other in range(1, ranks):
+                with suppress(OSError):  # of a process that was killed; a rank that lives leaves its sign again
+                    self._file(other).unlink()
 
     def beat(self, progress: object) -> None:
         """Leaves a sign of life, once a second.
@@ -46,7 +51,10 @@ class Pulses:
         if now - self._beaten < _BEAT_SECONDS:
             return
         place = _waiting_place()
-        if place is None or (place, progress) != self._place:
+        # Ranks that still import are no reason to end the run as soon as they come.
+        waits_for_starts = not self._complete
+        self._complete = self._complete or all(self._file(rank).exists() for rank in range(self._ranks))
+        if place is None or (place, progress) != self._place or waits_for_starts:
             self._place, self._since = place and (place, progress), now
         self._beaten = now
         with suppress(OSError):  # a full disk, or a folder that is gone
@@ -55,7 +63,7 @@ class Pulses:
 
     @property
     def waited(self) -> float:
-        """Seconds for which this rank has waited for others in one place."""
+        """Seconds for which this rank has waited in one place for others, which all have started."""
         return 0.0 if self._place is None else time.monotonic() - self._since
 
     def silent(self) -> str:

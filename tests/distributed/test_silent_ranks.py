@@ -48,14 +48,20 @@ def watching(folder: Path, child: Any, most: float, signals: list[signal.Signals
         said.append(number)
         return 130
 
-    return watch._Watch(trainer, interruption, abandon, most, lambda: [signals.pop(0)] if signals else [])
+    found = watch._Watch(trainer, interruption, abandon, most, lambda: [signals.pop(0)] if signals else [])
+    silence(folder, 1)
+    return found
+
+
+def silence(folder: Path, rank: int) -> None:
+    """Lets the last sign of life of a rank be a minute old."""
+    Pulses(folder, rank, 2).beat(0)
+    os.utime(folder / RANKS_FOLDER / str(rank), (time.time() - 60,) * 2)
 
 
 @pytest.fixture
 def silent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A run's folder in which rank 1 has left no sign of life for a minute, while rank 0 waits for it."""
-    Pulses(tmp_path, 1, 2).beat(0)
-    os.utime(tmp_path / RANKS_FOLDER / "1", (time.time() - 60,) * 2)
+    """A run's folder, while a rank waits for another."""
     monkeypatch.setattr(pulses, "_waiting_place", lambda: "all_reduce")
 
     def leave(code: int) -> None:
@@ -87,11 +93,10 @@ def test_a_second_signal_also_ends_a_stopped_first_rank(
         monkeypatch.setattr(watch, name, 0.1)
     monkeypatch.setenv(LAUNCHER_VARIABLE, str(stopped.pid))
     monkeypatch.setenv("LOCAL_RANK", "1")
-    Pulses(silent, 0, 2).beat(0)
-    os.utime(silent / RANKS_FOLDER / "0", (time.time() - 60,) * 2)
     second = watching(silent, None, 600, [signal.SIGINT, signal.SIGINT], [])
     second.trainer.local_rank, second.trainer.strategy.launcher.procs = 1, []
     second.pulses = Pulses(silent, 1, 2)
+    silence(silent, 0)
     with pytest.raises(SystemExit) as left:
         second.run()
     assert left.value.code == 130 and stopped.wait(10) == -signal.SIGKILL
@@ -118,17 +123,23 @@ def test_a_rank_is_known_to_wait_inside_of_torch(module: Any) -> None:
 
 
 def test_a_rank_that_does_something_else_meanwhile_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first, other = Pulses(tmp_path, 0, 2), Pulses(tmp_path, 1, 2)
-    other.beat(0)  # at work
     monkeypatch.setattr(pulses, "_waiting_place", lambda: "all_reduce")
     monkeypatch.setattr(pulses, "_BEAT_SECONDS", 0.0)
-    first.beat(3)
-    time.sleep(0.05)
-    first.beat(3)
-    assert first.waited > 0.04
+    silence(tmp_path, 1)  # of a process that was killed
+    first = Pulses(tmp_path, 0, 2)
+
+    def waited() -> float:
+        first.beat(3)
+        time.sleep(0.05)
+        first.beat(3)
+        return first.waited
+
+    assert waited() < 0.04  # the other rank has not started yet
+    (tmp_path / RANKS_FOLDER / "1").write_text("works")
+    assert waited() > 0.04
     assert first.silent() == "rank 1 has not come for 0 s to where the others wait"
     first.beat(4)  # a step further
     assert first.waited < 0.04
-    for pulse in (first, other):
-        pulse.remove()
+    for rank in (1, 0):
+        Pulses(tmp_path, rank, 2).remove()
     assert not (tmp_path / RANKS_FOLDER).exists()
