@@ -47,7 +47,7 @@ def refuse(capsys: pytest.CaptureFixture[str], root: Path, *args: str, left: boo
         (["--modell", "3"], "--modell 3"),
         (["--modle.depth", "3"], "--modle.depth 3; did you mean 'model'?"),
         (["--model.depth", "0"], "depth must be at least 1, got 0"),
-        (["--model.depth", "30"], "depth 30: at most 16"),
+        (["--model.depth", "30"], "depth must be at most 16"),
         (["--model.pretrain.epoch", "3"], "--model.pretrain.epoch=3; did you mean 'model.pretrain.epochs'?"),
         (["--trainer.precision", "bf16-true"], "got bf16-true"),
         (["--data.expression", "-x**2"], "--data.expression=-x**2"),
