@@ -3,6 +3,7 @@
 from datamodules.cifar10 import CIFAR10DataModule
 from datamodules.digits import DigitsDataModule
 from datamodules.function import FunctionDataModule
+from datamodules.image_folder import ImageFolderDataModule
 from datamodules.imagenet import ImageNetDataModule
 from datamodules.regression import RegressionDataModule
 from datamodules.table import TableDataModule
@@ -11,6 +12,7 @@ __all__ = [
     "CIFAR10DataModule",
     "DigitsDataModule",
     "FunctionDataModule",
+    "ImageFolderDataModule",
     "ImageNetDataModule",
     "RegressionDataModule",
     "TableDataModule",

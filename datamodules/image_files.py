@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,21 +18,65 @@ from datamodules.batches import Shard, seeded_generator
 from datamodules.images import ImageBatch, listed, transformed
 from lit_triwave.errors import reason
 
-_EXTENSIONS = (".jpeg", ".jpg", ".png")
+EXTENSIONS = (
+    *(".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpeg", ".jpg", ".pbm", ".pgm"),
+    *(".png", ".ppm", ".tga", ".tif", ".tiff", ".webp"),
+)
+"""Ends of the names of image files, in small or capital letters."""
 
 
-class ClassFolders:
+class ListedFiles:
+    """Image files below one folder, without labels.
+
+    Args:
+        place: the folder, or one file.
+
+    Attributes:
+        folder: the folder.
+        paths: paths of all images relative to `folder`, (n,) bytes. One array, since worker processes would copy a list
+            of a million strings piece by piece.
+        labels: (n,) int64; −1 where there is none.
+
+    Raises:
+        ValueError: there is no image.
+    """
+
+    def __init__(self, place: Path) -> None:
+        if place.is_file():
+            self.folder, names = place.parent, [place.name]
+        elif not place.is_dir():
+            raise ValueError(f"{place}: no such folder or file")
+        else:
+            self.folder, names = place, sorted(_images(place))
+        if not names:
+            raise ValueError(f"{place} must hold images ({listed(EXTENSIONS, len(EXTENSIONS))}), it has none")
+        self._set(names, torch.full((len(names),), -1))
+
+    def _set(self, names: list[str], labels: Tensor) -> None:
+        self.paths = np.array([os.fsencode(name) for name in names], dtype=np.bytes_)
+        self.labels = labels
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def name(self, index: int) -> str:
+        """Returns the path of an image's file relative to the folder."""
+        return os.fsdecode(self.paths[index])
+
+    def path(self, index: int) -> str:
+        """Returns the path of an image's file."""
+        return os.path.join(self.folder, self.name(index))
+
+
+class ClassFolders(ListedFiles):
     """The image files of one split: one folder for each class, labelled in the order of the folders' names.
 
     Args:
-        folder: the split's folder.
+        folder: the split's folder; the images of a class may lie in further folders.
         allow_empty: accept classes without images; their labels stay reserved.
 
     Attributes:
         classes: names of the class folders.
-        paths: paths of all images relative to `folder`, sorted by class and name, (n,) bytes. One array, since worker
-            processes would copy a list of a million strings piece by piece.
-        labels: (n,) int64.
 
     Raises:
         ValueError: the folder does not hold that; the message says what was found, without the path to it.
@@ -40,12 +87,12 @@ class ClassFolders:
         if not folder.is_dir():
             raise ValueError(f"there is no {folder.name}/")
         with os.scandir(folder) as entries:
-            names = {entry.name: entry.is_dir() for entry in entries if not entry.name.startswith(".")}
+            names = {entry.name: entry.is_dir() for entry in entries if not entry.name.startswith((".", "__MACOSX"))}
         self.classes = sorted(name for name, is_folder in names.items() if is_folder)
         if not self.classes:
             found = f"{len(names)} files ({listed(names, 2)})" if names else "nothing"
             raise ValueError(f"{folder.name}/ must have one folder for each class, it holds {found}")
-        files = [self._images(name) for name in self.classes]
+        files = [sorted(_images(folder / name)) for name in self.classes]
         empty = [name for name, inside in zip(self.classes, files, strict=True) if not inside]
         if len(empty) == len(self.classes):
             raise ValueError(f"{folder.name}/ has {len(empty)} class folders, but no image in them")
@@ -55,21 +102,19 @@ class ClassFolders:
                 f"({listed(empty)}; data.allow_empty_classes: true accepts them)"
             )
         pairs = zip(self.classes, files, strict=True)
-        self.paths = np.array([os.fsencode(f"{name}/{file}") for name, inside in pairs for file in inside])
-        self.labels = torch.arange(len(files)).repeat_interleave(torch.tensor([len(inside) for inside in files]))
+        labels = torch.arange(len(files)).repeat_interleave(torch.tensor([len(inside) for inside in files]))
+        self._set([f"{name}/{file}" for name, inside in pairs for file in inside], labels)
 
-    def _images(self, name: str) -> list[str]:
-        with os.scandir(self.folder / name) as entries:
-            return sorted(
-                e.name for e in entries if e.name.lower().endswith(_EXTENSIONS) and not e.name.startswith(".")
-            )
+    def relabel(self, classes: list[str]) -> None:
+        """Labels the images in the order of other class folders, which all of this split's are among."""
+        order = torch.tensor([classes.index(name) for name in self.classes])
+        self.classes, self.labels = list(classes), order[self.labels]
 
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def path(self, index: int) -> str:
-        """Returns the path of an image's file."""
-        return os.path.join(self.folder, os.fsdecode(self.paths[index]))
+    def subset(self, chosen: Tensor) -> ClassFolders:
+        """Returns some of the images, by their indices (m,) int64, with the same classes."""
+        part = copy.copy(self)
+        part.paths, part.labels = self.paths[chosen.numpy()], self.labels[chosen]
+        return part
 
     def keep(self, per_class: int | None, fraction: float, seed: int) -> None:
         """Keeps a random subset of each class; a smaller subset is part of every larger one.
@@ -90,6 +135,49 @@ class ClassFolders:
         chosen = torch.cat(kept)
         self.paths, self.labels = self.paths[chosen.numpy()], self.labels[chosen]
 
+    def drawn(self, shares: Sequence[float], seed: int) -> list[ClassFolders]:
+        """Draws disjoint splits, each with its share of every class.
+
+        The order of the draw follows from the names of the files, so an image added later moves hardly any other.
+
+        Args:
+            shares: of the splits to draw, in [0, 1), together below 1. A split gets at least one image of a class if
+                its share is above 0, as long as one is left for what is not drawn.
+            seed: seed of the draw.
+
+        Returns:
+            The splits, and what is left.
+        """
+        parts: list[list[Tensor]] = [[] for _ in range(len(shares) + 1)]
+        for label in range(len(self.classes)):
+            members = (self.labels == label).nonzero()[:, 0]
+            names = [self.paths[i] for i in members.tolist()]
+            keys = [hashlib.blake2b(name, digest_size=8, key=str(seed).encode()).digest() for name in names]
+            order = members[torch.tensor(sorted(range(len(keys)), key=keys.__getitem__), dtype=torch.long)]
+            begin, left, wanted = 0, len(order), sum(share > 0 for share in shares)
+            for part, share in zip(parts, shares, strict=False):
+                count = 0
+                if share > 0:
+                    wanted -= 1
+                    spare = left - 1 - wanted if left > 1 + wanted else left - 1  # for the rest and the other splits
+                    count = max(0, min(max(1, round(share * len(order))), spare))
+                part.append(order[begin : begin + count])
+                begin, left = begin + count, left - count
+            parts[-1].append(order[begin:])
+        return [self.subset(torch.cat(part).sort().values) for part in parts]
+
+
+def _images(folder: str | Path, inside: str = "") -> Iterator[str]:
+    """Yields the paths of all images below a folder, relative to it."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if entry.name.lower().endswith(EXTENSIONS):
+                yield inside + entry.name
+            elif entry.is_dir():
+                yield from _images(entry.path, f"{inside}{entry.name}/")
+
 
 class ImageFiles(Dataset[ImageBatch]):
     """Decoded and transformed images of one split, indexed by a whole `Shard` at once.
@@ -103,7 +191,7 @@ class ImageFiles(Dataset[ImageBatch]):
             image in order, which is mostly of the same class; `"omit"` makes the batch smaller.
     """
 
-    def __init__(self, files: ClassFolders, transform: Callable[[Tensor], Tensor], seed: int, corrupt: str) -> None:
+    def __init__(self, files: ListedFiles, transform: Callable[[Tensor], Tensor], seed: int, corrupt: str) -> None:
         self.files = files
         self.transform = transform
         self.seed = seed
@@ -149,34 +237,58 @@ class ImageFiles(Dataset[ImageBatch]):
 def read_image(path: str) -> Tensor:
     """Reads an image file as (3, height, width) uint8; a grey image gets three equal channels.
 
-    torchvision decodes, and Pillow tries what torchvision can't, such as other formats under a JPEG's name. On
-    photographs of 500 × 375 pixels torchvision takes three quarters of Pillow's time. Its decoders are deprecated since
-    0.29; where a later version has none, Pillow decodes everything.
+    torchvision decodes JPEG files, and Pillow everything else. On photographs of 500 × 375 pixels torchvision takes
+    three quarters of Pillow's time. Its decoders are deprecated since 0.29; where a later version has none, Pillow
+    decodes everything.
 
     Raises:
         ValueError: neither can read the file, or it ends too early.
     """
     try:
-        from torchvision.io import ImageReadMode, decode_image, read_file
+        from torchvision.io import ImageReadMode, decode_jpeg, read_file
     except ImportError:
         return read_with_pillow(path)
     try:
-        image: Tensor = decode_image(read_file(path), mode=ImageReadMode.RGB)
+        image: Tensor = decode_jpeg(read_file(path), mode=ImageReadMode.RGB)
         return image
     except RuntimeError:
         return read_with_pillow(path)
 
 
 def read_with_pillow(path: str) -> Tensor:
-    """Reads an image file like `read_image`, without torchvision's decoders."""
+    """Reads an image file of any mode like `read_image`; of an animation the first image.
+
+    Values of 16 bits are divided by 257. The range of 32-bit values is the first of [0, 1] (floating values only),
+    [0, 255] and [0, 65535] (integers only) that holds them all, and otherwise that of the image. Transparent parts
+    become white.
+    """
     from PIL import Image
     from torchvision.transforms.v2.functional import pil_to_tensor
 
     try:
         with Image.open(path) as opened:
-            image: Tensor = pil_to_tensor(opened.convert("RGB"))
+            image: Tensor = pil_to_tensor(_in_colour(opened))
         return image
-    except (OSError, ValueError, SyntaxError) as error:  # Pillow's decoders raise all three
+    except Exception as error:  # Pillow's decoders raise many kinds on damaged files
         raise ValueError(
             f"corrupt image {path} ({reason(error)}): restore it, or set data.skip_corrupt: true"
         ) from error
+
+
+def _in_colour(opened: Any) -> Any:
+    """Returns an image of Pillow in the mode RGB, 8 bits a channel."""
+    from PIL import Image
+
+    if opened.mode.startswith(("I", "F")):
+        values = np.nan_to_num(np.asarray(opened, dtype=np.float64))
+        tops = {"I": (255, 65535), "F": (1, 255)}.get(opened.mode, (65535,))
+        low, high = float(values.min()), float(values.max())
+        if low >= 0 and high <= tops[-1]:
+            low, high = 0.0, float(next(top for top in tops if high <= top))
+        scaled = (values - low) * (255 / ((high - low) or 1))
+        return Image.fromarray(scaled.round().astype(np.uint8)).convert("RGB")
+    if opened.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in opened.info:
+        colours = opened.convert("RGBA")
+        white = Image.new("RGBA", colours.size, "white")
+        return Image.alpha_composite(white, colours).convert("RGB")
+    return opened.convert("RGB")

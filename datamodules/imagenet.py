@@ -4,28 +4,31 @@ from __future__ import annotations
 
 import os
 import re
-import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
 
-import torch
-from torch.utils.data import DataLoader
+from datamodules.image_files import ClassFolders
+from datamodules.image_folder import (
+    MEAN,
+    STD,
+    AutoAugment,
+    ImageFolderDataModule,
+    check_folder,
+    check_same_classes,
+    check_two_classes,
+)
+from datamodules.images import listed
 
-from datamodules.image_files import ClassFolders, ImageFiles
-from datamodules.images import ImageBatch, ImageDataModule, listed
-
-AutoAugment = Literal["none", "trivial", "rand"]
 _LAYOUT = "train/<class>/*.JPEG and val/<class>/*.JPEG"
-_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # torchvision's, of ImageNet's training images
 
 
-class ImageNetDataModule(ImageDataModule):
+class ImageNetDataModule(ImageFolderDataModule):
     """ImageNet-1k (Russakovsky et al. 2015), or other images, in train/<class>/*.JPEG and val/<class>/*.JPEG.
 
     Training images are cropped at random and mirrored. Those of an evaluation are resized and cropped in the middle, as
     in torchvision's reference recipe. ImageNet's test labels are not public: `test` and `predict` use val/, as
-    published accuracies do. Report nothing on val/ that was chosen by it.
+    published accuracies do. Report nothing on val/ that was chosen by it. For images of one's own that need a test set
+    apart from val/ there is `ImageFolderDataModule`.
 
     Args:
         root: folder with train/ and val/.
@@ -37,6 +40,7 @@ class ImageNetDataModule(ImageDataModule):
         erase: probability of erasing a random rectangle of a training image, in [0, 1].
         fraction: share of the training images of each class to use, in (0, 1].
         per_class: number of training images of each class to use, instead of a share.
+        predict_path: folder of images without labels, or one image, for `predict`; null for the images of val/.
         skip_corrupt: true continues when an image can't be read, and reports the number of such images after each
             epoch. In training the next readable image stands in, in an evaluation it is left out. False stops.
         allow_empty_classes: accept class folders without images.
@@ -67,129 +71,47 @@ class ImageNetDataModule(ImageDataModule):
         erase: float = 0.0,
         fraction: float = 1.0,
         per_class: int | None = None,
+        predict_path: str | None = None,
         skip_corrupt: bool = False,
         allow_empty_classes: bool = False,
         workers: int | None = None,
         channels_last: bool = True,
         eval_batch_size: int = 1024,
         seed: int = 0,
-        mean: Sequence[float] = _MEAN,
-        std: Sequence[float] = _STD,
+        mean: Sequence[float] = MEAN,
+        std: Sequence[float] = STD,
     ) -> None:
-        super().__init__(batch_size, eval_batch_size, workers, channels_last, seed, mean, std)
-        if image_size < 1:
-            raise ValueError(f"image_size must be at least 1, got {image_size}")
-        if resize is not None and resize < image_size:
-            raise ValueError(f"resize must be at least image_size, {image_size}, got {resize}")
-        if auto_augment not in get_args(AutoAugment):
-            raise ValueError(f"auto_augment must be one of {', '.join(get_args(AutoAugment))}, got {auto_augment!r}")
-        if not 0 <= erase <= 1:
-            raise ValueError(f"erase must be in [0, 1], got {erase}")
-        if not 0 < fraction <= 1:
-            raise ValueError(f"fraction must be in (0, 1], got {fraction}")
-        if per_class is not None and fraction != 1:
-            raise ValueError(f"fraction must be 1 where per_class is given, got {fraction}")
-        if per_class is not None and per_class < 1:
-            raise ValueError(f"per_class must be at least 1, got {per_class}")
-        self.root = Path(root).expanduser()
-        self.image_size = image_size
-        self.resize = round(image_size * 256 / 224) if resize is None else resize
-        self.auto_augment = auto_augment
-        self.erase = erase
-        self.skip_corrupt = skip_corrupt
-        self.train_files, self.val_files = _class_folders(self.root, allow_empty_classes)
-        self.val_set = self.test_set = self.val_files
-        self._check_classes()
-        self.train_files.keep(per_class, fraction, seed)
-        self.folders = self.train_files.classes
-        self.num_classes = len(self.folders)
+        super().__init__(
+            root,
+            batch_size,
+            image_size,
+            resize=max(image_size, round(image_size * 256 / 224)) if resize is None else resize,
+            crop_scale=0.08,  # torchvision's
+            flip=True,
+            auto_augment=auto_augment,
+            erase=erase,
+            fraction=fraction,
+            per_class=per_class,
+            predict_path=predict_path,
+            skip_corrupt=skip_corrupt,
+            allow_empty_classes=allow_empty_classes,
+            workers=workers,
+            channels_last=channels_last,
+            eval_batch_size=eval_batch_size,
+            seed=seed,
+            mean=mean,
+            std=std,
+        )
         self.class_names = _class_names(self.root, self.folders)
-        self.image_shape = (3, image_size, image_size)
-        self._unreadable: list[str] = []
 
-    def _check_classes(self) -> None:
-        train, val = set(self.train_files.classes), set(self.val_files.classes)
-        if train != val:
-            differing = [
-                f"{len(names)} only in {split}/ ({listed(names)})"
-                for split, names in (("train", train - val), ("val", val - train))
-                if names
-            ]
-            raise ValueError(f"{self.root}: train/ and val/ must have the same class folders: {'; '.join(differing)}")
-        if len(train) < 2:
-            raise ValueError(f"{self.root}: train/ must have two or more class folders, it has one ({listed(train)})")
-
-    def training_transform(self) -> Any:
-        """Returns random crop, mirror image and the chosen augmentations, for one uint8 image."""
-        from torchvision.transforms import v2
-
-        steps: list[Any] = [v2.RandomResizedCrop(self.image_size, antialias=True), v2.RandomHorizontalFlip()]
-        if self.auto_augment != "none":
-            steps.append(v2.TrivialAugmentWide() if self.auto_augment == "trivial" else v2.RandAugment())
-        if self.erase:
-            steps.append(v2.RandomErasing(p=self.erase, value=self.mean_color.tolist()))
-        return v2.Compose(steps)
-
-    def evaluation_transform(self) -> Any:
-        """Returns resize and centre crop, for one uint8 image."""
-        from torchvision.transforms import v2
-
-        return v2.Compose([v2.Resize(self.resize, antialias=True), v2.CenterCrop(self.image_size)])
-
-    def train_dataloader(self) -> DataLoader[ImageBatch]:
-        """Shuffled, augmented global batches, shared among the ranks."""
-        corrupt = "replace" if self.skip_corrupt else "raise"
-        images = ImageFiles(self.train_files, self.training_transform(), self.seed, corrupt)
-        return self.training_loader(images, len(images), self.worker_count())
-
-    def val_dataloader(self) -> DataLoader[ImageBatch]:
-        """The images of val/ in order, each on one rank."""
-        corrupt = "omit" if self.skip_corrupt else "raise"
-        images = ImageFiles(self.val_files, self.evaluation_transform(), self.seed, corrupt)
-        return self.evaluation_loader(images, len(images), self.worker_count())
-
-    def test_dataloader(self) -> DataLoader[ImageBatch]:
-        """The images of val/: the test labels are not public."""
-        return self.val_dataloader()
-
-    def predict_dataloader(self) -> DataLoader[ImageBatch]:
-        """The images of val/ in order."""
-        return self.val_dataloader()
-
-    def on_before_batch_transfer(self, batch: ImageBatch, dataloader_idx: int) -> ImageBatch:
-        """Counts the images that could not be read, and reports them with the last batch of an epoch."""
-        if self.skip_corrupt and self.trainer is not None:
-            self._unreadable += batch.unreadable
-            if self._in_last_batch():
-                self._report()
-        return batch
-
-    def _in_last_batch(self) -> bool:
-        """Whether this batch is the last of its epoch; Lightning knows before it transfers the batch."""
-        trainer = self.trainer
-        assert trainer is not None
-        if trainer.training:
-            return trainer.is_last_batch
-        loops: dict[str, Any] = {
-            "fit": trainer.fit_loop.epoch_loop.val_loop,
-            "validate": trainer.validate_loop,
-            "test": trainer.test_loop,
-            "predict": trainer.predict_loop,
-        }
-        return bool(loops[str(trainer.state.fn and trainer.state.fn.value)].batch_progress.is_last_batch)
-
-    def _report(self) -> None:
-        """Prints how many images could not be read in the epoch, on all ranks together."""
-        trainer = self.trainer
-        assert trainer is not None
-        names, self._unreadable = self._unreadable, []
-        local = torch.tensor(float(len(names)), device=trainer.strategy.root_device)
-        count = int(trainer.strategy.reduce(local, reduce_op="sum"))
-        if count and trainer.is_global_zero:
-            split, what = ("train", "replaced by others") if trainer.training else ("val", "left out")
-            where = f"epoch {trainer.current_epoch + 1}: " if trainer.state.fn == "fit" else ""
-            some = f", such as {listed(names)}" if names else ""
-            print(f"{where}{count} corrupt in {split}/, {what}{some}", file=sys.stderr, flush=True)
+    def _splits(
+        self, shares: tuple[float, float], seed: int, allow_empty: bool
+    ) -> tuple[ClassFolders, ClassFolders, ClassFolders]:
+        train, val = _class_folders(self.root, allow_empty)
+        check_same_classes(self.root, train, val)
+        check_two_classes(self.root, train)
+        self.places["test"] = self.places["val"]
+        return train, val, val
 
 
 def _class_folders(root: Path, allow_empty: bool) -> list[ClassFolders]:
@@ -198,8 +120,7 @@ def _class_folders(root: Path, allow_empty: bool) -> list[ClassFolders]:
     Raises:
         ValueError: a folder is not as expected; the message says what was found.
     """
-    if not root.is_dir():
-        raise ValueError(f"data.root {root}: no such folder; expected {_LAYOUT}, in --data.root FOLDER")
+    check_folder(root, _LAYOUT)
     found, faults = [], []
     for split in ("train", "val"):
         try:

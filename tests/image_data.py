@@ -55,3 +55,15 @@ def write_imagenet(
                 image = Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
                 image.save(folder / f"{name}_{number}.JPEG", quality=90)
     return names
+
+
+def write_folder(root: Path, counts: dict[str, int], prefix: str = "") -> None:
+    """Writes <class>/<prefix><number>.png of 20 × 18 pixels; a class named like a colour has that colour."""
+    colours = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 220)}
+    for name, count in counts.items():
+        folder = root / name
+        folder.mkdir(parents=True, exist_ok=True)
+        colour = colours.get(name.rpartition("/")[2], (128, 128, 128))
+        for number in range(count):
+            shade = tuple(value + 3 * number % 20 for value in colour)
+            Image.new("RGB", (20, 18), shade).save(folder / f"{prefix}{number}.png")

@@ -15,8 +15,9 @@ from lit_triwave.nn.bank import TriangleBank
 
 
 def count_parameters(module: nn.Module) -> int:
-    """Returns the number of parameters that the present stage trains."""
-    return sum(parameter.numel() for parameter in module.parameters())
+    """Returns the number of parameters that the present stage trains, without the `frozen` ones of a module."""
+    frozen: list[nn.Parameter] = getattr(module, "frozen", [])
+    return sum(parameter.numel() for parameter in module.parameters()) - sum(parameter.numel() for parameter in frozen)
 
 
 @torch.no_grad()

@@ -52,7 +52,10 @@ class PredictionCSV(BasePredictionWriter):
             while free in columns:
                 free += "_"
             columns[free] = values
-        count = len(next(iter(computed.values())))  # the trainer's limit_predict_batches may leave rows out
+        self.write(columns, len(next(iter(computed.values()))))
+
+    def write(self, columns: dict[str, Sequence[Any]], count: int) -> None:
+        """Writes the first `count` rows; the trainer's `limit_predict_batches` may leave some out."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with written_whole(self.path) as partial, partial.open("w", newline="") as file:
             writer = csv.writer(file)
@@ -62,17 +65,20 @@ class PredictionCSV(BasePredictionWriter):
 
 
 class ClassCSV(PredictionCSV):
-    """Writes label, predicted class and confidence, 0 to 1, of each image in the order of the data."""
+    """Writes file, label, predicted class and confidence, 0 to 1, of each image in the order of the data.
+
+    Data without files have no `file`, and images without labels no `label`.
+    """
 
     def write_on_epoch_end(
         self, trainer: Trainer, pl_module: LightningModule, predictions: Sequence[Any], batch_indices: Sequence[Any]
     ) -> None:
-        names = trainer.datamodule.class_names  # type: ignore[attr-defined]
-        columns = {key: torch.cat([batch[key] for batch in predictions]).tolist() for key in predictions[0]}
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with written_whole(self.path) as partial, partial.open("w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(columns)
-            for label, prediction, confidence in zip(*columns.values(), strict=True):
-                writer.writerow([names[label], names[prediction], confidence])
-        print(f"{len(columns['label'])} predictions: {self.path}", flush=True)
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        found = {key: torch.cat([batch[key] for batch in predictions]).tolist() for key in predictions[0]}
+        columns: dict[str, Sequence[Any]] = data.prediction_columns() if hasattr(data, "prediction_columns") else {}
+        for key, values in found.items():
+            if key == "confidence":
+                columns[key] = values
+            elif any(number >= 0 for number in values):  # −1 stands for no label
+                columns[key] = [data.class_names[number] for number in values]
+        self.write(columns, len(found["prediction"]))

@@ -72,7 +72,7 @@ class StageProgress(ProgressBar):
             if task is not None:
                 self._progress.start_task(task)
                 within = (batch_idx + 1) / float(trainer.num_training_batches)
-                self._progress.update(task, completed=int(epoch + within), loss=_describe(outputs))
+                self._progress.update(task, completed=int(epoch + within), loss=_describe(outputs, trainer))
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: StagedModule) -> None:  # type: ignore[override]
         if not self.enabled or self.console.is_terminal:
@@ -80,7 +80,7 @@ class StageProgress(ProgressBar):
         epoch, name = self._epoch_in_stage(trainer, pl_module)
         total = pl_module.stages[name].epochs  # type: ignore[index]
         if (epoch + 1) % max(1, -(-total // _LINES_PER_STAGE)) == 0 or epoch + 1 == total:
-            print(f"{name:9} epoch {epoch + 1}/{total}  {_describe(self._outputs)}", flush=True)
+            print(f"{name:9} epoch {epoch + 1}/{total}  {_describe(self._outputs, trainer)}", flush=True)
 
     @staticmethod
     def _epoch_in_stage(trainer: Trainer, pl_module: StagedModule) -> tuple[int, str]:
@@ -99,9 +99,10 @@ class StageProgress(ProgressBar):
             self._progress = None
 
 
-def _describe(outputs: Any) -> str:
+def _describe(outputs: Any, trainer: Trainer) -> str:
     """Returns the numbers at the end of the bar."""
     if "mse" not in outputs:
-        return f"loss {float(outputs['loss']):.3g}"
+        accuracy = trainer.callback_metrics.get("val/accuracy")
+        return f"loss {float(outputs['loss']):.3g}" + ("" if accuracy is None else f"  val accuracy {accuracy:.1%}")
     mse = outputs["mse"]
     return f"mse {mse.min():.1e}" + (f" (mean of {len(mse)} seeds {mse.mean():.1e})" if len(mse) > 1 else "")

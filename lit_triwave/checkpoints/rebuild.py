@@ -17,6 +17,7 @@ from lit_triwave.checkpoints.choose import find_checkpoint
 from lit_triwave.checkpoints.load import check_weights, load_checkpoint, reading
 from lit_triwave.errors import TriwaveError, did_you_mean, reason
 from lit_triwave.modules.stages import Limit, Polish, Stage
+from lit_triwave.nn.named_models import is_class_path
 from lit_triwave.nn.scaling import UnitScaling
 from lit_triwave.nn.sizes import bounded_memory
 from lit_triwave.tracking.run_files import run_folder_of
@@ -38,6 +39,7 @@ class Saved:
         epoch: of the last step, from 0.
         step: optimizer steps as Lightning counts them, which restarts at the polish.
         columns: how a table's columns become the network's inputs, as plain data; [] for other data.
+        classes: names of the class folders of images; [] for other data.
     """
 
     path: Path
@@ -46,6 +48,7 @@ class Saved:
     epoch: int
     step: int
     columns: list[dict[str, Any]]
+    classes: list[str]
 
     @property
     def run_folder(self) -> Path | None:
@@ -130,7 +133,7 @@ class Saved:
     @property
     def class_names(self) -> list[str]:
         """Names of a classifier's classes in the order of its outputs; numbers if only the data knows the names."""
-        names = getattr(self._data_kind(), "class_names", None)
+        names = self.classes or getattr(self._data_kind(), "class_names", None)
         return list(names) if names else [str(number) for number in range(int(self.module.hparams["num_classes"]))]
 
     def data(self) -> Any:
@@ -184,6 +187,10 @@ def _rebuilt(path: Path, content: dict[str, Any]) -> Saved:
     options = {name: value for name, value in arguments.items() if name in known} | _stages(run)
     if "weights" in options:
         options["weights"] = None  # that file may be gone, and the checkpoint replaces what came from it
+    if is_class_path(str(options.get("backbone", ""))):
+        raise TriwaveError(
+            f"checkpoint {path} has the backbone {options['backbone']}: only code of lit_triwave is imported here"
+        )
     state = content["state_dict"]
     with torch.random.fork_rng(devices=[]):  # the random start is overwritten
         try:
@@ -199,8 +206,9 @@ def _rebuilt(path: Path, content: dict[str, Any]) -> Saved:
         raise TriwaveError(f"checkpoint {path} is of another version of lit_triwave: {where}") from error
     module.finish()
     data = content.get((run.get("data") or {}).get("class_path", "").rpartition(".")[2], {})
-    columns = data.get("columns", []) if isinstance(data, dict) else []
-    return Saved(path, module.eval().requires_grad_(False), run, content["epoch"], content["global_step"], columns)
+    columns, classes = (data.get(key, []) if isinstance(data, dict) else [] for key in ("columns", "classes"))
+    network = module.eval().requires_grad_(False)
+    return Saved(path, network, run, content["epoch"], content["global_step"], columns, classes)
 
 
 def _module_class(path: Path, arguments: dict[str, Any]) -> Any:

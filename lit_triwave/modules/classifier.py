@@ -15,7 +15,7 @@ from lit_triwave.errors import TrainingDiverged, TriwaveError
 from lit_triwave.modules.metrics import classification_metrics
 from lit_triwave.modules.staged import StagedModule
 from lit_triwave.modules.stages import Parameters, Stage
-from lit_triwave.nn.backbones import build_network
+from lit_triwave.nn.backbones import backbone_modules, build_network
 from lit_triwave.nn.bank import Curvature, Release, TriangleBank
 from lit_triwave.nn.heads import Squash
 
@@ -34,9 +34,13 @@ class ImageClassifier(StagedModule):
     to weights alone, not to peaks, scales, norms and biases.
 
     Args:
-        backbone: `"cnn"` (`SmallCNN`), `"none"` (pixels) or the name of any classification model of torchvision.
-        head: `"block_diagonal"` (`BlockDiagonalHead`), `"dense"` (`DenseHead`); for torchvision models also
-            `"replaced"` (their own classifier after `replace_dense`) and `"original"` (their own classifier).
+        backbone: `"cnn"` (`SmallCNN`), `"none"` (pixels), any classification model of torchvision by name, any model of
+            timm as `"timm/NAME"`, or the path of a class or function of one's own, `"package.MyNet"`. That is called
+            with `num_classes` and `image_shape` if it takes them. Without `num_classes` its outputs are features.
+        head: `"block_diagonal"` (`BlockDiagonalHead`), `"dense"` (`DenseHead`); for models by name also `"replaced"`
+            (their own classifier after `replace_dense`) and `"original"` (their own classifier).
+        backbone_options: further arguments of a model by name.
+        freeze_backbone: train the head alone; the rest stays as it is and in evaluation mode.
         num_nets: subnetworks K of a block-diagonal head; for `"replaced"` a quarter of the dense layer's width if None.
         depth: hidden layers of the subnetworks, or of a dense head.
         width: neurons of each hidden layer of a dense head; 4 · num_nets, the width of the subnetworks, if None.
@@ -49,7 +53,8 @@ class ImageClassifier(StagedModule):
         release: weights that standard training may change: `"blocks"` or `"dense"`, see `TriangleBank.release`.
         channels: channels of the small CNN's blocks.
         convolutions: convolutions in each of its blocks.
-        weights: file with a state dict of the torchvision model, to start from.
+        weights: file with a state dict of a model by name, to start from: `.pt`, `.pth` or `.safetensors`. The weights
+            of a classifier that the head replaces may be missing.
         label_smoothing: label smoothing of the loss, in [0, 1).
         mixup: parameter of MixUp's Beta distribution, ≥ 0; 0 leaves it out.
         cutmix: parameter of CutMix's Beta distribution, ≥ 0; 0 leaves it out. With both, one is drawn for each batch.
@@ -75,6 +80,8 @@ class ImageClassifier(StagedModule):
         self,
         backbone: str = "cnn",
         head: HeadKind = "block_diagonal",
+        backbone_options: dict[str, Any] | None = None,
+        freeze_backbone: bool = False,
         num_nets: int | None = None,
         depth: int = 5,
         width: int | None = None,
@@ -106,6 +113,8 @@ class ImageClassifier(StagedModule):
         self.save_hyperparameters(ignore=["pretrain", "train"])
         if head in ("dense", "original"):
             self.save_hyperparameters({"pretrain": {"epochs": 0}})  # for `load_from_checkpoint`: not the default
+        if freeze_backbone and backbone == "none":
+            raise ValueError("freeze_backbone must be false for backbone 'none', which has nothing to train, got true")
         if num_classes is None or image_shape is None:
             raise ValueError("num_classes and image_shape must be given, or be attributes of the data")
         for name, share in {"label_smoothing": label_smoothing, "dropout": dropout}.items():
@@ -122,6 +131,7 @@ class ImageClassifier(StagedModule):
             image_shape,
             num_classes,
             backbone=backbone,
+            backbone_options=backbone_options,
             head=head,
             num_nets=num_nets,
             depth=depth,
@@ -133,6 +143,9 @@ class ImageClassifier(StagedModule):
             convolutions=convolutions,
             weights=weights,
         )
+        self._fixed = backbone_modules(self.network) if freeze_backbone else []
+        for parameter in self.frozen:
+            parameter.requires_grad_(False)
         self.num_classes = num_classes
         self.image_shape = tuple(image_shape)
         self.label_smoothing = label_smoothing
@@ -153,6 +166,18 @@ class ImageClassifier(StagedModule):
         logits: Tensor = self.network(images.to(memory_format=self.memory_format))
         return logits
 
+    @property
+    def frozen(self) -> list[nn.Parameter]:
+        """The parameters that are never trained."""
+        return [parameter for module in self._fixed for parameter in module.parameters(recurse=False)]
+
+    def train(self, mode: bool = True) -> ImageClassifier:
+        """Sets the mode of all but a frozen backbone, whose batch norms keep their statistics."""
+        super().train(mode)
+        for module in self._fixed:
+            module.training = False
+        return self
+
     def setup(self, stage: str) -> None:
         super().setup(stage)
         if self.trainer.precision in ("64-true",):
@@ -166,6 +191,8 @@ class ImageClassifier(StagedModule):
         kept: list[nn.Parameter] = []
         for module in self.modules():
             for name, parameter in module.named_parameters(recurse=False):
+                if not parameter.requires_grad:
+                    continue
                 decays = name.endswith("weight") and (parameter.ndim > 1 or isinstance(module, TriangleBank))
                 (decayed if decays else kept).append(parameter)
         return [group for group in ({"params": decayed}, {"params": kept, "weight_decay": 0.0}) if group["params"]]

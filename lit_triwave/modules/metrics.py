@@ -74,19 +74,15 @@ def dead(outputs: Tensor) -> Tensor:
 
 
 def classification_metrics(num_classes: int, prefix: str) -> MetricCollection:
-    """Returns top-1 and top-5 accuracy and the expected calibration error.
+    """Returns top-1 accuracy, top-5 accuracy for more than five classes, and the expected calibration error.
 
     The calibration error is the mean distance between the confidence of the first class and the share of images for
     which it is right. The mean is over 15 bins of confidence, weighted by their images.
     """
     from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError
 
-    return MetricCollection(
-        {
-            "accuracy": MulticlassAccuracy(num_classes, average="micro"),
-            "top5_accuracy": MulticlassAccuracy(num_classes, top_k=min(5, num_classes), average="micro"),
-            "calibration_error": MulticlassCalibrationError(num_classes, n_bins=15),
-        },
-        prefix=prefix,
-        compute_groups=False,
-    )
+    metrics: dict[str, Metric | MetricCollection] = {"accuracy": MulticlassAccuracy(num_classes, average="micro")}
+    if num_classes > 5:
+        metrics["top5_accuracy"] = MulticlassAccuracy(num_classes, top_k=5, average="micro")
+    metrics["calibration_error"] = MulticlassCalibrationError(num_classes, n_bins=15)
+    return MetricCollection(metrics, prefix=prefix, compute_groups=False)

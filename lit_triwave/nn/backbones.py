@@ -1,18 +1,17 @@
-"""Backbones that turn images into features: pixels, a small convolutional network, or a torchvision model."""
+"""Backbones that turn images into features: pixels, a small convolutional network, or a model by name."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
-from lit_triwave.errors import did_you_mean, reason
-from lit_triwave.nn.heads import BlockDiagonalHead, DenseHead
-from lit_triwave.nn.replacement import cut_classifier, replace_dense
+from lit_triwave.nn.dense_chains import is_linear
+from lit_triwave.nn.heads import BlockDiagonalHead, BlockDiagonalLayers, DenseHead
+from lit_triwave.nn.named_models import NamedModel, output_shape
+from lit_triwave.nn.replacement import replace_dense
 from lit_triwave.nn.sizes import check_sizes
 
 
@@ -70,6 +69,7 @@ def build_network(
     num_classes: int,
     *,
     backbone: str,
+    backbone_options: Mapping[str, Any] | None = None,
     head: str,
     num_nets: int | None,
     depth: int,
@@ -83,26 +83,40 @@ def build_network(
 ) -> nn.Module:
     """Builds a backbone with its head; the arguments are those of `ImageClassifier`."""
     nets = 64 if num_nets is None else num_nets
+    own_classifier = head in ("replaced", "original")
     features: nn.Module
     if backbone in ("none", "cnn"):
-        if head in ("replaced", "original"):
+        if own_classifier:
             raise ValueError(
                 f"head must be block_diagonal or dense for backbone {backbone!r}, which has no classifier, got {head!r}"
             )
-        if weights is not None:
-            raise ValueError(
-                f"weights must be null for backbone {backbone!r}, got {weights}: only models of torchvision take them"
-            )
+        for name, value in {"weights": weights, "backbone_options": backbone_options}.items():
+            if value is not None:
+                raise ValueError(
+                    f"{name} must be null for backbone {backbone!r}, got {value}: only other models take them"
+                )
         own = Pixels(image_shape) if backbone == "none" else SmallCNN(image_shape, channels, convolutions)
         features, size = own, own.out_features
     else:
-        model = _torchvision_model(backbone, num_classes, image_shape, weights, head in ("block_diagonal", "dense"))
-        if head == "original":
+        named = NamedModel(backbone, num_classes, image_shape, backbone_options or {})
+        if own_classifier and not named.classifies:
+            raise ValueError(
+                f"head must be block_diagonal or dense for backbone {backbone!r}, whose class takes no "
+                f"num_classes, got {head!r}"
+            )
+        if not own_classifier:
+            named.cut()
+        if weights is not None:
+            named.load(weights)
+        if own_classifier:
+            model = named.model
+            if head == "replaced":
+                replace_dense(model, depth, num_nets, **bank)
+            shape = tuple(output_shape(model, image_shape, backbone))
+            if shape != (2, num_classes):
+                raise ValueError(f"backbone {backbone!r} must return (2, {num_classes}) for two images, got {shape}")
             return model
-        if head == "replaced":
-            replace_dense(model, depth, num_nets, **bank)
-            return model
-        features, size = cut_classifier(model)
+        features, size = named.features()
     tail: nn.Module
     if head == "block_diagonal":
         tail = BlockDiagonalHead(size, num_classes, nets, depth, dropout=dropout, **bank)
@@ -111,66 +125,22 @@ def build_network(
     return nn.Sequential(OrderedDict(backbone=features, head=tail))
 
 
-def _torchvision_model(
-    name: str, num_classes: int, image_shape: Sequence[int], weights: str | None, any_classes: bool
-) -> nn.Module:
-    """Builds a classification model of torchvision, with the weights of a local file if one is given.
-
-    Args:
-        name: name of the model, such as `"vgg16_bn"`.
-        num_classes: number of classes.
-        image_shape: (3, H, W).
-        weights: file with its state dict.
-        any_classes: whether the file may have another number of classes, since the classifier will be cut off.
+def backbone_modules(network: nn.Module) -> list[nn.Module]:
+    """Returns the modules before the head: all but the head itself, or the dense layers of a model's own classifier.
 
     Raises:
-        ValueError: there is no such model, images do not have three channels, or the file does not fit.
+        ValueError: its classifier has no dense layer.
     """
-    from torchvision import models  # takes seconds
-
-    known = models.list_models(models)
-    if name not in known:
-        near = did_you_mean(name, [*known, "cnn", "none"], most=3)
-        raise ValueError(f"backbone must be cnn, none, or a model of torchvision such as vgg16_bn, got {name!r}{near}")
-    if image_shape[0] != 3:
-        raise ValueError(f"backbone {name!r} takes images of 3 channels, these have {image_shape[0]}: take cnn or none")
-    state = {} if weights is None else _read_weights(weights)
-    last = next((value for value in reversed(state.values()) if value.ndim == 2), None)
-    classes = len(last) if any_classes and last is not None else num_classes
-    model: nn.Module = models.get_model(name, weights=None, num_classes=classes, **model_options(name))
-    if weights is not None:
-        own = model.state_dict()
-        unfit = [key for key in own.keys() | state.keys() if key not in own or key not in state]
-        if unfit:
-            raise ValueError(f"weights {weights} are not of {name}: {unfit[0]} is only in one of the two")
-        for key, value in own.items():
-            if value.shape != state[key].shape:
-                raise ValueError(
-                    f"weights {weights}: {key} is {tuple(state[key].shape)} there and {tuple(value.shape)} here; the "
-                    f"data has {num_classes} classes"
-                )
-        model.load_state_dict(state)
-    return model
-
-
-def model_options(name: str) -> dict[str, Any]:
-    """Returns further options to build a torchvision model with: no auxiliary classifiers."""
-    return {"aux_logits": False, "init_weights": True} if name in ("googlenet", "inception_v3") else {}
-
-
-def _read_weights(path: str) -> dict[str, Any]:
-    """Reads a state dict from a file, without unpickling arbitrary objects.
-
-    Raises:
-        ValueError: the file does not exist, or holds something else.
-    """
-    file = Path(path).expanduser()
-    if not file.is_file():
-        raise ValueError(f"weights {path}: no such file")
-    try:
-        state = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise ValueError(f"weights {path} cannot be read: {reason(error, 100)}") from error
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise ValueError(f"weights {path} must hold a state dict, name ↦ tensor")
-    return state
+    if isinstance(network, nn.Sequential) and "backbone" in network._modules:
+        return list(network.get_submodule("backbone").modules())
+    modules = dict(network.named_modules())
+    places = [name for name, module in modules.items() if is_linear(module)]
+    if not places:
+        raise ValueError(f"freeze_backbone needs a model that ends in dense layers, got {type(network).__name__}")
+    place = places[-1]
+    around = modules[place.rpartition(".")[0]]
+    same = around.children() if isinstance(around, nn.Sequential) else ()
+    heads = [modules[place], *(module for module in same if is_linear(module))]
+    heads += [module for module in modules.values() if isinstance(module, BlockDiagonalLayers)]
+    inside = {part for head in heads for part in head.modules()}
+    return [module for module in modules.values() if module not in inside]

@@ -124,7 +124,7 @@ def test_a_loader_resumed_inside_an_epoch_goes_on_with_the_same_images(root: Pat
 def test_a_subset_has_its_share_of_every_class_and_lies_within_larger_ones(root: Path) -> None:
     def chosen(**options: Any) -> set[bytes]:
         data = module(root, batch_size=1, **options)
-        assert len(data.val_files) == 12
+        assert len(data.val_set) == 12
         return set(data.train_files.paths.tolist())
 
     quarter, half, three, other = (

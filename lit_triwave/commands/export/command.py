@@ -26,6 +26,7 @@ from lit_triwave.commands.parser import OneLineParser
 from lit_triwave.commands.quiet import quiet
 from lit_triwave.errors import TriwaveError, did_you_mean
 from lit_triwave.files import file_size, open_folder, write_json, written_whole
+from lit_triwave.nn.named_models import torchvision_options
 
 _ARITHMETIC = {"float32": torch.float32, "float64": torch.float64}
 DESCRIPTION = "Writes a trained network as plain PyTorch, a torch.export program or ONNX, independent of lit_triwave."
@@ -149,6 +150,8 @@ def _describe(saved: Saved, networks: Sequence[int], dtype: torch.dtype, arithme
         about |= {"image_shape": list(arguments["image_shape"]), "classes": classes, "pixels": _pixels(saved)}
         if arguments["backbone"] not in ("none", "cnn"):
             backbone = {"name": arguments["backbone"], "num_classes": arguments["num_classes"]}
+            given = arguments.get("backbone_options") or {}
+            backbone["options"] = torchvision_options(arguments["backbone"], arguments["image_shape"], given)
     name = "images" if not saved.is_function else saved.variables[0] if len(saved.variables) == 1 else "inputs"
     return Exported(
         network=plain_network(saved, networks, dtype, arithmetic),

@@ -35,7 +35,7 @@ class Exported:
         example: inputs of two samples.
         input, output: names of the inputs and outputs.
         about: further facts about the network, in plain containers.
-        backbone: "name" and "num_classes" of the torchvision model in the network; None if there is none.
+        backbone: "name", "num_classes" and "options" of the torchvision model in the network; None if there is none.
     """
 
     network: nn.Module

@@ -11,7 +11,6 @@ from torch import nn
 
 from lit_triwave.commands.export.plain import InFloat64, NormalCDF
 from lit_triwave.errors import TriwaveError
-from lit_triwave.nn.backbones import model_options
 
 _SCRIPT = '''\
 """{title}
@@ -81,7 +80,7 @@ def script(
     Args:
         network: made of PyTorch's own modules.
         weights: file with the state dict, beside the script.
-        backbone: "name" and "num_classes" of the torchvision model that is the network, or its `backbone`.
+        backbone: "name", "num_classes" and "options" of the torchvision model that is the network, or its `backbone`.
         about: further facts about the network, in plain containers.
         example: a line of Python that calls the network.
 
@@ -109,7 +108,11 @@ def _with_backbone(network: nn.Module, backbone: Mapping[str, Any]) -> Iterator[
     name, classes = backbone["name"], backbone["num_classes"]
     from torchvision import models
 
-    options = {"weights": None, "num_classes": classes} | model_options(name)
+    if name not in models.list_models(models):
+        raise TriwaveError(
+            f"--format must be program or onnx for backbone {name}, got torch: its code is not torchvision's"
+        )
+    options = {"weights": None, "num_classes": classes} | backbone["options"]
     with torch.device("meta"):  # only its structure is needed
         fresh = models.get_model(name, **options)
     whole = type(network) is type(fresh)

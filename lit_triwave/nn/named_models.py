@@ -1,0 +1,263 @@
+"""Models by name, from torchvision, timm or the user's own code, with weights from a file."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lit_triwave.errors import did_you_mean, reason
+from lit_triwave.nn.replacement import cut_classifier
+
+_TIMM = "timm/"
+_INSTALL_TIMM = "pip install 'lit_triwave[timm]'"
+_NESTED = ("state_dict", "model_state_dict", "model")  # what training scripts call a state dict in a checkpoint
+_WRAPPED = ("module.", "_orig_mod.")  # what DistributedDataParallel and torch.compile put before names
+
+
+class NamedModel:
+    """A model by name, with its own classifier where it has one.
+
+    Args:
+        name: of a classification model of torchvision; `timm/NAME` or the name of another model of timm; or the class
+            path of one's own, `package.Class`, which is called with `num_classes` and `image_shape` if it takes them.
+        num_classes: number of classes.
+        image_shape: (C, H, W).
+        options: further arguments of the model.
+
+    Attributes:
+        model: the model.
+        classifies: whether its outputs are logits; those of a class that takes no `num_classes` are features.
+
+    Raises:
+        ValueError: there is no such model, or it cannot be built so.
+    """
+
+    def __init__(self, name: str, num_classes: int, image_shape: Sequence[int], options: Mapping[str, Any]) -> None:
+        self.name, self.num_classes, self.image_shape, self.classifies = name, num_classes, tuple(image_shape), True
+        if is_class_path(name):
+            build, self.classifies = _own(name, num_classes, image_shape, options)
+        elif _is_torchvision(name):
+            build = _torchvision(name, num_classes, image_shape, options)
+        else:
+            build = _timm(name, num_classes, image_shape, options)
+        try:
+            model = build()
+        except Exception as error:  # any: the builders are not ours
+            raise ValueError(f"backbone {name!r} cannot be built: {reason(error, 200)}") from error
+        if not isinstance(model, nn.Module):
+            raise ValueError(f"backbone must be the class path of an nn.Module, got {name!r}")
+        self.model = model
+        self._keys = {*model.state_dict()}
+
+    def cut(self) -> None:
+        """Removes the model's classifier, so that its outputs are features.
+
+        Raises:
+            ValueError: it does not end in a dense layer.
+        """
+        if not self.classifies:
+            return
+        if self.name.startswith(_TIMM) or hasattr(self.model, "reset_classifier"):
+            self.model.reset_classifier(0)  # type: ignore[operator]
+        else:
+            self.model, _ = cut_classifier(self.model)
+
+    def load(self, path: str) -> None:
+        """Loads the weights of a file, in which those of a classifier that was cut off may be or not.
+
+        Args:
+            path: file with a state dict, as `torch.save` or safetensors writes it.
+
+        Raises:
+            ValueError: the file cannot be read, or is not of this model.
+        """
+        state, own = _read_weights(path), self.model.state_dict()
+        unfit = [key for key in own if key not in state] or [key for key in state if key not in self._keys]
+        if unfit:
+            raise ValueError(f"weights {path} are not of {self.name}: {unfit[0]} is only in one of the two")
+        for key, value in own.items():
+            if value.shape != state[key].shape:
+                raise ValueError(
+                    f"weights {path}: {key} is {tuple(state[key].shape)} there and {tuple(value.shape)} here; the data "
+                    f"has {self.num_classes} classes"
+                )
+        self.model.load_state_dict({key: state[key] for key in own})
+
+    def features(self) -> tuple[nn.Module, int]:
+        """Returns the model, after `cut`, with outputs (batch, features), and the number of features.
+
+        Outputs of more dimensions are averaged: over the places of (batch, features, height, width), and over the
+        tokens of (batch, tokens, features).
+
+        Raises:
+            ValueError: the model cannot take the images, or returns something else.
+        """
+        shape = output_shape(self.model, self.image_shape, self.name)
+        if len(shape) == 2:
+            return self.model, shape[1]
+        if len(shape) == 4:
+            return nn.Sequential(self.model, nn.AdaptiveAvgPool2d(1), nn.Flatten()), shape[1]
+        if len(shape) == 3:
+            return nn.Sequential(self.model, MeanOfTokens()), shape[2]
+        raise ValueError(f"backbone {self.name!r} must return (batch, features), got {tuple(shape)}")
+
+
+class MeanOfTokens(nn.Module):
+    """Averages tokens (batch, tokens, features) to (batch, features)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns the mean over the tokens."""
+        return x.mean(1)
+
+
+def is_class_path(name: str) -> bool:
+    """Whether the name of a backbone is the path of a class of the user's."""
+    return "." in name and not name.startswith(_TIMM)
+
+
+def torchvision_options(name: str, image_shape: Sequence[int], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the arguments to build a torchvision model with: no auxiliary classifiers, and the size of the images."""
+    options: dict[str, Any] = {}
+    if name in ("googlenet", "inception_v3"):
+        options = {"aux_logits": False, "init_weights": True}
+    elif name.startswith("vit_"):
+        options = {"image_size": image_shape[1]}
+    elif name.startswith("maxvit"):
+        options = {"input_size": tuple(image_shape[1:])}
+    return options | dict(given)
+
+
+@torch.no_grad()
+def output_shape(model: nn.Module, image_shape: Sequence[int], name: str) -> torch.Size:
+    """Returns the shape of a model's outputs for two images.
+
+    Args:
+        model: maps images (batch, C, H, W) to one tensor.
+        image_shape: (C, H, W).
+        name: of the model, for errors.
+
+    Raises:
+        ValueError: it cannot take such images, or returns something else than a tensor.
+    """
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        outputs = _on_zeros(model, image_shape)
+    except Exception as error:  # any: the model may be the user's
+        shape = " × ".join(map(str, image_shape))
+        raise ValueError(f"backbone {name!r} cannot take images of {shape}: {reason(error, 200)}") from error
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+    if not isinstance(outputs, Tensor):
+        raise ValueError(f"backbone {name!r} must return one tensor, got {type(outputs).__name__}")
+    return outputs.shape
+
+
+def _on_zeros(model: nn.Module, image_shape: Sequence[int]) -> Any:
+    """Applies a model to two black images, without computing anything if its operations allow that."""
+    tensors = [*model.named_parameters(), *model.named_buffers()]
+    like = next((tensor for _, tensor in tensors if tensor.is_floating_point()), torch.zeros(0))
+    images = like.new_zeros(2, *image_shape)
+    try:
+        shapes = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors}
+        return torch.func.functional_call(model, shapes, (images.to("meta"),))
+    except Exception:  # such as tensors that `forward` makes on the CPU
+        return model(images)
+
+
+def _is_torchvision(name: str) -> bool:
+    if name.startswith(_TIMM):
+        return False
+    from torchvision import models  # takes seconds
+
+    return name in models.list_models(models)
+
+
+def _torchvision(
+    name: str, num_classes: int, image_shape: Sequence[int], options: Mapping[str, Any]
+) -> Callable[[], Any]:
+    from torchvision import models
+
+    if image_shape[0] != 3:
+        raise ValueError(f"backbone {name!r} takes images of 3 channels, these have {image_shape[0]}: take cnn or none")
+    arguments = torchvision_options(name, image_shape, options)
+    return lambda: models.get_model(name, weights=None, num_classes=num_classes, **arguments)
+
+
+def _timm(name: str, num_classes: int, image_shape: Sequence[int], options: Mapping[str, Any]) -> Callable[[], Any]:
+    short = name.removeprefix(_TIMM)
+    try:
+        import timm
+    except ImportError:
+        if name.startswith(_TIMM):
+            raise ValueError(f"backbone {name!r} needs timm: {_INSTALL_TIMM}") from None
+        from torchvision import models
+
+        near = did_you_mean(name, [*models.list_models(models), "cnn", "none"], most=3)
+        raise ValueError(
+            "backbone must be cnn, none, a model of torchvision such as vgg16_bn, a class path, or with "
+            f"{_INSTALL_TIMM} a model of timm, got {name!r}{near}"
+        ) from None
+    if not timm.is_model(short):
+        known = [*([] if name.startswith(_TIMM) else ["cnn", "none"]), *timm.list_models()]
+        near = did_you_mean(short, known, most=3)
+        raise ValueError(
+            f"backbone must be cnn, none, a model of torchvision or timm, or a class path, got {name!r}{near}"
+        )
+    config = timm.get_pretrained_cfg(short)
+    size = {"img_size": tuple(image_shape[1:])} if getattr(config, "fixed_input_size", False) else {}
+    arguments = {"num_classes": num_classes, "in_chans": image_shape[0], **size, **options}
+    return lambda: timm.create_model(short, pretrained=False, **arguments)
+
+
+def _own(
+    name: str, num_classes: int, image_shape: Sequence[int], options: Mapping[str, Any]
+) -> tuple[Callable[[], Any], bool]:
+    """Returns what builds a model of the user's, and whether it is told the number of classes."""
+    module, _, attribute = name.rpartition(".")
+    try:
+        kind = getattr(import_module(module), attribute)
+    except Exception as error:  # any: it runs the user's code
+        raise ValueError(f"backbone {name!r} cannot be imported: {reason(error, 200)}") from error
+    if not callable(kind):
+        raise ValueError(f"backbone must be the class path of an nn.Module, got {name!r}")
+    taken = inspect.signature(kind).parameters
+    known: dict[str, Any] = {"num_classes": num_classes, "image_shape": tuple(image_shape)}
+    arguments = {key: value for key, value in known.items() if key in taken} | dict(options)
+    return lambda: kind(**arguments), "num_classes" in taken
+
+
+def _read_weights(path: str) -> dict[str, Tensor]:
+    """Reads a state dict from a file, without unpickling arbitrary objects.
+
+    Raises:
+        ValueError: the file does not exist, or holds something else.
+    """
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise ValueError(f"weights {path}: no such file")
+    try:
+        if file.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            state: Any = load_file(file)
+        else:
+            state = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise ValueError(f"weights {path} cannot be read: {reason(error, 100)}") from error
+    for key in _NESTED:
+        if isinstance(state, dict) and isinstance(state.get(key), dict):
+            state = state[key]
+    if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ValueError(f"weights {path} must hold a state dict, name ↦ tensor")
+    for prefix in _WRAPPED:
+        if all(key.startswith(prefix) for key in state):
+            state = {key.removeprefix(prefix): value for key, value in state.items()}
+    return dict(state)
