@@ -13,7 +13,8 @@ from datamodules.table_columns import InputColumns, Missing
 from datamodules.table_files import TableFile
 
 _MIN_ROWS = 4
-_SPLITS = {"train": "train", "val": "val", "validation": "val", "valid": "val", "test": "test"}
+_SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "test"}
+_SPLITS |= dict.fromkeys(("val", "valid", "validation"), "val")
 
 
 class TableDataModule(RegressionDataModule):
@@ -138,6 +139,13 @@ class TableDataModule(RegressionDataModule):
         tested = points(test)
         if test_path is not None:
             self._asked, tested, self._asked_rows = self._other(test_path, needs_target=True)
+            lower, upper = torch.tensor(list(domain.values()), dtype=torch.float64).T
+            outside_rows = int(((tested.x < lower) | (tested.x > upper)).any(1).sum())
+            if outside_rows:
+                self.remarks.append(
+                    f"{test_path}: {outside_rows} of {len(tested)} rows are outside the domain of {path}: the network "
+                    "takes them to its nearest end"
+                )
         predicted = None
         if predict_path is not None:
             self._asked, predicted, self._asked_rows = self._other(predict_path, domain=domain)

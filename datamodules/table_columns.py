@@ -9,14 +9,15 @@ import torch
 from torch import Tensor
 
 from datamodules.regression import first_true
-from datamodules.table_files import TableFile, is_date
+from datamodules.table_files import TableFile, how_to_read, is_date
 from lit_triwave.errors import some
 
 if TYPE_CHECKING:
     import pandas
 
 Missing = Literal["drop", "median", "mean"]
-_MOST_CATEGORIES = 100
+_MOST_CATEGORIES, _FEW_CATEGORIES = 100, 10
+"""A column of text may have so few different ones in any table, up to half as many as rows, and never more."""
 _OFFSET = 100
 """An input further from zero than so many times its range is an id or a time stamp, or its zero means nothing."""
 
@@ -54,11 +55,14 @@ class InputColumns:
         for name in names:
             column = file.column(name)
             if name in (*categorical, *ordinal) or _is_category(column):
-                known = sorted({str(value) for value in _words(column).dropna()})
-                if len(known) > _MOST_CATEGORIES:
+                words = _words(column).dropna()
+                known = sorted({str(value) for value in words})
+                notation = how_to_read(known[0]) if known and name not in (*categorical, *ordinal) else ""
+                most = min(_MOST_CATEGORIES, max(_FEW_CATEGORIES, len(words) // 2))
+                if len(known) > most or ("decimal" in notation and all(map(how_to_read, known))):
                     raise ValueError(
-                        f"{file.path}: column {name!r} has {len(known)} different texts, more than {_MOST_CATEGORIES}: "
-                        "leave it out of inputs, or join rare ones"
+                        f"{file.path}: column {name!r} has {len(known)} different texts in {len(words)} rows, such as "
+                        f"{known[0][:40]!r}{notation or ': leave it out of inputs, or join rare ones'}"
                     )
                 kind = "ordinal" if name in ordinal or known == ["False", "True"] else "onehot"
                 self.state.append({"name": name, "kind": kind, "categories": known})
@@ -163,9 +167,11 @@ def _is_category(column: pandas.Series[Any]) -> bool:
     if not (kind.is_object_dtype(column) or kind.is_string_dtype(column)) or is_date(column):
         return False
     values = column.dropna()
-    if kind.infer_dtype(values) == "boolean":
+    found = kind.infer_dtype(values)
+    if found == "boolean":
         return True
-    return bool(len(values)) and bool(pandas.to_numeric(values, errors="coerce").isna().all())
+    # Lists, bytes and whatever else Parquet has are neither.
+    return found == "string" and bool(pandas.to_numeric(values, errors="coerce").isna().all())
 
 
 def _words(column: pandas.Series[Any]) -> pandas.Series[Any]:

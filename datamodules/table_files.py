@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 
 _SEPARATORS = (",", ";", "\t", "|", r"\s+")
 _PARQUET = (".parquet", ".pq")
+_PARQUET_MAGIC = b"PAR1"
+"""What every Parquet file begins with, whatever its name."""
 _NOT_TEXT = (".xls", ".xlsx", ".ods", ".feather", ".h5", ".pkl", ".json")
+_MISSING_WORD = ": if it stands for a missing value, name it in na_values"
 _HEADER_OPTIONS = ("encoding", "comment", "compression")
 
 
@@ -48,7 +51,9 @@ class TableFile:
             raise ValueError(f"path must be a text file, such as .csv, or .parquet, got {path}: save it as one of them")
         if not self._file.is_file():
             raise FileNotFoundError(f"{path} is not a file" if self._file.exists() else f"{path}: no such file")
-        self.is_text = self._file.suffix.lower() not in _PARQUET
+        with self._file.open("rb") as content:
+            magic = content.read(len(_PARQUET_MAGIC))
+        self.is_text = self._file.suffix.lower() not in _PARQUET and magic != _PARQUET_MAGIC
         try:
             header = self._read_text(wanted) if self.is_text else self._read_parquet()
         except UnicodeError as error:
@@ -89,7 +94,7 @@ class TableFile:
         import pandas
 
         options = {name: self._options[name] for name in _HEADER_OPTIONS if self._options.get(name) is not None}
-        as_text: Any = {"header": None, "nrows": 1, "dtype": str, "keep_default_na": False}
+        as_text: Any = {"header": None, "nrows": 1, "dtype": str, "keep_default_na": False, "skipinitialspace": True}
         line = pandas.read_csv(self._file, sep=sep, engine=self._engine(sep), **as_text, **options)
         return [str(name).strip() for name in line.iloc[0]]
 
@@ -102,7 +107,7 @@ class TableFile:
         from pyarrow import parquet
 
         # Without the metadata of pandas, which would make an index of some columns.
-        self.frame = parquet.read_table(self._file).to_pandas(ignore_metadata=True)
+        self.frame = parquet.ParquetFile(self._file).read().to_pandas(ignore_metadata=True)
         return [str(name).strip() for name in self.frame.columns]
 
     def __len__(self) -> int:
@@ -116,8 +121,10 @@ class TableFile:
         """
         if name not in self.frame.columns:
             known = list(self.frame.columns)
-            near = did_you_mean(name, known)
-            raise ValueError(f"{self.path} has no column {name!r}; its columns are {some(known, 20)}{near}")
+            hint = did_you_mean(name, known)
+            if len(known) == 1 and name in known[0]:
+                hint = ": set sep to the sign between them"
+            raise ValueError(f"{self.path} has no column {name!r}; its columns are {some(known, 20)}{hint}")
         return self.frame[name]
 
     def numbers(self, name: str) -> Tensor:
@@ -143,7 +150,9 @@ class TableFile:
             row = first_true(_mask(numbers.isna() & column.notna()))
             if row is not None:
                 value = str(column.iloc[row])
-                hint = ": set decimal or thousands to ','" if re.fullmatch(r"[-+]?[\d.]*,[\d,]+", value.strip()) else ""
+                mostly_numbers = int(numbers.notna().sum()) > len(numbers) // 2
+                hint = how_to_read(value) if isinstance(column.iloc[row], str) else ""
+                hint = hint or (_MISSING_WORD if mostly_numbers else "")
                 raise ValueError(
                     f"{self.path}: column {name!r} is not numeric: {value[:40]!r} at {self.position(row)}{hint}"
                 )
@@ -180,6 +189,17 @@ class TableFile:
         except (UnicodeError, csv.Error):
             return None
         return begins[1:]
+
+
+def how_to_read(text: str) -> str:
+    """Returns what to do about a text that is a number in another notation, as the end of an error; else ""."""
+    if re.fullmatch(r"[-+]?[\d.]*,[\d,]+(\.\d+)?", text.strip()):
+        return ": set decimal or thousands to ','"
+    if re.fullmatch(r"[-+]?\d{1,3}([' ]\d{3})+([.,]\d+)?", text.strip()):
+        return ": set thousands to the sign between the digits"
+    if re.fullmatch(r"\W{0,2}[-+]?[\d.]+(e[-+]?\d+)?\s?(%|\W|[A-Za-z€$£°]{1,3})?", text.strip()):
+        return ": write the numbers without signs and units"
+    return ""
 
 
 def is_date(column: pandas.Series[Any]) -> bool:

@@ -114,6 +114,8 @@ def main(args: Sequence[str] | None = None) -> int:
         Ctrl-C, SIGTERM or SIGHUP; 75 after SIGUSR1 (saved, to be started again).
     """
     started = time.monotonic()  # the imports below take seconds, and are part of a run's wall time
+    if args is None and os.getcwd() not in map(os.path.abspath, sys.path):
+        sys.path.insert(0, os.getcwd())  # as `python -m` does: `lit-triwave` finds the user's own classes, too
     args = with_shipped_configs(sys.argv[1:] if args is None else args)
     if not args or args[0] in ("-h", "--help"):
         print(HELP)

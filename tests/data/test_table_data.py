@@ -165,10 +165,26 @@ def test_a_missing_file_is_named(tmp_path):
         ("data.csv", b"a,out\n1,2\n3,4\n5,6\n", "must have at least 4 rows, got 3"),
         ("data.csv", b"a,out\n1,2\n3,4\n5,6\n7,inf\n", "non-finite value inf in column 'out' at line 5"),
         ("data.csv", b"a,out\n1,2\n,4\n5,6\n7,8\n", r"missing value in column 'a' at line 3 \(1 rows .*set missing to"),
-        ("data.csv", b"a,out\n1,2\n3,4\n5,six\n7,8\n", "column 'out' is not numeric: 'six' at line 4$"),
-        ("data.csv", b"a,out\n1,2\n3,4\nfive,5\n7,8\n", "column 'a' is not numeric: 'five' at line 4$"),
+        ("data.csv", b"a,out\n1,2\n3,4\n5,six\n7,8\n", "column 'out' is not numeric: 'six' at line 4"),
+        ("data.csv", b"a,out\n1,2\n3,4\nfive,5\n7,8\n", "column 'a' is not numeric: 'five' at line 4"),
         ("data.csv", b"a;out\n1,5;2\n3,5;4\n1;5\n7;8\n", "'1,5' at line 2: set decimal or thousands to ','"),
-        ("data.csv", b'a,n,out\n1,"two\n\nlines",2\n\n3,x,4\n5,x,6\n7,x,8x\n', "'8x' at line 8$"),
+        (
+            "data.csv",
+            b"a,out\n1,2\n-,4\n5,6\n7,8\n",
+            "'-' at line 3: if it stands for a missing value, name it in na_values",
+        ),
+        (
+            "data.csv",
+            b'a,out\n"1,5",2\n"2,5",3\n"1,5",5\n"2,5",8\n',
+            "2 different texts in 4 rows, such as '1,5': set decimal",
+        ),
+        (
+            "data.csv",
+            b"a,out\n" + b"".join(b"%d%%,1\n" % i for i in range(12)),
+            "12 different texts in 12 rows, such as '0%': write the numbers without signs and units",
+        ),
+        ("data.csv", b"a^out\n1^2\n3^4\n5^6\n7^8\n", r"its columns are a\^out: set sep to the sign between them"),
+        ("data.csv", b'a,n,out\n1,"two\n\nlines",2\n\n3,x,4\n5,x,6\n7,x,8x\n', "'8x' at line 8: write the numbers without"),
         ("data.csv", b"day,out,a\n2024-01-30,2,x\n", "must have at least 4 rows"),
         ("data.csv", b"a,out\n1,2\n1,4\n1,6\n1,8\n", r"input column 'a' is constant \(1\)"),
     ],
@@ -212,6 +228,7 @@ PAIRS = [(1.5, 10.0), (2.5, 1200.0), (3.5, 30.0), (4.5, 40.0)]
     [
         ("a,b c,out\n1.5,x,10\n2.5,x,1200\n3.5,x,30\n4.5,x,40\n", {}),
         (" a ;out \r\n1.5;10\r\n2.5; 1200\r\n3.5;30\r\n4.5;40\r\n", {}),
+        (' a , "out" \n1.5,10\n2.5,1200\n3.5,30\n4.5,40\n', {}),
         ("a|out\n1.5|10\n2.5|1200\n3.5|30\n4.5|40\n", {}),
         ("a\tout\n1.5\t10\n2.5\t1200\n3.5\t30\n4.5\t40\n", {}),
         ("a    out\n1.5   10\n2.5 1200\n3.5   30\n4.5   40\n", {}),
@@ -232,6 +249,42 @@ def test_text_may_be_in_another_encoding_and_compressed(tmp_path):
     (tmp_path / "data.txt.bz2").write_bytes(bz2.compress(text.encode("utf-16")))
     data = TableDataModule(str(tmp_path / "data.txt.bz2"), ["Größe"], "out", encoding="utf-16")
     assert sorted(everything(data)) == PAIRS
+
+
+def test_parquet_is_known_by_its_content_and_has_the_same_refusals_as_text(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    a, out = (pyarrow.array(column) for column in zip(*PAIRS, strict=True))
+
+    def written(name: str, names: list[str], *columns) -> str:
+        pyarrow.parquet.write_table(pyarrow.Table.from_arrays(columns, names), tmp_path / name)
+        return str(tmp_path / name)
+
+    from pyarrow import parquet  # noqa: F401  # makes it an attribute of the package
+
+    assert sorted(everything(TableDataModule(written("part-0000", ["a", "out"], a, out), ["a"], "out"))) == PAIRS
+    with pytest.raises(ValueError, match="column names must differ, got 'a' more than once"):
+        TableDataModule(written("twice.parquet", ["a", "a", "out"], a, a, out), ["a"], "out")
+    lists = pyarrow.array([[1.0]] * len(PAIRS))
+    with pytest.raises(ValueError, match=r"column 'a' is not numeric: '\[1.\]' at row 1 \(counted from 1\)$"):
+        TableDataModule(written("lists.parquet", ["a", "out"], lists, out), ["a"], "out")
+
+
+def test_test_rows_outside_the_domain_are_said(table, tmp_path):
+    other = save(table.head(5).assign(a=[0.5, 0.5, 7.0, 0.5, -2.0]), tmp_path, "test.csv")
+    data = TableDataModule(save(table, tmp_path), ["a"], "out", test_path=other)
+    (remark,) = data.remarks
+    assert "test.csv: 2 of 5 rows are outside the domain of" in remark
+
+
+def test_several_targets_are_columns_in_their_own_units(table, tmp_path):
+    data = TableDataModule(save(table, tmp_path), ["a", "b"], ["out", "count"])
+    assert data.train_set.y.shape == (32, 2) and data.target_names == ["out", "count"]
+    (low, high), counts = data.target_range
+    assert (low, high) == (float(data.train_set.y[:, 0].min()), float(data.train_set.y[:, 0].max()))
+    assert counts[1] > 30
+    for targets, message in ((["out", "out"], "got 'out' more than once"), ([], "target must name at least one")):
+        with pytest.raises(ValueError, match=message):
+            TableDataModule(save(table, tmp_path), ["a"], targets)
 
 
 def test_an_index_of_pandas_is_a_column_of_parquet(tmp_path):
@@ -282,7 +335,7 @@ def test_a_category_that_training_did_not_have_is_named(tmp_path):
 
 def test_texts_that_name_rows_are_no_categories(tmp_path):
     path = write(tmp_path, "who,out\n" + "".join(f"n{i},{i}\n" for i in range(150)))
-    with pytest.raises(ValueError, match="column 'who' has 150 different texts, more than 100: leave it out"):
+    with pytest.raises(ValueError, match="column 'who' has 150 different texts in 150 rows, such as 'n0': leave it out"):
         TableDataModule(path, ["who"], "out")
 
 
