@@ -74,11 +74,19 @@ def condense(message: str) -> str:
         return choice
     lines = (line.strip().removeprefix("- ").strip() for line in message.splitlines())
     text = " ".join(line for line in lines if line and not line.startswith(_WRAPPING))
-    # YAML reads `on` as True and `2019` as a number.
-    text = re.sub(r"Expected a <class 'str'>\. Got value: ([\w.+-]+)$", r"must be text, got \1: put it in quotes", text)
-    text = re.sub(r"(\w+): must be text", r"\1 must be text", text)
     text = re.sub(r"Problem with given class_path '([\w.]+)':", r"\1:", text)
-    return re.sub(r'Parser key "([\w.]+)":', r"\1:", text)
+    text = re.sub(r'Parser key "([\w.]+)":', r"\1:", text)
+    # A field that is a text or a list of texts has the messages of both.
+    text = re.sub(r"Expected a <class 'list'>(\. Got value: \S+)? (?=Expected a <class 'str'>)", "", text)
+    text = re.sub(r"(Got value: [\w.+-]+) Expected a <class 'str'>$", r"\1", text)
+    given = re.search(r"Given value: ([\w.+-]+)$", message)
+    if given and text.endswith("Expected a <class 'str'>"):
+        text += f". Got value: {given[1]}"
+    # YAML reads `on` as True and `2019` as a number.
+    text = re.sub(
+        r":? Expected a <class 'str'>\. Got value: ([\w.+-]+)$", r" must be text, got \1: put it in quotes", text
+    )
+    return re.sub(r": Expected a <class 'list'>\. Got value: (\S+)$", r" must be a list, got \1: write [\1]", text)
 
 
 def _wrong_choice(message: str) -> str:

@@ -190,13 +190,13 @@ def confusion_figure(counts: Tensor, names: Sequence[str], title: str) -> Figure
     most = max(1, int(mistakes.max()))
     colors = ax.imshow(mistakes.numpy(), cmap="Oranges", vmin=0, vmax=most)
     bar = figure.colorbar(colors, ax=ax, shrink=0.8, ticks=MaxNLocator(integer=True))
-    bar.set_label("images classified wrongly (grey: rightly)")
+    bar.set_label("images classified wrongly (blue: rightly)")
     few = len(names) <= 20
     if few:
         for i, row in enumerate(counts.tolist()):
             for j, count in enumerate(row):
                 if count:
-                    color = GREY if i == j else "white" if 2 * count > most else "black"
+                    color = BLUE if i == j else "white" if 2 * count > most else "black"
                     ax.text(j, i, str(count), ha="center", va="center", fontsize=8, color=color)
         ax.set_xticks(range(len(names)), names, rotation=0 if len(max(names, key=len)) < 3 else 60)
         ax.set_yticks(range(len(names)), names)

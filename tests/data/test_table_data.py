@@ -184,7 +184,11 @@ def test_a_missing_file_is_named(tmp_path):
             "12 different texts in 12 rows, such as '0%': write the numbers without signs and units",
         ),
         ("data.csv", b"a^out\n1^2\n3^4\n5^6\n7^8\n", r"its columns are a\^out: set sep to the sign between them"),
-        ("data.csv", b'a,n,out\n1,"two\n\nlines",2\n\n3,x,4\n5,x,6\n7,x,8x\n', "'8x' at line 8: write the numbers without"),
+        (
+            "data.csv",
+            b'a,n,out\n1,"two\n\nlines",2\n\n3,x,4\n5,x,6\n7,x,8x\n',
+            "'8x' at line 8: write the numbers without",
+        ),
         ("data.csv", b"day,out,a\n2024-01-30,2,x\n", "must have at least 4 rows"),
         ("data.csv", b"a,out\n1,2\n1,4\n1,6\n1,8\n", r"input column 'a' is constant \(1\)"),
     ],
@@ -298,6 +302,10 @@ def test_names_that_yaml_reads_as_something_else_get_the_advice_to_quote_them(tm
     for given, name in (("[2019]", "2019"), ("[on]", "True")):
         assert main([*command, "--data.inputs", given, "--data.target", "out"]) == 2
         assert f"got {name}: put it in quotes" in capsys.readouterr().err
+    assert main([*command, "--data.inputs", "['2019']", "--data.target", "[out, on]"]) == 2
+    assert "target must be text, got True: put it in quotes" in capsys.readouterr().err
+    assert main([*command, "--data.inputs", "out", "--data.target", "['on', '2019']"]) == 2
+    assert "inputs must be a list, got out: write [out]" in capsys.readouterr().err
     assert TableDataModule(path, ["2019", "on"], "out").domain["2019"] == (1.0, 7.0)
 
 
@@ -335,7 +343,9 @@ def test_a_category_that_training_did_not_have_is_named(tmp_path):
 
 def test_texts_that_name_rows_are_no_categories(tmp_path):
     path = write(tmp_path, "who,out\n" + "".join(f"n{i},{i}\n" for i in range(150)))
-    with pytest.raises(ValueError, match="column 'who' has 150 different texts in 150 rows, such as 'n0': leave it out"):
+    with pytest.raises(
+        ValueError, match="column 'who' has 150 different texts in 150 rows, such as 'n0': leave it out"
+    ):
         TableDataModule(path, ["who"], "out")
 
 
