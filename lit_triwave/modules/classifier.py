@@ -17,7 +17,7 @@ from lit_triwave.modules.staged import StagedModule
 from lit_triwave.modules.stages import Parameters, Stage
 from lit_triwave.nn.backbones import backbone_modules, build_network
 from lit_triwave.nn.bank import Curvature, Release, TriangleBank
-from lit_triwave.nn.heads import Squash
+from lit_triwave.nn.heads import Squash, Start
 
 Batch = tuple[Tensor, Tensor]
 HeadKind = Literal["block_diagonal", "dense", "replaced", "original"]
@@ -46,6 +46,7 @@ class ImageClassifier(StagedModule):
         width: neurons of each hidden layer of a dense head; 4 · num_nets, the width of the subnetworks, if None.
         batch_norm: put batch norm before each ReLU of a dense head.
         dropout: dropout of the head, in [0, 1).
+        start: `"random"`, the paper's, or `"quadratic"`: the subnetworks at the beginning, see `BlockDiagonalLayers`.
         squash: see `BlockDiagonalLayers`.
         curvature: see `TriangleBank`.
         theorem31: see `TriangleBank`.
@@ -104,6 +105,7 @@ class ImageClassifier(StagedModule):
         compile: bool = False,
         num_classes: int | None = None,
         image_shape: Sequence[int] | None = None,
+        start: Start = "random",
     ) -> None:
         super().__init__(pretrain, train, release)
         if pretrain.second_order:
@@ -138,7 +140,7 @@ class ImageClassifier(StagedModule):
             width=width,
             batch_norm=batch_norm,
             dropout=dropout,
-            bank={"squash": squash, "curvature": curvature, "theorem31": theorem31, "margin": margin},
+            bank={"start": start, "squash": squash, "curvature": curvature, "theorem31": theorem31, "margin": margin},
             channels=channels,
             convolutions=convolutions,
             weights=weights,

@@ -163,6 +163,31 @@ class TriangleBank(nn.Module):
         first = self.log_scales.exp()
         return theorem31_scales(self.peaks, first[..., 0]) if self.theorem31 else first
 
+    @torch.no_grad()
+    def start_quadratic(self, generator: torch.Generator | None = None) -> None:
+        """Makes each subnetwork a parabola with a random vertex, of mean 0 and variance about 1 on inputs in [0, 1].
+
+        All peaks become 1/2, and F approaches c·P_1 ± √(1 − c²)·P_2 as the depth grows. P_1(u) = √3·(2u − 1) and
+        P_2(u) = √5·(6u² − 6u + 1) are Legendre's polynomials, orthonormal on [0, 1]. c is drawn from U(−1/2, 1/2).
+
+        Args:
+            generator: generator of the draw; None uses PyTorch's global one.
+
+        Raises:
+            RuntimeError: the bank is already released.
+        """
+        if self.released is not None:
+            raise RuntimeError("the bank is released: its weights, not its peaks, are the parameters")
+        uniform = torch.rand(self.shape, generator=generator, dtype=self.alpha.dtype, device=self.alpha.device)
+        linear = uniform - 0.5
+        first = 1.5 * math.sqrt(5) * (1 - linear.square()).sqrt()  # s_0: the waves approach 4·s_0·(u − u²)
+        self.beta.copy_(2 * math.sqrt(3) * linear)
+        waves = first * (1 - 4.0**-self.depth) / (1 - 1 / 4)  # the sum of all scales; each wave has the mean 1/2
+        self.alpha.copy_(-(self.beta + self.sign * waves) / 2)
+        self.log_scales.copy_(first.log()[..., None].expand_as(self.log_scales))
+        self.peak_logits.zero_()  # peaks 1/2
+        self._reset_scales()
+
     def weights(self) -> BlockWeights | dense.DenseWeights:
         """Returns the network's weights: computed from the peaks, or the released parameters themselves."""
         if self.released is None:

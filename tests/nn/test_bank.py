@@ -107,6 +107,28 @@ def test_curvature_is_that_of_the_function(curvature: Any, sign: int) -> None:
     assert (sign * slopes.diff() > 0).all()
 
 
+@pytest.mark.parametrize("theorem31", [True, False])
+@pytest.mark.parametrize(("curvature", "bend"), [("convex", 1), ("concave", -1)])
+def test_a_quadratic_start_is_a_parabola_of_mean_0_and_variance_1_with_all_regions(
+    curvature: Any, bend: int, theorem31: bool
+) -> None:
+    bank = TriangleBank(50, 8, curvature=curvature, theorem31=theorem31, dtype=F64)
+    bank.start_quadratic(seeded())
+    u = torch.linspace(0, 1, 2**8 + 1, dtype=F64)[:, None].expand(-1, 50)  # the nodes, where F is its limit
+    with torch.no_grad():
+        y = bank(u)
+    assert torch.trapezoid(y, u, dim=0).abs().max() < 1e-12
+    torch.testing.assert_close(torch.trapezoid(y.square(), u, dim=0), torch.ones(50, dtype=F64), rtol=1e-3, atol=0)
+    torch.testing.assert_close(y.diff(n=3, dim=0), torch.zeros(254, 50, dtype=F64), rtol=0, atol=1e-12)
+    assert bool((bend * y.diff(n=2, dim=0) > 0).all())
+    vertices = y.argmin(0) if bend > 0 else y.argmax(0)
+    assert len(vertices.unique()) > 20  # the subnetworks differ
+    assert count_linear_regions(bank.subset(torch.tensor([3]))) == 2**8
+    bank.release()
+    with pytest.raises(RuntimeError, match="released"):
+        bank.start_quadratic()
+
+
 def test_drawn_peaks_are_uniform_between_the_margins() -> None:
     peaks = TriangleBank(5000, 3, margin=0.1, generator=seeded(), dtype=F64).peaks.detach().flatten().sort().values
     assert peaks[0] > 0.1

@@ -90,6 +90,7 @@ def test_the_subnetworks_stay_in_single_precision_under_autocast() -> None:
         (lambda: BlockDiagonalHead(5, 3, depth=0), "depth must be at least 1, got 0"),
         (lambda: BlockDiagonalHead(5, 3, num_nets=0), "num_nets must be at least 1, got 0"),
         (lambda: BlockDiagonalHead(5, 3, squash="relu"), "squash must be one of normal, .*, got 'relu'"),
+        (lambda: BlockDiagonalHead(5, 3, start="quadratc"), "start must be one of random, quadratic, got 'quadratc'"),
         (lambda: DenseHead(5, 3, depth=-1), "depth must be at least 0, got -1"),
         (lambda: replace_dense(nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2)), depth=0), "depth must be"),
         (lambda: replace_dense(nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(8, 2)), 5), "no hidden dense"),

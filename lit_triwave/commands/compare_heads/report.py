@@ -68,12 +68,19 @@ def write_results(results: Results, folder: Path, config: Path, own_splits: bool
     epochs = len(next(iter(curves.values()))[0])
     shown = [epoch for epoch in _SHOWN_EPOCHS if epoch < epochs] + [epochs]
     images = results[CONSTRUCTED][0]["images"]
-    header = ["head", "parameters", *(f"epoch {epoch}" for epoch in shown), *(["test"] if images != "test" else [])]
+    header = [
+        "head",
+        "parameters",
+        "processor, s",
+        *(f"epoch {epoch}" for epoch in shown),
+        *(["test"] if images != "test" else []),
+    ]
     rows = []
     for name, runs in results.items():
         values = [curves[name][:, epoch - 1] for epoch in shown]
         values += [100 * torch.tensor([r["test/accuracy"] for r in runs])] if images != "test" else []
-        rows.append([name, f"{runs[0]['parameters']:,}", *map(_mean_and_spread, values)])
+        seconds = sum(r["processor_seconds"] for r in runs) / len(runs)
+        rows.append([name, f"{runs[0]['parameters']:,}", f"{seconds:.1f}", *map(_mean_and_spread, values)])
     seeds = len(results[CONSTRUCTED])
     of = ("mean ± standard deviation of " if seeds > 1 else "") + _of_seeds(seeds)
     of += ", each with its own split" if own_splits and seeds > 1 else ""

@@ -30,7 +30,7 @@ from lit_triwave.nn.heads import BlockDiagonalHead
 from lit_triwave.tracking.run import Run
 
 _RIVALS = ("equal parameters", "equal width", "equal depth")
-_RECORD = 2
+_RECORD = 3
 """Version of the records of runs; records of other versions are not used."""
 LINE_SECONDS = 30.0
 """Longest time without a line about the present run, if there is no terminal."""
@@ -101,9 +101,10 @@ def _rivals(head: BlockDiagonalHead, arguments: Namespace) -> dict[str, dict[str
 
     The dense heads have equal parameters (one hidden layer), equal width (one hidden layer), or equal width and depth.
     """
-    released = copy.deepcopy(head)
-    released.release(arguments.release)
-    parameters = count_parameters(released)
+    final = copy.deepcopy(head)
+    if arguments.train.epochs:
+        final.release(arguments.release)
+    parameters = count_parameters(final)
     features, classes = head.layers.projection.in_features, head.classes.out_features
     width = 4 * head.bank.shape.numel()
     sizes = {
@@ -208,14 +209,18 @@ class _Progress(Callback):
 
 
 def train(cells: Cells, name: str, seed: int, *callbacks: Callback) -> dict[str, Any]:
-    """Trains one run; returns its accuracy after each epoch on validation data, and at the end on test data."""
+    """Trains one run; returns its accuracy after each epoch on validation data, and at the end on test data.
+
+    Its time is that of the processor, since other programs may use the processor too.
+    """
     history = EpochHistory()
     trainer, model, data = cells.instantiate(name, seed, history, *callbacks)
+    begun = time.process_time()
     trainer.fit(model, datamodule=data)
+    seconds = time.process_time() - begun
     if trainer.interrupted:
         raise KeyboardInterrupt
     trainer.test(model, datamodule=data, verbose=False)
-    parameters = count_parameters(model.network)
+    record = {"head": name, "seed": seed, "parameters": count_parameters(model.network), "processor_seconds": seconds}
     curve = [row["val/accuracy"] for row in history.rows]
-    images = validation_images(data)
-    return {"head": name, "seed": seed, "parameters": parameters, "images": images, "accuracy": curve} | model.results
+    return record | {"images": validation_images(data), "accuracy": curve} | model.results

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import csv
 import json
-import re
 from pathlib import Path
 
 import pytest
@@ -19,9 +18,13 @@ from tests.conftest import REPOSITORY
 def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A small copy of the digits' config, run in an empty folder."""
     text = (REPOSITORY / "configs" / "digits_pixels.yaml").read_text()
-    text = (
-        re.sub("epochs: 10", "epochs: 1", text).replace("num_nets: 64", "num_nets: 4").replace("depth: 5", "depth: 2")
-    )
+    for old, new in {
+        "epochs: 20": "epochs: 1",
+        "epochs: 0": "epochs: 1",
+        "nets: 128": "nets: 4",
+        "depth: 5": "depth: 2",
+    }.items():
+        text = text.replace(old, new)
     path = tmp_path / "small.yaml"
     path.write_text(text.replace("check_val_every_n_epoch: 1", "limit_train_batches: 4"))
     monkeypatch.chdir(tmp_path)
@@ -71,7 +74,9 @@ def test_heads_are_compared_at_equal_parameters_width_and_depth_and_an_interrupt
         assert "of 2 seeds, each with its own split" in " ".join(text.split())
         assert "after epoch 1 it is ahead of" in " ".join(text.split())
         assert "on the test images after some epochs" in " ".join(text.split())
-    assert "| head | parameters | epoch 1 | epoch 2 |\n" in table  # the last epoch's images are those of the test
+    assert (
+        "| head | parameters | processor, s | epoch 1 | epoch 2 |\n" in table
+    )  # the last epoch's images are those of the test
     with (out / "comparison.csv").open() as file:
         assert len(list(csv.DictReader(file))) == 7 * 2 * 2
     with Image.open(out / "accuracy.png") as image:
@@ -83,7 +88,7 @@ def test_test_images_have_a_column_of_their_own_where_others_are_set_aside(confi
     assert main(["compare-heads", "--config", str(config), "--seeds", "1", "--out", str(tmp_path / "out")]) == 0
     table = (tmp_path / "out" / "comparison.md").read_text()
     assert "on the validation images after some epochs and, at the end, on the test images, one seed" in table
-    assert "| head | parameters | epoch 1 | epoch 2 | test |\n" in table
+    assert "| head | parameters | processor, s | epoch 1 | epoch 2 | test |\n" in table
     (run, *_) = json.loads((tmp_path / "out" / "comparison.json").read_text())["constructed"]
     assert f"{100 * run['accuracy'][-1]:.2f} | {100 * run['test/accuracy']:.2f} |\n" in table
 
@@ -103,8 +108,21 @@ def test_the_verdict_names_the_side_of_the_best_rival(rival: float, says: str) -
 
 def test_a_seed_gives_the_same_run_again(config: Path) -> None:
     cells = head_comparison.Cells(config)
-    assert head_comparison.train(cells, "constructed", 3) == head_comparison.train(cells, "constructed", 3)
-    assert head_comparison.train(cells, "constructed", 3) != head_comparison.train(cells, "constructed", 4)
+    one, same, other = (head_comparison.train(cells, "constructed", seed) for seed in (3, 3, 4))
+    assert one["test/loss"] == same["test/loss"] != other["test/loss"]
+    assert one["accuracy"] == same["accuracy"]
+
+
+def test_a_head_that_is_never_released_has_rivals_as_small(config: Path) -> None:
+    def width() -> int:
+        width: int = head_comparison.Cells(config).heads["dense, equal parameters"]["width"]
+        return width
+
+    released = width()
+    config.write_text(config.read_text().replace("train: {epochs: 1}", "train: {epochs: 0}"))
+    norm, peaks, weights = 2, 3 + 3, 2 * 4 + 20 + 5  # of each subnetwork of depth 2
+    assert width() == round(4 * (64 + norm + peaks + 10) / (64 + 1 + 10))
+    assert released == round(4 * (64 + norm + weights + 10) / (64 + 1 + 10))
 
 
 def test_seeds_have_one_split_unless_their_own_are_asked_for(config: Path) -> None:
