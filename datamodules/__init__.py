@@ -1,6 +1,7 @@
 """Data for `lit_triwave`; knows nothing of the models."""
 
 from datamodules.cifar10 import CIFAR10DataModule
+from datamodules.cifar100 import CIFAR100DataModule
 from datamodules.digits import DigitsDataModule
 from datamodules.function import FunctionDataModule
 from datamodules.image_folder import ImageFolderDataModule
@@ -10,6 +11,7 @@ from datamodules.table import TableDataModule
 
 __all__ = [
     "CIFAR10DataModule",
+    "CIFAR100DataModule",
     "DigitsDataModule",
     "FunctionDataModule",
     "ImageFolderDataModule",

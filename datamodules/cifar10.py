@@ -16,8 +16,7 @@ from datamodules.batches import Shard, seeded_generator
 from datamodules.images import ImageBatch, ImageDataModule, listed, transformed
 from lit_triwave.errors import reason
 
-_FOLDER = "cifar-10-batches-py"
-_LAYOUT = f"{_FOLDER}/ with data_batch_1 to data_batch_5, test_batch and batches.meta"
+_LAYOUT = "cifar-10-batches-py/ with data_batch_1 to data_batch_5, test_batch and batches.meta"
 _CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 _MEAN, _STD = (
     (0.4914, 0.4822, 0.4465),
@@ -128,6 +127,15 @@ class CIFAR10DataModule(ImageDataModule):
     num_classes = 10
     image_shape = (3, 32, 32)
     class_names = _CLASSES
+    title: ClassVar = "CIFAR-10"
+    layout: ClassVar = _LAYOUT
+
+    @classmethod
+    def source(cls) -> Any:
+        """Returns torchvision's data set, which knows the files and their MD5."""
+        from torchvision.datasets import CIFAR10
+
+        return CIFAR10
 
     def __init__(
         self,
@@ -157,34 +165,34 @@ class CIFAR10DataModule(ImageDataModule):
         self.download = download
         self.val_images = val_images
         self.on_device = on_device
-        self.files = _official_checksums() if checksums is None else checksums
-        missing = [name for name in _official_checksums() if name not in self.files]
+        official = _official_checksums(self.source())
+        self.files = official if checksums is None else checksums
+        missing = [name for name in official if name not in self.files]
         if missing:
             raise ValueError(f"checksums must have the MD5 of {', '.join(missing)}")
         if download and checksums is not None:
             raise ValueError("download must be false where checksums are given: it fetches the official files")
         if not download:
-            _check_folder(self.root, self.files)
+            self._check_folder()
 
     def prepare_data(self) -> None:
         """Downloads the data set if asked to; one process does, the others wait."""
-        if not self.download or not _faults(self.root, self.files):
+        if not self.download or not self._faults():
             return
-        from torchvision.datasets import CIFAR10
-
+        source = self.source()
         try:
-            CIFAR10(self.root, download=True)
+            source(self.root, download=True)
         except (OSError, RuntimeError) as error:  # no network, no space, a file that arrives damaged
             raise ValueError(
-                f"CIFAR-10 could not be downloaded to {self.root} ({error}): get {CIFAR10.url} elsewhere and extract "
-                "it there"
+                f"{self.title} could not be downloaded to {self.root} ({error}): get {source.url} elsewhere and "
+                "extract it there"
             ) from error
 
     def setup(self, stage: str) -> None:
         if hasattr(self, "test_set"):
             return
         if self.download:  # otherwise checked at construction
-            _check_folder(self.root, self.files)
+            self._check_folder()
         images, labels = self._read(train=True)
         if self.val_images >= len(labels):
             raise ValueError(f"val_images must be less than the {len(labels)} training images, got {self.val_images}")
@@ -206,25 +214,23 @@ class CIFAR10DataModule(ImageDataModule):
 
     def _read(self, train: bool) -> tuple[Tensor, Tensor]:
         """Reads one official split: images (n, 32, 32, 3) uint8 and labels (n,) int64."""
-        from torchvision.datasets import CIFAR10
-
-        table = self.files
-
-        class WithChecksums(CIFAR10):  # type: ignore[misc]
-            train_list: ClassVar = [[name, table[name]] for name, _ in CIFAR10.train_list]
-            test_list: ClassVar = [[name, table[name]] for name, _ in CIFAR10.test_list]
-            meta: ClassVar = {**CIFAR10.meta, "md5": table["batches.meta"]}
-
+        source, table = self.source(), self.files
+        attributes = {
+            "train_list": [[name, table[name]] for name, _ in source.train_list],
+            "test_list": [[name, table[name]] for name, _ in source.test_list],
+            "meta": {**source.meta, "md5": table[source.meta["filename"]]},
+        }
+        folder = self.root / source.base_folder
         try:
-            stored = WithChecksums(self.root, train=train)
+            stored = type("WithChecksums", (source,), attributes)(self.root, train=train)
             images, labels = torch.from_numpy(stored.data), torch.tensor(stored.targets, dtype=torch.int64)
             names = list(stored.classes)
         except Exception as error:  # files with checksums of the user's own may hold anything
-            raise ValueError(f"{self.root / _FOLDER} cannot be read as CIFAR-10's batches: {reason(error)}") from error
+            raise ValueError(f"{folder} cannot be read as {self.title}'s batches: {reason(error)}") from error
         if len(names) != self.num_classes or int(labels.max()) >= self.num_classes or int(labels.min()) < 0:
             raise ValueError(
-                f"{self.root / _FOLDER} has {len(names)} class names and labels {int(labels.min())} to "
-                f"{int(labels.max())}: CIFAR-10 has {self.num_classes} classes"
+                f"{folder} has {len(names)} class names and labels {int(labels.min())} to "
+                f"{int(labels.max())}: {self.title} has {self.num_classes} classes"
             )
         self.class_names = names
         return images.contiguous(), labels
@@ -245,40 +251,38 @@ class CIFAR10DataModule(ImageDataModule):
         """The official test images in order."""
         return self.test_dataloader()
 
+    def _faults(self) -> str:
+        """Describes what is wrong with the folder and what it should hold; empty if nothing is."""
+        from torchvision.datasets.utils import check_integrity
 
-def _official_checksums() -> dict[str, str]:
+        root, source = self.root, self.source()
+        inside = source.base_folder
+        folder = root / inside
+        if not folder.is_dir():
+            if (root / source.train_list[0][0]).is_file():
+                return f"{root} is the folder of the batches itself: give the folder that {root.name}/ lies in"
+            begin = source.filename.partition(".")[0]  # cifar-10-python of cifar-10-python.tar.gz
+            archives = [name for name in sorted(os.listdir(root)) if name.startswith(begin)] if root.is_dir() else []
+            if archives:
+                return f"{root} has {archives[0]}, but not {inside}/: extract it there (tar xzf {archives[0]})"
+            found = f"it holds {listed(os.listdir(root))}" if root.is_dir() else "there is no such folder"
+            return f"no {self.title} in {root}: {found}; expected {self.layout}; data.download: true fetches it"
+        missing = [name for name in self.files if not (folder / name).is_file()]
+        if missing:
+            found = listed(os.listdir(folder))
+            return f"{folder} is incomplete: {', '.join(missing)} missing, it holds {found}; expected {self.layout}"
+        damaged = [name for name, md5 in self.files.items() if not check_integrity(folder / name, md5)]
+        if damaged:
+            return f"{folder}: {', '.join(damaged)} damaged (another MD5 than expected): extract the archive again"
+        return ""
+
+    def _check_folder(self) -> None:
+        """Raises ValueError unless the folder is complete."""
+        fault = self._faults()
+        if fault:
+            raise ValueError(fault)
+
+
+def _official_checksums(source: Any) -> dict[str, str]:
     """Returns the MD5 of each file, as torchvision knows them."""
-    from torchvision.datasets import CIFAR10
-
-    meta = CIFAR10.meta
-    return dict([*CIFAR10.train_list, *CIFAR10.test_list, (meta["filename"], meta["md5"])])
-
-
-def _faults(root: Path, checksums: dict[str, str]) -> str:
-    """Describes what is wrong with the folder and what it should hold; empty if nothing is."""
-    from torchvision.datasets.utils import check_integrity
-
-    folder = root / _FOLDER
-    if not folder.is_dir():
-        if (root / "data_batch_1").is_file():
-            return f"{root} is the folder of the batches itself: give the folder that {root.name}/ lies in"
-        archives = sorted(path.name for path in root.glob("cifar-10-python*")) if root.is_dir() else []
-        if archives:
-            return f"{root} has {archives[0]}, but not {_FOLDER}/: extract it there (tar xzf {archives[0]})"
-        found = f"it holds {listed(os.listdir(root))}" if root.is_dir() else "there is no such folder"
-        return f"no CIFAR-10 in {root}: {found}; expected {_LAYOUT}; data.download: true fetches it"
-    missing = [name for name in checksums if not (folder / name).is_file()]
-    if missing:
-        found = listed(os.listdir(folder))
-        return f"{folder} is incomplete: {', '.join(missing)} missing, it holds {found}; expected {_LAYOUT}"
-    damaged = [name for name, md5 in checksums.items() if not check_integrity(folder / name, md5)]
-    if damaged:
-        return f"{folder}: {', '.join(damaged)} damaged (another MD5 than expected): extract the archive again"
-    return ""
-
-
-def _check_folder(root: Path, checksums: dict[str, str]) -> None:
-    """Raises ValueError unless the folder is complete."""
-    fault = _faults(root, checksums)
-    if fault:
-        raise ValueError(fault)
+    return dict([*source.train_list, *source.test_list, (source.meta["filename"], source.meta["md5"])])

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from datamodules import CIFAR10DataModule
+from datamodules import CIFAR10DataModule, CIFAR100DataModule
 from datamodules.augmentation import Augmentation, PixelTable, uniforms
 from datamodules.batches import ShardedBatches
-from tests.image_data import CLASSES, md5, write_cifar10
+from tests.image_data import CLASSES, md5, write_cifar10, write_cifar100
 
 FOLDER = "cifar-10-batches-py"
 
@@ -165,6 +165,22 @@ def test_folders_that_are_not_whole_are_described(tmp_path: Path) -> None:
     (tmp_path / FOLDER / "data_batch_3").unlink()
     with pytest.raises(ValueError, match="is incomplete: data_batch_3 missing, it holds batches.meta, data_batch_1"):
         CIFAR10DataModule(str(tmp_path), checksums=checksums)
+
+
+def test_cifar_100_is_read_from_its_own_layout(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no CIFAR-100 in .*; expected cifar-100-python/ with train, test and meta; "):
+        CIFAR100DataModule(str(tmp_path))
+    checksums = write_cifar100(tmp_path)
+    data = CIFAR100DataModule(str(tmp_path), batch_size=16, val_images=50, checksums=checksums)
+    data.setup("fit")
+    assert (data.num_classes, data.class_names[:2], len(data.test_set)) == (100, ["class_0", "class_1"], 100)
+    labels = torch.cat([data.train_set.labels, data.val_set.labels])
+    assert labels.bincount(minlength=100).tolist() == [2] * 100
+    (batch,) = data.test_dataloader()
+    assert torch.equal(batch.images[:, 0, 0, 0], 2 * batch.labels)
+    (tmp_path / "cifar-100-python" / "meta").unlink()
+    with pytest.raises(ValueError, match="is incomplete: meta missing, it holds test, train"):
+        CIFAR100DataModule(str(tmp_path), checksums=checksums)
 
 
 def test_damaged_files_are_named(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from lit_triwave.modules.stages import Stage
 from tests.conftest import REPOSITORY
 from tests.faults import signal_at
 from tests.finished_runs import assert_ends_alike, state
-from tests.image_data import write_cifar10, write_imagenet
+from tests.image_data import write_cifar10, write_cifar100, write_imagenet
 from tests.run_command import run_ranks
 
 CPU = ["--trainer.accelerator", "cpu", "--trainer.precision", "32-true", "--trainer.log_every_n_steps", "1"]
@@ -30,6 +30,12 @@ def cifar10(root: Path) -> list[str]:
     return ["--data.root", str(root), "--data.checksums", table, "--data.batch_size", "16", "--data.val_images", "20"]
 
 
+def cifar100(root: Path) -> list[str]:
+    """The same for CIFAR-100."""
+    table = json.dumps(write_cifar100(root))
+    return ["--data.root", str(root), "--data.checksums", table, "--data.batch_size", "64", "--data.val_images", "20"]
+
+
 def imagenet(root: Path) -> list[str]:
     """The same for ImageNet's layout; six classes, so that a top-5 accuracy says something."""
     write_imagenet(root, classes=6, train=4)
@@ -38,7 +44,7 @@ def imagenet(root: Path) -> list[str]:
 
 def small(config: str) -> list[str]:
     """Overrides that make a shipped config's network small."""
-    if "cifar10" in config:
+    if "cifar" in config:
         return ["--model.channels", "[8, 8]"]
     return ["--model.backbone", "mobilenet_v3_small"]  # has a hidden dense layer to replace, like VGG
 
@@ -53,6 +59,7 @@ def fit(config: str, root: Path, name: str, *args: str, code: int = 0) -> Path:
 
 
 CONFIGS = [f"configs/{twin}{name}.yaml" for name in ("cifar10", "imagenet_vgg16") for twin in ("", "baselines/")]
+CONFIGS.append("configs/cifar100.yaml")
 
 
 @pytest.fixture(autouse=True)
@@ -62,7 +69,8 @@ def in_repository(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("config", CONFIGS)
 def test_every_shipped_image_config_runs_and_leaves_a_whole_run_folder(config: str, tmp_path: Path) -> None:
-    data = (cifar10 if "cifar10" in config else imagenet)(tmp_path / "data")
+    layout = cifar100 if "cifar100" in config else cifar10 if "cifar10" in config else imagenet
+    data = layout(tmp_path / "data")
     run = fit(config, tmp_path, "r", *data)
     constructed = "baselines" not in config
     assert (run / "checkpoints" / "last.ckpt").is_file()
