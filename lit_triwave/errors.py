@@ -36,7 +36,11 @@ _NO_MEMORY = re.compile(
 )
 _NO_MATCH = "Does not validate against"
 # Lines that jsonargparse wraps around the one that matters when an argument may be of several types.
-_WRAPPING = (_NO_MATCH, "Subtypes:", "Errors:", "Expected a <class 'NoneType'>", "Given value")
+_AROUND = ("Subtypes:", "Errors:", "Given value")
+_WRAPPING = (_NO_MATCH, *_AROUND, "Expected a <class 'NoneType'>")
+KIND_WORDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text"}
+KIND_WORDS |= {"list": "a list", "dict": "a mapping", "NoneType": "null"}
+"""Name of a class of Python's ↦ what users call its values."""
 
 
 def did_you_mean(name: str, known: Iterable[str], most: int = 1) -> str:
@@ -69,9 +73,9 @@ def reason(error: BaseException, room: int = 150) -> str:
 
 def condense(message: str) -> str:
     """Returns what matters in a message of jsonargparse, in one line."""
-    choice = _wrong_choice(message)
-    if choice:
-        return choice
+    known = _wrong_choice(message) or _wrong_kind(message)
+    if known:
+        return known
     lines = (line.strip().removeprefix("- ").strip() for line in message.splitlines())
     text = " ".join(line for line in lines if line and not line.startswith(_WRAPPING))
     text = re.sub(r"Problem with given class_path '([\w.]+)':", r"\1:", text)
@@ -99,6 +103,29 @@ def _wrong_choice(message: str) -> str:
     choices = list(dict.fromkeys(choice.strip(" '") for group in groups for choice in group.split(",")))
     value = given[1].strip()
     return f"{keys[-1]} must be one of {', '.join(choices)}, got '{value}'{did_you_mean(value, choices)}"
+
+
+def _wrong_kind(message: str) -> str:
+    """Rewords a message about a value of another kind, such as a list for a number; "" for any other message."""
+    keys = re.findall(r'Parser key "([\w.]+)":', message)
+    no_class = re.search(
+        r"Expected (?:a )?dot import path string: (.*)|Given value: \{'class_path': ([^'].*?), '", message
+    )
+    if keys and no_class:
+        return f"class_path of {keys[-1]} must name a class, got {no_class[1] or no_class[2]}"
+    given = re.search(r"(?:Given value|Got value): ?(.*)", message)
+    if not (keys and given):
+        return ""
+    lines = (line.strip().removeprefix("- ") for line in message.splitlines())
+    errors = [line for line in lines if line and not line.startswith(("Parser key", _NO_MATCH, *_AROUND))]
+    found = [re.match(r"Expected an? <class '(\w+)'>|Expected <class '(\w+)'>", line) for line in errors]
+    kinds = [match[1] or match[2] for match in found if match]
+    words = [KIND_WORDS[kind] for kind in kinds if kind in KIND_WORDS]
+    if not words or len(kinds) < len(errors):
+        return ""
+    # YAML reads `on` as True and `2019` as a number.
+    advice = ": put it in quotes" if words == ["text"] and re.fullmatch(r"[\w.+-]+", given[1]) else ""
+    return f"{keys[-1]} must be {' or '.join(words)}, got {given[1] or repr('')}{advice}"
 
 
 def out_of_memory(error: BaseException) -> bool:

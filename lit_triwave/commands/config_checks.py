@@ -10,7 +10,8 @@ from typing import Any
 from jsonargparse import Namespace
 from lightning.pytorch import LightningModule
 
-from lit_triwave.errors import TriwaveError
+from lit_triwave.errors import KIND_WORDS, TriwaveError
+from lit_triwave.modules.staged import STAGES
 from lit_triwave.tracking.flat_config import plain
 
 LINKS = {
@@ -58,4 +59,19 @@ def check_nulls(config: dict[str, Any]) -> None:
         for name in empty:
             hint = hints.get(name, Any)
             if hint is not Any and type(None) not in typing.get_args(hint):
-                raise TriwaveError(f"{part}.{name} must be {getattr(hint, '__name__', hint)}, got null")
+                kind = getattr(hint, "__name__", str(hint))
+                raise TriwaveError(f"{part}.{name} must be {KIND_WORDS.get(kind, kind)}, got null")
+
+
+def check_stages(config: dict[str, Any]) -> None:
+    """Refuses a stage that is no mapping, which jsonargparse lets pass.
+
+    Args:
+        config: of a run, nested, in plain containers.
+
+    Raises:
+        TriwaveError: naming the stage.
+    """
+    for name, value in ((config.get("model") or {}).get("init_args") or {}).items():
+        if name in STAGES and not isinstance(value, dict):
+            raise TriwaveError(f"model.{name} must be a mapping, such as epochs: 10, got {value}")

@@ -325,7 +325,7 @@ def test_an_error_of_all_ranks_is_reported_once(cluster: Cluster, tmp_path: Path
     two, one = ["--nodes=2"], ["--nodes=1", "--ntasks=1"]
     cases = [
         (two, ["--trainer.num_nodes=3"], "trainer.num_nodes must be 2, as srun --nodes, got 3"),
-        (two, ["--model.replicas=many"], "replicas: Expected a <class 'int'>"),
+        (two, ["--model.replicas=many"], "replicas must be a whole number, got many"),
         (one, ["--trainer.devices", "2"], "trainer.devices must be 1, the tasks on each node of srun, got 2"),
     ]
     root = tmp_path / "runs"

@@ -26,7 +26,7 @@ from lit_triwave.checkpoints.io import AtomicCheckpointIO
 from lit_triwave.checkpoints.load import load_checkpoint, reading
 from lit_triwave.checkpoints.origin import Origin
 from lit_triwave.checkpoints.same_run import RunRecord, check_same_run, identity_of, other_arithmetic
-from lit_triwave.commands.config_checks import LINKS, check_links, check_nulls
+from lit_triwave.commands.config_checks import LINKS, check_links, check_nulls, check_stages
 from lit_triwave.commands.fit.fields_help import fields_help
 from lit_triwave.commands.fit.session import FitSession, wandb_loggers
 from lit_triwave.commands.fit.start_report import start_block
@@ -89,6 +89,7 @@ class TriwaveCLI(LightningCLI):
         """Settles paths, the experiment's name and the checkpoint."""
         config = self.config[self.subcommand] = found(self.config[self.subcommand])
         check_nulls(plain(config))
+        check_stages(plain(config))
         if config.run.experiment is None:
             files = [Path(str(path)).stem for path in config.get("config") or []]
             config.run.experiment = re.sub(r"[^\w.-]+", "_", files[0]) if files else "default"
