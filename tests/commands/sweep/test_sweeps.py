@@ -143,7 +143,8 @@ def test_what_the_parser_lets_through_is_refused_before_the_first_run_too(tmp_pa
     bad = write(tmp_path, {"model.replicas": {"values": [2, None]}})
     named = ["--run.experiment", "my heads"]
     good = write(tmp_path, {"model.depth": {"values": [2]}}, name="good.yaml")
-    for path, options, says in ((bad, [], "model.replicas must be a whole number, got null"), (good, named, "got 'my heads'")):
+    null = "model.replicas must be a whole number, got null"
+    for path, options, says in ((bad, [], null), (good, named, "got 'my heads'")):
         assert main(["sweep", path, "--run.root", str(tmp_path), *options, "--list", str(tmp_path / "l")]) == 1
         assert says in capsys.readouterr().err
     assert not (tmp_path / "l").exists()
