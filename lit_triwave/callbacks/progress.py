@@ -104,5 +104,7 @@ def _describe(outputs: Any, trainer: Trainer) -> str:
     if "mse" not in outputs:
         accuracy = trainer.callback_metrics.get("val/accuracy")
         return f"loss {float(outputs['loss']):.3g}" + ("" if accuracy is None else f"  val accuracy {accuracy:.1%}")
-    mse = outputs["mse"]
-    return f"mse {mse.min():.1e}" + (f" (mean of {len(mse)} seeds {mse.mean():.1e})" if len(mse) > 1 else "")
+    each = outputs["mse"].view(getattr(trainer.lightning_module, "num_targets", 1), -1)  # a row for each target
+    seeds = each.shape[1]
+    lowest = f"mse {each.amin(1).mean():.1e}"
+    return lowest + (f" (mean of {seeds} seeds {each.mean():.1e})" if seeds > 1 else "")

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from lit_triwave.modules.regressor import FunctionRegressor
 
 
+_DEAD_INPUTS = 100_000
+"""Training inputs by which dead units are found, at most: more take minutes, and hardly one unit is on only there."""
 LEAST_R2 = 0.99
 """Share of a noiseless function's variance below which a fit has failed."""
 
@@ -239,7 +241,8 @@ def _regression_summary(data: Any, module: FunctionRegressor) -> dict[str, Any]:
         train = (outputs - module.targets(data.train_set.y.to(module.device))).square().mean(0)
     summary["dead"] = float(dead(outputs).double().mean())
     plains = [module.plain(replica) for replica in best]
-    dead_units = [dead_share(module.network, plain, data.train_set.x.to(plain[0].weight)) for plain in plains]
+    inputs = data.train_set.x[:: -(-len(data.train_set) // _DEAD_INPUTS)].to(plains[0][0].weight)
+    dead_units = [dead_share(module.network, plain, inputs) for plain in plains]
     summary["dead_units"] = sum(dead_units) / targets
     if module.pretrain_mse.isfinite().any():
         over_seeds("pretrain/mse", module.pretrain_mse)
