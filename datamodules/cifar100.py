@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from datamodules.augmentation import Crop
 from datamodules.cifar10 import CIFAR10DataModule
 
+_NUMBERS = [str(number) for number in range(100)]
 _MEAN, _STD = (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)  # of the training images
 
 
@@ -39,7 +40,7 @@ class CIFAR100DataModule(CIFAR10DataModule):
     """
 
     num_classes = 100
-    class_names = [str(number) for number in range(100)]  # those of the file meta, once it is read
+    class_names = _NUMBERS  # until the file meta is read
     title: ClassVar = "CIFAR-100"
     layout: ClassVar = "cifar-100-python/ with train, test and meta"
 

@@ -17,7 +17,7 @@ import datamodules
 import lit_triwave
 from lit_triwave.cli import main
 from tests.conftest import REPOSITORY
-from tests.image_data import write_imagenet
+from tests.image_data import write_folder, write_imagenet
 
 DOCS = REPOSITORY / "docs"
 LIGHTNING = ("fit", "validate", "test", "predict")
@@ -33,7 +33,15 @@ SMALL = {
     "configs/functions/x3.yaml": [*FEW, "--model.replicas", "2"],
     "configs/digits.yaml": [*IMAGES, "--model.channels", "[4,8]"],
     "configs/baselines/digits.yaml": ["--model.channels", "[4,8]", "--model.width", "16", "--model.train.epochs", "1"],
-    "my_images.yaml": [*TINY, "--data.image_size", "16", "--data.batch_size", "4", "--data.workers", "0"],
+    "configs/image_folder.yaml": [
+        *IMAGES,
+        "--model.channels",
+        "[4,8]",
+        "--data.image_size",
+        "16",
+        "--data.workers",
+        "0",
+    ],
     "pendulum.yaml": TINY,
     "diagonal.yaml": [*TINY, "--data.test_points", "101"],
     "mixture.yaml": [*TINY, "--data.test_points", "101"],
@@ -117,6 +125,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (path / "my_table.csv").write_text("\n".join(["width,height,price", *rows]))
     (path / "my_questions.csv").write_text("width,height\n3,4\n")
     write_imagenet(path / "my_images", classes=6)
+    write_folder(path / "my_photos", {"2026": 2})
     return path
 
 
@@ -162,7 +171,7 @@ def test_what_commands_write_is_ignored_by_git(folder: Path, finished: set[str])
     (folder / ".git" / "info" / "exclude").write_text((REPOSITORY / ".gitignore").read_text())
     status = ["git", "-C", str(folder), "status", "--porcelain", "-z"]
     listed = subprocess.run(status, check=True, capture_output=True, text=True).stdout
-    ours = {"configs", "my_images/", "my_table.csv", "my_questions.csv"}
+    ours = {"configs", "my_images/", "my_photos/", "my_table.csv", "my_questions.csv"}
     examples = {block.file for page in PAGES for block in blocks(page)}
     assert {line[3:] for line in listed.split("\0") if line} <= ours | examples
 
