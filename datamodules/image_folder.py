@@ -126,7 +126,7 @@ class ImageFolderDataModule(ImageDataModule):
         self.auto_augment = auto_augment
         self.erase = erase
         self.skip_corrupt = skip_corrupt
-        self.places = {"train": "train/", "val": "val/", "test": "test/", "predict": "predict_path"}
+        self.places = {"train": "train/", "val": "val/", "test": "test/"}
         self.train_files, self.val_set, self.test_set = self._splits(
             (val_fraction, test_fraction), split_seed, allow_empty_classes
         )
@@ -134,6 +134,7 @@ class ImageFolderDataModule(ImageDataModule):
         if batch_size is None:
             self.batch_size = min(len(self.train_files), max(8, min(64, len(self.train_files) // 16)))
         self.predict_set: ListedFiles = self.test_set
+        self.places["predict"] = self.places["test"] if predict_path is None else predict_path
         if predict_path is not None:
             try:
                 self.predict_set = ListedFiles(Path(predict_path).expanduser())

@@ -87,7 +87,7 @@ class UnitScaling(nn.Module):
         one = torch.ones_like(self.lower)
         return [(eye, -self.lower), (-torch.diag(1 / self.span), one), (-eye, one)]
 
-    def output_layer(self, replica: int) -> Affine:
+    def output_layer(self, replica: int = 0) -> Affine:
         scale, offset = (values if values.ndim == 0 else values[replica] for values in (self.scale, self.offset))
         return scale.reshape(1, 1), offset.reshape(1)
 

@@ -182,7 +182,7 @@ def test_a_folder_is_fitted_and_files_are_predicted_by_name_with_and_without_lab
         ("red/1.png", "red"),
     ]
     assert "label" not in rows[0]
-    assert "1 corrupt in predict_path, left out, such as" in capsys.readouterr().err
+    assert f"1 corrupt in {new}, left out, such as" in capsys.readouterr().err
 
     (root / "red").rename(root / "crimson")
     assert main(["predict", *options, *last]) == 1
