@@ -79,18 +79,7 @@ def condense(message: str) -> str:
     lines = (line.strip().removeprefix("- ").strip() for line in message.splitlines())
     text = " ".join(line for line in lines if line and not line.startswith(_WRAPPING))
     text = re.sub(r"Problem with given class_path '([\w.]+)':", r"\1:", text)
-    text = re.sub(r'Parser key "([\w.]+)":', r"\1:", text)
-    # A field that is a text or a list of texts has the messages of both.
-    text = re.sub(r"Expected a <class 'list'>(\. Got value: \S+)? (?=Expected a <class 'str'>)", "", text)
-    text = re.sub(r"(Got value: [\w.+-]+) Expected a <class 'str'>$", r"\1", text)
-    given = re.search(r"Given value: ([\w.+-]+)$", message)
-    if given and text.endswith("Expected a <class 'str'>"):
-        text += f". Got value: {given[1]}"
-    # YAML reads `on` as True and `2019` as a number.
-    text = re.sub(
-        r":? Expected a <class 'str'>\. Got value: ([\w.+-]+)$", r" must be text, got \1: put it in quotes", text
-    )
-    return re.sub(r": Expected a <class 'list'>\. Got value: (\S+)$", r" must be a list, got \1: write [\1]", text)
+    return re.sub(r'Parser key "([\w.]+)":', r"\1:", text)
 
 
 def _wrong_choice(message: str) -> str:
@@ -120,11 +109,13 @@ def _wrong_kind(message: str) -> str:
     errors = [line for line in lines if line and not line.startswith(("Parser key", _NO_MATCH, *_AROUND))]
     found = [re.match(r"Expected an? <class '(\w+)'>|Expected <class '(\w+)'>", line) for line in errors]
     kinds = [match[1] or match[2] for match in found if match]
-    words = [KIND_WORDS[kind] for kind in kinds if kind in KIND_WORDS]
+    words = list(dict.fromkeys(KIND_WORDS[kind] for kind in kinds if kind in KIND_WORDS))
     if not words or len(kinds) < len(errors):
         return ""
-    # YAML reads `on` as True and `2019` as a number.
-    advice = ": put it in quotes" if words == ["text"] and re.fullmatch(r"[\w.+-]+", given[1]) else ""
+    advice = ""
+    if re.fullmatch(r"[\w.+-]+", given[1]):
+        # YAML reads `on` as True and `2019` as a number.
+        advice = ": put it in quotes" if "text" in words else f": write [{given[1]}]" if words == ["a list"] else ""
     return f"{keys[-1]} must be {' or '.join(words)}, got {given[1] or repr('')}{advice}"
 
 
