@@ -87,7 +87,9 @@ class ResumableDataModule(LightningDataModule):
             return {}
         loader = self._train_loader
         epoch = loader.sampler.epoch
-        if self.trainer.is_last_batch:  # a new loader begins the next epoch
+        # A callback may end an epoch before its last batch. A new loader begins the next epoch.
+        progress: Any = self.trainer.fit_loop.epoch_progress.current
+        if self.trainer.is_last_batch or progress.processed > epoch:
             return {"epoch": epoch + 1}
         return {"epoch": epoch, "loader": loader.state_dict(), **self._counted_in(loader)}
 

@@ -7,7 +7,8 @@ if TYPE_CHECKING:
     from lit_triwave.analysis.regions import breakpoints, count_linear_regions
     from lit_triwave.modules.classifier import ImageClassifier
     from lit_triwave.modules.regressor import FunctionRegressor
-    from lit_triwave.modules.stages import Stage
+    from lit_triwave.modules.staged import StagedModule
+    from lit_triwave.modules.stages import Limit, Polish, Stage
     from lit_triwave.nn.bank import TriangleBank
     from lit_triwave.nn.baselines import DenseNetwork
     from lit_triwave.nn.heads import BlockDiagonalHead
@@ -21,7 +22,10 @@ _HOME = {
     "DenseNetwork": "nn.baselines",
     "FunctionRegressor": "modules.regressor",
     "ImageClassifier": "modules.classifier",
+    "Limit": "modules.stages",
+    "Polish": "modules.stages",
     "Stage": "modules.stages",
+    "StagedModule": "modules.staged",
     "TriangleBank": "nn.bank",
     "TriangleNetwork": "nn.networks",
     "breakpoints": "analysis.regions",
@@ -34,7 +38,10 @@ __all__ = [
     "DenseNetwork",
     "FunctionRegressor",
     "ImageClassifier",
+    "Limit",
+    "Polish",
     "Stage",
+    "StagedModule",
     "TriangleBank",
     "TriangleNetwork",
     "breakpoints",

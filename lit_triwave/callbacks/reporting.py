@@ -4,27 +4,27 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch import Callback
 
 from lit_triwave.callbacks.diagnostics import ClassificationDiagnostics, RegressionDiagnostics
 from lit_triwave.callbacks.figures import ClassificationFigures, RegressionFigures
 from lit_triwave.callbacks.loss_history import EpochHistory, SeedHistory
 from lit_triwave.callbacks.predictions import ClassCSV, PredictionCSV
-from lit_triwave.callbacks.summary import ClassificationSummary, RegressionSummary
+from lit_triwave.callbacks.summary import ClassificationSummary, LoggedSummary, RegressionSummary
 from lit_triwave.tracking.run_files import PREDICTIONS_CSV
 
 
-def reporting(model: LightningModule, folder: Path, seed: int, started: float, predicts: bool) -> list[Callback]:
-    """Returns the callbacks that report on a model, by its `task`; none for a model without one.
+def reporting(task: str | None, folder: Path, seed: int, started: float, predicts: bool) -> list[Callback]:
+    """Returns the callbacks that report on a model.
 
     Args:
-        model: that is trained or evaluated.
+        task: the model's `task`, whose reports need its data's own attributes; None for a summary of what it logs.
         folder: for the results.
         seed: of the run.
         started: when the process started, `time.monotonic()` in seconds.
         predicts: whether to write `predictions.csv`.
     """
-    task, file = getattr(model, "task", None), folder / PREDICTIONS_CSV
+    file = folder / PREDICTIONS_CSV
     if task == "regression":
         seeds = SeedHistory()
         reports = [RegressionDiagnostics(), RegressionSummary(folder, seed, started), RegressionFigures(folder, seeds)]
@@ -34,4 +34,4 @@ def reporting(model: LightningModule, folder: Path, seed: int, started: float, p
         summary = ClassificationSummary(folder, seed, started, diagnostics)
         reports = [diagnostics, summary, ClassificationFigures(folder, epochs)]
         return [epochs, *reports, *([ClassCSV(file)] if predicts else [])]
-    return []
+    return [LoggedSummary(folder, seed, started)]

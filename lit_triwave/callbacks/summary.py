@@ -201,6 +201,24 @@ class ClassificationSummary(RunSummary):
         return table
 
 
+class LoggedSummary(RunSummary):
+    """Summary of a module of the user's own: what it logged in its test."""
+
+    def summarize(self, data: Any, module: LightningModule) -> dict[str, Any]:
+        found = {"parameters": count_parameters(module)} | dict(module.trainer.callback_metrics)
+        return {name: float(value) if isinstance(value, torch.Tensor) else value for name, value in found.items()}
+
+    def table(self, summary: dict[str, Any], data: Any, module: LightningModule) -> Table:
+        table = Table(show_header=False)
+        table.add_column()
+        table.add_column(justify="right")
+        known = {"schema", "wall_seconds", "fit_seconds", "seed", "stage"}
+        for name, value in summary.items():
+            if name not in known:
+                table.add_row(title(name), shown(name, value))
+        return table
+
+
 def _regression_summary(data: Any, module: FunctionRegressor) -> dict[str, Any]:
     """Returns the flat summary of a tested function; errors are in units of the targets, MSEs in squared units."""
     best, targets, test = module.best_replicas, module.num_targets, module.test_results

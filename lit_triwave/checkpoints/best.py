@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from lit_triwave.checkpoints.origin import Origin, take_over
+from lit_triwave.modules.staged import StagedModule
 from lit_triwave.tracking.metric_goals import goal
-
-if TYPE_CHECKING:
-    from lit_triwave.modules.staged import StagedModule
+from lit_triwave.tracking.run_files import CHECKPOINTS
 
 
 class RunCheckpoint(ModelCheckpoint):
@@ -21,11 +20,13 @@ class RunCheckpoint(ModelCheckpoint):
 
     Args:
         name: of the file, without its suffix.
+        folder: of the run, whatever its loggers are.
         options: for Lightning's `ModelCheckpoint`.
     """
 
-    def __init__(self, name: str, **options: Any) -> None:
+    def __init__(self, name: str, folder: Path, **options: Any) -> None:
         super().__init__(
+            dirpath=folder / CHECKPOINTS,
             filename=name,
             save_top_k=1,
             save_on_train_epoch_end=True,
@@ -45,8 +46,8 @@ class RunCheckpoint(ModelCheckpoint):
         return Path(self.dirpath) / f"{name}.ckpt"
 
     def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:
-        module: Any = trainer.lightning_module
-        module.check_finite()
+        if isinstance(trainer.lightning_module, StagedModule):
+            trainer.lightning_module.check_finite()
         super()._save_checkpoint(trainer, filepath)
 
 
@@ -69,7 +70,7 @@ class BestCheckpoint(RunCheckpoint):
     """
 
     def __init__(self, monitor: str, origin: Origin) -> None:
-        super().__init__("best", monitor=monitor, mode=goal(monitor) or "min")
+        super().__init__("best", origin.folder, monitor=monitor, mode=goal(monitor) or "min")
         self.origin = origin
         self._source: Path | None = None  # will become the file at the first step
         self._score: float | None = None  # of the file
@@ -115,9 +116,9 @@ class BestCheckpoint(RunCheckpoint):
             found = trainer.callback_metrics.get(str(self.monitor))
             self._found = None if found is None else float(found)
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: StagedModule) -> None:  # type: ignore[override]
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         found, self._found = self._found, None
-        if found is None and pl_module.ends_stage(trainer.current_epoch):
+        if found is None and isinstance(pl_module, StagedModule) and pl_module.ends_stage(trainer.current_epoch):
             found = pl_module.end_of_stage(str(self.monitor))
         if found is None or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return

@@ -10,9 +10,10 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lit_triwave.checkpoints.load import load_checkpoint
 from lit_triwave.errors import TriwaveError, reason
 from lit_triwave.files import written_whole
-from lit_triwave.tracking.private_paths import hidden
+from lit_triwave.tracking.private_paths import found, hidden
 
-_HYPER_PARAMETERS = ("hyper_parameters", "datamodule_hyper_parameters")
+_WITH_PATHS = ("hyper_parameters", "datamodule_hyper_parameters", "callbacks")
+"""Parts of a checkpoint in which Lightning saves paths of this machine."""
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -23,8 +24,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        # Lightning would save paths of this machine.
-        checkpoint |= {name: hidden(dict(checkpoint[name])) for name in _HYPER_PARAMETERS if name in checkpoint}
+        checkpoint |= {name: hidden(dict(checkpoint[name])) for name in _WITH_PATHS if name in checkpoint}
         try:
             with written_whole(Path(path)) as partial:
                 super().save_checkpoint(checkpoint, partial, storage_options)
@@ -34,4 +34,5 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             ) from error
 
     def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = True) -> Any:
-        return load_checkpoint(Path(path))
+        content = load_checkpoint(Path(path))
+        return content | {"callbacks": found(content.get("callbacks", {}))}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -14,10 +14,8 @@ from lit_triwave.checkpoints.best import BestCheckpoint, RunCheckpoint
 from lit_triwave.checkpoints.origin import Origin, take_over
 from lit_triwave.distributed.interruption import Interruption
 from lit_triwave.errors import Interrupted
+from lit_triwave.modules.staged import StagedModule, ends_here
 from lit_triwave.tracking.run_files import FIGURES, SUMMARY_JSON
-
-if TYPE_CHECKING:
-    from lit_triwave.modules.staged import StagedModule
 
 _DUE = 1
 """Request of a rank for a checkpoint; a request to stop is larger by the number of the signal."""
@@ -26,9 +24,9 @@ _DUE = 1
 class StageCheckpoint(RunCheckpoint):
     """Keeps `checkpoints/last.ckpt`, and `checkpoints/pretrained.ckpt` from the last epoch of pretraining.
 
-    `last.ckpt` is also saved inside an epoch: after some time, and before a stop that a signal asked for. All ranks
-    decide that alike, at the same step. After the last step of an epoch the save waits for the validation and the end
-    of the epoch, which a resumed run would otherwise miss.
+    `last.ckpt` is also saved inside an epoch: after some time, before a stop that a signal asked for, and at the step
+    at which `max_steps` or `max_time` ends the run. All ranks decide that alike, at the same step. After the last step
+    of an epoch the save waits for the validation and the end of the epoch, which a resumed run would otherwise miss.
 
     Once a rewound run saves its first step, everything recorded after the checkpoint that it resumed from is deleted. A
     branch has a `last.ckpt` from its first step on, and takes over those files beside its checkpoint that belong to its
@@ -51,11 +49,12 @@ class StageCheckpoint(RunCheckpoint):
         seconds: float | None = None,
         interruption: Interruption | None = None,
     ) -> None:
-        super().__init__("last", every_n_epochs=every_n_epochs)
+        super().__init__("last", origin.folder, every_n_epochs=every_n_epochs)
         self.origin = origin
         self.settled = False
         self._due = origin.branches or origin.rewinds  # at once
         self._pretrained = False  # saved by this process
+        self._cut = False  # whether the trainer ends the run inside this epoch
         self.seconds = seconds
         self.interruption = interruption
         self._saved_at = 0.0
@@ -74,8 +73,8 @@ class StageCheckpoint(RunCheckpoint):
             # Asking on the GPU would make every step wait for the one before.
             self._group = distributed.new_group(backend="gloo")
 
-    def on_train_batch_end(  # type: ignore[override]
-        self, trainer: Trainer, pl_module: StagedModule, outputs: Any, batch: Any, batch_idx: int
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         last = trainer.is_last_batch
         between_steps = last or (batch_idx + 1) % trainer.accumulate_grad_batches == 0
@@ -85,23 +84,28 @@ class StageCheckpoint(RunCheckpoint):
             self._settle(trainer, pl_module)
         if last:
             return
-        request = self._agreed(trainer)
+        # Lightning takes the epoch that it cuts short for a whole one; this checkpoint is inside it.
+        self._cut = ends_here(trainer, within_epoch=True)
+        request = self._agreed(trainer) or (_DUE if self._cut else 0)
         if request:
             # Lightning logs this step's metrics only after this hook, too late for the checkpoint.
             trainer._logger_connector.update_train_step_metrics()
             self._save(trainer, pl_module, request)
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: StagedModule) -> None:  # type: ignore[override]
-        if trainer.fast_dev_run:  # type: ignore[attr-defined]
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.fast_dev_run or self._cut:  # type: ignore[attr-defined]
             return
-        if pl_module.stage == "pretrain" and pl_module.ends_stage(trainer.current_epoch):
-            trainer.save_checkpoint(self.path("pretrained"))
-            self._pretrained = True
+        ends = ends_here(trainer)
+        if isinstance(pl_module, StagedModule):
+            ends = ends or pl_module.ends_stage(trainer.current_epoch)
+            if pl_module.stage == "pretrain" and pl_module.ends_stage(trainer.current_epoch):
+                trainer.save_checkpoint(self.path("pretrained"))
+                self._pretrained = True
         request = self._agreed(trainer)
-        if request or pl_module.ends_here() or (trainer.current_epoch + 1) % self._every_n_epochs == 0:
+        if request or ends or (trainer.current_epoch + 1) % self._every_n_epochs == 0:
             self._save(trainer, pl_module, request)
 
-    def on_fit_end(self, trainer: Trainer, pl_module: StagedModule) -> None:  # type: ignore[override]
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.settled or not self.origin.branches or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         # A branch with nothing left to train ends where it starts.
@@ -111,15 +115,17 @@ class StageCheckpoint(RunCheckpoint):
             callback.on_train_start(trainer, pl_module)
         self._settle(trainer, pl_module)
 
-    def _save(self, trainer: Trainer, pl_module: StagedModule, request: int) -> None:
+    def _save(self, trainer: Trainer, pl_module: LightningModule, request: int) -> None:
         self._save_checkpoint(trainer, str(self.path("last")))
         self.best_model_path = str(self.path("last"))
         self._settle(trainer, pl_module)
         if request > _DUE:
-            pl_module.on_stage_end()  # for the summary of the run so far; after the checkpoint, which must not have it
+            if isinstance(pl_module, StagedModule):
+                # For the summary of the run so far; after the checkpoint, which must not have it.
+                pl_module.on_stage_end()
             raise Interrupted(request - _DUE)
 
-    def _settle(self, trainer: Trainer, pl_module: StagedModule) -> None:
+    def _settle(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Makes the run's folder describe this process's history; done once."""
         if self.settled:
             return
@@ -129,7 +135,7 @@ class StageCheckpoint(RunCheckpoint):
         for callback in trainer.checkpoint_callbacks:
             if isinstance(callback, BestCheckpoint):
                 callback.settle()
-        released = pl_module.stage not in ("limit", "pretrain")
+        released = isinstance(pl_module, StagedModule) and pl_module.stage not in ("limit", "pretrain")
         if not released and not self._pretrained:
             self.path("pretrained").unlink(missing_ok=True)
         earlier = self.origin.beside("pretrained") if released and self.origin.branches else None

@@ -24,6 +24,7 @@ from lit_triwave.tracking.run_files import CONFIG_YAML, run_folder_of
 _KINDS = {"state_dict": dict, "epoch": int, "global_step": int, "loops": dict, "pytorch-lightning_version": str}
 _NEEDED = (*_KINDS,)
 _KINDS |= {"hyper_parameters": dict, "callbacks": dict, "optimizer_states": list, "lr_schedulers": list, "run": dict}
+_KINDS["stage_epochs"] = dict
 _RUN_KINDS = {"model": dict, "data": dict, "rows": list, "wandb_id": str}
 """Parts of a checkpoint, and of its "run" ↦ their kind."""
 _WORDS = {dict: "a mapping", list: "a list", int: "a whole number", str: "a text"}

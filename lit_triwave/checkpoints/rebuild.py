@@ -204,6 +204,7 @@ def _rebuilt(path: Path, content: dict[str, Any]) -> Saved:
     except RuntimeError as error:
         where = reason(error, 200)
         raise TriwaveError(f"checkpoint {path} is of another version of lit_triwave: {where}") from error
+    module.on_load_checkpoint(content)
     module.finish()
     data = content.get((run.get("data") or {}).get("class_path", "").rpartition(".")[2], {})
     columns, classes = (data.get(key, []) if isinstance(data, dict) else [] for key in ("columns", "classes"))

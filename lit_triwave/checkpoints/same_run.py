@@ -29,6 +29,15 @@ _MAY_DIFFER = (
 )
 """Hyperparameters that a resumed run may change."""
 
+_TRAINER = (
+    "accumulate_grad_batches",
+    "gradient_clip_algorithm",
+    "gradient_clip_val",
+    "limit_train_batches",
+    "overfit_batches",
+)
+"""Options of the trainer that a resumed run may not change: they say what a step is, and how many a schedule spans."""
+
 _TRAINING_ONLY = ("label_smoothing", "mixup", "cutmix")
 """Hyperparameters that an evaluation does not use."""
 
@@ -70,7 +79,8 @@ def _check_kind(checkpoint: dict[str, Any], model: LightningModule) -> None:
     """Refuses hyperparameters of another class, of which none could be compared."""
     saved, own, kind = checkpoint.get("hyper_parameters") or {}, dict(model.hparams), type(model).__name__
     there = str(saved.get("_class_path", kind)).rpartition(".")[2]
-    if there != kind or not saved.keys() & {name for name in own if not name.startswith("_")}:
+    named = {name for name in own if not name.startswith("_")}  # none, if the user's own module saves none
+    if there != kind or (named and not saved.keys() & named):
         got = there if there != kind else f"hyperparameters {some([*map(repr, saved)]) or 'of nothing'}"
         raise TriwaveError(f"the checkpoint must be of a {kind}, got {got}")
 
@@ -84,7 +94,7 @@ def _check_finite(state: dict[str, torch.Tensor]) -> None:
 
 def _check_optimizers(checkpoint: dict[str, Any], model: LightningModule) -> None:
     """Refuses a checkpoint without the state of an optimizer that has one: training would start it anew."""
-    if isinstance(model, StagedModule) and model.ends_stage(checkpoint["epoch"]) and not model.continuous:
+    if not isinstance(model, StagedModule) or (model.ends_stage(checkpoint["epoch"]) and not model.continuous):
         return  # the next stage has an optimizer of its own
     states = checkpoint.get("optimizer_states") or [{"state": {}, "param_groups": [{"betas": ()}]}]
     for state in states:
@@ -120,7 +130,8 @@ def identity_of(config: Namespace) -> dict[str, Any]:
     """Returns what defines a run besides the model's hyperparameters, in containers that a checkpoint can hold."""
     arguments = config.model.get("init_args") or {}
     model = {"class_path": config.model.class_path.rpartition(".")[2]} | {name: arguments.get(name) for name in STAGES}
-    identity = {"model": model, "seed_everything": config.seed_everything, "data": config.data}
+    trainer = {name: config.trainer[name] for name in _TRAINER if name in config.trainer}
+    identity = {"model": model, "seed_everything": config.seed_everything, "data": config.data, "trainer": trainer}
     text = json.dumps(identity, default=lambda value: vars(value) if hasattr(value, "__dict__") else str(value))
     content: dict[str, Any] = hidden(json.loads(text))
     return content
@@ -140,7 +151,8 @@ def _run_differences(checkpoint: dict[str, Any], here: dict[str, Any]) -> list[_
     later = tuple(f"model.{name}" for name in STAGES[reached + 1 :])
     if "limit" not in there["model"]:  # of a version that had no such stage, nor data fields of it
         later += ("model.limit",)
-    one, two = (hidden(flat({key: run[key] for key in here})) for run in (there, here))
+    known = [key for key in here if key in there]  # earlier versions saved less
+    one, two = (hidden(flat({key: run[key] for key in known})) for run in (there, here))
     return [
         (name.replace(".init_args", ""), one.get(name), two.get(name))
         for name in {**one, **two}
@@ -161,16 +173,20 @@ class RunRecord(Callback):
         self.rows = rows
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        checkpoint["run"] = {**self.identity, "rows": self.rows, "arithmetic": _arithmetic()}
+        checkpoint["run"] = {**self.identity, "rows": self.rows, "arithmetic": _arithmetic(trainer)}
 
 
-def _arithmetic() -> dict[str, Any]:
+def _arithmetic(trainer: Trainer) -> dict[str, Any]:
     """Returns what the last bits of a sum depend on besides the machine."""
-    return {"threads": torch.get_num_threads(), "default dtype": str(torch.get_default_dtype())}
+    return {
+        "threads": torch.get_num_threads(),
+        "default dtype": str(torch.get_default_dtype()),
+        "precision": trainer.precision,
+    }
 
 
-def other_arithmetic(checkpoint: dict[str, Any]) -> str:
+def other_arithmetic(checkpoint: dict[str, Any], trainer: Trainer) -> str:
     """Returns a line that says why a resumed run will differ in its last bits from an uninterrupted one; "" if not."""
-    there, here = checkpoint.get("run", {}).get("arithmetic", {}), _arithmetic()
+    there, here = checkpoint.get("run", {}).get("arithmetic", {}), _arithmetic(trainer)
     differing = [f"{name} {there[name]} before, {now} now" for name, now in here.items() if there.get(name, now) != now]
     return f"last bits will differ from those of an uninterrupted run: {'; '.join(differing)}" if differing else ""

@@ -27,6 +27,8 @@ QUIET = (
     ".*The `srun` command is available.*",
     # The user asked for no validation images.
     ".*Total length of `list` across ranks is zero.*",
+    # A saved config leaves out a device, which is the default of some of Lightning's callbacks.
+    "(?s).*Unable to serialize instance.*",
     # Lightning 2.6 asks PyTorch's pytree in a way that PyTorch has since deprecated.
     ".*LeafSpec.*is deprecated.*",
 )
@@ -36,6 +38,8 @@ def quiet() -> None:
     """Hides Lightning's messages about itself, and warnings that do not apply here."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    # The report that --trainer.profiler asks for.
+    logging.getLogger("lightning.pytorch.profilers").setLevel(logging.INFO)
     # Lightning's launcher says here that a rank is gone, in case it sees that first.
     logging.getLogger("lightning.fabric.strategies.launchers.subprocess_script").setLevel(logging.INFO)
     for message in QUIET:

@@ -227,11 +227,6 @@ class ImageClassifier(StagedModule):
             self.log("train/loss", value, sync_dist=True)
         return {"loss": loss}
 
-    def is_logged(self, batch_idx: int) -> bool:
-        """Whether Lightning writes the metrics of the current step."""
-        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
-        return (self.global_step + 1) % every == 0
-
     def check_losses(self) -> None:
         """Raises TrainingDiverged on all ranks if a loss since the last call was not finite on any rank."""
         if not self._unchecked:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from torchmetrics import MetricCollection
 
 from lit_triwave.analysis.dead_units import SAMPLES
@@ -21,7 +22,7 @@ from lit_triwave.modules.stages import Limit, Polish, Stage
 from lit_triwave.nn.bank import Release
 from lit_triwave.nn.baselines import RAAI_SHARE, DenseNetwork
 from lit_triwave.nn.networks import TriangleNetwork, Wiring
-from lit_triwave.nn.scaling import TargetRange, target_count
+from lit_triwave.nn.scaling import TargetRange, named_domain, target_count
 from lit_triwave.nn.sizes import check_sizes
 from lit_triwave.nn.stack import StackNetwork, check_depth, check_layers, choose_layers, stack_parameters
 from lit_triwave.optim import LeastSquares
@@ -32,6 +33,8 @@ DEFAULT_DEPTH = 5
 LIMIT_EPOCHS = 100
 MOST_PIECES = 1 << 14
 """Linear pieces of a stack that are counted: its layers multiply them."""
+CLIP_EPSILON = 1e-6
+"""What `torch.nn.utils.clip_grad_norm_` adds to a norm before it divides by it."""
 NOISY_SHARE = 1e-3
 """Part of the limit's error that the construction may add where that error is noise."""
 DEFAULT_LIMIT = Limit()
@@ -47,6 +50,9 @@ class FunctionRegressor(StagedModule):
     units of the squared range of the targets, so no replica influences another. The replica with the lowest MSE on the
     validation data, taken at the end of each stage and at each validation, is the one that `test`, `predict` and the
     figures use.
+
+    A batch is (x, y) or (x, y, weight): inputs (batch, in_features), or (batch,) of one variable; targets (batch,),
+    (batch, 1) or (batch, F); and a number that the loss is multiplied by, 1 if it is left out.
 
     Levenberg–Marquardt (`polish`, and `pretrain` where that is its optimizer) takes one step an epoch on all points,
     which must be one batch.
@@ -76,7 +82,8 @@ class FunctionRegressor(StagedModule):
         pretrain: the stage of the peaks. Must have 0 epochs for a random start.
         train: the stage of the weights.
         polish: a last stage of Levenberg–Marquardt; 0 epochs unless asked for.
-        domain: input name ↦ (lower, upper). From the data when run from a config.
+        domain: input name ↦ (lower, upper), or a list of (lower, upper), one for each input. From the data when run
+            from a config.
         target_range: (lowest, highest) training target; of several targets, such a pair for each. From the data when
             run from a config.
         data_curvature: what `"auto"` means, one for each input; of F targets, F such lists. From the data when run from
@@ -114,13 +121,13 @@ class FunctionRegressor(StagedModule):
         pretrain: Stage = DEFAULT_PRETRAIN,
         train: Stage = DEFAULT_TRAIN,
         polish: Polish = DEFAULT_POLISH,
-        domain: Mapping[str, Sequence[float]] | None = None,
+        domain: Mapping[str, Sequence[float]] | Sequence[Sequence[float]] | None = None,
         target_range: TargetRange = (0.0, 1.0),
         data_curvature: Sequence[Any] | None = None,
         data_points: int | None = None,
     ) -> None:
         stacked = wiring == "stack" and initialization == "constructed"
-        domain = domain or {"x": (0.0, 1.0)}
+        domain = named_domain(domain or {"x": (0.0, 1.0)})
         check_sizes(members=members)
         if stacked:
             chosen, layers = layers is None, _stack_layers(layers, len(domain), data_points, limit.regularized)
@@ -207,8 +214,8 @@ class FunctionRegressor(StagedModule):
         values: Tensor = self.network(x.to(self.network.scaling.lower.dtype))
         return values
 
-    def training_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> dict[str, Tensor]:
-        x, y, weight = batch
+    def training_step(self, batch: Sequence[Any], batch_idx: int) -> dict[str, Tensor]:
+        x, y, weight = _parts(batch)
         if self.stage == "limit":
             return self._limit_step(x, y, batch_idx)
         if self.stages[self.stage].second_order:
@@ -302,7 +309,7 @@ class FunctionRegressor(StagedModule):
         if members == 1:
             return network
         if not self._members:
-            domain, layers = self.hparams["domain"] or {"x": (0.0, 1.0)}, self.hparams["layers"]
+            domain, layers = named_domain(self.hparams["domain"] or {"x": (0.0, 1.0)}), self.hparams["layers"]
             generator = torch.Generator().manual_seed(torch.initial_seed())  # alike on all ranks
             made = StackNetwork(
                 domain,
@@ -354,16 +361,28 @@ class FunctionRegressor(StagedModule):
             layers, inputs = self.hparams["layers"], self.network.scaling.in_features
             say(f"layers {layers}, chosen for {inputs} inputs and {self.hparams['data_points']} training points")
 
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clips the norm of each replica's gradient by itself, as one norm over all would couple them."""
+        if not gradient_clip_val or gradient_clip_algorithm == "value":
+            super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
+            return
+        found = [p.grad for p in self.parameters() if p.grad is not None]
+        gradients = [gradient.view(len(gradient), -1) for gradient in found]
+        norm = torch.stack([gradient.norm(dim=1) for gradient in gradients]).norm(dim=0)  # (replicas,)
+        factor = (gradient_clip_val / (norm + CLIP_EPSILON)).clamp_max(1.0)
+        for gradient in gradients:
+            gradient.mul_(factor[:, None])
+
     def _step(self, batch_idx: int) -> int:
-        """Steps before this one, over all stages: Lightning's `global_step` begins anew with manual optimization."""
+        """Steps before this one, over all stages, for messages."""
         accumulated = self.trainer.accumulate_grad_batches
         per_epoch = -(-int(self.trainer.num_training_batches) // accumulated)
         return self.current_epoch * per_epoch + batch_idx // accumulated
-
-    def is_logged(self, batch_idx: int) -> bool:
-        """Whether Lightning writes this step's metrics; logging the others would cost time for nothing."""
-        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
-        return (self._step(batch_idx) + 1) % every == 0
 
     def _sum_over_ranks(self, values: Tensor) -> Tensor:
         total: Tensor = self.trainer.strategy.reduce(values, reduce_op="sum")
@@ -372,7 +391,11 @@ class FunctionRegressor(StagedModule):
     def _diverged(self, mse: Tensor, batch_idx: int) -> None:
         seeds = (~mse.isfinite()).nonzero().flatten().tolist()
         rate = self.trainer.optimizers[0].param_groups[0].get("lr")
-        advice = "" if not rate else f" at learning rate {rate:.3g}: try a lower {self.stage}.lr"
+        advice = (
+            ""
+            if not rate or self.stages[self.stage].second_order
+            else f" at learning rate {rate:.3g}: try a lower {self.stage}.lr"
+        )
         where = f"{self.place(self.current_epoch)}, step {self._step(batch_idx)}"
         raise TrainingDiverged(f"the loss is not finite in {where}, for {len(seeds)} of {len(mse)} seeds{advice}")
 
@@ -383,7 +406,7 @@ class FunctionRegressor(StagedModule):
         found[f"{name}_max"] = values.view(self.num_targets, -1).amax(1).mean()
         self.log_dict(found, rank_zero_only=training, sync_dist=not training)
 
-    def validation_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> None:
+    def validation_step(self, batch: Sequence[Any], batch_idx: int) -> None:
         self._update(self.val_metrics, batch)
 
     def on_validation_epoch_end(self) -> None:
@@ -405,7 +428,7 @@ class FunctionRegressor(StagedModule):
     def on_predict_start(self) -> None:
         self.finish()
 
-    def test_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> None:
+    def test_step(self, batch: Sequence[Any], batch_idx: int) -> None:
         self._update(self.test_metrics, batch)
 
     def on_test_epoch_end(self) -> None:
@@ -415,8 +438,8 @@ class FunctionRegressor(StagedModule):
         self.log_dict(best, sync_dist=True)
         self._log_seeds("test/mse", self.test_results["test/mse"])
 
-    def predict_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> dict[str, Tensor]:
-        x, y, _ = batch
+    def predict_step(self, batch: Sequence[Any], batch_idx: int) -> dict[str, Tensor]:
+        x, y, _ = _parts(batch)
         values = self(x)
         seeds = values if self.num_targets == 1 else values.unflatten(1, (self.num_targets, -1))
         return {
@@ -427,8 +450,8 @@ class FunctionRegressor(StagedModule):
             "highest_seed": seeds.amax(-1),
         }
 
-    def _update(self, metrics: MetricCollection, batch: tuple[Tensor, Tensor, Tensor]) -> None:
-        x, y, _ = batch
+    def _update(self, metrics: MetricCollection, batch: Sequence[Any]) -> None:
+        x, y, _ = _parts(batch)
         values = self(x).double()
         metrics.update(values.contiguous(), self.targets(y).double().expand_as(values).contiguous())
 
@@ -494,14 +517,14 @@ class FunctionRegressor(StagedModule):
             self._diverged(mse, int(self.trainer.num_training_batches) - 1)
         return mse
 
-    def _mse(self, loader: Iterable[tuple[Tensor, Tensor, Tensor]], network: Any = None) -> Tensor:
+    def _mse(self, loader: Iterable[Sequence[Any]], network: Any = None) -> Tensor:
         """The mean squared error of each replica over a loader, all ranks together, shape (replicas,)."""
         network = network or self.network
         total = torch.zeros(network.replicas + 1, dtype=torch.float64, device=self.device)
         dtype = self.network.scaling.lower.dtype
         # A copy: a loader that keeps its position has one alone, and may be in the middle of an epoch.
         for batch in copy.copy(loader):
-            x, y, _ = self.trainer.strategy.batch_to_device(batch, self.device)
+            x, y, _ = _parts(self.trainer.strategy.batch_to_device(batch, self.device))
             parts = (torch.split(values, SAMPLES) for values in (x, self.targets(y, network)))
             for inputs, targets in zip(*parts, strict=True):
                 total[:-1] += (network(inputs.to(dtype)) - targets).square().sum(0)
@@ -566,6 +589,17 @@ class FunctionRegressor(StagedModule):
             return count_linear_regions(self.plain(replica), *self.diagonal, most=most)
         except TooManyPieces:
             return None
+
+
+def _parts(batch: Any) -> tuple[Tensor, Tensor, Any]:
+    """Returns inputs (n, in_features), targets (n,) or (n, F), and the weight of a batch.
+
+    Args:
+        batch: (x, y, weight); (x, y), whose weight is 1; for a prediction also x alone, whose targets are NaN.
+    """
+    x, *rest = [batch] if isinstance(batch, Tensor) else batch
+    y = rest[0] if rest else x.new_full((len(x),), torch.nan)
+    return x[:, None] if x.ndim == 1 else x, y, rest[1] if len(rest) > 1 else 1.0
 
 
 def _stack_layers(layers: Sequence[int] | None, inputs: int, points: int | None, regularized: bool) -> list[int]:

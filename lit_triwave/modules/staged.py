@@ -8,12 +8,15 @@ from typing import Any, Literal
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import EarlyStopping, Timer
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy, Strategy, StrategyRegistry
 from torch import Tensor
 from torch.optim import Optimizer
 
+from lit_triwave.distributed.ranks import say
 from lit_triwave.errors import TriwaveError
 from lit_triwave.modules.stages import Limit, Parameters, Polish, Stage
+from lit_triwave.modules.trainer_support import Fit, check_callbacks, check_options
 from lit_triwave.nn.bank import Release, TriangleBank
 
 StageName = Literal["limit", "pretrain", "train", "polish"]
@@ -30,7 +33,8 @@ def stage_name(number: int) -> StageName:
 class StagedModule(LightningModule):
     """Training in stages within one `fit`: `pretrain` (the peaks), `train` (the released weights), perhaps `polish`.
 
-    A stack has a stage before them, `limit`, in which its limit network is trained.
+    A stack has a stage before them, `limit`, in which its limit network is trained. An `EarlyStopping` of the user's
+    ends the present stage, and the next one begins.
 
     The stage is a buffer, so it is in every checkpoint with the parameters that belong to it, and is known again before
     a resumed run makes its optimizers. `StageSwitch`, which this module brings along, does the switch.
@@ -42,6 +46,9 @@ class StagedModule(LightningModule):
         polish: a last stage of second-order steps.
         limit: a first stage of second-order steps on a limit network.
         recruit: whether the release lets neurons that carry constants make further kinks, see `triangle.recruit`.
+
+    Attributes:
+        stage_epochs: length of each stage in epochs; shorter than asked for where `EarlyStopping` ended it.
     """
 
     task: Literal["regression", "classification"] | None = None
@@ -71,6 +78,8 @@ class StagedModule(LightningModule):
             "train": train,
             "polish": polish or Polish(epochs=0),
         }
+        self.stage_epochs = {name: int(stage.epochs) for name, stage in self.stages.items()}
+        self._most_epochs = math.inf  # what the trainer was asked for
         self.release_kind: Release = release
         self.recruit = recruit
         first: StageName = "limit" if self.stages["limit"].epochs else "pretrain"
@@ -96,22 +105,22 @@ class StagedModule(LightningModule):
     @property
     def total_epochs(self) -> int:
         """Length of all stages."""
-        return sum(stage.epochs for stage in self.stages.values())
+        return sum(self.stage_epochs.values())
 
     def stage_at(self, epoch: int) -> StageName:
         """The stage that an epoch (from 0) belongs to; epochs after the last stage belong to it."""
         present: StageName = "train"
-        for name, stage in self.stages.items():
-            if stage.epochs:
+        for name, epochs in self.stage_epochs.items():
+            if epochs:
                 present = name
-            if epoch < stage.epochs:
+            if epoch < epochs:
                 return name
-            epoch -= stage.epochs
+            epoch -= epochs
         return present
 
     def first_epoch(self, name: StageName) -> int:
         """The epoch at which a stage begins."""
-        return sum(self.stages[earlier].epochs for earlier in STAGES[: STAGES.index(name)])
+        return sum(self.stage_epochs[earlier] for earlier in STAGES[: STAGES.index(name)])
 
     def place(self, epoch: int) -> str:
         """An epoch (from 0) as users count it, in its stage and from 1: `stage 'train', epoch 2/10`."""
@@ -122,14 +131,27 @@ class StagedModule(LightningModule):
     def ends_stage(self, epoch: int) -> bool:
         """Whether an epoch (from 0) is the last of its stage."""
         name = self.stage_at(epoch)
-        end: int = self.first_epoch(name) + self.stages[name].epochs
-        return epoch + 1 == end
+        return epoch + 1 == self.first_epoch(name) + self.stage_epochs[name]
 
-    def ends_here(self) -> bool:
-        """Whether this epoch is the last of its stage, of the run as limited by the user, or of an interrupted run."""
-        epoch, trainer = self.trainer.current_epoch, self.trainer
-        limits = epoch + 1 == trainer.max_epochs or trainer.global_step == trainer.max_steps
-        return trainer.should_stop or limits or self.ends_stage(epoch)
+    def end_stage_early(self, epoch: int) -> None:
+        """Makes an epoch (from 0) the last one of its stage."""
+        name = self.stage_at(epoch)
+        self.stage_epochs[name] = epoch + 1 - self.first_epoch(name)
+        self._limit_epochs()
+
+    def _limit_epochs(self) -> None:
+        """Lets the trainer end with the last stage, or earlier if it was asked for fewer epochs."""
+        self.trainer.fit_loop.max_epochs = int(min(self._most_epochs, self.total_epochs))
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["stage_epochs"] = {
+            name: epochs for name, epochs in self.stage_epochs.items() if epochs != self.stages[name].epochs
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.stage_epochs |= checkpoint.get("stage_epochs", {})
+        if self._trainer is not None:
+            self._limit_epochs()
 
     def enter_stage(self, name: StageName) -> None:
         """Releases all banks where the stage needs it. Optimizers and wrappers of the old parameters are void."""
@@ -143,8 +165,8 @@ class StagedModule(LightningModule):
         """Makes a loaded module a network as the stages leave it; a stack that is still its limit is built."""
 
     def is_logged(self, batch_idx: int) -> bool:
-        """Whether Lightning writes the metrics of the step that takes this batch, asked before the step."""
-        return False
+        """Whether Lightning writes the metrics of the present step: logging the others would cost time for nothing."""
+        return bool(self.trainer._logger_connector.should_update_logs)
 
     def on_stage_end(self) -> None:
         """Called on all ranks after the last epoch of a stage, or of an interrupted one, before checkpoints are
@@ -163,14 +185,39 @@ class StagedModule(LightningModule):
         """
 
     def setup(self, stage: str) -> None:
-        if stage == "fit" and self.trainer.max_epochs == -1:
-            # No limit was asked for: the stages say how long the run is.
-            self.trainer.fit_loop.max_epochs = self.total_epochs
+        if stage == "fit":
+            asked = self.trainer.max_epochs
+            self._most_epochs = math.inf if asked is None or asked == -1 else asked
+            if self._most_epochs < self.total_epochs and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+                place = (
+                    f"after {asked} of {self.total_epochs} epochs, in {self.place(max(int(self._most_epochs) - 1, 0))}"
+                )
+                say(f"trainer.max_epochs {asked} ends training {place}: -1 takes all stages")
+            self._limit_epochs()
         # Construction is in float64; a run in another precision says so to the trainer.
         if self.trainer.precision == "32-true":
             self.to(torch.float32)
 
+    def fit_kind(self, **more: bool) -> Fit:
+        """Returns what `trainer_support` needs to know of a fit of this module; see there for what else it takes."""
+        stages = [name for name, stage in self.stages.items() if stage.epochs]
+        second = [name for name in stages if self.stages[name].second_order]
+        return Fit(tuple(stages), tuple(second), self.total_epochs, **more)
+
     def configure_callbacks(self) -> Sequence[Callback]:
+        trainer: Any = self.trainer
+        if trainer.state.fn == "fit":  # in a run of the command line once more, for a Trainer of one's own only here
+            options = ("accumulate_grad_batches", "gradient_clip_val", "limit_train_batches", "min_epochs")
+            check_callbacks(trainer.callbacks, self.fit_kind())
+            check_options({name: getattr(trainer, name) for name in options}, self.fit_kind())
+        for callback in self.trainer.early_stopping_callbacks:
+            if callback._check_on_train_epoch_end:
+                raise TriwaveError(
+                    "check_on_train_epoch_end of EarlyStopping must be null or false, got true: it ends a stage, which "
+                    "is decided by validations; trainer.check_val_every_n_epoch 1 validates after each epoch"
+                )
+            # Lightning's default asks after each epoch, when `StageSwitch` has been asked already.
+            callback._check_on_train_epoch_end = False
         return [StageSwitch()]
 
     def parameter_groups(self) -> Parameters:
@@ -222,12 +269,51 @@ class StageSwitch(Callback):
                 keep_state(before, trainer.optimizers)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: StagedModule) -> None:  # type: ignore[override]
-        if pl_module.ends_here():
+        self._stop_early(trainer, pl_module)
+        if ends_here(trainer) or pl_module.ends_stage(trainer.current_epoch):
             before = pl_module.stage
             pl_module.on_stage_end()
             if pl_module.stage != before:
                 # A stack is built at the end of its limit, so that a checkpoint of this epoch holds a ReLU network.
                 renew_strategy(trainer)
+
+    def _stop_early(self, trainer: Trainer, module: StagedModule) -> None:
+        """Ends the stage, instead of the run, if an `EarlyStopping` asked for a stop, and lets it begin anew."""
+        epoch = trainer.current_epoch
+        name = module.stage_at(epoch)
+        asked = [one for one in trainer.early_stopping_callbacks if asks_to_stop(one, module.first_epoch(name))]
+        if not (trainer.should_stop and asked and trainer.fit_loop._can_stop_early):
+            return
+        say(f"EarlyStopping on {asked[0].monitor} ends {module.place(epoch)}")
+        module.end_stage_early(epoch)
+        if epoch + 1 < module.total_epochs and not trainer.strategy.broadcast(time_is_up(trainer)):
+            trainer.should_stop = False
+            for one in trainer.early_stopping_callbacks:
+                # The next stage trains other parameters: it has all of the patience, and a best score of its own.
+                one.wait_count = one.stopped_epoch = 0
+                one.best_score = torch.full_like(one.best_score, torch.inf if one.mode == "min" else -torch.inf)
+                if hasattr(one, "stopping_reason"):  # since Lightning 2.6
+                    one.stopping_reason = type(one.stopping_reason)(0)
+
+
+def time_is_up(trainer: Any) -> bool:
+    """Whether `max_time`, or a `Timer` of the user's, has ended the training."""
+    left = [one.time_remaining() for one in trainer.callbacks if isinstance(one, Timer)]
+    return any(seconds is not None and seconds <= 0 for seconds in left)
+
+
+def ends_here(trainer: Trainer, within_epoch: bool = False) -> bool:
+    """Whether this epoch is the last one of the run or, `within_epoch`, this step the last one."""
+    stops = trainer.should_stop and trainer.fit_loop._can_stop_early
+    last = trainer.current_epoch + 1 == trainer.max_epochs and not within_epoch
+    return stops or last or trainer.global_step == trainer.max_steps
+
+
+def asks_to_stop(callback: EarlyStopping, since: int) -> bool:
+    """Whether an `EarlyStopping` has asked for a stop in an epoch from `since` on."""
+    reason = getattr(callback, "stopping_reason", None)
+    asked = callback.stopped_epoch > 0 if reason is None else reason.value > 0
+    return asked and callback.stopped_epoch >= since
 
 
 def keep_state(before: Sequence[Optimizer], after: Sequence[Optimizer]) -> None:
@@ -265,9 +351,16 @@ def check_strategy(strategy: str | Strategy, module: LightningModule) -> None:
 def renew_strategy(trainer: Trainer) -> None:
     """Wraps the module and makes optimizers and schedules anew, after its parameters were exchanged."""
     strategy = trainer.strategy
+    module = trainer.lightning_module
+    assert isinstance(module, LightningModule)
+    steps = trainer.global_step
     if isinstance(strategy, DDPStrategy):
-        module = trainer.lightning_module
-        assert isinstance(module, LightningModule)
         strategy.model = module
         strategy.configure_ddp()
     strategy.setup_optimizers(trainer)
+    # Lightning counts the steps of second-order stages, whose optimization is manual, apart from the others.
+    loop = trainer.fit_loop.epoch_loop
+    kept = loop.automatic_optimization.optim_progress.optimizer.step
+    if not module.automatic_optimization:
+        kept = loop.manual_optimization.optim_step_progress
+    kept.total.ready = kept.total.completed = steps

@@ -16,6 +16,14 @@ TargetRange = Sequence[float] | Sequence[Sequence[float]]
 """(lowest, highest) target, or such a pair for each of several targets."""
 
 
+def named_domain(domain: Domain | Sequence[Sequence[float]]) -> Domain:
+    """Returns bounds by the names of the inputs; bounds in a list are those of `x`, or of `x1`, `x2`, …"""
+    if isinstance(domain, Mapping):
+        return domain
+    names = ["x"] if len(domain) == 1 else [f"x{number}" for number in range(1, len(domain) + 1)]
+    return dict(zip(names, domain, strict=True))
+
+
 class UnitScaling(nn.Module):
     """Maps inputs from their domain to [0, 1] and outputs from the unit range to the targets' range.
 

@@ -116,6 +116,9 @@ class LevenbergMarquardt(Optimizer):
             "exchange": exchange,
             "groups": groups,
             "seed": seed,
+            # What Lightning's `LearningRateMonitor` reads of every optimizer; no step uses them.
+            "lr": 1.0,
+            "weight_decay": 0.0,
         }
         super().__init__(params, options)
         if len(self.param_groups) > 1:

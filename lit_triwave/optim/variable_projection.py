@@ -281,6 +281,9 @@ class VariableProjection(Optimizer):
             "halving": halving,
             "groups": groups,
             "relevance": relevance,
+            # What Lightning's `LearningRateMonitor` reads of every optimizer; no step uses them.
+            "lr": 1.0,
+            "weight_decay": 0.0,
         }
         super().__init__(params, options)
 

@@ -70,7 +70,7 @@ def _init_wandb(run: Run, wandb_id: str, mode: WandbMode, why: str, tags: Sequen
             # A run that an agent started has both already.
             project=None if swept() else run.project,
             id=None if swept() else wandb_id,
-            name=f"{run.experiment}/{run.id}",
+            name=os.environ.get("WANDB_NAME") or f"{run.experiment}/{run.id}",
             group=run.group or run.experiment,
             job_type=run.job_type,
             tags=list(tags),

@@ -72,7 +72,7 @@ def _user() -> str:
 
 def _mapped(value: Any, change: Callable[[str], str]) -> Any:
     if isinstance(value, str):
-        return change(value)
+        return change(str.__str__(value))  # of Lightning's own kinds of text, which YAML cannot represent
     if isinstance(value, Namespace):
         return Namespace(  # type: ignore[no-untyped-call]
             **{key: _mapped(item, change) for key, item in vars(value).items()}

@@ -36,8 +36,9 @@ class Run:
         id: of this run; by default the time and four random digits. Resuming keeps it. With a checkpoint of another
             run, a new run begins from there.
         wandb: mode of Weights & Biases. `auto` is online after `wandb login`, else offline; `disabled` leaves it out.
-        project: in Weights & Biases. A run that `wandb agent` starts is in its sweep's project instead.
-        group: of runs that belong together; by default the experiment.
+        project: in Weights & Biases; by default WANDB_PROJECT, else `lit_triwave`. A run that `wandb agent` starts is
+            in its sweep's project instead.
+        group: of runs that belong together; by default WANDB_RUN_GROUP, else the experiment.
         job_type: role of the run in its group.
         tags: to find the run by, besides its method, function or data set, depth and number of seeds.
         artifact: upload the best checkpoint of a finished run to Weights & Biases; the last one if there is no best.
@@ -53,7 +54,7 @@ class Run:
     root: str = "runs"
     id: str | None = None
     wandb: WandbMode = "auto"
-    project: str = "lit_triwave"
+    project: str | None = None
     group: str | None = None
     job_type: str = "fit"
     tags: list[str] = field(default_factory=list)
@@ -63,6 +64,10 @@ class Run:
     checkpoint_seconds: float | None = 60.0
 
     def __post_init__(self) -> None:
+        if self.project is None:
+            self.project = os.environ.get("WANDB_PROJECT") or "lit_triwave"
+        if self.group is None:
+            self.group = os.environ.get("WANDB_RUN_GROUP") or None
         # These go to Weights & Biases and are never opened as paths, so they must not name the home folder.
         self.group, self.job_type, self.tags = hidden([self.group, self.job_type, list(self.tags)])
         names = {"run.experiment": self.experiment, "run.id": self.id, "run.project": self.project}

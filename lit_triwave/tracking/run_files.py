@@ -17,6 +17,8 @@ SUMMARY_JSON = "summary.json"
 WANDB_ID = "wandb_id"
 LOCK_FILE = ".lock"
 CHECKPOINTS = "checkpoints"
+MODEL_CHECKPOINTS = "model_checkpoint"
+"""Folder in that of the checkpoints, for the files of the user's own `ModelCheckpoint`."""
 FIGURES = "figures"
 WANDB_RUNS = "wandb/*run-*"
 """Pattern of the folders that Weights & Biases writes, one for each process that worked on the run."""
@@ -28,11 +30,13 @@ RUN_MARKS = (RUN_JSON, SUMMARY_JSON, METRICS_CSV, CONFIG_YAML)
 WRITTEN_BY_FIT = (RUN_JSON, METRICS_CSV, CONFIG_YAML, LOCK_FILE, f"{CHECKPOINTS}/*", f"{WANDB_RUNS}/*.wandb")
 """Patterns of the files that only a training process changes; `inspect`, `test` and `export` write others."""
 
-STATES = ("running", "finished", "stopped", "failed")
+CUT_SHORT = "cut short"
+"""State of a run that ended well, but before the end of its stages or without a part of its data."""
+STATES = ("running", "finished", CUT_SHORT, "stopped", "failed")
 """States that `run.json` says."""
 SCHEMA = 2
 """Version of the layout of `run.json` and `summary.json`."""
-TRACKED_FIELDS = ("git", "versions", "hardware", "branched_from")
+TRACKED_FIELDS = ("git", "versions", "hardware", "branched_from", "cut_short")
 """Fields of `run.json` that Weights & Biases gets too, flat, beside the config."""
 ABOUT_FIELDS = ("group", "job_type", "started", "ended", *TRACKED_FIELDS)
 """Fields of `run.json` that describe the run, besides its config, name and state."""
@@ -66,9 +70,13 @@ def unsaved_run(experiment: Path) -> str | None:
 
 def run_folder_of(checkpoint: Path | None) -> Path | None:
     """Returns the run folder, resolved, that holds a checkpoint; None for a file elsewhere."""
-    if checkpoint is None or checkpoint.parent.name != CHECKPOINTS:
+    if checkpoint is None:
         return None
-    folder = checkpoint.resolve().parent.parent
+    place = checkpoint.resolve().parent
+    place = place.parent if place.name == MODEL_CHECKPOINTS else place
+    if place.name != CHECKPOINTS:
+        return None
+    folder = place.parent
     return folder if (folder / CONFIG_YAML).is_file() else None
 
 
@@ -81,8 +89,9 @@ def results_folder(folder: Path, checkpoint: Path | None) -> Path:
         folder: of the run.
         checkpoint: that is evaluated; None for what was just trained.
     """
-    own = checkpoint is not None and checkpoint.resolve().parent == (folder / CHECKPOINTS).resolve()
-    return folder / checkpoint.stem if checkpoint and own and checkpoint.stem != "last" else folder
+    if checkpoint is None or not checkpoint.resolve().is_relative_to((folder / CHECKPOINTS).resolve()):
+        return folder
+    return folder if checkpoint.resolve() == checkpoint_file(folder).resolve() else folder / checkpoint.stem
 
 
 def _folders(experiment: Path) -> list[Path]:

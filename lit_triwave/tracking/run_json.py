@@ -22,7 +22,7 @@ from lit_triwave.tracking.private_paths import hidden
 from lit_triwave.tracking.run import LONGEST_TAG, Run
 from lit_triwave.tracking.run_files import RUN_JSON, SCHEMA, TRACKED_FIELDS
 
-State = Literal["running", "finished", "stopped", "failed"]
+State = Literal["running", "finished", "cut short", "stopped", "failed"]
 """State of a run. `stopped`: by a signal, and can be resumed; a killed run stays `running`."""
 
 _PACKAGES = ("lit_triwave", "torch", "lightning", "torchvision", "torchmetrics", "numpy", "wandb")
@@ -177,15 +177,17 @@ class RunFile:
             "versions": _versions(),
             "hardware": hardware,
             "branched_from": branched_from or _earlier(self.path).get("branched_from"),
+            "cut_short": None,
             "config": config,
         }
 
     @contextmanager
-    def kept(self, stopped: Callable[[], bool]) -> Iterator[None]:
+    def kept(self, ended: Callable[[], tuple[State, str]]) -> Iterator[None]:
         """Says `running` inside the block and how the run ended after it, if its folder still exists.
 
         Args:
-            stopped: whether a signal stopped the run, asked at the end. Leaving at once is recorded as stopped, too.
+            ended: asked at the end for the state, and for what cut the run short. Leaving at once is recorded as
+                stopped.
         """
         write_json(self.path, self.content)
         try:
@@ -194,12 +196,12 @@ class RunFile:
             with suppress(OSError):  # the error before this one says more
                 self.end("stopped" if isinstance(error, (KeyboardInterrupt, SystemExit)) else "failed")
             raise
-        self.end("stopped" if stopped() else "finished")
+        self.end(*ended())
 
-    def end(self, state: State) -> None:
-        """Writes how the run ended, if its folder still exists."""
+    def end(self, state: State, why: str = "") -> None:
+        """Writes how the run ended, and what cut it short, if its folder still exists."""
         if self.path.is_file() and not self.void:
-            write_json(self.path, self.content | {"state": state, "ended": _now()})
+            write_json(self.path, self.content | {"state": state, "ended": _now(), "cut_short": why or None})
 
     @property
     def tracked(self) -> dict[str, Any]:

@@ -112,6 +112,12 @@ class WandbRows(WandbLogger):
             self.experiment.config.update(given, allow_val_change=True)
 
     @rank_zero_only
+    def log_cut(self, why: str) -> None:
+        """Notes in W&B's config what cut the run short; a resumed run that came to its end forgets it."""
+        if why or (self.experiment.config.get("cut_short") and not self._lost):
+            self.log_config({"cut_short": why or None})
+
+    @rank_zero_only
     def log_summary(self, summary: Mapping[str, Any]) -> None:
         """Sets W&B's summary once the last row is sent, whose `stage` is a number where the summary has a name. For
         training and validation metrics W&B keeps the best value itself."""

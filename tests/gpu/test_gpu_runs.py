@@ -90,7 +90,9 @@ def test_a_classifier_in_bf16_mixed_and_channels_last_passes_the_switch_and_is_e
 def test_what_no_function_can_be_fitted_on_is_refused_by_its_option(device: str, precision: str, word: str) -> None:
     module = FunctionRegressor(polish=Polish(epochs=1))
     strategy = SimpleNamespace(root_device=torch.device(device))
-    module._trainer = SimpleNamespace(precision=precision, max_epochs=1, strategy=strategy)  # type: ignore[assignment]
+    module._trainer = SimpleNamespace(  # type: ignore[assignment]
+        precision=precision, max_epochs=-1, fit_loop=SimpleNamespace(), strategy=strategy
+    )
     with pytest.raises(
         TriwaveError, match=f"^trainer.{word} must be .*, got {device if device == 'mps' else precision}"
     ):

@@ -8,14 +8,18 @@ import signal
 from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 from jsonargparse import Namespace
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.model_helpers import is_overridden
 
 import datamodules
+from datamodules.regression import RegressionDataModule
 from datamodules.resumable import ResumableDataModule
 from lit_triwave import modules
 from lit_triwave.callbacks.progress import StageProgress
@@ -27,9 +31,11 @@ from lit_triwave.checkpoints.load import load_checkpoint, reading
 from lit_triwave.checkpoints.origin import Origin
 from lit_triwave.checkpoints.same_run import RunRecord, check_same_run, identity_of, other_arithmetic
 from lit_triwave.commands.config_checks import LINKS, check_links, check_nulls, check_stages
+from lit_triwave.commands.fit.callbacks import as_list, check_loggers, check_plugins, place_checkpoints
+from lit_triwave.commands.fit.ending import cut_short
 from lit_triwave.commands.fit.fields_help import fields_help
 from lit_triwave.commands.fit.session import FitSession, wandb_loggers
-from lit_triwave.commands.fit.start_report import start_block
+from lit_triwave.commands.fit.start_report import place, start_block
 from lit_triwave.commands.parser import OneLineParser, known_classes
 from lit_triwave.commands.quiet import quiet
 from lit_triwave.distributed.cluster import check_meeting_point, cluster_environment, leave_ranks, one_message, requeued
@@ -38,8 +44,9 @@ from lit_triwave.distributed.ranks import say
 from lit_triwave.distributed.signals import INTERRUPTED, REQUEUE, REQUEUE_SIGNAL, SIGNALS
 from lit_triwave.distributed.sync_batch_norm import SynchronizedBatchNorms
 from lit_triwave.distributed.watch import ranks_end_together
-from lit_triwave.modules.staged import check_strategy
+from lit_triwave.modules.staged import StagedModule, check_strategy
 from lit_triwave.modules.stages import Limit, Polish, Stage
+from lit_triwave.modules.trainer_support import Fit, check_callbacks, check_options, own_defaults
 from lit_triwave.nn.networks import TriangleNetwork
 from lit_triwave.nn.sizes import available_memory, bounded_memory
 from lit_triwave.tracking.config_yaml import SaveFitConfig
@@ -48,6 +55,9 @@ from lit_triwave.tracking.loggers import finish_wandb
 from lit_triwave.tracking.private_paths import found
 from lit_triwave.tracking.run import RUN_ID_VARIABLE, Run, given_run_id, place_run
 from lit_triwave.tracking.run_files import checkpoint_file, results_folder
+
+_MAX_EPOCHS = 1000
+"""Lightning's default; stages have a length of their own."""
 
 
 class TriwaveCLI(LightningCLI):
@@ -66,7 +76,8 @@ class TriwaveCLI(LightningCLI):
         self.started = started
         self.kept = kept
         self.session: FitSession | None = None
-        self._asked = next(iter(options["args"]), "")
+        self._words = options["args"]
+        self._asked = next(iter(self._words), "")
         super().__init__(LightningModule, LightningDataModule, **options)
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
@@ -90,6 +101,7 @@ class TriwaveCLI(LightningCLI):
         config = self.config[self.subcommand] = found(self.config[self.subcommand])
         check_nulls(plain(config))
         check_stages(plain(config))
+        self._take_lightnings_defaults(config)
         if config.run.experiment is None:
             files = [Path(str(path)).stem for path in config.get("config") or []]
             config.run.experiment = re.sub(r"[^\w.-]+", "_", files[0]) if files else "default"
@@ -105,11 +117,28 @@ class TriwaveCLI(LightningCLI):
             self._bounded.enter_context(bounded_memory(available_memory()))
             super().instantiate_classes()
 
+    def _take_lightnings_defaults(self, config: Namespace) -> None:
+        """Sets what the user has not given to Lightning's defaults, where ours are for this project's own classes."""
+        defaults: dict[str, Any] = {}
+        if not issubclass(resolve_name(config.model.class_path), StagedModule):
+            defaults |= {"max_epochs": _MAX_EPOCHS, "check_val_every_n_epoch": 1}
+        if not issubclass(resolve_name(config.data.class_path), ResumableDataModule):
+            defaults |= {"use_distributed_sampler": True}
+        if defaults:
+            given = self.parser.parse_args(self._words, defaults=False)[self._asked].get("trainer") or {}
+            for name, value in defaults.items():
+                if name not in given:
+                    config.trainer[name] = value
+
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Opens the run, then makes the trainer with the loggers and callbacks of the command."""
         self._bounded.close()  # the process of Weights & Biases would inherit it
         config, fits = self.config_init[self.subcommand], self.subcommand == "fit"
         self.checkpoint = None if self.chosen.path is None else load_checkpoint(self.chosen.path)
+        staged = isinstance(self.model, StagedModule)
+        if staged and self.checkpoint:
+            with reading(self.chosen.path):
+                self.model.on_load_checkpoint(self.checkpoint)  # where `EarlyStopping` ended its stages
         identity = self._checked_identity(fits)
         if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
             # Lightning does this later, when a failed download would already leave a run folder and a W&B run behind.
@@ -124,22 +153,25 @@ class TriwaveCLI(LightningCLI):
         announce_launcher()
         folder = results_folder(run.folder, None if fits else self.chosen.path)
         predicts = self.subcommand == "predict"
-        callbacks += reporting(self.model, folder, config.seed_everything, self.started, predicts)
-        if config.trainer.enable_progress_bar is not False:
-            callbacks.append(StageProgress())
+        task = _reported_task(self.model, self.datamodule)
+        callbacks += reporting(task, folder, config.seed_everything, self.started, predicts)
+        own = as_list(config.trainer.callbacks)
+        if staged and config.trainer.enable_progress_bar is not False:
+            # Lightning takes one bar, and has its own for modules without stages.
+            callbacks += [] if any(isinstance(one, ProgressBar) for one in own) else [StageProgress()]
         self.trainer_defaults["callbacks"] = callbacks
         kwargs["default_root_dir"] = run.folder
         with self.session.undoes_a_failed_start() if self.session else nullcontext():
-            plugins = config.trainer.plugins or []
-            kwargs["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), AtomicCheckpointIO()]
+            kwargs["plugins"] = [*as_list(config.trainer.plugins), AtomicCheckpointIO()]
             kwargs["plugins"] += _distributed_plugins(config.trainer)
             if self.session is None:
                 kwargs["logger"] = False
             else:
+                place_checkpoints(own, run.folder)
                 rows: list[Any] = []
-                if config.trainer.logger in (None, True):
-                    kwargs["logger"] = self.session.loggers((self.checkpoint or {}).get("run", {}).get("rows", []))
-                    rows = kwargs["logger"][0].rows
+                if config.trainer.logger is not False:
+                    ours = self.session.loggers((self.checkpoint or {}).get("run", {}).get("rows", []))
+                    kwargs["logger"], rows = [*ours, *as_list(config.trainer.logger)], ours[0].rows
                 callbacks.append(RunRecord(identity | {"wandb_id": self.session.wandb_id or None}, rows))
             trainer = super().instantiate_trainer(**kwargs)
             check_meeting_point(trainer)
@@ -157,6 +189,14 @@ class TriwaveCLI(LightningCLI):
                 check_same_run(self.checkpoint, self.model, identity if fits else None, linked=list(LINKS.values()))
         if fits:
             check_strategy(config.trainer.strategy, self.model)
+            shares = isinstance(self.datamodule, ResumableDataModule)
+            make = self.model.fit_kind if isinstance(self.model, StagedModule) else Fit
+            kind = make(shares_batches=shares, has_run=True)
+            given = self.config_init[self.subcommand].trainer
+            check_options(vars(given), kind)
+            check_callbacks(as_list(given.callbacks), kind)
+            check_loggers(as_list(given.logger), config.run)
+            check_plugins(as_list(given.plugins))
         return identity
 
     def _open_session(self, run: Run) -> FitSession:
@@ -186,13 +226,15 @@ class TriwaveCLI(LightningCLI):
     def before_fit(self) -> None:
         resumed = (self.chosen.path, self.checkpoint) if self.chosen.path and self.checkpoint else None
         say(start_block(self.trainer, self.model, self.datamodule, self._session.run.folder, resumed))
-        if self.checkpoint and (differs := other_arithmetic(self.checkpoint)):
+        if self.checkpoint and (differs := other_arithmetic(self.checkpoint, self.trainer)):
             say(differs)
 
     def fit(self, **arguments: Any) -> None:
         """`trainer.fit`."""
         with self._session.undoes_a_failed_start(), self._session.notes_a_stop():
             self.trainer.fit(**arguments)
+            self._session.cut_short = cut_short(self.trainer, self.model)
+        self._session.report_cut(self.trainer)
 
     def after_fit(self) -> None:
         """Tests what was trained, also after Ctrl-C: the test draws the figures and writes the summary. After the other
@@ -206,19 +248,31 @@ class TriwaveCLI(LightningCLI):
             self.trainer.strategy.barrier()
             self.trainer.loggers = []  # a test before the run's end is not part of its history
         try:
-            if session.stopped in (None, signal.SIGINT):
+            if session.stopped in (None, signal.SIGINT) and _can_be_tested(self.model, self.datamodule):
                 with session.notes_a_stop():
                     self.trainer.test(self.model, datamodule=self.datamodule, verbose=False)
             if session.run.artifact and session.stopped is None:
                 for tracker in wandb_loggers(self.trainer):
                     tracker.log_checkpoint(checkpoint_file(session.run.folder, artifact_checkpoint(self.trainer)))
         finally:  # also when a second Ctrl-C leaves the figures out
-            session.report_stop(f"{self.model.place(self.trainer.current_epoch)}, step {self.trainer.global_step}")
+            session.report_stop(f"{place(self.model, self.trainer.current_epoch)}, step {self.trainer.global_step}")
 
     @property
     def _session(self) -> FitSession:
         assert self.session is not None, "only a fit has a session"
         return self.session
+
+
+def _reported_task(model: LightningModule, data: LightningDataModule) -> str | None:
+    """Returns the task of a model, whose reports read more of the data than loaders; None where there is no more."""
+    task: str | None = getattr(model, "task", None)
+    known = isinstance(data, RegressionDataModule) if task == "regression" else hasattr(data, "class_names")
+    return task if known else None
+
+
+def _can_be_tested(model: LightningModule, data: LightningDataModule) -> bool:
+    """Whether a user's own module and data have what Lightning asks for in a test."""
+    return is_overridden("test_step", model) and is_overridden("test_dataloader", data)
 
 
 def _distributed_plugins(trainer: Namespace) -> list[Any]:
@@ -254,15 +308,7 @@ def run(args: Sequence[str], started: float) -> int:
             auto_configure_optimizers=False,
             save_config_callback=SaveFitConfig,
             save_config_kwargs={"save_to_log_dir": False},
-            trainer_defaults={
-                "max_epochs": -1,  # as many as the stages ask for
-                "log_every_n_steps": 10,
-                "check_val_every_n_epoch": 50,
-                "num_sanity_val_steps": 0,
-                "use_distributed_sampler": False,  # the data modules shard their batches themselves
-                "sync_batchnorm": True,  # ranks train as one process does on the same global batch
-                "enable_model_summary": False,
-            },
+            trainer_defaults=own_defaults(),
             args=list(args),
         )
         leave_ranks()

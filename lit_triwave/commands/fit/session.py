@@ -25,7 +25,7 @@ from lit_triwave.tracking.loggers import make_loggers
 from lit_triwave.tracking.run import SWEEP_VARIABLE, Run, wandb_id
 from lit_triwave.tracking.run_files import CONFIG_YAML, checkpoint_file
 from lit_triwave.tracking.run_folder import FitFolder
-from lit_triwave.tracking.run_json import RunFile, flat_config, hardware, tags
+from lit_triwave.tracking.run_json import RunFile, State, flat_config, hardware, tags
 from lit_triwave.tracking.wandb_rows import WandbRows
 
 
@@ -42,6 +42,7 @@ class FitSession:
         interruption: hears the signals that ask for a stop.
         checkpoints: saves `last.ckpt`.
         stopped: the signal that ended the training before its time; None for any other end.
+        cut_short: what else ended it before its time, or left out a part of its data; "" if nothing did.
         wandb_id: of the run in Weights & Biases; "" without it, and on ranks other than the first.
     """
 
@@ -51,6 +52,7 @@ class FitSession:
         seconds = run.checkpoint_seconds or None
         self.checkpoints = StageCheckpoint(origin, run.checkpoint_every, seconds, self.interruption)
         self.stopped: signal.Signals | None = None
+        self.cut_short = ""
         self.wandb_id = ""
         self._config = flat_config(config)
         self._kept = kept
@@ -109,7 +111,12 @@ class FitSession:
             )
             for tracker in trackers:
                 tracker.log_config(self._record.tracked)
-        return self._record.kept(lambda: self.stopped is not None)
+        return self._record.kept(self._ended)
+
+    def _ended(self) -> tuple[State, str]:
+        if self.stopped is not None:
+            return "stopped", ""
+        return ("cut short" if self.cut_short else "finished"), self.cut_short
 
     @contextmanager
     def undoes_a_failed_start(self) -> Iterator[None]:
@@ -164,6 +171,13 @@ class FitSession:
         if self.stopped is not None:
             why = "saved, to be started again" if self.stopped == REQUEUE_SIGNAL else "interrupted"
             say(f"{why} in {place}{self.how_to_resume()}")
+
+    def report_cut(self, trainer: Trainer) -> None:
+        """Says what cut a run short, here and in Weights & Biases."""
+        if self.cut_short:
+            say(f"cut short: {self.cut_short}")
+        for tracker in wandb_loggers(trainer):
+            tracker.log_cut(self.cut_short)
 
     def how_to_resume(self) -> str:
         """Returns the end of a line, with the command that resumes the run; "" in a sweep, which has its own."""

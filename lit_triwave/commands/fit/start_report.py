@@ -13,6 +13,7 @@ from lightning.pytorch.loggers import WandbLogger
 
 from lit_triwave.analysis.costs import count_parameters, replicas_of
 from lit_triwave.distributed.cluster import in_slurm_step
+from lit_triwave.modules.staged import StagedModule
 
 
 def start_block(
@@ -53,7 +54,12 @@ def _size(model: Any) -> str:
 
 def _position(model: Any, path: Path, checkpoint: Any) -> str:
     """Returns where in its run a checkpoint was saved."""
-    return f"{path}, {model.place(checkpoint['epoch'])}, step {checkpoint['global_step']}"
+    return f"{path}, {place(model, checkpoint['epoch'])}, step {checkpoint['global_step']}"
+
+
+def place(model: LightningModule, epoch: int) -> str:
+    """Returns an epoch (from 0) in words, with its stage where the model has stages."""
+    return model.place(epoch) if isinstance(model, StagedModule) else f"epoch {epoch + 1}"
 
 
 def _nodes() -> str:
@@ -78,11 +84,9 @@ def _strategy(trainer: Trainer) -> str:
 
 def _global_batch(trainer: Trainer, data: Any) -> str:
     """Returns the samples of one optimizer step over all ranks."""
-    size = getattr(data, "batch_size", None)
-    if size is None:
-        return "all training points"
+    size = getattr(data, "batch_size", "that of the data module")
     times = trainer.accumulate_grad_batches
-    return f"{size}" + (f" × {times} accumulated" if times > 1 else "")
+    return ("all training points" if size is None else f"{size}") + (f" × {times} accumulated" if times > 1 else "")
 
 
 def _tracking(trainer: Trainer) -> str:

@@ -20,7 +20,7 @@ from lit_triwave.commands.sweep.naming import arguments, configs_first, run_ids
 from lit_triwave.errors import TriwaveError
 from lit_triwave.tracking.flat_config import DATA_ACCESS, describes_run, flat
 from lit_triwave.tracking.run import Run
-from lit_triwave.tracking.run_files import CONFIG_YAML, METRICS_CSV, RUN_JSON, SUMMARY_JSON
+from lit_triwave.tracking.run_files import CONFIG_YAML, CUT_SHORT, METRICS_CSV, RUN_JSON, SUMMARY_JSON
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,8 @@ class Planned:
         """State of the run on disk. run.json decides, since a stopped run may have a summary too."""
         record = self.folder / RUN_JSON
         if record.is_file():
-            return "finished" if json.loads(record.read_text()).get("state") == "finished" else "begun"
+            # The sweep's own limits would cut a resumed run short again.
+            return "finished" if json.loads(record.read_text()).get("state") in ("finished", CUT_SHORT) else "begun"
         if (self.folder / SUMMARY_JSON).is_file():
             return "finished"
         return "begun" if self.folder.is_dir() and any(self.folder.iterdir()) else "new"

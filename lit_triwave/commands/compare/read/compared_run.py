@@ -20,7 +20,7 @@ class ComparedRun:
 
     name: str  # experiment/id, or W&B's run name
     source: str  # run folder, .wandb file, or W&B path entity/project/id
-    state: str  # "finished", "running", "stopped", "failed", "cut off" or "damaged"
+    state: str  # "finished", "cut short", "running", "stopped", "failed", "cut off" or "damaged"
     experiment: str
     config: dict[str, Any]  # flat, as in run.json
     summary: dict[str, Any]  # flat, as in summary.json; for an unfinished run, what is known

@@ -19,6 +19,7 @@ from lit_triwave.tracking.flat_config import describes_run, flat, short_names
 from lit_triwave.tracking.run_files import (
     ABOUT_FIELDS,
     CONFIG_YAML,
+    CUT_SHORT,
     METRICS_CSV,
     RUN_JSON,
     RUN_MARKS,
@@ -32,6 +33,7 @@ from lit_triwave.tracking.run_files import (
 _RECORD: dict[str, type | Collection[str]] = {
     **dict.fromkeys(("experiment", "id", "wandb_id", "group", "job_type", "started", "ended"), str),
     **dict.fromkeys(("config", *TRACKED_FIELDS), dict),
+    "cut_short": str,
     "tags": list,
     "schema": int,
     "state": STATES,
@@ -115,6 +117,8 @@ def read_run_folder(folder: Path) -> ComparedRun:
         damaged = True
     if damaged:
         state = "damaged"  # whether it was finished, or what came of it, is not known
+    if state == CUT_SHORT and record.get("cut_short"):
+        notes.append(f"cut short: {printable(record['cut_short'])}")
     if state != "finished":
         summary = last_values(history()) | summary
     return ComparedRun(

@@ -19,13 +19,15 @@ _COSTS = ("parameters", "multiply_adds")
 
 def flat_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """Returns a W&B config with dotted names, without `.init_args`, W&B's own entries and the fields of `about`."""
-    kept = {k: v for k, v in flat(dict(config)).items() if not k.startswith(("_", *_ABOUT)) and k not in _COSTS}
+    added = (*_COSTS, *TRACKED_FIELDS)
+    kept = {k: v for k, v in flat(dict(config)).items() if not k.startswith(("_", *_ABOUT)) and k not in added}
     return short_names(kept)
 
 
 def about(config: Mapping[str, Any], group: str | None, job_type: str | None) -> dict[str, Any]:
     """Returns what run.json has besides the config, as far as W&B has it."""
-    found = {name: value for name, value in flat(dict(config)).items() if name.startswith(_ABOUT)}
+    fields = flat(dict(config)).items()
+    found = {name: value for name, value in fields if name.startswith(_ABOUT) or (value and name in TRACKED_FIELDS)}
     return found | {name: value for name, value in (("group", group), ("job_type", job_type)) if value}
 
 

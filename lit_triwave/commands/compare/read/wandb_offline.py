@@ -16,7 +16,7 @@ from lit_triwave.commands.compare.read.compared_run import RUNNING_SECONDS, Comp
 from lit_triwave.commands.compare.read.run_folders import mapping_in
 from lit_triwave.commands.compare.read.wandb_fields import about, columns, flat_config, flat_summary
 from lit_triwave.errors import TriwaveError, printable, reason
-from lit_triwave.tracking.run_files import RUN_JSON
+from lit_triwave.tracking.run_files import CUT_SHORT, RUN_JSON, STATES
 from lit_triwave.tracking.wandb_files import is_cut, records
 
 _MAGIC = b":W&B"
@@ -92,10 +92,11 @@ def _read_segments(files: list[Path]) -> ComparedRun:
     if run is None:
         raise TriwaveError(f"{files[-1]}: {notes[-1] if notes else 'no W&B run in it, or none yet'}")
     title = run.display_name or run.run_id
+    state = _state(files[-1], exit_code, notes)
     return ComparedRun(
         name=title,
         source=str(files[-1]),
-        state=_state(files[-1], exit_code, notes),
+        state=CUT_SHORT if state == "finished" and config.get("cut_short") else state,
         experiment=title.rpartition("/")[0] or run.run_group or run.project,
         config=flat_config(config),
         summary=flat_summary(summary),
@@ -113,7 +114,7 @@ def _state(file: Path, exit_code: int | None, notes: list[str]) -> str:
     If the segment has no end, the run is incomplete even if its folder says that it ended; a note is added.
     """
     said = mapping_in(file.parent.parent.parent / RUN_JSON, [], {}).get("state")
-    ended = said in ("finished", "stopped", "failed")
+    ended = said in STATES and said != "running"
     if exit_code is not None:
         return str(said) if ended else "failed" if exit_code else "finished"
     cut = is_cut(file)

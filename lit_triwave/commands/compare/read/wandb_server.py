@@ -16,6 +16,7 @@ from lit_triwave.commands.compare.read.compared_run import ComparedRun
 from lit_triwave.commands.compare.read.sources import HOSTED
 from lit_triwave.commands.compare.read.wandb_fields import about, columns, flat_config, flat_summary
 from lit_triwave.errors import TriwaveError, did_you_mean, reason
+from lit_triwave.tracking.run_files import CUT_SHORT
 from lit_triwave.tracking.wandb_settings import has_login
 
 _FILTERS = ("group",)
@@ -104,10 +105,11 @@ def _what_is_wrong(path: str, error: Exception) -> str:
 def _compared(address: str, path: str, run: Any) -> ComparedRun:
     """Returns a run of the client as `compare` sees it."""
     title = run.name or run.id
+    state = _STATES.get(run.state, "stopped")
     return ComparedRun(
         name=title,
         source=f"{path}/{run.id}",
-        state=_STATES.get(run.state, "stopped"),
+        state=CUT_SHORT if state == "finished" and run.config.get("cut_short") else state,
         experiment=title.rpartition("/")[0] or run.group or path.rpartition("/")[2],
         config=flat_config(run.config),
         summary=flat_summary(dict(run.summary)),

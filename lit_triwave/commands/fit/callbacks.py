@@ -1,0 +1,72 @@
+"""Lets the user's own callbacks, loggers and plugins work beside those of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.plugins import CheckpointIO
+
+from lit_triwave.errors import TriwaveError
+from lit_triwave.tracking.run import Run
+from lit_triwave.tracking.run_files import CHECKPOINTS, MODEL_CHECKPOINTS
+from lit_triwave.tracking.wandb_settings import wandb_mode
+
+
+def as_list(given: Any) -> list[Any]:
+    """Returns what the trainer was given for an option that takes one or several: None, one of them, or several."""
+    if given is None or isinstance(given, bool):
+        return []
+    return list(given) if isinstance(given, Iterable) else [given]
+
+
+def place_checkpoints(callbacks: Iterable[Callback], folder: Path) -> None:
+    """Gives each `ModelCheckpoint` of the user's its own folder, as it would replace files such as `last.ckpt`.
+
+    Args:
+        callbacks: the user's.
+        folder: of the run.
+
+    Raises:
+        TriwaveError: one asks for the folder of the run's own checkpoints.
+    """
+    own = folder / CHECKPOINTS
+    for callback in callbacks:
+        if not isinstance(callback, ModelCheckpoint):
+            continue
+        if callback.dirpath is None:
+            callback.dirpath = str(own / MODEL_CHECKPOINTS)
+        elif Path(callback.dirpath).resolve() == own.resolve():
+            raise TriwaveError(
+                f"dirpath of {type(callback).__name__} must be another folder than that of the run's own checkpoints, "
+                f"got {own}: leave it out for {own / MODEL_CHECKPOINTS}"
+            )
+
+
+def check_loggers(loggers: Iterable[Any], run: Run) -> None:
+    """Refuses a second W&B run in this process.
+
+    Raises:
+        TriwaveError: there is a `WandbLogger` beside the run's own.
+    """
+    if any(isinstance(logger, WandbLogger) for logger in loggers) and wandb_mode(run.wandb)[0] != "disabled":
+        raise TriwaveError(
+            "trainer.logger must have no WandbLogger beside the run's own: leave it out, or set run.wandb to disabled"
+        )
+
+
+def check_plugins(plugins: Iterable[Any]) -> None:
+    """Refuses what would save checkpoints in another way.
+
+    Raises:
+        TriwaveError: there is a `CheckpointIO`.
+    """
+    for plugin in plugins:
+        if isinstance(plugin, CheckpointIO):
+            raise TriwaveError(
+                f"trainer.plugins must have no CheckpointIO, got {type(plugin).__name__}: runs save files by their own"
+            )

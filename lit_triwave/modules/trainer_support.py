@@ -1,0 +1,264 @@
+"""The tables of all options of Lightning's `Trainer` and all its callbacks: what each does here, or why it is refused.
+
+The refusals are made from them, and `docs/reference/trainer.md` is checked against them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lightning.pytorch import Callback, callbacks
+
+from lit_triwave.errors import TriwaveError
+
+AS_DOCUMENTED = "as Lightning documents it"
+_UNCHANGED: Any = object()
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What a refusal depends on.
+
+    Attributes:
+        stages: names of the stages that have epochs; none for a module without stages.
+        second_order: those of them that are trained by Levenberg–Marquardt.
+        epochs: of all stages together.
+        shares_batches: whether the data module itself shares its batches among ranks, as those of this project do.
+        has_run: whether it is kept in a run folder, and not a `Trainer` of the user's own.
+    """
+
+    stages: tuple[str, ...] = ()
+    second_order: tuple[str, ...] = ()
+    epochs: int = 0
+    shares_batches: bool = False
+    has_run: bool = False
+
+
+@dataclass(frozen=True)
+class Row:
+    """An option or a callback.
+
+    Attributes:
+        here: what it does here, for the documentation.
+        refusal: of a value ↦ what the value must be, and what to do; "" for a value that is taken.
+        default: this project's, where it is not Lightning's.
+    """
+
+    here: str = AS_DOCUMENTED
+    refusal: Callable[[Any, Fit], str] = lambda value, fit: ""
+    default: Any = _UNCHANGED
+
+
+def _first_order(fits: Callable[[Any], bool], needed: str) -> Callable[[Any, Fit], str]:
+    def refusal(value: Any, fit: Fit) -> str:
+        if not fit.second_order or fits(value):
+            return ""
+        return f"must be {needed} for stage {fit.second_order[0]}, one step on all training points, got {value}"
+
+    return refusal
+
+
+def _must_be(needed: Any, then: str) -> Callable[[Any, Fit], str]:
+    def refusal(value: Any, fit: Fit) -> str:
+        return "" if value in (needed, None) else f"must be {_word(needed)}, got {_word(value)}: {then}"
+
+    return refusal
+
+
+def _word(value: Any) -> str:
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _overfit(value: Any, fit: Fit) -> str:
+    if not value or not fit.shares_batches:
+        return ""
+    return f"must be 0, got {value}: configs/debug/overfit.yaml trains on one batch of this project's data modules"
+
+
+def _distributed_sampler(value: Any, fit: Fit) -> str:
+    if not value or not fit.shares_batches:
+        return ""
+    return (
+        "must be false for this project's data modules, got true: they share their batches among the ranks themselves"
+    )
+
+
+def _min_epochs(value: Any, fit: Fit) -> str:
+    if not fit.stages or value is None or value <= fit.epochs:
+        return ""
+    return f"must be at most the {fit.epochs} epochs of all stages, got {value}: give a stage more epochs"
+
+
+_ONE_STEP = "refused where a stage is trained by Levenberg–Marquardt, which takes one step on all points"
+_CUT = "the run is marked `cut short`"
+
+OPTIONS: dict[str, Row] = {
+    "accelerator": Row(f"{AS_DOCUMENTED}; functions need float64, which `mps` lacks"),
+    "strategy": Row("one device or `ddp`; strategies that shard parameters are refused where stages exchange them"),
+    "devices": Row(),
+    "num_nodes": Row(),
+    "precision": Row(
+        f"{AS_DOCUMENTED} for classifiers; functions take `64-true` (in the configs), `32-true`, `bf16-mixed` or "
+        "`16-mixed`, the last one on a GPU only without Levenberg–Marquardt"
+    ),
+    "logger": Row(
+        "yours log beside `metrics.csv` and W&B, and all files stay in the run folder; `false` logs nothing; a "
+        "`WandbLogger` needs `run.wandb disabled`"
+    ),
+    "callbacks": Row("yours are added to this project's, see below"),
+    "fast_dev_run": Row(f"{AS_DOCUMENTED}: a few batches of the first stage, without checkpoints; {_CUT}"),
+    "max_epochs": Row(f"−1 trains all stages; fewer epochs than theirs end the run earlier, and {_CUT}", default=-1),
+    "min_epochs": Row("`EarlyStopping` waits for so many epochs; at most those of all stages", _min_epochs),
+    "max_steps": Row(f"{AS_DOCUMENTED}, counted through all stages; {_CUT}"),
+    "min_steps": Row("`EarlyStopping` waits for so many steps, counted through all stages"),
+    "max_time": Row(f"{AS_DOCUMENTED}; {_CUT}"),
+    "limit_train_batches": Row(
+        f"{AS_DOCUMENTED}; {_CUT}; a share below 1 is {_ONE_STEP}",
+        _first_order(lambda value: value is None or isinstance(value, int) or value == 1.0, "1.0"),
+    ),
+    "limit_val_batches": Row(f"{AS_DOCUMENTED}; with 0 there is no `best.ckpt`"),
+    "limit_test_batches": Row(f"{AS_DOCUMENTED}; {_CUT}"),
+    "limit_predict_batches": Row(),
+    "overfit_batches": Row("refused with this project's data modules: `configs/debug/overfit.yaml` does it", _overfit),
+    "val_check_interval": Row(f"{AS_DOCUMENTED}; validations inside an epoch do not choose `best.ckpt`"),
+    "check_val_every_n_epoch": Row(
+        f"{AS_DOCUMENTED}; a function's epoch is often one step, and classifiers have 1 in their configs", default=50
+    ),
+    "num_sanity_val_steps": Row(f"{AS_DOCUMENTED}; errors in the data are found before training anyway", default=0),
+    "log_every_n_steps": Row(f"{AS_DOCUMENTED}; 0 logs validations only", default=10),
+    "enable_checkpointing": Row(
+        "`false` is refused: a run is tested, resumed and exported from its checkpoints",
+        _must_be(True, "run.checkpoint_every says how often last.ckpt is saved"),
+    ),
+    "enable_progress_bar": Row("a bar for each stage; a progress bar of your own replaces it"),
+    "enable_model_summary": Row(f"{AS_DOCUMENTED}; the first lines of a run have what matters of it", default=False),
+    "accumulate_grad_batches": Row(f"{AS_DOCUMENTED}; {_ONE_STEP}", _first_order(lambda value: value == 1, "1")),
+    "gradient_clip_val": Row(
+        f"{AS_DOCUMENTED}; of a function, the norm is that of each seed by itself; {_ONE_STEP}",
+        _first_order(lambda value: not value, "null"),
+    ),
+    "gradient_clip_algorithm": Row(),
+    "deterministic": Row(),
+    "benchmark": Row(),
+    "inference_mode": Row(),
+    "use_distributed_sampler": Row(
+        "`true` is refused with this project's data modules, which share their batches among ranks themselves; it is "
+        "the default for your own",
+        _distributed_sampler,
+        default=False,
+    ),
+    "profiler": Row(f"{AS_DOCUMENTED}; a report without a file is printed at the end"),
+    "detect_anomaly": Row(),
+    "barebones": Row(
+        "`true` is refused: it has neither checkpoints nor `metrics.csv`",
+        _must_be(False, "python -m benchmarks.loop measures the loop alone"),
+    ),
+    "plugins": Row("yours are added; a `CheckpointIO` is refused, as runs have their own"),
+    "sync_batchnorm": Row("`true`: several ranks train as one process does", default=True),
+    "reload_dataloaders_every_n_epochs": Row(),
+    "default_root_dir": Row(
+        "refused: it is the run folder", _must_be(None, "run.root, run.experiment and run.id choose the run folder")
+    ),
+    "enable_autolog_hparams": Row(),
+    "model_registry": Row("refused", _must_be(None, "run.artifact uploads a run's best checkpoint")),
+}
+"""All options of `Trainer`."""
+
+
+def _refused(why: str) -> Row:
+    return Row(f"refused: {why}", lambda value, fit: why if fit.stages else "")
+
+
+_OTHER_PARAMETERS = "later stages train other parameters"
+CALLBACKS: dict[str, Row] = {
+    "BackboneFinetuning": _refused("each stage makes its own optimizer"),
+    "BaseFinetuning": _refused("each stage makes its own optimizer"),
+    "BasePredictionWriter": Row(),
+    "BatchSizeFinder": Row(
+        "refused, also for your own modules: set `data.batch_size`",
+        lambda value, fit: "tuners are not supported: set data.batch_size",
+    ),
+    "Callback": Row(),
+    "Checkpoint": Row(),
+    "DeviceStatsMonitor": Row(f"{AS_DOCUMENTED}; needs `psutil`"),
+    "EMAWeightAveraging": _refused(_OTHER_PARAMETERS),
+    "EarlyStopping": Row(
+        "ends the present stage; the next one begins, with all of the patience. In the last stage it ends the run. "
+        "`check_on_train_epoch_end: true` is refused"
+    ),
+    "GradientAccumulationScheduler": _refused("a stage's schedule spans a known number of steps"),
+    "LambdaCallback": Row(f"{AS_DOCUMENTED}, in Python"),
+    "LearningRateFinder": Row(
+        "refused, also for your own modules: each stage has its own learning rate",
+        lambda value, fit: "tuners are not supported: each stage has its own lr",
+    ),
+    "LearningRateMonitor": Row(f"{AS_DOCUMENTED}; the rate of Levenberg–Marquardt is always 1"),
+    "ModelCheckpoint": Row(
+        f"{AS_DOCUMENTED}; without `dirpath` it writes to `checkpoints/model_checkpoint/`, beside the run's own files"
+    ),
+    "ModelPruning": _refused(_OTHER_PARAMETERS),
+    "ModelSummary": Row(),
+    "OnExceptionCheckpoint": Row(
+        "refused in runs: Lightning's `fit` would resume from its file unasked; `run.checkpoint_seconds` says "
+        "how often `last.ckpt` is saved",
+        lambda value, fit: "fit would resume from its file, set run.checkpoint_seconds" if fit.has_run else "",
+    ),
+    "ProgressBar": Row("replaces this project's"),
+    "RichModelSummary": Row(),
+    "RichProgressBar": Row("replaces this project's"),
+    "SpikeDetection": Row(),
+    "StochasticWeightAveraging": _refused(_OTHER_PARAMETERS),
+    "TQDMProgressBar": Row("replaces this project's"),
+    "ThroughputMonitor": Row(f"{AS_DOCUMENTED}, in Python"),
+    "Timer": Row(f"{AS_DOCUMENTED}; {_CUT}"),
+    "WeightAveraging": _refused(_OTHER_PARAMETERS),
+}
+"""All callbacks of `lightning.pytorch.callbacks`. Refusals without further words are those for stages."""
+
+
+def check_options(options: Mapping[str, Any], fit: Fit) -> None:
+    """Refuses options of the trainer that cannot do what Lightning documents.
+
+    Args:
+        options: name ↦ value; names that the table lacks are left to Lightning.
+        fit: that they are for.
+
+    Raises:
+        TriwaveError: naming the option.
+    """
+    for name, value in options.items():
+        refusal = OPTIONS[name].refusal(value, fit) if name in OPTIONS else ""
+        if refusal:
+            raise TriwaveError(f"trainer.{name} {refusal}")
+
+
+def check_callbacks(given: Iterable[Callback], fit: Fit) -> None:
+    """Refuses callbacks that cannot do what Lightning documents.
+
+    Args:
+        given: to the trainer; one of a user's subclass is taken for its nearest base in the table.
+        fit: that they are for.
+
+    Raises:
+        TriwaveError: naming the callback.
+    """
+    for callback in given:
+        bases = (base.__name__ for base in type(callback).__mro__ if base is getattr(callbacks, base.__name__, None))
+        name = next(bases, "Callback")
+        refusal = CALLBACKS[name].refusal(callback, fit) if name in CALLBACKS else ""
+        if refusal:
+            raise TriwaveError(f"trainer.callbacks must have no {type(callback).__name__}: {refusal}")
+
+
+def own_defaults() -> dict[str, Any]:
+    """Returns the options whose default is not Lightning's."""
+    return {name: row.default for name, row in OPTIONS.items() if row.default is not _UNCHANGED}
+
+
+def table(rows: Mapping[str, Row]) -> list[str]:
+    """Returns the rows of a table in Markdown, for the documentation: name, default if any row has one, and meaning."""
+    defaults = {name: _word(row.default) for name, row in rows.items() if row.default is not _UNCHANGED}
+    middle = {name: f" {f'`{defaults[name]}`' if name in defaults else ''} |" if defaults else "" for name in rows}
+    return [f"| `{name}` |{middle[name]} {row.here} |" for name, row in rows.items()]

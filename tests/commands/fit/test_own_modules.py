@@ -1,0 +1,200 @@
+"""A LightningModule, a data module and a Trainer of the user's own."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer, callbacks
+from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch.loggers import CSVLogger
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from lit_triwave import FunctionRegressor, Polish, Stage
+from lit_triwave.cli import main
+
+# The data lie in memory.
+pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers")
+X = torch.linspace(-1, 1, 64)[:, None]
+Y = X.square()
+
+
+class Net(LightningModule):
+    """A module without stages."""
+
+    def __init__(self, hidden: int = 4) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.layers = nn.Sequential(nn.Linear(1, hidden), nn.Tanh(), nn.Linear(hidden, 1))
+
+    def _loss(self, name: str, batch: tuple[Tensor, Tensor]) -> Tensor:
+        loss = (self.layers(batch[0]) - batch[1]).square().mean()
+        self.log(name, loss)
+        return loss
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        return self._loss("train/loss", batch)
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        self._loss("val/loss", batch)
+
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        self._loss("test/loss", batch)
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.Adam(self.parameters(), 0.01)
+
+
+class Untested(LightningModule):
+    """The least that Lightning trains: no arguments, no validation, no test."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(1, 1)
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        return (self.layer(batch[0]) - batch[1]).square().mean()
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), 0.01)
+
+
+class TrainOnly(LightningDataModule):
+    """(x, y) batches for training alone."""
+
+    def train_dataloader(self) -> Any:
+        return DataLoader(TensorDataset(X, Y), batch_size=16)
+
+
+class Data(TrainOnly):
+    """(x, y) batches, and none of the attributes that this project's data have."""
+
+    def val_dataloader(self) -> Any:
+        return self.train_dataloader()
+
+    def test_dataloader(self) -> Any:
+        return self.train_dataloader()
+
+
+def own(root: Path, kind: type, *args: str, data: type = Data) -> list[str]:
+    place = ["--run.root", str(root), "--run.experiment", "own", "--run.id", "a", "--trainer.accelerator", "cpu"]
+    return ["--model", f"{__name__}.{kind.__name__}", "--data", f"{__name__}.{data.__name__}", *place, *args]
+
+
+def test_own_module_is_trained_tested_and_resumed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "own" / "a"
+    assert main(["fit", *own(tmp_path, Net, "--trainer.max_epochs", "2", "--model.hidden", "3")]) == 0
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["parameters"] == 10
+    assert "val/loss" in (run / "metrics.csv").read_text().splitlines()[0]
+    assert json.loads((run / "run.json").read_text())["state"] == "finished"
+    again = own(tmp_path, Net, "--trainer.max_epochs", "4", "--model.hidden", "3", "--ckpt_path", "last")
+    assert main(["fit", *again]) == 0
+    assert json.loads((run / "summary.json").read_text())["test/loss"] < summary["test/loss"]
+    assert torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["epoch"] == 3
+    assert main(["test", *own(tmp_path, Net, "--model.hidden", "3")]) == 0
+    assert "epoch 2, step 8" in capsys.readouterr().out
+
+
+def test_own_module_needs_neither_arguments_nor_a_test(tmp_path: Path) -> None:
+    for epochs, more in (("1", []), ("2", ["--ckpt_path", "last"])):
+        assert main(["fit", *own(tmp_path, Untested, "--trainer.max_epochs", epochs, *more, data=TrainOnly)]) == 0
+    assert torch.load(tmp_path / "own" / "a" / "checkpoints" / "last.ckpt", weights_only=True)["epoch"] == 1
+
+
+def test_function_is_fitted_to_own_data(tmp_path: Path) -> None:
+    stages = ["--model.pretrain.epochs", "1", "--model.train.epochs", "1", "--model.domain", "{x: [-1, 1]}"]
+    assert main(["fit", *own(tmp_path, FunctionRegressor, *stages)]) == 0
+    assert "test/mse_min" in json.loads((tmp_path / "own" / "a" / "summary.json").read_text())
+
+
+def fitted(module: FunctionRegressor, y: Tensor = Y, x: Tensor = X, **options: Any) -> Trainer:
+    """Fits (x, y) batches by a Trainer that is not the command line's."""
+    trainer = Trainer(
+        accelerator="cpu",
+        max_epochs=options.pop("max_epochs", -1),
+        logger=options.pop("logger", False),
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        **options,
+    )
+    trainer.fit(module, *(DataLoader(TensorDataset(x, y), batch_size=64) for _ in range(2)))
+    return trainer
+
+
+def regressor(replicas: int = 2, **options: Any) -> FunctionRegressor:
+    torch.manual_seed(0)
+    stages: dict[str, Any] = {"pretrain": Stage(epochs=3, lr=0.1), "train": Stage(epochs=2)} | options
+    return FunctionRegressor(depth=3, replicas=replicas, domain=[[-1, 1]], **stages)
+
+
+@pytest.mark.lowest
+def test_a_trainer_of_ones_own_takes_x_and_y_of_any_form() -> None:
+    found = []
+    for inputs, targets in ((X, Y), (X, Y[:, 0]), (X[:, 0], Y[:, 0])):
+        module = regressor(polish=Polish(epochs=2))
+        assert fitted(module, targets, inputs).current_epoch == 7
+        found.append(module.train_mse)
+    assert found[0].isfinite().all()
+    assert all(torch.equal(mse, found[0]) for mse in found)
+
+
+def test_a_trainer_that_cuts_the_stages_short_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    fitted(regressor(), max_epochs=2)
+    assert "trainer.max_epochs 2 ends training after 2 of 5 epochs, in stage 'pretrain'" in capsys.readouterr().out
+    fitted(regressor(), max_epochs=100)
+    assert capsys.readouterr().out == ""
+
+
+def test_early_stopping_ends_the_stage(capsys: pytest.CaptureFixture[str]) -> None:
+    module = regressor(pretrain=Stage(epochs=9), train=Stage(epochs=9), polish=Polish(epochs=9))
+    trainer = fitted(module, callbacks=[EarlyStopping("val/mse_min", min_delta=100, patience=2)])
+    assert module.stage_epochs == {"limit": 0, "pretrain": 3, "train": 3, "polish": 3}
+    assert trainer.current_epoch == 9
+    assert trainer.global_step == 9  # through automatic and manual optimization
+    assert module.pretrain_mse.isfinite().all()
+    assert "ends stage 'train', epoch 3/9" in capsys.readouterr().out
+
+
+def test_early_stopping_waits_for_min_epochs() -> None:
+    module = regressor(pretrain=Stage(epochs=9), train=Stage(epochs=9))
+    fitted(module, min_epochs=6, callbacks=[EarlyStopping("val/mse_min", min_delta=100, patience=2)])
+    assert module.stage_epochs["pretrain"] == 6
+
+
+def test_clipping_keeps_replicas_independent() -> None:
+    def weights(scale: float, clip: float | None) -> Tensor:
+        stages = {name: Stage(epochs=3, lr=0.1, optimizer="SGD") for name in ("pretrain", "train")}
+        module = regressor(**stages)
+        with torch.no_grad():
+            for parameter in module.network.parameters():
+                parameter[1] *= scale
+        fitted(module, gradient_clip_val=clip)
+        return torch.cat([parameter[0].flatten() for parameter in module.network.parameters()])
+
+    assert torch.equal(weights(1.0, 1e-3), weights(1.5, 1e-3))
+    assert not torch.equal(weights(1.0, 1e-3), weights(1.0, None))
+
+
+@pytest.mark.filterwarnings("ignore:When using the `ThroughputMonitor`")  # no FLOPs of a step are known
+def test_callbacks_that_python_alone_can_make_work_through_all_stages(tmp_path: Path) -> None:
+    ended: list[str] = []
+    own = [
+        callbacks.LambdaCallback(on_train_epoch_end=lambda trainer, module: ended.append(module.stage)),
+        callbacks.SpikeDetection(exclude_batches_path=tmp_path / "skip.json"),
+        callbacks.DeviceStatsMonitor(cpu_stats=False),
+        callbacks.ThroughputMonitor(batch_size_fn=len, window_size=2),
+        callbacks.Timer(duration={"days": 1}),
+    ]
+    kinds: dict[str, Any] = {"pretrain": Stage(epochs=2, optimizer="LevenbergMarquardt"), "polish": Polish(epochs=2)}
+    plain, module = regressor(**kinds), regressor(**kinds)
+    fitted(plain)
+    fitted(module, callbacks=own, logger=CSVLogger(tmp_path), log_every_n_steps=1)
+    assert ended == ["pretrain"] * 2 + ["train"] * 2 + ["polish"] * 2
+    assert torch.equal(plain.train_mse, module.train_mse)
+    assert "train/device/batches_per_sec" in next(tmp_path.glob("**/metrics.csv")).read_text()
