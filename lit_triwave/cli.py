@@ -13,12 +13,12 @@ from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from importlib.util import spec_from_file_location
 from pathlib import Path
-from types import ModuleType
 from typing import Any, TextIO
 
 from lit_triwave import __version__
 from lit_triwave.distributed.launcher import check_numbers, end_with_launcher
 from lit_triwave.distributed.signals import interrupted
+from lit_triwave.quick_imports import import_lightning
 
 HELP = """\
 usage: python -m lit_triwave COMMAND --config FILE [--KEY VALUE ...]
@@ -135,8 +135,9 @@ def _run(args: list[str], started: float) -> int:
         end_with_launcher()
         # Imported here: torch and Lightning take seconds, and the help above needs neither.
         try:
-            with _without_scipy_signal():
-                run = import_module(COMMANDS.get(args[0], "lit_triwave.commands.fit.command")).run
+            if args[0] != "compare":  # which needs no Lightning
+                import_lightning()
+            run = import_module(COMMANDS.get(args[0], "lit_triwave.commands.fit.command")).run
         except ModuleNotFoundError as error:
             print(
                 f"error: {error}: run `make setup` and use .venv/bin/python, or pip install lit_triwave",
@@ -194,23 +195,3 @@ class OwnDataModules(MetaPathFinder):
         ours = Path(__file__).parents[1] / fullname
         places = list(dict.fromkeys(str(folder) for folder in (ours, Path.cwd() / fullname) if folder.is_dir()))
         return spec_from_file_location(fullname, ours / "__init__.py", submodule_search_locations=places)
-
-
-@contextmanager
-def _without_scipy_signal() -> Iterator[None]:
-    """Keeps torchmetrics from importing `scipy.signal`, which takes seconds.
-
-    For its audio metrics torchmetrics only looks whether that module has an attribute `hamming`. A stand-in has it, and
-    is removed afterwards.
-    """
-    name = "scipy.signal"
-    if name in sys.modules or "torchmetrics" in sys.modules:
-        yield
-        return
-    stand_in = ModuleType(name)
-    stand_in.hamming = None  # type: ignore[attr-defined]
-    sys.modules[name] = stand_in
-    try:
-        yield
-    finally:
-        del sys.modules[name]
