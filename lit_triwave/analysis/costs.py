@@ -21,18 +21,28 @@ def count_parameters(module: nn.Module) -> int:
 
 
 @torch.no_grad()
-def final_parameters(module: Any) -> int:
+def final_parameters(module: Any) -> int | None:
     """Returns the number of parameters that the last stage trains; of one replica, for a `FunctionRegressor`.
 
     Args:
         module: in any stage.
+
+    Returns:
+        None for a stack that is trained on after it is built, as long as its depth is not known.
     """
-    count = count_parameters(module)
     network: Any = getattr(module, "network", None)
-    if hasattr(network, "limit_parameters") and module.stage_at(module.total_epochs) == "limit":
-        return int(network.limit_parameters)
-    if getattr(module, "banks", None) and module.stage_at(module.total_epochs) != "pretrain":
-        for bank in module.banks:
+    count, banks = count_parameters(module), getattr(module, "banks", [])
+    if hasattr(network, "limit_parameters"):
+        if module.stage_at(module.total_epochs) == "limit":
+            return int(network.limit_parameters)
+        if network.parameterization == "limit":
+            if module.hparams["depth"] is None:
+                return None
+            network = copy.deepcopy(network)
+            network.build(module.hparams["depth"])
+            count, banks = count_parameters(network), network.banks
+    if banks and module.stage_at(module.total_epochs) != "pretrain":
+        for bank in banks:
             if bank.parameterization == "peaks":
                 released = copy.deepcopy(bank)
                 released.release(module.release_kind, module.recruit)

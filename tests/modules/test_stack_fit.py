@@ -8,8 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from lit_triwave.analysis.costs import final_parameters
 from lit_triwave.checkpoints.rebuild import load_module
 from lit_triwave.cli import main
+from lit_triwave.modules import FunctionRegressor
+from lit_triwave.modules.stages import Polish, Stage
 from tests.conftest import REPOSITORY, shared_folder
 from tests.finished_runs import assert_ends_alike
 from tests.small_runs import small_run
@@ -65,6 +68,18 @@ def test_all_stages_are_logged_with_their_own_numbers(runs: Path) -> None:
     summary = json.loads((whole / "summary.json").read_text())
     assert len({summary[f"{stage}/mse"] for stage in ("limit", "pretrain", "train")}) == 3
     assert summary["depth"] == 4
+    begun = FunctionRegressor(
+        wiring="stack",
+        layers=[2, 2],
+        depth=4,
+        replicas=2,
+        domain={"x": (-1, 1), "y": (-1, 1)},
+        pretrain=Stage(3),
+        train=Stage(3),
+        polish=Polish(2),
+    )
+    assert begun.stage == "limit"
+    assert final_parameters(begun) == summary["parameters"]  # W&B is told so at the start
 
 
 @pytest.mark.parametrize("command", [["inspect"], ["export", "--format", "torch"], ["export", "--format", "program"]])
