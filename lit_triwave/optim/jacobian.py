@@ -82,6 +82,30 @@ def _generic(network: nn.Module, x: Tensor, rows: dict[str, Tensor]) -> Tensor:
     return result
 
 
+GRAM_BLOCK = 128
+"""Rows of a Gram matrix that are computed at a time: half of it is known from the other half, and smaller products are
+slow."""
+
+
+def add_gram(gram: Tensor, rows: Tensor) -> None:
+    """Adds rows · rowsᵀ to the lower triangles of some matrices; what their upper triangles get is not defined.
+
+    Args:
+        gram: shape (R, P, P).
+        rows: shape (R, P, B).
+    """
+    parameters = rows.shape[1]
+    size = -(-parameters // max(1, round(parameters / GRAM_BLOCK)))
+    for first in range(0, parameters, size):
+        last = min(parameters, first + size)
+        gram[:, first:last, :last].baddbmm_(rows[:, first:last], rows[:, :last].mT)
+
+
+def mirrored(gram: Tensor) -> Tensor:
+    """Returns the symmetric matrices that have the lower triangles of others."""
+    return gram.tril() + gram.tril(-1).mT
+
+
 class NormalEquations(NamedTuple):
     """What least squares needs of a data set; r are the residuals, J their derivatives, M the number of samples."""
 
@@ -160,8 +184,8 @@ class LeastSquares:
             residuals = values - y
             loss += residuals.square().sum(1)
             gradient += (rows @ residuals[..., None])[..., 0]
-            gram.baddbmm_(rows, rows.mT)
-        return NormalEquations(*self._mean(loss, gradient, gram))
+            add_gram(gram, rows)
+        return NormalEquations(*self._mean(loss, gradient, mirrored(gram)))
 
     def _chunks(self) -> zip[tuple[Tensor, Tensor]]:
         return zip(torch.split(self.inputs, self.chunk), torch.split(self.targets, self.chunk, 1), strict=True)

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from lit_triwave.construction.quadratic import Layers, quadratic_features, quadratic_jacobian
 from lit_triwave.nn.stack import SPREAD, StackNetwork
-from lit_triwave.optim.jacobian import NormalEquations
+from lit_triwave.optim.jacobian import NormalEquations, add_gram, mirrored
 
 DAMPING_LIMITS = (1e-15, 1e6)
 RIDGE = 50
@@ -118,9 +118,9 @@ class LimitProblem:
             quadratic_jacobian(features, arguments, layers, output[:, :-1], rows)
             loss += residuals.square().sum(1)
             gradient += torch.bmm(rows, residuals[..., None])[..., 0]
-            gram.baddbmm_(rows, rows.mT)
+            add_gram(gram, rows)
         count = self.count()
-        return NormalEquations(*(part / count for part in self.sum(loss, gradient, gram)))
+        return NormalEquations(*(part / count for part in self.sum(loss, gradient, mirrored(gram))))
 
     def solve(
         self, layers: Layers, guess: Tensor, active: Tensor, penalty: Tensor | None = None
