@@ -89,6 +89,51 @@ def quadratic_jacobian(
         torch.mul(delta[:, :, None], features[:, None, :width], out=view)
 
 
+def quadratic_gradient(
+    features: Tensor, arguments: Sequence[Tensor], layers: Layers, output: Tensor, weights: Tensor
+) -> Tensor:
+    """Returns the sum over the samples of the derivatives by all parameters, each sample with a weight.
+
+    Args:
+        features, arguments, layers, output: as in `quadratic_jacobian`, whose rows need not be in memory for this.
+        weights: of the samples, (R, B).
+
+    Returns:
+        Shape (R, P), in the order of `quadratic_jacobian`.
+    """
+    projections, shifts = [], []
+    for (weight, _), v, g in zip(layers, arguments, quadratic_sensitivities(output, layers, arguments), strict=True):
+        delta = (2 * v * g).mul_(weights[:, None])
+        projections.append(torch.bmm(delta, features[:, : weight.shape[2]].mT).flatten(1))
+        shifts.append(delta.sum(-1))
+    return torch.cat([*projections, *shifts, torch.bmm(features, weights[..., None])[..., 0]], 1)
+
+
+def quadratic_curvature(h: Tensor, layers: Layers, output: Tensor, step: Layers, output_step: Tensor) -> Tensor:
+    """Returns the second derivative of the output along a change of all parameters.
+
+    Args:
+        h: the inputs h_0, shape (n, B).
+        layers: see above.
+        output: the weights c of the output, (R, n + Σ K_l).
+        step: the change of (W_l, b_l) of each layer.
+        output_step: the change of c, (R, n + Σ K_l).
+
+    Returns:
+        Shape (R, B).
+    """
+    value = h.expand(len(output), *h.shape)
+    first, second = torch.zeros_like(value), torch.zeros_like(value)
+    for (weight, bias), (weight_step, bias_step) in zip(layers, step, strict=True):
+        v = torch.baddbmm(bias[..., None], weight, value)
+        dv = torch.baddbmm(bias_step[..., None], weight_step, value).baddbmm_(weight, first)
+        ddv = torch.bmm(weight, second).baddbmm_(weight_step, first, alpha=2)
+        value = torch.cat([value, v * v], 1)
+        first = torch.cat([first, 2 * v * dv], 1)
+        second = torch.cat([second, 2 * (dv * dv + v * ddv)], 1)
+    return torch.bmm(output[:, None], second).baddbmm_(output_step[:, None], first, alpha=2)[:, 0]
+
+
 def construction_mse(
     sensitivities: Sequence[Tensor],
     arguments: Sequence[Tensor],

@@ -13,6 +13,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lit_triwave.analysis.regions import TooManyPieces, count_linear_regions
+from lit_triwave.construction.quadratic import (
+    quadratic_curvature,
+    quadratic_features,
+    quadratic_gradient,
+    quadratic_jacobian,
+)
 from lit_triwave.modules.stages import PEAK_OPTIONS
 from lit_triwave.nn.scaling import UnitScaling
 from lit_triwave.nn.stack import DEEPEST_STACK, StackNetwork, check_layers, choose_layers, stack_parameters
@@ -52,6 +58,46 @@ def fitted(target: Any, layers: list[int], steps: int = 40, replicas: int = 3) -
     for _ in range(steps):
         errors = optimizer.step(lambda: problem)
     return network, errors
+
+
+def test_derivatives_along_a_step_are_those_of_differences() -> None:
+    network = new_stack([2, 3])
+    h, like = points(7).T.contiguous(), torch.Generator().manual_seed(1)
+    parameters = [*network.projection, *network.shift, network.output_weight, network.output_bias]
+    start = [p.detach() for p in parameters]
+    step = [torch.randn(p.shape, generator=like, dtype=F64) for p in start]
+
+    def output(*values: Tensor) -> Tensor:
+        features, _ = quadratic_features(h, list(zip(values[:2], values[2:4], strict=True)))
+        return torch.bmm(torch.cat([values[4], values[5][:, None]], 1)[:, None], features)[:, 0]
+
+    layers, change = (list(zip(values[:2], values[2:4], strict=True)) for values in (start, step))
+    curvature = quadratic_curvature(h, layers, start[4], change, step[4])
+    length = 1e-4
+    ahead, here, behind = (
+        output(*(a + t * b for a, b in zip(start, step, strict=True))) for t in (length, 0.0, -length)
+    )
+    assert torch.allclose(curvature, (ahead - 2 * here + behind) / length**2, rtol=1e-5, atol=1e-5)
+    features, arguments = quadratic_features(h, layers)
+    weights = torch.randn(2, 7, generator=like, dtype=F64)
+    rows = torch.empty(2, sum(p[0].numel() for p in start), 7, dtype=F64)
+    quadratic_jacobian(features, arguments, layers, start[4], rows)
+    gradient = quadratic_gradient(features, arguments, layers, start[4], weights)
+    assert torch.allclose(gradient, (rows @ weights[..., None])[..., 0], rtol=1e-10)
+
+
+def test_steps_that_follow_the_curve_end_lower() -> None:
+    x = points(200, 1)
+    errors = []
+    for accelerated in (False, True):
+        generator = torch.Generator().manual_seed(0)
+        network = StackNetwork({"x": (-1.0, 1.0)}, (-1.0, 1.0), layers=[2] * 4, replicas=3, generator=generator)
+        problem = LimitProblem(network, x, (6 * x).sin())
+        optimizer = VariableProjection(network.parameters(), accelerated=accelerated)
+        for _ in range(40):
+            mse = optimizer.step(lambda problem=problem: problem)
+        errors.append(float(mse.min()))
+    assert errors[1] < 0.01 * errors[0]  # 7e-13 and 1e-8
 
 
 def test_the_limit_is_quadratic_neurons_read_by_all_later_layers() -> None:
