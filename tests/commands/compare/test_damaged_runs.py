@@ -25,7 +25,10 @@ BAD_RECORDS: dict[str, tuple[Any, str]] = {
     "list": ("[1]", "it must be a mapping"),
     "wandb_id": (RUN | {"wandb_id": ["a"]}, "wandb_id must be a text, got ['a']"),
     "id": (RUN | {"id": {"a": 1}}, "id must be a text, got {'a': 1}"),
-    "state": (RUN | {"state": "happy"}, "state must be one of running, finished, cut short, stopped, failed, got 'happy'"),
+    "state": (
+        RUN | {"state": "happy"},
+        "state must be one of running, finished, cut short, stopped, failed, got 'happy'",
+    ),
     "state's kind": (RUN | {"state": [ESCAPE]}, "got ['\\x1b[31mred']"),
     "tags": (RUN | {"tags": "a"}, "tags must be a list, got 'a'"),
     "config": (RUN | {"config": 3}, "config must be a mapping, got 3"),
