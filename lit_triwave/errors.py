@@ -112,11 +112,13 @@ def _wrong_kind(message: str) -> str:
     words = list(dict.fromkeys(KIND_WORDS[kind] for kind in kinds if kind in KIND_WORDS))
     if not words or len(kinds) < len(errors):
         return ""
-    advice = ""
-    if re.fullmatch(r"[\w.+-]+", given[1]):
-        # YAML reads `on` as True and `2019` as a number.
-        advice = ": put it in quotes" if "text" in words else f": write [{given[1]}]" if words == ["a list"] else ""
-    return f"{keys[-1]} must be {' or '.join(words)}, got {given[1] or repr('')}{advice}"
+    value, advice = given[1] or repr(""), ""
+    if re.fullmatch(r"[\w.+-]+", value):
+        if "text" in words:  # YAML reads `on` as True and `2019` as a number
+            words, advice = ["text"], ": put it in quotes"
+        elif words == ["a list"]:
+            advice = f": write [{value}]"
+    return f"{keys[-1]} must be {' or '.join(words)}, got {value}{advice}"
 
 
 def out_of_memory(error: BaseException) -> bool:
