@@ -18,7 +18,6 @@ from typing import Any, TextIO
 from lit_triwave import __version__
 from lit_triwave.distributed.launcher import check_numbers, end_with_launcher
 from lit_triwave.distributed.signals import interrupted
-from lit_triwave.quick_imports import import_lightning
 
 HELP = """\
 usage: python -m lit_triwave COMMAND --config FILE [--KEY VALUE ...]
@@ -136,7 +135,7 @@ def _run(args: list[str], started: float) -> int:
         # Imported here: torch and Lightning take seconds, and the help above needs neither.
         try:
             if args[0] != "compare":  # which needs no Lightning
-                import_lightning()
+                import_module("lit_triwave.commands.quick_imports").import_lightning()
             run = import_module(COMMANDS.get(args[0], "lit_triwave.commands.fit.command")).run
         except ModuleNotFoundError as error:
             print(

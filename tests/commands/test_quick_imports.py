@@ -7,7 +7,7 @@ from tests.conftest import REPOSITORY
 
 SCRIPT = """
 import sys
-from lit_triwave.quick_imports import import_lightning
+from lit_triwave.commands.quick_imports import import_lightning
 
 import_lightning()
 import torch
