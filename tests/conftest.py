@@ -35,7 +35,7 @@ REPOSITORY = Path(__file__).parents[1]
 
 
 SMALL = ["--model.replicas", "3", "--model.pretrain.epochs", "5", "--model.train.epochs", "5"]
-SMALL += ["--model.polish.epochs", "0", "--data.test_points", "500"]
+SMALL += ["--model.polish.epochs", "0"]
 SMALL += ["--data.batch_size", "100", "--run.checkpoint_every", "1", "--trainer.check_val_every_n_epoch", "2"]
 PIXEL = base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGP4DwABAQEANl9ngAAAAABJRU5ErkJggg==")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import itertools
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -102,7 +103,8 @@ class BlockDiagonalLayers(nn.Module):
             )
         z = self.norm(self.projection(rows))
         # The waves multiply differences of their input by up to 2^depth and more: eight bits are not enough for them.
-        with torch.autocast(z.device.type, enabled=False):
+        # A tensor without content has no automatic precision.
+        with nullcontext() if z.is_meta else torch.autocast(z.device.type, enabled=False):
             y: Tensor = self.bank(SQUASHES[self.squash](z.to(self.bank.sign.dtype)))
         if self.projection.weight.dtype in (torch.float16, torch.bfloat16):
             y = y.to(z.dtype)  # a model in half precision, whose bank computes in single

@@ -163,7 +163,8 @@ def test_another_number_of_threads_than_the_checkpoints_is_said(run: Path, capsy
     assert resume(run) == 0
     assert "last bits" not in capsys.readouterr().out  # an earlier version did not record them
     content = load_checkpoint(last(run))
-    assert content["run"]["arithmetic"] == {"threads": 1, "default dtype": "torch.float32"}
+    said = {"threads": 1, "default dtype": "torch.float32", "precision": "64-true"}
+    assert content["run"]["arithmetic"] == said
     content["run"]["arithmetic"]["threads"] = 7
     torch.save(content, last(run))
     assert resume(run) == 0

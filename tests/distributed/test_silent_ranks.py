@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
@@ -124,22 +125,22 @@ def test_a_rank_is_known_to_wait_inside_of_torch(module: Any) -> None:
 
 def test_a_rank_that_does_something_else_meanwhile_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pulses, "_waiting_place", lambda: "all_reduce")
-    monkeypatch.setattr(pulses, "_BEAT_SECONDS", 0.0)
+    clock = itertools.count(100.0)  # a second later whenever it is looked at
+    monkeypatch.setattr(pulses, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     silence(tmp_path, 1)  # of a process that was killed
     first = Pulses(tmp_path, 0, 2)
 
     def waited() -> float:
         first.beat(3)
-        time.sleep(0.05)
         first.beat(3)
         return first.waited
 
-    assert waited() < 0.04  # the other rank has not started yet
+    assert waited() == 1  # the other rank has not started yet
     (tmp_path / RANKS_FOLDER / "1").write_text("works")
-    assert waited() > 0.04
-    assert first.silent() == "rank 1 has not come for 0 s to where the others wait"
+    assert waited() > 1
+    assert first.silent() == "rank 1 has not come for 3 s to where the others wait"
     first.beat(4)  # a step further
-    assert first.waited < 0.04
+    assert first.waited == 1
     for rank in (1, 0):
         Pulses(tmp_path, rank, 2).remove()
     assert not (tmp_path / RANKS_FOLDER).exists()

@@ -206,7 +206,7 @@ def test_a_loss_that_is_not_finite_is_named_and_the_last_good_checkpoint_kept(di
         (["--model.head", "replaced"], "head must be block_diagonal or dense for backbone 'cnn'"),
         (
             ["--model.backbone", "vgg16bn"],
-            "such as vgg16_bn, got 'vgg16bn'; did you mean 'vgg16_bn', 'vgg16' or 'vgg19_bn'?",
+            "got 'vgg16bn'; did you mean 'vgg16_bn', 'vgg16' or 'vgg19_bn'?",
         ),
         (
             ["--model.release", "block"],
