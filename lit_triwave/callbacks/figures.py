@@ -109,12 +109,13 @@ class RegressionFigures(RunFigures):
             grid = torch.linspace(lower, upper, _GRID_POINTS, dtype=torch.float64)
             try:
                 kinks = breakpoints(plain, lower, upper, most=_SHOWN_PIECES)
+                pieces = f"{len(kinks) + 1:,}"
                 lowest = None if network.segments is None else data.free_knot_mse(len(kinks) + 1)
                 limit = None if lowest is None else (len(kinks) + 1, lowest)
             except TooManyPieces:
-                kinks = grid[:0]
+                kinks, pieces = grid[:0], f"more than {_SHOWN_PIECES:,}"
             curve, marks = ((u, plain(u[:, None])[:, 0]) for u in (grid, kinks))
-            yield "fit", plots.fit_figure(x, target, curve, marks, (names[0], target_name), title)
+            yield "fit", plots.fit_figure(x, target, curve, pieces, marks, (names[0], target_name), title)
             yield "error", plots.error_figure(x, prediction - target, kinks, names[0], title)
         elif len(names) == 2:
             yield "surface", plots.surface_figure(x, target, prediction, names, title)
@@ -129,7 +130,7 @@ class RegressionFigures(RunFigures):
             begins = {
                 label: float(module.first_epoch(name)) for name, label in labels.items() if module.stages[name].epochs
             }
-            switches = {label: epoch for label, epoch in begins.items() if 0 < epoch < self.history.epochs[-1]}
+            switches = {label: epoch for label, epoch in begins.items() if 0 < epoch <= self.history.epochs[-1]}
             each = network.replicas // module.num_targets
             mse_of_seeds = self.history.mse[:, each * t : each * (t + 1)]
             yield (

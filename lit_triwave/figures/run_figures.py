@@ -23,6 +23,7 @@ def fit_figure(
     x: Tensor,
     target: Tensor,
     network: tuple[Tensor, Tensor],
+    pieces: str,
     kinks: tuple[Tensor, Tensor],
     names: tuple[str, str],
     title: str,
@@ -32,7 +33,8 @@ def fit_figure(
     Args:
         x, target: points of the target, x ascending; few are drawn as points, many as a line.
         network: x and value of the network on a grid.
-        kinks: x and value at the breakpoints.
+        pieces: number of the network's linear pieces, in words.
+        kinks: x and value at the breakpoints; none where they are too many to be known.
         names: of the input and of the target.
         title: title of the figure.
     """
@@ -41,8 +43,8 @@ def fit_figure(
         ax.plot(x, target, color=GREY, linewidth=5, alpha=0.45, label="target", solid_capstyle="round")
     else:
         ax.plot(x, target, "o", color=GREY, markersize=7, alpha=0.6, label="test points")
-    ax.plot(*network, color=BLUE, linewidth=1.3, label=f"network, {len(kinks[0]) + 1} linear pieces")
-    if len(kinks[0]) <= MAX_MARKS:
+    ax.plot(*network, color=BLUE, linewidth=1.3, label=f"network, {pieces} linear pieces")
+    if 0 < len(kinks[0]) <= MAX_MARKS:
         ax.plot(*kinks, "o", color=ORANGE, markersize=3.2, label=f"{len(kinks[0])} breakpoints")
     ax.set(xlabel=names[0], ylabel=names[1], title=title)
     ax.legend(frameon=False)
@@ -54,7 +56,7 @@ def error_figure(x: Tensor, error: Tensor, kinks: Tensor, name: str, title: str)
     figure, (ax,) = new_figure()
     ax.axhline(0, color=GREY, linewidth=0.8)
     ax.plot(x, error, "-" if len(x) > _FEW_POINTS else "o", color=BLUE, linewidth=0.9, markersize=4)
-    if len(kinks) <= MAX_MARKS:
+    if 0 < len(kinks) <= MAX_MARKS:
         ax.plot(kinks, torch.zeros_like(kinks), "|", color=ORANGE, markersize=9, label="breakpoints")
         ax.legend(framealpha=0.9, edgecolor="white")
     ax.ticklabel_format(axis="y", style="sci", scilimits=(0, 0), useMathText=True)

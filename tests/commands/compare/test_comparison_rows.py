@@ -153,3 +153,24 @@ def test_one_number_of_many_seeds_is_not_called_one_seed(
         )
     (said,) = compared(capsys, tmp_path, "--metrics", metric)["verdict"]
     assert says in said and "one seed" not in said and "n = 1" not in said
+
+
+def test_rows_whose_worse_seeds_were_stopped_early_are_compared_by_their_best(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    many = {"model.limit.halving": 10, "model.depth": 4}
+    write_run(tmp_path / "all" / "many", many, replicas([1e-14, 1e-3, 1e-2]))
+    write_run(tmp_path / "all" / "one", {"model.limit.halving": 10}, {"test/mse": 1e-13, "test/mse_min": 1e-13})
+    content = compared(capsys, tmp_path)
+    assert content["main_metric"] == "test/mse_min"
+    assert [row["name"] for row in content["rows"] if row["best"]] == ["all/many"]
+    assert any(line.startswith("1 of 2 rows stopped their worse seeds early") for line in content["remarks"])
+    assert compared(capsys, tmp_path, "--metrics", "test/mse")["rows"][0]["name"] == "all/one"
+
+
+def test_an_option_that_only_some_runs_give_is_a_difference(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = {"a": {"model.limit.options": {}}, "b": {"model.limit.options.accelerated": False}, "c": {}}
+    for name, config in options.items():
+        write_run(tmp_path / "all" / name, config, replicas([1e-3, 2e-3]))
+    content = compared(capsys, tmp_path)
+    assert {tuple(row["runs"]) for row in content["rows"]} == {("all/a", "all/c"), ("all/b",)}

@@ -119,13 +119,25 @@ def _setting(run: ComparedRun) -> Hashable:
 def differing(runs: Sequence[ComparedRun]) -> list[str]:
     """Returns the full names of the fields in which runs differ: `experiment` and config fields that affect results.
 
-    Seeds are excluded. A field that only some runs have, because of another version or model, is not a difference.
+    Seeds are excluded. A field that only some runs have, because of another version or model, is not a difference, but
+    one of options, such as `model.train.options.betas`, is.
     """
     values: dict[str, set[Hashable]] = {"experiment": {run.experiment for run in runs}}
     for run in runs:
         for name, value in run.config.items():
-            values.setdefault(name, set()).add(comparable(value))
+            if f"{name}." != _options(name):  # no options: what others have is named below
+                values.setdefault(name, set()).add(comparable(value))
+    for name in [name for name in values if _options(name)]:
+        for run in runs:
+            if name not in run.config and any(_options(other) == _options(name) for other in run.config):
+                values[name].add(comparable(None))
     return [name for name, found in values.items() if len(found) > 1 and (name == "experiment" or _is_relevant(name))]
+
+
+def _options(name: str) -> str:
+    """Returns the mapping of options in which a field lies, or which it is if it is empty; "" if there is none."""
+    before, word, _ = f"{name}.".partition("options.")
+    return word and before + word
 
 
 def make_rows(runs: Sequence[ComparedRun], by: Sequence[str], columns: Sequence[str]) -> list[Row]:

@@ -59,6 +59,12 @@ def seeds_of(run: ComparedRun) -> int:
     return next((number for number in known if isinstance(number, int) and number > 1), 1)
 
 
+def halves(run: ComparedRun) -> bool:
+    """Returns whether a run stopped its worse seeds early and has the error of the best one."""
+    halving = run.config.get("model.limit.halving")
+    return is_number(halving) and halving > 0 and seeds_of(run) > 1 and _number(run, "test/mse_min") is not None
+
+
 def is_lost(run: ComparedRun, metric: str) -> bool:
     """Returns whether a finished run has a metric whose mean over seeds or single value is not a finite number."""
     base = metric.removesuffix("_mean")

@@ -12,6 +12,7 @@ from lit_triwave.commands.compare.table.cells import joined, mean_and_error, num
 from lit_triwave.commands.compare.table.columns import most_varied
 from lit_triwave.commands.compare.table.fields import Fields, comparable, is_number
 from lit_triwave.commands.compare.table.rows import Row, differing, make_rows
+from lit_triwave.commands.compare.table.statistics import halves
 from lit_triwave.tracking.metric_goals import goal
 
 _MAIN = ("test/accuracy", "test/mse")
@@ -247,7 +248,8 @@ def compare(
 def _default_metrics(runs: Sequence[ComparedRun]) -> list[str]:
     """Returns the default metrics that the runs have; the main one is that of most finished runs.
 
-    If no run has finished, what the runs logged or the kind of their models decides.
+    If no run has finished, what the runs logged or the kind of their models decides. Where a run stopped its worse
+    seeds early, the best seeds are compared, since the mean is one over seeds that were not trained.
     """
     done = [run for run in runs if run.state == "finished"]
     finished = {name: sum(is_number(run.summary.get(name)) for run in done) for name in _MAIN}
@@ -257,6 +259,8 @@ def _default_metrics(runs: Sequence[ComparedRun]) -> list[str]:
         return []
     first = max(_MAIN, key=lambda name: (finished[name], logged[name], meant[name]))
     there = [name for name in _BESIDES if any(is_number(run.summary.get(name)) for run in runs)]
+    if first == "test/mse" and any(halves(run) for run in done):
+        first = "test/mse_min"
     return [first, *(name for name in there if name != first)]
 
 

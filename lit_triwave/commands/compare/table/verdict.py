@@ -9,7 +9,7 @@ from lit_triwave.commands.compare.read.compared_run import ComparedRun
 from lit_triwave.commands.compare.table.cells import mean_and_error, number, shown
 from lit_triwave.commands.compare.table.fields import is_number, value_of
 from lit_triwave.commands.compare.table.rows import TARGET, Row, differing, is_target
-from lit_triwave.commands.compare.table.statistics import Sample, welch
+from lit_triwave.commands.compare.table.statistics import Sample, halves, welch
 from lit_triwave.commands.compare.table.table import Comparison
 from lit_triwave.errors import some
 from lit_triwave.tracking.metric_goals import goal
@@ -127,6 +127,12 @@ def remarks(comparison: Comparison) -> list[str]:
         lines.append(
             f"{exchanged} of {len(rows)} rows were polished with exchange: their seeds are not independent, so their "
             "spread says little."
+        )
+    halved = sum(any(halves(run) for run in row.runs) for row in rows)
+    if halved:
+        lines.append(
+            f"{halved} of {len(rows)} rows stopped their worse seeds early (limit.halving): their means and spreads "
+            "say little, so the best seeds are compared (test/mse_min)."
         )
     return lines + notes(comparison)
 
