@@ -41,8 +41,8 @@ class TableDataModule(RegressionDataModule):
         missing: what to do about rows with missing values: `"drop"` them, or take the `"median"` or `"mean"` of the
             training rows; None refuses them. Rows without a target are dropped in each case but the last.
         categorical: input columns of numbers that are categories, such as codes.
-        ordinal: input columns whose categories are numbered in sorted order. The other categories become a column of
-            0 and 1 each.
+        ordinal: input columns whose categories are numbered in sorted order, numbers by their value. The other
+            categories become a column of 0 and 1 each.
         sep: separator of a text file; None: found among comma, semicolon, tab, | and blanks. This and the following
             are options of `pandas.read_csv`, with its defaults.
         decimal: decimal sign.
@@ -112,7 +112,7 @@ class TableDataModule(RegressionDataModule):
         if len(file) < _MIN_ROWS:
             raise ValueError(f"{path} must have at least {_MIN_ROWS} rows, got {len(file)}")
         self._targets, self._outside = targets, outside
-        self.columns = InputColumns(file, inputs, categorical or [], ordinal or [], missing)
+        self.columns = InputColumns(file, inputs, categorical or [], ordinal or [], missing, targets)
         self.remarks: list[str] = []
         raw, y, kept = self._rows(file)
         if test_path is not None:
@@ -167,7 +167,8 @@ class TableDataModule(RegressionDataModule):
         usable = self.columns.present(file, raw)
         unknown = torch.full((len(file),), torch.nan, dtype=torch.float64)
         found = [
-            file.numbers(name) if needs_target or name in file.frame.columns else unknown for name in self._targets
+            file.numbers(name, is_target=True) if needs_target or name in file.frame.columns else unknown
+            for name in self._targets
         ]
         for name, column in zip(self._targets, found, strict=True):
             row = first_true(column.isnan())
@@ -177,6 +178,7 @@ class TableDataModule(RegressionDataModule):
                     "missing to drop, median or mean"
                 )
             usable &= ~column.isnan() | (not needs_target)
+        self.columns.check_categories(file, raw, usable)
         y = found[0] if len(found) == 1 else torch.stack(found, 1)
         if not usable.all():
             self.remarks.append(f"{file.path}: {int((~usable).sum())} of {len(file)} rows dropped for missing values")
@@ -221,7 +223,7 @@ class TableDataModule(RegressionDataModule):
         return super().state_dict() | {"columns": self.columns.state}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keeps the position.
+        """Keeps the position, and the order of ordinal categories.
 
         Raises:
             ValueError: the columns were others.
@@ -229,9 +231,22 @@ class TableDataModule(RegressionDataModule):
         state = dict(state_dict)
         there = state.pop("columns", self.columns.state)
         for one, two in zip(there, self.columns.state, strict=False):
+            if one["kind"] == two["kind"] == "ordinal" and {**one, "categories": two["categories"]} == two:
+                self._renumber(two, one["categories"])  # numbers were once sorted as text
             if one != two:
                 raise ValueError(f"column {two['name']!r} is {two} in the table, but {one} in the checkpoint")
         super().load_state_dict(state)
+
+    def _renumber(self, column: dict[str, Any], categories: list[str]) -> None:
+        """Gives the categories of an ordinal column the numbers that they have in a list with all of them."""
+        if column["categories"] == categories or not {*column["categories"]} <= {*categories}:
+            return
+        place = torch.tensor([categories.index(word) for word in column["categories"]], dtype=torch.float64)
+        j = self.columns.names.index(column["name"])
+        for points in {self.train_set, self.val_set, self.test_set, self.predict_set}:
+            points.x[:, j] = place[points.x[:, j].long()]
+        self.domain[column["name"]] = (float(place.min()), float(place.max()))
+        column["categories"] = categories
 
 
 def _check_fractions(val_fraction: float, test_fraction: float) -> None:
@@ -272,12 +287,13 @@ def _assigned(
     Raises:
         ValueError: the column says something else, or no row is for training.
     """
-    words = file.column(split).astype(str).str.strip().str.lower()
+    column = file.column(split)
+    words = column.astype(str).str.strip().str.lower()
     for row in kept.tolist():
         if words.iloc[row] not in _SPLITS:
+            got = repr(words.iloc[row]) if column.notna().iloc[row] else "an empty cell"
             raise ValueError(
-                f"{file.path}: column {split!r} must be train, val or test, got {words.iloc[row]!r} at "
-                f"{file.position(row)}"
+                f"{file.path}: column {split!r} must be train, val or test, got {got} at {file.position(row)}"
             )
     said = words.iloc[kept.numpy()].map(_SPLITS).to_numpy()
     train, val, test = (torch.from_numpy((said == name).nonzero()[0]) for name in ("train", "val", "test"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from datamodules.regression import first_true
-from datamodules.table_files import TableFile, how_to_read, is_date
+from datamodules.table_files import TableFile, how_to_read, is_date, notation
 from lit_triwave.errors import some
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ class InputColumns:
         categorical: columns of numbers that are categories too.
         ordinal: columns whose categories become their number.
         missing: what takes the place of a missing number, if anything. A missing category becomes the most frequent.
+        targets: columns without which a row is not used, where `missing` is given.
 
     Attributes:
         state: what was fitted, as plain data: for each column its name and kind, the categories, and the value that
@@ -44,7 +46,13 @@ class InputColumns:
     """
 
     def __init__(
-        self, file: TableFile, names: list[str], categorical: list[str], ordinal: list[str], missing: Missing | None
+        self,
+        file: TableFile,
+        names: list[str],
+        categorical: list[str],
+        ordinal: list[str],
+        missing: Missing | None,
+        targets: Sequence[str] = (),
     ) -> None:
         for option, columns in {"categorical": categorical, "ordinal": ordinal}.items():
             for name in columns:
@@ -52,17 +60,29 @@ class InputColumns:
                     raise ValueError(f"{option} must be among the inputs, got {name!r}")
         self.missing = missing
         self.state: list[dict[str, Any]] = []
+        needed = [*targets, *names] if missing == "drop" else [] if missing is None else targets
+        used = numpy.ones(len(file), dtype=bool)
+        for name in needed:
+            used &= file.column(name).notna().to_numpy(dtype=bool)
         for name in names:
             column = file.column(name)
             if name in (*categorical, *ordinal) or _is_category(column):
-                words = _words(column).dropna()
+                words = _words(column)[used].dropna()
                 known = sorted({str(value) for value in words})
-                notation = how_to_read(known[0]) if known and name not in (*categorical, *ordinal) else ""
+                if name in ordinal:
+                    known = _in_order(known)
+                is_named = name in (*categorical, *ordinal)
+                advice = "" if is_named else notation(known)
                 most = min(_MOST_CATEGORIES, max(_FEW_CATEGORIES, len(words) // 2))
-                if len(known) > most or ("decimal" in notation and all(map(how_to_read, known))):
+                if len(known) <= most and advice:
+                    advice += ", or name the column in categorical"
+                elif len(known) > most and not advice:
+                    advice = "" if is_named else how_to_read(known[0])
+                    advice = advice or ": leave it out of inputs, or join rare ones"
+                if advice:
                     raise ValueError(
                         f"{file.path}: column {name!r} has {len(known)} different texts in {len(words)} rows, such as "
-                        f"{known[0][:40]!r}{notation or ': leave it out of inputs, or join rare ones'}"
+                        f"{known[0][:40]!r}{advice}"
                     )
                 kind = "ordinal" if name in ordinal or known == ["False", "True"] else "onehot"
                 self.state.append({"name": name, "kind": kind, "categories": known})
@@ -78,7 +98,7 @@ class InputColumns:
         """Returns the columns of a file as numbers (float64) and words, missing ones NaN.
 
         Raises:
-            ValueError: a column of numbers has something else, or a category is not known; the message says where.
+            ValueError: a column of numbers has something else; the message says where.
         """
         import pandas
 
@@ -88,14 +108,7 @@ class InputColumns:
             if column["kind"] == "number":
                 columns[name] = file.numbers(name).numpy()
                 continue
-            words = _words(file.column(name))
-            row = first_true(torch.from_numpy((words.notna() & ~words.isin(column["categories"])).to_numpy(copy=True)))
-            if row is not None:
-                raise ValueError(
-                    f"{file.path}: unknown category {words.iloc[row]!r} in column {name!r} at {file.position(row)}: "
-                    f"the training file has {some(column['categories'], 10)}"
-                )
-            columns[name] = words
+            columns[name] = _words(file.column(name))
         found: pandas.DataFrame = pandas.DataFrame(columns)
         return found
 
@@ -114,6 +127,20 @@ class InputColumns:
                 "have one): correct it, or set missing to drop, median or mean"
             )
         return ~gone.any(1) if self.missing == "drop" else torch.ones(len(raw), dtype=torch.bool)
+
+    def check_categories(self, file: TableFile, raw: pandas.DataFrame, used: Tensor) -> None:
+        """Raises ValueError if a row that is used has a category that is not known; the message says where."""
+        for column in self.state:
+            if column["kind"] == "number":
+                continue
+            words = raw[column["name"]]
+            unknown = (words.notna() & ~words.isin(column["categories"])).to_numpy(copy=True)
+            row = first_true(torch.from_numpy(unknown) & used)
+            if row is not None:
+                raise ValueError(
+                    f"{file.path}: unknown category {words.iloc[row]!r} in column {column['name']!r} at "
+                    f"{file.position(row)}: the training file has {some(column['categories'], 10)}"
+                )
 
     def fit(self, raw: pandas.DataFrame) -> None:
         """Finds what replaces missing values, from the training rows."""
@@ -172,6 +199,14 @@ def _is_category(column: pandas.Series[Any]) -> bool:
         return True
     # Lists, bytes and whatever else Parquet has are neither.
     return found == "string" and bool(pandas.to_numeric(values, errors="coerce").isna().all())
+
+
+def _in_order(words: list[str]) -> list[str]:
+    """Sorts numbers by their value; other words stay as they are."""
+    try:
+        return sorted(words, key=float)
+    except ValueError:
+        return words
 
 
 def _words(column: pandas.Series[Any]) -> pandas.Series[Any]:

@@ -22,8 +22,13 @@ _PARQUET = (".parquet", ".pq")
 _PARQUET_MAGIC = b"PAR1"
 """What every Parquet file begins with, whatever its name."""
 _NOT_TEXT = (".xls", ".xlsx", ".ods", ".feather", ".h5", ".pkl", ".json")
-_MISSING_WORD = ": if it stands for a missing value, name it in na_values"
+_MISSING_WORD = "if it stands for a missing value, name it in na_values"
 _HEADER_OPTIONS = ("encoding", "comment", "compression")
+_COMPRESSIONS = ("infer", "gzip", "bz2", "zip", "xz", "zstd", "tar")
+_COMMENT_SIGNS = "#%!;/"
+_NO_SEPARATOR = "\x1f"  # occurs in no table
+_AS_WRITTEN: dict[str, Any] = {"dtype": str, "keep_default_na": False, "na_values": []}
+_NOT_NUMBERS = "if the column has categories, name it in categorical"
 
 
 class TableFile:
@@ -47,6 +52,9 @@ class TableFile:
     def __init__(self, path: str, wanted: list[str], options: dict[str, Any]) -> None:
         self.path, self._options = path, options
         self._file = Path(path).expanduser()
+        compression = options.get("compression")
+        if compression is not None and compression not in _COMPRESSIONS:
+            raise ValueError(f"compression must be one of {', '.join(_COMPRESSIONS)}, got {compression!r}")
         if self._file.suffix.lower() in _NOT_TEXT:
             raise ValueError(f"path must be a text file, such as .csv, or .parquet, got {path}: save it as one of them")
         if not self._file.is_file():
@@ -61,42 +69,79 @@ class TableFile:
             raise ValueError(f"{path} cannot be read as text: {reason(error)}: {hint}") from None
         except Exception as error:  # pandas, pyarrow and gzip raise many kinds, some of several lines
             kind = "text with a header" if self.is_text else "Parquet"
-            raise ValueError(f"{path} cannot be read as {kind}: {reason(error)}") from None
+            hint = self._header_hint(wanted) if self.is_text and "Expected" in str(error) else ""
+            raise ValueError(f"{path} cannot be read as {kind}: {reason(error)}{hint}") from None
         twice = [repr(name) for name in dict.fromkeys(header) if name and header.count(name) > 1]
         if twice:
             raise ValueError(f"{path}: column names must differ, got {some(twice)} more than once")
-        if type(self.frame.index).__name__ != "RangeIndex":  # surplus fields became an index and shifted all names
-            raise ValueError(f"{path}: rows have more fields than the header has names")
+        if self.is_text and self._is_shifted():
+            hint = self._header_hint(wanted) or ": name each column, or remove the separators at the ends of the rows"
+            raise ValueError(f"{path}: rows have more fields than the header has names{hint}")
+        self.frame = self.frame.reset_index(drop=True)
         self.frame.columns = [str(name).strip() for name in self.frame.columns]  # type: ignore[assignment]
 
     def _read_text(self, wanted: list[str]) -> list[str]:
         """Reads the rows; returns the names in the header."""
         import pandas
 
+        self._names: list[str] = []
         given = self._options.get("sep")
         candidates = _SEPARATORS if given is None else (str(given).replace("\\t", "\t"),)
         headers = {sep: self._header(sep) for sep in candidates}
         # Names may have blanks in them, so these separate only where all wanted names are then found.
-        self._sep = max(candidates, key=lambda s: (len({*wanted} & {*headers[s]}), len(headers[s]) * (s != r"\s+")))
+        self._sep: str = max(
+            candidates, key=lambda s: (len({*wanted} & {*headers[s]}), len(headers[s]) * (s != r"\s+"))
+        )
         options = {name: value for name, value in self._options.items() if name != "sep" and value is not None}
         if self._engine(self._sep) == "c":
             options["low_memory"] = False
             # Numbers keep their last digit, so that a domain is the same in every file. pandas 3.1 does so by default.
             if tuple(int(part) for part in pandas.__version__.split(".")[:2]) < (3, 1):
                 options["float_precision"] = "round_trip"
-        self.frame = pandas.read_csv(
-            self._file, sep=self._sep, engine=self._engine(self._sep), skipinitialspace=True, **options
+        self._names = headers[self._sep]
+        self.frame = self._read(self._sep, **options)
+        if len(self.frame) and self.frame.iloc[-1].isna().all():  # spreadsheets write empty rows at the end
+            words = self._read(self._sep, **options | _AS_WRITTEN)
+            filled = (words.fillna("") != "").any(axis=1).to_numpy().nonzero()[0]
+            self.frame = self._read(self._sep, **options, nrows=int(filled[-1]) + 1 if len(filled) else 0)
+        return self._names
+
+    def _read(self, sep: str, **options: Any) -> pandas.DataFrame:
+        import pandas
+
+        found: pandas.DataFrame = pandas.read_csv(
+            self._file, sep=sep, engine=self._engine(sep), skipinitialspace=True, **options
         )
-        return headers[self._sep]
+        return found
+
+    def _first_lines(self, sep: str, count: int, **options: Any) -> pandas.DataFrame:
+        """Returns the header, and what follows it, as text."""
+        given = {name: self._options[name] for name in _HEADER_OPTIONS if self._options.get(name) is not None}
+        return self._read(sep, header=None, nrows=count, **_AS_WRITTEN, **given, **options)
 
     def _header(self, sep: str) -> list[str]:
         """Returns the names in the first line, without the blanks around them."""
-        import pandas
+        return [str(name).strip() for name in self._first_lines(sep, 1).iloc[0]]
 
-        options = {name: self._options[name] for name in _HEADER_OPTIONS if self._options.get(name) is not None}
-        as_text: Any = {"header": None, "nrows": 1, "dtype": str, "keep_default_na": False, "skipinitialspace": True}
-        line = pandas.read_csv(self._file, sep=sep, engine=self._engine(sep), **as_text, **options)
-        return [str(name).strip() for name in line.iloc[0]]
+    def _is_shifted(self) -> bool:
+        """Whether pandas took the first fields of the rows as an index, because they have more fields than names."""
+        from pandas.errors import ParserError
+
+        try:
+            self._first_lines(self._sep, 2)
+        except ParserError:
+            # R's write.table quotes the numbers of the rows, and gives them no name.
+            line = str(self._first_lines(_NO_SEPARATOR, 2, quoting=csv.QUOTE_NONE).iloc[1, 0])
+            every = 2 * (len(self._names) + 1)  # all fields in quotes: these are no names of rows
+            return self.frame.index.nlevels > 1 or not (re.match(r'"\d+"', line) and line.count('"') < every)
+        return False
+
+    def _header_hint(self, wanted: list[str]) -> str:
+        """Returns what to do where the first line is not the header, as the end of an error; else ""."""
+        sign = self._names[0][:1] if self._names else ""
+        if sign and sign in _COMMENT_SIGNS and not self._options.get("comment"):
+            return f""": if lines that begin with {sign} are comments, set comment to "'{sign}'\""""
+        return ": remove the lines above the header" if self._names and not {*wanted} & {*self._names} else ""
 
     @staticmethod
     def _engine(sep: str) -> Any:
@@ -124,11 +169,17 @@ class TableFile:
             hint = did_you_mean(name, known)
             if len(known) == 1 and name in known[0]:
                 hint = ": set sep to the sign between them"
+            if self.is_text and not hint and known[0][:1] in _COMMENT_SIGNS:
+                hint = self._header_hint([])
             raise ValueError(f"{self.path} has no column {name!r}; its columns are {some(known, 20)}{hint}")
         return self.frame[name]
 
-    def numbers(self, name: str) -> Tensor:
+    def numbers(self, name: str, is_target: bool = False) -> Tensor:
         """Returns a column as numbers, NaN where there is none, (rows,) float64.
+
+        Args:
+            name: of the column.
+            is_target: whether it is a target, and so cannot be a category.
 
         Raises:
             ValueError: it is no column of numbers; the message says what is wrong and where.
@@ -151,8 +202,11 @@ class TableFile:
             if row is not None:
                 value = str(column.iloc[row])
                 mostly_numbers = int(numbers.notna().sum()) > len(numbers) // 2
-                hint = how_to_read(value) if isinstance(column.iloc[row], str) else ""
-                hint = hint or (_MISSING_WORD if mostly_numbers else "")
+                hint = ""
+                if isinstance(column.iloc[row], str):
+                    advice = [_MISSING_WORD] if mostly_numbers else []
+                    advice += ["targets must be numbers"] if is_target else [_NOT_NUMBERS]
+                    hint = how_to_read(value) or f": {'; '.join(advice)}"
                 raise ValueError(
                     f"{self.path}: column {name!r} is not numeric: {value[:40]!r} at {self.position(row)}{hint}"
                 )
@@ -184,7 +238,8 @@ class TableFile:
                 lines = csv.reader(text, delimiter=separator, skipinitialspace=True)
                 for record in lines:
                     begin, before = before + 1, lines.line_num
-                    if any(record) and not (comment and record[0].startswith(comment)):
+                    # Like pandas: a row of empty fields is a row, a line of blanks is none.
+                    if (len(record) > 1 or "".join(record).strip()) and not (comment and record[0].startswith(comment)):
                         begins.append(begin)
         except (UnicodeError, csv.Error):
             return None
@@ -200,6 +255,15 @@ def how_to_read(text: str) -> str:
     if re.fullmatch(r"\W{0,2}[-+]?[\d.]+(e[-+]?\d+)?\s?(%|\W|[A-Za-z€$£°]{1,3})?", text.strip()):
         return ": write the numbers without signs and units"
     return ""
+
+
+def notation(texts: list[str]) -> str:
+    """Returns what to do about texts that are all numbers in another notation, as the end of an error; else ""."""
+    if not texts or not all(map(how_to_read, texts)):
+        return ""
+    # 10% and 20% are numbers, but 1st and 2nd, or 1.0.1 and 1.0.2, are names.
+    units = {re.sub(r"[\d.,]+", "", text) for text in texts}
+    return how_to_read(texts[0]) if "set " in how_to_read(texts[0]) or (len(units) == 1 and units != {""}) else ""
 
 
 def is_date(column: pandas.Series[Any]) -> bool:

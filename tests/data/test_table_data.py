@@ -126,7 +126,8 @@ def test_predicting_at_no_rows_is_refused(table, tmp_path):
             r"no column 'cuont'; .*out, count; did you mean 'count'\?",
         ),
         ({"target": "zzz"}, "no column 'zzz'; its columns are a, note"),
-        ({"target": "note"}, "column 'note' is not numeric: 'text' at line 2"),
+        ({"target": "note"}, "column 'note' is not numeric: 'text' at line 2: targets must be numbers"),
+        ({"compression": "foo"}, "compression must be one of infer, gzip, .*, got 'foo'"),
         ({"inputs": ["note"]}, "input column 'note=text' is constant"),
         ({"val_fraction": 1.0}, r"val_fraction must be in \[0, 1\), got 1.0"),
         ({"test_fraction": -0.1}, r"test_fraction must be in \[0, 1\), got -0.1"),
@@ -162,6 +163,27 @@ def test_a_missing_file_is_named(tmp_path):
         ("data.csv", b"a,out\n\xff\xfe,2\n", "cannot be read as text: .*set encoding to the file's"),
         ("data.csv", b"a,out,a\n1,2,3\n", "column names must differ, got 'a' more than once"),
         ("data.csv", b"a,out\n1,2,3\n4,5,6\n7,8,9\n1,3,4\n", "more fields than the header"),
+        ("data.csv", b"a,out\n0,0,\n1,1,\n2,4,\n3,9,\n", "more fields than the header"),
+        ("data.csv", b"a,b,out\n0,0,0,9\n1,1,1,9\n2,2,2,9\n3,3,3,9\n", "more fields than the header"),
+        ("data.csv", b'"a","out"\n"1","0","0"\n"2","1","1"\n"3","2","2"\n', "more fields than the header"),
+        ("data.csv", b"a::out\n0::0::9\n1::1::9\n2::4::9\n3::9::9\n", "set sep to"),
+        (
+            "data.csv",
+            b"# so\n# it is\na,out\n1,2\n",
+            """: if lines that begin with # are comments, set comment to "'#'"$""",
+        ),
+        ("data.csv", b"# so\n1,2\n3,4\n", """more fields than .*, set comment to "'#'"$"""),
+        ("data.csv", b"By hand\nMonday\na,out\n1,2\n", ": remove the lines above the header$"),
+        (
+            "data.csv",
+            b"a,out\n1,2\n2,4\n3,6\nA,8\n",
+            "name it in na_values; if the column has categories, name it in cat",
+        ),
+        (
+            "data.csv",
+            b"a,out\n10%,2\n20%,4\n10%,6\n20%,8\n",
+            "such as '10%': write the numbers without signs and units, or name the column in categorical",
+        ),
         ("data.csv", b"a,out\n1,2\n3,4\n5,6\n", "must have at least 4 rows, got 3"),
         ("data.csv", b"a,out\n1,2\n3,4\n5,6\n7,inf\n", "non-finite value inf in column 'out' at line 5"),
         ("data.csv", b"a,out\n1,2\n,4\n5,6\n7,8\n", r"missing value in column 'a' at line 3 \(1 rows .*set missing to"),
@@ -239,6 +261,9 @@ PAIRS = [(1.5, 10.0), (2.5, 1200.0), (3.5, 30.0), (4.5, 40.0)]
         ("a;out\n1,5;10\n2,5;1.200\n3,5;30\n4,5;40\n", {"decimal": ",", "thousands": "."}),
         ("# made by hand\na,out\n1.5,10\n# so\n2.5,1200\n3.5,30\n4.5,40\n", {"comment": "#"}),
         ("# by hand\na,out\n1.5,10\n2.5,1200\n3.5,30\n4.5,40\n", {"comment": "'#'"}),
+        ("a,out\n1.5,10\n2.5,1200\n3.5,30\n4.5,40\n,\n,\n", {}),
+        ('"a","out"\n"1",1.5,10\n"2",2.5,1200\n"3",3.5,30\n"4",4.5,40\n', {}),
+        ('"a" "out"\n"4" 1.5 10\n"5" 2.5 1200\n"7" 3.5 30\n"9" 4.5 40\n', {}),
         ("a::out\n1.5::10\n2.5::1200\n3.5::30\n4.5::40\n", {"sep": "::"}),
         ("a,out\n1.5,10\n2.5,1200\nlost,7\n3.5,30\n4.5,40\n", {"na_values": ["lost"], "missing": "drop"}),
     ],
@@ -331,6 +356,43 @@ def test_codes_are_categories_where_asked_for(tmp_path):
     path = write(tmp_path, "code,out\n" + "".join(f"{10 * (i % 3)},{i}\n" for i in range(12)))
     assert list(TableDataModule(path, ["code"], "out").domain) == ["code"]
     assert list(TableDataModule(path, ["code"], "out", categorical=["code"]).domain) == ["code=0", "code=10", "code=20"]
+
+
+def test_numbers_in_ordinal_are_in_their_order_but_those_of_a_checkpoint_keep_theirs(tmp_path):
+    path = write(tmp_path, "a,out\n" + "".join(f"{a},{a}\n" for a in (1, 2, 10, 12, 11)))
+    data = TableDataModule(path, ["a"], "out", ordinal=["a"], val_fraction=0, test_fraction=0)
+    assert data.train_set.x[:, 0].tolist() == [0, 1, 2, 4, 3]
+    state = data.state_dict()
+    older = {"name": "a", "kind": "ordinal", "categories": ["1", "10", "11", "12", "2"]}
+    data.load_state_dict({**state, "columns": [older]})
+    assert data.train_set.x[:, 0].tolist() == data.val_set.x[:, 0].tolist() == [0, 4, 1, 3, 2]
+    assert data.columns.state == [older]
+    with pytest.raises(ValueError, match="in the table, but"):
+        data.load_state_dict({**state, "columns": [{**older, "categories": ["1", "2"]}]})
+
+
+@pytest.mark.parametrize("texts", [["1st", "2nd"], ["1.0.1", "1.0.2"], ["18-25", "26-40"]])
+def test_names_with_digits_are_categories(tmp_path, texts):
+    path = write(tmp_path, "a,out\n" + "".join(f"{text},{n}\n" for n, text in enumerate(2 * texts)))
+    assert list(TableDataModule(path, ["a"], "out").domain) == [f"a={texts[1]}"]
+
+
+@pytest.mark.parametrize(("row", "missing"), [(",c,5", "drop"), ("5,c,", "drop"), ("5,c,", "mean")])
+def test_a_category_only_of_dropped_rows_is_no_input(tmp_path, row, missing):
+    path = write(tmp_path, f"a,word,out\n1,a,1\n2,b,2\n{row}\n3,a,3\n4,b,4\n")
+    assert list(TableDataModule(path, ["a", "word"], "out", missing=missing).domain) == ["a", "word=b"]
+
+
+def test_a_row_of_empty_fields_has_a_line_of_its_own(tmp_path):
+    path = write(tmp_path, "a,out\n1,2\n,\n3,4\n5,6\n7,8x\n")
+    with pytest.raises(ValueError, match="'8x' at line 6"):
+        TableDataModule(path, ["a"], "out", missing="drop")
+
+
+def test_an_empty_cell_says_no_split(tmp_path):
+    path = write(tmp_path, "a,out,part\n1,1,train\n2,2,\n3,3,test\n4,4,train\n")
+    with pytest.raises(ValueError, match="must be train, val or test, got an empty cell at line 3"):
+        TableDataModule(path, ["a"], "out", split="part")
 
 
 def test_a_category_that_training_did_not_have_is_named(tmp_path):
