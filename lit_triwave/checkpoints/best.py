@@ -10,8 +10,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from lit_triwave.checkpoints.origin import Origin, take_over
+from lit_triwave.errors import TriwaveError
 from lit_triwave.modules.staged import StagedModule
-from lit_triwave.tracking.metric_goals import goal
+from lit_triwave.tracking.metric_goals import Goal, goal
 from lit_triwave.tracking.run_files import CHECKPOINTS
 
 
@@ -63,14 +64,15 @@ class BestCheckpoint(RunCheckpoint):
 
     Args:
         monitor: the metric, as it is logged.
+        mode: whether its lowest or its highest value is the best.
         origin: what the run starts from.
 
     Attributes:
         best_model_path: path of the file; "" while the run's history has no validation.
     """
 
-    def __init__(self, monitor: str, origin: Origin) -> None:
-        super().__init__("best", origin.folder, monitor=monitor, mode=goal(monitor) or "min")
+    def __init__(self, monitor: str, mode: Goal, origin: Origin) -> None:
+        super().__init__("best", origin.folder, monitor=monitor, mode=mode)
         self.origin = origin
         self._source: Path | None = None  # will become the file at the first step
         self._score: float | None = None  # of the file
@@ -140,7 +142,25 @@ def artifact_checkpoint(trainer: Trainer) -> str:
     return "best" if any(callback.best_model_path for callback in best) else "last"
 
 
+def monitored(model: LightningModule) -> tuple[str, Goal] | None:
+    """Returns the metric by which a model's best checkpoint is chosen, and its direction; None for a model without one.
+
+    Raises:
+        TriwaveError: neither the model's `mode` nor the metric's name says whether lower or higher is better.
+    """
+    monitor, mode = getattr(model, "monitor", None), getattr(model, "mode", None)
+    if not isinstance(monitor, str) or not monitor:
+        return None
+    direction: Goal | None = mode if mode in ("min", "max") else goal(monitor)
+    if direction is None:
+        raise TriwaveError(
+            f'{type(model).__name__}.mode must be "min" or "max", got {mode!r}: whether lower or higher values of its '
+            f"monitor {monitor} are better is not known"
+        )
+    return monitor, direction
+
+
 def best_checkpoint(model: LightningModule, origin: Origin) -> list[Callback]:
     """Returns the callback that keeps the best checkpoint by the model's `monitor`; none for a model without one."""
-    monitor = getattr(model, "monitor", None)
-    return [BestCheckpoint(monitor, origin)] if monitor else []
+    found = monitored(model)
+    return [BestCheckpoint(*found, origin)] if found else []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
@@ -38,6 +39,16 @@ _METRICS = {
     "parameters": _Metric("parameters", "min", ",.0f"),
     "multiply_adds": _Metric("multiply-adds", "min", ",.0f"),
 }
+_WORDS: dict[Goal, frozenset[str]] = {
+    "max": frozenset(
+        "acc accuracy ap auc auprc auroc bleu dice f1 fbeta iou jaccard kappa map mcc meteor miou mrr ndcg pearson "
+        "precision psnr r2 recall reward rouge sensitivity spearman specificity ssim".split()
+    ),
+    "min": frozenset(
+        "bce brier ce cer ece error fid loss lpips mae mape mse nll perplexity ppl rmse rmsle smape wer".split()
+    ),
+}
+"""Words in the names of other metrics, by which a user's own metric has its direction."""
 _SPLITS = {"train": "training", "val": "validation", "test": "test", "pretrain": "pretrained"}
 _OVER_SEEDS = ("_min", "_mean", "_median", "_max")
 
@@ -47,8 +58,22 @@ def _metric(name: str) -> _Metric:
     last = name.rpartition("/")[2]
     for ending in _OVER_SEEDS:
         last = last.removesuffix(ending)
+    if "neg" in last.split("_"):  # neg_mean_squared_error, as scikit-learn names it
+        return _Metric(last.replace("_", " "))
     found = (metric for ending, metric in _METRICS.items() if last.endswith(ending))
-    return next(found, _Metric(last.replace("_", " ")))
+    return next(found, None) or _Metric(last.replace("_", " "), _goal_by_words(name))
+
+
+def _goal_by_words(name: str) -> Goal | None:
+    """Returns the direction that the last telling part of a name has; None if its words contradict each other."""
+    for part in reversed(name.split("/")):
+        apart = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", part).lower()  # MulticlassF1Score, as torchmetrics names it
+        words = set(re.split(r"[^a-z0-9]+", apart))
+        words |= {word.rstrip("0123456789") for word in words}  # acc1
+        goals: list[Goal] = [goal for goal, known in _WORDS.items() if words & known]
+        if goals:
+            return goals[0] if len(goals) == 1 else None
+    return None
 
 
 def goal(name: str) -> Goal | None:

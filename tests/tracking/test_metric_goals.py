@@ -29,3 +29,18 @@ def test_one_table_says_what_a_metric_is_called_which_way_is_better_and_how_it_i
 def test_a_title_may_have_its_unit() -> None:
     assert title("fit_seconds", unit=True) == "time of the steps / s"
     assert title("parameters", unit=True) == "parameters"
+
+
+@pytest.mark.parametrize(
+    ("direction", "names"),
+    [
+        (
+            "max",
+            "val_acc val/f1 f1_macro val_acc1 val_MulticlassF1Score Accuracy/val valid_mAP test_mean_iou val_auroc",
+        ),
+        ("min", "val_loss val_loss_epoch val_rmse error_rate Loss/val val_MeanSquaredError val_perplexity"),
+        (None, "val_score neg_mean_squared_error val_lr map_loss_ratio"),
+    ],
+)
+def test_a_metric_of_ones_own_has_the_direction_that_its_name_says(direction: str | None, names: str) -> None:
+    assert {name: goal(name) for name in names.split()} == dict.fromkeys(names.split(), direction)

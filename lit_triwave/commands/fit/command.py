@@ -24,7 +24,7 @@ from datamodules.resumable import ResumableDataModule
 from lit_triwave import modules
 from lit_triwave.callbacks.progress import StageProgress
 from lit_triwave.callbacks.reporting import reporting
-from lit_triwave.checkpoints.best import artifact_checkpoint, best_checkpoint
+from lit_triwave.checkpoints.best import artifact_checkpoint, best_checkpoint, monitored
 from lit_triwave.checkpoints.choose import choose_checkpoint
 from lit_triwave.checkpoints.io import AtomicCheckpointIO
 from lit_triwave.checkpoints.load import load_checkpoint, reading
@@ -188,6 +188,7 @@ class TriwaveCLI(LightningCLI):
             with reading(self.chosen.path):
                 check_same_run(self.checkpoint, self.model, identity if fits else None, linked=list(LINKS.values()))
         if fits:
+            monitored(self.model)
             check_strategy(config.trainer.strategy, self.model)
             shares = isinstance(self.datamodule, ResumableDataModule)
             make = self.model.fit_kind if isinstance(self.model, StagedModule) else Fit

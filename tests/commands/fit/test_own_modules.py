@@ -63,6 +63,21 @@ class Untested(LightningModule):
         return torch.optim.SGD(self.parameters(), 0.01)
 
 
+class Rising(Net):
+    """Its score is best in the last epoch."""
+
+    monitor, mode = "val/score", "max"
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        self.log("val/score", float(self.current_epoch))
+
+
+class Undirected(Rising):
+    """Neither name nor `mode` says whether high scores are good."""
+
+    mode = "bilinear"
+
+
 class TrainOnly(LightningDataModule):
     """(x, y) batches for training alone."""
 
@@ -104,6 +119,14 @@ def test_own_module_needs_neither_arguments_nor_a_test(tmp_path: Path) -> None:
     for epochs, more in (("1", []), ("2", ["--ckpt_path", "last"])):
         assert main(["fit", *own(tmp_path, Untested, "--trainer.max_epochs", epochs, *more, data=TrainOnly)]) == 0
     assert torch.load(tmp_path / "own" / "a" / "checkpoints" / "last.ckpt", weights_only=True)["epoch"] == 1
+
+
+def test_own_mode_chooses_the_best_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fit", *own(tmp_path, Rising, "--trainer.max_epochs", "2")]) == 0
+    assert torch.load(tmp_path / "own" / "a" / "checkpoints" / "best.ckpt", weights_only=True)["epoch"] == 1
+    assert main(["fit", *own(tmp_path / "other", Undirected, "--trainer.max_epochs", "2")]) == 1
+    assert 'Undirected.mode must be "min" or "max", got \'bilinear\'' in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()
 
 
 def test_function_is_fitted_to_own_data(tmp_path: Path) -> None:
