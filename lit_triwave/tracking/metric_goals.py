@@ -39,14 +39,10 @@ _METRICS = {
     "parameters": _Metric("parameters", "min", ",.0f"),
     "multiply_adds": _Metric("multiply-adds", "min", ",.0f"),
 }
-_WORDS: dict[Goal, frozenset[str]] = {
-    "max": frozenset(
-        "acc accuracy ap auc auprc auroc bleu dice f1 fbeta iou jaccard kappa map mcc meteor miou mrr ndcg pearson "
-        "precision psnr r2 recall reward rouge sensitivity spearman specificity ssim".split()
-    ),
-    "min": frozenset(
-        "bce brier ce cer ece error fid loss lpips mae mape mse nll perplexity ppl rmse rmsle smape wer".split()
-    ),
+_WORDS: dict[Goal, str] = {
+    "max": "acc accuracy ap auc auprc auroc bleu dice f1 fbeta iou jaccard kappa map mcc meteor miou mrr ndcg pearson "
+    "precision psnr r2 recall reward rouge sensitivity spearman specificity ssim",
+    "min": "bce brier ce cer ece error fid loss lpips mae mape mse nll perplexity ppl rmse rmsle smape wer",
 }
 """Words in the names of other metrics, by which a user's own metric has its direction."""
 _SPLITS = {"train": "training", "val": "validation", "test": "test", "pretrain": "pretrained"}
@@ -70,7 +66,7 @@ def _goal_by_words(name: str) -> Goal | None:
         apart = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", part).lower()  # MulticlassF1Score, as torchmetrics names it
         words = set(re.split(r"[^a-z0-9]+", apart))
         words |= {word.rstrip("0123456789") for word in words}  # acc1
-        goals: list[Goal] = [goal for goal, known in _WORDS.items() if words & known]
+        goals: list[Goal] = [goal for goal, known in _WORDS.items() if words.intersection(known.split())]
         if goals:
             return goals[0] if len(goals) == 1 else None
     return None

@@ -36,7 +36,7 @@ def test_a_title_may_have_its_unit() -> None:
     [
         (
             "max",
-            "val_acc val/f1 f1_macro val_acc1 val_MulticlassF1Score Accuracy/val valid_mAP test_mean_iou val_auroc",
+            "val_acc val/f1 f1_macro val_acc1 val_MulticlassF1Score Accuracy/val valid_mAP test_mean_iou",
         ),
         ("min", "val_loss val_loss_epoch val_rmse error_rate Loss/val val_MeanSquaredError val_perplexity"),
         (None, "val_score neg_mean_squared_error val_lr map_loss_ratio"),

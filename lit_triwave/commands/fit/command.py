@@ -182,7 +182,7 @@ class TriwaveCLI(LightningCLI):
     def _checked_identity(self, fits: bool) -> dict[str, Any]:
         """Refuses arguments and checkpoints that contradict each other; returns what the run is, for checkpoints."""
         config = self.config[self.subcommand]
-        check_links(config, self.model)
+        check_links(config, self.model, self.datamodule)
         identity = identity_of(config)
         if self.checkpoint is not None:
             with reading(self.chosen.path):
@@ -265,8 +265,8 @@ class TriwaveCLI(LightningCLI):
 
 
 def _reported_task(model: LightningModule, data: LightningDataModule) -> str | None:
-    """Returns the task of a model, whose reports read more of the data than loaders; None where there is no more."""
-    task: str | None = getattr(model, "task", None)
+    """Returns the task of a model with stages, whose reports read more of model and data than Lightning knows."""
+    task = model.task if isinstance(model, StagedModule) else None  # another module's `task` is its own affair
     known = isinstance(data, RegressionDataModule) if task == "regression" else hasattr(data, "class_names")
     return task if known else None
 

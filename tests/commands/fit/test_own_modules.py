@@ -78,6 +78,16 @@ class Undirected(Rising):
     mode = "bilinear"
 
 
+class Awkward(Net):
+    """Arguments that mean something else in a module with stages, and an implicit optional."""
+
+    task = "classification"
+
+    def __init__(self, num_classes: int = 3, train: bool = True, hidden: int = None) -> None:  # type: ignore  # noqa: RUF013
+        LightningModule.__init__(self)
+        self.layers = nn.Sequential(nn.Linear(1, num_classes), nn.Linear(num_classes, 1))
+
+
 class TrainOnly(LightningDataModule):
     """(x, y) batches for training alone."""
 
@@ -93,6 +103,13 @@ class Data(TrainOnly):
 
     def test_dataloader(self) -> Any:
         return self.train_dataloader()
+
+
+class Named(Data):
+    """Data with two classes."""
+
+    class_names = ("even", "odd")
+    num_classes = 2
 
 
 def own(root: Path, kind: type, *args: str, data: type = Data) -> list[str]:
@@ -119,6 +136,16 @@ def test_own_module_needs_neither_arguments_nor_a_test(tmp_path: Path) -> None:
     for epochs, more in (("1", []), ("2", ["--ckpt_path", "last"])):
         assert main(["fit", *own(tmp_path, Untested, "--trainer.max_epochs", epochs, *more, data=TrainOnly)]) == 0
     assert torch.load(tmp_path / "own" / "a" / "checkpoints" / "last.ckpt", weights_only=True)["epoch"] == 1
+
+
+def test_own_arguments_mean_what_their_module_says(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fit", *own(tmp_path, Awkward, "--trainer.max_epochs", "1", data=Named)]) == 0
+    assert json.loads((tmp_path / "own" / "a" / "summary.json").read_text())["parameters"] == 7  # 2 classes
+    assert main(["fit", *own(tmp_path / "other", Awkward, "--model.num_classes", "5", data=Named)]) == 1
+    assert "model.num_classes must be 2, which data.num_classes says, got 5" in capsys.readouterr().err
+    assert (
+        main(["fit", *own(tmp_path / "other", Awkward, "--model.num_classes", "5", "--trainer.max_epochs", "1")]) == 0
+    )
 
 
 def test_own_mode_chooses_the_best_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
