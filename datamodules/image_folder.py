@@ -311,8 +311,11 @@ def check_folder(root: Path, layout: str) -> None:
         raise ValueError(f"data.root {root}: {fault}; expected {layout}, in --data.root FOLDER")
 
 
-def check_same_classes(root: Path, train: ClassFolders, other: ClassFolders, some_missing: bool = False) -> None:
-    """Raises ValueError unless two splits have the same class folders, or one has some of the other's."""
+def check_same_classes(root: Path, train: ClassFolders, other: ClassFolders, some_missing: bool | None = None) -> None:
+    """Raises ValueError unless two splits have the same class folders, or `other` some of them if some may be missing.
+
+    With None nothing may be missing, and no option would accept it.
+    """
     here, there = set(train.classes), set(other.classes)
     differing = [
         f"{len(names)} only in {split.folder.name}/ ({listed(names)})"
@@ -321,7 +324,9 @@ def check_same_classes(root: Path, train: ClassFolders, other: ClassFolders, som
     ]
     if differing:
         folders = f"{train.folder.name}/ and {other.folder.name}/"
-        raise ValueError(f"{root}: {folders} must have the same class folders: {'; '.join(differing)}")
+        offered = some_missing is False and not there - here
+        advice = "; data.allow_empty_classes: true accepts that" if offered else ""
+        raise ValueError(f"{root}: {folders} must have the same class folders: {'; '.join(differing)}{advice}")
 
 
 def check_two_classes(root: Path, train: ClassFolders) -> None:

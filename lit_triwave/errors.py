@@ -34,6 +34,8 @@ _WORKER = "in DataLoader worker process"
 _NO_MEMORY = re.compile(
     "DefaultCPUAllocator|alloc_cpu|CUDA out of memory|failed to map segment|Cannot allocate memory|start new thread"
 )
+# Lightning's MisconfigurationException is no ValueError, and importing it takes seconds.
+_CLEAR = (TriwaveError, ValueError, OSError, ImportError, RuntimeError)
 _NO_MATCH = "Does not validate against"
 # Lines that jsonargparse wraps around the one that matters when an argument may be of several types.
 _AROUND = ("Subtypes:", "Errors:", "Given value")
@@ -143,6 +145,6 @@ def one_line(error: BaseException) -> str:
     text = printable(" ".join(condense(text).split()))
     if not isinstance(error, TriwaveError):  # ours are short
         text = shorten(text, _LONGEST, placeholder=" …")
-    if text and isinstance(error, (TriwaveError, ValueError, OSError)):
+    if text and (isinstance(error, _CLEAR) or type(error).__name__ == "MisconfigurationException"):
         return text
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

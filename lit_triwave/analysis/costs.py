@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from lit_triwave.nn.bank import TriangleBank
+
+_Module = TypeVar("_Module", bound=nn.Module)
+
+
+def copied(module: _Module) -> _Module:
+    """Returns a deep copy without forward hooks: those of PyTorch's profiler cannot be copied."""
+    hooks = [held for one in module.modules() for held in (one._forward_hooks, one._forward_pre_hooks)]
+    return copy.deepcopy(module, {id(held): OrderedDict() for held in hooks})
 
 
 def count_parameters(module: nn.Module) -> int:
@@ -38,13 +47,13 @@ def final_parameters(module: Any) -> int | None:
         if network.parameterization == "limit":
             if module.hparams["depth"] is None:
                 return None
-            network = copy.deepcopy(network)
+            network = copied(network)
             network.build(module.hparams["depth"])
             count, banks = count_parameters(network), network.banks
     if banks and module.stage_at(module.total_epochs) != "pretrain":
         for bank in banks:
             if bank.parameterization == "peaks":
-                released = copy.deepcopy(bank)
+                released = copied(bank)
                 released.release(module.release_kind, module.recruit)
                 count += count_parameters(released) - count_parameters(bank)
     return count // replicas_of(module)
@@ -82,7 +91,7 @@ def _plain_multiply_adds(network: Any) -> int:
         network: has replicas and `to_sequential`, such as `TriangleNetwork`. Its values do not matter. Before the
             release, whole 4 × 4 blocks are included, as after it.
     """
-    network = copy.deepcopy(network)
+    network = copied(network)
     if network.parameterization == "peaks":
         network.release("blocks")
     for parameter in network.parameters():

@@ -103,7 +103,8 @@ def _describe(outputs: Any, trainer: Trainer) -> str:
     """Returns the numbers at the end of the bar."""
     if "mse" not in outputs:
         accuracy = trainer.callback_metrics.get("val/accuracy")
-        return f"loss {float(outputs['loss']):.3g}" + ("" if accuracy is None else f"  val accuracy {accuracy:.1%}")
+        loss = float(outputs["loss"]) * trainer.accumulate_grad_batches  # Lightning has divided it
+        return f"loss {loss:.3g}" + ("" if accuracy is None else f"  val accuracy {accuracy:.1%}")
     each = outputs["mse"].view(getattr(trainer.lightning_module, "num_targets", 1), -1)  # a row for each target
     seeds = each.shape[1]
     lowest = f"mse {each.amin(1).mean():.1e}"

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torchmetrics import MetricCollection
 
+from lit_triwave.analysis.costs import copied
 from lit_triwave.analysis.dead_units import SAMPLES
 from lit_triwave.analysis.regions import TooManyPieces, count_linear_regions
 from lit_triwave.distributed.ranks import say
@@ -558,9 +559,9 @@ class FunctionRegressor(StagedModule):
         """One replica as plain layers, those of peaks in float64, of released weights in theirs."""
         network = self.network
         if network.parameterization != "weights" and self.dtype != torch.float64:
-            network = copy.deepcopy(network).double()  # the weights of these peaks, not their rounding to float32
+            network = copied(network).double()  # the weights of these peaks, not their rounding to float32
         if isinstance(network, StackNetwork) and network.parameterization == "limit":
-            network = copy.deepcopy(network)
+            network = copied(network)
             network.build(self._depth_to_build(network, [replica]))
         return network.to_sequential(replica)
 

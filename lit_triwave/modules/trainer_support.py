@@ -5,6 +5,7 @@ The refusals are made from them, and `docs/reference/trainer.md` is checked agai
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -44,11 +45,13 @@ class Row:
         here: what it does here, for the documentation.
         refusal: of a value ↦ what the value must be, and what to do; "" for a value that is taken.
         default: this project's, where it is not Lightning's.
+        least: the lowest number that is taken.
     """
 
     here: str = AS_DOCUMENTED
     refusal: Callable[[Any, Fit], str] = lambda value, fit: ""
     default: Any = _UNCHANGED
+    least: float = -math.inf
 
 
 def _first_order(fits: Callable[[Any], bool], needed: str) -> Callable[[Any, Fit], str]:
@@ -58,6 +61,15 @@ def _first_order(fits: Callable[[Any], bool], needed: str) -> Callable[[Any, Fit
         return f"must be {needed} for stage {fit.second_order[0]}, one step on all training points, got {value}"
 
     return refusal
+
+
+_some_batches = _first_order(lambda value: value is None or isinstance(value, int) or value == 1.0, "1.0")
+
+
+def _train_batches(value: Any, fit: Fit) -> str:
+    if fit.stages and value == 0:
+        return f"must be above 0, got {value}: set a stage's epochs to 0 to leave it out"
+    return _some_batches(value, fit)
 
 
 def _must_be(needed: Any, then: str) -> Callable[[Any, Fit], str]:
@@ -98,7 +110,7 @@ OPTIONS: dict[str, Row] = {
     "accelerator": Row(f"{AS_DOCUMENTED}; functions need float64, which `mps` lacks"),
     "strategy": Row("one device or `ddp`; strategies that shard parameters are refused where stages exchange them"),
     "devices": Row(),
-    "num_nodes": Row(),
+    "num_nodes": Row(least=1),
     "precision": Row(
         f"{AS_DOCUMENTED} for classifiers; functions take `64-true` (in the configs), `32-true`, `bf16-mixed` or "
         "`16-mixed`, the last one on a GPU only without Levenberg–Marquardt"
@@ -109,35 +121,47 @@ OPTIONS: dict[str, Row] = {
     ),
     "callbacks": Row("yours are added to this project's, see below"),
     "fast_dev_run": Row(f"{AS_DOCUMENTED}: a few batches of the first stage, without checkpoints; {_CUT}"),
-    "max_epochs": Row(f"−1 trains all stages; fewer epochs than theirs end the run earlier, and {_CUT}", default=-1),
-    "min_epochs": Row("`EarlyStopping` waits for so many epochs; at most those of all stages", _min_epochs),
-    "max_steps": Row(f"{AS_DOCUMENTED}, counted through all stages; {_CUT}"),
-    "min_steps": Row("`EarlyStopping` waits for so many steps, counted through all stages"),
+    "max_epochs": Row(
+        f"−1 trains all stages; fewer epochs than theirs end the run earlier, and {_CUT}", default=-1, least=-1
+    ),
+    "min_epochs": Row("`EarlyStopping` waits for so many epochs; at most those of all stages", _min_epochs, least=0),
+    "max_steps": Row(f"{AS_DOCUMENTED}, counted through all stages; {_CUT}", least=-1),
+    "min_steps": Row("`EarlyStopping` waits for so many steps, counted through all stages", least=0),
     "max_time": Row(f"{AS_DOCUMENTED}; {_CUT}"),
     "limit_train_batches": Row(
         f"{AS_DOCUMENTED}; {_CUT}; a share below 1 is {_ONE_STEP}",
-        _first_order(lambda value: value is None or isinstance(value, int) or value == 1.0, "1.0"),
+        _train_batches,
+        least=0,
     ),
-    "limit_val_batches": Row(f"{AS_DOCUMENTED}; with 0 there is no `best.ckpt`"),
-    "limit_test_batches": Row(f"{AS_DOCUMENTED}; {_CUT}"),
-    "limit_predict_batches": Row(),
-    "overfit_batches": Row("refused with this project's data modules: `configs/debug/overfit.yaml` does it", _overfit),
+    "limit_val_batches": Row(f"{AS_DOCUMENTED}; with 0 there is no `best.ckpt`", least=0),
+    "limit_test_batches": Row(f"{AS_DOCUMENTED}; {_CUT}", least=0),
+    "limit_predict_batches": Row(least=0),
+    "overfit_batches": Row(
+        "refused with this project's data modules: `configs/debug/overfit.yaml` does it", _overfit, least=0
+    ),
     "val_check_interval": Row(f"{AS_DOCUMENTED}; validations inside an epoch do not choose `best.ckpt`"),
     "check_val_every_n_epoch": Row(
-        f"{AS_DOCUMENTED}; a function's epoch is often one step, and classifiers have 1 in their configs", default=50
+        f"{AS_DOCUMENTED}; a function's epoch is often one step, and classifiers have 1 in their configs",
+        default=50,
+        least=1,
     ),
-    "num_sanity_val_steps": Row(f"{AS_DOCUMENTED}; errors in the data are found before training anyway", default=0),
-    "log_every_n_steps": Row(f"{AS_DOCUMENTED}; 0 logs validations only", default=10),
+    "num_sanity_val_steps": Row(
+        f"{AS_DOCUMENTED}; errors in the data are found before training anyway", default=0, least=-1
+    ),
+    "log_every_n_steps": Row(f"{AS_DOCUMENTED}; 0 logs validations only", default=10, least=0),
     "enable_checkpointing": Row(
         "`false` is refused: a run is tested, resumed and exported from its checkpoints",
         _must_be(True, "run.checkpoint_every says how often last.ckpt is saved"),
     ),
     "enable_progress_bar": Row("a bar for each stage; a progress bar of your own replaces it"),
     "enable_model_summary": Row(f"{AS_DOCUMENTED}; the first lines of a run have what matters of it", default=False),
-    "accumulate_grad_batches": Row(f"{AS_DOCUMENTED}; {_ONE_STEP}", _first_order(lambda value: value == 1, "1")),
+    "accumulate_grad_batches": Row(
+        f"{AS_DOCUMENTED}; {_ONE_STEP}", _first_order(lambda value: value == 1, "1"), least=1
+    ),
     "gradient_clip_val": Row(
         f"{AS_DOCUMENTED}; of a function, the norm is that of each seed by itself; {_ONE_STEP}",
         _first_order(lambda value: not value, "null"),
+        least=0,
     ),
     "gradient_clip_algorithm": Row(),
     "deterministic": Row(),
@@ -157,7 +181,7 @@ OPTIONS: dict[str, Row] = {
     ),
     "plugins": Row("yours are added; a `CheckpointIO` is refused, as runs have their own"),
     "sync_batchnorm": Row("`true`: several ranks train as one process does", default=True),
-    "reload_dataloaders_every_n_epochs": Row(),
+    "reload_dataloaders_every_n_epochs": Row(least=0),
     "default_root_dir": Row(
         "refused: it is the run folder", _must_be(None, "run.root, run.experiment and run.id choose the run folder")
     ),
@@ -192,7 +216,9 @@ CALLBACKS: dict[str, Row] = {
     "LambdaCallback": Row(f"{AS_DOCUMENTED}, in Python"),
     "LearningRateFinder": Row(
         "refused, also for your own modules: each stage has its own learning rate",
-        lambda value, fit: "tuners are not supported: each stage has its own lr",
+        lambda value, fit: (
+            f"tuners are not supported: {'each stage has its own lr' if fit.stages else 'set the learning rate'}"
+        ),
     ),
     "LearningRateMonitor": Row(f"{AS_DOCUMENTED}; the rate of Levenberg–Marquardt is always 1"),
     "ModelCheckpoint": Row(
@@ -229,7 +255,10 @@ def check_options(options: Mapping[str, Any], fit: Fit) -> None:
         TriwaveError: naming the option.
     """
     for name, value in options.items():
-        refusal = OPTIONS[name].refusal(value, fit) if name in OPTIONS else ""
+        row = OPTIONS.get(name, Row())
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and not value >= row.least:
+            raise TriwaveError(f"trainer.{name} must be at least {row.least}, got {value}")
+        refusal = row.refusal(value, fit)
         if refusal:
             raise TriwaveError(f"trainer.{name} {refusal}")
 

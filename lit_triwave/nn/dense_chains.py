@@ -118,7 +118,7 @@ def find_chain(model: nn.Module) -> DenseChain:
     if not names:
         raise ValueError("it has no dense layer")
     place = names[-1]
-    why = ""
+    why = "it only holds modules, without a forward"
     while True:
         place = place.rpartition(".")[0]
         owner = model.get_submodule(place)

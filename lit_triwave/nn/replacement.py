@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.utils import parametrize
 
 from lit_triwave.nn.bank import DEEPEST, WIDEST
 from lit_triwave.nn.dense_chains import (
@@ -140,6 +141,8 @@ def replace_dense(
     check_options(options)
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be an nn.Module, got {model!r}")
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ValueError("model must be an nn.Module, got a ScriptModule: replace before torch.jit.script")
     if classifier is not None and classifier not in dict(model.named_modules()):
         raise ValueError(f"classifier must be the name of a module of the model, got {classifier!r}")
     name, stack = _find_sequential(model, classifier)
@@ -240,10 +243,15 @@ def _restack(stack: nn.Sequential, keys: Sequence[str], layers: nn.Module, last:
 
 
 def _check_exchangeable(model: nn.Module, names: Sequence[str], linears: Sequence[nn.Linear]) -> None:
-    """Raises ValueError for dense layers that have no sizes yet, do not fit each other or share their parameters."""
+    """Raises ValueError for dense layers that have no sizes yet, that do not fit each other,
+    are parametrized or complex, or share their parameters."""
     for place, linear in zip(names, linears, strict=True):
         if isinstance(linear, nn.LazyLinear):
             raise ValueError(f"{place!r} is an nn.LazyLinear without weights yet: run the model on a batch first")
+        if "weight" not in linear._parameters or parametrize.is_parametrized(linear):
+            raise ValueError(f"{place!r} is parametrized, as by a weight norm: parametrized layers can't be replaced")
+        if not linear.weight.is_floating_point():
+            raise ValueError(f"{place!r} must have real weights, got {linear.weight.dtype}")
     for place, (one, two) in zip(names[1:], itertools.pairwise(linears), strict=True):
         if one.out_features != two.in_features:
             raise ValueError(f"{place!r} must take the {one.out_features} outputs before it, got {two.in_features}")
@@ -298,6 +306,8 @@ def _traced_chain(model: nn.Module, classifier: str | None) -> DenseChain:
 def _might_be_replaced(module: nn.Module) -> bool:
     """Whether a module looks as if it had hidden dense layers of its own."""
     count = sum(is_linear(child) for child in module.children())
+    if isinstance(module, (nn.ModuleList, nn.ModuleDict)):
+        return False
     return count > 1 and (isinstance(module, (nn.Sequential, *TRANSFORMER_LAYERS)) or count == 2)
 
 

@@ -8,6 +8,7 @@ import re
 import secrets
 import shutil
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +24,8 @@ SWEEP_VARIABLE = "LIT_TRIWAVE_SWEEP"
 """Environment variable that a run of `sweep` sees; the sweep itself then says how to resume."""
 LONGEST_TAG = 64
 """Characters of a tag in Weights & Biases."""
+LONGEST_NAME = 128
+"""Characters of a project or a group in Weights & Biases."""
 WandbMode = Literal["auto", "online", "offline", "disabled"]
 
 
@@ -64,23 +67,32 @@ class Run:
     checkpoint_seconds: float | None = 60.0
 
     def __post_init__(self) -> None:
+        # W&B's variables do not matter without it, so that what is wrong in them must not end a run.
+        unused = self.wandb == "disabled" or (self.wandb == "auto" and _disabled_by_variable())
+        variables: Mapping[str, str] = {} if unused else os.environ
+        project, group = "run.project", "run.group"
         if self.project is None:
-            self.project = os.environ.get("WANDB_PROJECT") or "lit_triwave"
+            self.project, project = variables.get("WANDB_PROJECT") or "lit_triwave", "WANDB_PROJECT"
         if self.group is None:
-            self.group = os.environ.get("WANDB_RUN_GROUP") or None
+            self.group, group = variables.get("WANDB_RUN_GROUP") or None, "WANDB_RUN_GROUP"
         # These go to Weights & Biases and are never opened as paths, so they must not name the home folder.
         self.group, self.job_type, self.tags = hidden([self.group, self.job_type, list(self.tags)])
-        names = {"run.experiment": self.experiment, "run.id": self.id, "run.project": self.project}
-        for name, value in names.items():
+        if not (
+            re.fullmatch(r"[^/\\#?%:]{1,128}", self.project) and self.project.isprintable() and self.project.strip()
+        ):
+            what = "without control characters or / \\ # ? % :"
+            raise ValueError(f"{project} must be 1 to {LONGEST_NAME} characters, {what}, got {self.project!r}")
+        for name, value in {"run.experiment": self.experiment, "run.id": self.id}.items():
             fits = value is None or re.fullmatch(r"(?!\.+$)[^/\\#?%:\s]{1,100}", value)
             if value is not None and not (fits and value.isprintable()):
                 what = "not only dots, without spaces, control characters or / \\ # ? % :"
                 raise ValueError(f"{name} must be 1 to 100 characters, {what}, got {value!r}")
-        words = {"run.group": self.group, "run.job_type": self.job_type}
+        words = {group: self.group, "run.job_type": self.job_type}
         words |= {f"run.tags, number {number}": tag for number, tag in enumerate(self.tags, start=1)}
         for name, word in words.items():
-            if word is not None and not (re.fullmatch(r"\S(.{0,62}\S)?", word) and word.isprintable()):
-                what = f"1 to {LONGEST_TAG} characters in one line, without control characters"
+            most = LONGEST_NAME if name == group else LONGEST_TAG
+            if word is not None and not (re.fullmatch(r"\S(.*\S)?", word) and len(word) <= most and word.isprintable()):
+                what = f"1 to {most} characters in one line, without control characters"
                 raise ValueError(f"{name} must be {what}, got {word!r}")
         if not self.root:
             raise ValueError("run.root must be a folder, got '': use . for the current one")
@@ -95,6 +107,13 @@ class Run:
     def folder(self) -> Path:
         assert self.experiment is not None and self.id is not None
         return Path(self.root).expanduser() / self.experiment / self.id
+
+
+def _disabled_by_variable() -> bool:
+    return os.environ.get("WANDB_MODE", "").lower() == "disabled" or os.environ.get("WANDB_DISABLED", "").lower() in (
+        "true",
+        "1",
+    )
 
 
 def given_run_id() -> str | None:

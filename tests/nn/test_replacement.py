@@ -203,6 +203,15 @@ def tied() -> nn.Module:
         (lambda: nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(16, 2)), "'2' must take the 8 outputs before it"),
         (tied, "'1' must not share its weights, '0.0' has them too"),
         (lambda: nn.MultiheadAttention(8, 2), "it has no dense layer"),
+        (lambda: nn.ModuleDict({"a": nn.Linear(4, 2), "b": nn.Linear(4, 3)}), "it only holds modules, without a"),
+        (
+            lambda: nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(4, 8)), nn.ReLU(), nn.Linear(8, 2)),
+            "parametrized layers can't be replaced",
+        ),
+        (
+            lambda: nn.Sequential(nn.Linear(4, 8, dtype=torch.complex64), nn.Tanh(), nn.Linear(8, 2)),
+            "'0' must have real weights, got torch.complex64",
+        ),
         (lambda: nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16), 1, enable_nested_tensor=False), None),
     ],
 )
@@ -215,3 +224,10 @@ def test_what_cannot_be_replaced_is_refused_at_once(model: Any, says: str | None
     with pytest.raises(ValueError, match=says):
         replace_dense(net, depth=2)
     assert str(net) == before
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
+def test_a_scripted_model_is_refused() -> None:
+    net = torch.jit.script(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)))
+    with pytest.raises(ValueError, match="got a ScriptModule"):
+        replace_dense(net, depth=2)

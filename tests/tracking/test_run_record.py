@@ -22,7 +22,7 @@ from lit_triwave.checkpoints.rebuild import load_module
 from lit_triwave.cli import main
 from lit_triwave.modules import FunctionRegressor, ImageClassifier
 from lit_triwave.modules.stages import Stage
-from lit_triwave.tracking.run import wandb_id
+from lit_triwave.tracking.run import Run, wandb_id
 from lit_triwave.tracking.wandb_files import records, segments
 from tests.compared_runs import compared
 from tests.conftest import REPOSITORY
@@ -366,7 +366,7 @@ def test_an_artifact_whose_path_would_name_the_home_folder_is_left_out(
     ("options", "says"),
     [
         (["--run.tags", f"[{'x' * 65}]"], "run.tags, number 1"),
-        (["--run.group", ""], "run.group must be 1 to 64 characters"),
+        (["--run.job_type", ""], "run.job_type must be 1 to 64 characters"),
         (["--run.job_type", "a\nb"], "run.job_type"),
     ],
 )
@@ -376,6 +376,23 @@ def test_words_that_wandb_would_refuse_are_refused_first(options: list[str], say
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert says in line
     assert "64 characters" in line
+
+
+@pytest.mark.parametrize("name", ["project", "group"])
+def test_wandbs_variables_are_taken_as_wandb_takes_them(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    variable = {"project": "WANDB_PROJECT", "group": "WANDB_RUN_GROUP"}[name]
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    for value in ("my project", "x" * 128):
+        monkeypatch.setenv(variable, value)
+        assert getattr(Run(), name) == value
+    monkeypatch.setenv(variable, "x" * 129)
+    with pytest.raises(ValueError, match=f"^{variable} must be 1 to 128 characters"):
+        Run(wandb="offline")
+    Run(wandb="disabled")
+    with pytest.raises(ValueError, match=f"^run.{name} must be 1 to 128 characters"):
+        Run(wandb="disabled", **{name: "x" * 129})
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    Run()
 
 
 def test_the_script_that_measures_tracking_prints_its_share(monkeypatch, capsys) -> None:

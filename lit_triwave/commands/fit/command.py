@@ -234,7 +234,9 @@ class TriwaveCLI(LightningCLI):
         """`trainer.fit`."""
         with self._session.undoes_a_failed_start(), self._session.notes_a_stop():
             self.trainer.fit(**arguments)
-            self._session.cut_short = cut_short(self.trainer, self.model)
+            self._session.cut_short = cut_short(
+                self.trainer, self.model, as_list(self.config_init["fit"].trainer.callbacks)
+            )
         self._session.report_cut(self.trainer)
 
     def after_fit(self) -> None:

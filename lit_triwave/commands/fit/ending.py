@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from lightning.pytorch import LightningModule, Trainer
+from collections.abc import Iterable
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import Timer
 
 from lit_triwave.modules.staged import StagedModule, asks_to_stop, time_is_up
 
@@ -10,7 +14,7 @@ _PARTS = ("limit_train_batches", "limit_test_batches", "overfit_batches")
 """Options that leave out data for which a run's results stand."""
 
 
-def cut_short(trainer: Trainer, module: LightningModule) -> str:
+def cut_short(trainer: Trainer, module: LightningModule, own: Iterable[Callback] = ()) -> str:
     """Returns what cut a fit short, and where; "" for a fit that went through all stages.
 
     An `EarlyStopping` in the last stage ends a run as its user means it to end. So does everything that ends the
@@ -19,24 +23,39 @@ def cut_short(trainer: Trainer, module: LightningModule) -> str:
     Args:
         trainer: after its `fit` and before its `test`.
         module: that was fitted.
+        own: callbacks that the user gave.
     """
     if trainer.fast_dev_run:  # type: ignore[attr-defined]
         return "trainer.fast_dev_run: trained on a few batches"
-    found = [*([_ended(trainer, module)] if isinstance(module, StagedModule) else []), *_left_out(trainer)]
+    found = [*([_ended(trainer, module, own)] if isinstance(module, StagedModule) else []), *_left_out(trainer)]
     return "; ".join(filter(None, found))
 
 
 def _left_out(trainer: Trainer) -> list[str]:
-    given = {name: getattr(trainer, name) for name in _PARTS}
-    whole = {"overfit_batches": 0}
+    given: dict[str, Any] = {name: getattr(trainer, name) for name in _PARTS}
+    if given["overfit_batches"]:
+        del given["limit_train_batches"]  # Lightning has set it to the same
+    else:
+        del given["overfit_batches"]
     return [
         f"trainer.{name} {value} leaves out a part of the data"
         for name, value in given.items()
-        if value != whole.get(name, 1.0) or (isinstance(value, int) and value == 1)
+        if name == "overfit_batches" or not (_covers(trainer, name, value) if isinstance(value, int) else value == 1.0)
     ]
 
 
-def _ended(trainer: Trainer, module: StagedModule) -> str:
+def _covers(trainer: Any, name: str, batches: int) -> bool:
+    """Whether a number of batches is all that the loaders have."""
+    loaders: Any = trainer.train_dataloader if name == "limit_train_batches" else None
+    if name == "limit_test_batches" and batches and trainer.datamodule is not None:
+        loaders = trainer.datamodule.test_dataloader()
+    try:
+        return all(len(one) <= batches for one in (loaders if isinstance(loaders, (list, tuple)) else [loaders]))
+    except TypeError:  # no length is known
+        return False
+
+
+def _ended(trainer: Trainer, module: StagedModule, own: Iterable[Callback]) -> str:
     """Returns what ended the stages before their time; "" if nothing did."""
     epochs, loop = trainer.current_epoch, trainer.fit_loop.epoch_loop
     whole = loop.batch_progress.current.ready >= trainer.num_training_batches
@@ -46,7 +65,7 @@ def _ended(trainer: Trainer, module: StagedModule) -> str:
     if 0 <= trainer.max_steps <= trainer.global_step:
         what = f"trainer.max_steps {trainer.max_steps}"
     elif time_is_up(trainer):
-        what = "trainer.max_time"
+        what = "Timer" if any(isinstance(one, Timer) for one in own) else "trainer.max_time"
     elif trainer.max_epochs is not None and epochs >= trainer.max_epochs:
         what = f"trainer.max_epochs {trainer.max_epochs}"
     else:

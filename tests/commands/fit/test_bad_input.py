@@ -53,7 +53,7 @@ def refuse(capsys: pytest.CaptureFixture[str], root: Path, *args: str, left: boo
         (["--data.expression", "-x**2"], "--data.expression=-x**2"),
         (["--data.expression", "1e200*x"], "rescale the targets"),
         (["--run.id", "a#b"], "# ? % :, got 'a#b'"),
-        (["--run.project", "a/b c"], "run.project must be 1 to 100 characters"),
+        (["--run.project", "a/b c"], "run.project must be 1 to 128 characters"),
         (["--run.root", ""], "run.root must be a folder, got ''"),
         (["--model.replicas", "null"], "model.replicas must be a whole number, got null"),
         (["--model.recruit", "[1]"], "recruit must be true or false, got [1]"),

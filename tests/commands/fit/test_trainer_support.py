@@ -5,16 +5,23 @@ from __future__ import annotations
 import inspect
 import json
 import shutil
+import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from lightning.pytorch import Trainer, callbacks
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from lit_triwave.analysis.costs import copied
+from lit_triwave.callbacks.progress import _describe
 from lit_triwave.cli import main
+from lit_triwave.errors import one_line
 from lit_triwave.modules.trainer_support import CALLBACKS, OPTIONS, Fit, check_callbacks, own_defaults, table
 from lit_triwave.tracking.wandb_files import records, segments
 from tests.conftest import REPOSITORY
@@ -52,6 +59,10 @@ REFUSED = {
     "use_distributed_sampler": "true",
     "overfit_batches": "1",
     "plugins": "lightning.pytorch.plugins.io.TorchCheckpointIO",
+    "gradient_clip_val": "-1",
+    "accumulate_grad_batches": "0",
+    "limit_train_batches": "0",
+    "check_val_every_n_epoch": "0",
 }
 """Options ↦ a value that every run of this project's modules and data refuses."""
 NEEDS_FIRST_ORDER = {"accumulate_grad_batches": "2", "gradient_clip_val": "0.5", "limit_train_batches": "0.5"}
@@ -185,6 +196,10 @@ ENDS: dict[str, tuple[tuple[str, ...], str]] = {
         ("--trainer.max_time", "{microseconds: 1}"),
         "trainer.max_time ended training in stage 'pretrain', epoch 1/5",
     ),
+    "Timer": (
+        ("--trainer.callbacks", "Timer", "--trainer.callbacks.duration", "{microseconds: 1}"),
+        "Timer ended training in stage 'pretrain', epoch 1/5",
+    ),
     "limit_test_batches": (
         ("--trainer.limit_test_batches", "0"),
         "trainer.limit_test_batches 0 leaves out a part of the data",
@@ -205,6 +220,31 @@ def test_a_run_cut_short_is_not_finished(name: str, tmp_path: Path, capsys: pyte
     table = capsys.readouterr().out
     assert "cut short" in table
     assert "★" not in table
+
+
+def test_limits_that_leave_out_nothing_do_not_cut_a_run_short(tmp_path: Path) -> None:
+    place = ("--run.root", str(tmp_path), "--run.experiment", "e", "--run.id", "a")
+    limits = ("--trainer.limit_train_batches", "1", "--trainer.limit_test_batches", "99")
+    assert main(["fit", *FUNCTION, *place, *limits]) == 0
+    assert json.loads((tmp_path / "e" / "a" / "run.json").read_text())["state"] == "finished"
+
+
+def test_a_network_that_a_profiler_watches_can_be_copied() -> None:
+    network = torch.nn.Sequential(torch.nn.Linear(2, 1))
+    network[0].register_forward_hook(partial(print, threading.Lock()))
+    assert torch.equal(copied(network)[0].weight, network[0].weight)
+    assert network[0]._forward_hooks
+
+
+def test_progress_shows_the_loss_before_lightning_divides_it() -> None:
+    trainer: Any = SimpleNamespace(accumulate_grad_batches=3, callback_metrics={})
+    assert _describe({"loss": torch.tensor(0.5)}, trainer) == "loss 1.5"
+
+
+@pytest.mark.parametrize("kind", [MisconfigurationException, ModuleNotFoundError, RuntimeError])
+def test_no_class_name_leads_a_message(kind: type[Exception]) -> None:
+    assert one_line(kind("No supported gpu backend found!")) == "No supported gpu backend found!"
+    assert one_line(KeyError("a")) == "KeyError: 'a'"
 
 
 @pytest.mark.parametrize("bar", ["RichProgressBar", "TQDMProgressBar"])
