@@ -202,7 +202,7 @@ class ClassificationSummary(RunSummary):
 
 
 class LoggedSummary(RunSummary):
-    """Summary of a module of the user's own: what it logged in its test."""
+    """Summary of a module of the user's own: what it logged, last of all in its test, if it has one."""
 
     def summarize(self, data: Any, module: LightningModule) -> dict[str, Any]:
         found = {"parameters": count_parameters(module)} | dict(module.trainer.callback_metrics)

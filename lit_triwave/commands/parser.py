@@ -51,8 +51,12 @@ class OneLineParser(LightningArgumentParser):
             whole = self._whole(key)
             text = text.replace(f"--{key}", f"--{whole}").replace(f"'{key}'", f"'{whole}'")
             text += self._suggestion(whole)
-        if re.search(r"required: \w+\.(data|model)", text):
+        missing = re.search(r"required: \w+\.(data|model)", text)
+        if missing:
+            given = any(re.match(r"(-c|--config|--data|--model)\b", word) for word in self.words)
             text = "a config is needed: --config FILE, for example configs/x3_minus_x.yaml"
+            if given:
+                text = f"{missing[1]} must name a class, got nothing: add {missing[1]}.class_path to the config"
         leave_it_to_the_first_rank()
         self.exit(2, f"error: {text}\n")
         raise SystemExit(2)  # `exit` does not return; its annotation does not say so

@@ -24,6 +24,7 @@ from datamodules.resumable import ResumableDataModule
 from lit_triwave import modules
 from lit_triwave.callbacks.progress import StageProgress
 from lit_triwave.callbacks.reporting import reporting
+from lit_triwave.callbacks.summary import LoggedSummary
 from lit_triwave.checkpoints.best import artifact_checkpoint, best_checkpoint, monitored
 from lit_triwave.checkpoints.choose import choose_checkpoint
 from lit_triwave.checkpoints.io import AtomicCheckpointIO
@@ -121,7 +122,8 @@ class TriwaveCLI(LightningCLI):
         """Sets what the user has not given to Lightning's defaults, where ours are for this project's own classes."""
         defaults: dict[str, Any] = {}
         if not issubclass(resolve_name(config.model.class_path), StagedModule):
-            defaults |= {"max_epochs": _MAX_EPOCHS, "check_val_every_n_epoch": 1}
+            bounded = config.trainer.max_steps != -1 or config.trainer.max_time is not None
+            defaults |= {"max_epochs": -1 if bounded else _MAX_EPOCHS, "check_val_every_n_epoch": 1}
         if not issubclass(resolve_name(config.data.class_path), ResumableDataModule):
             defaults |= {"use_distributed_sampler": True}
         if defaults:
@@ -254,6 +256,9 @@ class TriwaveCLI(LightningCLI):
             if session.stopped in (None, signal.SIGINT) and _can_be_tested(self.model, self.datamodule):
                 with session.notes_a_stop():
                     self.trainer.test(self.model, datamodule=self.datamodule, verbose=False)
+            elif session.stopped is None:
+                for summary in (one for one in self.trainer.callbacks if isinstance(one, LoggedSummary)):
+                    summary.on_test_end(self.trainer, self.model)
             if session.run.artifact and session.stopped is None:
                 for tracker in wandb_loggers(self.trainer):
                     tracker.log_checkpoint(checkpoint_file(session.run.folder, artifact_checkpoint(self.trainer)))

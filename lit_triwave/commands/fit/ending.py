@@ -17,8 +17,8 @@ _PARTS = ("limit_train_batches", "limit_test_batches", "overfit_batches")
 def cut_short(trainer: Trainer, module: LightningModule, own: Iterable[Callback] = ()) -> str:
     """Returns what cut a fit short, and where; "" for a fit that went through all stages.
 
-    An `EarlyStopping` in the last stage ends a run as its user means it to end. So does everything that ends the
-    training of a module without stages, whose length is that of the trainer.
+    An `EarlyStopping` in the last stage ends a run as its user means it to end. So does every callback that ends the
+    training of a module without stages, and `max_steps` or `max_time` where no `max_epochs` is given.
 
     Args:
         trainer: after its `fit` and before its `test`.
@@ -27,7 +27,8 @@ def cut_short(trainer: Trainer, module: LightningModule, own: Iterable[Callback]
     """
     if trainer.fast_dev_run:  # type: ignore[attr-defined]
         return "trainer.fast_dev_run: trained on a few batches"
-    found = [*([_ended(trainer, module, own)] if isinstance(module, StagedModule) else []), *_left_out(trainer)]
+    ended = _ended(trainer, module, own) if isinstance(module, StagedModule) else _ended_before(trainer, own)
+    found = [ended, *_left_out(trainer)]
     return "; ".join(filter(None, found))
 
 
@@ -57,17 +58,38 @@ def _covers(trainer: Any, name: str, batches: int) -> bool:
 
 def _ended(trainer: Trainer, module: StagedModule, own: Iterable[Callback]) -> str:
     """Returns what ended the stages before their time; "" if nothing did."""
-    epochs, loop = trainer.current_epoch, trainer.fit_loop.epoch_loop
-    whole = loop.batch_progress.current.ready >= trainer.num_training_batches
+    epochs, whole = trainer.current_epoch, _whole_epoch(trainer)
     chosen = any(asks_to_stop(one, module.first_epoch(module.stage)) for one in trainer.early_stopping_callbacks)
     if epochs >= module.total_epochs and (whole or chosen):
         return ""
-    if 0 <= trainer.max_steps <= trainer.global_step:
-        what = f"trainer.max_steps {trainer.max_steps}"
-    elif time_is_up(trainer):
-        what = "Timer" if any(isinstance(one, Timer) for one in own) else "trainer.max_time"
+    bound = _bound(trainer, own)
+    if bound:
+        what = bound
     elif trainer.max_epochs is not None and epochs >= trainer.max_epochs:
         what = f"trainer.max_epochs {trainer.max_epochs}"
     else:
         what = "a callback"
     return f"{what} ended training in {module.place(max(epochs - 1, 0))}"
+
+
+def _ended_before(trainer: Trainer, own: Iterable[Callback]) -> str:
+    """Returns what ended a module without stages before the trainer's `max_epochs`; "" if nothing did."""
+    epochs, most = trainer.current_epoch, trainer.max_epochs or 0
+    bound = _bound(trainer, own)
+    if not bound or most < 0 or (epochs >= most and _whole_epoch(trainer)):
+        return ""
+    return f"{bound} ended training in epoch {max(epochs, 1)}/{most}"
+
+
+def _whole_epoch(trainer: Trainer) -> bool:
+    """Whether the last epoch went through all of its batches."""
+    return trainer.fit_loop.epoch_loop.batch_progress.current.ready >= trainer.num_training_batches
+
+
+def _bound(trainer: Trainer, own: Iterable[Callback]) -> str:
+    """Returns which bound on steps or time ended the training; "" for none."""
+    if 0 <= trainer.max_steps <= trainer.global_step:
+        return f"trainer.max_steps {trainer.max_steps}"
+    if time_is_up(trainer):
+        return "Timer" if any(isinstance(one, Timer) for one in own) else "trainer.max_time"
+    return ""

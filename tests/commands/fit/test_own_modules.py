@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lit_triwave import FunctionRegressor, Polish, Stage
 from lit_triwave.cli import main
+from lit_triwave.commands.compare.read.run_folders import read_run_folder
 
 # The data lie in memory.
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers")
@@ -136,6 +137,21 @@ def test_own_module_needs_neither_arguments_nor_a_test(tmp_path: Path) -> None:
     for epochs, more in (("1", []), ("2", ["--ckpt_path", "last"])):
         assert main(["fit", *own(tmp_path, Untested, "--trainer.max_epochs", epochs, *more, data=TrainOnly)]) == 0
     assert torch.load(tmp_path / "own" / "a" / "checkpoints" / "last.ckpt", weights_only=True)["epoch"] == 1
+    assert read_run_folder(tmp_path / "own" / "a").state == "finished"
+
+
+def test_own_module_that_a_bound_ends_before_its_epochs_is_cut_short(tmp_path: Path) -> None:
+    for epochs, state in (("2", "cut short"), ("1", "finished"), ("-1", "finished")):
+        place = tmp_path / epochs
+        bounds = ["--trainer.max_epochs", epochs, "--trainer.max_steps", "4"]  # an epoch has 4
+        assert main(["fit", *own(place, Untested, *bounds, data=TrainOnly)]) == 0
+        assert json.loads((place / "own" / "a" / "run.json").read_text())["state"] == state
+
+
+def test_a_config_without_data_is_told_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.yaml").write_text(f"model: {{class_path: {__name__}.Net}}")
+    assert main(["fit", "--config", str(tmp_path / "a.yaml")]) == 2
+    assert "error: data must name a class, got nothing" in capsys.readouterr().err
 
 
 def test_own_arguments_mean_what_their_module_says(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
