@@ -13,7 +13,10 @@ from lit_triwave.errors import TriwaveError, did_you_mean, some
 from lit_triwave.tracking.run import Run, place_run
 from lit_triwave.tracking.run_files import checkpoint_file, newest_checkpoint, unsaved_run
 
-_NAMED = {"last": "run `fit` first, or give --ckpt_path FILE", "best": "a validation of `fit` saves it"}
+_NAMED = {
+    "last": "run `fit` first, or give --ckpt_path FILE",
+    "best": "a validation of `fit` saves it, for a model with a `monitor`",
+}
 """Names that --ckpt_path takes, and what to do if there is no such checkpoint."""
 _MOST_NAMED = 8
 """Experiments that an error lists."""

@@ -13,7 +13,7 @@ from typing import Any
 
 from jsonargparse import Namespace
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.callbacks import BasePredictionWriter, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.model_helpers import is_overridden
@@ -158,6 +158,8 @@ class TriwaveCLI(LightningCLI):
         task = _reported_task(self.model, self.datamodule)
         callbacks += reporting(task, folder, config.seed_everything, self.started, predicts)
         own = as_list(config.trainer.callbacks)
+        if predicts and task is None and not any(isinstance(one, BasePredictionWriter) for one in own):
+            say("predictions.csv is not written for your own module: add a BasePredictionWriter to trainer.callbacks")
         if staged and config.trainer.enable_progress_bar is not False:
             # Lightning takes one bar, and has its own for modules without stages.
             callbacks += [] if any(isinstance(one, ProgressBar) for one in own) else [StageProgress()]
@@ -257,8 +259,9 @@ class TriwaveCLI(LightningCLI):
                 with session.notes_a_stop():
                     self.trainer.test(self.model, datamodule=self.datamodule, verbose=False)
             elif session.stopped is None:
-                for summary in (one for one in self.trainer.callbacks if isinstance(one, LoggedSummary)):
-                    summary.on_test_end(self.trainer, self.model)
+                for one in self.trainer.callbacks:  # type: ignore[attr-defined]
+                    if isinstance(one, LoggedSummary):
+                        one.on_test_end(self.trainer, self.model)
             if session.run.artifact and session.stopped is None:
                 for tracker in wandb_loggers(self.trainer):
                     tracker.log_checkpoint(checkpoint_file(session.run.folder, artifact_checkpoint(self.trainer)))

@@ -46,6 +46,9 @@ class Net(LightningModule):
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         self._loss("test/loss", batch)
 
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x)  # type: ignore[no-any-return]
+
     def configure_optimizers(self) -> Any:
         return torch.optim.Adam(self.parameters(), 0.01)
 
@@ -105,6 +108,9 @@ class Data(TrainOnly):
     def test_dataloader(self) -> Any:
         return self.train_dataloader()
 
+    def predict_dataloader(self) -> Any:
+        return DataLoader(X, batch_size=16)
+
 
 class Named(Data):
     """Data with two classes."""
@@ -131,6 +137,10 @@ def test_own_module_is_trained_tested_and_resumed(tmp_path: Path, capsys: pytest
     assert torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["epoch"] == 3
     assert main(["test", *own(tmp_path, Net, "--model.hidden", "3")]) == 0
     assert "epoch 2, step 8" in capsys.readouterr().out
+    assert main(["predict", *own(tmp_path, Net, "--model.hidden", "3")]) == 0
+    assert "predictions.csv is not written" in capsys.readouterr().out
+    assert main(["test", *own(tmp_path, Net, "--ckpt_path", "best")]) == 1
+    assert "for a model with a `monitor`" in capsys.readouterr().err
 
 
 def test_own_module_needs_neither_arguments_nor_a_test(tmp_path: Path) -> None:
