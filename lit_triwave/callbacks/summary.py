@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
 _DEAD_INPUTS = 100_000
 """Training inputs by which dead units are found, at most: more take minutes, and hardly one unit is on only there."""
+RAISED = 10
+"""Factor by which a stage raises the error of its start when it is said to; a few times come and go with Adam."""
 LEAST_R2 = 0.99
 """Share of a noiseless function's variance below which a fit has failed."""
 
@@ -118,10 +121,10 @@ class RunSummary(Callback, ABC):
         if "fit_seconds" in summary:
             table.add_row(title("fit_seconds"), shown("fit_seconds", summary["fit_seconds"]))
         Console().print(table)
-        for line in self.remarks(summary, trainer.datamodule):  # type: ignore[attr-defined]
+        for line in self.remarks(summary, trainer.datamodule, pl_module):  # type: ignore[attr-defined]
             print(line, flush=True)
 
-    def remarks(self, summary: dict[str, Any], data: Any) -> list[str]:
+    def remarks(self, summary: dict[str, Any], data: Any, module: Any) -> list[str]:
         """Lines to print below the table."""
         return []
 
@@ -139,15 +142,24 @@ class RegressionSummary(RunSummary):
             table.title = f"the iterate that is best on the {len(data.val_set)} validation rows"
         return table
 
-    def remarks(self, summary: dict[str, Any], data: Any) -> list[str]:
-        """Says so if a function without noise is not explained."""
+    def remarks(self, summary: dict[str, Any], data: Any, module: FunctionRegressor) -> list[str]:
+        """Says so if a stage raised the error, or if a function without noise is not explained."""
+        raised = _raised(summary)
+        if raised:
+            return [raised]
         share = summary.get("test/r2")
         if getattr(data, "noise", None) != 0 or share is None or share >= LEAST_R2:
             return []  # unknown for a table, and there is nothing to explain in a constant
         stack = "" if "layers" in summary else "wiring stack (configs/stack.yaml), "
+        advice = f"try {stack}more layers, or more points"
+        limit = summary.get("limit/mse_min", math.inf)
+        if (
+            module.hparams["depth"] is not None and summary["train/mse_min"] > 2 * limit
+        ):  # most of it the construction's
+            advice = f"depth {summary['depth']:g} is too small, set model.depth to null, which chooses"
         return [
             f"warning: the best seed explains {max(share, 0):.1%} of the variance of {data.target_name}, less than "
-            f"{LEAST_R2:.0%}: try {stack}more layers, or more points"
+            f"{LEAST_R2:.0%}: {advice}"
         ]
 
 
@@ -248,6 +260,8 @@ def _regression_summary(data: Any, module: FunctionRegressor) -> dict[str, Any]:
         summary["layers"] = "-".join(map(str, module.network.layers))
         if module.limit_mse.isfinite().any():
             over_seeds("limit/mse", module.limit_mse)
+            if module.built_mse.isfinite().any():
+                over_seeds("built/mse", module.built_mse)
             summary["limit/parameters"] = targets * module.network.limit_parameters
     depth = getattr(module.network, "depth", None) or module.hparams["depth"]
     if depth is not None:
@@ -276,6 +290,23 @@ def _regression_summary(data: Any, module: FunctionRegressor) -> dict[str, Any]:
     if limit is not None:
         summary |= {"free_knot/mse": limit, "free_knot/segments": regions}
     return {name: float(value) if isinstance(value, torch.Tensor) else value for name, value in summary.items()}
+
+
+def _raised(summary: dict[str, Any]) -> str:
+    """Returns a line about the first stage that left the lowest training error of all seeds far higher; "" for none."""
+    before, last = summary.get("built/mse_min"), summary["train/mse_min"]
+    for stage, key, other in (
+        ("pretrain", "pretrain/mse_min", "pretrain.optimizer LevenbergMarquardt"),
+        ("train", "train/mse_min", "model.polish instead of model.train"),
+    ):
+        after = summary.get(key)
+        if before is not None and after is not None and min(after, last) > RAISED * before:
+            return (
+                f"warning: stage {stage} raised the error from {before:.1e} to {after:.1e}: take best.ckpt "
+                f"(--ckpt_path best), a lower {stage}.lr, or {other}"
+            )
+        before = before if after is None else after
+    return ""
 
 
 def _r2(mse: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

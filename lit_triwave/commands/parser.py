@@ -62,9 +62,11 @@ class OneLineParser(LightningArgumentParser):
         raise SystemExit(2)  # `exit` does not return; its annotation does not say so
 
     def _whole(self, key: str) -> str:
-        """Returns the key as the command line has it, of which jsonargparse names only the end."""
-        given = (word[2:].partition("=")[0] for word in self.words if word.startswith("--"))
-        return next((name for name in given if f".{name}".endswith(f".{key}")), key)
+        """Returns the key as the command line has it: jsonargparse drops its start, and adds keys of its value."""
+        given = [word[2:].partition("=")[0] for word in self.words if word.startswith("--")]
+        parts = key.split(".")
+        ends = ["." + ".".join(parts[:count]) for count in range(len(parts), 0, -1)]
+        return next((name for end in ends for name in given if f".{name}".endswith(end)), key)
 
     def _suggestion(self, key: str) -> str:
         known = {name for kind in self.classes for name in inspect.signature(kind).parameters}

@@ -102,6 +102,7 @@ class FunctionRegressor(StagedModule):
     train_mse: Tensor
     best_replica: Tensor
     limit_mse: Tensor
+    built_mse: Tensor
 
     def __init__(
         self,
@@ -131,7 +132,7 @@ class FunctionRegressor(StagedModule):
         domain = named_domain(domain or {"x": (0.0, 1.0)})
         check_sizes(members=members)
         if stacked:
-            chosen, layers = layers is None, _stack_layers(layers, len(domain), data_points, limit.regularized)
+            chosen, layers = layers is None, _stack_layers(layers, len(domain), data_points, limit)
             if depth is not None:
                 check_depth(depth)
         else:
@@ -204,11 +205,17 @@ class FunctionRegressor(StagedModule):
         # What the stages achieved, for the summary of a run that is resumed afterwards.
         unknown = torch.full((replicas,), torch.nan, dtype=torch.float64)
         self.register_buffer("limit_mse", unknown, persistent=stacked)  # others' checkpoints have none
+        self.register_buffer("built_mse", unknown.clone(), persistent=stacked)
         self.register_buffer("pretrain_mse", torch.full((replicas,), torch.nan, dtype=torch.float64))
         self.register_buffer("pretrain_regions", torch.zeros(replicas, dtype=torch.long))
         self.register_buffer("train_mse", torch.full((replicas,), torch.nan, dtype=torch.float64))
         self._members: list[StackNetwork] = []  # no module of its own: checkpoints have its mean and its optimizer
         self._end_mse: float | None = None  # the lowest on the validation data after the last stage that has ended
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        if f"{prefix}limit_mse" in state_dict:  # a stack's; earlier versions did not save this error
+            state_dict.setdefault(f"{prefix}built_mse", torch.full_like(self.built_mse, torch.nan))
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def forward(self, x: Tensor) -> Tensor:
         """x (batch, in_features) ↦ the predictions of all R replicas, (batch, R), in the units of the targets."""
@@ -360,7 +367,8 @@ class FunctionRegressor(StagedModule):
     def on_fit_start(self) -> None:
         if self.chosen_layers and self.stage == "limit":
             layers, inputs = self.hparams["layers"], self.network.scaling.in_features
-            say(f"layers {layers}, chosen for {inputs} inputs and {self.hparams['data_points']} training points")
+            variables = "1 input" if inputs == 1 else f"{inputs} inputs"
+            say(f"layers {layers}, chosen for {variables} and {self.hparams['data_points']} training points")
 
     def configure_gradient_clipping(
         self,
@@ -484,6 +492,7 @@ class FunctionRegressor(StagedModule):
             if self.ends_stage(self.current_epoch):
                 self.enter_stage("pretrain")  # whether it has epochs or not, the run goes on with a ReLU network
                 train = self.check_finite()
+                self.built_mse = train.clone()
                 errors = train if loaders is None else self._mse(loaders)
                 self.best_replica = self.lowest(errors)
         elif self.stage == "pretrain":
@@ -603,22 +612,22 @@ def _parts(batch: Any) -> tuple[Tensor, Tensor, Any]:
     return x[:, None] if x.ndim == 1 else x, y, rest[1] if len(rest) > 1 else 1.0
 
 
-def _stack_layers(layers: Sequence[int] | None, inputs: int, points: int | None, regularized: bool) -> list[int]:
+def _stack_layers(layers: Sequence[int] | None, inputs: int, points: int | None, limit: Limit) -> list[int]:
     """The layers of a stack, chosen or checked.
 
     Raises:
         ValueError: they cannot be, or they have more parameters than there are points and nothing else restrains them.
     """
-    if layers is None:
-        return choose_layers(inputs, points, noisy=regularized)
-    check_layers(layers)
-    count = stack_parameters(inputs, layers)
-    if points is not None and count > points and not regularized:
-        raise ValueError(
-            f"layers {list(layers)} have {count} parameters, more than the {points} training points: take fewer or "
-            "smaller layers, more points, or null, which chooses"
-        )
-    return list(layers)
+    known, named = "training points", "more points"
+    if limit.max_points is not None and (points is None or limit.max_points < points):
+        points, known, named = limit.max_points, "points of limit.max_points", "a larger limit.max_points"
+    chosen = choose_layers(inputs, points, noisy=limit.regularized) if layers is None else list(layers)
+    check_layers(chosen)
+    count = stack_parameters(inputs, chosen)
+    if points is not None and count > points and not limit.regularized:
+        advice = named if layers is None else f"fewer or smaller layers, {named}, or null, which chooses"
+        raise ValueError(f"layers {chosen} have {count} parameters, more than the {points} {known}: take {advice}")
+    return chosen
 
 
 def _refuse_stack_options(

@@ -115,6 +115,14 @@ def test_test_and_predict_take_a_stack(product: Path) -> None:
     [
         (["--model.layers", "[2, 0]"], "layers must be numbers from 1 to 4096"),
         (["--model.layers", "[60, 60]"], "more than the 200 training points"),
+        (
+            ["--model.limit.max_points", "5"],
+            "have 23 parameters, more than the 5 points of limit.max_points: take fewer",
+        ),
+        (
+            ["--model.layers", "null", "--data.points", "5"],
+            "layers [1] have 7 parameters, more than the 5 training points: take more points",
+        ),
         (["--model.depth", "40"], "depth of a stack must be 1 to 26"),
         (["--data.domain", "{x: [1, 1], y: [0, 1]}"], "must be below upper"),
         (["--data.expression", "x/y"], "grows without bound near"),
@@ -158,3 +166,48 @@ def test_a_fit_that_explains_too_little_says_what_to_try(tmp_path: Path, capsys)
     options = ["--model.layers", "[1]", "--data.expression", "sin(9*x)*cos(7*y)", "--model.limit.epochs", "2"]
     assert main(["fit", *SMALL, "--run.root", str(tmp_path), *options]) == 0
     assert "of the variance" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (
+            ["--model.pretrain.epochs", "3", "--model.pretrain.optimizer", "Adam"],
+            "stage pretrain raised the error from",
+        ),
+        (["--model.train.epochs", "3", "--model.train.lr", "0.1"], "stage train raised the error from"),
+        (["--model.depth", "1"], "depth 1 is too small, set model.depth to null"),
+    ],
+)
+def test_what_made_an_exact_limit_worse_is_said(tmp_path: Path, options: list[str], says: str, capsys) -> None:
+    assert main(["fit", *SMALL, "--run.root", str(tmp_path), *options]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert says in said and "more layers" not in said
+
+
+def test_layers_are_chosen_for_one_input(tmp_path: Path, capsys) -> None:
+    options = ["--model.layers", "null", "--data.expression", "x**2", "--data.domain", "{x: [0, 1]}"]
+    assert main(["fit", *SMALL, "--run.root", str(tmp_path), *options, "--model.limit.epochs", "2"]) == 0
+    assert "chosen for 1 input and 200 training points" in capsys.readouterr().out
+
+
+def test_a_checkpoint_without_the_error_of_the_built_network_is_loaded(product: Path, tmp_path: Path) -> None:
+    content = torch.load(product / "checkpoints" / "last.ckpt", weights_only=True)
+    assert content["state_dict"].pop("built_mse").isfinite().all()
+    torch.save(content, tmp_path / "earlier.ckpt")
+    assert load_module(tmp_path / "earlier.ckpt").module.built_mse.isnan().all()
+
+
+def test_inspect_has_one_line_for_each_layer_as_it_was_built(product: Path, tmp_path: Path, capsys) -> None:
+    assert main(["inspect", str(product), "--out", str(tmp_path)]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "layer 2: all peaks a_i = 1/2, each scale s_i a quarter of the last, as built" in said
+    assert "0.500" not in said
+    assert "23 of each seed of its limit, from which" in said
+
+
+def test_inspect_shows_the_peaks_that_a_stage_has_moved(runs: Path, tmp_path: Path, capsys) -> None:
+    moved = small_run(runs, "moved", *SMALL, "--model.pretrain.epochs", "1", "--model.pretrain.optimizer", "Adam")
+    assert main(["inspect", str(moved), "--out", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert "as built" not in said and "of its limit" not in said and "peaks a_i" in said

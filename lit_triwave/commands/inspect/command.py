@@ -132,7 +132,9 @@ def _network_facts(saved: Saved, seed: int, parts: Sequence[Group], lost: dict[i
         for lost_one, name in lost.items():
             whose = f", target {lost_one // each + 1}" if several else ""
             yield f"  not finite, seed {lost_one % each}{whose}", f"{name}; excluded from everything below"
-        yield "parameters", f"{count // saved.seeds:,} of each seed, {saved.dtype}".replace("torch.", "")
+        trained, built = module.trained_parameters, count // saved.seeds
+        follow = "" if trained == built else f" of its limit, from which the {built:,} of the built network follow"
+        yield "parameters", f"{trained:,} of each seed{follow}, {saved.dtype}".replace("torch.", "")
     else:
         yield "network", f"backbone {arguments['backbone']}, head {arguments['head']}"
         yield "images", f"{tuple(arguments['image_shape'])}, {arguments['num_classes']} classes"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+import torch
 from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
@@ -14,6 +15,8 @@ from lit_triwave.checkpoints.rebuild import Saved
 from lit_triwave.commands.inspect.subnetworks import Group
 
 _LISTED = 6  # most subnetworks whose peaks are shown one by one
+_ROUNDING = 1e-6
+"""Relative error of a peak or scale that float32 may have rounded."""
 _Line = tuple[str, str, list[str]]
 
 
@@ -26,6 +29,11 @@ def peaks_tables(saved: Saved, part: Group, console: Console) -> Iterator[Text |
         console: shows the tables; waves that do not fit into its width get a further table.
     """
     moment = "" if part.bank.released is None else " at the release"
+    if part.squares and _as_built(part):
+        yield Text(
+            f"{part.name}: all peaks a_i = 1/2, each scale s_i a quarter of the last{moment}, as built", "italic"
+        )
+        return
     unit = "" if part.scales_known else ", in units of s_0 (Theorem 3.1)"
     what = f"peaks a_i and scales s_i{moment}{unit}" if _scales_shown(part) else f"peaks a_i{moment}"
     yield Text(what, style="italic")
@@ -36,6 +44,13 @@ def peaks_tables(saved: Saved, part: Group, console: Console) -> Iterator[Text |
         if together == 1 or all(_width(table, console) <= console.width for table in tables):
             yield from tables
             return
+
+
+def _as_built(part: Group) -> bool:
+    """Returns whether no stage has moved the peaks and scales of squares: a table of them would say nothing."""
+    peaks, scales = part.peaks, part.scales
+    quarters = torch.allclose(scales[:, 1:], scales[:, :-1] / 4, rtol=_ROUNDING, atol=0)
+    return bool(((peaks - 0.5).abs() < _ROUNDING).all()) and quarters
 
 
 def _scales_shown(part: Group) -> bool:

@@ -45,6 +45,7 @@ def refuse(capsys: pytest.CaptureFixture[str], root: Path, *args: str, left: boo
         (["--model.dept", "3"], "'model.dept' is not accepted; did you mean 'model.depth'?"),
         (["--model.pretrain.epohcs", "3"], "--model.pretrain.epohcs=3; did you mean 'model.pretrain.epochs'?"),
         (["--modell", "3"], "--modell 3"),
+        (["--data.domian", "{x: [0, 1]}"], "'data.domian' is not accepted; did you mean 'data.domain'?"),
         (["--modle.depth", "3"], "--modle.depth 3; did you mean 'model'?"),
         (["--model.depth", "0"], "depth must be at least 1, got 0"),
         (["--model.depth", "30"], "depth must be at most 16"),
