@@ -14,8 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.table import Table
 
 START_LIMIT = 120  # seconds within which a process must begin to train
+
+
+def show(table: Table, cells: Sequence[Any]) -> None:
+    """Prints a row as soon as it is known, and adds it to the table of the end."""
+    print(*cells, sep="  ", flush=True)
+    table.add_row(*map(str, cells))
 
 
 def attempt(args: Sequence[str], log: str, folder: str) -> None:

@@ -23,7 +23,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.attempts import Attempts, differing
+from benchmarks.attempts import Attempts, differing, show
 
 FUNCTION = ["--config", "configs/functions/x3_minus_x.yaml", "--model.replicas", "3", "--model.depth", "3"]
 DIGITS = ["--config", "configs/digits.yaml", "--model.channels", "[4,8]", "--model.num_nets", "8", "--model.depth", "2"]
@@ -83,8 +83,7 @@ def main(args: Sequence[str] | None = None) -> int:
             differs = differing(attempts.folder(whole), attempts.folder(run_id))
             failures += bool(differs)
             cells = [number + 1, case, len(wrote), sum(wrote), ", ".join(map(str, epochs)), ", ".join(differs) or "-"]
-            print(*cells, sep="  ", flush=True)
-            table.add_row(*map(str, cells))
+            show(table, cells)
     Console().print(table)
     print(f"{asked.times - failures} of {asked.times} bit-identical to the run left alone")
     return int(failures > 0)

@@ -29,7 +29,7 @@ from lightning.pytorch import Callback, Trainer
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.attempts import differing
+from benchmarks.attempts import differing, show
 
 STAGES = ("limit", "pretrain", "train", "polish")
 EPOCHS = 6  # of each stage
@@ -154,14 +154,12 @@ def main(args: Sequence[str] | None = None) -> int:
                     seconds, wrong = fault(root, run_id, ranks, stage, rank, name, signals)
                     cells, failures = cells + 1, failures + bool(wrong)
                     row = [ranks, name, "twice" if signals else "none", stage, rank, f"{seconds:.1f}", wrong or "-"]
-                    print(*row, sep="  ", flush=True)
-                    table.add_row(*map(str, row))
+                    show(table, row)
                 code = start(root, run_id, ranks).wait()
                 differs = [f"it ended with {code}"] if code else differing(root / "e" / alone, root / "e" / run_id)
                 failures += bool(differs)
                 row = [ranks, name, "twice" if signals else "none", "resumed", "", "", ", ".join(differs) or "-"]
-                print(*row, sep="  ", flush=True)
-                table.add_row(*map(str, row))
+                show(table, row)
     Console().print(table)
     print(f"{cells} faults, {failures} failures")
     return int(failures > 0)

@@ -123,6 +123,19 @@ def check_batches(batch_size: int | None, seed: int) -> None:
         raise ValueError(f"seed must be at least 0, got {seed}")
 
 
+def check_fractions(val_fraction: float, test_fraction: float) -> None:
+    """Refuses shares of the samples to hold out that leave none for training.
+
+    Raises:
+        ValueError: one is not in [0, 1), or their sum is not.
+    """
+    for key, fraction in {"val_fraction": val_fraction, "test_fraction": test_fraction}.items():
+        if not 0 <= fraction < 1:
+            raise ValueError(f"{key} must be in [0, 1), got {fraction}")
+    if val_fraction + test_fraction >= 1:
+        raise ValueError(f"val_fraction {val_fraction} and test_fraction {test_fraction} must sum to less than 1")
+
+
 def check_shares(size: int, batch_size: int | None, ranks: int) -> None:
     """Raises ValueError unless each batch of `size` points has at least one for each rank."""
     batch_size = size if batch_size is None else batch_size

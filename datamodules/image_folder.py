@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch.utils.data import DataLoader
 
+from datamodules.batches import check_fractions
 from datamodules.image_files import ClassFolders, ImageFiles, ListedFiles
 from datamodules.images import ImageBatch, ImageDataModule, listed
 from lit_triwave.errors import TriwaveError
@@ -107,11 +108,7 @@ class ImageFolderDataModule(ImageDataModule):
             raise ValueError(f"auto_augment must be one of {', '.join(get_args(AutoAugment))}, got {auto_augment!r}")
         if not 0 <= erase <= 1:
             raise ValueError(f"erase must be in [0, 1], got {erase}")
-        for name, share in {"val_fraction": val_fraction, "test_fraction": test_fraction}.items():
-            if not 0 <= share < 1:
-                raise ValueError(f"{name} must be in [0, 1), got {share}")
-        if val_fraction + test_fraction >= 1:
-            raise ValueError(f"val_fraction {val_fraction} and test_fraction {test_fraction} must sum to less than 1")
+        check_fractions(val_fraction, test_fraction)
         if not 0 < fraction <= 1:
             raise ValueError(f"fraction must be in (0, 1], got {fraction}")
         if per_class is not None and fraction != 1:

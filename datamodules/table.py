@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from datamodules.batches import check_batches, seeded_generator
+from datamodules.batches import check_batches, check_fractions, seeded_generator
 from datamodules.regression import Points, RegressionDataModule, first_true
 from datamodules.table_columns import InputColumns, Missing
 from datamodules.table_files import TableFile
@@ -89,7 +89,7 @@ class TableDataModule(RegressionDataModule):
         seed: int = 0,
     ) -> None:
         check_batches(batch_size, seed)
-        _check_fractions(val_fraction, test_fraction)
+        check_fractions(val_fraction, test_fraction)
         if split is not None and test_path is not None:
             raise ValueError("split and test_path must not both be given: the test rows are in one of them")
         targets = [target] if isinstance(target, str) else list(target)
@@ -247,14 +247,6 @@ class TableDataModule(RegressionDataModule):
             points.x[:, j] = place[points.x[:, j].long()]
         self.domain[column["name"]] = (float(place.min()), float(place.max()))
         column["categories"] = categories
-
-
-def _check_fractions(val_fraction: float, test_fraction: float) -> None:
-    for key, fraction in {"val_fraction": val_fraction, "test_fraction": test_fraction}.items():
-        if not 0 <= fraction < 1:
-            raise ValueError(f"{key} must be in [0, 1), got {fraction}")
-    if val_fraction + test_fraction >= 1:
-        raise ValueError(f"val_fraction {val_fraction} and test_fraction {test_fraction} must sum to less than 1")
 
 
 def _share(fraction: float, rows: int) -> int:

@@ -285,7 +285,7 @@ def _regression_summary(data: Any, module: FunctionRegressor) -> dict[str, Any]:
     regions = module.linear_regions(best[0]) if targets == 1 else None
     if regions is not None:
         summary["linear_regions/final"] = regions
-    # Of the pieces that the network has now: standard training makes more than the depth alone gives.
+    # The limit for as many pieces as the network has now: standard training makes more than the depth alone gives.
     limit = None if regions is None or module.network.segments is None else data.free_knot_mse(regions)
     if limit is not None:
         summary |= {"free_knot/mse": limit, "free_knot/segments": regions}

@@ -43,7 +43,7 @@ BETWEEN = (
 )
 """Modules that may stand between dense layers: they belong to the layer before and are removed with it."""
 DROPOUTS = (nn.Dropout, nn.AlphaDropout)
-"""Those of them that stay, if they come after the last hidden layer."""
+"""Modules between dense layers that stay, if they come after the last hidden layer."""
 TRANSFORMER_LAYERS = (nn.TransformerEncoderLayer, nn.TransformerDecoderLayer)
 """PyTorch's own layers, whose `forward` cannot be traced: `linear2(dropout(activation(linear1(x))))`."""
 _MOST_QUESTIONS = 100
