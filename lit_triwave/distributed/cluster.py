@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -23,6 +24,8 @@ _EACH_TASK_IS_A_RANK = "LIT_TRIWAVE_TASKS"
 """Environment variable by which slurm/job.sh says that each task is a rank, even if there is only one."""
 LOST = re.compile("gloo|nccl|connection (was )?(closed|reset)|broken pipe|failed to recv", re.IGNORECASE)
 """Errors of torch.distributed that mean that another rank is gone."""
+_ADDRESS_SECONDS = 20.0
+"""Time for name servers to find the address of the first node."""
 
 
 class _SLURMTasks(SLURMEnvironment):
@@ -117,12 +120,28 @@ def check_meeting_point(trainer: Trainer) -> None:
         )
     if environment is not None and trainer.world_size > 1:
         address = environment.main_address
+        unknown = _why_unknown(address)
+        if unknown:
+            raise TriwaveError(f"MASTER_ADDR must be the name or address of the first node, got {address} ({unknown})")
+
+
+def _why_unknown(address: str) -> str:
+    """Returns why the network does not know an address, "" if it does."""
+    found: list[str] = []
+
+    def ask() -> None:
         try:
             socket.getaddrinfo(address, None)
-        except OSError as error:
-            raise TriwaveError(
-                f"MASTER_ADDR must be the name or address of the first node, got {address} ({error.strerror})"
-            ) from error
+        except (OSError, UnicodeError) as error:  # a label that is too long has no encoding
+            found.append(getattr(error, "strerror", None) or "no name of a host")
+        else:
+            found.append("")
+
+    # In a thread, as the system may ask name servers that do not answer for minutes.
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(_ADDRESS_SECONDS)
+    return found[0] if found else f"no name server has answered for {_ADDRESS_SECONDS:.0f} s"
 
 
 @contextmanager

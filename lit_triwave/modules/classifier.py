@@ -112,6 +112,9 @@ class ImageClassifier(StagedModule):
             raise ValueError(
                 f"pretrain.optimizer must be a class in torch.optim, got {pretrain.optimizer}: it fits functions only"
             )
+        for stage, given in {"pretrain": pretrain, "train": train}.items():
+            if given.optimizer == "LBFGS":
+                raise ValueError(f"{stage}.optimizer must take several groups of parameters, got LBFGS: use Adam")
         self.save_hyperparameters(ignore=["pretrain", "train"])
         if head in ("dense", "original"):
             self.save_hyperparameters({"pretrain": {"epochs": 0}})  # for `load_from_checkpoint`: not the default

@@ -13,6 +13,8 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from lit_triwave.errors import KIND_WORDS
+
 Schedule = Literal["constant", "cosine", "step"]
 Parameters = Iterable[nn.Parameter] | Iterable[dict[str, Any]]
 SECOND_ORDER = "LevenbergMarquardt"
@@ -66,7 +68,7 @@ class Stage:
             raise ValueError(
                 f"optimizer must be LevenbergMarquardt, or a class in torch.optim such as Adam, got {self.optimizer!r}"
             )
-        self.configure([nn.Parameter(torch.zeros(1))], steps=1)  # refuses bad options now, not when the stage begins
+        self._try_optimizer()
 
     @property
     def second_order(self) -> bool:
@@ -77,6 +79,31 @@ class Stage:
     def chunk(self) -> int:
         """Samples whose derivatives a second-order step holds in memory at a time."""
         return CHUNK
+
+    def _try_optimizer(self) -> None:
+        """Refuses an optimizer or its options now, not when the stage begins.
+
+        Raises:
+            ValueError: the optimizer fails for parameters like a network's, when it is made or in its first step.
+        """
+        device = "cuda" if self.options.get("capturable") and torch.cuda.is_available() else "cpu"
+        parameters = [nn.Parameter(torch.ones(1, 1, 1, device=device)), nn.Parameter(torch.ones(1, device=device))]
+        optimizer, _ = self.configure(parameters, steps=1)
+
+        def loss() -> float:
+            for parameter in parameters:
+                parameter.grad = 2 * parameter.detach()
+            return sum(float(parameter.detach()) ** 2 for parameter in parameters)
+
+        loss()
+        try:
+            optimizer.step(loss)
+        except Exception as error:  # an AssertionError, too
+            raise ValueError(self._unsuitable(error)) from error
+
+    def _unsuitable(self, error: Exception) -> str:
+        options = f"options {self.options} do not suit" if self.options else "optimizer must suit the parameters, got"
+        return f"{options} torch.optim.{self.optimizer}: {_why(error)}"
 
     def configure(self, parameters: Parameters, steps: int, begun: int = 0) -> tuple[Optimizer, LambdaLR | None]:
         """The stage's optimizer, and its schedule in optimizer steps; a second-order optimizer has none.
@@ -93,9 +120,8 @@ class Stage:
             return configure_second_order(parameters, PEAK_OPTIONS | self.options), None
         try:
             optimizer = getattr(torch.optim, self.optimizer)(parameters, lr=self.lr, **self.options)
-        except (TypeError, ValueError, RuntimeError) as error:
-            optimizer_name = f"torch.optim.{self.optimizer}"
-            raise ValueError(f"options {self.options} do not suit {optimizer_name}: {_why(error)}") from error
+        except Exception as error:  # an IndexError, too, for a list that is too short
+            raise ValueError(self._unsuitable(error)) from error
         return optimizer, LambdaLR(optimizer, lambda step: self.factor((begun + step) / max(1, steps)))
 
     def factor(self, progress: float) -> float:
@@ -223,6 +249,14 @@ def configure_second_order(parameters: Parameters, options: dict[str, Any], **mo
 
 def _why(error: Exception) -> str:
     """Returns why an optimizer refuses its options, without words of Python's."""
+    kinds = re.search(r"not supported between instances of '(\w+)' and '(\w+)'", str(error))
+    if kinds:
+        other = next((kind for kind in kinds.groups() if kind not in ("int", "float")), kinds[1])
+        return f"a value must be a number, got {KIND_WORDS.get(other, other)}"
+    if isinstance(error, IndexError):
+        return "a list is too short"
+    if re.search("object is not|can't multiply|unsupported operand", str(error)):
+        return "a value is of the wrong kind"
     return re.sub(r"\w+\.__init__\(\) got an unexpected keyword argument", "it has no option", str(error))
 
 

@@ -35,6 +35,7 @@ class FitFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.created = False
+        self._made = [one for one in (path, *path.parents) if not one.exists()]
         self._before: dict[str, bytes | None] = {}  # name ↦ content of small files; None for one that was not there
         self._parts: set[Path] = set()  # of the W&B run, before this process
 
@@ -53,9 +54,7 @@ class FitFolder:
             with writable(self.path):
                 kept.enter_context(locked(self.path, _LOST_NODE_SECONDS if requeued() else PATIENCE_SECONDS))
         except TriwaveError:  # a full disk leaves an empty folder; another process's is not empty
-            with suppress(OSError):
-                self.path.rmdir()
-                self.path.parent.rmdir()
+            self._remove_empty()
             raise
         self.created = created  # only now: before it was locked another process may have made it
         if (
@@ -82,12 +81,11 @@ class FitFolder:
         shutil.rmtree(self.path / RANKS_FOLDER, ignore_errors=True)  # of ranks that were killed
 
     def undo(self) -> None:
-        """Restores the folder as it was before this process; removes it if this process made it, and an empty
-        experiment's folder with it."""
+        """Restores the folder as it was before this process; removes it, and those around it, if this process made
+        them."""
         if self.created:
             shutil.rmtree(self.path, ignore_errors=True)
-            with suppress(OSError):
-                self.path.parent.rmdir()
+            self._remove_empty()
         for name, content in {} if self.created else self._before.items():
             with suppress(OSError):  # the error before this one says more
                 if content is None:
@@ -95,6 +93,12 @@ class FitFolder:
                 else:
                     with written_whole(self.path / name) as partial:
                         partial.write_bytes(content)
+
+    def _remove_empty(self) -> None:
+        """Removes the folders that were not there before this process, as far as they are empty."""
+        for folder in self._made:
+            with suppress(OSError):  # already gone, or another run's
+                folder.rmdir()
 
     def drop_tracking(self) -> None:
         """Removes this process's files of the Weights & Biases run, after `undo` and the end of that run."""

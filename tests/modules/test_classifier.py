@@ -203,6 +203,10 @@ def test_a_loss_that_is_not_finite_is_named_and_the_last_good_checkpoint_kept(di
     [
         (["--model.depth", "0"], "depth must be at least 1, got 0"),
         (["--model.head", "dense"], "pretrain.epochs must be 0 for head 'dense', which has no peaks to pretrain"),
+        (
+            ["--model.train.optimizer", "LBFGS", "--model.train.options", "{}"],
+            "train.optimizer must take several groups of parameters, got LBFGS",
+        ),
         (["--model.head", "replaced"], "head must be block_diagonal or dense for backbone 'cnn'"),
         (
             ["--model.backbone", "vgg16bn"],

@@ -103,6 +103,12 @@ def test_options_are_not_shared_between_stages() -> None:
         ),
         ({"optimizer": "lr_scheduler"}, "got 'lr_scheduler'"),
         ({"optimizer": "Optimizer"}, "got 'Optimizer'"),
+        ({"optimizer": "SparseAdam"}, "got torch.optim.SparseAdam: SparseAdam does not support dense gradients"),
+        ({"optimizer": "Muon"}, "got torch.optim.Muon: Muon only supports 2D parameters"),
+        ({"optimizer": "LBFGS", "options": {"line_search_fn": "armijo"}}, "torch.optim.LBFGS: only 'strong_wolfe'"),
+        ({"options": {"betas": [0.9]}}, "torch.optim.Adam: a list is too short"),
+        ({"options": {"eps": "tiny"}}, "torch.optim.Adam: a value must be a number, got text"),
+        ({"options": {"betas": 1}}, "torch.optim.Adam: a value is of the wrong kind"),
     ],
 )
 def test_a_value_outside_its_range_is_named_with_its_key_in_one_line(arguments: dict[str, Any], message: str) -> None:
@@ -120,6 +126,7 @@ def test_a_value_outside_its_range_is_named_with_its_key_in_one_line(arguments: 
         pytest.param({"betas": [2.0, 0.99]}),
         pytest.param({"eps": -1.0}),
         pytest.param({"fused": True, "foreach": True}),
+        pytest.param({"differentiable": True}),
     ],
 )
 def test_options_that_the_optimizer_refuses_are_named_in_one_line(options: dict[str, Any]) -> None:

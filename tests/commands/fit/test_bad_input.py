@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+import errno
 import os
 import shutil
+import socket
+import threading
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -157,6 +161,7 @@ def test_impossible_ranks_are_refused_before_they_are_started(
         ("MASTER_PORT", "http", "environment variable MASTER_PORT must be a whole number, got 'http'"),
         ("SLURM_RESTART_COUNT", "one", "environment variable SLURM_RESTART_COUNT must be a whole number, got 'one'"),
         ("MASTER_ADDR", "nowhere.invalid", "MASTER_ADDR must be the name or address of the first node, got nowhere"),
+        ("MASTER_ADDR", "n" * 64, "n (no name of a host)"),
     ],
 )
 def test_variables_of_the_launcher_are_named(
@@ -165,6 +170,19 @@ def test_variables_of_the_launcher_are_named(
     monkeypatch.delattr(_SubprocessScriptLauncher, "launch")
     monkeypatch.setenv(name, value)
     assert says in refuse(capsys, tmp_path, "fit", *CONFIG, "--trainer.devices", "2", "--trainer.strategy", "ddp")
+
+
+def test_name_servers_that_do_not_answer_are_not_waited_for(
+    tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = threading.Event()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda address, port: answer.wait(60))
+    monkeypatch.setattr("lit_triwave.distributed.cluster._ADDRESS_SECONDS", 0.2)
+    monkeypatch.delattr(_SubprocessScriptLauncher, "launch")
+    monkeypatch.setenv("MASTER_ADDR", "node-1")
+    several = ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
+    assert "got node-1 (no name server has answered for" in refuse(capsys, tmp_path, "fit", *CONFIG, *several)
+    answer.set()
 
 
 def test_several_nodes_without_srun_are_refused(tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -320,11 +338,23 @@ def test_a_checkpoint_that_is_cut_is_refused(fit, trained, capsys) -> None:
         assert line.startswith(f"error: checkpoint {last} cannot be read (it is incomplete or not a checkpoint)")
 
 
-def test_a_full_disk_stops_the_run_before_it_starts(fit, capsys, monkeypatch) -> None:
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
-    run = fit("r", code=1)
-    assert "MB free, got" in capsys.readouterr().err
-    assert not run.exists()
+def _full(*args: Any) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize(
+    ("place", "answer", "says"),
+    [
+        ((shutil, "disk_usage"), lambda path: SimpleNamespace(free=1000), "MB free, got"),
+        ((os, "pwrite"), _full, "cannot be written: No space left on device; set run.root to another"),
+    ],
+)
+def test_a_full_disk_stops_the_run_before_it_starts_and_leaves_nothing(
+    place: tuple[Any, str], answer: Any, says: str, tmp_path: Path, capsys, monkeypatch
+) -> None:
+    monkeypatch.setattr(*place, answer)
+    assert says in refuse(capsys, tmp_path / "new" / "runs", "fit", *CONFIG)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_existing_run_is_not_overwritten(trained, tmp_path: Path, capsys) -> None:
