@@ -17,6 +17,7 @@ from lit_triwave.analysis.dead_units import SAMPLES
 from lit_triwave.analysis.regions import TooManyPieces, count_linear_regions
 from lit_triwave.distributed.ranks import say
 from lit_triwave.errors import TrainingDiverged, TriwaveError
+from lit_triwave.modules.limit import LimitStage, refuse_stack_options, stack_layers
 from lit_triwave.modules.metrics import over_targets, regression_metrics, spread
 from lit_triwave.modules.staged import StagedModule, StageName
 from lit_triwave.modules.stages import Limit, Polish, Stage
@@ -25,9 +26,8 @@ from lit_triwave.nn.baselines import RAAI_SHARE, DenseNetwork
 from lit_triwave.nn.networks import TriangleNetwork, Wiring
 from lit_triwave.nn.scaling import TargetRange, named_domain, target_count
 from lit_triwave.nn.sizes import check_sizes
-from lit_triwave.nn.stack import StackNetwork, check_depth, check_layers, choose_layers, stack_parameters
+from lit_triwave.nn.stack import StackNetwork, check_depth
 from lit_triwave.optim import LeastSquares
-from lit_triwave.optim.variable_projection import LimitProblem
 
 MAX_DEPTH = 16
 DEFAULT_DEPTH = 5
@@ -36,8 +36,6 @@ MOST_PIECES = 1 << 14
 """Linear pieces of a stack that are counted: its layers multiply them."""
 CLIP_EPSILON = 1e-6
 """What `torch.nn.utils.clip_grad_norm_` adds to a norm before it divides by it."""
-NOISY_SHARE = 1e-3
-"""Part of the limit's error that the construction may add where that error is noise."""
 DEFAULT_LIMIT = Limit()
 DEFAULT_PRETRAIN = Stage(epochs=500, lr=0.1, options={"betas": [0.9, 0.99]})
 DEFAULT_POLISH = Polish(epochs=0)
@@ -132,11 +130,11 @@ class FunctionRegressor(StagedModule):
         domain = named_domain(domain or {"x": (0.0, 1.0)})
         check_sizes(members=members)
         if stacked:
-            chosen, layers = layers is None, _stack_layers(layers, len(domain), data_points, limit)
+            chosen, layers = layers is None, stack_layers(layers, len(domain), data_points, limit)
             if depth is not None:
                 check_depth(depth)
         else:
-            _refuse_stack_options(wiring, initialization, limit, layers, members)
+            refuse_stack_options(wiring, initialization, limit, layers, members)
             depth = DEFAULT_DEPTH if depth is None else depth
             if depth > MAX_DEPTH:
                 raise ValueError(
@@ -157,6 +155,7 @@ class FunctionRegressor(StagedModule):
             self.monitor = "val/relative_mse_min"  # errors in the units of the targets are not comparable
         replicas *= self.num_targets
         self.network: TriangleNetwork | StackNetwork | DenseNetwork
+        self._limit: LimitStage | None = None
         if stacked:
             assert layers is not None
             self.network = StackNetwork(
@@ -167,6 +166,8 @@ class FunctionRegressor(StagedModule):
                 replicas=replicas,
                 margin=margin,
             )
+            member = {"domain": domain, "target_range": target_range, "layers": layers}
+            self._limit = LimitStage(self.network, limit, self.hparams["depth"], members, member)
         elif initialization == "constructed":
             assert wiring != "stack" and depth is not None
             shapes: Any = curvature if curvature != "auto" else (data_curvature or "convex")
@@ -209,7 +210,6 @@ class FunctionRegressor(StagedModule):
         self.register_buffer("pretrain_mse", torch.full((replicas,), torch.nan, dtype=torch.float64))
         self.register_buffer("pretrain_regions", torch.zeros(replicas, dtype=torch.long))
         self.register_buffer("train_mse", torch.full((replicas,), torch.nan, dtype=torch.float64))
-        self._members: list[StackNetwork] = []  # no module of its own: checkpoints have its mean and its optimizer
         self._end_mse: float | None = None  # the lowest on the validation data after the last stage that has ended
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
@@ -224,8 +224,8 @@ class FunctionRegressor(StagedModule):
 
     def training_step(self, batch: Sequence[Any], batch_idx: int) -> dict[str, Tensor]:
         x, y, weight = _parts(batch)
-        if self.stage == "limit":
-            return self._limit_step(x, y, batch_idx)
+        if self._limit is not None and self.stage == "limit":
+            return self._limit_step(self._limit, x, y, batch_idx)
         if self.stages[self.stage].second_order:
             return self._second_order_step(x, y, batch_idx)
         mse = (self(x) - self.targets(y)).square().mean(0)
@@ -281,88 +281,38 @@ class FunctionRegressor(StagedModule):
                 f"{self.trainer.num_training_batches // passes}: set data.batch_size to null ({bound})"
             )
 
-    def _limit_step(self, x: Tensor, y: Tensor, batch_idx: int) -> dict[str, Tensor]:
+    def _limit_step(self, stage: LimitStage, x: Tensor, y: Tensor, batch_idx: int) -> dict[str, Tensor]:
         """One iteration of all replicas on all points, the sums taken over all ranks."""
         self._check_one_batch()
-        network, limit, optimizer = self.network, self.stages["limit"], self.optimizers()
-        assert isinstance(network, StackNetwork)
-        dtype, loaders = network.scaling.lower.dtype, self._validation_loaders()
-        trained = self._limit_members(network)
-        if limit.max_points is not None:
-            # The same ones in each iteration, an equal number on each rank.
-            order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
-            chosen = order[: max(1, limit.max_points // self.trainer.world_size)].to(x.device)
-            x, y = x[chosen], y[chosen]
-        problem = LimitProblem(
-            trained,
+        loaders, optimizer = self._validation_loaders(), self.optimizers()
+        dtype = self.network.scaling.lower.dtype
+        problem = stage.problem(
             x.to(dtype),
-            self.targets(y.to(dtype), trained),
-            chunk=limit.chunk,
+            self.targets(y.to(dtype), stage.trained),
             reduce=self._sum_over_ranks,
-            validation=None if loaders is None else lambda: self._mse(loaders, trained),
-            average=None if trained is network else network,
+            validation=None if loaders is None else lambda: self._mse(loaders, stage.trained),
+            ranks=self.trainer.world_size,
         )
         self.trainer.optimizers[0].param_groups[0]["groups"] = self.num_targets
         mse: Tensor = optimizer.step(lambda: problem)  # type: ignore[union-attr, assignment]
         if not mse.isfinite().any():
             self._diverged(mse, batch_idx)
-        mse = mse.view(network.replicas, -1).mean(1)  # that of the mean itself is lower
+        mse = mse.view(self.network.replicas, -1).mean(1)  # that of the mean itself is lower
         if self.is_logged(batch_idx):
             self._log_seeds("train/mse", mse)
         return {"loss": mse.sum(), "mse": mse}
 
-    def _limit_members(self, network: StackNetwork) -> StackNetwork:
-        """The network that the limit trains: that of the module, or the members whose mean it is."""
-        members: int = self.hparams["members"]
-        if members == 1:
-            return network
-        if not self._members:
-            domain, layers = named_domain(self.hparams["domain"] or {"x": (0.0, 1.0)}), self.hparams["layers"]
-            generator = torch.Generator().manual_seed(torch.initial_seed())  # alike on all ranks
-            made = StackNetwork(
-                domain,
-                self.hparams["target_range"],
-                layers=layers,
-                replicas=members * network.replicas,
-                generator=generator,
-            )
-            self._members.append(made.to(network.output_weight))
-        return self._members[0]
-
     def enter_stage(self, name: StageName) -> None:
         """Builds a stack that is still its limit, then releases where the stage needs it."""
-        if isinstance(self.network, StackNetwork) and name != "limit" and self.network.parameterization == "limit":
-            self._build()
+        if self._limit is not None and name != "limit" and self.network.parameterization == "limit":
+            self._limit.build(self.limit_mse, self.best_replicas)
         super().enter_stage(name)
-
-    def _build(self) -> None:
-        """Builds the stack's subnetworks, as deep as asked for or as the error of its limit is worth."""
-        network = self.network
-        assert isinstance(network, StackNetwork)
-        depth = self._depth_to_build(network, self.best_replicas)
-        predicted = network.predicted_mse(depth)
-        shown = max(self.best_replicas, key=lambda replica: float(predicted[replica] / self.limit_mse[replica]))
-        network.build(depth)
-        how = "chosen" if self.hparams["depth"] is None else "as asked for"
-        say(
-            f"built with depth {depth} ({how}): the construction adds a mean squared error of "
-            f"{float(predicted[shown]):.1e} to the limit network's {float(self.limit_mse[shown]):.1e}"
-        )
-
-    def _depth_to_build(self, network: StackNetwork, replicas: Sequence[int]) -> int:
-        """Returns the depth that was asked for, or the one that the errors of some replicas' limits are worth."""
-        asked: int | None = self.hparams["depth"]
-        if asked is not None:
-            return asked
-        # Noise is most of the limit's error then, and says nothing about how well the function itself is known.
-        share = NOISY_SHARE if self.stages["limit"].regularized else 1.0
-        return max(network.sufficient_depth(self.limit_mse, replica, share) for replica in replicas)
 
     def finish(self) -> None:
         """Builds a stack that is still its limit, as it would be built at the end of that stage."""
         network = self.network
-        if isinstance(network, StackNetwork) and network.parameterization == "limit":
-            network.build(self._depth_to_build(network, self.best_replicas))
+        if self._limit is not None and isinstance(network, StackNetwork) and network.parameterization == "limit":
+            network.build(self._limit.depth(network, self.limit_mse, self.best_replicas))
 
     def on_fit_start(self) -> None:
         if self.chosen_layers and self.stage == "limit":
@@ -569,9 +519,9 @@ class FunctionRegressor(StagedModule):
         network = self.network
         if network.parameterization != "weights" and self.dtype != torch.float64:
             network = copied(network).double()  # the weights of these peaks, not their rounding to float32
-        if isinstance(network, StackNetwork) and network.parameterization == "limit":
+        if self._limit is not None and isinstance(network, StackNetwork) and network.parameterization == "limit":
             network = copied(network)
-            network.build(self._depth_to_build(network, [replica]))
+            network.build(self._limit.depth(network, self.limit_mse, [replica]))
         return network.to_sequential(replica)
 
     @property
@@ -610,38 +560,3 @@ def _parts(batch: Any) -> tuple[Tensor, Tensor, Any]:
     x, *rest = [batch] if isinstance(batch, Tensor) else batch
     y = rest[0] if rest else x.new_full((len(x),), torch.nan)
     return x[:, None] if x.ndim == 1 else x, y, rest[1] if len(rest) > 1 else 1.0
-
-
-def _stack_layers(layers: Sequence[int] | None, inputs: int, points: int | None, limit: Limit) -> list[int]:
-    """The layers of a stack, chosen or checked.
-
-    Raises:
-        ValueError: they cannot be, or they have more parameters than there are points and nothing else restrains them.
-    """
-    known, named = "training points", "more points"
-    if limit.max_points is not None and (points is None or limit.max_points < points):
-        points, known, named = limit.max_points, "points of limit.max_points", "a larger limit.max_points"
-    chosen = choose_layers(inputs, points, noisy=limit.regularized) if layers is None else list(layers)
-    check_layers(chosen)
-    count = stack_parameters(inputs, chosen)
-    if points is not None and count > points and not limit.regularized:
-        advice = named if layers is None else f"fewer or smaller layers, {named}, or null, which chooses"
-        raise ValueError(f"layers {chosen} have {count} parameters, more than the {points} {known}: take {advice}")
-    return chosen
-
-
-def _refuse_stack_options(
-    wiring: str, initialization: str, limit: Limit, layers: Sequence[int] | None, members: int
-) -> None:
-    """Refuses what only a stack has.
-
-    Raises:
-        ValueError: naming the option.
-    """
-    network = f"initialization {initialization}" if initialization != "constructed" else f"wiring {wiring}"
-    if limit.epochs:
-        raise ValueError(f"limit.epochs must be 0 or null for {network}, got {limit.epochs}: only a stack has a limit")
-    if layers is not None:
-        raise ValueError(f"layers must be null for {network}, got {list(layers)}: only a stack has layers")
-    if members > 1:
-        raise ValueError(f"members must be 1 for {network}, got {members}: only a stack has members")

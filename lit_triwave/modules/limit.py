@@ -1,0 +1,156 @@
+"""The stage `limit` of a stack: what it trains, and how its end becomes a ReLU network (METHOD section 7)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lit_triwave.distributed.ranks import say
+from lit_triwave.modules.stages import Limit
+from lit_triwave.nn.stack import StackNetwork, check_layers, choose_layers, stack_parameters
+from lit_triwave.optim.variable_projection import LimitProblem
+
+NOISY_SHARE = 1e-3
+"""Part of the limit's error that the construction may add where that error is noise."""
+
+
+class LimitStage:
+    """Trains a stack in its limit, by itself or as the mean of members, and builds it at the end.
+
+    Args:
+        network: the stack, all of whose replicas are trained side by side.
+        options: the stage's own.
+        depth: of the subnetworks that are built; None: the smallest that adds less error than the limit has.
+        members: number M of stacks whose mean each replica is.
+        member: arguments of `StackNetwork` that make one of them; its replicas are left out.
+    """
+
+    def __init__(
+        self,
+        network: StackNetwork,
+        options: Limit,
+        depth: int | None,
+        members: int,
+        member: Mapping[str, Any],
+    ) -> None:
+        self._network = network
+        self._options = options
+        self._depth = depth
+        self._members = members
+        self._member = member
+        self._trained: StackNetwork | None = network if members == 1 else None
+
+    @property
+    def trained(self) -> StackNetwork:
+        """What the optimizer moves: the stack itself, or R · M members side by side.
+
+        Members are made when they are asked for first, alike on all ranks. No checkpoint needs them: it has their mean,
+        and their own weights in the optimizer's state.
+        """
+        if self._trained is None:
+            generator = torch.Generator().manual_seed(torch.initial_seed())
+            replicas = self._members * self._network.replicas
+            made = StackNetwork(**self._member, replicas=replicas, generator=generator)
+            self._trained = made.to(self._network.output_weight)
+        return self._trained
+
+    def problem(
+        self,
+        x: Tensor,
+        y: Tensor,
+        *,
+        reduce: Callable[[Tensor], Tensor],
+        validation: Callable[[], Tensor] | None,
+        ranks: int = 1,
+    ) -> LimitProblem:
+        """The least-squares problem of one iteration.
+
+        Args:
+            x, y: all points of this rank, (M, in_features), and targets of each trained replica, (M, 1) or (M, R · M).
+            reduce, validation: see `LimitProblem`.
+            ranks: processes that share the points.
+        """
+        most = self._options.max_points
+        if most is not None:  # the same ones in each iteration, an equal number on each rank
+            order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
+            chosen = order[: max(1, most // ranks)].to(x.device)
+            x, y = x[chosen], y[chosen]
+        return LimitProblem(
+            self.trained,
+            x,
+            y,
+            chunk=self._options.chunk,
+            reduce=reduce,
+            validation=validation,
+            average=None if self.trained is self._network else self._network,
+        )
+
+    def depth(self, network: StackNetwork, errors: Tensor, replicas: Sequence[int]) -> int:
+        """The depth to build with: that asked for, or the one that some replicas' errors are worth.
+
+        Args:
+            network: the stack in its limit, or a copy.
+            errors: mean squared errors of all replicas' limits, (R,).
+            replicas: those that decide.
+        """
+        if self._depth is not None:
+            return self._depth
+        # Noise is most of the limit's error then, and says nothing about how well the function itself is known.
+        share = NOISY_SHARE if self._options.regularized else 1.0
+        return max(network.sufficient_depth(errors, replica, share) for replica in replicas)
+
+    def build(self, errors: Tensor, replicas: Sequence[int]) -> None:
+        """Builds the stack's subnetworks, and says with what depth; for the arguments see `depth`."""
+        depth = self.depth(self._network, errors, replicas)
+        predicted = self._network.predicted_mse(depth)
+        shown = max(replicas, key=lambda replica: float(predicted[replica] / errors[replica]))
+        self._network.build(depth)
+        how = "chosen" if self._depth is None else "as asked for"
+        say(
+            f"built with depth {depth} ({how}): the construction adds a mean squared error of "
+            f"{float(predicted[shown]):.1e} to the limit network's {float(errors[shown]):.1e}"
+        )
+
+
+def stack_layers(layers: Sequence[int] | None, inputs: int, points: int | None, limit: Limit) -> list[int]:
+    """The layers of a stack, chosen or checked.
+
+    Args:
+        layers: as asked for; None chooses.
+        inputs: number of variables.
+        points: number of training points; None: not known.
+        limit: the stage that fits them.
+
+    Raises:
+        ValueError: they cannot be, or they have more parameters than there are points and nothing else restrains them.
+    """
+    known, named = "training points", "more points"
+    if limit.max_points is not None and (points is None or limit.max_points < points):
+        points, known, named = limit.max_points, "points of limit.max_points", "a larger limit.max_points"
+    chosen = choose_layers(inputs, points, noisy=limit.regularized) if layers is None else list(layers)
+    check_layers(chosen)
+    count = stack_parameters(inputs, chosen)
+    if points is not None and count > points and not limit.regularized:
+        advice = named if layers is None else f"fewer or smaller layers, {named}, or null, which chooses"
+        raise ValueError(f"layers {chosen} have {count} parameters, more than the {points} {known}: take {advice}")
+    return chosen
+
+
+def refuse_stack_options(
+    wiring: str, initialization: str, limit: Limit, layers: Sequence[int] | None, members: int
+) -> None:
+    """Refuses what only a stack has.
+
+    Raises:
+        ValueError: naming the option.
+    """
+    network = f"initialization {initialization}" if initialization != "constructed" else f"wiring {wiring}"
+    if limit.epochs:
+        raise ValueError(f"limit.epochs must be 0 or null for {network}, got {limit.epochs}: only a stack has a limit")
+    if layers is not None:
+        raise ValueError(f"layers must be null for {network}, got {list(layers)}: only a stack has layers")
+    if members > 1:
+        raise ValueError(f"members must be 1 for {network}, got {members}: only a stack has members")
