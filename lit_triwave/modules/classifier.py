@@ -17,7 +17,7 @@ from lit_triwave.modules.staged import StagedModule
 from lit_triwave.modules.stages import Parameters, Stage
 from lit_triwave.nn.backbones import backbone_modules, build_network
 from lit_triwave.nn.bank import Curvature, Release, TriangleBank
-from lit_triwave.nn.heads import Squash, Start
+from lit_triwave.nn.heads import NORM_MOMENTUM, Squash, Start
 
 Batch = tuple[Tensor, Tensor]
 HeadKind = Literal["block_diagonal", "dense", "replaced", "original"]
@@ -46,6 +46,8 @@ class ImageClassifier(StagedModule):
         width: neurons of each hidden layer of a dense head; 4 · num_nets, the width of the subnetworks, if None.
         batch_norm: put batch norm before each ReLU of a dense head.
         dropout: dropout of the head, in [0, 1).
+        norm_momentum: momentum of the batch norms of the head, in (0, 1]; see `BlockDiagonalLayers`. Larger is better
+            in the first epochs of a short training.
         start: `"random"`, the paper's, or `"quadratic"`: the subnetworks at the beginning, see `BlockDiagonalLayers`.
         squash: see `BlockDiagonalLayers`.
         curvature: see `TriangleBank`.
@@ -106,6 +108,7 @@ class ImageClassifier(StagedModule):
         num_classes: int | None = None,
         image_shape: Sequence[int] | None = None,
         start: Start = "random",
+        norm_momentum: float = NORM_MOMENTUM,
     ) -> None:
         super().__init__(pretrain, train, release)
         if pretrain.second_order:
@@ -143,6 +146,7 @@ class ImageClassifier(StagedModule):
             width=width,
             batch_norm=batch_norm,
             dropout=dropout,
+            norm_momentum=norm_momentum,
             bank={"start": start, "squash": squash, "curvature": curvature, "theorem31": theorem31, "margin": margin},
             channels=channels,
             convolutions=convolutions,

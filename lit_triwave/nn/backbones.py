@@ -76,6 +76,7 @@ def build_network(
     width: int | None,
     batch_norm: bool,
     dropout: float,
+    norm_momentum: float,
     bank: Mapping[str, Any],
     channels: Sequence[int],
     convolutions: int,
@@ -111,17 +112,18 @@ def build_network(
         if own_classifier:
             model = named.model
             if head == "replaced":
-                replace_dense(model, depth, num_nets, **bank)
+                replace_dense(model, depth, num_nets, norm_momentum=norm_momentum, **bank)
             shape = tuple(output_shape(model, image_shape, backbone))
             if shape != (2, num_classes):
                 raise ValueError(f"backbone {backbone!r} must return (2, {num_classes}) for two images, got {shape}")
             return model
         features, size = named.features()
     tail: nn.Module
+    common = {"dropout": dropout, "norm_momentum": norm_momentum}
     if head == "block_diagonal":
-        tail = BlockDiagonalHead(size, num_classes, nets, depth, dropout=dropout, **bank)
+        tail = BlockDiagonalHead(size, num_classes, nets, depth, **common, **bank)
     else:
-        tail = DenseHead(size, num_classes, width or 4 * nets, depth, batch_norm=batch_norm, dropout=dropout)
+        tail = DenseHead(size, num_classes, width or 4 * nets, depth, batch_norm=batch_norm, **common)
     return nn.Sequential(OrderedDict(backbone=features, head=tail))
 
 

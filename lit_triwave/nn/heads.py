@@ -19,6 +19,8 @@ from lit_triwave.nn.sizes import check_sizes
 
 Squash = Literal["normal", "sigmoid", "hard"]
 Start = Literal["random", "quadratic"]
+NORM_MOMENTUM = 0.1
+"""PyTorch's default momentum of batch norm."""
 _DEEPEST = 1000
 """Most hidden layers of a dense head."""
 
@@ -51,6 +53,8 @@ class BlockDiagonalLayers(nn.Module):
             `TriangleBank.start_quadratic`.
         squash: function that maps a batch-normalised projection z to [0, 1]: `"normal"`, the normal distribution
             function; `"sigmoid"`; `"hard"`, 1/2 + z/4 clamped to [0, 1].
+        norm_momentum: weight in (0, 1] of the present batch in batch norm's statistics for evaluation. PyTorch's 0.1
+            lags behind fast weights: it is a mean over about 19 batches, 0.5 is one over 3.
         curvature: see `TriangleBank`.
         theorem31: see `TriangleBank`.
         margin: see `TriangleBank`.
@@ -71,6 +75,7 @@ class BlockDiagonalLayers(nn.Module):
         *,
         start: Start = "random",
         squash: Squash = "normal",
+        norm_momentum: float = NORM_MOMENTUM,
         curvature: Curvature = "convex",
         theorem31: bool = True,
         margin: float = 1e-2,
@@ -84,7 +89,7 @@ class BlockDiagonalLayers(nn.Module):
                 raise ValueError(f"{name} must be one of {', '.join(get_args(known))}, got {value!r}")
         self.squash: Squash = squash
         self.projection = nn.Linear(in_features, num_nets, bias=False)  # the norm has the bias
-        self.norm = nn.BatchNorm1d(num_nets)
+        self.norm = nn.BatchNorm1d(num_nets, momentum=checked_momentum(norm_momentum))
         self.bank = TriangleBank(
             num_nets, depth, curvature=curvature, theorem31=theorem31, margin=margin, generator=generator
         )
@@ -226,6 +231,13 @@ def interpolation_layers(f: Callable[[Tensor], Tensor], knots: Tensor, n: int) -
     return [rise, (torch.cat([turn * eye for turn in slopes.diff()], 1), values[:1].expand(n).clone())]
 
 
+def checked_momentum(momentum: float) -> float:
+    """Returns a momentum of batch norm in (0, 1]; raises ValueError for another."""
+    if not 0 < momentum <= 1:
+        raise ValueError(f"norm_momentum must be above 0 and at most 1, got {momentum}")
+    return momentum
+
+
 def check_options(options: dict[str, Any]) -> None:
     """Raises TypeError for an option that `BlockDiagonalLayers` does not take."""
     known = [name for name in inspect.signature(BlockDiagonalLayers).parameters if name != "in_features"]
@@ -246,6 +258,7 @@ class DenseHead(nn.Sequential):
         depth: hidden layers, ≥ 0; 0 is one linear layer.
         batch_norm: put batch norm before each ReLU.
         dropout: share of the neurons that are set to zero after each ReLU, in [0, 1).
+        norm_momentum: see `BlockDiagonalLayers`.
 
     Raises:
         ValueError: an argument is outside its range.
@@ -260,13 +273,15 @@ class DenseHead(nn.Sequential):
         *,
         batch_norm: bool = False,
         dropout: float = 0.0,
+        norm_momentum: float = NORM_MOMENTUM,
     ) -> None:
+        momentum = checked_momentum(norm_momentum)
         check_sizes(in_features=in_features, num_classes=num_classes, width=width)
         check_sizes(least=0, most=_DEEPEST, depth=depth)
         layers: list[nn.Module] = []
         for fan_in, fan_out in itertools.pairwise([in_features, *[width] * depth]):
             layers.append(nn.Linear(fan_in, fan_out, bias=not batch_norm))
-            layers += [nn.BatchNorm1d(fan_out)] if batch_norm else []
+            layers += [nn.BatchNorm1d(fan_out, momentum=momentum)] if batch_norm else []
             layers.append(nn.ReLU())
             layers += [nn.Dropout(dropout)] if dropout else []
         super().__init__(*layers, nn.Linear(width if depth else in_features, num_classes))

@@ -62,6 +62,16 @@ def classifier(backbone: str, head: str = "block_diagonal", **options: Any) -> I
     return ImageClassifier(backbone=backbone, head=head, **sizes | options)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("head", ["block_diagonal", "dense", "replaced"])
+def test_the_momentum_of_norms_reaches_every_head_and_no_backbone(head: str) -> None:
+    options = {"batch_norm": True} if head == "dense" else {}
+    model = classifier("cnn" if head != "replaced" else "mynets.Net", head, norm_momentum=0.5, **options)
+    of_head = [part.momentum for part in model.modules() if isinstance(part, torch.nn.BatchNorm1d)]
+    of_backbone = [part.momentum for part in model.modules() if isinstance(part, torch.nn.BatchNorm2d)]
+    assert of_head and set(of_head) == {0.5}
+    assert set(of_backbone) <= {0.1}
+
+
 @pytest.mark.parametrize(
     ("backbone", "head", "features"),
     [

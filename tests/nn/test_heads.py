@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import shutil
 from collections import OrderedDict
+from functools import partial
 
 import pytest
 import torch
@@ -54,6 +55,22 @@ def test_a_head_is_exported_to_plain_layers(squash: str, tolerance: float, relea
     torch.testing.assert_close(plain(x), model(x), rtol=0, atol=tolerance)
 
 
+@pytest.mark.parametrize("make", [BlockDiagonalHead, partial(DenseHead, batch_norm=True)])
+def test_a_norm_of_momentum_one_evaluates_with_the_statistics_of_its_last_batch(make) -> None:
+    torch.manual_seed(0)
+    model = make(20, 7, depth=2, norm_momentum=1.0)
+    norms = [part for part in model.modules() if isinstance(part, nn.BatchNorm1d)]
+    seen: dict[nn.Module, torch.Tensor] = {}
+    for norm in norms:
+        norm.register_forward_pre_hook(lambda module, inputs: seen.update({module: inputs[0].detach()}))
+    for _ in range(2):
+        model(torch.randn(50, 20))
+    assert norms
+    for norm in norms:
+        torch.testing.assert_close(norm.running_mean, seen[norm].mean(0))
+        torch.testing.assert_close(norm.running_var, seen[norm].var(0))
+
+
 def test_an_interpolated_squash_is_exact_at_its_knots_and_constant_beyond() -> None:
     (w1, b1), (w2, b2) = interpolation_layers(torch.sigmoid, torch.linspace(-2, 2, 5), 3)
     z = torch.tensor([-9.0, -2, -1, 0, 1, 2, 9])[:, None].expand(-1, 3)
@@ -91,6 +108,8 @@ def test_the_subnetworks_stay_in_single_precision_under_autocast() -> None:
         (lambda: BlockDiagonalHead(5, 3, num_nets=0), "num_nets must be at least 1, got 0"),
         (lambda: BlockDiagonalHead(5, 3, squash="relu"), "squash must be one of normal, .*, got 'relu'"),
         (lambda: BlockDiagonalHead(5, 3, start="quadratc"), "start must be one of random, quadratic, got 'quadratc'"),
+        (lambda: BlockDiagonalHead(5, 3, norm_momentum=0.0), "norm_momentum must be above 0 and at most 1, got 0.0"),
+        (lambda: DenseHead(5, 3, norm_momentum=1.1), "norm_momentum must be above 0 and at most 1, got 1.1"),
         (lambda: DenseHead(5, 3, depth=-1), "depth must be at least 0, got -1"),
         (lambda: replace_dense(nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2)), depth=0), "depth must be"),
         (lambda: replace_dense(nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(8, 2)), 5), "no hidden dense"),
