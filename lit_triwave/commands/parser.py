@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
 
+from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 
 from lit_triwave.distributed.ranks import leave_it_to_the_first_rank
@@ -39,6 +40,11 @@ class OneLineParser(LightningArgumentParser):
         """Returns the help, as `--help` prints it."""
         text: str = super().format_help(*args)
         return text if self.further_help is None else f"{text}\n{self.further_help()}"
+
+    def dump(self, namespace: Namespace, **options: Any) -> str:
+        """Returns a config as text, by default without checking it once more: it was checked when it was parsed."""
+        text: str = super().dump(namespace, **{"skip_validation": True, **options})
+        return text
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Prints the error and exits with code 2."""
