@@ -25,8 +25,10 @@ from hypothesis import settings  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 
 from lit_triwave.cli import main  # noqa: E402
+from lit_triwave.commands.quick_imports import import_lightning  # noqa: E402
 from tests.compared_runs import write_sweep  # noqa: E402
 
+import_lightning()  # before any test does, in each worker: it takes half of the time
 torch.set_num_threads(1)
 settings.register_profile("default", deadline=None)  # machines are shared; a slow draw is no failure
 settings.load_profile("default")

@@ -21,8 +21,8 @@ from matplotlib.figure import Figure
 from tests.conftest import REPOSITORY, save_a_pixel
 
 _PROCESSES = multiprocessing.get_context("forkserver")
-# Also what a fit imports late, so that no process does it once more.
-_IMPORTS = ["lit_triwave.commands.fit.command", "lit_triwave.callbacks.figures", "matplotlib.pyplot", "wandb"]
+# This module first, which every process imports: it imports Lightning quickly. Then also what a fit imports late.
+_IMPORTS = [__name__, "lit_triwave.commands.fit.command", "lit_triwave.callbacks.figures", "matplotlib.pyplot", "wandb"]
 _PROCESSES.set_forkserver_preload(_IMPORTS)
 
 

@@ -104,12 +104,14 @@ def test_a_classifiers_best_is_the_first_of_its_highest_accuracies(tmp_path: Pat
 
 def test_the_best_of_a_stopped_run_is_that_of_one_left_alone(fit, trained) -> None:
     whole = trained("whole", *UNSTEADY)
+    run, resumed = whole.with_name("stopped"), ["--run.id", "stopped"]
     # In the step that ends the best epoch of pretraining, and after the best of all.
     for epoch, batch in ((4, 4), (8, 1)):
-        run = fit(f"{epoch}-{batch}", *UNSTEADY, *signal_at(epoch, batch), code=75)
-        fit("", *UNSTEADY, "--ckpt_path", str(run / "checkpoints" / "last.ckpt"))
-        assert_identical(all_but_time(whole), all_but_time(run))
-        assert_ends_alike(whole, run)
+        fit("", *UNSTEADY, *resumed, *signal_at(epoch, batch), code=75)
+        resumed = ["--ckpt_path", str(run / "checkpoints" / "last.ckpt")]
+    fit("", *UNSTEADY, *resumed)
+    assert_identical(all_but_time(whole), all_but_time(run))
+    assert_ends_alike(whole, run)
 
 
 def test_a_run_killed_between_saving_best_and_last_finds_the_same_best(fit, trained) -> None:

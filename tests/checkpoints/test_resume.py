@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import shutil
 import signal
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
@@ -42,12 +43,13 @@ def test_a_run_resumed_in_any_stage_ends_bit_identical(
 ) -> None:
     options = [*options, "--trainer.log_every_n_steps", "1"]
     whole = trained("whole", *options)
+    run, resumed = whole.with_name("stopped"), ["--run.id", "stopped"]
     for epochs in stops:
-        name = f"stopped{epochs}"
-        run = fit(name, *options, "--trainer.max_epochs", str(epochs))
+        fit("", *options, *resumed, "--trainer.max_epochs", str(epochs))
         assert state(run)["epoch"] == epochs - 1
-        assert fit("", *options, "--ckpt_path", str(run / "checkpoints" / "last.ckpt")).is_dir()
-        assert_ends_alike(whole, run)
+        resumed = ["--ckpt_path", str(run / "checkpoints" / "last.ckpt")]
+    fit("", *options, *resumed)
+    assert_ends_alike(whole, run)
 
 
 @pytest.mark.parametrize(
@@ -63,14 +65,16 @@ def test_a_run_stopped_inside_an_epoch_ends_bit_identical(
 ) -> None:
     options = [*options, "--trainer.log_every_n_steps", "3"]
     whole = trained("whole", *options)
+    run, resumed = whole.with_name("stopped"), ["--run.id", "stopped"]
     # Five batches an epoch: at its start, in the middle, at its end, on both sides of the switch.
     for epoch, batch in places:
-        run = fit(f"{epoch}-{batch}", *options, *signal_at(epoch, batch), code=75)
+        fit("", *options, *resumed, *signal_at(epoch, batch), code=75)
         assert not (run / "summary.json").exists()
         assert "saved, to be started again" in capsys.readouterr().out
         assert state(run)["epoch"] == epoch
-        fit("", *options, "--ckpt_path", str(run / "checkpoints" / "last.ckpt"))
-        assert_ends_alike(whole, run)
+        resumed = ["--ckpt_path", str(run / "checkpoints" / "last.ckpt")]
+    fit("", *options, *resumed)
+    assert_ends_alike(whole, run)
 
 
 def test_checkpoints_are_renewed_by_time_inside_an_epoch(fit, monkeypatch) -> None:
@@ -242,6 +246,7 @@ def test_a_run_killed_in_its_test_ends_as_if_it_had_not_been_killed(fit, trained
 
 def test_the_script_that_kills_and_resumes_finds_no_difference(monkeypatch, capsys) -> None:
     monkeypatch.chdir(REPOSITORY)
+    forkserver.ensure_running()  # with the imports of tests/run_command.py, not with those of the script
     short = ["--model.pretrain.epochs", "20", "--model.train.epochs", "20", "--model.polish.epochs", "10"]
     monkeypatch.setattr("benchmarks.kill_and_resume.CASES", {"function": [*FUNCTION, *short]})
     assert kill_and_resume(["--times", "1"]) == 0

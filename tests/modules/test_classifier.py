@@ -91,16 +91,18 @@ def test_a_classifier_resumed_in_any_stage_ends_bit_identical(digits, kind: str)
     options = ["--model.release", kind, "--model.dropout", "0.2", "--data.rotation", "20", "--model.mixup", "0.2"]
     options += ["--trainer.limit_train_batches", "6", "--trainer.log_every_n_steps", "2"]
     whole = digits("whole", *options)
-    # In pretraining, just after a logged step, at the last step before the switch, in training.
-    for epoch, batch in ((0, 3), (1, 5), (2, 4)) if kind == "blocks" else ((1, 3),):
-        run = digits(f"{epoch}-{batch}", *options, *signal_at(epoch, batch), code=75)
-        digits("", *options, "--ckpt_path", str(run / "checkpoints" / "last.ckpt"))
-        assert_ends_alike(whole, run)
-    # In pretraining, at its last epoch, and after the first of training.
-    for epochs in (1, 3) if kind == "blocks" else (2,):
-        run = digits(f"stopped{epochs}", *options, "--trainer.max_epochs", str(epochs))
-        digits("", *options, "--ckpt_path", str(run / "checkpoints" / "last.ckpt"))
-        assert_ends_alike(whole, run)
+    run, resumed, most = whole.with_name("stopped"), ["--run.id", "stopped"], "--trainer.max_epochs"
+    if kind == "blocks":
+        # In pretraining just after a logged step, at its first epoch's end, at the last step before the switch, in
+        # training, and after the first epoch of training.
+        stops = [signal_at(0, 3), [most, "1"], signal_at(1, 5), signal_at(2, 4), [most, "3"]]
+    else:
+        stops = [signal_at(1, 3), [most, "2"]]  # in pretraining, and at its last epoch
+    for stop in stops:
+        digits("", *options, *resumed, *stop, code=0 if most in stop else 75)
+        resumed = ["--ckpt_path", str(run / "checkpoints" / "last.ckpt")]
+    digits("", *options, *resumed)
+    assert_ends_alike(whole, run)
 
 
 def test_a_dense_head_and_every_mixture_of_images_run(digits) -> None:

@@ -128,11 +128,13 @@ def test_a_run_resumed_inside_an_epoch_ends_bit_identical(tmp_path: Path, worker
     options += ["--model.num_nets", "8", "--model.dropout", "0.3", "--model.mixup", "0.2", "--model.cutmix", "1"]
     options += [*imagenet(tmp_path / "data"), "--data.workers", workers]
     whole = fit(config, tmp_path, "whole", *options)
+    run, resumed = whole.with_name("stopped"), ["--run.id", "stopped"]
     # Four batches an epoch: at the last step of the pretraining (the switch comes next), in training.
     for epoch, batch in ((0, 3), (1, 1)) if workers == "0" else ((1, 2),):
-        resumed = fit(config, tmp_path, f"{epoch}-{batch}", *options, *signal_at(epoch, batch), code=75)
-        fit(config, tmp_path, "", *options, "--ckpt_path", str(resumed / "checkpoints" / "last.ckpt"))
-        assert_ends_alike(whole, resumed)
+        fit(config, tmp_path, "", *options, *resumed, *signal_at(epoch, batch), code=75)
+        resumed = ["--ckpt_path", str(run / "checkpoints" / "last.ckpt")]
+    fit(config, tmp_path, "", *options, *resumed)
+    assert_ends_alike(whole, run)
 
 
 def test_cifar10_goes_on_inside_an_epoch(tmp_path: Path) -> None:
