@@ -164,8 +164,11 @@ def test_rows_whose_worse_seeds_were_stopped_early_are_compared_by_their_best(
     content = compared(capsys, tmp_path)
     assert content["main_metric"] == "test/mse_min"
     assert [row["name"] for row in content["rows"] if row["best"]] == ["all/many"]
-    assert any(line.startswith("1 of 2 rows stopped their worse seeds early") for line in content["remarks"])
-    assert compared(capsys, tmp_path, "--metrics", "test/mse")["rows"][0]["name"] == "all/one"
+    (said,) = (line for line in content["remarks"] if line.startswith("1 of 2 rows stopped their worse seeds early"))
+    assert said.endswith("the best seeds are compared (test/mse_min).")
+    other = compared(capsys, tmp_path, "--metrics", "test/mse")
+    assert other["rows"][0]["name"] == "all/one"
+    assert any(line.endswith("--metrics test/mse_min is more telling.") for line in other["remarks"])
 
 
 def test_an_option_that_only_some_runs_give_is_a_difference(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

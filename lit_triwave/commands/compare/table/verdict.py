@@ -130,9 +130,11 @@ def remarks(comparison: Comparison) -> list[str]:
         )
     halved = sum(any(halves(run) for run in row.runs) for row in rows)
     if halved:
+        best = "test/mse_min"
+        shown_by = f"the best seeds are compared ({best})" if main == best else f"--metrics {best} is more telling"
         lines.append(
             f"{halved} of {len(rows)} rows stopped their worse seeds early (limit.halving): their means and spreads "
-            "say little, so the best seeds are compared (test/mse_min)."
+            f"say little: {shown_by}."
         )
     return lines + notes(comparison)
 
