@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lit_triwave.distributed.ranks import say
+from lit_triwave.errors import TriwaveError
 from lit_triwave.modules.stages import Limit
 from lit_triwave.nn.stack import StackNetwork, check_layers, choose_layers, stack_parameters
 from lit_triwave.optim.variable_projection import LimitProblem
@@ -125,18 +126,31 @@ def stack_layers(layers: Sequence[int] | None, inputs: int, points: int | None, 
         limit: the stage that fits them.
 
     Raises:
-        ValueError: they cannot be, or they have more parameters than there are points and nothing else restrains them.
+        ValueError: they cannot be.
+    """
+    used = points if limit.max_points is None else min(limit.max_points, points or limit.max_points)
+    found = choose_layers(inputs, used, noisy=limit.regularized) if layers is None else list(layers)
+    check_layers(found)
+    return found
+
+
+def check_points(layers: Sequence[int], inputs: int, points: int | None, limit: Limit, chosen: bool) -> None:
+    """Refuses a limit that its points do not determine.
+
+    Args:
+        layers, inputs, points, limit: see `stack_layers`.
+        chosen: whether the layers were not asked for.
+
+    Raises:
+        TriwaveError: it has more parameters than there are points, and nothing else restrains them.
     """
     known, named = "training points", "more points"
     if limit.max_points is not None and (points is None or limit.max_points < points):
         points, known, named = limit.max_points, "points of limit.max_points", "a larger limit.max_points"
-    chosen = choose_layers(inputs, points, noisy=limit.regularized) if layers is None else list(layers)
-    check_layers(chosen)
-    count = stack_parameters(inputs, chosen)
+    count = stack_parameters(inputs, layers)
     if points is not None and count > points and not limit.regularized:
-        advice = named if layers is None else f"fewer or smaller layers, {named}, or null, which chooses"
-        raise ValueError(f"layers {chosen} have {count} parameters, more than the {points} {known}: take {advice}")
-    return chosen
+        advice = named if chosen else f"fewer or smaller layers, {named}, or null, which chooses"
+        raise TriwaveError(f"layers {layers} have {count} parameters, more than the {points} {known}: take {advice}")
 
 
 def refuse_stack_options(

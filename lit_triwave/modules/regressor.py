@@ -17,7 +17,7 @@ from lit_triwave.analysis.dead_units import SAMPLES
 from lit_triwave.analysis.regions import TooManyPieces, count_linear_regions
 from lit_triwave.distributed.ranks import say
 from lit_triwave.errors import TrainingDiverged, TriwaveError
-from lit_triwave.modules.limit import LimitStage, refuse_stack_options, stack_layers
+from lit_triwave.modules.limit import LimitStage, check_points, refuse_stack_options, stack_layers
 from lit_triwave.modules.metrics import over_targets, regression_metrics, spread
 from lit_triwave.modules.staged import StagedModule, StageName
 from lit_triwave.modules.stages import Limit, Polish, Stage
@@ -210,6 +210,7 @@ class FunctionRegressor(StagedModule):
         self.register_buffer("pretrain_mse", torch.full((replicas,), torch.nan, dtype=torch.float64))
         self.register_buffer("pretrain_regions", torch.zeros(replicas, dtype=torch.long))
         self.register_buffer("train_mse", torch.full((replicas,), torch.nan, dtype=torch.float64))
+        self._loaded = False
         self._end_mse: float | None = None  # the lowest on the validation data after the last stage that has ended
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
@@ -314,7 +315,18 @@ class FunctionRegressor(StagedModule):
         if self._limit is not None and isinstance(network, StackNetwork) and network.parameterization == "limit":
             network.build(self._limit.depth(network, self.limit_mse, self.best_replicas))
 
+    def check_start(self) -> None:
+        # A saved run goes on, however few its points are: earlier versions took them.
+        if self._limit is not None and not self._loaded:
+            inputs, points = self.network.scaling.in_features, self.hparams["data_points"]
+            check_points(self.hparams["layers"], inputs, points, self.stages["limit"], self.chosen_layers)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        self._loaded = True
+
     def on_fit_start(self) -> None:
+        self.check_start()
         if self.chosen_layers and self.stage == "limit":
             layers, inputs = self.hparams["layers"], self.network.scaling.in_features
             variables = "1 input" if inputs == 1 else f"{inputs} inputs"

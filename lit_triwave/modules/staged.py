@@ -177,6 +177,13 @@ class StagedModule(LightningModule):
         taken then, but by validations alone."""
         return None
 
+    def check_start(self) -> None:
+        """Called before a fit, and before anything is written.
+
+        Raises:
+            TriwaveError: the module cannot be trained with these data.
+        """
+
     def check_finite(self) -> Any:
         """Called on all ranks before a checkpoint is saved.
 

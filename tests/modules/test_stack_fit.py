@@ -11,6 +11,7 @@ import torch
 from lit_triwave.analysis.costs import final_parameters
 from lit_triwave.checkpoints.rebuild import load_module
 from lit_triwave.cli import main
+from lit_triwave.errors import TriwaveError
 from lit_triwave.modules import FunctionRegressor
 from lit_triwave.modules.stages import Polish, Stage
 from tests.conftest import REPOSITORY, shared_folder
@@ -198,6 +199,17 @@ def test_a_checkpoint_without_the_error_of_the_built_network_is_loaded(product: 
     assert content["state_dict"].pop("built_mse").isfinite().all()
     torch.save(content, tmp_path / "earlier.ckpt")
     assert load_module(tmp_path / "earlier.ckpt").module.built_mse.isnan().all()
+
+
+def test_a_saved_run_of_few_points_opens_and_resumes_and_a_new_one_is_refused(product: Path, tmp_path: Path) -> None:
+    content = torch.load(product / "checkpoints" / "last.ckpt", weights_only=True)
+    content["run"]["model"]["limit"]["max_points"] = 5  # fewer than the 23 parameters
+    torch.save(content, tmp_path / "old.ckpt")
+    module = load_module(tmp_path / "old.ckpt").module
+    module.check_start()
+    new = FunctionRegressor(**module.hparams, limit=module.stages["limit"])
+    with pytest.raises(TriwaveError, match="have 23 parameters, more than the 5 points of limit.max_points"):
+        new.check_start()
 
 
 def test_inspect_has_one_line_for_each_layer_as_it_was_built(product: Path, tmp_path: Path, capsys) -> None:

@@ -194,6 +194,8 @@ class TriwaveCLI(LightningCLI):
         if fits:
             monitored(self.model)
             check_strategy(config.trainer.strategy, self.model)
+            if isinstance(self.model, StagedModule):
+                self.model.check_start()
             shares = isinstance(self.datamodule, ResumableDataModule)
             make = self.model.fit_kind if isinstance(self.model, StagedModule) else Fit
             kind = make(shares_batches=shares, has_run=True)
