@@ -19,22 +19,30 @@ from lit_triwave import __version__
 from lit_triwave.distributed.launcher import check_numbers, end_with_launcher
 from lit_triwave.distributed.signals import interrupted
 
-HELP = """\
+_LIGHTNING_COMMANDS = {
+    "fit": "train: initialise, pretrain the peaks, release and train the weights; then test, draw and summarise",
+    "validate": "evaluate a checkpoint on the validation data",
+    "test": "evaluate a checkpoint on the test data; redraws the figures",
+    "predict": "write a checkpoint's predictions to predictions.csv",
+}
+"""Name ↦ what help says of it. All of them are in `commands/fit`, which gets their name too."""
+_COMMANDS = {
+    "sweep": "make the runs of a sweep file in W&B's format, one by one or as SLURM jobs; needs no W&B server",
+    "reproduce": "make the paper's tables, with our results beside the paper's",
+    "compare-heads": "compare constructed with dense classifier heads from the same config, over many seeds",
+    "inspect": "show what a checkpoint holds: peaks, scales, linear regions, dead units, pictures of the waves",
+    "export": "write a checkpoint as plain PyTorch, a torch.export program or ONNX",
+    "compare": "show runs on disk or in W&B side by side: a table, a page or figures",
+}
+"""Name ↦ what help says of it. Command a-b is `run(args, started) -> exit code` in `commands/a_b/command.py`."""
+_LISTED = "\n".join(f"  {name:<13} {said}" for name, said in (_LIGHTNING_COMMANDS | _COMMANDS).items())
+_HELP = f"""\
 usage: python -m lit_triwave COMMAND --config FILE [--KEY VALUE ...]
 
 Constructed ReLU networks with exponentially many linear regions, under PyTorch Lightning.
 
 commands:
-  fit       train: initialise, pretrain the peaks, release and train the weights; then test, draw and summarise
-  validate  evaluate a checkpoint on the validation data
-  test      evaluate a checkpoint on the test data; redraws the figures
-  predict   write a checkpoint's predictions to predictions.csv
-  sweep     make the runs of a sweep file in W&B's format, one by one or as SLURM jobs; needs no W&B server
-  reproduce      make the paper's tables, with our results beside the paper's
-  compare-heads  compare constructed with dense classifier heads from the same config, over many seeds
-  inspect   show what a checkpoint holds: peaks, scales, linear regions, dead units, pictures of the waves
-  export    write a checkpoint as plain PyTorch, a torch.export program or ONNX
-  compare   show runs on disk or in W&B side by side: a table, a page or figures
+{_LISTED}
 
 Every field of a config can be given on the command line, for example
   python -m lit_triwave fit --config configs/x3_minus_x.yaml --model.depth 6 --model.replicas 10
@@ -47,15 +55,6 @@ validate, test and predict take, of the runs of the config's experiment, the one
 
 LIT_TRIWAVE_DEBUG=1 shows the traceback of an error."""
 
-COMMANDS = {
-    "compare-heads": "lit_triwave.commands.compare_heads.command",
-    "compare": "lit_triwave.commands.compare.command",
-    "reproduce": "lit_triwave.commands.reproduce.command",
-    "sweep": "lit_triwave.commands.sweep.command",
-    "inspect": "lit_triwave.commands.inspect.command",
-    "export": "lit_triwave.commands.export.command",
-}
-"""Name ↦ module with `run(args, started) -> exit code`; all other commands go to Lightning's CLI (`commands/fit`)."""
 _PRINTERS = ("compare", "inspect")
 """Commands whose result is what they print."""
 
@@ -117,7 +116,7 @@ def main(args: Sequence[str] | None = None) -> int:
         sys.path.insert(0, os.getcwd())  # as `python -m` does: `lit-triwave` finds the user's own classes, too
     args = with_shipped_configs(sys.argv[1:] if args is None else args)
     if not args or args[0] in ("-h", "--help"):
-        print(HELP)
+        print(_HELP)
         return 0
     if args[0] == "--version":
         print(__version__)
@@ -136,14 +135,15 @@ def _run(args: list[str], started: float) -> int:
         try:
             if args[0] != "compare":  # which needs no Lightning
                 import_module("lit_triwave.commands.quick_imports").import_lightning()
-            run = import_module(COMMANDS.get(args[0], "lit_triwave.commands.fit.command")).run
+            folder = args[0].replace("-", "_") if args[0] in _COMMANDS else "fit"  # whose parser refuses other names
+            run = import_module(f"lit_triwave.commands.{folder}.command").run
         except ModuleNotFoundError as error:
             print(
                 f"error: {error}: run `make setup` and use .venv/bin/python, or pip install lit_triwave",
                 file=sys.stderr,
             )
             return 1
-        return int(run(args[1:] if args[0] in COMMANDS else args, started))
+        return int(run(args[1:] if args[0] in _COMMANDS else args, started))
     except KeyboardInterrupt:
         return interrupted()
     except SystemExit as stop:
