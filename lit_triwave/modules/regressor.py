@@ -33,7 +33,8 @@ MAX_DEPTH = 16
 DEFAULT_DEPTH = 5
 LIMIT_EPOCHS = 100
 MOST_PIECES = 1 << 14
-"""Linear pieces of a stack that are counted: its layers multiply them."""
+"""Linear pieces of a stack that are counted, if it is at most `_WIDTH` wide: its layers multiply them."""
+_WIDTH = 64
 CLIP_EPSILON = 1e-6
 """What `torch.nn.utils.clip_grad_norm_` adds to a norm before it divides by it."""
 DEFAULT_LIMIT = Limit()
@@ -556,11 +557,22 @@ class FunctionRegressor(StagedModule):
 
         None for a stack that has too many of them to be counted.
         """
-        most = MOST_PIECES if isinstance(self.network, StackNetwork) else None
+        plain = self.plain(replica)
         try:
-            return count_linear_regions(self.plain(replica), *self.diagonal, most=most)
+            return count_linear_regions(plain, *self.diagonal, most=self.most_pieces(plain))
         except TooManyPieces:
             return None
+
+    def most_pieces(self, plain: nn.Sequential) -> int | None:
+        """Linear pieces that `linear_regions` counts: `MOST_PIECES` of a stack, fewer of a wide one; None: all.
+
+        Args:
+            plain: of a replica. A piece takes a time that grows with the square of its width.
+        """
+        if not isinstance(self.network, StackNetwork):
+            return None
+        width = max(_WIDTH, *(layer.out_features for layer in plain if isinstance(layer, nn.Linear)))
+        return MOST_PIECES * _WIDTH**2 // width**2
 
 
 def _parts(batch: Any) -> tuple[Tensor, Tensor, Any]:

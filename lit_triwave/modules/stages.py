@@ -87,7 +87,8 @@ class Stage:
             ValueError: the optimizer fails for parameters like a network's, when it is made or in its first step.
         """
         device = "cuda" if self.options.get("capturable") and torch.cuda.is_available() else "cpu"
-        parameters = [nn.Parameter(torch.ones(1, 1, 1, device=device)), nn.Parameter(torch.ones(1, device=device))]
+        # In float64, so that a learning rate beyond float32 is left to the run, which says where it diverges.
+        parameters = [nn.Parameter(torch.ones(size, dtype=torch.float64, device=device)) for size in ((1, 1, 1), (1,))]
         optimizer, _ = self.configure(parameters, steps=1)
 
         def loss() -> float:

@@ -207,13 +207,13 @@ def test_a_node_that_waits_for_another_says_so_and_hears_signals(tmp_path: Path,
     meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "NODE_RANK": "0"}
     command = ["fit", "--config", "configs/digits.yaml", "--run.root", str(tmp_path / "runs")]
     run = start_command([*command, "--trainer.num_nodes", "2"], tmp_path / "said", **meeting)
-    _until(run.err.read_text)
+    _until(lambda: run.err.read_text().endswith("\n"))
     assert run.err.read_text() == f"waiting at 127.0.0.1:{port} until 2 ranks on 2 nodes are there\n"
     run.send(number)
     done = run.wait(20)
     assert done.returncode == code
     assert f"{signal.Signals(number).name}: nothing has been trained yet" in done.stdout
-    assert not list((tmp_path / "runs").iterdir())
+    assert not (tmp_path / "runs").exists()
 
 
 def test_a_port_in_use_is_named_once(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from lit_triwave.commands.parser import OneLineParser
 from lit_triwave.commands.quiet import quiet
 from lit_triwave.errors import TriwaveError
 from lit_triwave.files import open_folder, written_whole
-from lit_triwave.modules.regressor import MOST_PIECES, FunctionRegressor
+from lit_triwave.modules.regressor import FunctionRegressor
 
 DESCRIPTION = "Shows the content of a checkpoint: stage, peaks, scales, linear regions, dead units, and pictures."
 _ALL_SEEDS = 1 << 12  # most linear pieces, in all seeds together, that are counted
@@ -159,7 +159,7 @@ def _function_regions(module: FunctionRegressor, seed: int, lost: Collection[int
     before = int(module.pretrain_regions[seed])
     count = module.linear_regions(seed)
     if count is None:
-        return f"more than {MOST_PIECES:,}, not counted{along}"
+        return f"more than {module.most_pieces(module.plain(seed)):,}, not counted{along}"
     text = f"{count}{along}"
     if before and module.network.parameterization == "weights":
         text = f"{before} at the end of pretraining, {text.replace(along, '')} now{along}"
