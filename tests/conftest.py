@@ -67,6 +67,11 @@ def save_a_pixel(figure: Figure, path: Any, **options: Any) -> None:
 
 
 @pytest.fixture(autouse=True)
+def _no_tracking(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "disabled")  # again: a run that tracks takes the variable away
+
+
+@pytest.fixture(autouse=True)
 def _blank_figures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.node.get_closest_marker("draws") is None:
         monkeypatch.setattr(Figure, "savefig", save_a_pixel)
