@@ -100,6 +100,9 @@ class Attempts:
 
         Returns:
             Whether it was writing a checkpoint; None if it had finished before.
+
+        Raises:
+            RuntimeError: it failed.
         """
         process = self.start(args, run_id)
         self.wait_for_training(process, run_id)
@@ -110,6 +113,8 @@ class Attempts:
         while writing and process.is_alive() and not any(checkpoints.glob("*.partial")):
             time.sleep(0.0001)
         if not process.is_alive():
+            if process.exitcode:
+                raise RuntimeError(f"run {run_id} ended with {process.exitcode}: {self.log(run_id)}")
             return None
         process.kill()
         process.join()

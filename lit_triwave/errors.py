@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import resource
 import signal
 from collections.abc import Iterable, Sequence
 from textwrap import shorten
@@ -128,6 +129,12 @@ def out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or _NO_MEMORY.search(str(error)) is not None
 
 
+def address_space() -> int:
+    """Returns the limit of this process's address space in bytes; 0 if there is none."""
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    return 0 if limit == resource.RLIM_INFINITY else limit
+
+
 def one_line(error: BaseException) -> str:
     """Returns an error's message in one line, led by its type where the message alone says too little."""
     text = str(error)
@@ -139,7 +146,9 @@ def one_line(error: BaseException) -> str:
     if out_of_memory(error):
         asked = re.search(r"allocate (\d+) bytes", text)
         size = f" {int(asked[1]) / 1e9:,.1f} GB more" if asked else " more than there is"
-        return f"out of memory: PyTorch asks for{size}; use a smaller model or smaller batches"
+        limit = address_space()
+        advice = f"; raise the limit of {limit / 1e9:.1f} GB (ulimit -v), or" if limit else ";"
+        return f"out of memory: PyTorch asks for{size}{advice} use a smaller model or smaller batches"
     if isinstance(error, OSError) and error.filename:
         return f"{error.filename}: {error.strerror}"
     text = printable(" ".join(condense(text).split()))

@@ -7,6 +7,7 @@ places while Lightning is imported, and import the real modules when they are us
 from __future__ import annotations
 
 import functools
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,6 +15,8 @@ from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
 from typing import Any
+
+from lit_triwave.errors import TriwaveError, address_space
 
 _COMPILER = "torch._dynamo"
 _TRIED_WITHOUT_COMPILER = ("2.15.",)
@@ -96,14 +99,27 @@ def _replaced() -> Iterator[None]:
             sys.modules.pop(name, None)
 
 
+def check_address_space() -> None:
+    """Refuses a limit of memory under which the libraries cannot be loaded: they would end the process themselves.
+
+    Raises:
+        TriwaveError: another process, which did nothing but load them, has failed.
+    """
+    limit = address_space()
+    if limit and subprocess.run([sys.executable, "-c", "import numpy, torch"], capture_output=True).returncode:
+        raise TriwaveError(f"ulimit -v must leave room for PyTorch's libraries, got {limit / 1e9:.1f} GB: raise it")
+
+
 def import_lightning() -> None:
     """Imports Lightning, if it has not been imported yet.
 
     Raises:
+        TriwaveError: there is too little memory for it.
         ModuleNotFoundError: it is not installed, or something that it needs.
     """
     if "lightning" in sys.modules or "torchmetrics" in sys.modules:
         return
+    check_address_space()
     try:
         with _replaced():
             import_module("lightning.pytorch.cli")
