@@ -217,14 +217,17 @@ class LoggedSummary(RunSummary):
     """Summary of a module of the user's own: what it logged, last of all in its test, if it has one."""
 
     def summarize(self, data: Any, module: LightningModule) -> dict[str, Any]:
-        found = {"parameters": count_parameters(module)} | dict(module.trainer.callback_metrics)
+        found: dict[str, Any] = {"parameters": count_parameters(module)}
+        chosen = {name: getattr(module, name, None) for name in ("monitor", "mode")}  # for `compare`
+        found |= {name: value for name, value in chosen.items() if isinstance(value, str)}
+        found |= module.trainer.callback_metrics
         return {name: float(value) if isinstance(value, torch.Tensor) else value for name, value in found.items()}
 
     def table(self, summary: dict[str, Any], data: Any, module: LightningModule) -> Table:
         table = Table(show_header=False)
         table.add_column()
         table.add_column(justify="right")
-        known = {"schema", "wall_seconds", "fit_seconds", "seed", "stage"}
+        known = {"schema", "wall_seconds", "fit_seconds", "seed", "stage", "monitor", "mode"}
         for name, value in summary.items():
             if name not in known:
                 table.add_row(title(name), shown(name, value))

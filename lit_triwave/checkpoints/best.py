@@ -10,6 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from lit_triwave.checkpoints.origin import Origin, take_over
+from lit_triwave.distributed.ranks import say
 from lit_triwave.errors import TriwaveError
 from lit_triwave.modules.staged import StagedModule
 from lit_triwave.tracking.metric_goals import Goal, goal
@@ -78,6 +79,7 @@ class BestCheckpoint(RunCheckpoint):
         self._score: float | None = None  # of the file
         self._epoch = -1  # of the file
         self._found: float | None = None  # by the validation at the end of this epoch
+        self._said = False  # that the metric is missing
 
     def state_dict(self) -> dict[str, Any]:
         """Returns which file it is, without the paths of this machine that Lightning would save."""
@@ -117,6 +119,13 @@ class BestCheckpoint(RunCheckpoint):
         if trainer.state.fn == "fit" and not trainer.sanity_checking and trainer.is_last_batch:
             found = trainer.callback_metrics.get(str(self.monitor))
             self._found = None if found is None else float(found)
+            if found is None and not self._said:
+                self._said = True
+                there = ", ".join(trainer.callback_metrics) or "nothing"
+                say(
+                    f"no best.ckpt: {type(pl_module).__name__}.monitor must be a metric that it logs by the end of a "
+                    f"validation ({there}), got {self.monitor}"
+                )
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         found, self._found = self._found, None

@@ -7,7 +7,7 @@ from typing import Any
 
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from lit_triwave.checkpoints.load import load_checkpoint
+from lit_triwave.checkpoints.load import check_saved, load_checkpoint
 from lit_triwave.errors import TriwaveError, reason
 from lit_triwave.files import written_whole
 from lit_triwave.tracking.private_paths import found, hidden
@@ -21,13 +21,23 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
     Lightning's own may copy from the system's temporary folder. A full disk or a kill then leaves half a checkpoint in
     the place of the last good one.
+
+    The first checkpoint is opened once before it takes its place: modules of the user's own may save what could never
+    be read again.
     """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._checked = False
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         checkpoint |= {name: hidden(dict(checkpoint[name])) for name in _WITH_PATHS if name in checkpoint}
         try:
             with written_whole(Path(path)) as partial:
                 super().save_checkpoint(checkpoint, partial, storage_options)
+                if not self._checked and partial.is_file():  # and no pipe, which can be read once
+                    check_saved(partial, checkpoint)
+                    self._checked = True
         except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
             raise TriwaveError(
                 f"checkpoint {path} cannot be written ({reason(error)}); the one before is kept"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from io import BytesIO
 from pathlib import Path
 from pickle import UnpicklingError
 from textwrap import shorten
@@ -50,6 +51,44 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         why = known.get(type(error)) or _in_words(error)
         raise TriwaveError(f"checkpoint {path} cannot be read ({why}){_offer(path)}") from error
     return content
+
+
+def check_saved(path: Path, content: Mapping[str, Any]) -> None:
+    """Refuses a checkpoint that was just written but could not be opened again.
+
+    Args:
+        path: of the file.
+        content: that was written.
+
+    Raises:
+        TriwaveError: naming the part that only its own code could read, such as an array of numpy.
+    """
+    try:
+        _check_content(
+            torch.load(path, map_location="cpu", weights_only=True, mmap=True), _SHARED * path.stat().st_size
+        )
+    except UnpicklingError as error:
+        name, value = _unreadable("", content)
+        raise TriwaveError(
+            f"{name} of the checkpoint must be tensors, numbers, texts, or lists and mappings of these, got "
+            f"{type(value).__module__}.{type(value).__qualname__}: convert it, or do not save it"
+        ) from error
+
+
+def _unreadable(name: str, value: Any) -> tuple[str, Any]:
+    """Returns the innermost part of a content that `weights_only` refuses, and its name."""
+    inner = {str(key): item for key, item in value.items()} if isinstance(value, Mapping) else {}
+    if isinstance(value, (list, tuple)):
+        inner = {str(number): item for number, item in enumerate(value)}
+    for key, item in inner.items():
+        file = BytesIO()
+        torch.save(item, file)
+        file.seek(0)
+        try:
+            torch.load(file, map_location="cpu", weights_only=True)
+        except UnpicklingError:
+            return _unreadable(f"{name}.{key}".lstrip("."), item)
+    return name, value
 
 
 def _verify(path: Path) -> int:
@@ -100,8 +139,8 @@ def _check_content(content: Any, nodes: int) -> None:
         elif isinstance(value, (list, tuple)):
             pending += [(name, item) for item in value]
         elif isinstance(value, Tensor):
-            if value.layout != torch.strided or value.is_meta or value.is_complex():
-                raise TriwaveError(f"{name} must be a real, dense tensor, got {value.dtype}, {value.layout}")
+            if value.layout != torch.strided or value.is_meta:
+                raise TriwaveError(f"{name} must be a dense tensor, got {value.layout}")
             if value.numel() * value.element_size() > value.untyped_storage().nbytes():
                 raise TriwaveError(f"{name} must have all of its {value.numel()} values in the file")
         elif part == "state_dict":

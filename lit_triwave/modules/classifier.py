@@ -164,6 +164,7 @@ class ImageClassifier(StagedModule):
         self.mixing = _mixing(mixup, cutmix, num_classes)
         metrics = {name: classification_metrics(num_classes, f"{name}/") for name in ("val", "test")}
         self.metrics: Any = nn.ModuleDict(metrics)
+        self.fit_metrics = (*metrics["val"], "val/loss", "train/loss")
         self.losses: Any = nn.ModuleDict({name: MeanMetric() for name in metrics})
         self.results: dict[str, float] = {}
         self.confusion: Tensor | None = None

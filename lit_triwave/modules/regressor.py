@@ -154,6 +154,8 @@ class FunctionRegressor(StagedModule):
         self.num_targets = target_count(target_range)
         if self.num_targets > 1:
             self.monitor = "val/relative_mse_min"  # errors in the units of the targets are not comparable
+        seeds = [f"{part}/mse_{kind}" for part in ("val", "train") for kind in ("min", "mean", "median", "max")]
+        self.fit_metrics = (*dict.fromkeys([self.monitor, *seeds]),)
         replicas *= self.num_targets
         self.network: TriangleNetwork | StackNetwork | DenseNetwork
         self._limit: LimitStage | None = None

@@ -56,6 +56,8 @@ class StagedModule(LightningModule):
     monitor: str | None = None
     """Logged validation metric by which `best.ckpt` is chosen."""
     stage_number: Tensor
+    fit_metrics: tuple[str, ...] = ()
+    """Metrics that are logged in a fit; none where that is not known."""
     continuous = False
     """Whether most parameters are trained through all stages (a backbone): then one schedule spans the whole run, each
     stage taking its part of its own, and parameters that stay keep their optimizer's state at the switch."""
@@ -209,7 +211,8 @@ class StagedModule(LightningModule):
         """Returns what `trainer_support` needs to know of a fit of this module; see there for what else it takes."""
         stages = [name for name, stage in self.stages.items() if stage.epochs]
         second = [name for name in stages if self.stages[name].second_order]
-        return Fit(tuple(stages), tuple(second), self.total_epochs, **more)
+        known = type(self).__module__.startswith("lit_triwave.")  # a class of the user's own may log others
+        return Fit(tuple(stages), tuple(second), self.total_epochs, metrics=self.fit_metrics if known else (), **more)
 
     def configure_callbacks(self) -> Sequence[Callback]:
         trainer: Any = self.trainer
@@ -225,7 +228,19 @@ class StagedModule(LightningModule):
                 )
             # Lightning's default asks after each epoch, when `StageSwitch` has been asked already.
             callback._check_on_train_epoch_end = False
+        if trainer.state.fn == "fit" and trainer.early_stopping_callbacks:
+            self._say_what_never_stops(trainer.check_val_every_n_epoch)
         return [StageSwitch()]
+
+    def _say_what_never_stops(self, every: int | None) -> None:
+        """Says which stages `EarlyStopping` cannot end, as no validation comes in them."""
+        for name, epochs in self.stage_epochs.items():
+            first = self.first_epoch(name)
+            if every and epochs and first // every == (first + epochs) // every:
+                say(
+                    f"EarlyStopping cannot end stage {name}: no validation comes in its {epochs} epochs, set "
+                    f"trainer.check_val_every_n_epoch lower than {every}"
+                )
 
     def parameter_groups(self) -> Parameters:
         """What the optimizer of the present stage trains."""

@@ -6,13 +6,15 @@ The refusals are made from them, and `docs/reference/trainer.md` is checked agai
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from lightning.pytorch import Callback, callbacks
+from lightning.pytorch.accelerators import AcceleratorRegistry
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
-from lit_triwave.errors import TriwaveError
+from lit_triwave.errors import TriwaveError, did_you_mean
 
 AS_DOCUMENTED = "as Lightning documents it"
 _UNCHANGED: Any = object()
@@ -28,6 +30,7 @@ class Fit:
         epochs: of all stages together.
         shares_batches: whether the data module itself shares its batches among ranks, as those of this project do.
         has_run: whether it is kept in a run folder, and not a `Trainer` of the user's own.
+        metrics: that the module logs in a fit; none where that is not known.
     """
 
     stages: tuple[str, ...] = ()
@@ -35,6 +38,7 @@ class Fit:
     epochs: int = 0
     shares_batches: bool = False
     has_run: bool = False
+    metrics: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -103,11 +107,22 @@ def _min_epochs(value: Any, fit: Fit) -> str:
     return f"must be at most the {fit.epochs} epochs of all stages, got {value}: give a stage more epochs"
 
 
+def _accelerator(value: Any, fit: Fit) -> str:
+    if not isinstance(value, str) or value == "auto":
+        return ""
+    known = sorted(AcceleratorRegistry.available_accelerators())  # that Lightning knows, whether they are here or not
+    here = [name for name in known if AcceleratorRegistry[name]["accelerator"].is_available()]
+    named = [*here, *["gpu"] * bool({"cuda", "mps"}.intersection(here))]
+    if value in named:
+        return ""
+    return f"must be auto or one that this machine has ({', '.join(named)}), got {value}"
+
+
 _ONE_STEP = "refused where a stage is trained by Levenberg–Marquardt, which takes one step on all points"
 _CUT = "the run is marked `cut short`"
 
 OPTIONS: dict[str, Row] = {
-    "accelerator": Row(f"{AS_DOCUMENTED}; functions need float64, which `mps` lacks"),
+    "accelerator": Row(f"{AS_DOCUMENTED}; functions need float64, which `mps` lacks", _accelerator),
     "strategy": Row("one device or `ddp`; strategies that shard parameters are refused where stages exchange them"),
     "devices": Row(),
     "num_nodes": Row(least=1),
@@ -244,6 +259,10 @@ CALLBACKS: dict[str, Row] = {
 """All callbacks of `lightning.pytorch.callbacks`. Refusals without further words are those for stages."""
 
 
+_DIAGNOSTICS = ("stage", "dead_units", "linear_regions/count")
+"""Metrics that runs log of most modules, see `callbacks/diagnostics.py`."""
+
+
 def check_options(options: Mapping[str, Any], fit: Fit) -> None:
     """Refuses options of the trainer that cannot do what Lightning documents.
 
@@ -263,7 +282,7 @@ def check_options(options: Mapping[str, Any], fit: Fit) -> None:
             raise TriwaveError(f"trainer.{name} {refusal}")
 
 
-def check_callbacks(given: Iterable[Callback], fit: Fit) -> None:
+def check_callbacks(given: Sequence[Callback], fit: Fit) -> None:
     """Refuses callbacks that cannot do what Lightning documents.
 
     Args:
@@ -279,6 +298,26 @@ def check_callbacks(given: Iterable[Callback], fit: Fit) -> None:
         refusal = CALLBACKS[name].refusal(callback, fit) if name in CALLBACKS else ""
         if refusal:
             raise TriwaveError(f"trainer.callbacks must have no {type(callback).__name__}: {refusal}")
+    _check_monitors(given, fit.metrics)
+
+
+def _check_monitors(given: Sequence[Callback], metrics: tuple[str, ...]) -> None:
+    """Refuses callbacks that watch a metric which is never logged. Lightning finds it at the first validation, if any.
+
+    Raises:
+        TriwaveError: naming the metrics that there are.
+    """
+    if not metrics or any(not type(one).__module__.startswith(("lightning.", "lit_triwave.")) for one in given):
+        return  # callbacks of the user's own may log further ones
+    for callback in given:
+        if not isinstance(callback, (EarlyStopping, ModelCheckpoint)) or callback.monitor is None:
+            continue
+        steps = ("epoch", "step") if isinstance(callback, ModelCheckpoint) else ()
+        if callback.monitor not in (*metrics, *steps, *_DIAGNOSTICS):
+            raise TriwaveError(
+                f"monitor of {type(callback).__name__} must be one of {', '.join(metrics)}, got {callback.monitor}"
+                f"{did_you_mean(callback.monitor, metrics)}"
+            )
 
 
 def own_defaults() -> dict[str, Any]:

@@ -91,7 +91,10 @@ def shared(levels: int) -> list[Any]:
 
 FORGED = {
     "integers": (weights(lambda value: value.long()), "network.bank.input_weight of the checkpoint must be floating"),
-    "complex": (weights(lambda value: value.to(torch.complex128)), "input_weight must be a real, dense tensor, got"),
+    "complex": (
+        weights(lambda value: value.to(torch.complex128)),
+        "input_weight of the checkpoint must be floating-point numbers, got",
+    ),
     "expanded": (weights(lambda _: torch.zeros(1).expand(10**9)), "must have all of its 1000000000 values in the file"),
     "no tensor": (weights(lambda _: "w"), "state_dict.network.bank.input_weight must be a tensor, got 'w'"),
     "epoch": ({"epoch": -3}, "epoch must be at least 0, got -3"),

@@ -177,3 +177,16 @@ def test_an_option_that_only_some_runs_give_is_a_difference(tmp_path: Path, caps
         write_run(tmp_path / "all" / name, config, replicas([1e-3, 2e-3]))
     content = compared(capsys, tmp_path)
     assert {tuple(row["runs"]) for row in content["rows"]} == {("all/a", "all/c"), ("all/b",)}
+
+
+def test_metrics_of_ones_own_modules_are_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    own = {"model.class_path": "mine.MyClassifier"}
+    for name, share in (("a", 0.6), ("b", 0.8)):
+        summary = {"test_loss": share, "test_acc": share, "parameters": 9}
+        write_run(tmp_path / "known" / name, own | {"model.hidden": share}, summary)
+        summary = {"test_zeal": share, "monitor": "val_zeal", "mode": "min"}
+        write_run(tmp_path / "said" / name, own | {"model.hidden": share}, summary)
+    content = compared(capsys, tmp_path / "known")
+    assert {*content["rows"][0]["metrics"]} == {"test_acc", "test_loss", "parameters"}
+    assert content["verdict"][0].startswith("Best by test_acc: hidden 0.8")
+    assert compared(capsys, tmp_path / "said")["verdict"][0].startswith("Best by test_zeal: hidden 0.6")

@@ -403,7 +403,8 @@ def test_a_run_that_diverges_in_its_last_step_is_no_success(fit, capsys) -> None
 
 def test_a_full_disk_keeps_the_checkpoint_before(tmp_path: Path) -> None:
     writer, path = AtomicCheckpointIO(), tmp_path / "last.ckpt"
-    writer.save_checkpoint({"x": torch.ones(3)}, path)
+    content = {"state_dict": {"x": torch.ones(3)}, "epoch": 0, "global_step": 0, "loops": {}}
+    writer.save_checkpoint(content | {"pytorch-lightning_version": "2"}, path)
 
     class Full:
         def __reduce__(self):
@@ -411,7 +412,7 @@ def test_a_full_disk_keeps_the_checkpoint_before(tmp_path: Path) -> None:
 
     with pytest.raises(TriwaveError, match="cannot be written .* the one before is kept"):
         writer.save_checkpoint({"x": Full()}, path)
-    assert torch.equal(torch.load(path, weights_only=True)["x"], torch.ones(3))
+    assert torch.equal(torch.load(path, weights_only=True)["state_dict"]["x"], torch.ones(3))
     assert [file.name for file in tmp_path.iterdir()] == ["last.ckpt"]
 
 

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer, callbacks
@@ -74,6 +75,15 @@ class Rising(Net):
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         self.log("val/score", float(self.current_epoch))
+
+
+class Mistaken(Net):
+    """Its metric is never logged, and its checkpoints hold an array of numpy."""
+
+    monitor = "val_loss"
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["scale"] = {"mean": np.ones(3)}
 
 
 class Undirected(Rising):
@@ -180,6 +190,24 @@ def test_own_mode_chooses_the_best_checkpoint(tmp_path: Path, capsys: pytest.Cap
     assert main(["fit", *own(tmp_path / "other", Undirected, "--trainer.max_epochs", "2")]) == 1
     assert 'Undirected.mode must be "min" or "max", got \'bilinear\'' in capsys.readouterr().err
     assert not (tmp_path / "other").exists()
+
+
+def test_what_a_module_does_wrong_is_said_during_its_first_epoch(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["fit", *own(tmp_path, Mistaken, "--trainer.max_epochs", "2")]) == 1
+    said = capsys.readouterr()
+    assert "no best.ckpt: Mistaken.monitor must be a metric that it logs" in said.out
+    assert "(train/loss, val/loss), got val_loss" in said.out
+    assert "error: scale.mean of the checkpoint must be tensors, numbers, texts" in said.err
+    assert not list(tmp_path.rglob("*.ckpt"))
+
+
+def test_the_metrics_of_a_fit_are_those_that_are_logged() -> None:
+    for module in (regressor(), regressor(target_range=[(0, 1), (0, 2)])):
+        y = Y if module.num_targets == 1 else torch.cat([Y, 2 * Y], 1)
+        logged = fitted(module, y, log_every_n_steps=1).callback_metrics
+        assert {*logged} == {*module.fit_metrics}
 
 
 def test_function_is_fitted_to_own_data(tmp_path: Path) -> None:

@@ -63,6 +63,7 @@ REFUSED = {
     "accumulate_grad_batches": "0",
     "limit_train_batches": "0",
     "check_val_every_n_epoch": "0",
+    "accelerator": "tpu",
 }
 """Options ↦ a value that every run of this project's modules and data refuses."""
 NEEDS_FIRST_ORDER = {"accumulate_grad_batches": "2", "gradient_clip_val": "0.5", "limit_train_batches": "0.5"}
@@ -106,6 +107,16 @@ def test_callbacks_are_refused_by_the_command_line(tmp_path: Path, capsys: pytes
     stop = ("--trainer.callbacks", "EarlyStopping", "--trainer.callbacks.monitor", "val/mse_min")
     stop += ("--trainer.callbacks.check_on_train_epoch_end", "true")
     assert "check_on_train_epoch_end of EarlyStopping must be" in refuse(capsys, tmp_path, *FUNCTION, *stop)
+
+
+def test_a_monitor_that_is_never_logged_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for options, kind, name, known in (
+        (FUNCTION, "EarlyStopping", "val/mse", "val/mse_min"),
+        (DIGITS, "ModelCheckpoint", "val/acc", "val/accuracy"),
+    ):
+        line = refuse(capsys, tmp_path, *options, "--trainer.callbacks", kind, "--trainer.callbacks.monitor", name)
+        assert line.startswith(f"error: monitor of {kind} must be one of {known}, ")
+        assert line.endswith(f"got {name}; did you mean '{known}'?")
 
 
 class Noted(Callback):

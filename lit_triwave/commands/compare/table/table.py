@@ -13,12 +13,14 @@ from lit_triwave.commands.compare.table.columns import most_varied
 from lit_triwave.commands.compare.table.fields import Fields, comparable, is_number
 from lit_triwave.commands.compare.table.rows import Row, differing, make_rows
 from lit_triwave.commands.compare.table.statistics import halves
-from lit_triwave.tracking.metric_goals import goal
+from lit_triwave.tracking.metric_goals import SPLIT, Goal, goal, without_split
 
 _MAIN = ("test/accuracy", "test/mse")
 """Candidates for the main metric, unless the user names one."""
 _BESIDES = ("test/accuracy", "test/mse", "test/max_error", "test/r2", "test/loss", "parameters", "fit_seconds")
 """Metrics shown besides the main one, unless the user names others."""
+_MOST_OWN = 4
+"""Metrics of a user's own module that are shown, unless the user names some."""
 BEST = "★"
 LOWEST = "lowest"
 """Header of the column with the lowest seed's value, beside the mean over seeds."""
@@ -76,6 +78,15 @@ class Comparison:
         """The metric by which the best row of each target is found; None without any metric."""
         return self.metrics[0] if self.metrics else None
 
+    def goal(self, metric: str) -> Goal | None:
+        """Returns whether lower or higher values of a metric are better, by its name or by what a run says of it."""
+        said = (
+            run.summary.get("mode")
+            for run in self.runs
+            if without_split(str(run.summary.get("monitor", ""))) == without_split(metric)
+        )
+        return goal(metric) or next((mode for mode in said if mode in ("min", "max")), None)
+
     def by_target(self) -> list[list[Row]]:
         """Returns the finished rows that have the main metric, in one list for each function or data set, best first.
 
@@ -90,7 +101,7 @@ class Comparison:
 
     def best_first(self, rows: Sequence[Row]) -> list[Row]:
         """Returns rows that have the main metric, best value first; in their order if the metric has no goal."""
-        sign = {"max": -1.0, "min": 1.0}.get(goal(self.main or "") or "", 0.0)
+        sign = {"max": -1.0, "min": 1.0}.get(self.goal(self.main or "") or "", 0.0)
         return sorted(rows, key=lambda row: sign * self._mean(row))
 
     def ranked(self) -> list[Row]:
@@ -103,7 +114,7 @@ class Comparison:
 
     def best(self) -> list[Row]:
         """Returns the best row of each target; a target with a single row has one only if there is no other target."""
-        if self.main is None or goal(self.main) is None:
+        if self.main is None or self.goal(self.main) is None:
             return []
         targets = self.by_target()
         return [rows[0] for rows in targets if len(rows) > 1 or len(targets) == 1]
@@ -205,8 +216,9 @@ def _last_logged(run: ComparedRun, metric: str) -> tuple[str | None, float]:
 
 def stand_ins(metric: str) -> list[str]:
     """Returns the logged metrics that can stand for a test metric, closest first."""
-    last = metric.rpartition("/")[2]
-    return [f"{part}/{last}{ending}" for part in ("val", "train") for ending in ("", "_mean", "_min")]
+    last = without_split(metric).rpartition("/")[2]
+    between = "_" if "/" not in metric else "/"
+    return [f"{part}{between}{last}{ending}" for part in ("val", "train") for ending in ("", "_mean", "_min")]
 
 
 def compare(
@@ -253,6 +265,13 @@ def _default_metrics(runs: Sequence[ComparedRun]) -> list[str]:
     """
     done = [run for run in runs if run.state == "finished"]
     finished = {name: sum(is_number(run.summary.get(name)) for run in done) for name in _MAIN}
+    own = [
+        run
+        for run in done or runs
+        if not str(run.config.get("model.class_path", "lit_triwave.")).startswith("lit_triwave.")
+    ]
+    if not any(finished.values()) and (metrics := _own_metrics(own)):
+        return metrics
     logged = {name: sum(_last_logged(run, name)[0] is not None for run in runs) for name in _MAIN}
     meant = {name: sum(_has_kind(run, name) for run in runs) for name in _MAIN}
     if not any([*finished.values(), *logged.values(), *meant.values()]):
@@ -264,10 +283,26 @@ def _default_metrics(runs: Sequence[ComparedRun]) -> list[str]:
     return [first, *(name for name in there if name != first)]
 
 
+def _own_metrics(runs: Sequence[ComparedRun]) -> list[str]:
+    """Returns what modules of the user's own have in their summaries: of the test, or else of the validation.
+
+    The main one is what they were `monitor`ed by, or else the first whose direction is known, losses last.
+    """
+    names = dict.fromkeys(name for run in runs for name, value in run.summary.items() if is_number(value))
+    splits = {name: match[1] for name in names if (match := SPLIT.match(name))}
+    split = next((one for one in ("test", "val", "valid", "validation") if one in splits.values()), None)
+    found = [name for name in splits if splits[name] == split]
+    if not found:
+        return []
+    watched = {without_split(str(run.summary.get("monitor", ""))) for run in runs}
+    found.sort(key=lambda name: (without_split(name) not in watched, goal(name) is None, "loss" in name))
+    return [*found[:_MOST_OWN], *(name for name in ("parameters", "fit_seconds") if name in names)]
+
+
 def _has_kind(run: ComparedRun, metric: str) -> bool:
     """Returns whether the model of a run is of the kind that has this metric."""
     kind = str(run.config.get("model.class_path", ""))
-    return kind.endswith("Classifier" if metric == "test/accuracy" else "Regressor")
+    return kind.startswith("lit_triwave.") and kind.endswith("Classifier" if metric == "test/accuracy" else "Regressor")
 
 
 def _order(value: Any) -> tuple[int, float, str]:

@@ -12,7 +12,6 @@ from lit_triwave.commands.compare.table.rows import TARGET, Row, differing, is_t
 from lit_triwave.commands.compare.table.statistics import Sample, halves, welch
 from lit_triwave.commands.compare.table.table import Comparison
 from lit_triwave.errors import some
-from lit_triwave.tracking.metric_goals import goal
 from lit_triwave.tracking.private_paths import hidden
 
 _SIGNIFICANT = 0.05
@@ -34,7 +33,7 @@ def verdict(comparison: Comparison) -> list[str]:
     targets = comparison.by_target()
     if main is None or not targets:
         return [f"No row is the best: no finished run has a finite {main or 'metric'}."]
-    if goal(main) is None:
+    if comparison.goal(main) is None:
         return [f"No row is the best: it is not known whether a high or a low {main} is better."]
     if len(targets) == 1:
         return [_of_target(comparison, targets[0], f"Best by {main}")]
