@@ -128,7 +128,7 @@ class TableDataModule(RegressionDataModule):
         self.columns.fit(raw.iloc[train.numpy()])
         x = self.columns.encode(raw.iloc[kept.numpy()])
         domain = {name: _range(x[:, j], path, name) for j, name in enumerate(self.columns.names)}
-        self.remarks += self.columns.remarks(domain)
+        self.remarks += self.columns.remarks(domain, x)
         place = torch.empty(len(file), dtype=torch.long)
         place[kept] = torch.arange(len(kept))
 

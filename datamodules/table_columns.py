@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 Missing = Literal["drop", "median", "mean"]
 _MOST_CATEGORIES, _FEW_CATEGORIES = 100, 10
 """A column of text may have so few different ones in any table, up to half as many as rows, and never more."""
+_UNEVEN = 0.05
+"""Half of an uneven input's values lie in so small a part of its range."""
 _OFFSET = 100
 """An input further from zero than so many times its range is an id or a time stamp, or its zero means nothing."""
 
@@ -174,14 +176,30 @@ class InputColumns:
             parts.append(torch.from_numpy(numpy.array(values, dtype="float64")))
         return torch.cat(parts, 1)
 
-    def remarks(self, domain: dict[str, tuple[float, float]]) -> list[str]:
-        """Says which inputs are far from zero for their range."""
+    def remarks(self, domain: dict[str, tuple[float, float]], x: Tensor) -> list[str]:
+        """Says which inputs are far from zero for their range, and which have nearly all values at one end of it.
+
+        Args:
+            domain: name ↦ (lower, upper) of each input.
+            x: rows of them, (n, inputs).
+        """
         far = [
             f"{name} in [{low:g}, {high:g}]"
             for name, (low, high) in domain.items()
             if min(abs(low), abs(high)) > _OFFSET * (high - low)
         ]
-        return [f"large offsets: {some(far)}: is it an id or a time stamp?"] if far else []
+        said = [f"large offsets: {some(far)}: is it an id or a time stamp?"] if far else []
+        uneven = []
+        for (name, (low, high)), column in zip(domain.items(), x.T, strict=True):
+            middle = float(column.median())
+            many = len(column.unique()) > _FEW_CATEGORIES
+            if many and min(middle - low, high - middle) < _UNEVEN * (high - low):
+                uneven.append(f"{name} in [{low:g}, {high:g}] with median {middle:g}")
+        if uneven:
+            said.append(
+                f"uneven: {some(uneven)}: the fit can be far off where it has few rows; try its logarithm as a column"
+            )
+        return said
 
 
 def _is_category(column: pandas.Series[Any]) -> bool:

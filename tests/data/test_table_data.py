@@ -442,3 +442,9 @@ def test_large_offsets_are_said(tmp_path):
     path = write(tmp_path, "stamp,a,out\n" + "".join(f"{1700000000 + i},{i},{i}\n" for i in range(9)))
     assert "id or a time stamp" in TableDataModule(path, ["stamp", "a"], "out").remarks[0]
     assert TableDataModule(path, ["a"], "out").remarks == []
+
+
+def test_uneven_inputs_are_said(tmp_path):
+    path = write(tmp_path, "income,log,few,out\n" + "".join(f"{3**i},{i},{i // 39},{i}\n" for i in range(40)))
+    (remark,) = TableDataModule(path, ["income", "log", "few"], "out").remarks
+    assert remark.startswith("uneven: income in [1, 4.05256e+18] with median 1.16226e+09: ")
