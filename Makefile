@@ -35,9 +35,9 @@ fit: setup ## fit x³ − x with 30 seeds
 fit-digits: setup ## train a classifier of handwritten digits
 	$(BIN)/python -m lit_triwave fit --config configs/digits.yaml
 
-# Three workers on two cores: some tests wait for processes that they stop. Each worker imports everything once more.
+# Four workers on two cores: some tests wait for processes that they stop, and three used 1.2 to 1.3 of the cores.
 test: setup ## run all tests that need no system package
-	$(PYTEST) -n 3 --dist loadgroup -m "not cluster and not browser and not gpu" $(AGAIN)
+	$(PYTEST) -n 4 --dist loadgroup -m "not cluster and not browser and not gpu" $(AGAIN)
 
 test-gpu: setup ## run the tests that need a CUDA device
 	$(PYTEST) -m gpu --no-skips $(AGAIN)
