@@ -192,8 +192,8 @@ class InputColumns:
         uneven = []
         for (name, (low, high)), column in zip(domain.items(), x.T, strict=True):
             middle = float(column.median())
-            many = len(column.unique()) > _FEW_CATEGORIES
-            if many and min(middle - low, high - middle) < _UNEVEN * (high - low):
+            at_an_end = min(middle - low, high - middle) < _UNEVEN * (high - low)
+            if at_an_end and len(column.unique()) > _FEW_CATEGORIES:  # which sorts: last
                 uneven.append(f"{name} in [{low:g}, {high:g}] with median {middle:g}")
         if uneven:
             said.append(
