@@ -40,6 +40,7 @@ class Interruption(Callback):
         at_once: whether the process leaves without another step.
         begun: whether training has begun.
         trained: whether training is over.
+        over: whether all that a first signal could end is over, so that the process is about to leave anyway.
     """
 
     def __init__(self) -> None:
@@ -47,6 +48,7 @@ class Interruption(Callback):
         self.at_once = False
         self.begun = False
         self.trained = False
+        self.over = False
         self._since = 0.0  # time of the request
         self._left = -math.inf  # time of the last KeyboardInterrupt
 
@@ -63,7 +65,7 @@ class Interruption(Callback):
             self.requested = signal.Signals(number)
             self._since = time.monotonic()
             self._say()
-            if self.trained and self.requested != signal.SIGINT:
+            if self.trained and not self.over and self.requested != signal.SIGINT:
                 raise Interrupted(number)
         elif impatient and time.monotonic() - self._left > _LEAVING_SECONDS:
             self.requested = self.requested or signal.Signals(number)

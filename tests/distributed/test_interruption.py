@@ -13,8 +13,10 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from lightning.pytorch import Trainer
 
 from lit_triwave.cli import main
+from lit_triwave.commands.fit.session import FitSession
 from lit_triwave.errors import TriwaveError
 from lit_triwave.tracking.lock import LOCK_FILE, locked
 from tests.conftest import REPOSITORY
@@ -80,6 +82,23 @@ def test_after_sigterm_or_sighup_there_is_a_checkpoint_and_no_long_test(fit, tra
     run = fit("r", *(word for name in names for word in signal_at(3, 2, name)), code=130)
     assert not (run / "summary.json").exists()
     assert "interrupted in stage 'pretrain', epoch 4/5, step 18; resume with:" in capsys.readouterr().out
+    fit("", "--ckpt_path", str(run / "checkpoints" / "last.ckpt"))
+    assert_ends_alike(whole, run)
+
+
+def test_a_signal_between_training_and_test_is_noted(fit, trained, monkeypatch, capsys) -> None:
+    whole = trained("whole")
+    report = FitSession.report_cut
+
+    def report_late(session: FitSession, trainer: Trainer) -> None:
+        report(session, trainer)
+        signal.raise_signal(signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FitSession, "report_cut", report_late)
+        run = fit("r", code=130)
+    assert json.loads((run / "run.json").read_text())["state"] == "stopped"
+    assert re.search(r"interrupted in .*, step \d+; resume with:", said := capsys.readouterr().out), said
     fit("", "--ckpt_path", str(run / "checkpoints" / "last.ckpt"))
     assert_ends_alike(whole, run)
 

@@ -228,7 +228,15 @@ class TriwaveCLI(LightningCLI):
         recorded = session.recorded(self.trainer, self.model) if session else nullcontext()
         restored, most = reading(self.chosen.path, within="restore"), self.config[subcommand].run.rank_seconds
         with ranks_end_together(self.trainer, interruption, abandon, most), recorded, restored:
-            super()._run_subcommand(subcommand)
+            if session is None:
+                super()._run_subcommand(subcommand)
+                return
+            try:
+                with session.notes_a_stop():
+                    super()._run_subcommand(subcommand)
+            finally:  # also when a second Ctrl-C leaves the figures out
+                session.interruption.over = True
+                session.report_stop(f"{place(self.model, self.trainer.current_epoch)}, step {self.trainer.global_step}")
 
     def before_fit(self) -> None:
         resumed = (self.chosen.path, self.checkpoint) if self.chosen.path and self.checkpoint else None
@@ -256,19 +264,16 @@ class TriwaveCLI(LightningCLI):
                 signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the first rank may leave, see `run`
             self.trainer.strategy.barrier()
             self.trainer.loggers = []  # a test before the run's end is not part of its history
-        try:
-            if session.stopped in (None, signal.SIGINT) and _can_be_tested(self.model, self.datamodule):
-                with session.notes_a_stop():
-                    self.trainer.test(self.model, datamodule=self.datamodule, verbose=False)
-            elif session.stopped is None:
-                for one in self.trainer.callbacks:  # type: ignore[attr-defined]
-                    if isinstance(one, LoggedSummary):
-                        one.on_test_end(self.trainer, self.model)
-            if session.run.artifact and session.stopped is None:
-                for tracker in wandb_loggers(self.trainer):
-                    tracker.log_checkpoint(checkpoint_file(session.run.folder, artifact_checkpoint(self.trainer)))
-        finally:  # also when a second Ctrl-C leaves the figures out
-            session.report_stop(f"{place(self.model, self.trainer.current_epoch)}, step {self.trainer.global_step}")
+        if session.stopped in (None, signal.SIGINT) and _can_be_tested(self.model, self.datamodule):
+            with session.notes_a_stop():
+                self.trainer.test(self.model, datamodule=self.datamodule, verbose=False)
+        elif session.stopped is None:
+            for one in self.trainer.callbacks:  # type: ignore[attr-defined]
+                if isinstance(one, LoggedSummary):
+                    one.on_test_end(self.trainer, self.model)
+        if session.run.artifact and session.stopped is None:
+            for tracker in wandb_loggers(self.trainer):
+                tracker.log_checkpoint(checkpoint_file(session.run.folder, artifact_checkpoint(self.trainer)))
 
     @property
     def _session(self) -> FitSession:
