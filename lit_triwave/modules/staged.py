@@ -267,7 +267,7 @@ class StageSwitch(Callback):
     - (a) Released weights are new parameters, so the optimizer and its schedule are made anew by Lightning's own
       `setup_optimizers`, which asks the module's `configure_optimizers`, which looks at the stage.
     - (b) DDP's reducer knows only the parameters that it was built with, so the module is wrapped anew. Each stage has
-      exactly its own parameters then: nothing is unused, and `find_unused_parameters` is not needed.
+      exactly its own parameters then, and nothing is unused.
     - (c) A resumed run needs nothing: Lightning loads the module's stage and parameters, which bring the banks into
       theirs, before it wraps the module, makes the optimizers and loads their states.
     - (d) What a module trains through all stages (a backbone beside a bank) goes on as if nothing had been: a
@@ -276,6 +276,13 @@ class StageSwitch(Callback):
     - (e) A checkpoint at the end of the last pretraining epoch still holds peaks; the resumed run switches where the
       uninterrupted one does, at the start of the next epoch.
     """
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        strategy = trainer.strategy
+        if isinstance(strategy, DDPStrategy) and strategy.world_size > 2:
+            # DDP moves gradients to other buckets after its first step, unless it looks for unused parameters. That
+            # changes the order in which more than two ranks are summed, and a resumed run has another first step.
+            strategy._ddp_kwargs.setdefault("find_unused_parameters", True)
 
     def on_train_start(self, trainer: Trainer, pl_module: StagedModule) -> None:  # type: ignore[override]
         # From a checkpoint of an epoch's last step, Lightning goes on with the next epoch, but without its start hook.

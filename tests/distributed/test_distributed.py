@@ -9,17 +9,22 @@ import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch.plugins.environments import LightningEnvironment
+from lightning.pytorch.strategies import DDPStrategy
 
 from lit_triwave.cli import main
+from lit_triwave.modules.staged import StageSwitch
 from tests.conftest import REPOSITORY
 from tests.finished_runs import rows
 from tests.run_command import run_command, run_ranks, start_command
 from tests.small_runs import untimed_summary
 
+UNUSED = "find_unused_parameters"
 TWO = ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
 
 
@@ -249,3 +254,12 @@ def test_strategies_that_shard_are_refused_before_training(
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert re.match(r"error: strategy \w+: it shards .* use ddp", line)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("ranks", "options", "asked"), [(2, {}, None), (3, {}, True), (4, {UNUSED: False}, False)])
+def test_more_than_two_ranks_keep_the_order_of_their_sums(ranks: int, options: dict, asked: bool | None) -> None:
+    environment = LightningEnvironment()
+    environment.set_world_size(ranks)
+    strategy = DDPStrategy(cluster_environment=environment, **options)
+    StageSwitch().setup(SimpleNamespace(strategy=strategy), None, "fit")  # type: ignore[arg-type]
+    assert strategy._ddp_kwargs.get(UNUSED) is asked
