@@ -9,7 +9,7 @@ from torch import Tensor
 
 from datamodules.batches import check_batches, check_fractions, seeded_generator
 from datamodules.regression import Points, RegressionDataModule, first_true
-from datamodules.table_columns import InputColumns, Missing
+from datamodules.table_columns import InputColumns, Missing, Uneven
 from datamodules.table_files import TableFile
 
 _MIN_ROWS = 4
@@ -43,6 +43,8 @@ class TableDataModule(RegressionDataModule):
         categorical: input columns of numbers that are categories, such as codes.
         ordinal: input columns whose categories are numbered in sorted order, numbers by their value. The other
             categories become a column of 0 and 1 each.
+        uneven: what is done to input columns of numbers that have half of their values within 5 % of their range at one
+            end, such as incomes: `"asinh"` reads them nearly as their logarithms. None leaves them as they are.
         sep: separator of a text file; None: found among comma, semicolon, tab, | and blanks. This and the following
             are options of `pandas.read_csv`, with its defaults.
         decimal: decimal sign.
@@ -78,6 +80,7 @@ class TableDataModule(RegressionDataModule):
         missing: Missing | None = None,
         categorical: list[str] | None = None,
         ordinal: list[str] | None = None,
+        uneven: Uneven | None = None,
         sep: str | None = None,
         decimal: str | None = None,
         encoding: str | None = None,
@@ -112,7 +115,7 @@ class TableDataModule(RegressionDataModule):
         if len(file) < _MIN_ROWS:
             raise ValueError(f"{path} must have at least {_MIN_ROWS} rows, got {len(file)}")
         self._targets, self._outside = targets, outside
-        self.columns = InputColumns(file, inputs, categorical or [], ordinal or [], missing, targets)
+        self.columns = InputColumns(file, inputs, categorical or [], ordinal or [], missing, targets, uneven)
         self.remarks: list[str] = []
         raw, y, kept = self._rows(file)
         if test_path is not None:
@@ -199,9 +202,10 @@ class TableDataModule(RegressionDataModule):
         for j, (name, (lower, upper)) in enumerate((domain or {}).items()):
             row = first_true((x[:, j] < lower) | (x[:, j] > upper))
             if row is not None and self._outside is None:
+                column, (value, least, most) = self.columns.as_read(name, float(x[row, j]), lower, upper)
                 raise ValueError(
-                    f"{path}: {float(x[row, j])!r} in column {name!r} at {file.position(int(rows[row]))} is outside "
-                    f"the domain [{lower!r}, {upper!r}] of the training file: predictions are not extrapolated; "
+                    f"{path}: {value!r} in column {column!r} at {file.position(int(rows[row]))} is outside "
+                    f"the domain [{least!r}, {most!r}] of the training file: predictions are not extrapolated; "
                     "outside: clamp takes the nearest value inside"
                 )
             x[:, j].clamp_(lower, upper)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     import pandas
 
 Missing = Literal["drop", "median", "mean"]
+Uneven = Literal["asinh"]
 _MOST_CATEGORIES, _FEW_CATEGORIES = 100, 10
 """A column of text may have so few different ones in any table, up to half as many as rows, and never more."""
 _UNEVEN = 0.05
@@ -28,8 +30,8 @@ _OFFSET = 100
 class InputColumns:
     """The inputs of a network from columns of a table, by values fitted to the training rows.
 
-    Numbers stay what they are. Categories are text, booleans, and what is named as such. They become a column of 0
-    and 1 each (of two, only the second does), or their number.
+    Numbers stay what they are, unless they are uneven and `uneven` asks for a transform. Categories are text, booleans,
+    and what is named as such. They become a column of 0 and 1 each (of two, only the second does), or their number.
 
     Args:
         file: with the training rows.
@@ -37,11 +39,14 @@ class InputColumns:
         categorical: columns of numbers that are categories too.
         ordinal: columns whose categories become their number.
         missing: what takes the place of a missing number, if anything. A missing category becomes the most frequent.
+        uneven: what is done to uneven columns of numbers, which have half of their values within 5 % of their range at
+            one end. `"asinh"` reads x as asinh((x − start) / scale), which is nearly a logarithm: start is that end,
+            and scale the lower quartile of the distances from it.
         targets: columns without which a row is not used, where `missing` is given.
 
     Attributes:
-        state: what was fitted, as plain data: for each column its name and kind, the categories, and the value that
-            replaces missing ones.
+        state: what was fitted, as plain data: for each column its name and kind, the categories, the value that
+            replaces missing ones, and start and scale.
 
     Raises:
         ValueError: a column cannot be an input; the message names it.
@@ -55,12 +60,13 @@ class InputColumns:
         ordinal: list[str],
         missing: Missing | None,
         targets: Sequence[str] = (),
+        uneven: Uneven | None = None,
     ) -> None:
         for option, columns in {"categorical": categorical, "ordinal": ordinal}.items():
             for name in columns:
                 if name not in names:
                     raise ValueError(f"{option} must be among the inputs, got {name!r}")
-        self.missing = missing
+        self.missing, self.uneven = missing, uneven
         self.state: list[dict[str, Any]] = []
         needed = [*targets, *names] if missing == "drop" else [] if missing is None else targets
         used = numpy.ones(len(file), dtype=bool)
@@ -93,7 +99,8 @@ class InputColumns:
 
     @property
     def names(self) -> list[str]:
-        """Names of the network's inputs: those of the columns, `name=category` for one-hot categories."""
+        """Names of the network's inputs: those of the columns, `name=category` for one-hot categories, and `asinh name`
+        for uneven columns."""
         return [name for column in self.state for name in _encoded_names(column)]
 
     def raw(self, file: TableFile) -> pandas.DataFrame:
@@ -145,9 +152,18 @@ class InputColumns:
                 )
 
     def fit(self, raw: pandas.DataFrame) -> None:
-        """Finds what replaces missing values, from the training rows."""
-        if self.missing not in ("median", "mean"):
-            return
+        """Finds, from the training rows, what replaces missing values, and which columns are uneven."""
+        if self.missing in ("median", "mean"):
+            self._fit_missing(raw)
+        if self.uneven is not None:
+            for column in self.state:
+                if column["kind"] == "number":
+                    values = raw[column["name"]].dropna().to_numpy(copy=True)
+                    if len(values) and (end := _crowded_end(values)) is not None:
+                        away = abs(values - end)
+                        column |= {"start": end, "scale": float(numpy.quantile(away[away > 0], 0.25))}
+
+    def _fit_missing(self, raw: pandas.DataFrame) -> None:
         from sklearn.impute import SimpleImputer
 
         for column in self.state:
@@ -173,11 +189,21 @@ class InputColumns:
                 values = encoder.fit_transform(values.astype(object))
             elif column["kind"] != "number":
                 values = OrdinalEncoder(categories=[column["categories"]]).fit_transform(values.astype(object))
+            if "scale" in column:
+                values = numpy.arcsinh((values - column["start"]) / column["scale"])
             parts.append(torch.from_numpy(numpy.array(values, dtype="float64")))
         return torch.cat(parts, 1)
 
+    def as_read(self, name: str, *values: float) -> tuple[str, list[float]]:
+        """Returns the column from which an input follows, and the numbers in it that `encode` makes such values of."""
+        for column in self.state:
+            if "scale" in column and name in _encoded_names(column):
+                numbers = [column["start"] + column["scale"] * math.sinh(value) for value in values]
+                return column["name"], [float(f"{number:.12g}") for number in numbers]
+        return name, list(values)
+
     def remarks(self, domain: dict[str, tuple[float, float]], x: Tensor) -> list[str]:
-        """Says which inputs are far from zero for their range, and which have nearly all values at one end of it.
+        """Says which inputs are far from zero for their range, and which are uneven.
 
         Args:
             domain: name ↦ (lower, upper) of each input.
@@ -189,17 +215,30 @@ class InputColumns:
             if min(abs(low), abs(high)) > _OFFSET * (high - low)
         ]
         said = [f"large offsets: {some(far)}: is it an id or a time stamp?"] if far else []
-        uneven = []
-        for (name, (low, high)), column in zip(domain.items(), x.T, strict=True):
-            middle = float(column.median())
-            at_an_end = min(middle - low, high - middle) < _UNEVEN * (high - low)
-            if at_an_end and len(column.unique()) > _FEW_CATEGORIES:  # which sorts: last
-                uneven.append(f"{name} in [{low:g}, {high:g}] with median {middle:g}")
+        changed = [column["name"] for column in self.state if "scale" in column]
+        if changed:
+            said.append(f"uneven: {some(changed)}: read as asinh((x - start) / scale), nearly a logarithm")
+        uneven = [
+            f"{name} in [{low:g}, {high:g}] with median {column.median():g}"
+            for (name, (low, high)), column in zip(domain.items(), x.T, strict=True)
+            if self.uneven is None and _crowded_end(column.numpy()) is not None
+        ]
         if uneven:
             said.append(
-                f"uneven: {some(uneven)}: the fit can be far off where it has few rows; try its logarithm as a column"
+                f"uneven: {some(uneven)}: the fit can be far off where it has few rows; set data.uneven to asinh, "
+                "which reads such columns nearly as their logarithms"
             )
         return said
+
+
+def _crowded_end(values: numpy.ndarray[Any, Any]) -> float | None:
+    """Returns the end of the range of some numbers, (n,), near which half of them lie; None if there is no such end."""
+    low, middle, high = numpy.quantile(values, [0, 0.5, 1]).tolist()
+    if min(middle - low, high - middle) >= _UNEVEN * (high - low):
+        return None
+    if len(numpy.unique(values)) <= _FEW_CATEGORIES:  # which sorts: last
+        return None
+    return float(low if middle - low < high - middle else high)
 
 
 def _is_category(column: pandas.Series[Any]) -> bool:
@@ -241,6 +280,6 @@ def _words(column: pandas.Series[Any]) -> pandas.Series[Any]:
 
 def _encoded_names(column: dict[str, Any]) -> list[str]:
     if column["kind"] != "onehot":
-        return [column["name"]]
+        return [f"asinh {column['name']}" if "scale" in column else column["name"]]
     known = column["categories"]
     return [f"{column['name']}={word}" for word in (known[1:] if len(known) == 2 else known)]

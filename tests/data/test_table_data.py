@@ -1,9 +1,11 @@
 """What `TableDataModule` promises: a file's numbers, split without overlap; errors name file, column and row."""
 
 import bz2
+import json
 import runpy
 import sys
 
+import numpy as np
 import pandas
 import pytest
 import torch
@@ -448,3 +450,25 @@ def test_uneven_inputs_are_said(tmp_path):
     path = write(tmp_path, "income,log,few,out\n" + "".join(f"{3**i},{i},{i // 39},{i}\n" for i in range(40)))
     (remark,) = TableDataModule(path, ["income", "log", "few"], "out").remarks
     assert remark.startswith("uneven: income in [1, 4.05256e+18] with median 1.16226e+09: ")
+
+
+def test_uneven_inputs_are_read_nearly_as_logarithms(tmp_path):
+    rows = [(3.0**i, -(3.0**i), i) for i in range(40)]
+    path = write(tmp_path, "income,debt,out\n" + "".join(f"{a!r},{b!r},{c}\n" for a, b, c in rows))
+    options = {"val_fraction": 0.0, "test_fraction": 0.0, "uneven": "asinh"}
+    data = TableDataModule(path, ["income", "debt"], "out", **options)
+    away = np.array([a - 1 for a, _, _ in rows])
+    expected = np.arcsinh(away / np.quantile(away[1:], 0.25))
+    x = data.train_set.x.numpy()
+    np.testing.assert_allclose(x[:, 0], expected, rtol=1e-14)
+    np.testing.assert_allclose(x[:, 1], -expected, rtol=1e-14)
+    assert list(data.domain) == ["asinh income", "asinh debt"]
+    assert data.remarks == ["uneven: income, debt: read as asinh((x - start) / scale), nearly a logarithm"]
+    assert json.loads(json.dumps(data.state_dict()["columns"])) == data.columns.state
+    # New rows are named in the table's own numbers.
+    new = write(tmp_path, f"income,debt\n5,-5\n{3.0**40!r},-7\n", "new.csv")
+    said = r"1.2157\d+e\+19 in column 'income' at line 3 is outside the domain \[1.0, 4.05\d+e\+18\]"
+    with pytest.raises(ValueError, match=said):
+        TableDataModule(path, ["income", "debt"], "out", predict_path=new, **options)
+    clamped = TableDataModule(path, ["income", "debt"], "out", predict_path=new, outside="clamp", **options).predict_set
+    assert clamped.x[1, 0] == data.train_set.x[-1, 0]
