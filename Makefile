@@ -5,6 +5,9 @@ BIN := $(VENV)/bin
 LOWEST := .venv-lowest
 PYTEST := $(BIN)/python -m pytest
 
+# Where Python may not write bytecode, each of hundreds of processes compiles this repository anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 # `RETRY=1`: failed tests run once more by themselves, as time-outs on a busy machine are no findings. A run that ended in
 # another way than by failed tests (pytest's exit code 1) is final: tests may not have run.
 AGAIN = $(if $(RETRY),|| { [ $$? -eq 1 ] && $(PYTEST) --last-failed --last-failed-no-failures none; })

@@ -7,6 +7,7 @@ places while Lightning is imported, and import the real modules when they are us
 from __future__ import annotations
 
 import functools
+import inspect
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -125,8 +126,35 @@ def import_lightning() -> None:
             import_module("lightning.pytorch.cli")
     except PackageNotFoundError as error:
         raise ModuleNotFoundError(f"No module named {error.name!r}") from error
-    # An optimizer would import the compiler only to hide its methods from it.
-    for method in vars(import_module("torch.optim").Optimizer).values():
+    if _COMPILER not in sys.modules and version("torch").startswith(_TRIED_WITHOUT_COMPILER):
+        _spare_compiler()
+
+
+def _spare_compiler() -> None:
+    """Lets optimizers and the counter of operations do without the compiler, which they would import only to hide from
+    it."""
+    optim, counter = import_module("torch.optim"), import_module("torch.utils.flop_counter")
+    for method in (*vars(optim.Optimizer).values(), *vars(counter._FlopCounterMode).values()):
         hidden = getattr(method, "__wrapped__", None)
-        if hidden is not None and _COMPILER not in sys.modules:
+        if hidden is not None:
             hidden.__dict__.setdefault("__dynamo_disable", _disable(hidden))
+    for kind in vars(optim).values():
+        step: Any = vars(kind).get("step") if isinstance(kind, type) else None
+        if getattr(step, "__name__", "") == "step" and step.__code__.co_name == "_use_grad":
+            kind.step = _step(step)
+
+
+def _step(hidden: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns a step of an optimizer that is hidden from the compiler only once that has been imported."""
+    from torch import set_grad_enabled
+
+    plain = inspect.unwrap(hidden)
+
+    @functools.wraps(hidden)
+    def step(optimizer: Any, *args: Any, **options: Any) -> Any:
+        if _COMPILER in sys.modules:
+            return hidden(optimizer, *args, **options)
+        with set_grad_enabled(optimizer.defaults["differentiable"]):
+            return plain(optimizer, *args, **options)
+
+    return step

@@ -46,7 +46,7 @@ _WORDS: dict[Goal, str] = {
 }
 """Words in the names of other metrics, by which a user's own metric has its direction."""
 _SPLITS = {"train": "training", "val": "validation", "test": "test", "pretrain": "pretrained"}
-SPLIT = re.compile("(train|val|valid|validation|test)[/_]")
+SPLIT = re.compile("^(train|val|valid|validation|test)[/_]")
 """What the name of a logged metric begins with."""
 _OVER_SEEDS = ("_min", "_mean", "_median", "_max")
 
@@ -88,7 +88,7 @@ def goal(name: str) -> Goal | None:
 
 def without_split(name: str) -> str:
     """Returns a metric's name without the split at its beginning: `test_acc` and `val/acc` are both `acc`."""
-    return SPLIT.sub("", name, count=1) if SPLIT.match(name) else name
+    return SPLIT.sub("", name)
 
 
 def title(name: str, unit: bool = False) -> str:

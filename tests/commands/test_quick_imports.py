@@ -15,13 +15,23 @@ from lightning.fabric.wrappers import _unwrap_compiled
 
 late = ["torchvision", "scipy.signal"] + ["torch._dynamo"] * torch.__version__.startswith("2.15.")
 network = torch.nn.Linear(2, 1)
-torch.optim.SGD(network.parameters(), lr=0.1)
+adam = torch.optim.Adam(network.parameters(), lr=0.1)
+network(torch.ones(1, 2)).sum().backward()
+adam.step()  # which autograd would refuse with gradients
+assert adam.state[network.weight]["step"] == 1 and network.weight.requires_grad
+from torch.utils.flop_counter import FlopCounterMode
+with FlopCounterMode(display=False) as counter:
+    network(torch.ones(1, 2))
+assert counter.get_total_flops() == 4
 assert not [name for name in late if name in sys.modules]
 assert _unwrap_compiled(network)[0] is network
 compiled = torch.compile(network, backend="eager")
 assert _unwrap_compiled(compiled)[0] is network
 assert torch.equal(compiled(torch.ones(1, 2)), network(torch.ones(1, 2)))
 torch.optim.SGD(network.parameters(), lr=0.1).zero_grad()
+network(torch.ones(1, 2)).sum().backward()
+adam.step()
+assert adam.state[network.weight]["step"] == 2
 arniqa = sys.modules["torchmetrics.functional.image.arniqa"]
 assert arniqa.transforms.Resize((2, 2))(torch.ones(3, 4, 4)).shape == (3, 2, 2)
 """
