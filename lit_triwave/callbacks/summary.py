@@ -130,7 +130,13 @@ class RunSummary(Callback, ABC):
 
 
 class RegressionSummary(RunSummary):
-    """Summary of a `FunctionRegressor`."""
+    """Summary of a `FunctionRegressor`.
+
+    Attributes:
+        chosen: which checkpoint is summarised, where validation chose it; "" otherwise.
+    """
+
+    chosen = ""
 
     def summarize(self, data: Any, module: FunctionRegressor) -> dict[str, Any]:
         return _regression_summary(data, module)
@@ -143,7 +149,9 @@ class RegressionSummary(RunSummary):
         return table
 
     def remarks(self, summary: dict[str, Any], data: Any, module: FunctionRegressor) -> list[str]:
-        """Says so if a stage raised the error, or if a function without noise is not explained."""
+        """Says which checkpoint it is, and if a stage raised the error or a function without noise is not explained."""
+        if self.chosen and any(module.stages[name].epochs for name in ("pretrain", "train", "polish")):
+            return [f"this is {self.chosen}, the best on the {len(data.val_set)} validation rows; last.ckpt is the end"]
         raised = _raised(summary)
         if raised:
             return [raised]

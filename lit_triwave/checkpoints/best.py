@@ -81,6 +81,11 @@ class BestCheckpoint(RunCheckpoint):
         self._found: float | None = None  # by the validation at the end of this epoch
         self._said = False  # that the metric is missing
 
+    @property
+    def epoch(self) -> int:
+        """Epoch of the file, from 0; −1 if there is none."""
+        return self._epoch
+
     def state_dict(self) -> dict[str, Any]:
         """Returns which file it is, without the paths of this machine that Lightning would save."""
         return {"score": self._score, "epoch": self._epoch}

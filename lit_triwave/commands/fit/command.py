@@ -24,12 +24,13 @@ from datamodules.resumable import ResumableDataModule
 from lit_triwave import modules
 from lit_triwave.callbacks.progress import StageProgress
 from lit_triwave.callbacks.reporting import reporting
-from lit_triwave.callbacks.summary import LoggedSummary
-from lit_triwave.checkpoints.best import artifact_checkpoint, best_checkpoint, monitored
+from lit_triwave.callbacks.summary import LoggedSummary, RegressionSummary
+from lit_triwave.checkpoints.best import BestCheckpoint, artifact_checkpoint, best_checkpoint, monitored
 from lit_triwave.checkpoints.choose import choose_checkpoint
 from lit_triwave.checkpoints.io import AtomicCheckpointIO
 from lit_triwave.checkpoints.load import load_checkpoint, reading
 from lit_triwave.checkpoints.origin import Origin
+from lit_triwave.checkpoints.rebuild import load_module
 from lit_triwave.checkpoints.same_run import RunRecord, check_same_run, identity_of, other_arithmetic
 from lit_triwave.commands.config_checks import LINKS, check_links, check_nulls, check_stages
 from lit_triwave.commands.fit.callbacks import as_list, check_loggers, check_plugins, place_checkpoints
@@ -266,7 +267,7 @@ class TriwaveCLI(LightningCLI):
             self.trainer.loggers = []  # a test before the run's end is not part of its history
         if session.stopped in (None, signal.SIGINT) and _can_be_tested(self.model, self.datamodule):
             with session.notes_a_stop():
-                self.trainer.test(self.model, datamodule=self.datamodule, verbose=False)
+                self.trainer.test(self._reported(), datamodule=self.datamodule, verbose=False)
         elif session.stopped is None:
             for one in self.trainer.callbacks:  # type: ignore[attr-defined]
                 if isinstance(one, LoggedSummary):
@@ -274,6 +275,21 @@ class TriwaveCLI(LightningCLI):
         if session.run.artifact and session.stopped is None:
             for tracker in wandb_loggers(self.trainer):
                 tracker.log_checkpoint(checkpoint_file(session.run.folder, artifact_checkpoint(self.trainer)))
+
+    def _reported(self) -> LightningModule:
+        """Returns the network that validation chose, where a table has rows for it; else the one that training left."""
+        callbacks: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
+        model: LightningModule = self.model
+        best = next((one for one in callbacks if isinstance(one, BestCheckpoint) and one.best_model_path), None)
+        chooses = type(model) is modules.FunctionRegressor and getattr(self.datamodule, "validates", False)
+        if best is None or not chooses or self._session.stopped is not None:
+            return model
+        for one in callbacks:
+            if isinstance(one, RegressionSummary):
+                one.chosen = f"best.ckpt of {place(model, best.epoch)}"
+        if best.epoch != self.trainer.current_epoch - 1:
+            model = load_module(best.best_model_path).module
+        return model
 
     @property
     def _session(self) -> FitSession:

@@ -132,3 +132,17 @@ def test_an_export_has_the_columns_beside_it(run: Path, tmp_path: Path) -> None:
     beside = json.loads(out.with_suffix(".json").read_text())
     assert beside["columns"] == load_module(run).columns
     assert beside["inputs"] == load_module(run).variables and beside["target"] == "price"
+
+
+def test_what_is_reported_is_the_checkpoint_that_validation_chose(run: Path, tmp_path: Path, capsys) -> None:
+    data = ["--data.path", str(run.parents[1] / "houses.csv"), "--data.inputs", "[prediction, town, new]"]
+    later = ["--model.train.epochs", "3", "--model.train.lr", "1", "--trainer.check_val_every_n_epoch", "1"]
+    place = ["--run.root", str(tmp_path), "--run.id", "r"]
+    config = ["--config", str(REPOSITORY / "configs/table.yaml"), *data, "--data.target", "price", *SMALL, *later]
+    assert main(["fit", *config, *place]) == 0
+    assert "this is best.ckpt of stage 'limit', epoch 4/4, the best on the 12 validation" in capsys.readouterr().out
+    summary = tmp_path / "table" / "r" / "summary.json"
+    reported = json.loads(summary.read_text())
+    for checkpoint, same in (("best", True), ("last", False)):
+        assert main(["test", *config, *place, "--ckpt_path", checkpoint]) == 0
+        assert (json.loads(summary.read_text())["test/mse"] == reported["test/mse"]) is same
