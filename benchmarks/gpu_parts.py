@@ -34,7 +34,8 @@ from lit_triwave.modules.stages import Stage
 from lit_triwave.nn.backbones import SmallCNN
 from lit_triwave.nn.networks import TriangleNetwork
 from lit_triwave.nn.stack import StackNetwork
-from lit_triwave.optim.variable_projection import LimitProblem, VariableProjection
+from lit_triwave.optim.limit_problem import LimitProblem
+from lit_triwave.optim.variable_projection import VariableProjection
 from tests.image_data import write_cifar10
 
 REPOSITORY = Path(__file__).parents[1]

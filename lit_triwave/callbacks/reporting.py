@@ -10,7 +10,8 @@ from lit_triwave.callbacks.diagnostics import ClassificationDiagnostics, Regress
 from lit_triwave.callbacks.figures import ClassificationFigures, RegressionFigures
 from lit_triwave.callbacks.loss_history import EpochHistory, SeedHistory
 from lit_triwave.callbacks.predictions import ClassCSV, PredictionCSV
-from lit_triwave.callbacks.summary import ClassificationSummary, LoggedSummary, RegressionSummary
+from lit_triwave.callbacks.regression_summary import RegressionSummary
+from lit_triwave.callbacks.summary import ClassificationSummary, LoggedSummary
 from lit_triwave.tracking.run_files import PREDICTIONS_CSV
 
 

@@ -11,8 +11,9 @@ from torch import Tensor
 from lit_triwave.distributed.ranks import say
 from lit_triwave.errors import TriwaveError
 from lit_triwave.modules.stages import Limit
-from lit_triwave.nn.stack import StackNetwork, check_layers, choose_layers, stack_parameters
-from lit_triwave.optim.variable_projection import LimitProblem
+from lit_triwave.nn.stack import StackNetwork
+from lit_triwave.nn.stack_layers import check_layers, choose_layers, stack_parameters
+from lit_triwave.optim.limit_problem import LimitProblem
 
 NOISY_SHARE = 1e-3
 """Part of the limit's error that the construction may add where that error is noise."""

@@ -21,13 +21,12 @@ from lit_triwave.nn.constructed import ConstructedNetwork, WiredBank
 from lit_triwave.nn.derivatives import Rows, bank_sweep
 from lit_triwave.nn.scaling import Domain, TargetRange, UnitScaling
 from lit_triwave.nn.sizes import check_sizes
+from lit_triwave.nn.stack_layers import check_layers
 
 DEEPEST_STACK = 26
 """Hidden layers of a subnetwork, at most: its error is 4^−d of its range, and 4^−26 is the precision of float64."""
 FINEST = 1e-20
 """Squared error, as a share of the squared target range, below which more depth is not worth its cost."""
-WIDEST_STACK = 4096
-"""Neurons of a layer, at most."""
 SPREAD = 0.7
 """Standard deviation of each neuron's argument v over the points at the start."""
 RANGE_POINTS = 8192
@@ -38,12 +37,6 @@ RANGE_MARGIN = 0.01
 """Share by which each neuron's range is widened at both ends."""
 MOST_PIECES = 1 << 20
 """Linear pieces that are counted, since layers multiply them; more do not fit into memory."""
-PREFERRED_LAYERS = {1: (2, 6), 2: (5, 6), 3: (6, 5)}
-"""Width and number of layers by the number of variables; served best on the functions of docs/results/benchmarks.md."""
-NOISY_WIDTHS = (6, 3)
-"""Neurons of each of two layers for data with noise, at most and at least; served best in benchmarks/tables.py."""
-POINTS_PER_PARAMETER = 4
-"""Fewer let a stack fit its points closely and be wrong between them."""
 
 
 class StackNetwork(ConstructedNetwork):
@@ -413,16 +406,6 @@ class StackNetwork(ConstructedNetwork):
         return self.scaling.outputs(y.T).T
 
 
-def check_layers(layers: Sequence[int]) -> None:
-    """Checks the number of neurons of each layer.
-
-    Raises:
-        ValueError: there is no layer, or one that has no neurons or too many.
-    """
-    if not layers or not all(1 <= neurons <= WIDEST_STACK for neurons in layers):
-        raise ValueError(f"layers must be numbers from 1 to {WIDEST_STACK}, at least one, got {list(layers)}")
-
-
 def check_depth(depth: int) -> None:
     """Checks the depth of a stack's subnetworks.
 
@@ -434,34 +417,3 @@ def check_depth(depth: int) -> None:
             f"depth of a stack must be 1 to {DEEPEST_STACK}, got {depth}: the error is 4^-depth, and float64 "
             f"has no more than 4^-{DEEPEST_STACK}; null chooses"
         )
-
-
-def choose_layers(inputs: int, points: int | None, noisy: bool = False) -> list[int]:
-    """Layers that suit a smooth function of some variables, known at some points.
-
-    Few neurons in many layers do best: a layer doubles the degree of the polynomials that are within reach. One
-    variable needs few; more variables need wider layers. There are at least four points for each parameter.
-
-    Args:
-        inputs: number of variables.
-        points: number of training points; None: as many as are needed.
-        noisy: whether the points have noise, and something else keeps the network from learning it.
-    """
-    width, length = PREFERRED_LAYERS.get(inputs, (min(4 + inputs, 12), 4))
-    least = 1
-    if noisy:
-        (width, least), length = NOISY_WIDTHS, 2
-    while points is not None and stack_parameters(inputs, [width] * length) * POINTS_PER_PARAMETER > points:
-        if width == least and (noisy or length == 1):
-            break
-        width, length = (width - 1, length) if noisy or width > length else (width, length - 1)
-    return [width] * length
-
-
-def stack_parameters(inputs: int, layers: Sequence[int]) -> int:
-    """Numbers that the limit network of one replica has."""
-    width, count = inputs, 0
-    for neurons in layers:
-        count += neurons * (width + 1)
-        width += neurons
-    return count + width + 1

@@ -10,7 +10,8 @@ from torch import Tensor
 from lit_triwave.nn.networks import TriangleNetwork
 from lit_triwave.nn.stack import StackNetwork
 from lit_triwave.optim import LeastSquares, LevenbergMarquardt
-from lit_triwave.optim.variable_projection import LimitProblem, VariableProjection
+from lit_triwave.optim.limit_problem import LimitProblem
+from lit_triwave.optim.variable_projection import VariableProjection
 from tests.gpu.devices import on_each_device
 
 F64 = torch.float64

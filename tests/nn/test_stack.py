@@ -21,9 +21,11 @@ from lit_triwave.construction.quadratic import (
 )
 from lit_triwave.modules.stages import PEAK_OPTIONS
 from lit_triwave.nn.scaling import UnitScaling
-from lit_triwave.nn.stack import DEEPEST_STACK, StackNetwork, check_layers, choose_layers, stack_parameters
+from lit_triwave.nn.stack import DEEPEST_STACK, StackNetwork
+from lit_triwave.nn.stack_layers import check_layers, choose_layers, stack_parameters
 from lit_triwave.optim import LeastSquares, LevenbergMarquardt, jacobian
-from lit_triwave.optim.variable_projection import LimitProblem, VariableProjection
+from lit_triwave.optim.limit_problem import LimitProblem
+from lit_triwave.optim.variable_projection import VariableProjection
 
 F64 = torch.float64
 PLANE = {"x": (-1.0, 1.0), "y": (-1.0, 1.0)}

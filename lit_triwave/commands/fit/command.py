@@ -23,8 +23,9 @@ from datamodules.regression import RegressionDataModule
 from datamodules.resumable import ResumableDataModule
 from lit_triwave import modules
 from lit_triwave.callbacks.progress import StageProgress
+from lit_triwave.callbacks.regression_summary import RegressionSummary
 from lit_triwave.callbacks.reporting import reporting
-from lit_triwave.callbacks.summary import LoggedSummary, RegressionSummary
+from lit_triwave.callbacks.summary import LoggedSummary
 from lit_triwave.checkpoints.best import BestCheckpoint, artifact_checkpoint, best_checkpoint, monitored
 from lit_triwave.checkpoints.choose import choose_checkpoint
 from lit_triwave.checkpoints.io import AtomicCheckpointIO

@@ -1,0 +1,55 @@
+"""How many neurons the layers of a stack have."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+WIDEST_STACK = 4096
+"""Neurons of a layer, at most."""
+PREFERRED_LAYERS = {1: (2, 6), 2: (5, 6), 3: (6, 5)}
+"""Width and number of layers by the number of variables; served best on the functions of docs/results/benchmarks.md."""
+NOISY_WIDTHS = (6, 3)
+"""Neurons of each of two layers for data with noise, at most and at least; served best in benchmarks/tables.py."""
+POINTS_PER_PARAMETER = 4
+"""Fewer let a stack fit its points closely and be wrong between them."""
+
+
+def check_layers(layers: Sequence[int]) -> None:
+    """Checks the number of neurons of each layer.
+
+    Raises:
+        ValueError: there is no layer, or one that has no neurons or too many.
+    """
+    if not layers or not all(1 <= neurons <= WIDEST_STACK for neurons in layers):
+        raise ValueError(f"layers must be numbers from 1 to {WIDEST_STACK}, at least one, got {list(layers)}")
+
+
+def choose_layers(inputs: int, points: int | None, noisy: bool = False) -> list[int]:
+    """Layers that suit a smooth function of some variables, known at some points.
+
+    Few neurons in many layers do best: a layer doubles the degree of the polynomials that are within reach. One
+    variable needs few; more variables need wider layers. There are at least four points for each parameter.
+
+    Args:
+        inputs: number of variables.
+        points: number of training points; None: as many as are needed.
+        noisy: whether the points have noise, and something else keeps the network from learning it.
+    """
+    width, length = PREFERRED_LAYERS.get(inputs, (min(4 + inputs, 12), 4))
+    least = 1
+    if noisy:
+        (width, least), length = NOISY_WIDTHS, 2
+    while points is not None and stack_parameters(inputs, [width] * length) * POINTS_PER_PARAMETER > points:
+        if width == least and (noisy or length == 1):
+            break
+        width, length = (width - 1, length) if noisy or width > length else (width, length - 1)
+    return [width] * length
+
+
+def stack_parameters(inputs: int, layers: Sequence[int]) -> int:
+    """Numbers that the limit network of one replica has."""
+    width, count = inputs, 0
+    for neurons in layers:
+        count += neurons * (width + 1)
+        width += neurons
+    return count + width + 1
