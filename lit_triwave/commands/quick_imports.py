@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -121,6 +122,8 @@ def import_lightning() -> None:
     if "lightning" in sys.modules or "torchmetrics" in sys.modules:
         return
     check_address_space()
+    # DDP would have each of more than two ranks say that nothing is unused. `StageSwitch` has it look all the same.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     try:
         with _replaced():
             import_module("lightning.pytorch.cli")
