@@ -279,9 +279,10 @@ class StageSwitch(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         strategy = trainer.strategy
-        if isinstance(strategy, DDPStrategy) and strategy.world_size > 2:
+        if isinstance(strategy, DDPStrategy) and strategy.world_size > 2 and strategy.root_device.type == "cpu":
             # DDP moves gradients to other buckets after its first step, unless it looks for unused parameters. That
-            # changes the order in which more than two ranks are summed, and a resumed run has another first step.
+            # changes the order in which more than two ranks are summed, and a resumed run has another first step. GPUs
+            # give no bit-identical runs anyway, and there a step should not wait for the search.
             strategy._ddp_kwargs.setdefault("find_unused_parameters", True)
 
     def on_train_start(self, trainer: Trainer, pl_module: StagedModule) -> None:  # type: ignore[override]

@@ -260,6 +260,6 @@ def test_strategies_that_shard_are_refused_before_training(
 def test_more_than_two_ranks_keep_the_order_of_their_sums(ranks: int, options: dict, asked: bool | None) -> None:
     environment = LightningEnvironment()
     environment.set_world_size(ranks)
-    strategy = DDPStrategy(cluster_environment=environment, **options)
+    strategy = DDPStrategy(parallel_devices=[torch.device("cpu")], cluster_environment=environment, **options)
     StageSwitch().setup(SimpleNamespace(strategy=strategy), None, "fit")  # type: ignore[arg-type]
     assert strategy._ddp_kwargs.get(UNUSED) is asked
