@@ -103,11 +103,11 @@ class TableDataModule(RegressionDataModule):
             if named.count(name) > 1:
                 raise ValueError(f"inputs, target and split must be different columns, got {name!r} more than once")
         self._options = {
-            "sep": sep,
-            "decimal": decimal,
+            "sep": _unquoted(sep),
+            "decimal": _unquoted(decimal),
             "encoding": encoding,
-            "comment": comment.strip("'\"") if comment else None,  # YAML drops a bare #, and leaves these quotes
-            "thousands": thousands,
+            "comment": _unquoted(comment),
+            "thousands": _unquoted(thousands),
             "na_values": na_values,
             "compression": compression,
         }
@@ -234,6 +234,10 @@ class TableDataModule(RegressionDataModule):
         """
         state = dict(state_dict)
         there = state.pop("columns", self.columns.state)
+        names, own = ([column["name"] for column in columns] for columns in (there, self.columns.state))
+        if names != own:
+            there_are = f"inputs must be {', '.join(names)} in this order, as in the checkpoint"
+            raise ValueError(f"{there_are}, got {', '.join(own)}")
         for one, two in zip(there, self.columns.state, strict=False):
             if one["kind"] == two["kind"] == "ordinal" and {**one, "categories": two["categories"]} == two:
                 self._renumber(two, one["categories"])  # numbers were once sorted as text
@@ -251,6 +255,11 @@ class TableDataModule(RegressionDataModule):
             points.x[:, j] = place[points.x[:, j].long()]
         self.domain[column["name"]] = (float(place.min()), float(place.max()))
         column["categories"] = categories
+
+
+def _unquoted(sign: str | None) -> str | None:
+    """Returns a sign without the quotes that YAML leaves around it on the command line, where it needs some."""
+    return sign.strip("'\"") or sign if sign else sign
 
 
 def _share(fraction: float, rows: int) -> int:

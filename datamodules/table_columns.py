@@ -66,6 +66,9 @@ class InputColumns:
             for name in columns:
                 if name not in names:
                     raise ValueError(f"{option} must be among the inputs, got {name!r}")
+        for name in categorical:
+            if name in ordinal:
+                raise ValueError(f"ordinal and categorical must name different columns, got {name!r} in both")
         self.missing, self.uneven = missing, uneven
         self.state: list[dict[str, Any]] = []
         needed = [*targets, *names] if missing == "drop" else [] if missing is None else targets
@@ -210,7 +213,7 @@ class InputColumns:
             x: rows of them, (n, inputs).
         """
         far = [
-            f"{name} in [{low:g}, {high:g}]"
+            f"{name} in [{low:.15g}, {high:.15g}]"
             for name, (low, high) in domain.items()
             if min(abs(low), abs(high)) > _OFFSET * (high - low)
         ]

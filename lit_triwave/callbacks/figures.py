@@ -174,4 +174,4 @@ class ClassificationFigures(RunFigures):
             grid = torch.linspace(0, 1, 501, device=module.device, dtype=bank.sign.dtype)
             curves = bank(grid[:, None].expand(-1, bank.shape.numel()))[:, chosen.to(module.device)].cpu()
             state = "peaks" if bank.released is None else f"released as {bank.released}"
-            yield "subnetworks", plots.subnetworks_figure(grid.cpu(), curves, chosen.tolist(), state)
+            yield "subnetworks", plots.subnetworks_figure(grid.cpu().float(), curves.float(), chosen.tolist(), state)

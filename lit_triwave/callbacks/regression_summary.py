@@ -54,8 +54,10 @@ class RegressionSummary(RunSummary):
         if raised:
             return [raised]
         share = summary.get("test/r2")
-        if getattr(data, "noise", None) != 0 or share is None or share >= LEAST_R2:
-            return []  # unknown for a table, and there is nothing to explain in a constant
+        if share is None:
+            return [f"there is no R²: {data.target_name} is constant on the test data"]
+        if getattr(data, "noise", None) != 0 or share >= LEAST_R2:
+            return []  # the noise of a table is unknown
         stack = "" if "layers" in summary else "wiring stack (configs/stack.yaml), "
         advice = f"try {stack}more layers, or more points"
         limit = summary.get("limit/mse_min", math.inf)

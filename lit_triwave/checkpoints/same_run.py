@@ -119,6 +119,9 @@ def _model_differences(
 ) -> list[_Difference]:
     """Returns the hyperparameters that differ, except for some that may."""
     saved = checkpoint.get("hyper_parameters", {})
+    inputs = [[*dict(there.get("domain") or {})] for there in (saved, model.hparams)]
+    if "domain" not in leave_out and all(inputs) and inputs[0] != inputs[1]:  # what follows from them differs, too
+        return [("inputs", inputs[0], inputs[1])]
     return [
         (name, saved[name], value)
         for name, value in hidden(plain(dict(model.hparams))).items()

@@ -87,9 +87,9 @@ def loss_figure(
     if seeds > 1:
         ax.plot(epochs, mse, color=GREY, linewidth=0.6, alpha=0.35)
         ax.plot([], [], color=GREY, linewidth=0.6, label=f"{seeds} seeds")
-    ax.plot(
-        epochs, mse[:, best], color=BLUE, linewidth=1.6, label="best on validation data" if seeds > 1 else "training"
-    )
+    mark = "o" if len(epochs) == 1 else ""
+    label = "best on validation data" if seeds > 1 else "training"
+    ax.plot(epochs, mse[:, best], marker=mark, color=BLUE, linewidth=1.6, label=label)
     for name, epoch in switches.items():
         ax.axvline(epoch, color=ORANGE, linewidth=1.0, linestyle="--")
         # Beside its line: in a legend, several switches would look the same.
@@ -175,7 +175,8 @@ def learning_figure(rows: Sequence[Mapping[str, Any]], images: str, switch: int 
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         if switch is not None:
             ax.axvline(switch, color=ORANGE, linewidth=1.0, linestyle="--", label="release of the weights")
-        ax.legend(framealpha=0.9, edgecolor="white")
+        if ax.get_legend_handles_labels()[0]:  # none before the first epoch ends
+            ax.legend(framealpha=0.9, edgecolor="white")
         ax.set(xlabel="epoch")
     error.set_ylim(bottom=0)
     error.set(ylabel=f"wrongly classified {images} / %")

@@ -69,7 +69,8 @@ def over_targets(name: str, values: Tensor) -> Tensor:
 
 def dead(outputs: Tensor) -> Tensor:
     """Returns (replicas,) bool: whether a network's outputs (batch, replicas) are the same for all inputs."""
-    constant: Tensor = outputs.amax(0) - outputs.amin(0) <= 1e-12 * outputs.abs().amax(0)
+    rounding = 4 * torch.finfo(torch.float64).eps  # of a large offset
+    constant: Tensor = outputs.amax(0) - outputs.amin(0) <= rounding * outputs.abs().amax(0)
     return constant
 
 

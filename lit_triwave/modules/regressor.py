@@ -470,7 +470,7 @@ class FunctionRegressor(StagedModule):
     def _validation_loaders(self) -> Any:
         """The validation data, loaded also where this process has not validated yet; None where there is none."""
         trainer = self.trainer
-        if trainer.val_dataloaders is None:
+        if trainer.val_dataloaders is None and trainer.enable_validation:
             trainer.validating = True  # as Lightning does
             trainer.fit_loop.epoch_loop.val_loop.setup_data()
             trainer.training = True

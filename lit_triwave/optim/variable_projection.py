@@ -70,7 +70,8 @@ class VariableProjection(Optimizer):
         if not damping > 0 or not damping_factors or not all(factor > 0 for factor in damping_factors):
             raise ValueError(f"damping and damping_factors must be above 0, got {damping} and {damping_factors}")
         if halving < 0 or groups < 1:
-            raise ValueError(f"halving must be at least 0 and groups at least 1, got {halving} and {groups}")
+            name, value, least = ("halving", halving, 0) if halving < 0 else ("groups", groups, 1)
+            raise ValueError(f"{name} must be at least {least}, got {value}")
         options: dict[str, Any] = {
             "damping": damping,
             "damping_factors": list(damping_factors),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from contextlib import ExitStack
 from importlib.metadata import version
@@ -98,7 +99,10 @@ def _files(saved: Saved, options: Any) -> list[Path]:
     paths = [path, path.with_suffix(".py")] if options.format == "torch" else [path]
     if saved.columns:
         paths.append(path.with_suffix(".json"))
+    described = path.with_suffix(".json")  # the same for each format
     for place in paths:
+        if place == described and _holds(described, _description(saved)):
+            continue
         if place.is_dir():
             raise TriwaveError(f"--out must be a file, got the folder {place}")
         if place.exists() and not options.overwrite:
@@ -191,6 +195,19 @@ def _target(saved: Saved) -> str | list[str]:
     return saved.target if len(saved.targets) == 1 else saved.targets
 
 
+def _description(saved: Saved) -> dict[str, Any]:
+    """Returns how the inputs of a table's network follow from its columns."""
+    return {"inputs": saved.variables, "columns": saved.columns, "target": _target(saved)}
+
+
+def _holds(file: Path, content: dict[str, Any]) -> bool:
+    """Whether a file of JSON has a content already."""
+    try:
+        return bool(json.loads(file.read_text()) == content)
+    except (OSError, ValueError):
+        return False
+
+
 def _seeds(saved: Saved, networks: Sequence[int]) -> int | list[int]:
     """Returns the seed, from 0, or that of each of several targets."""
     each = saved.seeds // len(networks)
@@ -213,7 +230,7 @@ def _write(
             else:
                 evaluate = (write_program if kind == "program" else write_onnx)(exported, partial[0])
             if saved.columns:
-                write_json(partial[-1], {"inputs": saved.variables, "columns": saved.columns, "target": _target(saved)})
+                write_json(partial[-1], _description(saved))
         except OSError as error:
             raise TriwaveError(f"{paths[0]} cannot be written: {error.strerror or error}") from error
         difference = compare(saved, networks, evaluate, exported.example.dtype, exported.arithmetic)

@@ -18,6 +18,9 @@ _TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-12}
 _ROUNDINGS = 4.0
 """Largest acceptable difference in float32, in units of that between the model in float32 and in float64. With peaks
 near 0 or 1, a few rounding errors are more than 1e-6."""
+_LAST_PLACES = 16.0
+"""Largest acceptable difference of a function in float64, in units of what one unit in the last place of each weight
+changes: the sums of a deep network in another order differ by about as much as that."""
 _POINTS, _OUTSIDE = 50_000, 5000  # in a function's domain, and up to one span outside on either side
 _IMAGE_PIXELS = 200_000  # in all images together, but at least two images
 
@@ -108,8 +111,23 @@ def compare(
     limit = _TOLERANCE[dtype]
     if arithmetic == torch.float32:
         limit = max(limit, _ROUNDINGS * rounding)
+    elif saved.is_function:
+        limit = max(limit, _LAST_PLACES * float((_last_places(saved, networks, x, exact) / unit).max()))
     one = float(unit.reshape(-1)[worst % unit.numel()])
     return Difference(float(differences[worst]), one, limit, len(x), rounding)
+
+
+def _last_places(saved: Saved, networks: Sequence[int], x: Tensor, exact: Tensor) -> Tensor:
+    """Returns how far a function's outputs (batch, targets) move when each weight, and then they themselves, move by
+    one unit in the last place of float64, up or down at random; the largest, (targets,)."""
+    module = copy.deepcopy(saved.module).double()
+    generator = torch.Generator().manual_seed(0)
+    eps = torch.finfo(torch.float64).eps
+    for parameter in module.parameters():
+        up = torch.randint(0, 2, parameter.shape, generator=generator).double()
+        parameter.mul_(1 + eps * (2 * up - 1))
+    moved: Tensor = (module(x.double())[:, [*networks]] - exact).abs().amax(0)
+    return moved + eps * exact.abs().amax(0)
 
 
 def _outputs(saved: Saved, networks: Sequence[int], x: Tensor, dtype: torch.dtype) -> Tensor:

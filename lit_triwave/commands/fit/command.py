@@ -47,6 +47,7 @@ from lit_triwave.distributed.ranks import say
 from lit_triwave.distributed.signals import INTERRUPTED, REQUEUE, REQUEUE_SIGNAL, SIGNALS
 from lit_triwave.distributed.sync_batch_norm import SynchronizedBatchNorms
 from lit_triwave.distributed.watch import ranks_end_together
+from lit_triwave.errors import TriwaveError
 from lit_triwave.modules.staged import StagedModule, check_strategy
 from lit_triwave.modules.stages import Limit, Polish, Stage
 from lit_triwave.modules.trainer_support import Fit, check_callbacks, check_options, own_defaults
@@ -250,6 +251,8 @@ class TriwaveCLI(LightningCLI):
         """`trainer.fit`."""
         with self._session.undoes_a_failed_start(), self._session.notes_a_stop():
             self.trainer.fit(**arguments)
+            if self.trainer.num_training_batches == 0:
+                raise TriwaveError("nothing was trained: the training data have no batches")
             self._session.cut_short = cut_short(
                 self.trainer, self.model, as_list(self.config_init["fit"].trainer.callbacks)
             )

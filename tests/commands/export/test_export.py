@@ -280,6 +280,19 @@ def test_a_classifier_computes_in_float64_when_asked(runs, tmp_path: Path) -> No
     torch.testing.assert_close(script_network(file)(x), exact.float(), rtol=1e-6, atol=1e-7)
 
 
+STEEP = ["--config", "configs/stack.yaml", "--data.expression", "1e8 + sin(40*x)", "--data.domain", "{x: [0, 1]}"]
+STEEP += ["--data.points", "300", "--model.replicas", "1", "--model.limit.epochs", "12", "--model.depth", "20"]
+
+
+def test_a_stack_whose_own_rounding_is_more_than_the_limit_is_exported(runs, tmp_path: Path) -> None:
+    assert main(["fit", *STEEP, "--run.root", str(tmp_path), "--run.id", "r"]) == 0
+    run, file = tmp_path / "stack" / "r", tmp_path / "model.pt"
+    assert main(["export", str(run), "--out", str(file)]) == 0
+    saved, x = load_module(run), inputs(run)
+    expected, found = saved.module(x)[:, [saved.seed()]], script_network(file)(x)
+    assert 1e-12 < (found - expected).abs().max() / saved.scaling.scale.max() < 1e-6
+
+
 def test_nothing_is_overwritten_unasked_nor_left_when_it_is_not_the_model(
     runs, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -134,6 +134,20 @@ def test_an_export_has_the_columns_beside_it(run: Path, tmp_path: Path) -> None:
     assert beside["inputs"] == load_module(run).variables and beside["target"] == "price"
 
 
+def test_predictions_need_the_inputs_in_their_order(run: Path, tmp_path: Path, capsys) -> None:
+    data = ["--data.path", str(run.parents[1] / "houses.csv"), "--data.inputs", "[town, prediction, new]"]
+    args = ["--config", str(REPOSITORY / "configs/table.yaml"), *data, "--data.target", "price", *SMALL]
+    assert main(["predict", *args, "--ckpt_path", str(run / "checkpoints" / "last.ckpt")]) == 1
+    assert "inputs is " in (said := capsys.readouterr().err) and "data_curvature" not in said
+
+
+def test_another_format_is_exported_beside_the_first(run: Path, tmp_path: Path) -> None:
+    for kind, suffix in (("torch", "pt"), ("program", "pt2")):
+        assert main(["export", str(run), "--format", kind, "--out", str(tmp_path / f"model.{suffix}")]) == 0
+    (tmp_path / "model.json").write_text("{}")
+    assert main(["export", str(run), "--format", "program", "--out", str(tmp_path / "model.pt2")]) == 1
+
+
 def test_what_is_reported_is_the_checkpoint_that_validation_chose(run: Path, tmp_path: Path, capsys) -> None:
     data = ["--data.path", str(run.parents[1] / "houses.csv"), "--data.inputs", "[prediction, town, new]"]
     later = ["--model.train.epochs", "3", "--model.train.lr", "1", "--trainer.check_val_every_n_epoch", "1"]
