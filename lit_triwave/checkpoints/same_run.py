@@ -119,7 +119,8 @@ def _model_differences(
 ) -> list[_Difference]:
     """Returns the hyperparameters that differ, except for some that may."""
     saved = checkpoint.get("hyper_parameters", {})
-    inputs = [[*dict(there.get("domain") or {})] for there in (saved, model.hparams)]
+    domains = [there.get("domain") for there in (saved, model.hparams)]
+    inputs = [[*domain] if isinstance(domain, dict) else [] for domain in domains]
     if "domain" not in leave_out and all(inputs) and inputs[0] != inputs[1]:  # what follows from them differs, too
         return [("inputs", inputs[0], inputs[1])]
     return [

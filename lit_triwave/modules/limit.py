@@ -17,6 +17,8 @@ from lit_triwave.optim.limit_problem import LimitProblem
 
 NOISY_SHARE = 1e-3
 """Part of the limit's error that the construction may add where that error is noise."""
+_FINE = 1e-12
+"""Mean squared error, in units of the squared target range, below which nobody asks for less."""
 
 
 class LimitStage:
@@ -28,6 +30,9 @@ class LimitStage:
         depth: of the subnetworks that are built; None: the smallest that adds less error than the limit has.
         members: number M of stacks whose mean each replica is.
         member: arguments of `StackNetwork` that make one of them; its replicas are left out.
+
+    Attributes:
+        late_mse: lowest training error of the replicas four fifths through the stage; None before, or after a resume.
     """
 
     def __init__(
@@ -44,6 +49,7 @@ class LimitStage:
         self._members = members
         self._member = member
         self._trained: StackNetwork | None = network if members == 1 else None
+        self.late_mse: float | None = None
 
     @property
     def trained(self) -> StackNetwork:
@@ -115,6 +121,13 @@ class LimitStage:
             f"built with depth {depth} ({how}): the construction adds a mean squared error of "
             f"{float(predicted[shown]):.1e} to the limit network's {float(errors[shown]):.1e}"
         )
+        found, scale = float(errors[list(replicas)].amin()), float(self._network.scaling.scale.amax())
+        falls = self.late_mse is not None and found < self.late_mse / 2 and not self._options.regularized
+        if falls and found > _FINE * scale**2:
+            say(
+                f"the limit was still falling, from {self.late_mse:.1e} to {found:.1e} in its last fifth: more "
+                "model.limit.epochs may give a lower error"
+            )
 
 
 def stack_layers(layers: Sequence[int] | None, inputs: int, points: int | None, limit: Limit) -> list[int]:

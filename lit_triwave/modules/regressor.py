@@ -302,6 +302,8 @@ class FunctionRegressor(StagedModule):
         if not mse.isfinite().any():
             self._diverged(mse, batch_idx)
         mse = mse.view(self.network.replicas, -1).mean(1)  # that of the mean itself is lower
+        if self.current_epoch == self.stage_epochs["limit"] * 4 // 5:
+            stage.late_mse = float(mse.nan_to_num(nan=torch.inf).amin())
         if self.is_logged(batch_idx):
             self._log_seeds("train/mse", mse)
         return {"loss": mse.sum(), "mse": mse}

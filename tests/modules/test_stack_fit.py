@@ -45,6 +45,15 @@ def test_a_product_is_exact_and_the_summary_says_so(product: Path) -> None:
     assert summary["parameters"] == 23  # 2·(2 + 1) + 2·(4 + 1) + 6 + 1
 
 
+def test_a_limit_that_still_falls_at_its_end_says_so(tmp_path: Path, capsys) -> None:
+    place = ["--run.root", str(tmp_path)]
+    short = ["--data.expression", "exp(x)*cos(3*y)", "--model.layers", "[4, 4]", "--model.limit.epochs", "6"]
+    assert main(["fit", *SMALL, *place, *short]) == 0
+    assert "the limit was still falling, from " in capsys.readouterr().out
+    assert main(["fit", *SMALL, *place]) == 0  # x*y, which is exact
+    assert "still falling" not in capsys.readouterr().out
+
+
 def test_a_stack_stopped_in_each_stage_ends_bit_identical(runs: Path) -> None:
     whole = small_run(runs, "whole", *SMALL, *LATER)
     last = runs / "stopped" / "a" / "checkpoints" / "last.ckpt"
