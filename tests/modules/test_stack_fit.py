@@ -13,7 +13,9 @@ from lit_triwave.checkpoints.rebuild import load_module
 from lit_triwave.cli import main
 from lit_triwave.errors import TriwaveError
 from lit_triwave.modules import FunctionRegressor
-from lit_triwave.modules.stages import Polish, Stage
+from lit_triwave.modules.limit import LimitStage
+from lit_triwave.modules.stages import Limit, Polish, Stage
+from lit_triwave.nn.stack import StackNetwork
 from tests.conftest import REPOSITORY, shared_folder
 from tests.finished_runs import assert_ends_alike, state
 from tests.small_runs import small_run
@@ -45,13 +47,12 @@ def test_a_product_is_exact_and_the_summary_says_so(product: Path) -> None:
     assert summary["parameters"] == 23  # 2·(2 + 1) + 2·(4 + 1) + 6 + 1
 
 
-def test_a_limit_that_still_falls_at_its_end_says_so(tmp_path: Path, capsys) -> None:
-    place = ["--run.root", str(tmp_path)]
-    short = ["--data.expression", "exp(x)*cos(3*y)", "--model.layers", "[4, 4]", "--model.limit.epochs", "6"]
-    assert main(["fit", *SMALL, *place, *short]) == 0
-    assert "the limit was still falling, from " in capsys.readouterr().out
-    assert main(["fit", *SMALL, *place]) == 0  # x*y, which is exact
-    assert "still falling" not in capsys.readouterr().out
+@pytest.mark.parametrize(("last", "says"), [(0.4, True), (0.6, False), (1e-13, False)])
+def test_a_limit_that_still_falls_at_its_end_says_so(last: float, says: bool, capsys) -> None:
+    stage = LimitStage(StackNetwork(layers=[2], domain={"x": (0.0, 1.0)}, replicas=1), Limit(epochs=10), 3, 1, {})
+    stage.late_mse = 1.0
+    stage.build(torch.tensor([last]), [0])
+    assert ("the limit was still falling, from 1.0e+00" in capsys.readouterr().out) is says
 
 
 def test_a_stack_stopped_in_each_stage_ends_bit_identical(runs: Path) -> None:
