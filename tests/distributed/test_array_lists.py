@@ -42,6 +42,18 @@ def test_a_list_is_submitted_as_jobs_and_a_task_has_the_words_of_its_line(place:
     assert words[-3:] == ["--model.depth=6", "--run.group=two words", "--seed_everything=7"]
 
 
+@pytest.mark.parametrize(
+    ("end", "says"), [("\\", "a backslash must"), ("\\\\\\", "a backslash must"), ("\r", "lines must end")]
+)
+def test_a_line_that_ends_in_nothing_that_a_word_can_have_is_refused(place: Path, end: str, says: str) -> None:
+    for started in ({}, task(1)):
+        done = array(place, f"configs/x3_minus_x.yaml --run.group a{end}", **started)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert f"list.txt, line 3: {says}" in done.stderr
+    words = array(place, "configs/x3_minus_x.yaml --run.group a\\\\", **task(1)).stdout.splitlines()
+    assert words[-1] == "a\\"
+
+
 @pytest.mark.parametrize("quote", ["it's", 'say"'])
 def test_an_unmatched_quote_is_refused_before_submitting_and_in_the_task(place: Path, quote: str) -> None:
     bad = f"configs/x3_minus_x.yaml --run.group={quote} --seed_everything=7"

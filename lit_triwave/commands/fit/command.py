@@ -47,7 +47,7 @@ from lit_triwave.distributed.ranks import say
 from lit_triwave.distributed.signals import INTERRUPTED, REQUEUE, REQUEUE_SIGNAL, SIGNALS
 from lit_triwave.distributed.sync_batch_norm import SynchronizedBatchNorms
 from lit_triwave.distributed.watch import ranks_end_together
-from lit_triwave.errors import TriwaveError
+from lit_triwave.errors import TriwaveError, printable
 from lit_triwave.modules.staged import StagedModule, check_strategy
 from lit_triwave.modules.stages import Limit, Polish, Stage
 from lit_triwave.modules.trainer_support import Fit, check_callbacks, check_options, own_defaults
@@ -245,7 +245,7 @@ class TriwaveCLI(LightningCLI):
         resumed = (self.chosen.path, self.checkpoint) if self.chosen.path and self.checkpoint else None
         say(start_block(self.trainer, self.model, self.datamodule, self._session.run.folder, resumed))
         if self.checkpoint and (differs := other_arithmetic(self.checkpoint, self.trainer)):
-            say(differs)
+            say(printable(differs))
 
     def fit(self, **arguments: Any) -> None:
         """`trainer.fit`."""
