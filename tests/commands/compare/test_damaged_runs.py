@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from lit_triwave.cli import main
+from lit_triwave.commands.compare.read.run_folders import find_run_folders
 from tests.compared_runs import compared, write_run
 
 ESCAPE = "\x1b[31mred"
@@ -136,3 +137,14 @@ def test_control_characters_of_a_run_reach_no_terminal(
     text = said.out + said.err
     assert "\x1b" not in text and "\u202e" not in text and "\\x1b[31mred" in text.replace("\\\\", "\\")
     text.encode()
+
+
+def test_links_are_followed_to_runs_and_not_through_whole_disks(tmp_path: Path) -> None:
+    far, near = tmp_path / "far", tmp_path / "runs"
+    for folder in (far / "experiment" / "run", far / "a" / "b" / "c" / "run", near / "own" / "deep" / "down" / "run"):
+        folder.mkdir(parents=True)
+        (folder / "run.json").write_text("{}")
+    (near / "linked").symlink_to(far)
+    (near / "process").symlink_to("/proc/self")
+    found = [str(folder.relative_to(near)) for folder in find_run_folders(near, [])]
+    assert found == ["linked/experiment/run", "own/deep/down/run"]

@@ -41,6 +41,9 @@ _RECORD: dict[str, type | Collection[str]] = {
 """Fields of `run.json` ↦ their kind, or the texts that they may be."""
 _WORDS = {str: "a text", dict: "a mapping", list: "a list", int: "a whole number"}
 _LARGEST = 1e100
+_BELOW_LINK = 2
+"""Levels of folders that are searched below a link: it may lead to a run, to an experiment or to their root, and also
+to a whole disk."""
 _WANDB_FOLDER = re.compile(r"wandb|(offline-)?run-\d{8}_\d{6}-\w+")
 
 
@@ -60,9 +63,10 @@ def _natural(path: Path) -> list[tuple[int, str]]:
 
 
 def _below(root: Path, skipped: list[str]) -> Iterator[Path]:
-    pending, seen = [root], set()
+    pending: list[tuple[Path, int | None]] = [(root, None)]  # with the levels that are left, below a link
+    seen = set()
     while pending:
-        folder = pending.pop()
+        folder, left = pending.pop()
         try:
             status = folder.stat()
             entries = list(os.scandir(folder))
@@ -76,7 +80,10 @@ def _below(root: Path, skipped: list[str]) -> Iterator[Path]:
             yield folder
             continue
         inner = (entry for entry in entries if _is_folder(entry) and not _WANDB_FOLDER.fullmatch(entry.name))
-        pending += [Path(entry.path) for entry in inner]
+        for entry in inner:
+            levels = left - 1 if left is not None else _BELOW_LINK if entry.is_symlink() else None
+            if levels is None or levels >= 0:
+                pending.append((Path(entry.path), levels))
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
