@@ -11,13 +11,13 @@ from rich.table import Table
 
 from lit_triwave.analysis.costs import multiply_adds
 from lit_triwave.analysis.dead_units import SAMPLES, dead_share
+from lit_triwave.callbacks.summary import RunSummary
 from lit_triwave.modules.metrics import dead, over_targets, spread
 from lit_triwave.nn.stack import StackNetwork
 from lit_triwave.tracking.metric_goals import shown, title
 
 if TYPE_CHECKING:
     from lit_triwave.modules.regressor import FunctionRegressor
-from lit_triwave.callbacks.summary import RunSummary
 
 _DEAD_INPUTS = 100_000
 """Training inputs by which dead units are found, at most: more take minutes, and hardly one unit is on only there."""
@@ -41,14 +41,13 @@ class RegressionSummary(RunSummary):
 
     def table(self, summary: dict[str, Any], data: Any, module: FunctionRegressor) -> Table:
         table = _regression_table(summary, module.hparams["replicas"], data.target_names)
-        later = any(module.stages[name].epochs for name in ("pretrain", "train", "polish"))
-        if getattr(data, "validates", False) and not later:
+        if getattr(data, "validates", False) and not _has_later_stages(module):
             table.title = f"the iterate that is best on the {len(data.val_set)} validation rows"
         return table
 
     def remarks(self, summary: dict[str, Any], data: Any, module: FunctionRegressor) -> list[str]:
         """Says which checkpoint it is, and if a stage raised the error or a function without noise is not explained."""
-        if self.chosen and any(module.stages[name].epochs for name in ("pretrain", "train", "polish")):
+        if self.chosen and _has_later_stages(module):
             return [f"this is {self.chosen}, the best on the {len(data.val_set)} validation rows; last.ckpt is the end"]
         raised = _raised(summary)
         if raised:
@@ -69,6 +68,11 @@ class RegressionSummary(RunSummary):
             f"warning: the best seed explains {max(share, 0):.1%} of the variance of {data.target_name}, less than "
             f"{LEAST_R2:.0%}: {advice}"
         ]
+
+
+def _has_later_stages(module: FunctionRegressor) -> bool:
+    """Whether anything is trained after the limit."""
+    return any(module.stages[name].epochs for name in ("pretrain", "train", "polish"))
 
 
 def _regression_summary(data: Any, module: FunctionRegressor) -> dict[str, Any]:

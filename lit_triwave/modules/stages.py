@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 import re
 from collections.abc import Iterable
@@ -98,11 +97,8 @@ class Stage:
             return sum(float(parameter.detach()) ** 2 for parameter in parameters)
 
         loss()
-        # Without the wrappers of `step`, which import torch's compiler: two seconds in each command that has stages.
-        step = inspect.unwrap(type(optimizer).step)
         try:
-            with torch.set_grad_enabled(bool(optimizer.defaults.get("differentiable"))):
-                step(optimizer, loss)
+            optimizer.step(loss)
         except Exception as error:  # an AssertionError, too
             raise ValueError(self._unsuitable(error)) from error
 

@@ -97,9 +97,9 @@ def _files(saved: Saved, options: Any) -> list[Path]:
     folder = Path.cwd() if saved.run_folder is None else saved.run_folder / "exported"
     path = Path(options.out) if options.out else folder / f"{name}{SUFFIXES[options.format]}"
     paths = [path, path.with_suffix(".py")] if options.format == "torch" else [path]
-    if saved.columns:
-        paths.append(path.with_suffix(".json"))
     described = path.with_suffix(".json")  # the same for each format
+    if saved.columns:
+        paths.append(described)
     for place in paths:
         if place == described and _holds(described, _description(saved)):
             continue

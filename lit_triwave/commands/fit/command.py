@@ -270,8 +270,7 @@ class TriwaveCLI(LightningCLI):
             self.trainer.strategy.barrier()
             self.trainer.loggers = []  # a test before the run's end is not part of its history
         if session.stopped in (None, signal.SIGINT) and _can_be_tested(self.model, self.datamodule):
-            with session.notes_a_stop():
-                self.trainer.test(self._reported(), datamodule=self.datamodule, verbose=False)
+            self.trainer.test(self._reported(), datamodule=self.datamodule, verbose=False)
         elif session.stopped is None:
             for one in self.trainer.callbacks:  # type: ignore[attr-defined]
                 if isinstance(one, LoggedSummary):
