@@ -35,7 +35,6 @@ class Pulses:
         self._folder, self._rank, self._ranks = folder / RANKS_FOLDER, rank, ranks
         self._beaten = self._since = 0.0
         self._place: object = None  # where this rank waits for others
-        self._complete = False  # whether all ranks have started
         if rank == 0:
             for other in range(1, ranks):
                 with suppress(OSError):  # of a process that was killed; a rank that lives leaves its sign again
@@ -51,10 +50,7 @@ class Pulses:
         if now - self._beaten < _BEAT_SECONDS:
             return
         place = _waiting_place()
-        # Ranks that still import are no reason to end the run as soon as they come.
-        waits_for_starts = not self._complete
-        self._complete = self._complete or all(self._file(rank).exists() for rank in range(self._ranks))
-        if place is None or (place, progress) != self._place or waits_for_starts:
+        if place is None or (place, progress) != self._place:
             self._place, self._since = place and (place, progress), now
         self._beaten = now
         with suppress(OSError):  # a full disk, or a folder that is gone
@@ -63,11 +59,11 @@ class Pulses:
 
     @property
     def waited(self) -> float:
-        """Seconds for which this rank has waited in one place for others, which all have started."""
+        """Seconds for which this rank has waited in one place for others."""
         return 0.0 if self._place is None else time.monotonic() - self._since
 
     def silent(self) -> str:
-        """Returns the ranks that do not answer, in words; "" if all do, or have not started yet.
+        """Returns the ranks that do not answer, in words; "" if all do, or are not there.
 
         They have left no sign of life for some seconds. If there are none, they are those that do something else while
         this rank waits for them.
@@ -84,6 +80,13 @@ class Pulses:
             return "; ".join(f"rank {rank} has not answered for {age:.0f} s" for rank, age in still.items())
         waits = working if self._place is not None else []
         return "; ".join(f"rank {rank} has not come for {self.waited:.0f} s to where the others wait" for rank in waits)
+
+    def absent(self) -> str:
+        """Returns the ranks without a sign of life, in words; "" if there are none."""
+        missing = [rank for rank in range(self._ranks) if not self._file(rank).exists()]
+        if self._rank in missing:  # a folder that cannot be written tells nothing
+            return ""
+        return "; ".join(f"rank {rank} is not there after {self.waited:.0f} s" for rank in missing)
 
     def remove(self) -> None:
         """Removes this rank's sign of life, and the folder with the last one."""

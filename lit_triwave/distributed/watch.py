@@ -62,6 +62,7 @@ def ranks_end_together(
     """
     with _signals() as arrived:
         watch = _Watch(trainer, interruption, abandon, most, arrived)
+        watch.beat()  # before the ranks meet: one that is stopped right after has been there
         threading.Thread(target=watch.run, daemon=True).start()
         try:
             yield
@@ -113,8 +114,7 @@ class _Watch:
     def run(self) -> None:
         """Looks ten times a second until the run is over."""
         while not self.over.wait(WATCH_SECONDS):
-            if self.trainer.world_size > 1:
-                self.pulses.beat(self.trainer.fit_loop.epoch_loop.batch_progress.total.ready)
+            self.beat()
             if self._leaves():
                 continue  # other ranks that end by the same signal have not failed
             gone = self._gone() or self._missing()
@@ -123,6 +123,11 @@ class _Watch:
                 _kill_children(self.trainer)
                 os._exit(1)
             self._say_what_is_waited_for()
+
+    def beat(self) -> None:
+        """Leaves this rank's sign of life, if there are others."""
+        if self.trainer.world_size > 1:
+            self.pulses.beat(self.trainer.fit_loop.epoch_loop.batch_progress.total.ready)
 
     def _leaves(self) -> bool:
         """Whether a signal is ending this process before its first step; ends it if the main thread is blocked."""
@@ -164,7 +169,7 @@ class _Watch:
         """Returns which rank has let this one wait for too long; "" if none has. One rank after the other says so."""
         if self.pulses.waited < self.most + _MEET_SECONDS * self.trainer.global_rank:
             return ""
-        silent: str = self.pulses.silent()
+        silent: str = self.pulses.silent() or self.pulses.absent()
         if silent:
             _kill_launcher()  # it would have said so before this rank
         return silent

@@ -46,7 +46,8 @@ class Run:
         tags: to find the run by, besides its method, function or data set, depth and number of seeds.
         artifact: upload the best checkpoint of a finished run to Weights & Biases; the last one if there is no best.
         checkpoint_every: epochs between checkpoints, at least 1. The end of each stage is saved in any case.
-        rank_seconds: how long ranks wait for one that does not answer, before the run ends with its number.
+        rank_seconds: how long ranks wait for one that does not answer, or does not start, before the run ends with its
+            number.
         checkpoint_seconds: save a checkpoint inside an epoch after this many seconds; null or 0 for never.
 
     Raises:

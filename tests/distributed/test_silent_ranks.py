@@ -135,10 +135,11 @@ def test_a_rank_that_does_something_else_meanwhile_is_named(tmp_path: Path, monk
         first.beat(3)
         return first.waited
 
-    assert waited() == 1  # the other rank has not started yet
+    assert waited() == 2
+    assert (first.silent(), first.absent()) == ("", "rank 1 is not there after 3 s")
     (tmp_path / RANKS_FOLDER / "1").write_text("works")
     assert waited() > 1
-    assert first.silent() == "rank 1 has not come for 3 s to where the others wait"
+    assert first.silent() == "rank 1 has not come for 7 s to where the others wait"
     first.beat(4)  # a step further
     assert first.waited == 1
     for rank in (1, 0):
