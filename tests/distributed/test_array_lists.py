@@ -63,3 +63,23 @@ def test_an_unmatched_quote_is_refused_before_submitting_and_in_the_task(place: 
         (said,) = done.stderr.splitlines()
         assert "list.txt, line 4: " in said and bad in said
     assert array(place, LINE, bad, **task(1)).returncode == 0  # the other lines' tasks are not concerned
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("configs/x3_minus_x.yaml --model.depth 6 # as in the paper", "line 3: a comment must have a line of its own"),
+        ("''", "line 3: no such config: an empty word"),
+        ("configs/x3_minus_x.yaml --run.group a\0b", "must be a text"),
+    ],
+)
+def test_what_is_no_config_with_its_options_is_refused_before_submitting(place: Path, line: str, says: str) -> None:
+    done = array(place, line)
+    assert (done.returncode, done.stdout) == (2, "") and says in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+def test_a_list_that_is_missing_is_said_once(place: Path) -> None:
+    done = subprocess.run(
+        ["slurm/array.sbatch", place / "no.txt"], cwd=REPOSITORY, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 2 and "no.txt: no such file" in done.stderr and len(done.stderr.splitlines()) == 1
