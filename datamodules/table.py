@@ -51,7 +51,7 @@ class TableDataModule(RegressionDataModule):
         encoding: of the text.
         comment: sign that begins a comment; on the command line in quotes of its own, `"'#'"`.
         thousands: sign between groups of three digits.
-        na_values: further words for a missing value.
+        na_values: further words or numbers for a missing value, one or a list, such as `-` or `[-999, "?"]`.
         compression: of the file.
         batch_size: training rows in a global batch, over all ranks together; None for all of them.
         seed: seed of the split and of the order of the training rows, at least 0.
@@ -86,7 +86,7 @@ class TableDataModule(RegressionDataModule):
         encoding: str | None = None,
         comment: str | None = None,
         thousands: str | None = None,
-        na_values: list[str] | None = None,
+        na_values: list[str | int | float] | str | int | float | None = None,
         compression: str | None = None,
         batch_size: int | None = None,
         seed: int = 0,
@@ -108,7 +108,7 @@ class TableDataModule(RegressionDataModule):
             "encoding": encoding,
             "comment": _unquoted(comment),
             "thousands": _unquoted(thousands),
-            "na_values": na_values,
+            "na_values": _na_words(na_values),
             "compression": compression,
         }
         file = TableFile(path, named, self._options)
@@ -173,18 +173,26 @@ class TableDataModule(RegressionDataModule):
             file.numbers(name, is_target=True) if needs_target or name in file.frame.columns else unknown
             for name in self._targets
         ]
+        known = torch.ones_like(usable)
         for name, column in zip(self._targets, found, strict=True):
             row = first_true(column.isnan())
-            if needs_target and row is not None and self.columns.missing is None:
+            if row is None or not needs_target:
+                continue
+            if bool(column.isnan().all()):
+                raise ValueError(f"{file.path}: target column {name!r} has no value in any of its {len(file)} rows")
+            if self.columns.missing is None:
                 raise ValueError(
                     f"{file.path}: missing value in target column {name!r} at {file.position(row)}: correct it, or set "
                     "missing to drop, median or mean"
                 )
-            usable &= ~column.isnan() | (not needs_target)
+            known &= ~column.isnan()
+        dropped = {"a target": int((~known).sum()), "an input": int((known & ~usable).sum())}
+        usable &= known
         self.columns.check_categories(file, raw, usable)
         y = found[0] if len(found) == 1 else torch.stack(found, 1)
-        if not usable.all():
-            self.remarks.append(f"{file.path}: {int((~usable).sum())} of {len(file)} rows dropped for missing values")
+        for what, count in dropped.items():
+            if count:
+                self.remarks.append(f"{file.path}: {count} of {len(file)} rows dropped, as {what} is missing")
         rows = usable.nonzero()[:, 0]
         if not len(rows):
             raise ValueError(f"{file.path} has no rows to use: values are missing in all of its {len(file)} rows")
@@ -260,6 +268,22 @@ class TableDataModule(RegressionDataModule):
 def _unquoted(sign: str | None) -> str | None:
     """Returns a sign without the quotes that YAML leaves around it on the command line, where it needs some."""
     return sign.strip("'\"") or sign if sign else sign
+
+
+def _na_words(given: list[str | int | float] | str | int | float | None) -> list[str] | None:
+    """Returns the words for a missing value as pandas takes them.
+
+    Raises:
+        ValueError: a list that YAML could not read became one word.
+    """
+    if isinstance(given, str) and given[:1] + given[-1:] == "[]":
+        raise ValueError(
+            f"na_values must be a word or a list of words, got {given}: put signs in quotes, as in [NA, '?']"
+        )
+    if given is None:
+        return None
+    words = given if isinstance(given, list) else [given]
+    return [_unquoted(word) or word if isinstance(word, str) else str(word) for word in words]
 
 
 def _share(fraction: float, rows: int) -> int:

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from datamodules.regression import first_true
-from datamodules.table_files import TableFile, how_to_read, is_date, notation
+from datamodules.table_files import TableFile
+from datamodules.table_notation import how_to_read, notation, time_advice
 from lit_triwave.errors import some
 
 if TYPE_CHECKING:
@@ -251,7 +252,7 @@ def _is_category(column: pandas.Series[Any]) -> bool:
     kind = pandas.api.types
     if kind.is_bool_dtype(column) or isinstance(column.dtype, pandas.CategoricalDtype):
         return True
-    if not (kind.is_object_dtype(column) or kind.is_string_dtype(column)) or is_date(column):
+    if not (kind.is_object_dtype(column) or kind.is_string_dtype(column)) or time_advice(column):
         return False
     values = column.dropna()
     found = kind.infer_dtype(values)

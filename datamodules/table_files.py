@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import re
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy
 import torch
 from torch import Tensor
 
 from datamodules.regression import first_true
+from datamodules.table_notation import OR_CATEGORIES, how_to_read, time_advice
 from lit_triwave.errors import did_you_mean, reason, some
 
 if TYPE_CHECKING:
@@ -59,23 +62,39 @@ class TableFile:
             raise ValueError(f"path must be a text file, such as .csv, or .parquet, got {path}: save it as one of them")
         if not self._file.is_file():
             raise FileNotFoundError(f"{path} is not a file" if self._file.exists() else f"{path}: no such file")
+        if options.get("encoding") is not None and not _is_encoding(options["encoding"]):
+            raise ValueError(f"encoding must be such as utf-8, utf-16 or latin-1, got {options['encoding']!r}")
         with self._file.open("rb") as content:
             magic = content.read(len(_PARQUET_MAGIC))
         self.is_text = self._file.suffix.lower() not in _PARQUET and magic != _PARQUET_MAGIC
+        from pandas.errors import EmptyDataError
+
         try:
             header = self._read_text(wanted) if self.is_text else self._read_parquet()
-        except UnicodeError as error:
-            hint = "set encoding to the file's, such as latin-1 or utf-16"
-            raise ValueError(f"{path} cannot be read as text: {reason(error)}: {hint}") from None
+        except UnicodeError:
+            as_text = f"text in {options.get('encoding') or 'UTF-8'}"
+            raise ValueError(
+                f"{path} cannot be read as {as_text}: set encoding to the file's, such as {self._encodings()}"
+            ) from None
+        except EmptyDataError:
+            raise ValueError(f"{path} is empty: it must have a header and rows") from None
         except Exception as error:  # pandas, pyarrow and gzip raise many kinds, some of several lines
             kind = "text with a header" if self.is_text else "Parquet"
             hint = self._header_hint(wanted) if self.is_text and "Expected" in str(error) else ""
             raise ValueError(f"{path} cannot be read as {kind}: {reason(error)}{hint}") from None
+        if any("\0" in name for name in header):
+            raise ValueError(f"{path} cannot be read as text in UTF-8: set encoding to utf-16-le or utf-16-be")
         twice = [repr(name) for name in dict.fromkeys(header) if name and header.count(name) > 1]
         if twice:
-            raise ValueError(f"{path}: column names must differ, got {some(twice)} more than once")
+            raise ValueError(
+                f"{path}: column names must differ, got {some(twice)} more than once{self._numbers_hint(header)}"
+            )
         if self.is_text and self._is_shifted():
-            hint = self._header_hint(wanted) or ": name each column, or remove the separators at the ends of the rows"
+            hint = (
+                self._header_hint(wanted)
+                or self._comma_hint()
+                or ": name each column, or remove the separators at the ends of the rows"
+            )
             raise ValueError(f"{path}: rows have more fields than the header has names{hint}")
         self.frame = self.frame.reset_index(drop=True)
         self.frame.columns = [str(name).strip() for name in self.frame.columns]  # type: ignore[assignment]
@@ -136,6 +155,26 @@ class TableFile:
             return self.frame.index.nlevels > 1 or not (re.match(r'"\d+"', line) and line.count('"') < every)
         return False
 
+    def _comma_hint(self) -> str:
+        """Returns what to do where every field was split in two, as the end of an error; else ""."""
+        if self._sep == "," and self.frame.index.nlevels == len(self._names):
+            return ": where numbers have a decimal comma, another sign must separate them, or quotes be around them"
+        return ""
+
+    def _encodings(self) -> str:
+        """Returns the encodings that a file which is not what was said may have, from its first two bytes."""
+        with self._file.open("rb") as content:
+            return "utf-16" if content.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "latin-1 or utf-16"
+
+    @staticmethod
+    def _numbers_hint(header: list[str]) -> str:
+        """Returns what to do where the first line has numbers in place of names, as the end of an error; else ""."""
+        try:
+            _ = [float(name) for name in header]
+        except ValueError:
+            return ""
+        return ": its first line has numbers, so put a line with the names of the columns above it"
+
     def _header_hint(self, wanted: list[str]) -> str:
         """Returns what to do where the first line is not the header, as the end of an error; else ""."""
         sign = self._names[0][:1] if self._names else ""
@@ -166,9 +205,11 @@ class TableFile:
         """
         if name not in self.frame.columns:
             known = list(self.frame.columns)
-            hint = did_you_mean(name, known)
+            hint = did_you_mean(name, known) or self._numbers_hint(known)
             if len(known) == 1 and name in known[0]:
                 hint = ": set sep to the sign between them"
+            if all(re.fullmatch(r"\(.+, .+\)", other) for other in known):  # how pandas writes names of two levels
+                hint = ": join the levels of its names before it is saved, as in df.columns = df.columns.map('_'.join)"
             if self.is_text and not hint and known[0][:1] in _COMMENT_SIGNS:
                 hint = self._header_hint([])
             raise ValueError(f"{self.path} has no column {name!r}; its columns are {some(known, 20)}{hint}")
@@ -187,11 +228,10 @@ class TableFile:
         import pandas
 
         column, kind = self.column(name), pandas.api.types
-        if is_date(column):
-            raise ValueError(
-                f"{self.path}: column {name!r} has dates: replace it by numbers, such as the days since the first "
-                "date, the month or the day of the week"
-            )
+        times = time_advice(column)
+        if times:
+            advice = times.removesuffix(OR_CATEGORIES) if is_target else times
+            raise ValueError(f"{self.path}: column {name!r} has {advice}")
         if (
             kind.is_object_dtype(column)
             or kind.is_string_dtype(column)
@@ -202,17 +242,19 @@ class TableFile:
             if row is not None:
                 value = str(column.iloc[row])
                 mostly_numbers = int(numbers.notna().sum()) > len(numbers) // 2
-                hint = ""
-                if isinstance(column.iloc[row], str):
-                    advice = [_MISSING_WORD] if mostly_numbers else []
-                    advice += ["targets must be numbers"] if is_target else [_NOT_NUMBERS]
-                    hint = how_to_read(value) or f": {'; '.join(advice)}"
+                hint = ": replace it by numbers"
+                if isinstance(column.iloc[row], (list, tuple, dict, numpy.ndarray)):
+                    hint = ": put each of its elements into a column of its own"
+                elif isinstance(column.iloc[row], str):
+                    parts = [_MISSING_WORD] if mostly_numbers else []
+                    parts += ["targets must be numbers"] if is_target else [_NOT_NUMBERS]
+                    hint = how_to_read(value) or f": {'; '.join(parts)}"
                 raise ValueError(
                     f"{self.path}: column {name!r} is not numeric: {value[:40]!r} at {self.position(row)}{hint}"
                 )
             column = numbers
         elif not kind.is_numeric_dtype(column) or kind.is_complex_dtype(column):
-            raise ValueError(f"{self.path}: column {name!r} is not numeric but {column.dtype}")
+            raise ValueError(f"{self.path}: column {name!r} is not numeric but {column.dtype}: replace it by numbers")
         values = torch.from_numpy(column.to_numpy(dtype="float64", na_value=float("nan"), copy=True))
         row = first_true(values.isinf())
         if row is not None:
@@ -246,39 +288,12 @@ class TableFile:
         return begins[1:]
 
 
-def how_to_read(text: str) -> str:
-    """Returns what to do about a text that is a number in another notation, as the end of an error; else ""."""
-    if re.fullmatch(r"[-+]?[\d.]*,[\d,]+(\.\d+)?", text.strip()):
-        return ": set decimal or thousands to ','"
-    if re.fullmatch(r"[-+]?\d{1,3}([' ]\d{3})+([.,]\d+)?", text.strip()):
-        return ": set thousands to the sign between the digits"
-    if re.fullmatch(r"\W{0,2}[-+]?[\d.]+(e[-+]?\d+)?\s?(%|\W|[A-Za-z€$£°]{1,3})?", text.strip()):
-        return ": write the numbers without signs and units"
-    return ""
-
-
-def notation(texts: list[str]) -> str:
-    """Returns what to do about texts that are all numbers in another notation, as the end of an error; else ""."""
-    if not texts or not all(map(how_to_read, texts)):
-        return ""
-    # 10% and 20% are numbers, but 1st and 2nd, or 1.0.1 and 1.0.2, are names.
-    units = {re.sub(r"[\d.,]+", "", text) for text in texts}
-    return how_to_read(texts[0]) if "set " in how_to_read(texts[0]) or (len(units) == 1 and units != {""}) else ""
-
-
-def is_date(column: pandas.Series[Any]) -> bool:
-    """Whether a column has dates or times, as such or as text."""
-    import pandas
-
-    if pandas.api.types.is_datetime64_any_dtype(column) or pandas.api.types.is_timedelta64_dtype(column):
-        return True
-    if not (pandas.api.types.is_object_dtype(column) or pandas.api.types.is_string_dtype(column)):
+def _is_encoding(name: str) -> bool:
+    try:
+        codecs.lookup(name)
+    except LookupError:
         return False
-    texts = column.dropna().astype(str).drop_duplicates().head(100)
-    # Three groups of digits, or digits beside a month's name: "18-25" is an age, not the 25th of a month.
-    if not len(texts) or not texts.str.contains(r"\d+\D+\d+\D+\d|\d.*[A-Za-z]{3}.*\d").all():
-        return False
-    return bool(pandas.to_datetime(texts, errors="coerce", format="mixed", utc=True).notna().all())
+    return True
 
 
 def _mask(column: pandas.Series[Any]) -> Tensor:

@@ -48,7 +48,9 @@ KIND_WORDS |= {"list": "a list", "dict": "a mapping", "NoneType": "null"}
 
 def did_you_mean(name: str, known: Iterable[str], most: int = 1) -> str:
     """Returns the end of an error about an unknown name: up to `most` known names that are close to it, or ""."""
-    near = [f"'{other}'" for other in difflib.get_close_matches(name, dict.fromkeys(known), n=most)]
+    names = list(dict.fromkeys(known))
+    same = [other for other in names if other.lower() == name.lower()]  # "Y" and "y" have no letter in common
+    near = [f"'{other}'" for other in same[:most] or difflib.get_close_matches(name, names, n=most)]
     return f"; did you mean {' or '.join(filter(None, [', '.join(near[:-1]), near[-1]]))}?" if near else ""
 
 
@@ -119,7 +121,7 @@ def _wrong_kind(message: str) -> str:
     if re.fullmatch(r"[\w.+-]+", value):
         if "text" in words:  # YAML reads `on` as True and `2019` as a number
             words, advice = ["text"], ": put it in quotes"
-        elif words == ["a list"]:
+        elif "a list" in words:
             advice = f": write [{value}]"
     return f"{keys[-1]} must be {' or '.join(words)}, got {value}{advice}"
 

@@ -1,6 +1,7 @@
 """What `TableDataModule` promises: a file's numbers, split without overlap; errors name file, column and row."""
 
 import bz2
+import datetime
 import json
 import runpy
 import sys
@@ -160,9 +161,24 @@ def test_a_missing_file_is_named(tmp_path):
     [
         ("data.parquet", b"not parquet", "data.parquet cannot be read as Parquet: "),
         ("data.csv.gz", b"not gzip", "data.csv.gz cannot be read as text with a header: "),
-        ("data.csv", b"", "data.csv cannot be read as text with a header: "),
+        ("data.csv", b"", "data.csv is empty: it must have a header and rows"),
         ("data.csv", b"a,out\n1,2\n3,4,5\n", "cannot be read as text with a header: .*line 3"),
-        ("data.csv", b"a,out\n\xff\xfe,2\n", "cannot be read as text: .*set encoding to the file's"),
+        ("data.csv", b"a,out\n\xff\xfe,2\n", "cannot be read as text in UTF-8: set encoding to .* latin-1 or utf-16"),
+        ("data.csv", "a,out\n1,2\n".encode("utf-16"), "cannot be read as text in UTF-8: set encoding to .* utf-16$"),
+        ("data.csv", "a,out\n1,2\n".encode("utf-16-le"), "cannot be read as text in UTF-8: set encoding to utf-16-le"),
+        (
+            "data.csv",
+            b"1,1\n2,4\n3,9\n4,16\n5,25\n",
+            "'1' more than once: its first line has numbers, so put a line",
+        ),
+        (
+            "data.csv",
+            b"1,2\n2,4\n3,9\n4,16\n5,25\n",
+            "no column 'a'; .*: its first line has numbers, so put a line",
+        ),
+        ("data.csv", b"a,out\n1,5,2,5\n2,5,4,5\n3,5,6,5\n", "header has names: where numbers have a decimal comma, "),
+        ("data.csv", b"a,out\n1,\n2,\n3,\n4,\n", "target column 'out' has no value in any of its 4 rows"),
+        ("data.csv", b"A,out\n1,2\n2,3\n3,4\n4,5\n", "did you mean 'A'"),
         ("data.csv", b"a,out,a\n1,2,3\n", "column names must differ, got 'a' more than once"),
         ("data.csv", b"a,out\n1,2,3\n4,5,6\n7,8,9\n1,3,4\n", "more fields than the header"),
         ("data.csv", b"a,out\n0,0,\n1,1,\n2,4,\n3,9,\n", "more fields than the header"),
@@ -231,6 +247,51 @@ def test_dates_are_not_numbers(table, tmp_path):
             TableDataModule(save(table, tmp_path, name), ["day"], "out")
 
 
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ([datetime.time(hour, 30) for hour in range(20)], "has times of day: replace it by numbers"),
+        ([f"{hour}:30" for hour in range(20)], "has times of day: replace it by numbers"),
+        ([f"{hour % 12}:30:05 PM" for hour in range(20)], "has times of day: replace it by numbers"),
+        ([datetime.timedelta(hours=hour) for hour in range(20)], "has durations: replace it by numbers"),
+        ([f"{hour} days 01:30:00" for hour in range(20)], "has durations: replace it by numbers"),
+        ([f"PT{hour}H30M" for hour in range(20)], "has durations: replace it by numbers"),
+        ([f"2020-{month % 12 + 1:02d}" for month in range(20)], "has dates: replace it by numbers"),
+        (
+            [[hour, 1] for hour in range(20)],
+            r"'\[0 1\]' at row 1 .*: put each of its elements into a column of its own",
+        ),
+        ([{"a": hour} for hour in range(20)], "at row 1 .*: put each of its elements into a column of its own"),
+        ([b"a", b"b"] * 10, "is not numeric: .* at row 1 .*: replace it by numbers"),
+    ],
+)
+def test_columns_that_are_no_numbers_are_told_what_to_do(values, says, tmp_path):
+    table = pandas.DataFrame({"a": values, "out": range(20)})
+    with pytest.raises(ValueError, match=says):
+        TableDataModule(save(table, tmp_path, "data.parquet"), ["a"], "out")
+
+
+def test_ages_and_shifts_are_categories(tmp_path):
+    table = pandas.DataFrame({"age": ["18-25", "26-40"] * 10, "shift": ["06:00", "14:00"] * 10, "out": range(20)})
+    data = TableDataModule(save(table, tmp_path, "data.csv"), ["age", "shift"], "out", categorical=["shift"])
+    assert data.columns.names == ["age=26-40", "shift=14:00"]
+
+
+def test_names_of_two_levels_are_told_to_be_joined(tmp_path):
+    table = pandas.DataFrame({("left", "a"): range(20), ("left", "out"): range(20)})
+    table.columns = pandas.MultiIndex.from_tuples(table.columns)
+    with pytest.raises(ValueError, match=r"no column 'a'; its columns are \('left', 'a'\), .*: join the levels"):
+        TableDataModule(save(table, tmp_path, "data.parquet"), ["a"], "out")
+
+
+@pytest.mark.parametrize("words", ["-", "'-'", ["-"], ["?", "-"], -1, [-1, "-"], "NA"])
+def test_one_word_or_number_or_several_stand_for_a_missing_value(words, tmp_path):
+    gone = words if words in (-1, "NA") else "-"
+    path = write(tmp_path, f"a,out\n1.5,10\n2.5,1200\n{gone},7\n3.5,30\n4.5,40\n")
+    data = TableDataModule(path, ["a"], "out", na_values=words, missing="drop", val_fraction=0, test_fraction=0)
+    assert data.train_set.x.flatten().tolist() == [1.5, 2.5, 3.5, 4.5]
+
+
 def test_four_rows_are_enough(tmp_path):
     (tmp_path / "data.csv").write_text("a,out\n1,2\n3,4\n5,6\n7,8\n")
     data = TableDataModule(str(tmp_path / "data.csv"), ["a"], "out")
@@ -296,7 +357,7 @@ def test_parquet_is_known_by_its_content_and_has_the_same_refusals_as_text(tmp_p
     with pytest.raises(ValueError, match="column names must differ, got 'a' more than once"):
         TableDataModule(written("twice.parquet", ["a", "a", "out"], a, a, out), ["a"], "out")
     lists = pyarrow.array([[1.0]] * len(PAIRS))
-    with pytest.raises(ValueError, match=r"column 'a' is not numeric: '\[1.\]' at row 1 \(counted from 1\)$"):
+    with pytest.raises(ValueError, match=r"column 'a' is not numeric: '\[1.\]' at row 1 \(counted from 1\): put each"):
         TableDataModule(written("lists.parquet", ["a", "out"], lists, out), ["a"], "out")
 
 
@@ -420,7 +481,10 @@ def test_missing_values_are_dropped_or_replaced_by_values_of_the_training_rows(t
     common = {"inputs": ["a", "word"], "target": "out", "split": "part", "val_fraction": 0}
     dropped = TableDataModule(path, **common, missing="drop")
     assert len(dropped.train_set) == 8 and dropped.test_set.y.tolist() == [5.0]
-    assert dropped.remarks == [f"{path}: 4 of 13 rows dropped for missing values"]
+    assert dropped.remarks == [
+        f"{path}: 1 of 13 rows dropped, as a target is missing",
+        f"{path}: 3 of 13 rows dropped, as an input is missing",
+    ]
     for kind in ("median", "mean"):
         data = TableDataModule(path, **common, missing=kind)
         assert data.test_set.x.tolist() == [[40.0, 0.0], [5.0, 1.0]]  # of 1 to 9, without the test row's 40
