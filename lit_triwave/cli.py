@@ -55,6 +55,8 @@ validate, test and predict take, of the runs of the config's experiment, the one
 
 LIT_TRIWAVE_DEBUG=1 shows the traceback of an error."""
 
+_SHIPPED = [folder / "configs" for folder in (Path(__file__).parent, Path(__file__).parents[1])]
+"""Folders of the shipped configs: in the wheel, and in the repository."""
 _PRINTERS = ("compare", "inspect")
 """Commands whose result is what they print."""
 
@@ -177,9 +179,13 @@ def with_shipped_configs(args: Sequence[str]) -> list[str]:
 def _config(name: str) -> str:
     if Path(name).exists() or ".." in Path(name).parts:
         return name
-    here = Path(__file__).parent
-    shipped = (folder / "configs" / name.removeprefix("configs/") for folder in (here, here.parent))
+    shipped = (folder / name.removeprefix("configs/") for folder in _SHIPPED)
     return next((str(path) for path in shipped if path.is_file()), name)
+
+
+def shipped_configs() -> list[str]:
+    """Returns the names by which `--config` finds the shipped configs."""
+    return sorted(str(path.relative_to(folder)) for folder in _SHIPPED for path in folder.rglob("*.yaml"))
 
 
 class OwnDataModules(MetaPathFinder):

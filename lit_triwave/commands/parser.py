@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
 
 from jsonargparse import Namespace
+from lightning.pytorch import callbacks, loggers, plugins, profilers, strategies
 from lightning.pytorch.cli import LightningArgumentParser
 
 from lit_triwave.distributed.ranks import leave_it_to_the_first_rank
@@ -16,6 +17,9 @@ from lit_triwave.errors import condense, did_you_mean
 _UNKNOWN = re.compile(
     r"Option '([\w.]+)' is not accepted|accept option '([\w.]+)'|unrecognized arguments: --([\w.]+)|key '([\w.]+)'"
 )
+_NO_CLASS = re.compile(r"class_path of trainer\.(\w+) must name a class, got (\w+)$")
+_HOMES = {"callbacks": callbacks, "logger": loggers, "plugins": plugins, "profiler": profilers, "strategy": strategies}
+"""Option of the trainer ↦ the module with Lightning's classes for it."""
 _PARTS = ("model", "data", "run", "trainer")
 """Parts of a config."""
 
@@ -51,6 +55,11 @@ class OneLineParser(LightningArgumentParser):
         text = condense(message)
         if "expected one argument" in text:
             text += "; a value that begins with - needs an equals sign, as in --data.expression=-x**2"
+        if "unsupported operand" in text and any(word.rpartition("=")[2] == "?" for word in self.words):
+            text = "a value ? needs quotes of its own, as in --data.na_values \"'?'\""  # YAML reads it as a mapping
+        no_class = _NO_CLASS.search(text)
+        if no_class:
+            text += did_you_mean(no_class[2], getattr(_HOMES.get(no_class[1]), "__all__", ()))
         unknown = _UNKNOWN.search(text)
         if unknown:
             key = next(group for group in unknown.groups() if group)

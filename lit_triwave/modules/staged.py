@@ -373,8 +373,8 @@ def check_strategy(strategy: str | Strategy, module: LightningModule) -> None:
         kind = StrategyRegistry[strategy]["strategy"] if strategy in StrategyRegistry else DDPStrategy
     if changes and not issubclass(kind, (DDPStrategy, SingleDeviceStrategy)):
         raise TriwaveError(
-            f"strategy {strategy if isinstance(strategy, str) else kind.__name__}: it shards the parameters that there "
-            "are at the start, but later stages have others: use ddp"
+            f"trainer.strategy must be ddp or auto, got {strategy if isinstance(strategy, str) else kind.__name__}: it "
+            "shards the parameters that there are at the start, but later stages have others"
         )
 
 

@@ -5,16 +5,15 @@ The refusals are made from them, and `docs/reference/trainer.md` is checked agai
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from lightning.pytorch import Callback, callbacks
-from lightning.pytorch.accelerators import AcceleratorRegistry
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
 from lit_triwave.errors import TriwaveError, did_you_mean
+from lit_triwave.modules.trainer_values import check_values
 
 AS_DOCUMENTED = "as Lightning documents it"
 _UNCHANGED: Any = object()
@@ -49,13 +48,11 @@ class Row:
         here: what it does here, for the documentation.
         refusal: of a value ↦ what the value must be, and what to do; "" for a value that is taken.
         default: this project's, where it is not Lightning's.
-        least: the lowest number that is taken.
     """
 
     here: str = AS_DOCUMENTED
     refusal: Callable[[Any, Fit], str] = lambda value, fit: ""
     default: Any = _UNCHANGED
-    least: float = -math.inf
 
 
 def _first_order(fits: Callable[[Any], bool], needed: str) -> Callable[[Any, Fit], str]:
@@ -107,25 +104,14 @@ def _min_epochs(value: Any, fit: Fit) -> str:
     return f"must be at most the {fit.epochs} epochs of all stages, got {value}: give a stage more epochs"
 
 
-def _accelerator(value: Any, fit: Fit) -> str:
-    if not isinstance(value, str) or value == "auto":
-        return ""
-    known = sorted(AcceleratorRegistry.available_accelerators())  # that Lightning knows, whether they are here or not
-    here = [name for name in known if AcceleratorRegistry[name]["accelerator"].is_available()]
-    named = [*here, *["gpu"] * bool({"cuda", "mps"}.intersection(here))]
-    if value in named:
-        return ""
-    return f"must be auto or one that this machine has ({', '.join(named)}), got {value}"
-
-
 _ONE_STEP = "refused where a stage is trained by Levenberg–Marquardt, which takes one step on all points"
 _CUT = "the run is marked `cut short`"
 
 OPTIONS: dict[str, Row] = {
-    "accelerator": Row(f"{AS_DOCUMENTED}; functions need float64, which `mps` lacks", _accelerator),
+    "accelerator": Row(f"{AS_DOCUMENTED}; functions need float64, which `mps` lacks"),
     "strategy": Row("one device or `ddp`; strategies that shard parameters are refused where stages exchange them"),
     "devices": Row(),
-    "num_nodes": Row(least=1),
+    "num_nodes": Row(),
     "precision": Row(
         f"{AS_DOCUMENTED} for classifiers; functions take `64-true` (in the configs), `32-true`, `bf16-mixed` or "
         "`16-mixed`, the last one on a GPU only without Levenberg–Marquardt"
@@ -136,47 +122,36 @@ OPTIONS: dict[str, Row] = {
     ),
     "callbacks": Row("yours are added to this project's, see below"),
     "fast_dev_run": Row(f"{AS_DOCUMENTED}: a few batches of the first stage, without checkpoints; {_CUT}"),
-    "max_epochs": Row(
-        f"−1 trains all stages; fewer epochs than theirs end the run earlier, and {_CUT}", default=-1, least=-1
-    ),
-    "min_epochs": Row("`EarlyStopping` waits for so many epochs; at most those of all stages", _min_epochs, least=0),
-    "max_steps": Row(f"{AS_DOCUMENTED}, counted through all stages; {_CUT}", least=-1),
-    "min_steps": Row("`EarlyStopping` waits for so many steps, counted through all stages", least=0),
+    "max_epochs": Row(f"−1 trains all stages; fewer epochs than theirs end the run earlier, and {_CUT}", default=-1),
+    "min_epochs": Row("`EarlyStopping` waits for so many epochs; at most those of all stages", _min_epochs),
+    "max_steps": Row(f"{AS_DOCUMENTED}, counted through all stages; {_CUT}"),
+    "min_steps": Row("`EarlyStopping` waits for so many steps, counted through all stages"),
     "max_time": Row(f"{AS_DOCUMENTED}; {_CUT}"),
     "limit_train_batches": Row(
         f"{AS_DOCUMENTED}; {_CUT}; a share below 1 is {_ONE_STEP}",
         _train_batches,
-        least=0,
     ),
-    "limit_val_batches": Row(f"{AS_DOCUMENTED}; with 0 there is no `best.ckpt`", least=0),
-    "limit_test_batches": Row(f"{AS_DOCUMENTED}; {_CUT}", least=0),
-    "limit_predict_batches": Row(least=0),
-    "overfit_batches": Row(
-        "refused with this project's data modules: `configs/debug/overfit.yaml` does it", _overfit, least=0
-    ),
+    "limit_val_batches": Row(f"{AS_DOCUMENTED}; with 0 there is no `best.ckpt`"),
+    "limit_test_batches": Row(f"{AS_DOCUMENTED}; {_CUT}"),
+    "limit_predict_batches": Row(),
+    "overfit_batches": Row("refused with this project's data modules: `configs/debug/overfit.yaml` does it", _overfit),
     "val_check_interval": Row(f"{AS_DOCUMENTED}; validations inside an epoch do not choose `best.ckpt`"),
     "check_val_every_n_epoch": Row(
         f"{AS_DOCUMENTED}; a function's epoch is often one step, and classifiers have 1 in their configs",
         default=50,
-        least=1,
     ),
-    "num_sanity_val_steps": Row(
-        f"{AS_DOCUMENTED}; errors in the data are found before training anyway", default=0, least=-1
-    ),
-    "log_every_n_steps": Row(f"{AS_DOCUMENTED}; 0 logs validations only", default=10, least=0),
+    "num_sanity_val_steps": Row(f"{AS_DOCUMENTED}; errors in the data are found before training anyway", default=0),
+    "log_every_n_steps": Row(f"{AS_DOCUMENTED}; 0 logs validations only", default=10),
     "enable_checkpointing": Row(
         "`false` is refused: a run is tested, resumed and exported from its checkpoints",
         _must_be(True, "run.checkpoint_every says how often last.ckpt is saved"),
     ),
     "enable_progress_bar": Row("a bar for each stage; a progress bar of your own replaces it"),
     "enable_model_summary": Row(f"{AS_DOCUMENTED}; the first lines of a run have what matters of it", default=False),
-    "accumulate_grad_batches": Row(
-        f"{AS_DOCUMENTED}; {_ONE_STEP}", _first_order(lambda value: value == 1, "1"), least=1
-    ),
+    "accumulate_grad_batches": Row(f"{AS_DOCUMENTED}; {_ONE_STEP}", _first_order(lambda value: value == 1, "1")),
     "gradient_clip_val": Row(
         f"{AS_DOCUMENTED}; of a function, the norm is that of each seed by itself; {_ONE_STEP}",
         _first_order(lambda value: not value, "null"),
-        least=0,
     ),
     "gradient_clip_algorithm": Row(),
     "deterministic": Row(),
@@ -196,7 +171,7 @@ OPTIONS: dict[str, Row] = {
     ),
     "plugins": Row("yours are added; a `CheckpointIO` is refused, as runs have their own"),
     "sync_batchnorm": Row("`true`: several ranks train as one process does", default=True),
-    "reload_dataloaders_every_n_epochs": Row(least=0),
+    "reload_dataloaders_every_n_epochs": Row(),
     "default_root_dir": Row(
         "refused: it is the run folder", _must_be(None, "run.root, run.experiment and run.id choose the run folder")
     ),
@@ -273,10 +248,9 @@ def check_options(options: Mapping[str, Any], fit: Fit) -> None:
     Raises:
         TriwaveError: naming the option.
     """
+    check_values(options)
     for name, value in options.items():
         row = OPTIONS.get(name, Row())
-        if isinstance(value, (int, float)) and not isinstance(value, bool) and not value >= row.least:
-            raise TriwaveError(f"trainer.{name} must be at least {row.least}, got {value}")
         refusal = row.refusal(value, fit)
         if refusal:
             raise TriwaveError(f"trainer.{name} {refusal}")

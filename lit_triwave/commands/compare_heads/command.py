@@ -7,6 +7,7 @@ from pathlib import Path
 
 from lit_triwave.commands.compare_heads.report import write_results
 from lit_triwave.commands.compare_heads.runs import Cells, open_results, train_missing
+from lit_triwave.commands.config_files import check_config
 from lit_triwave.commands.parser import OneLineParser
 from lit_triwave.commands.quiet import quiet
 from lit_triwave.errors import TriwaveError
@@ -43,6 +44,7 @@ def run(args: Sequence[str], started: float) -> int:
     path = Path(asked.config)
     if not path.is_file():
         raise TriwaveError(f"--config must be a file, got {path}: there is no such file")
+    check_config(path)
     cells = Cells(path, asked.own_splits)
     name = path.stem + ("_own_splits" if cells.own_splits else "")
     folder = Path(asked.out or Path("runs") / "compare_heads" / name)

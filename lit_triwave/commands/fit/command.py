@@ -34,6 +34,7 @@ from lit_triwave.checkpoints.origin import Origin
 from lit_triwave.checkpoints.rebuild import load_module
 from lit_triwave.checkpoints.same_run import RunRecord, check_same_run, identity_of, other_arithmetic
 from lit_triwave.commands.config_checks import LINKS, check_links, check_nulls, check_stages
+from lit_triwave.commands.config_files import check_configs
 from lit_triwave.commands.fit.callbacks import as_list, check_loggers, check_plugins, place_checkpoints
 from lit_triwave.commands.fit.ending import cut_short
 from lit_triwave.commands.fit.fields_help import fields_help
@@ -51,6 +52,7 @@ from lit_triwave.errors import TriwaveError, printable
 from lit_triwave.modules.staged import StagedModule, check_strategy
 from lit_triwave.modules.stages import Limit, Polish, Stage
 from lit_triwave.modules.trainer_support import Fit, check_callbacks, check_options, own_defaults
+from lit_triwave.modules.trainer_values import check_values
 from lit_triwave.nn.networks import TriangleNetwork
 from lit_triwave.nn.sizes import available_memory, bounded_memory
 from lit_triwave.tracking.config_yaml import SaveFitConfig
@@ -105,6 +107,7 @@ class TriwaveCLI(LightningCLI):
         config = self.config[self.subcommand] = found(self.config[self.subcommand])
         check_nulls(plain(config))
         check_stages(plain(config))
+        check_values(vars(config.trainer))
         self._take_lightnings_defaults(config)
         if config.run.experiment is None:
             files = [Path(str(path)).stem for path in config.get("config") or []]
@@ -328,6 +331,7 @@ def run(args: Sequence[str], started: float) -> int:
         started: when the process started, `time.monotonic()` in seconds.
     """
     quiet()
+    check_configs(args)
     handlers = {number: signal.getsignal(number) for number in SIGNALS}
     kept = ExitStack()
     try:

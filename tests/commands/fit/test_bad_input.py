@@ -19,7 +19,7 @@ from lit_triwave.checkpoints.io import AtomicCheckpointIO
 from lit_triwave.cli import main
 from lit_triwave.distributed.cluster import cluster_environment
 from lit_triwave.errors import TriwaveError
-from tests.conftest import REPOSITORY
+from tests.conftest import PIXEL, REPOSITORY
 
 CONFIG = ["--config", "configs/functions/x3_minus_x.yaml"]
 
@@ -95,6 +95,8 @@ def refuse(capsys: pytest.CaptureFixture[str], root: Path, *args: str, left: boo
         (["--run.id", "a/b"], "run.id must be 1 to 100 characters"),
         (["--run.checkpoint_every", "0"], "run.checkpoint_every must be at least 1, got 0"),
         (["--trainer.devices", "2", "--trainer.strategy", "fsdp"], "fsdp"),
+        (["--trainer.logger", "TensorBoardLoger"], "got TensorBoardLoger; did you mean 'TensorBoardLogger'?"),
+        (["--trainer.callbacks", "EarlyStoping"], "got EarlyStoping; did you mean 'EarlyStopping'?"),
         (["--ckpt_path", "absent.ckpt"], "absent.ckpt: no such file"),
         (["--ckpt_path", "last"], "no checkpoint in"),
         (["--ckpt_path", "best"], "no best.ckpt in"),
@@ -197,11 +199,39 @@ def test_a_missing_or_broken_config_is_named(tmp_path: Path, capsys) -> None:
     broken = tmp_path / "broken.yaml"
     broken.write_text("model: [")
     assert "config" in refuse(capsys, tmp_path, "fit", "--config", str(broken))
+    assert "did you mean 'table.yaml'?" in refuse(capsys, tmp_path, "fit", "--config", "tabel.yaml")
     misspelt = tmp_path / "misspelt.yaml"
     misspelt.write_text(Path("configs/functions/x3_minus_x.yaml").read_text().replace("replicas", "replica"))
     assert "did you mean 'replicas'?" in refuse(capsys, tmp_path, "fit", "--config", str(misspelt))
     assert "a config is needed" in refuse(capsys, tmp_path, "fit")
     assert "'fitt'" in refuse(capsys, tmp_path, "fitt")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("a.csv", b"x,y\n" + b"1,2\n" * 9999, "for a table use --config table.yaml --data.path "),
+        ("a.parquet", b"PAR1\x80\xff", "for a table use --config table.yaml --data.path "),
+        ("a.png", PIXEL, "for a folder of images use --config image_folder.yaml --data.root FOLDER"),
+        ("a.ckpt", b"PK\x03\x04\x80", "for a checkpoint use --ckpt_path "),
+        ("a.yaml", b"", "an empty file"),
+        ("a.yaml", b"- model\n", "no fields"),
+        ("a.yaml", b"#" * 1_000_001, "larger than 1 MB"),
+        ("a.yaml", b"model:\n  depth: 3\n bad: [\n", "line 3: "),
+        ("folder/a.png", PIXEL, "a folder: for a folder of images use --config image_folder.yaml --data.root "),
+        ("folder/config.yaml", b"", "a folder: use "),
+    ],
+)
+def test_a_file_of_another_kind_given_as_config_is_told_where_it_belongs(
+    name: str, content: bytes, says: str, tmp_path: Path, capsys
+) -> None:
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(content)
+    given = path if path.parent == tmp_path else path.parent
+    line = refuse(capsys, tmp_path / "runs", "fit", "--config", str(given))
+    assert line.startswith(f"error: --config must be a YAML config, got {given}")
+    assert says in line
 
 
 @pytest.mark.parametrize("command", ["validate", "test", "predict"])

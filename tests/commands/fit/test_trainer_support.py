@@ -7,6 +7,7 @@ import json
 import shutil
 import threading
 from collections.abc import Callable
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,13 +17,16 @@ import pytest
 import torch
 from lightning.pytorch import Trainer, callbacks
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.profilers import SimpleProfiler
+from lightning.pytorch.strategies import SingleDeviceStrategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from lit_triwave.analysis.costs import copied
 from lit_triwave.callbacks.progress import _describe
 from lit_triwave.cli import main
-from lit_triwave.errors import one_line
+from lit_triwave.errors import TriwaveError, one_line
 from lit_triwave.modules.trainer_support import CALLBACKS, OPTIONS, Fit, check_callbacks, own_defaults, table
+from lit_triwave.modules.trainer_values import check_values
 from lit_triwave.tracking.wandb_files import records, segments
 from tests.conftest import REPOSITORY
 from tests.finished_runs import rows
@@ -64,6 +68,15 @@ REFUSED = {
     "limit_train_batches": "0",
     "check_val_every_n_epoch": "0",
     "accelerator": "tpu",
+    "devices": "0",
+    "strategy": "dpp",
+    "profiler": "advancd",
+    "max_time": "1:30",
+    "max_epochs": "-5",
+    "fast_dev_run": "-1",
+    "limit_val_batches": "1.5",
+    "val_check_interval": "0",
+    "gradient_clip_algorithm": "nrom",
 }
 """Options ↦ a value that every run of this project's modules and data refuses."""
 NEEDS_FIRST_ORDER = {"accumulate_grad_batches": "2", "gradient_clip_val": "0.5", "limit_train_batches": "0.5"}
@@ -81,6 +94,47 @@ def refuse(capsys: pytest.CaptureFixture[str], root: Path, *args: str) -> str:
 def test_an_option_is_refused_in_one_line(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     line = refuse(capsys, tmp_path, *FUNCTION, f"--trainer.{name}", REFUSED[name])
     assert line.startswith(f"error: trainer.{name} must ")
+
+
+def test_values_that_lightning_would_refuse_are_refused_in_our_words() -> None:
+    for name, value, says in (
+        ("profiler", "advancd", "must be one of simple, advanced, pytorch, xla, got advancd; did you mean 'advanced'?"),
+        ("strategy", "dpp", "got dpp; did you mean 'ddp'?"),
+        ("gradient_clip_algorithm", "nrom", "must be one of norm, value, got nrom; did you mean 'norm'?"),
+        ("limit_test_batches", 2.0, "must be a share between 0.0 and 1.0, or a number of batches, got 2.0"),
+        ("limit_test_batches", -1, "got -1"),
+        ("max_time", {"hour": 1}, "a mapping such as hours: 2, got {'hour': 1}"),
+        ("max_time", {"days": -1}, "got {'days': -1}"),
+        ("val_check_interval", "1h", "00:01:30:00 (days, hours, minutes, seconds), got 1h"),
+        ("num_nodes", 0, "must be at least 1, got 0"),
+    ):
+        with pytest.raises(TriwaveError) as refusal:
+            check_values({name: value})
+        assert str(refusal.value).startswith(f"trainer.{name} must be ")
+        assert says in str(refusal.value)
+    for devices in (0, -1, [0, 0], [], "0,1", "all", -2):
+        with pytest.raises(TriwaveError, match="at least 1, on CPUs, got "):
+            check_values({"devices": devices, "accelerator": "cpu"})
+    with pytest.raises(TriwaveError, match="where check_val_every_n_epoch is null"):
+        check_values({"val_check_interval": 0.5, "check_val_every_n_epoch": None})
+
+
+def test_values_that_lightning_takes_are_taken() -> None:
+    taken: dict[str, tuple[Any, ...]] = {
+        "devices": ("auto", 1, "2", 16),
+        "accelerator": ("auto", "cpu"),
+        "strategy": ("auto", "ddp", "DDP", "ddp_find_unused_parameters_true", SingleDeviceStrategy()),
+        "profiler": (None, "simple", "Advanced", SimpleProfiler()),
+        "max_time": (None, "00:12:00:00", {"hours": 2}, timedelta(minutes=5)),
+        "limit_val_batches": (None, 0, 0.0, 0.5, 1, 1.0, 7),
+        "val_check_interval": (None, 0.25, 1.0, 1, 100, "00:00:10:00"),
+        "fast_dev_run": (False, True, 0, 3),
+        "gradient_clip_algorithm": (None, "norm"),
+    }
+    for name, values in taken.items():
+        for value in values:
+            check_values({name: value, "accelerator": "cpu"})
+            Trainer(**{name: value, "logger": False, "enable_checkpointing": False, "accelerator": "cpu"})
 
 
 @pytest.mark.parametrize("name", NEEDS_FIRST_ORDER)
