@@ -151,8 +151,8 @@ def one_line(error: BaseException) -> str:
         limit = address_space()
         advice = f"; raise the limit of {limit / 1e9:.1f} GB (ulimit -v), or" if limit else ";"
         return f"out of memory: PyTorch asks for{size}{advice} use a smaller model or smaller batches"
-    if isinstance(error, OSError) and error.filename:
-        return f"{error.filename}: {error.strerror}"
+    if isinstance(error, OSError) and error.strerror:  # without the system's number of the error
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     text = printable(" ".join(condense(text).split()))
     if not isinstance(error, TriwaveError):  # ours are short
         text = shorten(text, _LONGEST, placeholder=" …")

@@ -97,8 +97,8 @@ def run(args: Sequence[str], started: float) -> int:
     files += [asked.out] if asked.out else []
     for path in filter(Path.is_file, files):  # not pipes
         print(f"written  {path}, {file_size(path)}", file=sys.stdout if asked.out else sys.stderr)
-    # A table on the terminal shows the notes itself.
-    if asked.out or form not in ("table", "md") or not (sys.stdout.isatty() and sys.stderr.isatty()):
+    # A table shows the notes itself.
+    if asked.out or form not in ("table", "md") or not _same_place(sys.stdout, sys.stderr):
         for note in notes(comparison):
             print(note, file=sys.stderr)
     return 0
@@ -144,6 +144,16 @@ def _put(write: Callable[[TextIO], None], out: Path | None) -> None:
         sys.stdout.flush()
     except BrokenPipeError:  # `compare … | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        raise TriwaveError(f"standard output cannot be written: {error.strerror}") from error
+
+
+def _same_place(one: TextIO, other: TextIO) -> bool:
+    """Whether two streams are read together, on a terminal or in a file."""
+    try:
+        return os.path.sameopenfile(one.fileno(), other.fileno())
+    except (OSError, ValueError):  # a stream without a file
+        return False
 
 
 class _Bars:

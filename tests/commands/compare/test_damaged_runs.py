@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -54,7 +57,7 @@ BAD_CONFIGS: dict[str, tuple[Any, str]] = {
     "base 60": ("a: " + "1:" * 400_000 + "1\n", "are not allowed"),
 }
 BAD_METRICS: dict[str, tuple[Any, str]] = {
-    "binary": (bytes(range(256)) * 8, "metrics.csv is damaged ("),
+    "binary": (bytes(range(1, 256)) * 8, "metrics.csv is damaged (it is no text in UTF-8)"),
     "zeros": (bytes(9000), "metrics.csv is damaged (it must be text)"),
 }
 
@@ -148,3 +151,15 @@ def test_links_are_followed_to_runs_and_not_through_whole_disks(tmp_path: Path) 
     (near / "process").symlink_to("/proc/self")
     found = [str(folder.relative_to(near)) for folder in find_run_folders(near, [])]
     assert found == ["linked/experiment/run", "own/deep/down/run"]
+
+
+def test_a_copy_with_a_damaged_file_is_named_by_its_folder_and_its_reason_is_said_once(tmp_path: Path) -> None:
+    write_run(tmp_path / "x3" / "a", summary={"test/mse": 1.0})
+    shutil.copytree(tmp_path / "x3" / "a", tmp_path / "x3" / "b")
+    (tmp_path / "x3" / "b" / "summary.json").write_text("[")
+    command = [sys.executable, "-m", "lit_triwave", "compare", str(tmp_path)]
+    both = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=60)
+    assert both.stdout.count("x3/b: summary.json is damaged") == 1
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert done.returncode == 1 and "standard output cannot be written: No space left on device" in done.stderr

@@ -54,6 +54,8 @@ def read_bytes(path: Path, most: int = _MOST_BYTES) -> bytes:
 
 def what_fails(error: OSError | ValueError) -> str:
     """Returns why a file cannot be read, in a few words, without the system's number of the error."""
+    if isinstance(error, UnicodeDecodeError):
+        return "it is no text in UTF-8"
     return error.strerror if isinstance(error, OSError) and error.strerror else reason(error, 80)
 
 

@@ -129,7 +129,7 @@ def read_run_folder(folder: Path) -> ComparedRun:
     if state != "finished":
         summary = last_values(history()) | summary
     return ComparedRun(
-        name=f"{experiment}/{record.get('id') or folder.absolute().name}",
+        name=f"{experiment}/{folder.absolute().name}",  # run.json may be a copy of another run's
         source=str(folder),
         state=state,
         experiment=experiment,
