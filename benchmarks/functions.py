@@ -40,13 +40,13 @@ FUNCTIONS = {
 CHUNK = 10_000  # points that are predicted at a time
 HEADINGS = (
     "function",
-    "learned by",
+    "method",
     "test MSE / variance",
     "parameters",
     "training, s",
-    "of the processor",
+    "processor, s",
     "prediction, s",
-    "of the processor",
+    "processor, s",
 )
 
 Row = dict[str, Any]
