@@ -31,7 +31,7 @@ def blocks(x: Tensor, weights: Tensor, unrolled: bool) -> Tensor:
     Args:
         x: shape (n, batch), contiguous.
         weights: shape (n, 8 + 20·(d − 1) + 5), see the module.
-        unrolled: compute each neuron by a compiled element-wise expression, instead of one batched product a layer.
+        unrolled: compute each neuron by a compiled element-wise expression, not each layer by one batched product.
     """
     if unrolled:
         y: Tensor = _compiled(_unrolled_forward)(x, weights)
@@ -74,7 +74,7 @@ def _chunks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
 
 @cache
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compiles a function once in a process, as one loop: by default the sums (93 for depth 5) would be separated."""
+    """Compiles a function once in a process, as one loop. By default there would be a loop for each of the 93 sums."""
     return torch.compile(function, fullgraph=True, options={"max_fusion_size": 1000})
 
 
@@ -160,7 +160,7 @@ def _sums(g: list[Tensor], h: list[Tensor]) -> list[Tensor]:
 
 @torch.library.custom_op("lit_triwave::columns", mutates_args=())
 def _columns(parts: list[Tensor]) -> Tensor:
-    """Stacks (n,) tensors as columns, hidden from the compiler, which would compute each in a loop of its own."""
+    """Stacks (n,) tensors as columns, hidden from the compiler, which would compute each in a separate loop."""
     return torch.stack(parts, -1)
 
 

@@ -125,7 +125,7 @@ def beside(first: Sequence[Affine], second: Sequence[Affine]) -> list[Affine]:
 
 
 def of_same_inputs(networks: Sequence[Sequence[Affine]]) -> list[Affine]:
-    """Several networks of one length side by side that have the same inputs: the outputs of the first, and so on."""
+    """Several networks of one length side by side with the same inputs. The outputs of the first network come first."""
     first, *others = networks
     joined = [*first]
     for other in others:
@@ -145,7 +145,7 @@ def sequential(layers: Sequence[Affine]) -> nn.Sequential:
     """Returns the plain PyTorch layers Linear, ReLU, …, Linear with copies of the given affine maps."""
     modules: list[nn.Module] = []
     for weight, bias in layers:
-        # The meta device makes no random start, which would change the global generator's state.
+        # The meta device draws no random numbers, which would change the state of the global generator.
         linear = nn.Linear(1, 1, device="meta")
         linear.out_features, linear.in_features = weight.shape
         linear.weight, linear.bias = nn.Parameter(weight.detach().clone()), nn.Parameter(bias.detach().clone())

@@ -95,7 +95,7 @@ def quadratic_gradient(
     """Returns the sum over the samples of the derivatives by all parameters, each sample with a weight.
 
     Args:
-        features, arguments, layers, output: as in `quadratic_jacobian`, whose rows need not be in memory for this.
+        features, arguments, layers, output: as in `quadratic_jacobian`. The Jacobian itself is never in memory.
         weights: of the samples, (R, B).
 
     Returns:
@@ -140,12 +140,12 @@ def construction_mse(
     ranges: Sequence[tuple[Tensor, Tensor]],
     depth: int,
 ) -> Tensor:
-    """Mean squared error that a network of constructed subnetworks has against its limit, to first order.
+    """Mean squared difference between a network of constructed subnetworks and its limit, to first order.
 
-    Cut at depth d, a neuron on a range of length ℓ is above its limit by ℓ²·4^{−d}·(t − t²), where t is the fractional
-    part of 2^d·u. Seen alone, its mean square over uniform u is ℓ⁴·16^{−d}/30 = (4·s_0)²·16^{−d}/30. The errors of
-    several neurons are added with the derivatives of the output as weights, at sample points, so that neurons with
-    related arguments are taken as what they are.
+    At depth d, a neuron on a range of length ℓ is above its limit by ℓ²·4^{−d}·(t − t²), where t is the fractional
+    part of 2^d·u. The mean square of this error over uniform u is ℓ⁴·16^{−d}/30 = (4·s_0)²·16^{−d}/30. The errors of
+    several neurons are added at sample points, with the derivatives of the output as weights. So the sum is also right
+    for neurons with dependent arguments.
 
     Args:
         sensitivities: derivatives of the output by each layer's neurons at the points, (R, K_l, B).

@@ -57,7 +57,7 @@ def waves(x: Tensor, peaks: Tensor) -> Tensor:
 def theorem31_scales(peaks: Tensor, first: Tensor) -> Tensor:
     """Returns the scales for which F is differentiable in the limit of infinite depth (Theorem 3.1).
 
-    s_{i+1} = s_i · (1 − a_{i+1}) · a_{i+2}, so a depth of d needs one peak more than it has waves.
+    s_{i+1} = s_i · (1 − a_{i+1}) · a_{i+2}. So depth d, with d waves, needs d + 1 peaks.
 
     Args:
         peaks: a_0 … a_d, shape (*shape, d + 1), in (0, 1).
@@ -67,7 +67,7 @@ def theorem31_scales(peaks: Tensor, first: Tensor) -> Tensor:
         s_0 … s_{d−1}, shape (*shape, d).
     """
     scales = [first]
-    # Not `cumprod`: its gradient asks the device whether a factor is zero, and waits for the answer in every step.
+    # Not `cumprod`: its gradient checks on the device whether a factor is zero, and each step waits for the result.
     for ratio in ((1 - peaks[..., 1:-1]) * peaks[..., 2:]).unbind(-1):
         scales.append(scales[-1] * ratio)
     return torch.stack(scales, -1)
@@ -164,12 +164,13 @@ def block_weights(peaks: Tensor, scales: Tensor, alpha: Tensor, beta: Tensor, si
 
 
 def recruit(weights: BlockWeights, peaks: Tensor) -> BlockWeights:
-    """Turns neurons that hold only a constant or an affine function into further kinks, without changing the function.
+    """Turns neurons with only a constant or affine value into further breakpoints, without changing the function.
 
     On [0, 1] the `bias` neurons are constants, and the first layer's `sum` neuron is affine in its `t1` neuron. The
-    biases of the next layer and `t1` can take over what they pass on. Each recruited neuron then bends the wave at one
-    more place: the middle of the longer (`bias`) or shorter (`sum`) side of the peak. Its outgoing weights start at
-    zero, so the function changes only when they are trained. The network then has more than 2^d pieces to place.
+    biases of the next layer and `t1` can take over the values of these neurons. Each recruited neuron then has its
+    breakpoint at a new place: the middle of the longer (`bias`) or shorter (`sum`) side of the peak. Its outgoing
+    weights start at zero, so the function changes only when they are trained. Training can then use more than 2^d
+    pieces.
 
     This is not in the paper. The block structure and the number of weights stay the same.
 

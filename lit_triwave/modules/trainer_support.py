@@ -1,4 +1,4 @@
-"""The tables of all options of Lightning's `Trainer` and all its callbacks: what each does here, or why it is refused.
+"""Tables of all options of Lightning's `Trainer` and all its callbacks: what each does here, or why it is refused.
 
 The refusals are made from them, and `docs/reference/trainer.md` is checked against them.
 """
@@ -109,23 +109,31 @@ _CUT = "the run is marked `cut short`"
 
 OPTIONS: dict[str, Row] = {
     "accelerator": Row(f"{AS_DOCUMENTED}; functions need float64, which `mps` lacks"),
-    "strategy": Row("one device or `ddp`; strategies that shard parameters are refused where stages exchange them"),
+    "strategy": Row(
+        "one device or `ddp`; strategies that shard parameters are refused for modules with stages, because each stage "
+        "has its own parameters"
+    ),
     "devices": Row(),
     "num_nodes": Row(),
     "precision": Row(
         f"{AS_DOCUMENTED} for classifiers; functions take `64-true` (in the configs), `32-true`, `bf16-mixed` or "
-        "`16-mixed`, the last one on a GPU only without Levenberg–Marquardt"
+        "`16-mixed`; on a GPU, `16-mixed` is refused with Levenberg–Marquardt"
     ),
     "logger": Row(
-        "yours log beside `metrics.csv` and W&B, and all files stay in the run folder; `false` logs nothing; a "
-        "`WandbLogger` needs `run.wandb disabled`"
+        "your loggers are used in addition to `metrics.csv` and W&B, and all files stay in the run folder; `false` "
+        "logs nothing; a `WandbLogger` needs `run.wandb disabled`"
     ),
-    "callbacks": Row("yours are added to this project's, see below"),
+    "callbacks": Row("your callbacks are added to those of this project, see below"),
     "fast_dev_run": Row(f"{AS_DOCUMENTED}: a few batches of the first stage, without checkpoints; {_CUT}"),
-    "max_epochs": Row(f"−1 trains all stages; fewer epochs than theirs end the run earlier, and {_CUT}", default=-1),
-    "min_epochs": Row("`EarlyStopping` waits for so many epochs; at most those of all stages", _min_epochs),
+    "max_epochs": Row(
+        f"−1 trains all stages; a number below the sum of their epochs ends the run earlier, and {_CUT}", default=-1
+    ),
+    "min_epochs": Row(
+        "`EarlyStopping` waits for this number of epochs, counted through all stages; at most the sum of their epochs",
+        _min_epochs,
+    ),
     "max_steps": Row(f"{AS_DOCUMENTED}, counted through all stages; {_CUT}"),
-    "min_steps": Row("`EarlyStopping` waits for so many steps, counted through all stages"),
+    "min_steps": Row("`EarlyStopping` waits for this number of steps, counted through all stages"),
     "max_time": Row(f"{AS_DOCUMENTED}; {_CUT}"),
     "limit_train_batches": Row(
         f"{AS_DOCUMENTED}; {_CUT}; a share below 1 is {_ONE_STEP}",
@@ -134,23 +142,25 @@ OPTIONS: dict[str, Row] = {
     "limit_val_batches": Row(f"{AS_DOCUMENTED}; with 0 there is no `best.ckpt`"),
     "limit_test_batches": Row(f"{AS_DOCUMENTED}; {_CUT}"),
     "limit_predict_batches": Row(),
-    "overfit_batches": Row("refused with this project's data modules: `configs/debug/overfit.yaml` does it", _overfit),
+    "overfit_batches": Row("refused with this project's data modules: use `configs/debug/overfit.yaml`", _overfit),
     "val_check_interval": Row(f"{AS_DOCUMENTED}; validations inside an epoch do not choose `best.ckpt`"),
     "check_val_every_n_epoch": Row(
         f"{AS_DOCUMENTED}; a function's epoch is often one step, and classifiers have 1 in their configs",
         default=50,
     ),
     "num_sanity_val_steps": Row(f"{AS_DOCUMENTED}; errors in the data are found before training anyway", default=0),
-    "log_every_n_steps": Row(f"{AS_DOCUMENTED}; 0 logs validations only", default=10),
+    "log_every_n_steps": Row(f"{AS_DOCUMENTED}; 0 logs only validations", default=10),
     "enable_checkpointing": Row(
         "`false` is refused: a run is tested, resumed and exported from its checkpoints",
         _must_be(True, "run.checkpoint_every says how often last.ckpt is saved"),
     ),
     "enable_progress_bar": Row("a bar for each stage; a progress bar of your own replaces it"),
-    "enable_model_summary": Row(f"{AS_DOCUMENTED}; the first lines of a run have what matters of it", default=False),
+    "enable_model_summary": Row(
+        f"{AS_DOCUMENTED}; a run prints the most important numbers of it when it starts", default=False
+    ),
     "accumulate_grad_batches": Row(f"{AS_DOCUMENTED}; {_ONE_STEP}", _first_order(lambda value: value == 1, "1")),
     "gradient_clip_val": Row(
-        f"{AS_DOCUMENTED}; of a function, the norm is that of each seed by itself; {_ONE_STEP}",
+        f"{AS_DOCUMENTED}; for functions, the norm is computed for each seed separately; {_ONE_STEP}",
         _first_order(lambda value: not value, "null"),
     ),
     "gradient_clip_algorithm": Row(),
@@ -158,18 +168,18 @@ OPTIONS: dict[str, Row] = {
     "benchmark": Row(),
     "inference_mode": Row(),
     "use_distributed_sampler": Row(
-        "`true` is refused with this project's data modules, which share their batches among ranks themselves; it is "
-        "the default for your own",
+        "`true` is refused with this project's data modules, which share their batches among ranks themselves; for "
+        "your own data modules the default is `true`",
         _distributed_sampler,
         default=False,
     ),
-    "profiler": Row(f"{AS_DOCUMENTED}; a report without a file is printed at the end"),
+    "profiler": Row(f"{AS_DOCUMENTED}; if no file is given, the report is printed at the end"),
     "detect_anomaly": Row(),
     "barebones": Row(
         "`true` is refused: it has neither checkpoints nor `metrics.csv`",
         _must_be(False, "python -m benchmarks.loop measures the loop alone"),
     ),
-    "plugins": Row("yours are added; a `CheckpointIO` is refused, as runs have their own"),
+    "plugins": Row("your plugins are added; a `CheckpointIO` is refused, because runs have their own"),
     "sync_batchnorm": Row("`true`: several ranks train as one process does", default=True),
     "reload_dataloaders_every_n_epochs": Row(),
     "default_root_dir": Row(
@@ -199,7 +209,7 @@ CALLBACKS: dict[str, Row] = {
     "DeviceStatsMonitor": Row(f"{AS_DOCUMENTED}; needs `psutil`"),
     "EMAWeightAveraging": _refused(_OTHER_PARAMETERS),
     "EarlyStopping": Row(
-        "ends the present stage; the next one begins, with all of the patience. In the last stage it ends the run. "
+        "ends the current stage; the next stage begins with the full patience. In the last stage it ends the run. "
         "`check_on_train_epoch_end: true` is refused"
     ),
     "GradientAccumulationScheduler": _refused("a stage's schedule spans a known number of steps"),
@@ -212,21 +222,21 @@ CALLBACKS: dict[str, Row] = {
     ),
     "LearningRateMonitor": Row(f"{AS_DOCUMENTED}; the rate of Levenberg–Marquardt is always 1"),
     "ModelCheckpoint": Row(
-        f"{AS_DOCUMENTED}; without `dirpath` it writes to `checkpoints/model_checkpoint/`, beside the run's own files"
+        f"{AS_DOCUMENTED}; without `dirpath` it writes to `checkpoints/model_checkpoint/` in the run folder"
     ),
     "ModelPruning": _refused(_OTHER_PARAMETERS),
     "ModelSummary": Row(),
     "OnExceptionCheckpoint": Row(
-        "refused in runs: Lightning's `fit` would resume from its file unasked; `run.checkpoint_seconds` says "
-        "how often `last.ckpt` is saved",
+        "refused in runs: Lightning's `fit` would resume from its file without being asked; `run.checkpoint_seconds` "
+        "says how often `last.ckpt` is saved",
         lambda value, fit: "fit would resume from its file, set run.checkpoint_seconds" if fit.has_run else "",
     ),
-    "ProgressBar": Row("replaces this project's"),
+    "ProgressBar": Row("replaces this project's progress bar"),
     "RichModelSummary": Row(),
-    "RichProgressBar": Row("replaces this project's"),
+    "RichProgressBar": Row("replaces this project's progress bar"),
     "SpikeDetection": Row(),
     "StochasticWeightAveraging": _refused(_OTHER_PARAMETERS),
-    "TQDMProgressBar": Row("replaces this project's"),
+    "TQDMProgressBar": Row("replaces this project's progress bar"),
     "ThroughputMonitor": Row(f"{AS_DOCUMENTED}, in Python"),
     "Timer": Row(f"{AS_DOCUMENTED}; {_CUT}"),
     "WeightAveraging": _refused(_OTHER_PARAMETERS),

@@ -32,7 +32,7 @@ class Pixels(nn.Flatten):
 
 
 class SmallCNN(nn.Sequential):
-    """Blocks of convolutions 3 × 3, batch norm and ReLU, each block closed by a max-pooling 2 × 2; then flattened.
+    """Blocks of 3 × 3 convolutions, batch norm and ReLU, each with 2 × 2 max-pooling at its end. Outputs are flattened.
 
     Args:
         image_shape: (C, H, W); H and W at least 2^(number of blocks).
@@ -128,7 +128,7 @@ def build_network(
 
 
 def backbone_modules(network: nn.Module) -> list[nn.Module]:
-    """Returns the modules before the head: all but the head itself, or the dense layers of a model's own classifier.
+    """Returns the modules before the head, or before the dense layers of a model's own classifier.
 
     Raises:
         ValueError: its classifier has no dense layer.

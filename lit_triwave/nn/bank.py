@@ -39,15 +39,15 @@ class TriangleBank(nn.Module):
     """Constructed ReLU networks, four neurons wide and `depth` hidden layers deep, evaluated side by side.
 
     While `parameterization` is `"peaks"`, the peaks, the scales and the affine part are the parameters. With the scales
-    of Theorem 3.1 each subnetwork then has exactly 2^depth linear regions on [0, 1], wherever its peaks are. `release`
-    turns the weights of the same function into the parameters. Inputs are clamped to [0, 1], where the construction
-    holds.
+    of Theorem 3.1 each subnetwork then has exactly 2^depth linear regions on [0, 1], for all peaks. `release`
+    makes the weights of the same function the parameters. Inputs are clamped to [0, 1], where the construction
+    is valid.
 
-    Why this is not `torch.nn.utils.parametrize`, PyTorch's mechanism for weights computed from other parameters: the
-    wave form that is trained here never forms the weights, which makes it several times faster. A parametrised tensor
-    would be recomputed for each of the six weight tensors. And `remove_parametrizations` changes the keys of the state
-    dict, so a checkpoint could not tell a new module which kind it holds. Here `load_state_dict` takes either kind and
-    brings the module into the state that the checkpoint was saved in.
+    `torch.nn.utils.parametrize`, PyTorch's mechanism for weights computed from other parameters, is not used for two
+    reasons. First, the wave form that is trained here never computes the weights and is several times faster. With
+    `parametrize` the peaks would be evaluated again for each of the six weight tensors. Second,
+    `remove_parametrizations` changes the keys of the state dict, so a new module could not see which kind of parameters
+    a checkpoint has. Here `load_state_dict` accepts both kinds and puts the module into the state of the checkpoint.
 
     Args:
         shape: shape of the group of subnetworks, n or (…, n), each ≥ 1. `release("dense")` connects the subnetworks of
@@ -58,7 +58,7 @@ class TriangleBank(nn.Module):
             with the values of Theorem 3.1 as a start.
         margin: peaks stay in [margin, 1 − margin], 0 < margin < 1/2. They are drawn from U(margin, 1 − margin) and
             stored as logits of that interval.
-        generator: generator of the draw; None uses PyTorch's global one.
+        generator: random generator of the peaks; None uses PyTorch's global one.
         dtype: dtype of the parameters; None uses PyTorch's default.
         device: device of the parameters.
 
@@ -118,7 +118,7 @@ class TriangleBank(nn.Module):
             self._reset_scales()
 
     def _register_peaks(self, **factory: Any) -> None:
-        """Registers the parameters of the stage of the peaks, with α = 0, β = 1 and s_0 = 1/4 (Yarotsky's x²)."""
+        """Registers the parameters before the release, with α = 0, β = 1 and s_0 = 1/4 (Yarotsky's x²)."""
         self.peak_logits = nn.Parameter(torch.zeros(*self.shape, self.depth + 1, **factory))
         scales = 1 if self.theorem31 else self.depth
         self.log_scales = nn.Parameter(torch.full((*self.shape, scales), -math.log(4), **factory))
@@ -126,7 +126,7 @@ class TriangleBank(nn.Module):
         self.beta = nn.Parameter(torch.ones(self.shape, **factory))
 
     def _reset_scales(self) -> None:
-        """Gives free scales the values of Theorem 3.1 for the present peaks."""
+        """Gives free scales the values of Theorem 3.1 for the current peaks."""
         if not self.theorem31:
             self.log_scales.copy_(theorem31_scales(self.peaks, self.log_scales[..., 0].exp()).log())
 
@@ -136,7 +136,7 @@ class TriangleBank(nn.Module):
 
     @property
     def peaks(self) -> Tensor:
-        """The peaks a_0 … a_d, shape (*shape, depth + 1), in [margin, 1 − margin]; fixed from release on."""
+        """The peaks a_0 … a_d, shape (*shape, depth + 1), in [margin, 1 − margin]; fixed after the release."""
         if self.released is not None:
             return self.released_peaks
         return self.margin + (1 - 2 * self.margin) * self.peak_logits.sigmoid()
@@ -220,11 +220,11 @@ class TriangleBank(nn.Module):
         Args:
             kind: `"blocks"` trains the 4×4 blocks and keeps the zeros between subnetworks; `"dense"` trains the whole
                 matrices of each group (last dimension of `shape`).
-            recruited: let the neurons that carry constants make further kinks, see `triangle.recruit`.
+            recruited: turn neurons that carry constants into further breakpoints, see `triangle.recruit`.
 
         Raises:
             RuntimeError: the bank is already released.
-            ValueError: `kind` is another word.
+            ValueError: `kind` is neither `"blocks"` nor `"dense"`.
         """
         if kind not in ("blocks", "dense"):
             raise ValueError(f"release must be 'blocks' or 'dense', got {kind!r}")
@@ -233,10 +233,10 @@ class TriangleBank(nn.Module):
         with torch.no_grad():
             peaks, weights = self.peaks.clone(), self.weights()
             assert isinstance(weights, BlockWeights)
-            # All waves are zero at u = 1, where rounding would decide on which side of its ReLU's kink a sample lies,
-            # and with it the gradient: other ranks, other devices would train otherwise.
+            # All waves are zero at u = 1. There rounding would decide on which side of a ReLU's kink a sample lies, and
+            # so the gradient would differ between ranks and between devices.
             inset = 1 - END_ROUNDOFFS * torch.finfo(peaks.dtype).eps
-            weights.hidden_weight[..., :1, :3, 2] *= inset  # nothing where there is one hidden layer
+            weights.hidden_weight[..., :1, :3, 2] *= inset  # an empty slice if there is one hidden layer
             if recruited:
                 weights = recruit(weights, peaks[..., :-1])
             new = weights if kind == "blocks" else dense.as_dense(weights)
@@ -244,7 +244,7 @@ class TriangleBank(nn.Module):
             delattr(self, name)
         self.register_buffer("released_peaks", peaks)
         for name, value in zip(_WEIGHT_PARAMETERS, new, strict=True):
-            # Depth 1 has no hidden matrices, and DDP waits for the gradient of every parameter that may have one.
+            # Depth 1 has no hidden matrices, and DDP would wait for the gradient of an empty parameter.
             self.register_parameter(name, nn.Parameter(value.clone(), requires_grad=value.numel() > 0))
         self.released = kind
 
@@ -256,7 +256,7 @@ class TriangleBank(nn.Module):
         self._register_peaks(**factory)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        """Brings the bank into the stage that the checkpoint was saved in, then loads it."""
+        """Puts the bank into the state in which the checkpoint was saved, then loads it."""
         weight = state_dict.get(prefix + "input_weight")
         saved = self.released  # for a partial state dict without this bank
         if weight is not None:
@@ -277,26 +277,26 @@ class TriangleBank(nn.Module):
         return self._part(self.shape[1:], index)
 
     def subset(self, indices: Tensor) -> TriangleBank:
-        """Returns some subnetworks of a bank of one dimension as a bank of their number, with copied parameters.
+        """Returns some subnetworks of a bank of one dimension as a smaller bank, with copied parameters.
 
         Args:
-            indices: numbers of the subnetworks, (k,) int64.
+            indices: indices of the subnetworks, (k,) int64.
 
         Raises:
-            ValueError: the bank has replicas, or is released as a dense network, which can't be taken apart.
+            ValueError: the bank has replicas, or is released as a dense network, which cannot be split.
         """
         if len(self.shape) > 1 or self.released == "dense":
             raise ValueError(f"a bank of shape {tuple(self.shape)}, released as {self.released}: can't be taken apart")
         return self._part([len(indices)], indices)
 
     def _part(self, shape: Sequence[int], index: int | Tensor) -> TriangleBank:
-        """Returns the subnetworks at `index` of the first dimension as a bank of their own."""
+        """Returns the subnetworks at `index` of the first dimension as a separate bank."""
         bank = TriangleBank(
             shape,
             self.depth,
             theorem31=self.theorem31,
             margin=self.margin,
-            generator=torch.Generator(self.sign.device),  # its peaks are overwritten: leave the global generator alone
+            generator=torch.Generator(self.sign.device),  # the drawn peaks are overwritten
             dtype=self.sign.dtype,
             device=self.sign.device,
         )
@@ -322,10 +322,10 @@ class TriangleBank(nn.Module):
 
 
 def wave_signs(curvature: Curvatures) -> Any:
-    """Returns the signs of the waves, −1 for convex and +1 for concave, in the same nesting.
+    """Returns the signs of the waves, −1 for convex and +1 for concave, nested as the argument.
 
     Raises:
-        ValueError: a word is another one, or a list is empty.
+        ValueError: a word is neither `"convex"` nor `"concave"`, or a list is empty.
     """
     if isinstance(curvature, str):
         if curvature not in ("convex", "concave"):

@@ -22,7 +22,7 @@ RAI_STD = 0.6007
 RAAI_SHARE = 1.0
 """Share of a row's mean that RAAI subtracts from its Gaussian entries (Singh & Sreejith 2021, arXiv 2103.12499).
 
-At 1 the row sums to zero. The paper that we compare with gives no constant."""
+At 1 the row sums to zero. The paper of METHOD gives no constant."""
 
 
 def kaiming_rows(shape: Sequence[int], generator: torch.Generator | None = None) -> Tensor:
@@ -44,8 +44,8 @@ def rai_rows(
 ) -> Tensor:
     """Draws a randomized asymmetric initialisation; with `share` > 0 its variant RAAI (METHOD section 5).
 
-    Each row (weights and bias together, length fan_in + 1) is N(0, std²/fan_in), less `share` of its own mean. Then one
-    entry chosen at random is drawn from Beta(2, 1) instead.
+    Each row (weights and bias together, length fan_in + 1) is drawn from N(0, std²/fan_in), and `share` of its mean is
+    subtracted. Then one entry, chosen at random, is drawn from Beta(2, 1) instead.
 
     Args:
         shape: (…, out, in + 1).
@@ -69,7 +69,7 @@ class DenseNetwork(nn.Module):
 
     Args:
         domain: name ↦ (lower, upper) of each input. As in the paper, inputs are not scaled.
-        target_range: not used, since targets are not scaled; accepted for the same call as `TriangleNetwork`.
+        target_range: not used, because targets are not scaled; accepted to have the arguments of `TriangleNetwork`.
         width: neurons of each hidden layer, ≥ 1.
         depth: hidden layers, ≥ 1.
         initialization: `"kaiming"`, `"rai"` or `"raai"`.

@@ -1,4 +1,4 @@
-"""What every wiring of constructed subnetworks offers to the stages of training, to analysis and to the commands."""
+"""The interface of a wiring of constructed subnetworks, used by the stages of training, analysis and the commands."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class WiredBank:
 
     Attributes:
         bank: shape (R, n).
-        name: of the bank in reports, such as "subnetworks" or "outer network".
+        name: name of the bank in reports, such as "subnetworks" or "outer network".
         labels: name of each of the n subnetworks.
-        inputs: for each subnetwork, the quantity that its input in [0, 1] stands for, as (name, lower, upper).
-        sources: for each subnetwork, the number of its input; subnetworks with equal numbers share their input.
-        squares: whether each subnetwork was built as the square of the quantity that its input stands for.
+        inputs: for each subnetwork, the quantity that its input in [0, 1] represents, as (name, lower, upper).
+        sources: for each subnetwork, the index of its input; subnetworks with equal indices share their input.
+        squares: whether each subnetwork was built as the square of the quantity that its input represents.
     """
 
     bank: TriangleBank
@@ -38,8 +38,8 @@ class WiredBank:
 class ConstructedNetwork(nn.Module, ABC):
     """Functions of one or several variables, wired from banks of constructed subnetworks; R replicas (seeds) at once.
 
-    A wiring is a subclass that implements the abstract members. Training, analysis, `inspect` and `export` ask these
-    and know no wiring by name. A subclass may also offer `jacobian_rows`, see `optim.jacobian`.
+    A wiring is a subclass that implements the abstract members. Training, analysis, `inspect` and `export` use only
+    these members, not the wiring's name. A subclass may also have a method `jacobian_rows`, see `optim.jacobian`.
 
     Attributes:
         wiring: name of the wiring in configs.
@@ -57,8 +57,9 @@ class ConstructedNetwork(nn.Module, ABC):
     @property
     @abstractmethod
     def segments(self) -> int | None:
-        """Linear pieces that the depth buys in one variable, for comparison with the free-knot limit; None where layers
-        multiply their pieces."""
+        """Number of linear pieces in one variable, for comparison with the free-knot limit.
+
+        None if layers multiply their pieces, as in a stack."""
 
     @property
     def clamps(self) -> tuple[int, ...]:
@@ -76,7 +77,7 @@ class ConstructedNetwork(nn.Module, ABC):
 
         Args:
             variables: names of the network's inputs.
-            replica: the seed whose ranges of the inputs are given, where they differ between seeds.
+            replica: the seed whose ranges of the inputs are returned, if they differ between seeds.
         """
 
     @abstractmethod
@@ -90,7 +91,7 @@ class ConstructedNetwork(nn.Module, ABC):
 
         Args:
             replica: 0 to R − 1.
-            bank_layers: writes a bank of shape (n,) as affine maps.
+            bank_layers: function that returns a bank of shape (n,) as affine maps.
             clamped: clamp inputs to the domain, as `forward` does.
         """
 

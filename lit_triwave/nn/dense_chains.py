@@ -41,15 +41,15 @@ BETWEEN = (
     nn.RMSNorm,
     nn.Identity,
 )
-"""Modules that may stand between dense layers: they belong to the layer before and are removed with it."""
+"""Modules that may be between dense layers. They belong to the layer before them and are removed with it."""
 DROPOUTS = (nn.Dropout, nn.AlphaDropout)
-"""Modules between dense layers that stay, if they come after the last hidden layer."""
+"""Modules between dense layers that are kept if they come after the last hidden layer."""
 TRANSFORMER_LAYERS = (nn.TransformerEncoderLayer, nn.TransformerDecoderLayer)
 """PyTorch's own layers, whose `forward` cannot be traced: `linear2(dropout(activation(linear1(x))))`."""
 _MOST_QUESTIONS = 100
-"""Conditions on its inputs that a `forward` may ask before it is given up."""
+"""Largest number of conditions on its inputs for which a `forward` is traced."""
 _MOST_TRACES = 16
-"""Combinations of answers that are tried."""
+"""Largest number of combinations of answers to these conditions."""
 _RANDOM = (functional.dropout, functional.alpha_dropout, torch.dropout)
 
 
@@ -58,9 +58,9 @@ class DenseChain:
     """Dense layers, each applied to the output of the one before.
 
     Attributes:
-        steps: names of the layers and of the modules between them that serve nothing else, in the order of their use.
-        linears: the dense layers among them.
-        kept: names of the functions between them, which stay in the model's `forward`.
+        steps: names of the layers, and of the modules between them that have no other use, in the order of their use.
+        linears: the dense layers among the steps.
+        kept: names of the functions between the layers, which stay in the model's `forward`.
     """
 
     steps: list[str]
@@ -68,7 +68,7 @@ class DenseChain:
     kept: list[str] = field(default_factory=list)
 
     def within(self, prefix: str) -> DenseChain:
-        """Returns the chain with the names that it has in the module around, in which it lies at `prefix`."""
+        """Returns the chain with its names in the outer module, where its own module is at `prefix`."""
         if not prefix:
             return self
         return DenseChain(
@@ -77,24 +77,24 @@ class DenseChain:
 
 
 def is_linear(module: nn.Module) -> bool:
-    """Whether a module is a dense layer that is called; that of an attention is not, its weights are read."""
+    """Whether a module is a dense layer that is called. Attention only reads the weights of its output layer."""
     return isinstance(module, nn.Linear) and not isinstance(module, NonDynamicallyQuantizableLinear)
 
 
 def elementwise(apply: Callable[[Tensor], Any]) -> bool:
-    """Whether a function maps each number on its own, tried on one tensor (2, 3, 4) and a permutation of it."""
+    """Whether a function is elementwise; tested on one tensor (2, 3, 4) and a permutation of it."""
     x = torch.linspace(-2, 2, 24, device="cpu").reshape(2, 3, 4)
     order = torch.tensor([(7 * i + 5) % 24 for i in range(24)], device="cpu")
     try:
         with torch.no_grad():
             y, z = apply(x), apply(x.flatten()[order].reshape(x.shape))
         return y.shape == x.shape and torch.allclose(z.flatten(), y.flatten()[order])
-    except Exception:  # it is no function of one tensor of any shape
+    except Exception:  # the function does not take one tensor of any shape
         return False
 
 
 def may_stand_between(module: nn.Module) -> bool:
-    """Whether a module may stand between dense layers: an activation, norm or dropout, also one of the user's."""
+    """Whether a module may be between dense layers: an activation, norm or dropout, of PyTorch or of the user."""
     if isinstance(module, BETWEEN):
         return True
     plain = not [*module.parameters(), *module.buffers()]
@@ -111,8 +111,8 @@ def find_chain(model: nn.Module) -> DenseChain:
         At least two dense layers, with names in `model`.
 
     Raises:
-        ValueError: there are none, or they cannot be exchanged: their outputs are used elsewhere too, or they are
-            applied at several places.
+        ValueError: there are no such layers, or they cannot be replaced, because their outputs are also used elsewhere
+            or because they are applied at several places.
     """
     names = [name for name, module in model.named_modules() if is_linear(module)]
     if not names:
@@ -139,7 +139,7 @@ class _Tracer(fx.Tracer):
     """Follows `forward` into modules that hold dense layers; all others are single operations.
 
     Args:
-        answers: what the first conditions on the inputs are taken to be; all others are taken to be true.
+        answers: assumed values of the first conditions on the inputs; all further conditions are assumed true.
 
     Attributes:
         questions: number of such conditions.
@@ -164,7 +164,7 @@ class _Tracer(fx.Tracer):
 
 
 class _Proxy(fx.Proxy):
-    """A traced value that has a length, for `x.view(len(x), -1)`: the graph is read and never run."""
+    """A traced value that has a length, for `x.view(len(x), -1)`. The value does not matter: the graph is never run."""
 
     def __len__(self) -> int:
         return 2
@@ -176,8 +176,8 @@ _Found = tuple[DenseChain | None, str, bool]
 def _traced(owner: nn.Module, place: str) -> _Found:
     """Traces one module and looks for the chain that ends in the dense layer that it applies last.
 
-    Where `forward` asks for values or shapes of its inputs, it is traced for "yes" and for "no". Some may fail, as
-    behind an `assert`.
+    If `forward` has conditions on values or shapes of its inputs, it is traced with both answers. Some of these traces
+    may fail, for example after an `assert`.
 
     Args:
         owner: the module.
@@ -189,13 +189,13 @@ def _traced(owner: nn.Module, place: str) -> _Found:
     given = inspect.signature(owner.forward).parameters.values()
     defaults = {one.name: one.default for one in given if one.default is not inspect.Parameter.empty}
     found: list[_Found] = []
-    ways: list[tuple[bool, ...]] = [()]  # each is what the first conditions are taken to be
+    ways: list[tuple[bool, ...]] = [()]  # assumed values of the first conditions, one tuple for each trace
     fault = ""
     for _ in range(_MOST_TRACES):
         tracer = _Tracer(way := ways.pop())
         try:
             graph = tracer.trace(owner, concrete_args=defaults)
-        except Exception as error:  # any: user code runs on values that are not there
+        except Exception as error:  # any: user code runs on traced values instead of tensors
             fault = fault or f"its forward cannot be traced ({reason(error, 100)})"
         else:
             found.append(_chain_in(graph, owner, place))
@@ -246,7 +246,7 @@ def _path(last: fx.Node, modules: dict[str, nn.Module]) -> tuple[list[fx.Node], 
     """Walks back from a dense layer through activations, norms and dropouts to the first dense layer.
 
     Returns:
-        The operations from the first dense layer to the last one, and what comes before the first.
+        The operations from the first dense layer to the last one, and the operation before the first.
     """
     path, taken, node = [last], 1, _input_of(last)
     while node is not None:
@@ -271,7 +271,7 @@ def _input_of(node: fx.Node) -> fx.Node | None:
 
 
 def _is_elementwise_call(node: fx.Node) -> bool:
-    """Whether a function or method maps each number of its only tensor on its own."""
+    """Whether a function or method is elementwise on its only tensor."""
     if node.target in _RANDOM:
         return True
     rest, options = node.args[1:], dict(node.kwargs)
@@ -293,7 +293,7 @@ def _called(node: fx.Node, modules: dict[str, nn.Module]) -> str:
 def _check_uses(
     graph: fx.Graph, paths: list[list[fx.Node]], linears: list[list[str]], modules: dict[str, nn.Module]
 ) -> None:
-    """Raises ValueError where an exchange of the dense layers would change what others get."""
+    """Raises ValueError if replacing the dense layers would change the inputs of other operations."""
     if any(other != linears[0] for other in linears) or len(set(linears[0])) < len(linears[0]):
         raise ValueError(f"{linears[0][-1]!r} is applied at several places, not always after the same dense layers")
     for path in paths:

@@ -46,7 +46,7 @@ def backward_sweep(
         layers: see `forward_sweep`.
         activations: what `forward_sweep` returned.
         g: derivative of the network's output by the layers' output, (*lead, outputs, B).
-        to_input: False saves the last product where the layers' input is the data.
+        to_input: False leaves out the last product, which is not needed if the layers' input is the data.
 
     Returns:
         The derivative by the layers' input, (*lead, inputs, B), if `to_input`.
@@ -73,7 +73,7 @@ class BankSweep(Protocol):
 
 
 def bank_sweep(bank: TriangleBank, prefix: str, rows: Rows) -> BankSweep:
-    """The sweep through a bank, whichever its parameters are.
+    """The sweep through a bank, before or after its release.
 
     Args:
         bank: of shape (R, n), with peaks or released weights.
@@ -113,8 +113,8 @@ class WaveSweep:
         self._rows["alpha"].copy_(g)
         torch.mul(g, waves[0], out=self._rows["beta"])
         of_peaks[:, :, bank.depth] = 0
-        through = torch.zeros_like(g)  # derivative by the present wave
-        tail = torch.zeros_like(g)  # the output's share of the present and all later waves, times g
+        through = torch.zeros_like(g)  # derivative by the current wave
+        tail = torch.zeros_like(g)  # the part of the output from the current and all later waves, times g
         for i in range(bank.depth - 1, -1, -1):
             direct = g * self._coefficients[i]
             slope = torch.where(waves[i] < peaks[i], 1 / peaks[i], -1 / (1 - peaks[i]))
@@ -148,7 +148,7 @@ class LayerSweep:
         (w, w_rows), (b, b_rows) = get("input_weight"), get("input_bias")
         (hw, hw_rows), (hb, hb_rows) = get("hidden_weight"), get("hidden_bias")
         (v, v_rows), (c, c_rows) = get("output_weight"), get("output_bias")
-        if self._blocks:  # one neuron at either end, whose dimension the bank leaves out
+        if self._blocks:  # input and output have one neuron, and the bank has no dimension for it
             w, w_rows, v, v_rows = w[..., None], w_rows[..., None, :], v[..., None, :], v_rows[..., None, :, :]
             c, c_rows = c[..., None], c_rows[..., None, :]
         depth = b.ndim - 1  # the dimension of the hidden layers

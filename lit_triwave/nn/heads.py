@@ -34,16 +34,16 @@ SQUASHES: dict[Squash, Callable[[Tensor], Tensor]] = {
 class BlockDiagonalLayers(nn.Module):
     """Features → K numbers in [0, 1] → K constructed subnetworks, in place of hidden dense layers.
 
-    Which squash: on the digits (configs/digits_distorted.yaml, 360 validation images, 6 splits) the three end within
-    0.3 points of each other, less than the spread over splits. `"normal"` is the default for two reasons.
-    Batch-normalised values are roughly normal, so their distribution function spreads them evenly over [0, 1], and
-    every linear piece sees samples. And it is smooth: `"hard"` has no gradient beyond ±2 standard deviations, where 5 %
-    of the samples are.
+    Choice of `squash`: on the digits (configs/digits_distorted.yaml, 360 validation images, 6 splits) the final
+    accuracies of the three differ by at most 0.3 points, less than the spread over splits. `"normal"` is the default
+    for two reasons. Batch-normalised values are roughly normal, so their distribution function spreads them evenly over
+    [0, 1], and every linear piece gets samples. It is also smooth: `"hard"` has no gradient beyond ±2 standard
+    deviations, where 5 % of the samples are.
 
-    Which start: with the paper's random peaks, `"random"`, all subnetworks are similar increasing functions. With
+    Choice of `start`: with the paper's random peaks, `"random"`, all subnetworks are similar increasing functions. With
     `"quadratic"` they differ, and their outputs have mean 0 and variance 1. On the pixels of the digits
-    (configs/digits_pixels.yaml) the second is better from the first epoch to the end. Behind a small CNN it is worse in
-    the first epoch.
+    (configs/digits_pixels.yaml) `"quadratic"` is better from the first epoch to the end. After a small CNN it is worse
+    in the first epoch.
 
     Args:
         in_features: features of a sample, ≥ 1.
@@ -53,8 +53,8 @@ class BlockDiagonalLayers(nn.Module):
             `TriangleBank.start_quadratic`.
         squash: function that maps a batch-normalised projection z to [0, 1]: `"normal"`, the normal distribution
             function; `"sigmoid"`; `"hard"`, 1/2 + z/4 clamped to [0, 1].
-        norm_momentum: weight in (0, 1] of the present batch in batch norm's statistics for evaluation. PyTorch's 0.1
-            lags behind fast weights: it is a mean over about 19 batches, 0.5 is one over 3.
+        norm_momentum: weight in (0, 1] of the current batch in batch norm's statistics for evaluation. PyTorch's 0.1 is
+            a mean over about 19 batches, which is too slow while the weights change fast; 0.5 is a mean over about 3.
         curvature: see `TriangleBank`.
         theorem31: see `TriangleBank`.
         margin: see `TriangleBank`.
@@ -99,7 +99,8 @@ class BlockDiagonalLayers(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Maps features (*rows, in_features) to the outputs of the subnetworks (*rows, num_nets).
 
-        Rows are a batch, or a batch and tokens or places of an image; batch norm takes its statistics over all of them.
+        The dimensions of rows are the batch, or the batch and the tokens or positions of an image. The statistics of
+        batch norm are computed over all rows.
         """
         rows = x if x.ndim == 2 else x.reshape(-1, x.shape[-1])
         if self.training and len(rows) == 1 and type(self.norm) is nn.BatchNorm1d:
@@ -107,12 +108,12 @@ class BlockDiagonalLayers(nn.Module):
                 "batch_size must be at least 2 in training, got a batch of one sample: batch norm needs two or more"
             )
         z = self.norm(self.projection(rows))
-        # The waves multiply differences of their input by up to 2^depth and more: eight bits are not enough for them.
-        # A tensor without content has no automatic precision.
+        # The waves multiply differences of their input by 2^depth or more, so eight bits (bfloat16) are not enough.
+        # Autocast does not know meta tensors.
         with nullcontext() if z.is_meta else torch.autocast(z.device.type, enabled=False):
             y: Tensor = self.bank(SQUASHES[self.squash](z.to(self.bank.sign.dtype)))
         if self.projection.weight.dtype in (torch.float16, torch.bfloat16):
-            y = y.to(z.dtype)  # a model in half precision, whose bank computes in single
+            y = y.to(z.dtype)  # the model is in half precision, but its bank computes in single precision
         return y if x.ndim == 2 else y.reshape(*x.shape[:-1], y.shape[-1])
 
     def release(self, kind: Release = "blocks") -> None:
@@ -171,9 +172,9 @@ class BlockDiagonalHead(nn.Module):
         """Returns the head in evaluation mode as plain `nn.Linear` and `nn.ReLU` layers with copied weights.
 
         Projection and batch norm become one layer, the squash another. `"hard"` is exact. A smooth squash is
-        interpolated linearly; its error is below 2e-5 for 256 pieces, and 16 times smaller for four times as many.
-        Subnetworks and classes multiply it by their slopes: the logits of the digits' head (up to 16) were off by at
-        most 2.8e-4.
+        interpolated linearly. The error is below 2e-5 for 256 pieces, and 16 times smaller for four times as many.
+        Subnetworks and classes multiply this error by their slopes: the largest error of a logit in the digits' head
+        (logits up to 16) was 2.8e-4.
 
         Args:
             pieces: linear pieces of the interpolation, ≥ 1; each subnetwork gets pieces + 1 neurons.
@@ -232,7 +233,7 @@ def interpolation_layers(f: Callable[[Tensor], Tensor], knots: Tensor, n: int) -
 
 
 def checked_momentum(momentum: float) -> float:
-    """Returns a momentum of batch norm in (0, 1]; raises ValueError for another."""
+    """Returns the momentum of batch norm; raises ValueError if it is not in (0, 1]."""
     if not 0 < momentum <= 1:
         raise ValueError(f"norm_momentum must be above 0 and at most 1, got {momentum}")
     return momentum

@@ -24,15 +24,16 @@ class NamedModel:
     """A model by name, with its own classifier where it has one.
 
     Args:
-        name: of a classification model of torchvision; `timm/NAME` or the name of another model of timm; or the class
-            path of one's own, `package.Class`, which is called with `num_classes` and `image_shape` if it takes them.
+        name: name of a classification model of torchvision; `timm/NAME` or the name of another model of timm; or the
+            path of a class of the user, `package.Class`. The class is called with `num_classes` and `image_shape` if it
+            takes them.
         num_classes: number of classes.
         image_shape: (C, H, W).
         options: further arguments of the model.
 
     Attributes:
         model: the model.
-        classifies: whether its outputs are logits; those of a class that takes no `num_classes` are features.
+        classifies: whether its outputs are logits. A class that takes no `num_classes` returns features.
 
     Raises:
         ValueError: there is no such model, or it cannot be built so.
@@ -69,13 +70,13 @@ class NamedModel:
             self.model, _ = cut_classifier(self.model)
 
     def load(self, path: str) -> None:
-        """Loads the weights of a file, in which those of a classifier that was cut off may be or not.
+        """Loads the weights from a file. The file may have the weights of a classifier that was removed, or not.
 
         Args:
             path: file with a state dict, as `torch.save` or safetensors writes it.
 
         Raises:
-            ValueError: the file cannot be read, or is not of this model.
+            ValueError: the file cannot be read, or belongs to another model.
         """
         state, own = _read_weights(path), self.model.state_dict()
         unfit = [key for key in own if key not in state] or [key for key in state if key not in self._keys]
@@ -92,7 +93,7 @@ class NamedModel:
     def features(self) -> tuple[nn.Module, int]:
         """Returns the model, after `cut`, with outputs (batch, features), and the number of features.
 
-        Outputs of more dimensions are averaged: over the places of (batch, features, height, width), and over the
+        Outputs with more dimensions are averaged: over the positions of (batch, features, height, width), and over the
         tokens of (batch, tokens, features).
 
         Raises:
@@ -117,7 +118,7 @@ class MeanOfTokens(nn.Module):
 
 
 def is_class_path(name: str) -> bool:
-    """Whether the name of a backbone is the path of a class of the user's."""
+    """Whether the name of a backbone is the path of a class of the user."""
     return "." in name and not name.startswith(_TIMM)
 
 
@@ -140,10 +141,10 @@ def output_shape(model: nn.Module, image_shape: Sequence[int], name: str) -> tor
     Args:
         model: maps images (batch, C, H, W) to one tensor.
         image_shape: (C, H, W).
-        name: of the model, for errors.
+        name: name of the model, for errors.
 
     Raises:
-        ValueError: it cannot take such images, or returns something else than a tensor.
+        ValueError: the model cannot take these images, or does not return one tensor.
     """
     modes = {module: module.training for module in model.modules()}
     model.eval()
@@ -161,14 +162,14 @@ def output_shape(model: nn.Module, image_shape: Sequence[int], name: str) -> tor
 
 
 def _on_zeros(model: nn.Module, image_shape: Sequence[int]) -> Any:
-    """Applies a model to two black images, without computing anything if its operations allow that."""
+    """Applies a model to two black images, on the meta device without computation if the model allows it."""
     tensors = [*model.named_parameters(), *model.named_buffers()]
     like = next((tensor for _, tensor in tensors if tensor.is_floating_point()), torch.zeros(0))
     images = like.new_zeros(2, *image_shape)
     try:
         shapes = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors}
         return torch.func.functional_call(model, shapes, (images.to("meta"),))
-    except Exception:  # such as tensors that `forward` makes on the CPU
+    except Exception:  # for example, `forward` creates tensors on the CPU
         return model(images)
 
 
@@ -220,7 +221,7 @@ def _timm(name: str, num_classes: int, image_shape: Sequence[int], options: Mapp
 def _own(
     name: str, num_classes: int, image_shape: Sequence[int], options: Mapping[str, Any]
 ) -> tuple[Callable[[], Any], bool]:
-    """Returns what builds a model of the user's, and whether it is told the number of classes."""
+    """Returns the function that builds a model of the user, and whether it takes the number of classes."""
     module, _, attribute = name.rpartition(".")
     try:
         kind = getattr(import_module(module), attribute)
@@ -238,7 +239,7 @@ def _read_weights(path: str) -> dict[str, Tensor]:
     """Reads a state dict from a file, without unpickling arbitrary objects.
 
     Raises:
-        ValueError: the file does not exist, or holds something else.
+        ValueError: the file does not exist, or does not contain a state dict.
     """
     file = Path(path).expanduser()
     if not file.is_file():

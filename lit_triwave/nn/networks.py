@@ -26,29 +26,29 @@ class TriangleNetwork(ConstructedNetwork):
     | `single` | 1 | N(x), one variable, convex or concave |
     | `difference` | 2 for each input, both convex | Σ_j N_j(x_j) − M_j(x_j) |
     | `sum` | 1 for each input | Σ_j N_j(x_j) |
-    | `composition` | 1 for each input, started at x_j², and an outer one | N(clamp(g · Σ_j N_j(x_j) + h)) |
+    | `composition` | 1 for each input, x_j² at the start, and an outer one | N(clamp(g · Σ_j N_j(x_j) + h)) |
 
-    Any function with bounded second derivative is a difference of two convex ones; a composition can represent
-    functions of r² = Σ x_j², which a sum over coordinates cannot (METHOD section 4).
+    Any function of one variable with bounded second derivative is a difference of two convex ones. A composition can
+    represent functions of r² = Σ x_j², but a sum over coordinates cannot (METHOD section 4).
 
     Args:
         domain: name ↦ (lower, upper) of each input. Inputs outside are clamped to it.
-        target_range: (lowest, highest) target; the network works in units of it.
+        target_range: (lowest, highest) target; inside the network this range is [0, 1].
         wiring: see above.
         depth: hidden layers of each subnetwork.
-        curvature: of the subnetwork(s) of `single` and `sum`: one for all, one for each input, or nested sequences that
-            broadcast against (R, inputs); and of the outer one of `composition`.
+        curvature: curvature of the subnetworks of `single` and `sum`: one for all, one for each input, or nested
+            sequences that broadcast against (R, inputs). For `composition`, the curvature of the outer network.
         theorem31: see `TriangleBank`.
-        replicas: independent networks R.
+        replicas: number R of independent networks.
         margin: see `TriangleBank`.
-        generator: for the random peaks.
+        generator: random generator of the peaks.
 
     Attributes:
         bank: of shape (R, subnetworks).
         outer: of shape (R, 1), or None.
 
     Raises:
-        ValueError: for an argument outside its range, or a wiring that does not suit the number of inputs.
+        ValueError: an argument is outside its range, or the wiring does not suit the number of inputs.
     """
 
     coordinate: Tensor
@@ -71,7 +71,7 @@ class TriangleNetwork(ConstructedNetwork):
         if wiring not in get_args(Wiring):
             raise ValueError(f"wiring must be one of {', '.join(get_args(Wiring))}, got {wiring!r}")
         check_sizes(replicas=replicas)
-        wave_signs(curvature)  # refuses what is no curvature, also where the wiring needs none
+        wave_signs(curvature)  # refuses a wrong curvature even if the wiring does not use it
         self.wiring = wiring
         self.scaling = UnitScaling(domain, target_range, replicas)
         m = self.scaling.in_features
@@ -93,7 +93,7 @@ class TriangleNetwork(ConstructedNetwork):
         self.register_buffer("output_sign", signs, persistent=False)
         self.outer: TriangleBank | None = None
         if wiring == "composition":
-            # What is said of each input is taken for the outer network from the first.
+            # With one curvature for each input, the outer network gets that of the first input.
             outer: Curvatures = curvature if isinstance(curvature, str) else curvature[0]
             if not isinstance(outer, str):
                 outer = [[of_one if isinstance(of_one, str) else of_one[0]] for of_one in curvature]
@@ -101,7 +101,7 @@ class TriangleNetwork(ConstructedNetwork):
             self._start_squares()
 
     def _start_squares(self) -> None:
-        """Starts inner subnetwork j at x_j² and the outer input at Σ x_j² scaled to [0, 1] over the domain."""
+        """Sets inner subnetwork j to x_j², and the outer input to Σ x_j² scaled to [0, 1] over the domain."""
         low, span = self.scaling.lower, self.scaling.span
         high = low + span
         # x² = (low + span·t)² and t² = t − Σ 4^{−(i+1)} W_i for peaks 1/2 (Yarotsky).
@@ -122,7 +122,7 @@ class TriangleNetwork(ConstructedNetwork):
 
     @property
     def segments(self) -> int:
-        """Linear pieces that the depth buys in one variable: 2^depth for each subnetwork that sees it."""
+        """Number of linear pieces in one variable: 2^depth for each subnetwork that has this variable as its input."""
         return (1 << self.bank.depth) * (2 if self.wiring == "difference" else 1)
 
     @property

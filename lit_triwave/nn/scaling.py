@@ -17,7 +17,7 @@ TargetRange = Sequence[float] | Sequence[Sequence[float]]
 
 
 def named_domain(domain: Domain | Sequence[Sequence[float]]) -> Domain:
-    """Returns bounds by the names of the inputs; bounds in a list are those of `x`, or of `x1`, `x2`, …"""
+    """Returns the bounds with the names of the inputs. Inputs of a list without names are `x`, or `x1`, `x2`, …"""
     if isinstance(domain, Mapping):
         return domain
     names = ["x"] if len(domain) == 1 else [f"x{number}" for number in range(1, len(domain) + 1)]
@@ -29,13 +29,13 @@ class UnitScaling(nn.Module):
 
     Args:
         domain: name ↦ (lower, upper) of each input, lower < upper, finite.
-        target_range: (lowest, highest) target, lowest < highest; of F targets, F such pairs.
-        replicas: number R of outputs, a multiple of F; outputs R / F · t to R / F · (t + 1) − 1 are those of target t.
+        target_range: (lowest, highest) target, lowest < highest; for F targets, F pairs.
+        replicas: number R of outputs, a multiple of F; outputs R / F · t to R / F · (t + 1) − 1 belong to target t.
 
     Attributes:
         lower: lower bounds of the inputs, shape (in_features,), float64 until the module is cast.
         span: lengths of the inputs' intervals, shape (in_features,).
-        offset: lowest target, 0-d; of pairs, that of each output, (R,).
+        offset: lowest target, 0-d; for several targets, the lowest target of each output, (R,).
         scale: length of the target range, 0-d or (R,).
 
     Raises:
@@ -79,7 +79,7 @@ class UnitScaling(nn.Module):
         return (x - self.lower) / self.span
 
     def outputs(self, y: Tensor) -> Tensor:
-        """Maps the unit range to the targets' units, elementwise; the last dimension is that of the outputs."""
+        """Maps the unit range to the targets' units, elementwise; the last dimension has the outputs."""
         return self.offset + self.scale * y
 
     def input_layer(self) -> Affine:
@@ -89,7 +89,7 @@ class UnitScaling(nn.Module):
         """Returns the affine maps from the domain to [0, 1] with the clamp, u = 1 − relu(1 − relu(x − lower) / span).
 
         Subtracting first, as `inputs` does, keeps precision where a domain is far from zero. The form
-        relu(u) − relu(u − 1) would lose the 1 for inputs far outside.
+        relu(u) − relu(u − 1) would lose the 1 to rounding for inputs far outside.
         """
         eye = torch.eye(self.in_features).to(self.lower)
         one = torch.ones_like(self.lower)

@@ -1,4 +1,4 @@
-"""Checks arguments that count something, and bounds the memory of what they ask for."""
+"""Checks arguments that are sizes, and limits the memory that large sizes need."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 _LARGEST = 1 << 24
-"""More of anything is a typing error; PyTorch would ask for terabytes of memory."""
+"""Largest size of anything. A larger number is a typing error, and PyTorch would need terabytes of memory for it."""
 
 
 def check_sizes(least: int = 1, most: int = _LARGEST, **sizes: Any) -> None:
-    """Refuses values that are not whole numbers between two bounds, by their names.
+    """Raises an error with the name of a value that is not a whole number between two bounds.
 
     Args:
         least: smallest allowed value.
@@ -40,7 +40,7 @@ def check_sizes(least: int = 1, most: int = _LARGEST, **sizes: Any) -> None:
 
 
 def available_memory() -> int | None:
-    """Returns how many bytes of memory this machine could still give; None where it does not say."""
+    """Returns the number of bytes of free memory on this machine; None if the system does not report it."""
     try:
         found = re.search(r"MemAvailable: *(\d+) kB", Path("/proc/meminfo").read_text())
     except OSError:
@@ -50,12 +50,12 @@ def available_memory() -> int | None:
 
 @contextmanager
 def bounded_memory(room: int | None) -> Iterator[None]:
-    """Lets an allocation in the block fail that needs too much memory, which would otherwise end the whole process.
+    """Makes an allocation that needs too much memory fail; otherwise the system would end the whole process.
 
-    Does nothing where the system has no such limit, as outside of Linux.
+    Does nothing if the system has no limit for this, that is, on systems other than Linux.
 
     Args:
-        room: bytes that the block may take; None for as many as it likes.
+        room: bytes that the block may allocate; None for no limit.
     """
     try:
         taken = int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize()
@@ -64,7 +64,7 @@ def bounded_memory(room: int | None) -> Iterator[None]:
     if room is None:
         yield
         return
-    # Not of the address space, of which CUDA reserves more than any machine has.
+    # Not a limit of the address space: CUDA reserves more of it than any machine has memory.
     soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
     limits = [limit for limit in (soft, hard) if limit != resource.RLIM_INFINITY]
     resource.setrlimit(resource.RLIMIT_DATA, (min([taken + room, *limits]), hard))

@@ -30,13 +30,13 @@ FINEST = 1e-20
 SPREAD = 0.7
 """Standard deviation of each neuron's argument v over the points at the start."""
 RANGE_POINTS = 8192
-"""Points of the domain among which the extremes of each neuron's argument are sought."""
+"""Number of points of the domain where the search for the extremes of each neuron's argument begins."""
 CLIMBS = 25
-"""Steps of projected gradient ascent from the extreme points found."""
+"""Steps of projected gradient ascent from the extreme points of this search."""
 RANGE_MARGIN = 0.01
 """Share by which each neuron's range is widened at both ends."""
 MOST_PIECES = 1 << 20
-"""Linear pieces that are counted, since layers multiply them; more do not fit into memory."""
+"""Largest number of linear pieces that is counted. Layers multiply the pieces, and more do not fit into memory."""
 
 
 class StackNetwork(ConstructedNetwork):
@@ -45,7 +45,7 @@ class StackNetwork(ConstructedNetwork):
     Layer l has K_l neurons. Each applies a function of one variable to v = w·h + b, where h holds the inputs and the
     outputs of all earlier layers. The network's output is linear in the inputs and the outputs of all layers.
 
-    The one-variable functions have three lives, see `parameterization`:
+    The one-variable functions have three forms, see `parameterization`:
 
     - `"limit"`: v², which a constructed subnetwork with peaks 1/2 approaches as its depth grows. This network is a
       polynomial of degree 2^L with few parameters, and smooth.
@@ -55,12 +55,12 @@ class StackNetwork(ConstructedNetwork):
 
     Args:
         domain: name ↦ (lower, upper) of each input. Inputs outside are clamped to it.
-        target_range: (lowest, highest) target; the network works in units of it.
+        target_range: (lowest, highest) target; inside the network this range is [0, 1].
         layers: neurons K_l of each layer, each ≥ 1.
         theorem31: see `TriangleBank`.
-        replicas: independent networks R.
+        replicas: number R of independent networks.
         margin: see `TriangleBank`.
-        generator: for the random start.
+        generator: random generator of the start.
 
     Attributes:
         projection, shift: W_l, (R, K_l, width of h), and b_l, (R, K_l), of each layer. After `build` they map to
@@ -70,10 +70,10 @@ class StackNetwork(ConstructedNetwork):
         depth: hidden layers of each subnetwork, None before `build`.
 
     Raises:
-        ValueError: for an argument outside its range.
+        ValueError: an argument is outside its range.
     """
 
-    # Linear pieces that the depth buys are not comparable with free knots: layers multiply them.
+    # The linear pieces of the depth are not comparable with free knots, because layers multiply them.
     segments = None
     wiring = "stack"
     most_pieces = MOST_PIECES
@@ -120,7 +120,7 @@ class StackNetwork(ConstructedNetwork):
 
     @property
     def limit_parameters(self) -> int:
-        """Numbers that the limit network of one replica has."""
+        """Number of parameters of one replica's limit network."""
         parts = (*self.projection, *self.shift, self.output_weight, self.output_bias)
         return sum(p[0].numel() for p in parts)
 
@@ -152,7 +152,7 @@ class StackNetwork(ConstructedNetwork):
 
     @torch.no_grad()
     def average(self, members: StackNetwork) -> None:
-        """Becomes the mean of other networks: their neurons side by side, without weights between them.
+        """Makes this network the mean of other networks: their neurons side by side, without weights between them.
 
         Args:
             members: R · M replicas in their limit, with 1/M of this network's neurons in each layer. This network's
@@ -174,8 +174,8 @@ class StackNetwork(ConstructedNetwork):
     def ranges(self) -> list[tuple[Tensor, Tensor]]:
         """Bounds of every neuron's argument v over the domain.
 
-        The extremes among many points, corners and faces of the domain included, are followed uphill by projected
-        gradient steps, and the range found is widened by a hundredth at either end.
+        Projected gradient steps start from the extremes among many points, with corners and faces of the domain. The
+        range that they find is widened by a hundredth at both ends.
 
         Returns:
             (lowest, highest) of each layer, (R, K_l) each.
@@ -199,7 +199,7 @@ class StackNetwork(ConstructedNetwork):
         return found
 
     def _climb(self, points: Tensor, sign: float, layers: Layers) -> Tensor:
-        """Largest sign · v of each neuron of the last layer, searched from a point for each, (R, n, K)."""
+        """Largest sign · v of each neuron of the last layer, searched from one start point for each, (R, n, K)."""
 
         def heights(at: Tensor) -> Tensor:
             h = at
@@ -224,7 +224,7 @@ class StackNetwork(ConstructedNetwork):
         return best
 
     def _domain_points(self, count: int) -> Tensor:
-        """Points of [−1, 1]^n, (n, count), a tenth of an axis on either face, the corners first."""
+        """Points of [−1, 1]^n, (n, count): first the corners; of the others, a tenth lies on each face of an axis."""
         points, axes = self._sobol(count, 1.25), min(self.scaling.in_features, 10)
         corners = torch.cartesian_prod(*[points.new_tensor([-1.0, 1.0])] * axes).view(-1, axes).T
         points[:axes, : corners.shape[1]] = corners
@@ -238,7 +238,7 @@ class StackNetwork(ConstructedNetwork):
 
     @torch.no_grad()
     def predicted_mse(self, depth: int) -> Tensor:
-        """Mean squared error over the domain that `build(depth)` adds to the limit network's own.
+        """Mean squared error over the domain that `build(depth)` adds to the error of the limit network.
 
         Returns:
             Shape (R,), in squared units of the targets.
@@ -246,7 +246,7 @@ class StackNetwork(ConstructedNetwork):
         return self._construction_mse()(depth)
 
     def _construction_mse(self) -> Callable[[int], Tensor]:
-        """Returns `predicted_mse` as a function of the depth alone: ranges and derivatives are the same for all."""
+        """Returns `predicted_mse` as a function of the depth; ranges and derivatives are the same for all depths."""
         ranges = self.ranges()
         _, arguments = quadratic_features(self._sobol(RANGE_POINTS, 1.0), self.limit_layers)
         g = quadratic_sensitivities(self.output_weight.detach(), self.limit_layers, arguments)
@@ -254,10 +254,10 @@ class StackNetwork(ConstructedNetwork):
 
     @torch.no_grad()
     def sufficient_depth(self, errors: Tensor, best: int = 0, share: float = 1.0) -> int:
-        """Smallest depth for which the construction adds less than a share of the limit network's own error.
+        """Smallest depth for which the construction adds less than a share of the limit network's error.
 
         Args:
-            errors: mean squared errors of the replicas, (R,), in squared units of the targets; NaN where not known.
+            errors: mean squared errors of the replicas, (R,), in squared units of the targets; NaN if not known.
             best: the replica that decides.
             share: above 0, at most 1.
         """
@@ -278,8 +278,8 @@ class StackNetwork(ConstructedNetwork):
             depth: hidden layers of each subnetwork, 1 to 26.
 
         Raises:
-            ValueError: for another depth.
-            RuntimeError: when the network is already built.
+            ValueError: the depth is outside its range.
+            RuntimeError: the network is already built.
         """
         check_depth(depth)
         if len(self.bank):
@@ -301,7 +301,7 @@ class StackNetwork(ConstructedNetwork):
     def _add_banks(self, depth: int) -> None:
         self.depth = depth
         for i, neurons in enumerate(self.layers):
-            # A generator of its own: the peaks drawn here are overwritten.
+            # A separate generator, because the peaks drawn here are overwritten.
             like: dict[str, Any] = {"dtype": self.output_weight.dtype, "device": self.output_weight.device}
             generator = torch.Generator(self.output_weight.device)
             bank = TriangleBank((self.replicas, neurons), depth, generator=generator, **like, **self._bank_options)
@@ -310,7 +310,7 @@ class StackNetwork(ConstructedNetwork):
                 self.register_buffer(f"{name}_{i}", torch.zeros(self.replicas, neurons, **like))
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        """Brings the network into the life that the checkpoint was saved in, then loads."""
+        """Puts the network into the form in which the checkpoint was saved, then loads it."""
         for name in ("peak_logits", "released_peaks"):
             peaks = state_dict.get(f"{prefix}bank.0.{name}")
             if peaks is not None:
@@ -335,7 +335,7 @@ class StackNetwork(ConstructedNetwork):
     ) -> list[dense.Affine]:
         """See `ConstructedNetwork`.
 
-        What later layers read is carried past a layer's subnetworks by two neurons a value, relu(h) and relu(−h).
+        Two neurons for each value, relu(h) and relu(−h), carry it past a layer's subnetworks to later layers.
 
         Raises:
             RuntimeError: when the network is still its limit.

@@ -7,33 +7,33 @@ from collections.abc import Sequence
 WIDEST_STACK = 4096
 """Neurons of a layer, at most."""
 PREFERRED_LAYERS = {1: (2, 6), 2: (5, 6), 3: (6, 5)}
-"""Width and number of layers by the number of variables; served best on the functions of docs/results/benchmarks.md."""
+"""Width and number of layers for each number of variables, the best on the functions of docs/results/benchmarks.md."""
 NOISY_WIDTHS = (6, 3)
-"""Neurons of each of two layers for data with noise, at most and at least; served best in benchmarks/tables.py."""
+"""Largest and smallest width of the two layers for data with noise, the best in benchmarks/tables.py."""
 POINTS_PER_PARAMETER = 4
-"""Fewer let a stack fit its points closely and be wrong between them."""
+"""Least points for each parameter. With fewer, a stack fits its points closely and is wrong between them."""
 
 
 def check_layers(layers: Sequence[int]) -> None:
     """Checks the number of neurons of each layer.
 
     Raises:
-        ValueError: there is no layer, or one that has no neurons or too many.
+        ValueError: there is no layer, or a layer has no neurons or too many.
     """
     if not layers or not all(1 <= neurons <= WIDEST_STACK for neurons in layers):
         raise ValueError(f"layers must be numbers from 1 to {WIDEST_STACK}, at least one, got {list(layers)}")
 
 
 def choose_layers(inputs: int, points: int | None, noisy: bool = False) -> list[int]:
-    """Layers that suit a smooth function of some variables, known at some points.
+    """Returns layers that suit a smooth function.
 
     Few neurons in many layers do best: a layer doubles the degree of the polynomials that are within reach. One
     variable needs few; more variables need wider layers. There are at least four points for each parameter.
 
     Args:
         inputs: number of variables.
-        points: number of training points; None: as many as are needed.
-        noisy: whether the points have noise, and something else keeps the network from learning it.
+        points: number of training points; None for as many as are needed.
+        noisy: whether the points have noise. If so, something else must prevent the network from fitting it.
     """
     width, length = PREFERRED_LAYERS.get(inputs, (min(4 + inputs, 12), 4))
     least = 1
@@ -47,7 +47,7 @@ def choose_layers(inputs: int, points: int | None, noisy: bool = False) -> list[
 
 
 def stack_parameters(inputs: int, layers: Sequence[int]) -> int:
-    """Numbers that the limit network of one replica has."""
+    """Returns the number of parameters of one replica's limit network."""
     width, count = inputs, 0
     for neurons in layers:
         count += neurons * (width + 1)
