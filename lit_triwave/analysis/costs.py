@@ -18,13 +18,13 @@ _Module = TypeVar("_Module", bound=nn.Module)
 
 
 def copied(module: _Module) -> _Module:
-    """Returns a deep copy without forward hooks: those of PyTorch's profiler cannot be copied."""
+    """Returns a deep copy without forward hooks, because the hooks of PyTorch's profiler cannot be copied."""
     hooks = [held for one in module.modules() for held in (one._forward_hooks, one._forward_pre_hooks)]
     return copy.deepcopy(module, {id(held): OrderedDict() for held in hooks})
 
 
 def count_parameters(module: nn.Module) -> int:
-    """Returns the number of parameters that the present stage trains, without the `frozen` ones of a module."""
+    """Returns the number of parameters that the current stage trains, without the `frozen` ones of a module."""
     frozen: list[nn.Parameter] = getattr(module, "frozen", [])
     return sum(parameter.numel() for parameter in module.parameters()) - sum(parameter.numel() for parameter in frozen)
 
@@ -37,7 +37,7 @@ def final_parameters(module: Any) -> int | None:
         module: in any stage.
 
     Returns:
-        None for a stack that is trained on after it is built, as long as its depth is not known.
+        None for a stack that has stages after its build, until its depth is known.
     """
     network: Any = getattr(module, "network", None)
     count, banks = count_parameters(module), getattr(module, "banks", [])
@@ -75,7 +75,7 @@ def multiply_adds(module: Any) -> int | None:
     """
     network: Any = getattr(module, "network", None)
     if getattr(network, "parameterization", None) == "limit":
-        return None  # of a network that is still to be built
+        return None  # the network is not built yet
     if hasattr(network, "to_sequential"):
         return _plain_multiply_adds(network)
     if hasattr(module, "image_shape"):
@@ -95,7 +95,7 @@ def _plain_multiply_adds(network: Any) -> int:
     if network.parameterization == "peaks":
         network.release("blocks")
     for parameter in network.parameters():
-        # Positive numbers: whatever can become other than zero is, and no two terms cancel.
+        # With positive numbers, everything that can be nonzero is nonzero, and no two terms cancel.
         parameter.uniform_(1, 2, generator=torch.Generator(parameter.device))
     return sum(int(layer.weight.count_nonzero()) for layer in network.to_sequential() if isinstance(layer, nn.Linear))
 

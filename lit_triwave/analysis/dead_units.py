@@ -15,7 +15,7 @@ from lit_triwave.nn.constructed import ConstructedNetwork
 from lit_triwave.nn.heads import DenseHead
 
 SAMPLES = 65_536
-"""Inputs that are evaluated at a time; bounds the memory, changes nothing else."""
+"""Inputs that are evaluated at a time. This limits the memory and has no other effect."""
 
 
 @torch.no_grad()
@@ -36,11 +36,10 @@ def hidden_shares(network: nn.Module, plain: nn.Sequential, x: Tensor) -> list[T
     """Returns, for each hidden neuron of one replica, the share of the inputs on which it is above zero.
 
     Neurons that only carry values to later layers are left out. So are layers that only clamp values between
-    subnetworks: they have no parameters, and one of the two neurons of a clamp is there for values above 1, which a fit
-    need not have.
+    subnetworks: they have no parameters, and one of the two neurons of a clamp is only active for values above 1.
 
     Args:
-        network: of which the replica is one.
+        network: the network with all replicas.
         plain: the replica as `nn.Linear` and `nn.ReLU` layers, see `to_sequential`.
         x: inputs, shape (n, in_features), in the dtype of `plain`.
 

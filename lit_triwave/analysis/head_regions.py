@@ -11,7 +11,7 @@ from lit_triwave.construction import dense
 from lit_triwave.nn.bank import TriangleBank
 
 _MARK = 1.2345678
-"""Slope that is added where one subnetwork ends and the next begins. Only by chance could the subnetworks cancel it."""
+"""Slope that is added where one subnetwork ends and the next begins; subnetworks cancel it at most by chance."""
 
 
 @torch.no_grad()
@@ -20,7 +20,7 @@ def regions_of_all(bank: TriangleBank) -> int:
 
     Each subnetwork is counted as in `count_linear_regions`. Subnetwork j is placed on [j, j + 1] of one line, and is
     constant elsewhere. A known change of slope marks the points between subnetworks, so that they can be subtracted.
-    One count of k subnetworks takes the time of two or three single ones.
+    One count of k subnetworks takes as long as two or three counts of one subnetwork.
 
     Args:
         bank: shape (k,), with peaks or released as blocks.
@@ -33,7 +33,7 @@ def regions_of_all(bank: TriangleBank) -> int:
             "`bank` must have peaks or be released as 'blocks', got 'dense', where a subnetwork has many inputs"
         )
     k = bank.shape.numel()
-    # Peaks give all pieces only in float64. Released weights are taken as they are.
+    # Peaks give all pieces only in float64. Released weights keep their dtype.
     layers = bank.subset(torch.arange(k)).double().affine_layers()
     ends = torch.arange(k, dtype=torch.float64, device=bank.sign.device)
     eye = torch.eye(k, dtype=torch.float64, device=bank.sign.device)

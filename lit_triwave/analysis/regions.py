@@ -1,12 +1,12 @@
 """Exact count of the linear pieces of a ReLU network along a line, without sampling.
 
 The breakpoints are carried through the layers in float64. Pieces of a deep wave can be narrower than 10^-13, which
-positions in float64 cannot resolve. Its kinks are far smaller than the slopes beside them. So neither positions nor
-slopes are ever compared. Instead, two quantities are carried, each with a running error bound (Higham, Accuracy and
-Stability of Numerical Algorithms, section 3.3):
+positions in float64 cannot resolve. Its kinks are far smaller than the slopes beside them. So the count never compares
+positions or slopes. Instead it carries two quantities, each with a running error bound (Higham, Accuracy and Stability
+of Numerical Algorithms, section 3.3):
 
-- The values of all neurons at both ends of every piece. A value within its bound is taken as zero, since rounding
-  keeps a wave from returning to exactly zero at its nodes.
+- The values of all neurons at both ends of every piece. A value within its error bound is taken as zero, because with
+  rounding a wave is not exactly zero at its nodes.
 - The jump of every neuron's slope at every breakpoint. Linear layers map jumps as they map values, so the error of a
   jump is relative to the jump itself, also after cancellation.
 """
@@ -21,16 +21,16 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-# Roundings counted for each term of a sum, in units of the weights' roundoff: in the weight (three operations make it
-# from a peak), in the product, and in the sum. The bound of values is generous, since a missed zero makes spurious
-# pieces. The bound of jumps is strict, since cancellation can leave 10^-13 of a kink's first term.
+# Roundings for each term of a sum, in units of the weights' roundoff: in the weight (three operations compute it from a
+# peak), in the product, and in the sum. The bound of values is generous, because a missed zero would add pieces that
+# are not there. The bound of jumps is strict, because cancellation can leave 10^-13 of a kink's first term.
 _VALUE_ROUNDINGS = 8.0
 _JUMP_ROUNDINGS = 3.0
 _FLOAT64_ROUNDOFF = torch.finfo(torch.float64).eps / 2
 
 
 class TooManyPieces(ValueError):
-    """A network has more linear pieces than were to be counted."""
+    """The network has more linear pieces than the limit of the count."""
 
 
 def count_linear_regions(
@@ -42,20 +42,21 @@ def count_linear_regions(
 ) -> int:
     """Counts the linear pieces of a ReLU network on an interval or along a straight segment.
 
-    Kinks as small as rounding in the weights' own dtype are not counted. In a float64 network of waves these are only
-    kinks of W_i of which Theorem 3.1 leaves less than about 10^-13, the product ∏_{i+2 ≤ j ≤ d} (1 − a_j).
+    Kinks as small as rounding in the weights' dtype are not counted. In a float64 network of waves, these are only the
+    kinks of a W_i that Theorem 3.1 multiplies by less than about 10^-13, the product ∏_{i+2 ≤ j ≤ d} (1 − a_j).
 
     Args:
         f: `nn.Sequential` of `nn.Linear` and `nn.ReLU` with one output, or a module whose `to_sequential()` returns
             one.
         lower, upper: ends of the interval; or ends of the segment, as points of shape (in_features,).
-        most: pieces that are counted; None: the `most_pieces` of the network (2^20 for a stack), else all.
+        most: largest number of pieces to count. None takes the network's `most_pieces` (2^20 for a stack), if it has
+            this attribute, or else no limit.
 
     Returns:
         The number of pieces, at least 1, which is `len(breakpoints(f, lower, upper)) + 1`.
 
     Raises:
-        TypeError: `f` or one of its layers is of another kind.
+        TypeError: `f` or one of its layers has another type.
         ValueError: the layers do not fit each other, there are several outputs, weights are not finite, or the ends are
             equal, reversed or of wrong length.
         TooManyPieces: a layer has more than `most` pieces.
@@ -98,8 +99,8 @@ def breakpoints(
 class _Line:
     """A segment with `points` points, its ends included, between which all n neurons of a layer are linear.
 
-    A jump is measured in units of the slope that made its breakpoint. That slope is a product over all layers, and as
-    uncertain as all of them together. Whether a jump is zero does not depend on it.
+    The unit of a jump is the slope that made its breakpoint. This slope is a product over all layers and has the errors
+    of all of them. Whether a jump is zero does not depend on it.
     """
 
     position: Tensor  # (points,) fraction of the segment, ascending
@@ -199,7 +200,7 @@ def _relu(line: _Line) -> _Line:
     run_error = torch.where(rising, line.width_error[1:, None], line.width_error[:-1, None]) + line.unit_error[:, None]
     slope = torch.where(rising, right, left) / run
     slope_error = torch.where(rising, line.value_error[2:], line.value_error[:-2]) / run + slope.abs() * run_error
-    # Elsewhere the ReLU passes both sides (active, a wave that returns to zero, or zero along one side), or neither.
+    # At other points the ReLU passes both sides (active, a wave that returns to zero, or zero along one side), or none.
     passed = (here > 0) | ((here == 0) & (left >= 0) & (right >= 0) & (left + right > 0)) | line.made
     old = crossing & ~line.made
     return replace(
@@ -220,7 +221,7 @@ def _cut(line: _Line, zeros: Tensor) -> _Line:
     """Cuts pieces where neurons pass through zero; `zeros`, shape (cuts, 2), holds indices of piece and neuron."""
     piece, neuron = zeros.unbind(1)
     a, b = line.value[piece, neuron].abs(), line.value[piece + 1, neuron].abs()
-    from_left, from_right = a / (a + b), b / (a + b)  # both are kept, since 1 − x is inaccurate for the smaller one
+    from_left, from_right = a / (a + b), b / (a + b)  # both are kept, because 1 − x is inaccurate for the smaller one
     spread = (line.value_error[piece, neuron] * from_right + line.value_error[piece + 1, neuron] * from_left) / (a + b)
     # Lexicographic order: sorted by the last key first.
     order = from_right.argsort(descending=True)
@@ -306,7 +307,7 @@ def _layers(f: nn.Module) -> Iterator[nn.Module]:
             raise TypeError(f"`f` must be an nn.Sequential or have a method to_sequential(), got {type(f).__name__}")
         if getattr(f, "parameterization", None) == "peaks":
             # Weights computed from the peaks in float64 have all pieces; in float32 they lose some from depth 9 on.
-            # Released weights are parameters and are taken as they are.
+            # Released weights are parameters and keep their dtype.
             to_sequential = getattr(copy.deepcopy(f).double(), "to_sequential")  # noqa: B009
         f = to_sequential()
         if not isinstance(f, nn.Sequential):

@@ -31,24 +31,24 @@ class ImageClassifier(StagedModule):
 
     Backbone and projections are trained in every stage, and keep their optimizer's state when the subnetworks are
     released. The schedule spans the whole run: `Stage.warmup` and a cosine start at its beginning. Weight decay applies
-    to weights alone, not to peaks, scales, norms and biases.
+    only to weights, not to peaks, scales, norms and biases.
 
     Args:
         backbone: `"cnn"` (`SmallCNN`), `"none"` (pixels), any classification model of torchvision by name, any model of
-            timm as `"timm/NAME"`, or the path of a class or function of one's own, `"package.MyNet"`. That is called
-            with `num_classes` and `image_shape` if it takes them. Without `num_classes` its outputs are features.
+            timm as `"timm/NAME"`, or the path of your own class or function, `"package.MyNet"`. It is called with
+            `num_classes` and `image_shape` if it takes them. If it takes no `num_classes`, its outputs are features.
         head: `"block_diagonal"` (`BlockDiagonalHead`), `"dense"` (`DenseHead`); for models by name also `"replaced"`
             (their own classifier after `replace_dense`) and `"original"` (their own classifier).
         backbone_options: further arguments of a model by name.
-        freeze_backbone: train the head alone; the rest stays as it is and in evaluation mode.
+        freeze_backbone: train only the head; the rest is not changed and stays in evaluation mode.
         num_nets: subnetworks K of a block-diagonal head; for `"replaced"` a quarter of the dense layer's width if None.
         depth: hidden layers of the subnetworks, or of a dense head.
         width: neurons of each hidden layer of a dense head; 4 · num_nets, the width of the subnetworks, if None.
         batch_norm: put batch norm before each ReLU of a dense head.
         dropout: dropout of the head, in [0, 1).
-        norm_momentum: momentum of the batch norms of the head, in (0, 1]; see `BlockDiagonalLayers`. Larger is better
-            in the first epochs of a short training.
-        start: `"random"`, the paper's, or `"quadratic"`: the subnetworks at the beginning, see `BlockDiagonalLayers`.
+        norm_momentum: momentum of the batch norms of the head, in (0, 1]; see `BlockDiagonalLayers`. A larger value is
+            better in the first epochs of a short training.
+        start: start of the subnetworks, `"random"` (the paper's) or `"quadratic"`; see `BlockDiagonalLayers`.
         squash: see `BlockDiagonalLayers`.
         curvature: see `TriangleBank`.
         theorem31: see `TriangleBank`.
@@ -56,17 +56,17 @@ class ImageClassifier(StagedModule):
         release: weights that standard training may change: `"blocks"` or `"dense"`, see `TriangleBank.release`.
         channels: channels of the small CNN's blocks.
         convolutions: convolutions in each of its blocks.
-        weights: file with a state dict of a model by name, to start from: `.pt`, `.pth` or `.safetensors`. The weights
+        weights: file with the initial state dict of a model by name: `.pt`, `.pth` or `.safetensors`. The weights
             of a classifier that the head replaces may be missing.
         label_smoothing: label smoothing of the loss, in [0, 1).
         mixup: parameter of MixUp's Beta distribution, ≥ 0; 0 leaves it out.
         cutmix: parameter of CutMix's Beta distribution, ≥ 0; 0 leaves it out. With both, one is drawn for each batch.
-        pretrain: the stage of the peaks. Must have 0 epochs for a head without subnetworks.
-        train: the stage of the weights.
+        pretrain: the stage that trains the peaks. Must have 0 epochs for a head without subnetworks.
+        train: the stage that trains the weights.
         channels_last: use the memory format that is faster on GPUs, for images and backbone.
         compile: compile backbone and head with `torch.compile`.
-        num_classes: number of classes; taken from the data when run from a config.
-        image_shape: (C, H, W); taken from the data when run from a config.
+        num_classes: number of classes; with a config it is taken from the data.
+        image_shape: (C, H, W); with a config it is taken from the data.
 
     Attributes:
         network: images (batch, C, H, W) ↦ logits (batch, num_classes).
@@ -168,7 +168,7 @@ class ImageClassifier(StagedModule):
         self.losses: Any = nn.ModuleDict({name: MeanMetric() for name in metrics})
         self.results: dict[str, float] = {}
         self.confusion: Tensor | None = None
-        self._unchecked: list[tuple[int, float]] = []  # (step, learning rate) since the loss was last looked at
+        self._unchecked: list[tuple[int, float]] = []  # (step, learning rate) since the last check of the loss
         self._unchecked_losses: list[Tensor] = []
 
     def forward(self, images: Tensor) -> Tensor:
@@ -182,7 +182,7 @@ class ImageClassifier(StagedModule):
         return [parameter for module in self._fixed for parameter in module.parameters(recurse=False)]
 
     def train(self, mode: bool = True) -> ImageClassifier:
-        """Sets the mode of all but a frozen backbone, whose batch norms keep their statistics."""
+        """Sets the mode of all modules except a frozen backbone, whose batch norms keep their statistics."""
         super().train(mode)
         for module in self._fixed:
             module.training = False
@@ -196,7 +196,7 @@ class ImageClassifier(StagedModule):
             self.network.compile()
 
     def parameter_groups(self) -> Parameters:
-        """Returns two groups: weights of layers, and peaks, scales, norms and biases, which are not decayed."""
+        """Returns two groups: weights of layers; and peaks, scales, norms and biases, which have no weight decay."""
         decayed: list[nn.Parameter] = []
         kept: list[nn.Parameter] = []
         for module in self.modules():
@@ -211,8 +211,9 @@ class ImageClassifier(StagedModule):
         self.seed = torch.initial_seed()
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        # Dropout, mixup and cutmix continue after a resume as without it; ranks draw different numbers. Seeding once an
-        # epoch would not do: Lightning's loaders draw from the same generator, at another moment in a resumed epoch.
+        # After a resume, dropout, mixup and cutmix must draw the same numbers as without it; ranks draw different ones.
+        # One seed for each epoch is not enough: Lightning's loaders draw from the same generator, and in a resumed
+        # epoch they do so at another time.
         purpose = f"{self.seed} {self.current_epoch} {batch_idx} {self.global_rank}"
         torch.manual_seed(random.Random(purpose).getrandbits(63))
 
@@ -227,11 +228,11 @@ class ImageClassifier(StagedModule):
         value = loss.detach()
         self._unchecked.append((self.global_step, self.trainer.optimizers[0].param_groups[0]["lr"]))
         self._unchecked_losses.append(value)
-        # Reading a loss waits for the device. On a GPU it is read only where Lightning does so anyway.
+        # Reading a loss waits for the device. On a GPU it is read only in steps in which Lightning reads it anyway.
         logged = self.is_logged(batch_idx)
         if self.device.type == "cpu" or logged or len(self._unchecked) >= 50:
             self.check_losses()
-        if logged:  # `log` takes a millisecond, and other steps' values are not written
+        if logged:  # `log` takes a millisecond, and the values of other steps are not written
             self.log("train/loss", value, sync_dist=True)
         return {"loss": loss}
 
@@ -258,7 +259,7 @@ class ImageClassifier(StagedModule):
         """
         self.check_losses()
         finite = torch.stack([tensor.isfinite().all() for tensor in self.parameters()]).all()
-        if not finite:  # the same on all ranks, which hold the same parameters
+        if not finite:  # the same on all ranks, because all have the same parameters
             raise TrainingDiverged(
                 f"parameters are not finite after {self.place(self.current_epoch)}, step {self.global_step}: try a "
                 f"lower {self.stage}.lr"

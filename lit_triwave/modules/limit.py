@@ -1,4 +1,4 @@
-"""The stage `limit` of a stack: what it trains, and how its end becomes a ReLU network (METHOD section 7)."""
+"""The stage `limit` of a stack: trains the limit network and builds a ReLU network from it (METHOD section 7)."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from lit_triwave.nn.stack_layers import check_layers, choose_layers, stack_param
 from lit_triwave.optim.limit_problem import LimitProblem
 
 NOISY_SHARE = 1e-3
-"""Part of the limit's error that the construction may add where that error is noise."""
+"""Share of the limit's error that the construction may add if this error is mostly noise."""
 _FINE = 1e-12
-"""Mean squared error, in units of the squared target range, below which nobody asks for less."""
+"""Mean squared error, in units of the squared target range, that is small enough for every use."""
 
 
 class LimitStage:
-    """Trains a stack in its limit, by itself or as the mean of members, and builds it at the end.
+    """Trains a stack in its limit, directly or as the mean of members, and builds it at the end.
 
     Args:
-        network: the stack, all of whose replicas are trained side by side.
-        options: the stage's own.
-        depth: of the subnetworks that are built; None: the smallest that adds less error than the limit has.
-        members: number M of stacks whose mean each replica is.
-        member: arguments of `StackNetwork` that make one of them; its replicas are left out.
+        network: the stack; all its replicas are trained side by side.
+        options: options of this stage.
+        depth: depth of the subnetworks; None takes the smallest depth that adds less error than the limit has.
+        members: number M of stacks; each replica is the mean of M stacks.
+        member: arguments of `StackNetwork` for one of these stacks, without `replicas`.
 
     Attributes:
-        late_mse: lowest training error of the replicas four fifths through the stage; None before, or after a resume.
+        late_mse: lowest training error of the replicas after four fifths of the stage; None earlier or after a resume.
     """
 
     def __init__(
@@ -53,10 +53,10 @@ class LimitStage:
 
     @property
     def trained(self) -> StackNetwork:
-        """What the optimizer moves: the stack itself, or R · M members side by side.
+        """The network that the optimizer trains: the stack itself, or R · M members side by side.
 
-        Members are made when they are asked for first, alike on all ranks. No checkpoint needs them: it has their mean,
-        and their own weights in the optimizer's state.
+        Members are created at the first call, with equal values on all ranks. A checkpoint does not save them as a
+        network: it has their mean, and their weights are in the optimizer's state.
         """
         if self._trained is None:
             generator = torch.Generator().manual_seed(torch.initial_seed())
@@ -74,7 +74,7 @@ class LimitStage:
         validation: Callable[[], Tensor] | None,
         ranks: int = 1,
     ) -> LimitProblem:
-        """The least-squares problem of one iteration.
+        """Returns the least-squares problem of one iteration.
 
         Args:
             x, y: all points of this rank, (M, in_features), and targets of each trained replica, (M, 1) or (M, R · M).
@@ -82,7 +82,7 @@ class LimitStage:
             ranks: processes that share the points.
         """
         most = self._options.max_points
-        if most is not None:  # the same ones in each iteration, an equal number on each rank
+        if most is not None:  # the same points in each iteration, an equal number on each rank
             order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
             chosen = order[: max(1, most // ranks)].to(x.device)
             x, y = x[chosen], y[chosen]
@@ -97,21 +97,21 @@ class LimitStage:
         )
 
     def depth(self, network: StackNetwork, errors: Tensor, replicas: Sequence[int]) -> int:
-        """The depth to build with: that asked for, or the one that some replicas' errors are worth.
+        """Returns the depth of the build: the given one, or the smallest that is enough for some replicas' errors.
 
         Args:
             network: the stack in its limit, or a copy.
             errors: mean squared errors of all replicas' limits, (R,).
-            replicas: those that decide.
+            replicas: the replicas whose errors decide.
         """
         if self._depth is not None:
             return self._depth
-        # Noise is most of the limit's error then, and says nothing about how well the function itself is known.
+        # With a regularized limit, its error is mostly noise, and the function itself is known more exactly.
         share = NOISY_SHARE if self._options.regularized else 1.0
         return max(network.sufficient_depth(errors, replica, share) for replica in replicas)
 
     def build(self, errors: Tensor, replicas: Sequence[int]) -> None:
-        """Builds the stack's subnetworks, and says with what depth; for the arguments see `depth`."""
+        """Builds the stack's subnetworks and prints their depth; for the arguments see `depth`."""
         depth = self.depth(self._network, errors, replicas)
         predicted = self._network.predicted_mse(depth)
         shown = max(replicas, key=lambda replica: float(predicted[replica] / errors[replica]))
@@ -131,16 +131,16 @@ class LimitStage:
 
 
 def stack_layers(layers: Sequence[int] | None, inputs: int, points: int | None, limit: Limit) -> list[int]:
-    """The layers of a stack, chosen or checked.
+    """Returns the layers of a stack: the given ones, checked, or chosen ones.
 
     Args:
-        layers: as asked for; None chooses.
+        layers: number of neurons of each layer; None chooses.
         inputs: number of variables.
-        points: number of training points; None: not known.
-        limit: the stage that fits them.
+        points: number of training points; None if not known.
+        limit: the stage that fits the points.
 
     Raises:
-        ValueError: they cannot be.
+        ValueError: the given layers are not valid.
     """
     used = points if limit.max_points is None else min(limit.max_points, points or limit.max_points)
     found = choose_layers(inputs, used, noisy=limit.regularized) if layers is None else list(layers)
@@ -149,14 +149,14 @@ def stack_layers(layers: Sequence[int] | None, inputs: int, points: int | None, 
 
 
 def check_points(layers: Sequence[int], inputs: int, points: int | None, limit: Limit, chosen: bool) -> None:
-    """Refuses a limit that its points do not determine.
+    """Refuses a limit that has more parameters than points.
 
     Args:
         layers, inputs, points, limit: see `stack_layers`.
-        chosen: whether the layers were not asked for.
+        chosen: whether the layers were chosen by `stack_layers`.
 
     Raises:
-        TriwaveError: it has more parameters than there are points, and nothing else restrains them.
+        TriwaveError: there are more parameters than points, and no regularization.
     """
     known, named = "training points", "more points"
     if limit.max_points is not None and (points is None or limit.max_points < points):
@@ -170,10 +170,10 @@ def check_points(layers: Sequence[int], inputs: int, points: int | None, limit: 
 def refuse_stack_options(
     wiring: str, initialization: str, limit: Limit, layers: Sequence[int] | None, members: int
 ) -> None:
-    """Refuses what only a stack has.
+    """Refuses options that only a stack has.
 
     Raises:
-        ValueError: naming the option.
+        ValueError: an option is set; the message names it.
     """
     network = f"initialization {initialization}" if initialization != "constructed" else f"wiring {wiring}"
     if limit.epochs:

@@ -32,7 +32,7 @@ class MaxAbsoluteError(Metric):
 
 
 class _PerReplica(MetricCollection):
-    """Keeps results of one replica 1-d; torchmetrics makes them 0-d."""
+    """Keeps the results of one replica 1-d, which torchmetrics would make 0-d."""
 
     def compute(self) -> dict[str, Tensor]:
         return {name: value.reshape(-1) for name, value in super().compute().items()}
@@ -53,9 +53,9 @@ def regression_metrics(replicas: int, prefix: str) -> MetricCollection:
 
 
 def spread(name: str, values: Tensor, targets: int = 1) -> dict[str, Tensor]:
-    """Returns `name_min`, `name_mean` and `name_median` over seeds of values (replicas,), all 0-d.
+    """Returns `name_min`, `name_mean` and `name_median` over seeds, all 0-d, for values of shape (replicas,).
 
-    Of several targets, which have equally many seeds side by side, it is the mean over targets.
+    Several targets have equally many seeds side by side. For these, each value is the mean over targets.
     """
     each = values.view(targets, -1)
     found = {"min": each.amin(1), "mean": each.mean(1), "median": each.quantile(0.5, dim=1)}
@@ -63,13 +63,13 @@ def spread(name: str, values: Tensor, targets: int = 1) -> dict[str, Tensor]:
 
 
 def over_targets(name: str, values: Tensor) -> Tensor:
-    """Returns a metric of all targets together, 0-d: their mean, or the largest of maximum errors."""
+    """Returns a metric of all targets together, 0-d: the mean over targets, or for maximum errors the largest."""
     return values.max() if name.endswith("max_error") else values.mean()
 
 
 def dead(outputs: Tensor) -> Tensor:
     """Returns (replicas,) bool: whether a network's outputs (batch, replicas) are the same for all inputs."""
-    rounding = 4 * torch.finfo(torch.float64).eps  # of a large offset
+    rounding = 4 * torch.finfo(torch.float64).eps  # rounding of a large offset
     constant: Tensor = outputs.amax(0) - outputs.amin(0) <= rounding * outputs.abs().amax(0)
     return constant
 
@@ -77,8 +77,8 @@ def dead(outputs: Tensor) -> Tensor:
 def classification_metrics(num_classes: int, prefix: str) -> MetricCollection:
     """Returns top-1 accuracy, top-5 accuracy for more than five classes, and the expected calibration error.
 
-    The calibration error is the mean distance between the confidence of the first class and the share of images for
-    which it is right. The mean is over 15 bins of confidence, weighted by their images.
+    The calibration error compares the confidence of the predicted class with the share of correct predictions. It is
+    the mean difference over 15 bins of confidence, weighted by the number of images in a bin.
     """
     from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError
 

@@ -33,10 +33,10 @@ MAX_DEPTH = 16
 DEFAULT_DEPTH = 5
 LIMIT_EPOCHS = 100
 MOST_PIECES = 1 << 14
-"""Linear pieces of a stack that are counted, if it is at most `_WIDTH` wide: its layers multiply them."""
+"""Largest number of linear pieces that is counted for a stack of width at most `_WIDTH`; its layers multiply them."""
 _WIDTH = 64
 CLIP_EPSILON = 1e-6
-"""What `torch.nn.utils.clip_grad_norm_` adds to a norm before it divides by it."""
+"""Number that `torch.nn.utils.clip_grad_norm_` adds to a norm before it divides by the norm."""
 DEFAULT_LIMIT = Limit()
 DEFAULT_PRETRAIN = Stage(epochs=500, lr=0.1, options={"betas": [0.9, 0.99]})
 DEFAULT_POLISH = Polish(epochs=0)
@@ -44,58 +44,57 @@ DEFAULT_TRAIN = Stage(epochs=1000, lr=1e-3, options={"betas": [0.9, 0.99]})
 
 
 class FunctionRegressor(StagedModule):
-    """Regression of a function of one or several variables: initialise, pretrain the peaks, release, train the weights.
+    """Regression of functions of one or several variables: initialise, pretrain the peaks, release, train the weights.
 
-    All replicas (seeds) are trained side by side as one network; the loss is the sum of their mean squared errors, in
-    units of the squared range of the targets, so no replica influences another. The replica with the lowest MSE on the
-    validation data, taken at the end of each stage and at each validation, is the one that `test`, `predict` and the
-    figures use.
+    All replicas (seeds) are trained side by side as one network. The loss is the sum of their mean squared errors, in
+    units of the squared range of the targets, so no replica influences another. `test`, `predict` and the figures use
+    the replica with the lowest MSE on the validation data, at the last validation or end of a stage.
 
-    A batch is (x, y) or (x, y, weight): inputs (batch, in_features), or (batch,) of one variable; targets (batch,),
-    (batch, 1) or (batch, F); and a number that the loss is multiplied by, 1 if it is left out.
+    A batch is (x, y) or (x, y, weight). x are inputs (batch, in_features), or (batch,) for one variable. y are targets
+    (batch,), (batch, 1) or (batch, F). The loss is multiplied by the number `weight`, by default 1.
 
-    Levenberg–Marquardt (`polish`, and `pretrain` where that is its optimizer) takes one step an epoch on all points,
+    Levenberg–Marquardt (in `polish`, and in `pretrain` with this optimizer) takes one step an epoch on all points,
     which must be one batch.
 
-    Several targets of the same inputs are fitted side by side as well, each by networks of its own: of F targets and R
-    outputs, R / F · t to R / F · (t + 1) − 1 learn target t.
+    Several targets of the same inputs are also fitted side by side, each by its own networks. With F targets and R
+    outputs, the outputs R / F · t to R / F · (t + 1) − 1 learn target t.
 
     Args:
         initialization: `"constructed"` (this project's networks) or a dense network with a random start: `"kaiming"`,
             `"rai"`, `"raai"`.
-        wiring: of constructed subnetworks: `single`, `difference`, `sum`, `composition` (see `TriangleNetwork`), or
-            `stack` (see `StackNetwork`).
-        depth: hidden layers of each (sub)network, 1 to 16, of a stack's 1 to 26. None: 5; a stack chooses the smallest
-            that adds less error than its limit network has.
+        wiring: wiring of the constructed subnetworks: `single`, `difference`, `sum`, `composition` (see
+            `TriangleNetwork`), or `stack` (see `StackNetwork`).
+        depth: hidden layers of each (sub)network, 1 to 16, for a stack 1 to 26. None means 5; for a stack, the smallest
+            depth that adds less error than its limit network has.
         layers: neurons of each layer of a stack. None chooses them from the number of inputs and training points.
-        members: stacks whose mean each seed of a stack is, which is one stack with so many times the neurons. Trained
-            from different random starts, their mean generalises better from data with noise.
+        members: number of stacks whose mean is one seed. The mean is a stack with this many times the neurons. The mean
+            of stacks from different random starts generalises better from data with noise.
         width: neurons of each hidden layer of a random start; constructed subnetworks are four wide.
         replicas: number of seeds of each target, at least 1.
         theorem31: tie the scales to the peaks (Theorem 3.1); False makes them free parameters.
-        release: `"blocks"` or `"dense"`: what standard training may change.
-        recruit: let the neurons that carry only constants make further kinks after the release; not in the paper.
+        release: weights that standard training may change: `"blocks"` or `"dense"`.
+        recruit: at the release, turn neurons that carry only constants into further breakpoints; not in the paper.
         curvature: `"convex"`, `"concave"`, or `"auto"` to take it from the training data.
         margin: peaks stay in [margin, 1 − margin].
-        raai_share: share of a row's mean that RAAI takes off.
-        limit: the first stage of a stack; all else has none.
-        pretrain: the stage of the peaks. Must have 0 epochs for a random start.
-        train: the stage of the weights.
-        polish: a last stage of Levenberg–Marquardt; 0 epochs unless asked for.
-        domain: input name ↦ (lower, upper), or a list of (lower, upper), one for each input. From the data when run
-            from a config.
-        target_range: (lowest, highest) training target; of several targets, such a pair for each. From the data when
-            run from a config.
-        data_curvature: what `"auto"` means, one for each input; of F targets, F such lists. From the data when run from
-            a config.
-        data_points: number of training points. From the data when run from a config.
+        raai_share: share of a row's mean that RAAI subtracts.
+        limit: the first stage of a stack; other networks do not have it.
+        pretrain: the stage that trains the peaks. Must have 0 epochs for a random start.
+        train: the stage that trains the weights.
+        polish: a last stage of Levenberg–Marquardt; 0 epochs by default.
+        domain: input name ↦ (lower, upper), or a list of (lower, upper), one for each input. With a config it is taken
+            from the data.
+        target_range: (lowest, highest) training target; for several targets a list of pairs. With a config it is taken
+            from the data.
+        data_curvature: curvature of each input for `"auto"`; for F targets, F lists. With a config it is taken from the
+            data.
+        data_points: number of training points. With a config it is taken from the data.
 
     Raises:
-        ValueError: for an argument outside its range, or two that contradict each other.
+        ValueError: an argument is outside its range, or two arguments contradict each other.
     """
 
     task = "regression"
-    monitor = "val/mse_min"  # of the best seed
+    monitor = "val/mse_min"  # error of the best seed
     pretrain_mse: Tensor
     pretrain_regions: Tensor
     train_mse: Tensor
@@ -147,7 +146,7 @@ class FunctionRegressor(StagedModule):
             raise ValueError("limit.epochs must be at least 1 for wiring stack, got 0: its layers are fitted there")
         super().__init__(pretrain, train, release, polish, recruit, limit)
         self.save_hyperparameters(ignore=["limit", "pretrain", "train", "polish"])
-        self.save_hyperparameters({"depth": depth, "layers": layers})  # as they were chosen
+        self.save_hyperparameters({"depth": depth, "layers": layers})  # the chosen values
         self.chosen_layers = stacked and chosen
         if initialization != "constructed":
             self.save_hyperparameters({"pretrain": {"epochs": 0}})  # for `load_from_checkpoint`: not the default
@@ -174,7 +173,7 @@ class FunctionRegressor(StagedModule):
         elif initialization == "constructed":
             assert wiring != "stack" and depth is not None
             shapes: Any = curvature if curvature != "auto" else (data_curvature or "convex")
-            if not isinstance(shapes[0], str):  # of each of F targets, which have R / F seeds each
+            if not isinstance(shapes[0], str):  # for each of F targets, which have R / F seeds each
                 shapes = [kinds for kinds in shapes for _ in range(replicas // len(shapes))]
             self.network = TriangleNetwork(
                 domain,
@@ -206,23 +205,23 @@ class FunctionRegressor(StagedModule):
         self.test_results: dict[str, Tensor] = {}
         first = torch.arange(self.num_targets) * (replicas // self.num_targets)
         self.register_buffer("best_replica", first if self.num_targets > 1 else first[0].clone())
-        # What the stages achieved, for the summary of a run that is resumed afterwards.
+        # Results of the stages, for the summary of a resumed run.
         unknown = torch.full((replicas,), torch.nan, dtype=torch.float64)
-        self.register_buffer("limit_mse", unknown, persistent=stacked)  # others' checkpoints have none
+        self.register_buffer("limit_mse", unknown, persistent=stacked)  # checkpoints of other networks do not have it
         self.register_buffer("built_mse", unknown.clone(), persistent=stacked)
         self.register_buffer("pretrain_mse", torch.full((replicas,), torch.nan, dtype=torch.float64))
         self.register_buffer("pretrain_regions", torch.zeros(replicas, dtype=torch.long))
         self.register_buffer("train_mse", torch.full((replicas,), torch.nan, dtype=torch.float64))
         self._loaded = False
-        self._end_mse: float | None = None  # the lowest on the validation data after the last stage that has ended
+        self._end_mse: float | None = None  # lowest validation error at the end of the last finished stage
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        if f"{prefix}limit_mse" in state_dict:  # a stack's; earlier versions did not save this error
+        if f"{prefix}limit_mse" in state_dict:  # only stacks have it; checkpoints of earlier versions do not
             state_dict.setdefault(f"{prefix}built_mse", torch.full_like(self.built_mse, torch.nan))
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (batch, in_features) ↦ the predictions of all R replicas, (batch, R), in the units of the targets."""
+        """Maps x (batch, in_features) to the predictions of all R replicas, (batch, R), in the units of the targets."""
         values: Tensor = self.network(x.to(self.network.scaling.lower.dtype))
         return values
 
@@ -234,17 +233,17 @@ class FunctionRegressor(StagedModule):
             return self._second_order_step(x, y, batch_idx)
         mse = (self(x) - self.targets(y)).square().mean(0)
         loss = weight * (mse / self.network.scaling.scale.square()).sum()
-        # Asking a GPU waits for it, so it is asked only where the loss is read anyway. A loss that has left the finite
-        # numbers does not come back.
+        # Reading a value waits for the GPU, so the check is only in steps in which the loss is read anyway. A loss that
+        # is not finite does not become finite again.
         if (self.device.type == "cpu" or self.is_logged(batch_idx)) and not loss.isfinite():
             self._diverged(mse, batch_idx)
-        mse = self.trainer.strategy.reduce(weight * mse.detach(), reduce_op="mean")  # that of the global batch
+        mse = self.trainer.strategy.reduce(weight * mse.detach(), reduce_op="mean")  # mean over the global batch
         if self.is_logged(batch_idx):
             self._log_seeds("train/mse", mse)
         return {"loss": loss, "mse": mse}
 
     def targets(self, y: Tensor, network: Any = None) -> Tensor:
-        """The targets of the replicas, (batch, 1) or (batch, R), of y (batch,) or (batch, F).
+        """Returns the targets of the replicas, (batch, 1) or (batch, R), from y (batch,) or (batch, F).
 
         Raises:
             TriwaveError: the data have another number of targets than the module.
@@ -259,7 +258,7 @@ class FunctionRegressor(StagedModule):
         return y[:, None] if y.ndim == 1 else y.repeat_interleave(replicas // count, 1)
 
     def _second_order_step(self, x: Tensor, y: Tensor, batch_idx: int) -> dict[str, Tensor]:
-        """One Levenberg–Marquardt step of all replicas on all points, the sums taken over all ranks."""
+        """One Levenberg–Marquardt step of all replicas on all points of all ranks."""
         self._check_one_batch()
         chunk, dtype = self.stages[self.stage].chunk, self.network.scaling.lower.dtype
         y = self.targets(y.to(dtype))
@@ -267,7 +266,7 @@ class FunctionRegressor(StagedModule):
         optimizer: Any = self.optimizers()
         group = self.trainer.optimizers[0].param_groups[0]
         if group["groups"] % self.num_targets:
-            group["groups"] = self.num_targets  # weights of one target are of no use to another
+            group["groups"] = self.num_targets  # seeds of different targets must not exchange weights
         mse: Tensor = optimizer.step(problem)
         if not mse.isfinite().all():
             self._diverged(mse, batch_idx)
@@ -286,7 +285,7 @@ class FunctionRegressor(StagedModule):
             )
 
     def _limit_step(self, stage: LimitStage, x: Tensor, y: Tensor, batch_idx: int) -> dict[str, Tensor]:
-        """One iteration of all replicas on all points, the sums taken over all ranks."""
+        """One iteration of all replicas on all points of all ranks."""
         self._check_one_batch()
         loaders, optimizer = self._validation_loaders(), self.optimizers()
         dtype = self.network.scaling.lower.dtype
@@ -301,7 +300,7 @@ class FunctionRegressor(StagedModule):
         mse: Tensor = optimizer.step(lambda: problem)  # type: ignore[union-attr, assignment]
         if not mse.isfinite().any():
             self._diverged(mse, batch_idx)
-        mse = mse.view(self.network.replicas, -1).mean(1)  # that of the mean itself is lower
+        mse = mse.view(self.network.replicas, -1).mean(1)  # the error of the members' mean is lower
         if self.current_epoch == self.stage_epochs["limit"] * 4 // 5:
             stage.late_mse = float(mse.nan_to_num(nan=torch.inf).amin())
         if self.is_logged(batch_idx):
@@ -309,19 +308,19 @@ class FunctionRegressor(StagedModule):
         return {"loss": mse.sum(), "mse": mse}
 
     def enter_stage(self, name: StageName) -> None:
-        """Builds a stack that is still its limit, then releases where the stage needs it."""
+        """Builds a stack that is still its limit, then releases it if the stage needs this."""
         if self._limit is not None and name != "limit" and self.network.parameterization == "limit":
             self._limit.build(self.limit_mse, self.best_replicas)
         super().enter_stage(name)
 
     def finish(self) -> None:
-        """Builds a stack that is still its limit, as it would be built at the end of that stage."""
+        """Builds a stack that is still its limit, in the same way as at the end of the stage `limit`."""
         network = self.network
         if self._limit is not None and isinstance(network, StackNetwork) and network.parameterization == "limit":
             network.build(self._limit.depth(network, self.limit_mse, self.best_replicas))
 
     def check_start(self) -> None:
-        # A saved run goes on, however few its points are: earlier versions took them.
+        # A saved run may continue with too few points, because earlier versions accepted them.
         if self._limit is not None and not self._loaded:
             inputs, points = self.network.scaling.in_features, self.hparams["data_points"]
             check_points(self.hparams["layers"], inputs, points, self.stages["limit"], self.chosen_layers)
@@ -343,7 +342,7 @@ class FunctionRegressor(StagedModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clips the norm of each replica's gradient by itself, as one norm over all would couple them."""
+        """Clips the norm of each replica's gradient separately, because one norm over all would couple them."""
         if not gradient_clip_val or gradient_clip_algorithm == "value":
             super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
             return
@@ -355,7 +354,7 @@ class FunctionRegressor(StagedModule):
             gradient.mul_(factor[:, None])
 
     def _step(self, batch_idx: int) -> int:
-        """Steps before this one, over all stages, for messages."""
+        """Number of steps before this one in all stages, for messages."""
         accumulated = self.trainer.accumulate_grad_batches
         per_epoch = -(-int(self.trainer.num_training_batches) // accumulated)
         return self.current_epoch * per_epoch + batch_idx // accumulated
@@ -376,7 +375,7 @@ class FunctionRegressor(StagedModule):
         raise TrainingDiverged(f"the loss is not finite in {where}, for {len(seeds)} of {len(mse)} seeds{advice}")
 
     def _log_seeds(self, name: str, values: Tensor) -> None:
-        """Logs the lowest, mean, median and highest over seeds of values that all ranks have alike."""
+        """Logs the lowest, mean, median and highest over seeds of values that are equal on all ranks."""
         training = self.trainer.training
         found = spread(name, values, self.num_targets)
         found[f"{name}_max"] = values.view(self.num_targets, -1).amax(1).mean()
@@ -394,11 +393,11 @@ class FunctionRegressor(StagedModule):
             self.log(str(self.monitor), self._lowest_mean(results["val/mse"]), sync_dist=True)
 
     def on_validation_start(self) -> None:
-        if self.trainer.state.fn == "validate":  # a fit validates its limit as it is
+        if self.trainer.state.fn == "validate":  # a fit validates its limit without building it
             self.finish()
 
     def on_test_start(self) -> None:
-        """Builds a stack that is still its limit: what is tested is what `inspect` and `export` take."""
+        """Builds a stack that is still its limit, so that the test uses the same network as `inspect` and `export`."""
         self.finish()
 
     def on_predict_start(self) -> None:
@@ -442,14 +441,14 @@ class FunctionRegressor(StagedModule):
             raise TriwaveError("trainer.accelerator must be cpu or cuda for functions, got mps, which has no float64")
         second = [name for name, one in self.stages.items() if one.epochs and one.second_order]
         if stage == "fit" and second and self.trainer.precision == "16-mixed" and device == "cuda":
-            # Its scaler of gradients calls the optimizer without the sums of squares that a second-order step needs.
+            # Its gradient scaler calls the optimizer without the closure that a second-order step needs.
             raise TriwaveError(
                 f"trainer.precision must be 64-true, 32-true or bf16-mixed for stage {second[0]}, got 16-mixed"
             )
 
     @torch.no_grad()
     def on_stage_end(self) -> None:
-        """Takes the exact training error of each seed, the best seed and, after pretraining, the region counts."""
+        """Computes the exact training error of each seed, the best seed and, after pretraining, the region counts."""
         train = self.check_finite()
         loaders = self._validation_loaders()
         errors = train if loaders is None else self._mse(loaders)
@@ -457,7 +456,7 @@ class FunctionRegressor(StagedModule):
         if self.stage == "limit":
             self.limit_mse = train
             if self.ends_stage(self.current_epoch):
-                self.enter_stage("pretrain")  # whether it has epochs or not, the run goes on with a ReLU network
+                self.enter_stage("pretrain")  # even if it has no epochs: the run continues with a ReLU network
                 train = self.check_finite()
                 self.built_mse = train.clone()
                 errors = train if loaders is None else self._mse(loaders)
@@ -470,7 +469,7 @@ class FunctionRegressor(StagedModule):
         self.train_mse = train
 
     def _validation_loaders(self) -> Any:
-        """The validation data, loaded also where this process has not validated yet; None where there is none."""
+        """Returns the validation data, also if this process has not validated yet; None if there are none."""
         trainer = self.trainer
         if trainer.val_dataloaders is None and trainer.enable_validation:
             trainer.validating = True  # as Lightning does
@@ -483,10 +482,10 @@ class FunctionRegressor(StagedModule):
 
     @torch.no_grad()
     def check_finite(self) -> Tensor:
-        """The training error of each seed after the last step, (replicas,).
+        """Checks and returns the training error of each seed after the last step, (replicas,).
 
         Raises:
-            TrainingDiverged: it is not finite; what is about to be saved is not worth keeping.
+            TrainingDiverged: an error is not finite, so no checkpoint must be saved.
         """
         assert self.trainer.train_dataloader is not None
         mse = self._mse(self.trainer.train_dataloader)
@@ -495,11 +494,11 @@ class FunctionRegressor(StagedModule):
         return mse
 
     def _mse(self, loader: Iterable[Sequence[Any]], network: Any = None) -> Tensor:
-        """The mean squared error of each replica over a loader, all ranks together, shape (replicas,)."""
+        """Returns the mean squared error of each replica over a loader and all ranks, shape (replicas,)."""
         network = network or self.network
         total = torch.zeros(network.replicas + 1, dtype=torch.float64, device=self.device)
         dtype = self.network.scaling.lower.dtype
-        # A copy: a loader that keeps its position has one alone, and may be in the middle of an epoch.
+        # A copy, because a loader that saves its position has only one, and may be in the middle of an epoch.
         for batch in copy.copy(loader):
             x, y, _ = _parts(self.trainer.strategy.batch_to_device(batch, self.device))
             parts = (torch.split(values, SAMPLES) for values in (x, self.targets(y, network)))
@@ -510,17 +509,17 @@ class FunctionRegressor(StagedModule):
         return total[:-1] / total[-1]
 
     def lowest(self, errors: Tensor) -> Tensor:
-        """Which replica has the lowest of some errors, (R,); one that is not a number is the highest.
+        """Returns the index of the replica with the lowest error, from errors (R,); NaN is the highest.
 
         Returns:
-            0-d, or (F,) of several targets.
+            0-d, or (F,) for several targets.
         """
         each = errors.nan_to_num(nan=torch.inf).view(self.num_targets, -1)
         found = each.argmin(1) + torch.arange(self.num_targets, device=errors.device) * each.shape[1]
         return found if self.num_targets > 1 else found[0]
 
     def _lowest_mean(self, errors: Tensor) -> Tensor:
-        """The lowest error of the seeds, 0-d; of several targets their mean, each in units of its squared range."""
+        """Returns the lowest error of the seeds, 0-d; for several targets the mean in units of their squared ranges."""
         if self.num_targets > 1:
             errors = errors / self.network.scaling.scale.square().to(errors)
         return errors.view(self.num_targets, -1).amin(1).mean()
@@ -532,7 +531,7 @@ class FunctionRegressor(StagedModule):
         return found
 
     def plain(self, replica: int) -> nn.Sequential:
-        """One replica as plain layers, those of peaks in float64, of released weights in theirs."""
+        """Returns one replica as plain layers: in float64 before the release, then in the dtype of the weights."""
         network = self.network
         if network.parameterization != "weights" and self.dtype != torch.float64:
             network = copied(network).double()  # the weights of these peaks, not their rounding to float32
@@ -543,13 +542,13 @@ class FunctionRegressor(StagedModule):
 
     @property
     def diagonal(self) -> tuple[list[float], list[float]]:
-        """Both ends of the domain, or of its diagonal when there are several variables."""
+        """Both ends of the domain, or of its diagonal if there are several variables."""
         lower = self.network.scaling.lower
         return lower.tolist(), (lower + self.network.scaling.span).tolist()
 
     @property
     def trained_parameters(self) -> int:
-        """Numbers of one replica that the stage trains which the run is in or has ended with."""
+        """Number of parameters of one replica that the current or last stage of the run trains."""
         network = self.network
         built = self.stage == "pretrain" and not self.stages["pretrain"].epochs
         if isinstance(network, StackNetwork) and (self.stage == "limit" or built):
@@ -557,9 +556,9 @@ class FunctionRegressor(StagedModule):
         return sum(p.numel() for p in self.parameters()) // network.replicas
 
     def linear_regions(self, replica: int) -> int | None:
-        """Linear pieces of one replica: on the domain, or along its diagonal when there are several variables.
+        """Counts the linear pieces of one replica on the domain, or along its diagonal if there are several variables.
 
-        None for a stack that has too many of them to be counted.
+        None for a stack that has too many pieces to count.
         """
         plain = self.plain(replica)
         try:
@@ -568,10 +567,10 @@ class FunctionRegressor(StagedModule):
             return None
 
     def most_pieces(self, plain: nn.Sequential) -> int | None:
-        """Linear pieces that `linear_regions` counts: `MOST_PIECES` of a stack, fewer of a wide one; None: all.
+        """Returns the limit of `linear_regions`: `MOST_PIECES` for a stack, less for a wide one, else None (no limit).
 
         Args:
-            plain: of a replica. A piece takes a time that grows with the square of its width.
+            plain: one replica as plain layers. The time for a piece grows with the square of their width.
         """
         if not isinstance(self.network, StackNetwork):
             return None
@@ -583,7 +582,7 @@ def _parts(batch: Any) -> tuple[Tensor, Tensor, Any]:
     """Returns inputs (n, in_features), targets (n,) or (n, F), and the weight of a batch.
 
     Args:
-        batch: (x, y, weight); (x, y), whose weight is 1; for a prediction also x alone, whose targets are NaN.
+        batch: (x, y, weight); (x, y), with weight 1; for a prediction also only x, with NaN as targets.
     """
     x, *rest = [batch] if isinstance(batch, Tensor) else batch
     y = rest[0] if rest else x.new_full((len(x),), torch.nan)

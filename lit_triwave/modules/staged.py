@@ -22,45 +22,45 @@ from lit_triwave.nn.bank import Release, TriangleBank
 StageName = Literal["limit", "pretrain", "train", "polish"]
 STAGES: tuple[StageName, ...] = ("limit", "pretrain", "train", "polish")
 NUMBERS: dict[StageName, int] = {"pretrain": 0, "train": 1, "polish": 2, "limit": 3}
-"""What checkpoints and metrics call the stages. The limit came last and has the next free number."""
+"""Numbers of the stages in checkpoints and metrics. The limit was added last, so it has the highest number."""
 
 
 def stage_name(number: int) -> StageName:
-    """The stage that a checkpoint's number means."""
+    """Returns the name of the stage with a number in a checkpoint."""
     return next(name for name, own in NUMBERS.items() if own == number)
 
 
 class StagedModule(LightningModule):
     """Training in stages within one `fit`: `pretrain` (the peaks), `train` (the released weights), perhaps `polish`.
 
-    A stack has a stage before them, `limit`, in which its limit network is trained. An `EarlyStopping` of the user's
-    ends the present stage, and the next one begins.
+    A stack has a stage before them, `limit`, in which its limit network is trained. An `EarlyStopping` of the user
+    ends the current stage, and the next stage begins.
 
-    The stage is a buffer, so it is in every checkpoint with the parameters that belong to it, and is known again before
-    a resumed run makes its optimizers. `StageSwitch`, which this module brings along, does the switch.
+    The stage is a buffer, so every checkpoint has it, together with the parameters of this stage. A resumed run knows
+    the stage before it creates its optimizers. This module adds the callback `StageSwitch`, which does the switch.
 
     Args:
-        pretrain: the stage in which peaks, scales and affine parts are the parameters. Without banks it must be empty.
-        train: the stage in which the weights are.
+        pretrain: the stage that trains peaks, scales and affine parts. Without banks it must have 0 epochs.
+        train: the stage that trains the weights.
         release: how the banks are released, `"blocks"` or `"dense"`.
         polish: a last stage of second-order steps.
         limit: a first stage of second-order steps on a limit network.
-        recruit: whether the release lets neurons that carry constants make further kinks, see `triangle.recruit`.
+        recruit: whether the release turns neurons with constants into further breakpoints, see `triangle.recruit`.
 
     Attributes:
-        stage_epochs: length of each stage in epochs; shorter than asked for where `EarlyStopping` ended it.
+        stage_epochs: length of each stage in epochs; shorter than in the config if `EarlyStopping` ended the stage.
     """
 
     task: Literal["regression", "classification"] | None = None
     """Selects the summary, figures and predictions that a run writes (`callbacks/reporting.py`)."""
     monitor: str | None = None
-    """Logged validation metric by which `best.ckpt` is chosen."""
+    """Validation metric that chooses `best.ckpt`."""
     stage_number: Tensor
     fit_metrics: tuple[str, ...] = ()
-    """Metrics that are logged in a fit; none where that is not known."""
+    """Metrics that are logged in a fit; empty if not known."""
     continuous = False
-    """Whether most parameters are trained through all stages (a backbone): then one schedule spans the whole run, each
-    stage taking its part of its own, and parameters that stay keep their optimizer's state at the switch."""
+    """Whether most parameters (a backbone) are trained in all stages. If so, the schedule spans the whole run, each
+    stage uses its part of it, and parameters that stay keep their optimizer's state at the switch."""
 
     def __init__(
         self,
@@ -81,12 +81,12 @@ class StagedModule(LightningModule):
             "polish": polish or Polish(epochs=0),
         }
         self.stage_epochs = {name: int(stage.epochs) for name, stage in self.stages.items()}
-        self._most_epochs = math.inf  # what the trainer was asked for
+        self._most_epochs = math.inf  # the trainer's `max_epochs`
         self.release_kind: Release = release
         self.recruit = recruit
         first: StageName = "limit" if self.stages["limit"].epochs else "pretrain"
         self.register_buffer("stage_number", torch.tensor(NUMBERS[first]))
-        # Kept beside the buffer, which only checkpoints need: every step asks, and reading a GPU waits for it.
+        # A copy of the buffer: every step reads the stage, and reading a buffer on a GPU waits for the GPU.
         self._stage: StageName = first
 
     @property
@@ -96,11 +96,11 @@ class StagedModule(LightningModule):
 
     @property
     def stage(self) -> StageName:
-        """The stage that the module is in."""
+        """The current stage."""
         return self._stage
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        """Loads the stage with its number."""
+        """Loads the parameters and sets the stage from its number."""
         super()._load_from_state_dict(state_dict, prefix, *args)
         self._stage = stage_name(int(self.stage_number))
 
@@ -110,7 +110,7 @@ class StagedModule(LightningModule):
         return sum(self.stage_epochs.values())
 
     def stage_at(self, epoch: int) -> StageName:
-        """The stage that an epoch (from 0) belongs to; epochs after the last stage belong to it."""
+        """Returns the stage of an epoch (from 0); epochs after the last stage belong to the last stage."""
         present: StageName = "train"
         for name, epochs in self.stage_epochs.items():
             if epochs:
@@ -125,7 +125,7 @@ class StagedModule(LightningModule):
         return sum(self.stage_epochs[earlier] for earlier in STAGES[: STAGES.index(name)])
 
     def place(self, epoch: int) -> str:
-        """An epoch (from 0) as users count it, in its stage and from 1: `stage 'train', epoch 2/10`."""
+        """Returns an epoch (from 0) as shown to users, counted in its stage and from 1: `stage 'train', epoch 2/10`."""
         name = self.stage_at(epoch)
         number, epochs = epoch + 1 - self.first_epoch(name), self.stages[name].epochs
         return f"stage '{name}', " + (f"epoch {number}/{epochs}" if number <= epochs else f"after its {epochs} epochs")
@@ -142,7 +142,7 @@ class StagedModule(LightningModule):
         self._limit_epochs()
 
     def _limit_epochs(self) -> None:
-        """Lets the trainer end with the last stage, or earlier if it was asked for fewer epochs."""
+        """Makes the trainer end after the last stage, or earlier if its `max_epochs` is smaller."""
         self.trainer.fit_loop.max_epochs = int(min(self._most_epochs, self.total_epochs))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -156,7 +156,7 @@ class StagedModule(LightningModule):
             self._limit_epochs()
 
     def enter_stage(self, name: StageName) -> None:
-        """Releases all banks where the stage needs it. Optimizers and wrappers of the old parameters are void."""
+        """Releases all banks if the stage needs it. Optimizers and wrappers must then be created again."""
         self._stage = name
         self.stage_number.fill_(NUMBERS[name])
         for bank in self.banks:
@@ -164,23 +164,23 @@ class StagedModule(LightningModule):
                 bank.release(self.release_kind, self.recruit)
 
     def finish(self) -> None:
-        """Makes a loaded module a network as the stages leave it; a stack that is still its limit is built."""
+        """Brings a loaded module into a form for use: a stack that is still its limit is built."""
 
     def is_logged(self, batch_idx: int) -> bool:
-        """Whether Lightning writes the metrics of the present step: logging the others would cost time for nothing."""
+        """Whether Lightning writes the metrics of the current step. Other steps need not log, which saves time."""
         return bool(self.trainer._logger_connector.should_update_logs)
 
     def on_stage_end(self) -> None:
-        """Called on all ranks after the last epoch of a stage, or of an interrupted one, before checkpoints are
+        """Called on all ranks after the last epoch of a stage, also of an interrupted stage, before checkpoints are
         saved."""
 
     def end_of_stage(self, metric: str) -> float | None:
-        """A metric of the validation data after the last epoch of a stage, alike on all ranks; None where it is not
-        taken then, but by validations alone."""
+        """Returns a metric on the validation data after the last epoch of a stage, equal on all ranks. None if only
+        validations compute the metric."""
         return None
 
     def check_start(self) -> None:
-        """Called before a fit, and before anything is written.
+        """Called before a fit, before anything is written.
 
         Raises:
             TriwaveError: the module cannot be trained with these data.
@@ -190,7 +190,7 @@ class StagedModule(LightningModule):
         """Called on all ranks before a checkpoint is saved.
 
         Raises:
-            TrainingDiverged: the module is not worth keeping.
+            TrainingDiverged: the module has values that are not finite.
         """
 
     def setup(self, stage: str) -> None:
@@ -203,20 +203,20 @@ class StagedModule(LightningModule):
                 )
                 say(f"trainer.max_epochs {asked} ends training {place}: -1 takes all stages")
             self._limit_epochs()
-        # Construction is in float64; a run in another precision says so to the trainer.
+        # Construction is in float64; the trainer's precision converts the module.
         if self.trainer.precision == "32-true":
             self.to(torch.float32)
 
     def fit_kind(self, **more: bool) -> Fit:
-        """Returns what `trainer_support` needs to know of a fit of this module; see there for what else it takes."""
+        """Returns the properties of a fit of this module that `trainer_support` needs; see `Fit` for all of them."""
         stages = [name for name, stage in self.stages.items() if stage.epochs]
         second = [name for name in stages if self.stages[name].second_order]
-        known = type(self).__module__.startswith("lit_triwave.")  # a class of the user's own may log others
+        known = type(self).__module__.startswith("lit_triwave.")  # a class of the user may log other metrics
         return Fit(tuple(stages), tuple(second), self.total_epochs, metrics=self.fit_metrics if known else (), **more)
 
     def configure_callbacks(self) -> Sequence[Callback]:
         trainer: Any = self.trainer
-        if trainer.state.fn == "fit":  # in a run of the command line once more, for a Trainer of one's own only here
+        if trainer.state.fn == "fit":  # the command line has checked this already; a Trainer of the user has not
             options = ("accumulate_grad_batches", "gradient_clip_val", "limit_train_batches", "min_epochs")
             check_callbacks(trainer.callbacks, self.fit_kind())
             check_options({name: getattr(trainer, name) for name in options}, self.fit_kind())
@@ -226,31 +226,31 @@ class StagedModule(LightningModule):
                     "check_on_train_epoch_end of EarlyStopping must be null or false, got true: it ends a stage, which "
                     "is decided by validations; trainer.check_val_every_n_epoch 1 validates after each epoch"
                 )
-            # Lightning's default asks after each epoch, when `StageSwitch` has been asked already.
+            # Lightning's default checks after each epoch, which is after `StageSwitch` has run.
             callback._check_on_train_epoch_end = False
         if trainer.state.fn == "fit" and trainer.early_stopping_callbacks:
             self._say_what_never_stops(trainer.check_val_every_n_epoch)
         return [StageSwitch()]
 
     def _say_what_never_stops(self, every: int | None) -> None:
-        """Says which stages `EarlyStopping` cannot end, as no validation comes in them."""
+        """Prints which stages `EarlyStopping` cannot end, because they have no validation."""
         for name, epochs in self.stage_epochs.items():
             first = self.first_epoch(name)
             if every and epochs and first // every == (first + epochs) // every:
                 say(
-                    f"EarlyStopping cannot end stage {name}: no validation comes in its {epochs} epochs, set "
+                    f"EarlyStopping cannot end stage {name}: its {epochs} epochs have no validation, set "
                     f"trainer.check_val_every_n_epoch lower than {every}"
                 )
 
     def parameter_groups(self) -> Parameters:
-        """What the optimizer of the present stage trains."""
+        """Returns the parameters that the optimizer of the current stage trains."""
         return self.parameters()
 
     def configure_optimizers(self) -> Any:
         stage = self.stages[self.stage]
-        # A second-order step evaluates the network many times and takes no gradients of Lightning's.
+        # A second-order step evaluates the network many times and does not use Lightning's gradients.
         self.automatic_optimization = not stage.second_order
-        _ = self.trainer.estimated_stepping_batches  # Lightning loads the data, if it has not yet
+        _ = self.trainer.estimated_stepping_batches  # makes Lightning load the data if it has not done so
         steps_per_epoch = math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
         span, begun = (self.total_epochs, self.first_epoch(self.stage)) if self.continuous else (stage.epochs, 0)
         optimizer, schedule = stage.configure(self.parameter_groups(), steps_per_epoch * span, steps_per_epoch * begun)
@@ -260,38 +260,38 @@ class StagedModule(LightningModule):
 
 
 class StageSwitch(Callback):
-    """Takes a `StagedModule` into its next stage at the start of the stage's first epoch.
+    """Switches a `StagedModule` to its next stage at the start of the stage's first epoch.
 
-    All that the switch involves is here and in `TriangleBank._load_from_state_dict`:
+    The whole switch is here and in `TriangleBank._load_from_state_dict`:
 
-    - (a) Released weights are new parameters, so the optimizer and its schedule are made anew by Lightning's own
-      `setup_optimizers`, which asks the module's `configure_optimizers`, which looks at the stage.
-    - (b) DDP's reducer knows only the parameters that it was built with, so the module is wrapped anew. Each stage has
-      exactly its own parameters then, and nothing is unused.
-    - (c) A resumed run needs nothing: Lightning loads the module's stage and parameters, which bring the banks into
-      theirs, before it wraps the module, makes the optimizers and loads their states.
-    - (d) What a module trains through all stages (a backbone beside a bank) goes on as if nothing had been: a
-      `continuous` module keeps the optimizer's state of every parameter that stays, so that Adam does not forget the
-      gradients' sizes nor SGD its momentum. In function regression everything is exchanged, and each stage begins anew.
-    - (e) A checkpoint at the end of the last pretraining epoch still holds peaks; the resumed run switches where the
-      uninterrupted one does, at the start of the next epoch.
+    - (a) Released weights are new parameters. So Lightning's `setup_optimizers` creates the optimizer and its schedule
+      again. It calls the module's `configure_optimizers`, which reads the stage.
+    - (b) DDP's reducer only knows the parameters with which it was built. So the module is wrapped again. Each stage
+      then has exactly its own parameters, and no parameter is unused.
+    - (c) A resumed run needs no special code. Lightning first loads the module's stage and parameters, which puts the
+      banks into the right state. Then it wraps the module, creates the optimizers and loads their states.
+    - (d) Some parameters are trained in all stages (a backbone beside a bank). A `continuous` module keeps the
+      optimizer's state of these parameters, such as Adam's moments or SGD's momentum. In function regression all
+      parameters are replaced, and each stage starts with a new optimizer.
+    - (e) A checkpoint at the end of the last pretraining epoch still has peaks. The resumed run switches at the same
+      point as the uninterrupted run, at the start of the next epoch.
     """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         strategy = trainer.strategy
         if isinstance(strategy, DDPStrategy) and strategy.world_size > 2 and strategy.root_device.type == "cpu":
-            # DDP moves gradients to other buckets after its first step, unless it looks for unused parameters. That
-            # changes the order in which more than two ranks are summed, and a resumed run has another first step. GPUs
-            # give no bit-identical runs anyway, and there a step should not wait for the search.
+            # DDP moves gradients to other buckets after its first step, unless it searches for unused parameters. This
+            # changes the order of the sum over more than two ranks, and a resumed run has another first step. On GPUs
+            # runs are not bit-identical anyway, so there the search would only cost time.
             strategy._ddp_kwargs.setdefault("find_unused_parameters", True)
 
     def on_train_start(self, trainer: Trainer, pl_module: StagedModule) -> None:  # type: ignore[override]
-        # From a checkpoint of an epoch's last step, Lightning goes on with the next epoch, but without its start hook.
+        # After a checkpoint of an epoch's last step, Lightning continues with the next epoch, without its start hook.
         self.on_train_epoch_start(trainer, pl_module)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: StagedModule) -> None:  # type: ignore[override]
         name = pl_module.stage_at(trainer.current_epoch)
-        if name not in ("limit", pl_module.stage):  # a limit comes first or never
+        if name not in ("limit", pl_module.stage):  # a limit is always the first stage
             pl_module.enter_stage(name)
             before = list(trainer.optimizers)
             renew_strategy(trainer)
@@ -304,11 +304,11 @@ class StageSwitch(Callback):
             before = pl_module.stage
             pl_module.on_stage_end()
             if pl_module.stage != before:
-                # A stack is built at the end of its limit, so that a checkpoint of this epoch holds a ReLU network.
+                # A stack is built at the end of its limit, so a checkpoint of this epoch has a ReLU network.
                 renew_strategy(trainer)
 
     def _stop_early(self, trainer: Trainer, module: StagedModule) -> None:
-        """Ends the stage, instead of the run, if an `EarlyStopping` asked for a stop, and lets it begin anew."""
+        """Ends the stage instead of the run if an `EarlyStopping` asked for a stop, and resets this `EarlyStopping`."""
         epoch = trainer.current_epoch
         name = module.stage_at(epoch)
         asked = [one for one in trainer.early_stopping_callbacks if asks_to_stop(one, module.first_epoch(name))]
@@ -319,7 +319,7 @@ class StageSwitch(Callback):
         if epoch + 1 < module.total_epochs and not trainer.strategy.broadcast(time_is_up(trainer)):
             trainer.should_stop = False
             for one in trainer.early_stopping_callbacks:
-                # The next stage trains other parameters: it has all of the patience, and a best score of its own.
+                # The next stage trains other parameters, so it starts with the full patience and without a best score.
                 one.wait_count = one.stopped_epoch = 0
                 one.best_score = torch.full_like(one.best_score, torch.inf if one.mode == "min" else -torch.inf)
                 if hasattr(one, "stopping_reason"):  # since Lightning 2.6
@@ -327,27 +327,27 @@ class StageSwitch(Callback):
 
 
 def time_is_up(trainer: Any) -> bool:
-    """Whether `max_time`, or a `Timer` of the user's, has ended the training."""
+    """Whether `max_time` or a `Timer` of the user has ended the training."""
     left = [one.time_remaining() for one in trainer.callbacks if isinstance(one, Timer)]
     return any(seconds is not None and seconds <= 0 for seconds in left)
 
 
 def ends_here(trainer: Trainer, within_epoch: bool = False) -> bool:
-    """Whether this epoch is the last one of the run or, `within_epoch`, this step the last one."""
+    """Whether this epoch is the last one of the run; with `within_epoch`, whether this step is the last one."""
     stops = trainer.should_stop and trainer.fit_loop._can_stop_early
     last = trainer.current_epoch + 1 == trainer.max_epochs and not within_epoch
     return stops or last or trainer.global_step == trainer.max_steps
 
 
 def asks_to_stop(callback: EarlyStopping, since: int) -> bool:
-    """Whether an `EarlyStopping` has asked for a stop in an epoch from `since` on."""
+    """Whether an `EarlyStopping` has asked for a stop in epoch `since` or later."""
     reason = getattr(callback, "stopping_reason", None)
     asked = callback.stopped_epoch > 0 if reason is None else reason.value > 0
     return asked and callback.stopped_epoch >= since
 
 
 def keep_state(before: Sequence[Optimizer], after: Sequence[Optimizer]) -> None:
-    """Hands over the state of the parameters that stay, where the kind of optimizer stays too."""
+    """Copies the optimizer state of the parameters that stay, if the new optimizer has the same class."""
     for old, new in zip(before, after, strict=True):
         if type(getattr(old, "optimizer", old)) is type(getattr(new, "optimizer", new)):
             for group in new.param_groups:
@@ -357,29 +357,29 @@ def keep_state(before: Sequence[Optimizer], after: Sequence[Optimizer]) -> None:
 
 
 def check_strategy(strategy: str | Strategy, module: LightningModule) -> None:
-    """Refuses, before anything is trained, a strategy under which a module could not enter its second stage.
+    """Refuses, before training, a strategy with which a module could not enter its second stage.
 
     Args:
-        strategy: what the trainer is asked for.
-        module: that is going to be trained.
+        strategy: the trainer's strategy.
+        module: the module to train.
 
     Raises:
-        TriwaveError: it shards parameters (FSDP, DeepSpeed, tensor parallelism).
+        TriwaveError: the strategy shards parameters (FSDP, DeepSpeed, tensor parallelism).
     """
     stages = [name for name, stage in getattr(module, "stages", {}).items() if stage.epochs]
-    changes = len(stages) > 1 or "limit" in stages  # at whose end a stack is built
+    changes = len(stages) > 1 or "limit" in stages  # at the end of a limit, a stack is built
     kind = type(strategy)
     if isinstance(strategy, str):
         kind = StrategyRegistry[strategy]["strategy"] if strategy in StrategyRegistry else DDPStrategy
     if changes and not issubclass(kind, (DDPStrategy, SingleDeviceStrategy)):
         raise TriwaveError(
             f"trainer.strategy must be ddp or auto, got {strategy if isinstance(strategy, str) else kind.__name__}: it "
-            "shards the parameters that there are at the start, but later stages have others"
+            "shards the parameters of the first stage, but later stages have other parameters"
         )
 
 
 def renew_strategy(trainer: Trainer) -> None:
-    """Wraps the module and makes optimizers and schedules anew, after its parameters were exchanged."""
+    """Wraps the module and creates optimizers and schedules again, after its parameters were replaced."""
     strategy = trainer.strategy
     module = trainer.lightning_module
     assert isinstance(module, LightningModule)
@@ -388,7 +388,7 @@ def renew_strategy(trainer: Trainer) -> None:
         strategy.model = module
         strategy.configure_ddp()
     strategy.setup_optimizers(trainer)
-    # Lightning counts the steps of second-order stages, whose optimization is manual, apart from the others.
+    # Second-order stages use manual optimization, and Lightning counts their steps separately.
     loop = trainer.fit_loop.epoch_loop
     kept = loop.automatic_optimization.optim_progress.optimizer.step
     if not module.automatic_optimization:

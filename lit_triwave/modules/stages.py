@@ -1,4 +1,4 @@
-"""The stages of training: how long, with which optimizer, learning rate and schedule."""
+"""The stages of training: length, optimizer, learning rate and schedule."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ Schedule = Literal["constant", "cosine", "step"]
 Parameters = Iterable[nn.Parameter] | Iterable[dict[str, Any]]
 SECOND_ORDER = "LevenbergMarquardt"
 PEAK_OPTIONS = {"damping": 1e-2, "diagonal_floor": 1.0}
-"""`LevenbergMarquardt` on peaks. Their logits, the logarithms of scales and the affine part are of one size, so all are
-damped alike: in units of the diagonal, logits far out would take steps of thousands and never come back."""
+"""Defaults of `LevenbergMarquardt` for peaks. The peaks' logits, the logarithms of scales and the affine part have
+similar sizes, so all get the same damping. In units of the diagonal, large logits would take steps of thousands."""
 CHUNK = 512
-"""Samples differentiated at a time: 93 parameters of 30 seeds take 11 MB then."""
+"""Samples that are differentiated at a time; for 93 parameters of 30 seeds this takes 11 MB."""
 
 
 @dataclass
@@ -30,18 +30,18 @@ class Stage:
     """One stage of training.
 
     Args:
-        epochs: its length; 0 leaves the stage out.
+        epochs: length of the stage; 0 leaves the stage out.
         lr: highest learning rate, > 0. Not used by `LevenbergMarquardt`.
         optimizer: name of any class in `torch.optim`. `pretrain` of function regression also takes
             `"LevenbergMarquardt"`: one step an epoch, on all training points, without learning rate and schedule.
-        options: further arguments of that class; those of `LevenbergMarquardt` begin with `PEAK_OPTIONS`.
-        schedule: `"cosine"`: falls to zero over the stage; `"step"`: to a tenth after each third of it, as in
-            torchvision's reference recipe (epochs 30 and 60 of 90); `"constant"`.
+        options: further arguments of the optimizer. The defaults of `LevenbergMarquardt` are `PEAK_OPTIONS`.
+        schedule: `"cosine"` falls to zero over the stage; `"step"` falls to a tenth after each third of the stage, as
+            in torchvision's reference recipe (epochs 30 and 60 of 90); `"constant"` does not change.
         warmup: share of the stage, 0 to 1, over which the learning rate rises linearly from zero. Constructed weights
-            start near a good fit, and Adam's first steps, made before it knows the gradients' sizes, would spoil it.
+            start near a good fit. Adam's first steps, before it knows the sizes of the gradients, would destroy it.
 
     Raises:
-        ValueError: for an argument outside its range.
+        ValueError: an argument is outside its range.
     """
 
     epochs: int = 1000
@@ -72,22 +72,22 @@ class Stage:
 
     @property
     def second_order(self) -> bool:
-        """Whether its steps need the derivatives of every sample, not only the gradient of their mean."""
+        """Whether the optimizer needs the derivatives of each sample, not only the gradient of their mean."""
         return self.optimizer == SECOND_ORDER
 
     @property
     def chunk(self) -> int:
-        """Samples whose derivatives a second-order step holds in memory at a time."""
+        """Number of samples whose derivatives a second-order step has in memory at a time."""
         return CHUNK
 
     def _try_optimizer(self) -> None:
-        """Refuses an optimizer or its options now, not when the stage begins.
+        """Refuses an optimizer or its options before the run starts, not at the start of the stage.
 
         Raises:
-            ValueError: the optimizer fails for parameters like a network's, when it is made or in its first step.
+            ValueError: the optimizer fails with parameters like a network's, when it is created or in its first step.
         """
         device = "cuda" if self.options.get("capturable") and torch.cuda.is_available() else "cpu"
-        # In float64, so that a learning rate beyond float32 is left to the run, which says where it diverges.
+        # In float64, so that a learning rate too large for float32 does not fail here; the run says where it diverges.
         parameters = [nn.Parameter(torch.ones(size, dtype=torch.float64, device=device)) for size in ((1, 1, 1), (1,))]
         optimizer, _ = self.configure(parameters, steps=1)
 
@@ -107,15 +107,15 @@ class Stage:
         return f"{options} torch.optim.{self.optimizer}: {_why(error)}"
 
     def configure(self, parameters: Parameters, steps: int, begun: int = 0) -> tuple[Optimizer, LambdaLR | None]:
-        """The stage's optimizer, and its schedule in optimizer steps; a second-order optimizer has none.
+        """Returns the stage's optimizer, and its schedule in optimizer steps; a second-order optimizer has no schedule.
 
         Args:
-            parameters: to be trained, or groups of them as `torch.optim` takes them.
-            steps: optimizer steps that the schedule spans: those of the whole stage, or of the whole run.
-            begun: how many of them lie before this stage.
+            parameters: parameters to train, or groups of parameters as `torch.optim` takes them.
+            steps: number of optimizer steps of the schedule: those of the whole stage, or of the whole run.
+            begun: number of these steps before this stage.
 
         Raises:
-            ValueError: for options that the optimizer refuses.
+            ValueError: the optimizer refuses its options.
         """
         if self.second_order:
             return configure_second_order(parameters, PEAK_OPTIONS | self.options), None
@@ -126,9 +126,9 @@ class Stage:
         return optimizer, LambdaLR(optimizer, lambda step: self.factor((begun + step) / max(1, steps)))
 
     def factor(self, progress: float) -> float:
-        """Learning rate as a share of `lr`, at a share `progress` of the stage."""
+        """Returns the learning rate as a share of `lr`, at a share `progress` of the stage."""
         rise = min(1.0, progress / self.warmup) if self.warmup else 1.0
-        # Never exactly zero: the first step of a warm-up should move, however little.
+        # Never exactly zero, so that the first step of a warm-up changes the parameters.
         rise = max(rise, 1e-3)
         if self.schedule == "cosine":
             return rise * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
@@ -144,15 +144,15 @@ class Limit:
     One iteration an epoch, on all training points; `chunk` bounds its memory.
 
     Args:
-        epochs: its length in iterations; null: 100 for a stack, 0 for all else.
-        chunk: samples whose derivatives are held in memory at a time, ≥ 1.
-        max_points: largest number of training points that it uses, drawn at random, ≥ 1; null: all of them.
-        halving: number of iterations after which only the better half of the seeds goes on, again and again until one
-            is left; 0 trains all seeds to the end.
+        epochs: length of the stage in iterations; null means 100 for a stack and 0 for other networks.
+        chunk: number of samples whose derivatives are in memory at a time, ≥ 1.
+        max_points: largest number of training points that the stage uses, drawn at random, ≥ 1; null uses all points.
+        halving: number of iterations after which the worse half of the seeds stops. This repeats until one seed is
+            left. 0 trains all seeds to the end.
         options: further arguments of `lit_triwave.optim.VariableProjection`.
 
     Raises:
-        ValueError: for an argument outside its range.
+        ValueError: an argument is outside its range.
     """
 
     epochs: int | None = None
@@ -180,7 +180,7 @@ class Limit:
         """Makes the optimizer; it has no schedule.
 
         Raises:
-            ValueError: for options that it refuses.
+            ValueError: the optimizer refuses its options.
         """
         from lit_triwave.optim.variable_projection import VariableProjection
 
@@ -198,15 +198,16 @@ class Polish:
     One step an epoch, on all training points; `chunk` bounds its memory.
 
     Args:
-        epochs: its length in steps; 0 leaves the stage out.
-        exchange: share of the seeds, 0 to 1/2, that go on from a better one's weights every third round of kicks. The
-            best seed profits; the seeds are then no longer independent, so their mean says little. 0 keeps them apart.
-        chunk: samples whose derivatives are held in memory at a time, ≥ 1.
-        seed: of the kicks.
+        epochs: length of the stage in steps; 0 leaves the stage out.
+        exchange: share of the seeds, 0 to 1/2, that continue from the weights of better seeds every third round of
+            kicks. The best seed gets better. The seeds are then not independent, so their mean says little. 0 keeps
+            them independent.
+        chunk: number of samples whose derivatives are in memory at a time, ≥ 1.
+        seed: seed of the kicks.
         options: further arguments of `lit_triwave.optim.LevenbergMarquardt`.
 
     Raises:
-        ValueError: for an argument outside its range.
+        ValueError: an argument is outside its range.
     """
 
     epochs: int = 0
@@ -224,19 +225,19 @@ class Polish:
         self.configure([nn.Parameter(torch.zeros(_replicas(self.options), 1))], steps=1)
 
     def configure(self, parameters: Parameters, steps: int, begun: int = 0) -> tuple[Optimizer, LambdaLR | None]:
-        """The optimizer; it has no schedule.
+        """Returns the optimizer, which has no schedule.
 
         Raises:
-            ValueError: for options that it refuses.
+            ValueError: the optimizer refuses its options.
         """
         return configure_second_order(parameters, self.options, exchange=self.exchange, seed=self.seed), None
 
 
 def configure_second_order(parameters: Parameters, options: dict[str, Any], **more: Any) -> Optimizer:
-    """A `LevenbergMarquardt` with a config's options.
+    """Returns a `LevenbergMarquardt` with the options of a config.
 
     Raises:
-        ValueError: for options that it refuses.
+        ValueError: the optimizer refuses its options.
     """
     from lit_triwave.optim import LevenbergMarquardt
 
@@ -249,7 +250,7 @@ def configure_second_order(parameters: Parameters, options: dict[str, Any], **mo
 
 
 def _why(error: Exception) -> str:
-    """Returns why an optimizer refuses its options, without words of Python's."""
+    """Returns why an optimizer refuses its options, without Python's internal words."""
     kinds = re.search(r"not supported between instances of '(\w+)' and '(\w+)'", str(error))
     if kinds:
         other = next((kind for kind in kinds.groups() if kind not in ("int", "float")), kinds[1])
@@ -262,6 +263,6 @@ def _why(error: Exception) -> str:
 
 
 def _replicas(options: dict[str, Any]) -> int:
-    """A number of replicas that divides into the groups of the options, for a trial of these."""
+    """Returns a number of replicas that the groups in the options divide, to try the options."""
     groups = options.get("groups", 1)
     return groups if isinstance(groups, int) and groups > 0 else 1

@@ -1,6 +1,6 @@
 """Tables of all options of Lightning's `Trainer` and all its callbacks: what each does here, or why it is refused.
 
-The refusals are made from them, and `docs/reference/trainer.md` is checked against them.
+They make the refusals, and a test checks that `docs/reference/trainer.md` agrees with them.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ _UNCHANGED: Any = object()
 
 @dataclass(frozen=True)
 class Fit:
-    """What a refusal depends on.
+    """The properties of a fit on which refusals depend.
 
     Attributes:
         stages: names of the stages that have epochs; none for a module without stages.
-        second_order: those of them that are trained by Levenberg–Marquardt.
-        epochs: of all stages together.
-        shares_batches: whether the data module itself shares its batches among ranks, as those of this project do.
-        has_run: whether it is kept in a run folder, and not a `Trainer` of the user's own.
-        metrics: that the module logs in a fit; none where that is not known.
+        second_order: names of the stages that are trained by Levenberg–Marquardt.
+        epochs: total number of epochs of all stages.
+        shares_batches: whether the data module itself shares its batches among ranks, as in this project.
+        has_run: whether the fit has a run folder; a `Trainer` of the user has none.
+        metrics: metrics that the module logs in a fit; empty if not known.
     """
 
     stages: tuple[str, ...] = ()
@@ -46,8 +46,8 @@ class Row:
 
     Attributes:
         here: what it does here, for the documentation.
-        refusal: of a value ↦ what the value must be, and what to do; "" for a value that is taken.
-        default: this project's, where it is not Lightning's.
+        refusal: function of a value that returns what the value must be, and what to do; "" for an accepted value.
+        default: default of this project, if it is not Lightning's.
     """
 
     here: str = AS_DOCUMENTED
@@ -241,22 +241,22 @@ CALLBACKS: dict[str, Row] = {
     "Timer": Row(f"{AS_DOCUMENTED}; {_CUT}"),
     "WeightAveraging": _refused(_OTHER_PARAMETERS),
 }
-"""All callbacks of `lightning.pytorch.callbacks`. Refusals without further words are those for stages."""
+"""All callbacks of `lightning.pytorch.callbacks`. A plain "refused" means refused for modules with stages."""
 
 
 _DIAGNOSTICS = ("stage", "dead_units", "linear_regions/count")
-"""Metrics that runs log of most modules, see `callbacks/diagnostics.py`."""
+"""Metrics that runs log for most modules, see `callbacks/diagnostics.py`."""
 
 
 def check_options(options: Mapping[str, Any], fit: Fit) -> None:
     """Refuses options of the trainer that cannot do what Lightning documents.
 
     Args:
-        options: name ↦ value; names that the table lacks are left to Lightning.
-        fit: that they are for.
+        options: name ↦ value. Names that are not in the table are left to Lightning.
+        fit: the fit for which they are given.
 
     Raises:
-        TriwaveError: naming the option.
+        TriwaveError: an option is refused; the message names it.
     """
     check_values(options)
     for name, value in options.items():
@@ -270,11 +270,11 @@ def check_callbacks(given: Sequence[Callback], fit: Fit) -> None:
     """Refuses callbacks that cannot do what Lightning documents.
 
     Args:
-        given: to the trainer; one of a user's subclass is taken for its nearest base in the table.
-        fit: that they are for.
+        given: callbacks of the trainer. A subclass of the user is treated as its nearest base class in the table.
+        fit: the fit for which they are given.
 
     Raises:
-        TriwaveError: naming the callback.
+        TriwaveError: a callback is refused; the message names it.
     """
     for callback in given:
         bases = (base.__name__ for base in type(callback).__mro__ if base is getattr(callbacks, base.__name__, None))
@@ -289,10 +289,10 @@ def _check_monitors(given: Sequence[Callback], metrics: tuple[str, ...]) -> None
     """Refuses callbacks that watch a metric which is never logged. Lightning finds it at the first validation, if any.
 
     Raises:
-        TriwaveError: naming the metrics that there are.
+        TriwaveError: a metric is never logged; the message names the metrics that are.
     """
     if not metrics or any(not type(one).__module__.startswith(("lightning.", "lit_triwave.")) for one in given):
-        return  # callbacks of the user's own may log further ones
+        return  # callbacks of the user may log further metrics
     for callback in given:
         if not isinstance(callback, (EarlyStopping, ModelCheckpoint)) or callback.monitor is None:
             continue
@@ -305,7 +305,7 @@ def _check_monitors(given: Sequence[Callback], metrics: tuple[str, ...]) -> None
 
 
 def own_defaults() -> dict[str, Any]:
-    """Returns the options whose default is not Lightning's."""
+    """Returns the options whose default is not Lightning's default."""
     return {name: row.default for name, row in OPTIONS.items() if row.default is not _UNCHANGED}
 
 

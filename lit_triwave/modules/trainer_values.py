@@ -1,6 +1,6 @@
-"""Which values Lightning's `Trainer` takes for its options, with refusals in the words of this project's errors.
+"""Checks the values of options of Lightning's `Trainer`, with errors in this project's form.
 
-What an option does here, and where it is refused although Lightning takes it, is in `trainer_support`.
+`trainer_support` says what an option does here, and which values are refused although Lightning accepts them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _NAMES = {
 _TIME = re.compile(r"\d+:\d+:\d+:\d+")
 _TIME_WORDS = "a time such as 00:01:30:00 (days, hours, minutes, seconds)"
 _Check = Callable[[Any], str]
-"""Of a value ↦ what it must be; "" for one that is taken."""
+"""A function of a value that returns what the value must be; "" for an accepted value."""
 
 
 def _at_least(least: float) -> _Check:
@@ -58,7 +58,7 @@ def _time(value: Any) -> str:
 
 
 def _one_of(names: Sequence[str]) -> _Check:
-    # Lightning takes names in capitals, too, and has 26 strategies, whose variants have longer names.
+    # Lightning also accepts names in capitals, and has 26 strategies, whose variants have longer names.
     needed = f"one of {', '.join(name for name in names if '_' not in name)}"
     return lambda value: needed if isinstance(value, str) and value.lower() not in names else ""
 
@@ -78,7 +78,7 @@ def _accelerators_here() -> list[str]:
 
 
 def _devices(value: Any, accelerator: Any) -> str:
-    """Asks the accelerator that the trainer would take."""
+    """Checks the value with the accelerator that the trainer would use."""
     if not isinstance(accelerator, str) or value == "auto":
         return ""
     others = [name for name in _accelerators_here() if name not in ("cpu", "gpu")]
@@ -120,13 +120,13 @@ _VALUES: dict[str, _Check] = {
 
 
 def check_values(options: Mapping[str, Any]) -> None:
-    """Refuses values that Lightning would refuse, some of them much later.
+    """Refuses values that Lightning would refuse, in some cases much later.
 
     Args:
-        options: of the trainer, name ↦ value.
+        options: options of the trainer, name ↦ value.
 
     Raises:
-        TriwaveError: naming the option.
+        TriwaveError: an option is refused; the message names it.
     """
     for name, value in options.items():
         needed = _VALUES[name](value) if name in _VALUES else ""

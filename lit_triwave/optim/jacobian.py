@@ -1,4 +1,4 @@
-"""Per-sample derivatives of small networks, all replicas at once, and the sums that least squares makes of them."""
+"""Per-sample derivatives of small networks, all replicas at once, and their sums for least squares."""
 
 from __future__ import annotations
 
@@ -26,25 +26,25 @@ class AnalyticJacobian(Protocol):
 
 
 def parameter_count(network: nn.Module) -> int:
-    """P, the number of parameters of one replica."""
+    """Returns P, the number of parameters of one replica."""
     return sum(p[0].numel() for p in network.parameters())
 
 
 def jacobian(
     network: nn.Module, x: Tensor, out: Tensor | None = None, *, analytic: bool = True
 ) -> tuple[Tensor, Tensor]:
-    """The outputs of all replicas and their derivatives by all parameters.
+    """Returns the outputs of all replicas and their derivatives by all parameters.
 
-    Replicas share no parameters, so one derivative of the *sum* of their outputs holds the rows of all of them. For
-    this project's networks the rows are written by a single backward sweep over the samples, see `AnalyticJacobian`.
-    Other modules go through `torch.func`.
+    Replicas share no parameters, so one derivative of the *sum* of their outputs contains the rows of all replicas. For
+    this project's networks a single backward sweep over the samples writes the rows, see `AnalyticJacobian`.
+    For other modules `torch.func` computes them.
 
     Args:
-        network: a module from (B, …) to (B, R) all of whose parameters have a leading dimension R. Parameters that
-            do not require gradients count too.
+        network: a module from (B, …) to (B, R); all its parameters have a leading dimension R. Parameters that
+            do not require gradients are included.
         x: shape (B, …).
         out: memory for the derivatives, contiguous, at least R · P · B elements; new if None.
-        analytic: False takes `torch.func` for every module.
+        analytic: False uses `torch.func` for every module.
 
     Returns:
         The outputs, shape (R, B), and the derivatives, shape (R, P, B); P runs over `network.parameters()`, each
@@ -83,12 +83,12 @@ def _generic(network: nn.Module, x: Tensor, rows: dict[str, Tensor]) -> Tensor:
 
 
 GRAM_BLOCK = 128
-"""Rows of a Gram matrix that are computed at a time: half of it is known from the other half, and smaller products are
-slow."""
+"""Rows of a Gram matrix that are computed at a time. Blocks leave out most of the upper half, which is known by
+symmetry. Smaller blocks are slow."""
 
 
 def add_gram(gram: Tensor, rows: Tensor) -> None:
-    """Adds rows · rowsᵀ to the lower triangles of some matrices; what their upper triangles get is not defined.
+    """Adds rows · rowsᵀ to the lower triangles of matrices. Afterwards the upper triangles are undefined.
 
     Args:
         gram: shape (R, P, P).
@@ -102,12 +102,12 @@ def add_gram(gram: Tensor, rows: Tensor) -> None:
 
 
 def mirrored(gram: Tensor) -> Tensor:
-    """Returns the symmetric matrices that have the lower triangles of others."""
+    """Returns symmetric matrices with the lower triangles of the given ones."""
     return gram.tril() + gram.tril(-1).mT
 
 
 class NormalEquations(NamedTuple):
-    """What least squares needs of a data set; r are the residuals, J their derivatives, M the number of samples."""
+    """Sums over a data set for least squares: r are the residuals, J their derivatives, M the number of samples."""
 
     loss: Tensor  # (R,), Σ r² / M
     gradient: Tensor  # (R, P), Jᵀr / M
@@ -117,21 +117,21 @@ class NormalEquations(NamedTuple):
 class LeastSquares:
     """The mean squared error of every replica of a network on a data set, as the closure of `LevenbergMarquardt.step`.
 
-    Calling it returns the `NormalEquations` where gradients are enabled and the losses alone, shape (R,), where they
-    are not. (No argument says which, since Lightning wraps closures and calls them without any.) Samples are taken in
-    chunks and summed, so memory does not grow with their number.
+    If gradients are enabled, a call returns the `NormalEquations`. If not, it returns only the losses, shape (R,).
+    (There is no argument for this choice, because Lightning calls closures without arguments.) Samples are processed in
+    chunks, so memory does not grow with their number.
 
     Args:
-        network: a module from (B, …) to (B, R) all of whose parameters have a leading dimension R.
+        network: a module from (B, …) to (B, R); all its parameters have a leading dimension R.
         inputs: shape (M, …).
         targets: shape (M,), the same for all replicas, or (M, R).
         chunk: samples that are differentiated at a time; the Jacobian takes R · P · chunk numbers.
-        reduce: sums a tensor over the processes, each of which holds its own samples, for example
+        reduce: sums a tensor over the processes, each of which has its own samples, for example
             `lambda t: trainer.strategy.reduce(t, reduce_op="sum")`; None for one process.
         analytic: see `jacobian`.
 
     Raises:
-        ValueError: for inputs and targets of different length, or no samples.
+        ValueError: inputs and targets have different lengths, or there are no samples.
     """
 
     def __init__(
@@ -154,15 +154,15 @@ class LeastSquares:
         self.chunk = chunk
         self.reduce = reduce
         self.analytic = analytic
-        self._memory: Tensor | None = None  # of the Jacobian: fresh pages every time would cost as much as filling them
+        self._memory: Tensor | None = None  # for the Jacobian; allocating it each time would take as long as filling it
 
     def __call__(self) -> NormalEquations | Tensor:
-        """The normal equations, or without gradients the losses (R,)."""
+        """Returns the normal equations, or without gradients the losses (R,)."""
         return self.normal_equations() if torch.is_grad_enabled() else self.loss()
 
     @torch.no_grad()
     def loss(self) -> Tensor:
-        """The mean squared error of each replica, shape (R,)."""
+        """Returns the mean squared error of each replica, shape (R,)."""
         total = torch.zeros((), dtype=self.targets.dtype, device=self.targets.device)
         for x, y in self._chunks():
             total = total + (self.network(x).T - y).square().sum(1)
@@ -170,7 +170,7 @@ class LeastSquares:
 
     @torch.no_grad()
     def normal_equations(self) -> NormalEquations:
-        """The mean squared error of each replica with what a Gauss–Newton step needs."""
+        """Returns the mean squared error of each replica, with gradient and Gram matrix."""
         first = next(self.network.parameters())
         replicas, parameters = len(first), parameter_count(self.network)
         size = min(self.chunk, len(self.inputs))

@@ -12,54 +12,57 @@ from torch.optim import Optimizer
 from lit_triwave.optim.jacobian import NormalEquations
 
 DAMPING_LIMITS = (1e-12, 1e4)
-"""Below, the damping is lost in the rounding of float64; above, no step is long enough to change the loss."""
+"""Range of the damping. Below it, rounding of float64 hides the damping; above it, steps are too short to change the
+loss."""
 
 
 class LevenbergMarquardt(Optimizer):
     """Levenberg–Marquardt with kicks, for R independent small networks (replicas) trained side by side.
 
-    One `step` is one iteration of all replicas. It solves the normal equations, damped in proportion to their diagonal
-    (Marquardt 1963), for a few dampings, tries a few lengths of each of those steps, and keeps for each replica what
-    lowers its own loss most: next to the Jacobian, solutions and evaluations are cheap, and where a loss is not smooth
-    (ReLU networks) they pay. A replica whose tries all fail, because the loss does not fall or the matrix is not
-    positive definite, stays where it is and is damped more; the others move on.
+    One `step` is one iteration of all replicas. It solves the normal equations for a few dampings, in proportion to
+    their diagonal (Marquardt 1963), and tries a few lengths of each solution. Each replica keeps the trial that lowers
+    its loss most. Trials are cheap compared with the Jacobian, and they help if a loss is not smooth (ReLU networks).
+    If all trials of a replica fail, because the loss does not fall or the matrix is not positive definite, the replica
+    does not move and its damping grows. Other replicas are not affected.
 
-    Such a loss has very many minima, and 20 to 40 iterations reach one. So after `warmup` steps begin rounds of
-    `round_length` steps. Each starts with a *kick*: a random tenth of the weights of the best point so far is
-    multiplied by 1 + noise. The excursion is kept where it ends lower. With `exchange`, the worse replicas set out from
-    the points of the better ones instead of their own, which spends the budget where it pays.
+    The loss of a ReLU network has very many local minima, and 20 to 40 iterations reach one. So rounds of
+    `round_length` steps begin after `warmup` steps. Each round starts with a *kick*: a random tenth of the weights of
+    the best point so far is multiplied by 1 + noise. The result of the round is kept if its loss is lower. With
+    `exchange`, the worse replicas start from the points of better ones, which uses the steps more effectively.
 
-    Between steps **the parameters always hold the best point of each replica**, so their loss never rises and any
-    moment is a good one to validate, save or stop; excursions live in the optimizer's state. The state dictionary holds
-    plain numbers and tensors; a run that continues from it (and from the parameters) takes the same steps, bit for bit.
-    Kicks are drawn from the seed and the number of the round, on the CPU, so every rank of a distributed run draws the
-    same.
+    Between steps **the parameters are always the best point of each replica**. So their loss never rises, and
+    validating, saving or stopping is possible at any time. The point of the current round is in the optimizer's state.
+    The state dictionary contains plain numbers and tensors. A run that continues from it (and from the parameters)
+    takes the same steps, bit for bit. Kicks are drawn from the seed and the number of the round, on the CPU, so every
+    rank of a distributed run draws the same kicks.
 
-    Why it exists: `torch-levenberg-marquardt` 1.2.3 trains one network at a time, so seeds would be a Python loop, and
-    takes the last of its tries even when none lowers the loss; its damping is not part of any state dictionary. A step
-    of a 93-parameter network on 500 samples took it 4.8 ms (Cholesky, one try); a step of 120 such networks here 170 ms
-    with nine tries each, 1.4 ms a network (one CPU thread, float64).
+    The package `torch-levenberg-marquardt` 1.2.3 is not used for three reasons. It trains one network at a time, so
+    seeds would be a Python loop. It takes its last trial even if no trial lowers the loss. Its damping is in no state
+    dictionary. Its step of a 93-parameter network on 500 samples takes 4.8 ms (Cholesky, one trial). Here a step of 120
+    of these networks takes 170 ms with nine trials each, 1.4 ms a network (one CPU thread, float64).
 
     Args:
-        params: parameters with a leading dimension R, one group; those of the closure's network, in its order.
-        damping: at the start and after each kick, in units of the diagonal, > 0.
-        damping_factors: the dampings tried, as multiples of the present one, each > 0. The one that won is the next
-            step's; the present one is multiplied by 4 · the largest when none lowers the loss.
-        diagonal_floor: share of the largest diagonal entry, in (0, 1], that every entry is taken to have at least. The
-            default only keeps dead parameters, whose entries are zero, from a division by zero. 1 damps all parameters
-            alike (Levenberg 1944): for bounded parameters such as the logits of peaks, whose entries vanish far out.
+        params: the parameters of the closure's network, in its order: one group, with a leading dimension R.
+        damping: damping at the start and after each kick, in units of the diagonal, > 0.
+        damping_factors: dampings to try, as multiples of the current one, each > 0. The best trial's damping is used in
+            the next step. If no trial lowers the loss, the current damping is multiplied by 4 · the largest factor.
+        diagonal_floor: smallest value of a diagonal entry, as a share of the largest entry, in (0, 1]. The default only
+            avoids a division by zero for dead parameters, whose entries are zero. 1 damps all parameters equally
+            (Levenberg 1944); it suits parameters such as the logits of peaks, whose entries vanish for large logits.
         step_lengths: multiples of each solution that are tried, each > 0.
         warmup: steps before the first kick, ≥ 1.
         round_length: steps between kicks, ≥ 1; 0 for no kicks.
         kick_scales: standard deviations of the relative noise, used in turn.
-        kick_share: share of the weights that a kick changes, in (0, 1]; at least one is.
-        exchange: share of the replicas, 0 to 1/2, that set out from the point of a better one every third round: the
+        kick_share: share of the weights that a kick changes, in (0, 1]; a kick changes at least one weight.
+        exchange: share of the replicas, 0 to 1/2, that start every third round from the point of a better replica: the
             worst from the best, the second worst from the second best, and so on. 0 keeps replicas independent.
-        groups: replicas exchange within this many groups of equal size and consecutive numbers; R must be a multiple.
-        seed: of the kicks.
+        groups: number of groups of consecutive replicas, of equal size, within which replicas exchange points. R must
+            be a multiple of it.
+        seed: seed of the kicks.
 
     Raises:
-        ValueError: for an argument outside its range, parameters without a common leading dimension, or several groups.
+        ValueError: an argument is outside its range, the parameters have no common leading dimension, or there are
+            several groups of parameters.
 
     Example:
         >>> problem = LeastSquares(network, x, y)
@@ -116,7 +119,7 @@ class LevenbergMarquardt(Optimizer):
             "exchange": exchange,
             "groups": groups,
             "seed": seed,
-            # What Lightning's `LearningRateMonitor` reads of every optimizer; no step uses them.
+            # Lightning's `LearningRateMonitor` reads these of every optimizer; no step uses them.
             "lr": 1.0,
             "weight_decay": 0.0,
         }
@@ -131,7 +134,7 @@ class LevenbergMarquardt(Optimizer):
             raise ValueError(f"groups must divide the {len(self._params[0])} replicas, got {groups}")
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Takes a saved state; options that its version did not have get their defaults."""
+        """Loads a saved state. Options that were added after it was saved get their defaults."""
         super().__setstate__(state)
         own = {name: value for name, value in self.defaults.items() if name != "differentiable"}  # PyTorch adds it
         self.param_groups[0] = {**own, **self.param_groups[0]}
@@ -141,7 +144,7 @@ class LevenbergMarquardt(Optimizer):
         return self.param_groups[0]["params"]  # type: ignore[no-any-return]
 
     def _read(self) -> Tensor:
-        """The parameters of each replica in a row, (R, P)."""
+        """Returns the parameters, one row for each replica, (R, P)."""
         return torch.cat([p.flatten(1) if p.ndim > 1 else p[:, None] for p in self._params], 1)
 
     def _write(self, weights: Tensor) -> None:
@@ -154,14 +157,14 @@ class LevenbergMarquardt(Optimizer):
         """Moves every replica by one iteration.
 
         Args:
-            closure: called without arguments; returns `NormalEquations` at the present parameters where gradients are
-                enabled and their losses, shape (R,), where they are not. See `LeastSquares`.
+            closure: called without arguments. Returns `NormalEquations` at the current parameters if gradients are
+                enabled; otherwise the losses, shape (R,). See `LeastSquares`.
 
         Returns:
-            The lowest loss of each replica so far, that of its parameters, shape (R,).
+            The lowest loss of each replica so far, which is the loss of its parameters, shape (R,).
 
         Raises:
-            ValueError: for normal equations of another size than the parameters.
+            ValueError: the normal equations and the parameters have different sizes.
         """
         options, state = self.param_groups[0], self.state[self._params[0]]
         best = self._read()
@@ -178,7 +181,7 @@ class LevenbergMarquardt(Optimizer):
         try:
             loss, weights = self._iterate(closure, state)
         except BaseException:
-            self._write(best)  # an interrupt must not leave an excursion in the parameters
+            self._write(best)  # after an interrupt, too, the parameters must be the best point
             raise
         lower = loss < state["lowest"]
         self._write(torch.where(lower[:, None], weights, best))
@@ -189,7 +192,7 @@ class LevenbergMarquardt(Optimizer):
         return lowest.clone()
 
     def _iterate(self, closure: Callable[[], Any], state: dict[str, Any]) -> tuple[Tensor, Tensor]:
-        """One iteration from the present parameters: the losses (R,) and the points (R, P) it leads to."""
+        """Makes one iteration from the current parameters; returns the new losses (R,) and points (R, P)."""
         options, start, damping = self.param_groups[0], state["excursion"], state["damping"]
         with torch.enable_grad():
             equations: NormalEquations = closure()
@@ -202,7 +205,7 @@ class LevenbergMarquardt(Optimizer):
         diagonal = equations.gram.diagonal(dim1=1, dim2=2)
         floor = options["diagonal_floor"] * diagonal.amax(1, keepdim=True) + torch.finfo(diagonal.dtype).tiny
         unit = torch.maximum(diagonal, floor).rsqrt()
-        gram = equations.gram.mul_(unit[:, :, None]).mul_(unit[:, None])  # in place: fresh memory would cost more
+        gram = equations.gram.mul_(unit[:, :, None]).mul_(unit[:, None])  # in place: new memory would be slower
         gradient = (equations.gradient * unit)[..., None]
         loss, weights = equations.loss, start
         largest = max(options["damping_factors"])
@@ -211,7 +214,7 @@ class LevenbergMarquardt(Optimizer):
             tried = factor * damping
             matrix = gram.clone()
             matrix.diagonal(dim1=1, dim2=2).add_(tried[:, None])
-            # An LU solve stops at the first singular matrix; this one says which they are.
+            # An LU solve stops at the first singular matrix; this function reports all singular ones.
             cholesky, info = torch.linalg.cholesky_ex(matrix)
             direction = -torch.cholesky_solve(gradient, cholesky)[..., 0] * unit
             for length in options["step_lengths"]:
@@ -226,7 +229,7 @@ class LevenbergMarquardt(Optimizer):
         return loss, weights
 
     def _kick(self, best: Tensor, lowest: Tensor, round_: int) -> Tensor:
-        """Where the replicas set out from in a round, (R, P)."""
+        """Returns the points from which the replicas start a round, (R, P)."""
         options = self.param_groups[0]
         if options["exchange"] and round_ % 3 == 2:
             order = lowest.view(options["groups"], -1).argsort(dim=1, stable=True)  # NaN counts as the worst
@@ -235,7 +238,7 @@ class LevenbergMarquardt(Optimizer):
             source = torch.arange(len(lowest), device=order.device)
             source[order.flip(1)[:, :count]] = order[:, :count]
             best = best[source]
-        # No generator is kept between rounds: the seed and the round say everything, so there is nothing to save.
+        # A new generator for each round, from the seed and the round: a checkpoint needs no generator state.
         generator = torch.Generator().manual_seed(1_000_003 * options["seed"] + round_)
         shape = tuple(best.shape)
         draw = torch.rand(shape, generator=generator, dtype=torch.float64)

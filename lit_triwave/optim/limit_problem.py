@@ -24,18 +24,18 @@ RIDGE = 50
 class LimitProblem:
     """The least-squares problem of a stack's limit network on a data set.
 
-    All sums are taken over chunks of samples and over all ranks, so memory does not grow with the samples and every
+    All sums are computed over chunks of samples and over all ranks. So memory does not grow with the samples, and every
     rank takes the same steps.
 
     Args:
-        network: in its limit, on the device of the data.
+        network: stack in its limit, on the device of the data.
         inputs: shape (M, in_features), in the domain's units.
         targets: shape (M, 1) or (M, R), in the targets' units.
         chunk: samples that are differentiated at a time; the Jacobian takes R · P · chunk numbers.
         reduce: sums a tensor over the processes; None for one process.
-        validation: returns the mean squared errors of all replicas on validation data, (R,); None keeps the iterate
+        validation: returns the mean squared errors of all replicas on validation data, (R,). None keeps the iterate
             that is best on the training data.
-        average: network that becomes the mean of the replicas after each step, see `StackNetwork.average`; None: the
+        average: network that becomes the mean of the replicas after each step, see `StackNetwork.average`. None if the
             replicas are independent results.
     """
 
@@ -69,7 +69,7 @@ class LimitProblem:
         return zip(torch.split(self.h, self.chunk, 1), torch.split(y, self.chunk, 1), strict=True)
 
     def count(self) -> Tensor:
-        """The number of samples of all ranks."""
+        """Returns the number of samples of all ranks."""
         return self.sum(self.h.new_tensor(float(self.h.shape[1])))[0]
 
     @torch.no_grad()
@@ -98,12 +98,12 @@ class LimitProblem:
         network.output_bias.copy_(output[:, -1])
 
     def normal_equations(self, layers: Layers, output: Tensor, active: Tensor) -> NormalEquations:
-        """The normal equations in all parameters, those of the output last.
+        """Returns the normal equations in all parameters; those of the output layer come last.
 
         Args:
             layers: the hidden layers of the active replicas.
             output: their output weights and bias, (A, F).
-            active: which replicas these are, (A,) int64.
+            active: indices of these replicas, (A,) int64.
         """
         hidden = sum(weight[0].numel() + bias.shape[1] for weight, bias in layers)
         size = hidden + output.shape[1]
@@ -122,7 +122,7 @@ class LimitProblem:
         return NormalEquations(*(part / count for part in self.sum(loss, gradient, mirrored(gram))))
 
     def curvature(self, layers: Layers, output: Tensor, active: Tensor, step: Layers, output_step: Tensor) -> Tensor:
-        """The mean over the samples of the output's second derivative along a step times its first derivatives, (A, P).
+        """Returns mean(∂²output/∂step² · ∂output/∂parameters) over the samples, (A, P).
 
         Args:
             layers, output, active: as in `normal_equations`.
@@ -138,12 +138,12 @@ class LimitProblem:
     def solve(
         self, layers: Layers, guess: Tensor, active: Tensor, penalty: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """The output layer that fits best for given hidden layers.
+        """Returns the best output layer for given hidden layers.
 
         Args:
             layers, active: as in `normal_equations`.
-            guess: an output layer to correct, (A, F): the nearer it is, the more digits the result has.
-            penalty: of the squared output weights and bias, (A, F), beside the mean squared error.
+            guess: an output layer to correct, (A, F). The closer it is to the result, the more exact is the result.
+            penalty: factors of the squared output weights and bias that are added to the mean squared error, (A, F).
 
         Returns:
             The output layer, (A, F), and its mean squared error, (A,), infinite where there is none.

@@ -1,4 +1,4 @@
-"""Penalties on groups of weights that the data themselves determine, for the limit of a stack."""
+"""Penalties on groups of weights, for the limit of a stack. The data determine the size of the penalties."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ PENALTY_LIMITS = (1e-12, 1e2)
 
 
 def weight_groups(network: StackNetwork) -> Tensor:
-    """Which group each parameter of a stack's limit belongs to, (P,) int64, in the order of `VariableProjection`.
+    """Returns the group of each parameter of a stack's limit, (P,) int64, in the order of `VariableProjection`.
 
-    A group each: all weights on one input, the weights on earlier neurons, the shifts, the output's weights on the
-    inputs, and those on the neurons of one layer. The output's bias is group 0, which is not penalised.
+    The groups are: the weights on each input, the weights on earlier neurons, the shifts, the output's weights on the
+    inputs, and the output's weights on the neurons of each layer. The output's bias is group 0 and has no penalty.
     """
     inputs, found = network.scaling.in_features, []
     for weight in network.projection:
@@ -31,7 +31,7 @@ def weight_groups(network: StackNetwork) -> Tensor:
 
 
 def first_penalty(network: StackNetwork) -> Tensor:
-    """The penalties before the first step, (R, P)."""
+    """Returns the penalties before the first step, (R, P)."""
     penalty = torch.where(weight_groups(network) > 0, FIRST_PENALTY, 0.0).to(network.output_weight)
     return penalty.repeat(network.replicas, 1)
 
@@ -46,22 +46,23 @@ def renewed_penalty(
     count: Tensor,
     held: Tensor | None,
 ) -> Tensor:
-    """The penalties under which the data are most probable: automatic relevance determination.
+    """Returns the penalties for which the data are most probable: automatic relevance determination.
 
-    A group's weights are taken as drawn from a normal distribution. Its variance is estimated from their squares and
-    from the number γ of them that the data determine (MacKay 1992, "A practical Bayesian framework for backpropagation
-    networks"; Foresee and Hagan 1997 with Gauss–Newton's matrix, as here). Groups that the data do not need vanish.
+    The prior of a group's weights is a normal distribution. Its variance is estimated from the squared weights and
+    from the number γ of weights that the data determine (MacKay 1992, "A practical Bayesian framework for
+    backpropagation networks"; Foresee and Hagan 1997 with the Gauss–Newton matrix, as here). The weights of groups that
+    the data do not need go to zero.
 
     Args:
-        network: in its limit.
-        gram: Gauss–Newton's matrix with the penalties, scaled by `unit` on both sides, (A, P, P).
+        network: stack in its limit.
+        gram: Gauss–Newton matrix with the penalties, scaled by `unit` on both sides, (A, P, P).
         unit: (A, P).
-        penalty: before, (A, P).
-        point: the parameters, (A, P).
-        mse: their mean squared error, (A,).
+        penalty: current penalties, (A, P).
+        point: parameters, (A, P).
+        mse: mean squared error of these parameters, (A,).
         count: number of samples.
-        held: mean squared error on held-out data, (A,), if there are any. It is the least that is taken for the noise:
-            where parameters are as many as samples, the training error says nothing about it.
+        held: mean squared error on held-out data, (A,), if there are any. The noise is taken to be at least this: with
+            as many parameters as samples, the training error says nothing about the noise.
     """
     groups = weight_groups(network)
     matrix = gram.clone()

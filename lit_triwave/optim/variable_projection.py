@@ -18,42 +18,43 @@ from lit_triwave.optim.relevance import first_penalty, renewed_penalty
 
 DAMPING_LIMITS = (1e-15, 1e6)
 EXACT_ROUNDOFFS = 64
-"""A fit whose error is below so many roundoffs of the target range is exact; more steps would move digits at random."""
+"""A fit with an error below this number of roundoffs of the target range is exact; more steps only change rounding."""
 LARGEST_BEND = 1.0
-"""Steps are corrected for curvature where the correction's acceleration is at most this multiple of the step."""
+"""A step is corrected for curvature if the correction is at most this multiple of the step."""
 DEAD_FLOOR = 1e-14
-"""Diagonal entries are taken as at least this part of the largest one."""
+"""Smallest value of a diagonal entry, as a share of the largest one."""
 
 
 class VariableProjection(Optimizer):
-    """Levenberg–Marquardt on the hidden layers of R independent networks, with the output layer always at its best.
+    """Levenberg–Marquardt on the hidden layers of R independent networks, with the best output layer at each step.
 
-    For given hidden layers the best output layer is the solution of a linear problem. Golub and Pereyra (1973) minimise
-    over the hidden layers alone; with Kaufman's (1975) approximation of the derivative this is one step of
-    Levenberg–Marquardt whose damping leaves out the output layer, followed by a new solution for that layer. On a
-    stack's limit it converges several times faster than damping all parameters does.
+    For given hidden layers, the best output layer is the solution of a linear problem. So Golub and Pereyra (1973)
+    minimise over the hidden layers only. With Kaufman's (1975) approximation of the derivative, this is a
+    Levenberg–Marquardt step without damping of the output layer, followed by a new solution for that layer. On a
+    stack's limit it converges several times faster than damping all parameters.
 
-    One `step` is one iteration of all replicas. Each tries a few dampings and keeps the best that lowers its own loss.
-    A step follows the curve on which the residuals bend, not its tangent: the second derivatives along the step say how
-    far it has to turn (geodesic acceleration, Transtrum and Sethna 2012, arXiv 1201.5885). On stacks 100 iterations end
-    100 to 10,000 times lower by that. A replica for which none does stays where it is and is damped more.
+    One `step` is one iteration of all replicas. Each replica tries a few dampings and keeps the one that lowers its
+    loss most. If no damping lowers the loss, the replica does not move and its damping grows. The second derivatives
+    along a step correct it for the curvature of the residuals (geodesic acceleration, Transtrum and Sethna 2012, arXiv
+    1201.5885). On stacks, this makes the error after 100 iterations 100 to 10,000 times lower.
 
-    With validation data the parameters hold, between steps, the iterate with the lowest validation error of each
-    replica, and the current iterate is in the state. Without, they are the same.
+    With validation data, the parameters between steps are each replica's iterate with the lowest validation error, and
+    the current iterate is in the state. Without validation data, the two are the same.
 
     Args:
-        params: all parameters of a `StackNetwork` in its limit, that of the problem or its average.
-        damping: at the start, > 0.
-        damping_factors: tried in each step, as multiples of the present damping, > 0.
-        halving: number of steps after which only the better half of the replicas goes on, again and again until one is
-            left. 0 trains all to the end.
+        params: all parameters of a `StackNetwork` in its limit: the network of the problem, or its average.
+        damping: damping at the start, > 0.
+        damping_factors: dampings to try in each step, as multiples of the current damping, > 0.
+        halving: number of steps after which the worse half of the replicas stops. This repeats until one is left. 0
+            trains all replicas to the end.
         groups: number of equal groups within which replicas are compared.
-        accelerated: corrects steps for curvature; with `relevance` they need none, since noise ends the fit early.
-        relevance: penalises squared weights, for data with noise. Each group of weights (see `weight_groups`) has a
-            penalty of its own, which is estimated from the training data in each step: `Relevance`.
+        accelerated: correct steps for curvature. With `relevance` no correction is needed, because noise ends the fit
+            early.
+        relevance: penalise squared weights, for data with noise. Each group of weights (see `weight_groups`) has its
+            own penalty, which is estimated from the training data in each step (see `renewed_penalty`).
 
     Raises:
-        ValueError: for an argument outside its range.
+        ValueError: an argument is outside its range.
     """
 
     def __init__(
@@ -79,14 +80,14 @@ class VariableProjection(Optimizer):
             "groups": groups,
             "accelerated": accelerated,
             "relevance": relevance,
-            # What Lightning's `LearningRateMonitor` reads of every optimizer; no step uses them.
+            # Lightning's `LearningRateMonitor` reads these of every optimizer; no step uses them.
             "lr": 1.0,
             "weight_decay": 0.0,
         }
         super().__init__(params, options)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Takes a saved state; runs that began before steps were accelerated end as they would have."""
+        """Loads a saved state. Runs from versions without the correction for curvature continue without it."""
         super().__setstate__(state)
         self.param_groups[0].setdefault("accelerated", False)
 
@@ -98,7 +99,7 @@ class VariableProjection(Optimizer):
             closure: returns the `LimitProblem`.
 
         Returns:
-            The training loss of each replica's present iterate, (R,), in squared units of the targets.
+            The training loss of each replica's current iterate, (R,), in squared units of the targets.
         """
         with torch.enable_grad():
             problem: LimitProblem = closure()
@@ -115,7 +116,7 @@ class VariableProjection(Optimizer):
             state["step"] = 0
             like = network.output_bias.detach()
             state["damping"] = torch.full_like(like, options["damping"])
-            state["lowest"] = torch.full_like(like, torch.inf)  # of the parameters, on what chooses
+            state["lowest"] = torch.full_like(like, torch.inf)  # lowest error on the validation or training data
             state["loss"] = torch.full_like(like, torch.inf)
             state["iterate"] = self._read(network)
             if problem.average is not None:
@@ -144,7 +145,7 @@ class VariableProjection(Optimizer):
                 self._write(network, iterate)
                 chooses = problem.validation().to(key.dtype)
             except BaseException:
-                self._write(network, kept)  # an interrupt leaves the best parameters
+                self._write(network, kept)  # after an interrupt, too, the parameters are the best ones
                 raise
             if penalty is not None:
                 state["held"] = chooses / problem.scale
@@ -160,8 +161,9 @@ class VariableProjection(Optimizer):
         return result
 
     def _active(self, state: dict[str, Any], options: dict[str, Any]) -> Tensor:
-        """The replicas that still move, ascending: none of a group that has reached an exact fit, none that no damping
-        moves."""
+        """Returns the replicas that still move, ascending.
+
+        A replica stops if its group has reached an exact fit, or if no damping moves it."""
         replicas = len(state["lowest"])
         each = replicas // options["groups"]
         rounds = state["step"] // options["halving"] if options["halving"] else 0
@@ -184,7 +186,7 @@ class VariableProjection(Optimizer):
         penalty: Tensor | None,
         noise: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        """One iteration of some replicas: points (A, P), mean squared errors (A,), dampings (A,), penalties (A, P)."""
+        """Makes one iteration; returns points (A, P), mean squared errors (A,), dampings (A,), penalties (A, P)."""
         network, options = problem.network, self.param_groups[0]
         layers, output = self._split(network, start)
         equations = problem.normal_equations(layers, output, active)
@@ -247,7 +249,7 @@ class VariableProjection(Optimizer):
 
     @staticmethod
     def _split(network: StackNetwork, values: Tensor) -> tuple[Layers, Tensor]:
-        """(W_l, b_l) of each layer, and output weights and bias (A, F)."""
+        """Returns (W_l, b_l) of each layer, and output weights and bias (A, F)."""
         shapes = [p.shape[1:] for p in (*network.projection, *network.shift)]
         hidden = [shape.numel() for shape in shapes]
         parts = torch.split(values, [*hidden, values.shape[1] - sum(hidden)], 1)

@@ -51,7 +51,7 @@ class Run:
         checkpoint_seconds: save a checkpoint inside an epoch after this many seconds; null or 0 for never.
 
     Raises:
-        ValueError: for an argument outside its range.
+        ValueError: an argument is outside its range.
     """
 
     experiment: str | None = None
