@@ -262,7 +262,7 @@ def read_with_pillow(path: str) -> Tensor:
     [0, 255] and [0, 65535] (integers only) that holds them all, and otherwise that of the image. Transparent parts
     become white.
     """
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
     from torchvision.transforms.v2.functional import pil_to_tensor
 
     try:
@@ -270,9 +270,8 @@ def read_with_pillow(path: str) -> Tensor:
             image: Tensor = pil_to_tensor(_in_colour(opened))
         return image
     except Exception as error:  # Pillow's decoders raise many kinds on damaged files
-        raise ValueError(
-            f"corrupt image {path} ({reason(error)}): restore it, or set data.skip_corrupt: true"
-        ) from error
+        why = "it is no image" if isinstance(error, UnidentifiedImageError) else reason(error)
+        raise ValueError(f"corrupt image {path} ({why}): restore it, or set data.skip_corrupt: true") from error
 
 
 def _in_colour(opened: Any) -> Any:

@@ -40,6 +40,7 @@ class StageCheckpoint(RunCheckpoint):
 
     Attributes:
         settled: whether the folder describes this process's history; False while it is as the process found it.
+        lasting: whether an epoch of this process is over, or a checkpoint of it saved.
     """
 
     def __init__(
@@ -51,7 +52,7 @@ class StageCheckpoint(RunCheckpoint):
     ) -> None:
         super().__init__("last", origin.folder, every_n_epochs=every_n_epochs)
         self.origin = origin
-        self.settled = False
+        self.settled = self.lasting = False
         self._due = origin.branches or origin.rewinds  # at once
         self._pretrained = False  # saved by this process
         self._cut = False  # whether the trainer ends the run inside this epoch
@@ -95,6 +96,7 @@ class StageCheckpoint(RunCheckpoint):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.fast_dev_run or self._cut:  # type: ignore[attr-defined]
             return
+        self.lasting = True
         ends = ends_here(trainer)
         if isinstance(pl_module, StagedModule):
             ends = ends or pl_module.ends_stage(trainer.current_epoch)
@@ -118,6 +120,7 @@ class StageCheckpoint(RunCheckpoint):
     def _save(self, trainer: Trainer, pl_module: LightningModule, request: int) -> None:
         self._save_checkpoint(trainer, str(self.path("last")))
         self.best_model_path = str(self.path("last"))
+        self.lasting = True
         self._settle(trainer, pl_module)
         if request > _DUE:
             if isinstance(pl_module, StagedModule):

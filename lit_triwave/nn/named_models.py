@@ -6,12 +6,14 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
+from zipfile import is_zipfile
 
 import torch
 from torch import Tensor, nn
 
-from lit_triwave.errors import did_you_mean, reason
+from lit_triwave.errors import did_you_mean, reason, some
 from lit_triwave.nn.replacement import cut_classifier
 
 _TIMM = "timm/"
@@ -223,15 +225,27 @@ def _own(
 ) -> tuple[Callable[[], Any], bool]:
     """Returns the function that builds a model of the user, and whether it takes the number of classes."""
     module, _, attribute = name.rpartition(".")
+    names: list[str] = []
     try:
-        kind = getattr(import_module(module), attribute)
+        home = import_module(module)
+        names = [*vars(home)]
+        kind = getattr(home, attribute)
     except Exception as error:  # any: it runs the user's code
-        raise ValueError(f"backbone {name!r} cannot be imported: {reason(error, 200)}") from error
-    if not callable(kind):
+        near = did_you_mean(attribute, names)
+        raise ValueError(f"backbone {name!r} cannot be imported: {reason(error, 200)}{near}") from error
+    if not callable(kind) or (isinstance(kind, type) and not issubclass(kind, nn.Module)):
         raise ValueError(f"backbone must be the class path of an nn.Module, got {name!r}")
     taken = inspect.signature(kind).parameters
     known: dict[str, Any] = {"num_classes": num_classes, "image_shape": tuple(image_shape)}
     arguments = {key: value for key, value in known.items() if key in taken} | dict(options)
+    needed = [
+        key
+        for key, one in taken.items()
+        if one.default is one.empty and one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)
+    ]
+    missing = [key for key in needed if key not in arguments]
+    if missing:
+        raise ValueError(f"backbone {name!r} needs {some(missing)}: give them in backbone_options")
     return lambda: kind(**arguments), "num_classes" in taken
 
 
@@ -242,8 +256,9 @@ def _read_weights(path: str) -> dict[str, Tensor]:
         ValueError: the file does not exist, or does not contain a state dict.
     """
     file = Path(path).expanduser()
+    must = f"weights must be a file with a state dict, as torch.save or safetensors writes it, got {path!r}"
     if not file.is_file():
-        raise ValueError(f"weights {path}: no such file")
+        raise ValueError(f"{must}: {'it is a folder' if path and file.is_dir() else 'no such file'}")
     try:
         if file.suffix == ".safetensors":
             from safetensors.torch import load_file
@@ -251,14 +266,29 @@ def _read_weights(path: str) -> dict[str, Tensor]:
             state: Any = load_file(file)
         else:
             state = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise ValueError(f"weights {path} cannot be read: {reason(error, 100)}") from error
+    except ImportError:
+        raise ValueError(f"weights {path} need safetensors: pip install safetensors") from None
+    except Exception as error:  # PyTorch's messages are pages of advice
+        raise ValueError(f"{must}: {_why_unreadable(file, error)}") from error
     for key in _NESTED:
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
     if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ValueError(f"weights {path} must hold a state dict, name ↦ tensor")
+        raise ValueError(f"{must}: it does not map names to tensors")
     for prefix in _WRAPPED:
         if all(key.startswith(prefix) for key in state):
             state = {key.removeprefix(prefix): value for key, value in state.items()}
     return dict(state)
+
+
+def _why_unreadable(file: Path, error: Exception) -> str:
+    """Returns why a file of weights could not be read, in a few words."""
+    with file.open("rb") as content:
+        start = content.read(4)
+    if not start:
+        return "it is empty"
+    if isinstance(error, UnpicklingError) and (is_zipfile(file) or start[:1] == b"\x80"):
+        return "it holds other objects than tensors, so save the model's state_dict() alone"
+    if file.suffix == ".safetensors" or start[:2] == b"PK":
+        return "it is damaged or incomplete"
+    return "it is a file of another kind"

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from lit_triwave import ImageClassifier
 from lit_triwave.analysis.costs import count_parameters
 from lit_triwave.modules.stages import Stage
+from tests.conftest import PIXEL
 
 MINE = """
 import torch
@@ -102,6 +103,12 @@ def test_options_reach_the_model_and_a_vit_gets_the_size_of_the_images() -> None
     ("backbone", "options", "says"),
     [
         ("mynets.Absent", {}, "backbone 'mynets.Absent' cannot be imported: .*has no attribute 'Absent'"),
+        ("torch.nn.Linears", {}, "'torch.nn.Linears' cannot be imported: .*; did you mean 'Linear'"),
+        ("torch.nn.Linear", {}, "'torch.nn.Linear' needs in_features, out_features: give them in backbone_options"),
+        ("os.path.join", {}, "'os.path.join' needs a: give them"),
+        ("builtins.dict", {}, "backbone must be the class path of an nn.Module, got 'builtins.dict'"),
+        ("torch.optim.Adam", {}, "backbone must be the class path of an nn.Module, got 'torch.optim.Adam'"),
+        ("torch.nn.Linear", {"backbone_options": {"in_features": 3, "out_features": 2}}, "cannot take images of 3"),
         ("nosuch.Net", {}, "backbone 'nosuch.Net' cannot be imported: No module named 'nosuch'"),
         ("mynets.broken", {}, "backbone must be the class path of an nn.Module, got 'mynets.broken'"),
         ("mynets.number", {}, "backbone must be the class path of an nn.Module, got 'mynets.number'"),
@@ -121,6 +128,34 @@ def test_options_reach_the_model_and_a_vit_gets_the_size_of_the_images() -> None
 def test_a_backbone_that_cannot_be_is_refused_in_one_line(backbone: str, options: dict[str, Any], says: str) -> None:
     with pytest.raises(ValueError, match=says):
         classifier(backbone, **options)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("w.csv", b"x,y\n1,2\n", "it is a file of another kind"),
+        ("w.txt", b"hello", "it is a file of another kind"),
+        ("w.png", PIXEL, "it is a file of another kind"),
+        ("w.pt", b"", "it is empty"),
+        ("w.pt", 3, "it does not map names to tensors"),
+        ("w.pt", torch.nn.Linear(1, 1), "it holds other objects than tensors, so save the model's state_dict()"),
+        ("w.pt", None, "it is damaged or incomplete"),
+        ("", b"", "it is a folder"),
+        ("absent.pt", b"", "no such file"),
+    ],
+)
+def test_a_file_without_weights_is_refused_in_our_words(name: str, content: Any, says: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    if isinstance(content, bytes) and name not in ("", "absent.pt"):
+        path.write_bytes(content)
+    elif not isinstance(content, bytes):
+        torch.save(content, path)
+        if content is None:
+            path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(ValueError) as refusal:
+        classifier("mynets.Net", weights=str(path))
+    assert str(refusal.value).startswith("weights must be a file with a state dict, ")
+    assert str(refusal.value).endswith(f"got {str(path)!r}: {says}{' alone' if 'objects' in says else ''}")
 
 
 @pytest.mark.parametrize("head", ["block_diagonal", "replaced"])

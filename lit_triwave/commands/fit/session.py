@@ -120,7 +120,11 @@ class FitSession:
 
     @contextmanager
     def undoes_a_failed_start(self) -> Iterator[None]:
-        """Restores the run's folder after an error before the first step; removes it if this process made it."""
+        """Restores the run's folder after an error before the first step.
+
+        Removes it if this process made it, also after an error in the first epoch that left no checkpoint, such as a
+        broken image or a metric that is never logged.
+        """
         try:
             yield
         except BaseException as error:
@@ -135,7 +139,7 @@ class FitSession:
                 unchanged = f"stopped before the first step: {folder} is unchanged"
                 saved = f"stopped at once, the last checkpoint is {last}{self.how_to_resume()}"
                 say(unchanged if not begun and self.origin.rewinds else saved)
-            if not begun:
+            if not begun or (self._folder is not None and self._folder.created and not self.checkpoints.lasting):
                 self._undo()
             raise
 

@@ -164,10 +164,21 @@ def test_a_corrupt_image_ends_a_run_by_name_or_is_counted_each_epoch(tmp_path: P
     bad = sorted((tmp_path / "data" / "train").glob("*/*.JPEG"))[3]
     bad.write_bytes(b"<html>404</html>")
     fit(config, tmp_path, "stops", *options, code=1)
-    assert f"error: corrupt image {bad} (" in capsys.readouterr().err
+    assert f"error: corrupt image {bad} (it is no image)" in capsys.readouterr().err
     fit(config, tmp_path, "resumes", *options, "--data.skip_corrupt", "true")
     reports = [line for line in capsys.readouterr().err.splitlines() if "corrupt" in line]
     assert reports == [f"epoch {e}: 1 corrupt in train/, replaced by others, such as {bad}" for e in (1, 2)]
+
+
+def test_a_corrupt_image_that_is_found_after_the_first_steps_leaves_no_run(tmp_path: Path, capsys: Any) -> None:
+    config = "configs/baselines/imagenet_vgg16.yaml"
+    options = [*imagenet(tmp_path / "data"), "--data.workers", "0", "--trainer.max_epochs", "1"]
+    options += ["--model.backbone", "none", "--model.head", "dense", "--model.width", "8"]
+    bad = sorted((tmp_path / "data" / "val").glob("*/*.JPEG"))[0]
+    bad.write_bytes(b"<html>404</html>")
+    fit(config, tmp_path, "stops", *options, code=1)
+    assert f"error: corrupt image {bad} (it is no image)" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.parametrize(

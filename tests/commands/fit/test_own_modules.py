@@ -203,6 +203,17 @@ def test_what_a_module_does_wrong_is_said_during_its_first_epoch(
     assert not list(tmp_path.rglob("*.ckpt"))
 
 
+@pytest.mark.parametrize("kind", ["EarlyStopping", "ModelCheckpoint"])
+def test_own_module_whose_callback_watches_nothing_leaves_no_run(
+    kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    watched = ("--trainer.callbacks", kind, "--trainer.callbacks.monitor", "val/los")
+    assert main(["fit", *own(tmp_path / "runs", Rising, "--trainer.max_epochs", "2", *watched)]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "val/los" in line and "val/score" in line
+    assert not (tmp_path / "runs").exists()
+
+
 def test_the_metrics_of_a_fit_are_those_that_are_logged() -> None:
     for module in (regressor(), regressor(target_range=[(0, 1), (0, 2)])):
         y = Y if module.num_targets == 1 else torch.cat([Y, 2 * Y], 1)
