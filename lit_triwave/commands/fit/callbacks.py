@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint, SpikeDetection
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.plugins import CheckpointIO
 
@@ -45,6 +45,16 @@ def place_checkpoints(callbacks: Iterable[Callback], folder: Path) -> None:
                 f"dirpath of {type(callback).__name__} must be another folder than that of the run's own checkpoints, "
                 f"got {own}: leave it out for {own / MODEL_CHECKPOINTS}"
             )
+
+
+def let_spikes_resume(callbacks: Iterable[Callback]) -> None:
+    """Lets `SpikeDetection` load its state: Lightning 2.6 saves it from `running_mean` and loads it into `running`.
+
+    https://github.com/Lightning-AI/pytorch-lightning/blob/2.6.0/src/lightning/fabric/utilities/spike.py
+    """
+    for callback in callbacks:
+        if isinstance(callback, SpikeDetection) and not hasattr(callback, "running"):
+            callback.running = callback.running_mean  # type: ignore[attr-defined]
 
 
 def check_loggers(loggers: Iterable[Any], run: Run) -> None:

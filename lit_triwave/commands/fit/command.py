@@ -35,7 +35,13 @@ from lit_triwave.checkpoints.rebuild import load_module
 from lit_triwave.checkpoints.same_run import RunRecord, check_same_run, identity_of, other_arithmetic
 from lit_triwave.commands.config_checks import LINKS, check_links, check_nulls, check_stages
 from lit_triwave.commands.config_files import check_configs
-from lit_triwave.commands.fit.callbacks import as_list, check_loggers, check_plugins, place_checkpoints
+from lit_triwave.commands.fit.callbacks import (
+    as_list,
+    check_loggers,
+    check_plugins,
+    let_spikes_resume,
+    place_checkpoints,
+)
 from lit_triwave.commands.fit.ending import cut_short
 from lit_triwave.commands.fit.fields_help import fields_help
 from lit_triwave.commands.fit.session import FitSession, wandb_loggers
@@ -178,6 +184,7 @@ class TriwaveCLI(LightningCLI):
                 kwargs["logger"] = False
             else:
                 place_checkpoints(own, run.folder)
+                let_spikes_resume(own)
                 rows: list[Any] = []
                 if config.trainer.logger is not False:
                     ours = self.session.loggers((self.checkpoint or {}).get("run", {}).get("rows", []))

@@ -203,6 +203,16 @@ def test_what_a_module_does_wrong_is_said_during_its_first_epoch(
     assert not list(tmp_path.rglob("*.ckpt"))
 
 
+def test_a_run_with_spike_detection_resumes(tmp_path: Path) -> None:
+    spikes = ("--trainer.callbacks", "SpikeDetection", "--trainer.callbacks.atol", "1000")
+    assert main(["fit", *own(tmp_path, Rising, "--trainer.max_epochs", "2", *spikes)]) == 0
+    assert main(["fit", *own(tmp_path, Rising, "--trainer.max_epochs", "3", *spikes, "--ckpt_path", "last")]) == 0
+    last = torch.load(tmp_path / "own" / "a" / "checkpoints" / "last.ckpt", weights_only=True)
+    assert last["epoch"] == 2
+    (state,) = (value for name, value in last["callbacks"].items() if name.startswith("SpikeDetection"))
+    assert state["last_val"] > 0
+
+
 @pytest.mark.parametrize("kind", ["EarlyStopping", "ModelCheckpoint"])
 def test_own_module_whose_callback_watches_nothing_leaves_no_run(
     kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
