@@ -172,10 +172,10 @@ def _regression_table(summary: dict[str, Any], replicas: int, targets: Sequence[
     """Returns the closing table of a function; lowest and mean are over seeds."""
     if len(targets) > 1:
         return _targets_table(summary, replicas, targets)
-    table = Table()
     many = replicas > 1
+    table = Table(show_header=many)
     table.add_column("")
-    table.add_column("best seed" if many else "", justify="right")
+    table.add_column("best seed", justify="right")
     if many:
         table.add_column("lowest", justify="right")
         table.add_column(f"mean of {replicas} seeds", justify="right")

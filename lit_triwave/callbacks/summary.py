@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import RichProgressBar
 from rich.console import Console
 from rich.table import Table
 
@@ -85,6 +86,7 @@ class RunSummary(Callback, ABC):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.state.fn == "validate" and trainer.is_global_zero:
+            _end_bar(trainer, pl_module)
             results = {name: float(value) for name, value in trainer.callback_metrics.items()}
             Console().print(self.table(results, trainer.datamodule, pl_module))  # type: ignore[attr-defined]
 
@@ -101,6 +103,7 @@ class RunSummary(Callback, ABC):
         for logger in trainer.loggers:
             if isinstance(logger, WandbRows):
                 logger.log_summary(summary)
+        _end_bar(trainer, pl_module)
         print(self.path.parent, flush=True)
         table = self.table(summary, trainer.datamodule, pl_module)  # type: ignore[attr-defined]
         table.add_row("time" if self.fitted else "time of the fit", shown("wall_seconds", summary["wall_seconds"]))
@@ -113,6 +116,13 @@ class RunSummary(Callback, ABC):
     def remarks(self, summary: dict[str, Any], data: Any, module: Any) -> list[str]:
         """Lines to print below the table."""
         return []
+
+
+def _end_bar(trainer: Trainer, module: LightningModule) -> None:
+    """Ends Lightning's bar before the table, below which its last line would stand otherwise."""
+    bar = trainer.progress_bar_callback
+    if isinstance(bar, RichProgressBar):
+        bar.teardown(trainer, module, "test")
 
 
 class ClassificationSummary(RunSummary):

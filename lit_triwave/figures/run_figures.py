@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -146,7 +147,9 @@ def agreement_figure(target: Tensor, prediction: Tensor, title: str) -> Figure:
     figure, (ax,) = new_figure(size=(5.0, 4.8))
     ends = torch.stack([target.min(), target.max()])
     ax.plot(ends, ends, color=GREY, linewidth=1)
-    ax.scatter(target, prediction, s=4, color=BLUE, alpha=0.5, linewidths=0)
+    spread = math.sqrt(target.numel())  # few points are to be seen, and many to show where they are dense
+    size, alpha = min(16.0, max(3.0, 160 / spread)), min(0.9, max(0.08, 20 / spread))
+    ax.scatter(target, prediction, s=size, color=BLUE, alpha=alpha, linewidths=0)
     ax.set(xlabel="target", ylabel="network", title=title)
     return figure
 

@@ -149,8 +149,9 @@ def test_a_table_is_fitted_and_predicted_in_its_own_units(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("options", [["--model.replicas", "1"], ["--trainer.precision", "32-true"]])
-def test_one_seed_and_single_precision_are_fitted_too(fit, options: list[str], tmp_path: Path) -> None:
+def test_one_seed_and_single_precision_are_fitted_too(fit, options: list[str], tmp_path: Path, capsys) -> None:
     run = fit("r", *options)
+    assert ("best seed ┃" in capsys.readouterr().out) == ("--model.replicas" not in options)  # of one seed no header
     summary = json.loads((run / "summary.json").read_text())
     assert summary["linear_regions/pretrained"] == 63
     assert 0 < summary["test/mse"] < 1

@@ -138,6 +138,8 @@ def test_own_module_is_trained_tested_and_resumed(tmp_path: Path, capsys: pytest
     run = tmp_path / "own" / "a"
     assert main(["fit", *own(tmp_path, Net, "--trainer.max_epochs", "2", "--model.hidden", "3")]) == 0
     summary = json.loads((run / "summary.json").read_text())
+    said = capsys.readouterr().out
+    assert said.rindex("4/4") < said.index(f"\n{run}\n") < said.index("│ test loss")  # the bar, then the table
     assert summary["parameters"] == 10
     assert "val/loss" in (run / "metrics.csv").read_text().splitlines()[0]
     assert json.loads((run / "run.json").read_text())["state"] == "finished"
