@@ -1,4 +1,4 @@
-"""Data for `lit_triwave`; knows nothing of the models."""
+"""Data for `lit_triwave`, independent of the models."""
 
 from datamodules.cifar10 import CIFAR10DataModule
 from datamodules.cifar100 import CIFAR100DataModule

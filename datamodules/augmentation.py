@@ -23,10 +23,10 @@ def image_seed(seed: int, epoch: int, index: int) -> int:
 
 
 def uniforms(seed: int, epoch: int, indices: Tensor, count: int) -> Tensor:
-    """Returns random numbers that depend on the seed, the image and the epoch alone.
+    """Returns random numbers that depend only on the seed, the image and the epoch.
 
-    They come from a hash, not from a generator. An image is therefore augmented in the same way whatever the batch, the
-    rank, the device or the point at which a run was resumed.
+    They come from a hash, not from a generator. So the augmentation of an image does not depend on the batch, the rank,
+    the device, or a resume.
 
     Args:
         seed: seed of the run.
@@ -79,7 +79,7 @@ class Augmentation:
                 raise ValueError(f"{name} must be at least 0, got {value}")
 
     def check(self, height: int, width: int) -> None:
-        """Raises ValueError where the images are too small for a shift or a cutout."""
+        """Raises ValueError if the images are too small for a shift or a cutout."""
         if self.crop != "none" and self.pixels >= min(height, width):
             raise ValueError(
                 f"pixels must be less than the side of the images, {min(height, width)}, got {self.pixels}"
@@ -204,7 +204,7 @@ class Distortion:
         rotation, scaling, shear, *shift = (2 * draws - 1).to(images.dtype).unbind(1)
         angle, size, lean = rotation * math.radians(self.rotation), 1 + self.scaling * scaling, self.shear * shear
         cos, sin = angle.cos() / size, angle.sin() / size
-        # Where each pixel comes from, x and y in [−1, 1]. A pixel is 2 / side of that.
+        # The source of each pixel, x and y in [−1, 1]. The side of a pixel is 2 / side in these units.
         right, down = (
             2 * self.shift / side * move for side, move in zip(reversed(images.shape[2:]), shift, strict=True)
         )

@@ -15,10 +15,10 @@ class Shard(NamedTuple):
     """One rank's share of a global batch.
 
     Attributes:
-        indices: numbers of the samples, (n,) int64.
+        indices: indices of the samples, (n,) int64.
         weight: n · world_size / size of the global batch. DDP averages over ranks, so `weight` times the mean over this
-            share becomes the mean over the global batch even where shares are unequal.
-        epoch: the epoch that the samples are augmented for, from 0.
+            share becomes the mean over the global batch even if the shares are unequal.
+        epoch: epoch for the augmentation of the samples, from 0.
     """
 
     indices: Tensor
@@ -29,20 +29,20 @@ class Shard(NamedTuple):
 class ShardedBatches(Sampler[Shard]):
     """Cuts n samples into global batches and yields this rank's share of each.
 
-    Every rank draws the same permutation, a function of (seed, epoch) alone, and takes `batch[rank::world_size]`. The
-    shares of a global batch are disjoint and together are that batch, whatever the number of ranks. Ranks agree without
-    communication, and a resumed run knows what is left of an epoch.
+    Every rank draws the same permutation, which depends only on (seed, epoch), and takes `batch[rank::world_size]`. For
+    any number of ranks, the shares of a global batch are disjoint, and together they are the batch. Ranks agree without
+    communication, and a resumed run knows the remaining samples of an epoch.
 
     Args:
         size: number of samples n.
         batch_size: samples in a global batch, over all ranks together; None for all of them.
-        shuffle: draw another order in each epoch. Without effect if `batch_size` is None.
+        shuffle: draw another order in each epoch. It has no effect if `batch_size` is None.
         seed: seed of the orders.
         rank: this process, in [0, world_size).
         world_size: number of processes.
         last: what happens to a last batch that is not full. `"keep"` yields it, `"drop"` leaves its samples to other
-            epochs. `"spread"` makes all batches as equal as possible, so that no rank is left without samples: DDP
-            synchronises batch norm's statistics in every forward pass, and all ranks must take part.
+            epochs. `"spread"` makes all batches as equal as possible, so that each rank has samples. This is needed
+            because DDP synchronises batch norm's statistics in every forward pass, and all ranks must take part.
         allow_empty: with `"keep"`, whether a rank may get nothing from a batch, as in an evaluation.
         repeats: passes through the samples in one epoch, each in another order if they are shuffled.
 
@@ -50,7 +50,7 @@ class ShardedBatches(Sampler[Shard]):
         epoch: the epoch of the next `iter`, from 0.
 
     Raises:
-        ValueError: the samples or a batch cannot be shared among so many ranks.
+        ValueError: the samples or a batch cannot be shared among this number of ranks.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class ShardedBatches(Sampler[Shard]):
             check_shares(size, self.batch_size, world_size)
 
     def set_epoch(self, epoch: int) -> None:
-        """Chooses the order of the next `iter`; Lightning calls this before each epoch."""
+        """Sets the epoch, which chooses the order of the next `iter`; Lightning calls this before each epoch."""
         self.epoch = epoch
 
     def _batches(self) -> int:
@@ -124,10 +124,10 @@ def check_batches(batch_size: int | None, seed: int) -> None:
 
 
 def check_fractions(val_fraction: float, test_fraction: float) -> None:
-    """Refuses shares of the samples to hold out that leave none for training.
+    """Refuses held-out shares of the samples that leave none for training.
 
     Raises:
-        ValueError: one is not in [0, 1), or their sum is not.
+        ValueError: a share or their sum is not in [0, 1).
     """
     for key, fraction in {"val_fraction": val_fraction, "test_fraction": test_fraction}.items():
         if not 0 <= fraction < 1:

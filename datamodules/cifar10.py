@@ -95,23 +95,24 @@ class WorkerImages(Dataset[ImageBatch]):
 class CIFAR10DataModule(ImageDataModule):
     """CIFAR-10 (Krizhevsky 2009): 60 000 photographs of 32 × 32 pixels in ten classes.
 
-    The whole set lies on the training device as bytes (154 MB) and is augmented there, a batch at a time. For images so
-    small, worker processes are the bottleneck. With `on_device: false` workers augment with torchvision's transforms.
+    The whole set is on the training device as bytes (154 MB) and is augmented there, one batch at a time. For such
+    small images, worker processes would be slower. With `on_device: false` workers augment with torchvision's
+    transforms.
 
-    The test set is the official one, and nothing is chosen by it: validation images are held out of the training set.
+    The test set is the official one. It chooses nothing: validation images are held out of the training set.
 
     Args:
-        root: folder that holds, or will hold, cifar-10-batches-py/.
-        download: fetch the data set into `root` unless it is there.
+        root: folder that contains, or will contain, cifar-10-batches-py/.
+        download: download the data set into `root` if it is not there.
         batch_size: training images in a global batch, over all ranks together; an incomplete last batch is left out.
         flip: mirror half of the training images.
         crop: shift training images by up to `pixels`. "translate" continues them by their mirror image, "pad_crop" by
             black; "none" does not shift.
         pixels: largest shift, 0 to 31.
         cutout: side of a square of the mean colour put over each training image, 0 to 32; 0 for none.
-        val_images: training images held out for validation; 0 trains on all of them and leaves validation out.
-        on_device: hold and augment the images on the training device.
-        workers: processes that augment where `on_device` is false; null for a share of the CPU cores.
+        val_images: training images held out for validation; 0 trains on all of them without validation.
+        on_device: keep and augment the images on the training device.
+        workers: processes that augment if `on_device` is false; null for a share of the CPU cores.
         channels_last: memory layout that convolutions prefer on GPUs.
         eval_batch_size: images in a global batch of an evaluation.
         seed: seed of the held-out images, the order and the augmentation, at least 0.
@@ -225,7 +226,7 @@ class CIFAR10DataModule(ImageDataModule):
             stored = type("WithChecksums", (source,), attributes)(self.root, train=train)
             images, labels = torch.from_numpy(stored.data), torch.tensor(stored.targets, dtype=torch.int64)
             names = list(stored.classes)
-        except Exception as error:  # files with checksums of the user's own may hold anything
+        except Exception as error:  # files with checksums of the user may contain anything
             raise ValueError(f"{folder} cannot be read as {self.title}'s batches: {reason(error)}") from error
         if len(names) != self.num_classes or int(labels.max()) >= self.num_classes or int(labels.min()) < 0:
             raise ValueError(
@@ -240,7 +241,7 @@ class CIFAR10DataModule(ImageDataModule):
         return self.training_loader(self.train_set, self.train_size, 0 if self.on_device else self.worker_count())
 
     def val_dataloader(self) -> DataLoader[ImageBatch] | list[Any]:
-        """The held-out training images, each on one rank; nothing where there are none."""
+        """The held-out training images, each on one rank; nothing if there are none."""
         return self.evaluation_loader(self.val_set, self.val_images, 0) if self.val_images else []
 
     def test_dataloader(self) -> DataLoader[ImageBatch]:
@@ -252,7 +253,7 @@ class CIFAR10DataModule(ImageDataModule):
         return self.test_dataloader()
 
     def _faults(self) -> str:
-        """Describes what is wrong with the folder and what it should hold; empty if nothing is."""
+        """Describes what is wrong with the folder and what it should contain; empty if nothing is wrong."""
         from torchvision.datasets.utils import check_integrity
 
         root, source = self.root, self.source()

@@ -15,19 +15,19 @@ _MEAN, _STD = (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)  # of the train
 class CIFAR100DataModule(CIFAR10DataModule):
     """CIFAR-100 (Krizhevsky 2009): 60 000 photographs of 32 × 32 pixels in a hundred classes.
 
-    All else is as for `CIFAR10DataModule`.
+    The rest is the same as for `CIFAR10DataModule`.
 
     Args:
-        root: folder that holds, or will hold, cifar-100-python/.
-        download: fetch the data set into `root` unless it is there.
+        root: folder that contains, or will contain, cifar-100-python/.
+        download: download the data set into `root` if it is not there.
         batch_size: see `CIFAR10DataModule`, as for all arguments below.
         flip: mirror half of the training images.
         crop: shift training images by up to `pixels`: "translate", "pad_crop" or "none".
         pixels: largest shift, 0 to 31.
         cutout: side of a square of the mean colour put over each training image, 0 to 32; 0 for none.
-        val_images: training images held out for validation; 0 leaves validation out.
-        on_device: hold and augment the images on the training device.
-        workers: processes that augment where `on_device` is false.
+        val_images: training images held out for validation; 0 trains without validation.
+        on_device: keep and augment the images on the training device.
+        workers: processes that augment if `on_device` is false.
         channels_last: memory layout that convolutions prefer on GPUs.
         eval_batch_size: images in a global batch of an evaluation.
         seed: seed of the held-out images, the order and the augmentation, at least 0.

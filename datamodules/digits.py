@@ -24,8 +24,8 @@ class DigitImages(Dataset[Images]):
     Args:
         images: shape (n, 1, 8, 8), normalised.
         labels: shape (n,), int64.
-        distortion: random distortion, another one in each epoch; None for images as they are. It is a function of
-            seed, epoch and image, not of ranks or batches.
+        distortion: random distortion, another one in each epoch; None for unchanged images. It depends on seed, epoch
+            and image, not on ranks or batches.
         seed: seed of the distortions.
     """
 
@@ -47,13 +47,13 @@ class DigitImages(Dataset[Images]):
 class DigitsDataModule(ResumableDataModule):
     """scikit-learn's digits in memory: 360 of the 1 797 images are held out for the test, equally many of each class.
 
-    With `validation: 0` all other images are trained on, and the accuracy after each epoch is measured on the test
-    images. Nothing is chosen by it. To choose settings, hold out validation images.
+    With `validation: 0` all other images are training images, and the accuracy after each epoch is measured on the test
+    images. To choose settings, hold out validation images instead.
 
     Args:
         batch_size: training images in a global batch, over all ranks; an incomplete last batch is left out.
         rotation: largest random rotation of a training image, in degrees, see `Distortion`.
-        scaling: largest relative change of its size.
+        scaling: largest relative change of an image's size.
         shear: largest shear.
         shift: largest shift, in pixels.
         validation: training images held out for validation, 0 to 1 000, equally many of each class.
@@ -125,7 +125,7 @@ class DigitsDataModule(ResumableDataModule):
         return self.resumable_loader(self.train_set, sampler)
 
     def val_dataloader(self) -> DataLoader[Images]:
-        """The validation images, or the test images where there are none."""
+        """The validation images, or the test images if there are none."""
         return self._evaluation(self.val_set)
 
     def test_dataloader(self) -> DataLoader[Images]:
@@ -159,7 +159,7 @@ def _load_digits() -> Images:
 
 
 def _stratified(labels: Tensor, source: torch.Generator) -> Tensor:
-    """Returns a random order of all samples, (n,) int64, in which every stretch has its share of each class."""
+    """Returns a random order of all samples, (n,) int64, in which each part has its share of each class."""
     place = torch.empty(len(labels), dtype=torch.float64)
     for label in range(int(labels.max()) + 1):
         members = (labels == label).nonzero()[:, 0]

@@ -1,4 +1,4 @@
-"""Parses mathematical expressions typed by a user to torch operations; nothing is ever evaluated by Python."""
+"""Parses a user's mathematical expressions into torch operations, without Python's `eval`."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ _OPERATORS: dict[type[ast.AST], Operation] = {
 }
 
 _NUMBER = re.compile(r"\d(?:[eE][+-]|[\w.])*")
-"""What begins like a number, up to its end or that of the name after it."""
+"""A text that begins like a number, up to the end of the number or of a name after it."""
 
 _ALLOWED = "an expression has only numbers, symbols, functions, parentheses and + - * / **"
 
@@ -145,8 +145,8 @@ class Expression:
 def parse_expression(text: str, variables: Sequence[str]) -> Expression:
     """Parses + - * / **, parentheses, numbers, pi, e, the functions in `FUNCTIONS` and the given variables.
 
-    A variable wins over a constant of the same name: with a variable e, e is that variable. A function of the same name
-    stays available, since a name before a parenthesis is always a function.
+    A variable hides a constant of the same name: with a variable e, e is that variable. A function of the same name can
+    still be used, because a name before a parenthesis is always a function.
 
     Args:
         text: the expression, at most `MAX_LENGTH` characters, e.g. "x**3 - x".
@@ -156,7 +156,7 @@ def parse_expression(text: str, variables: Sequence[str]) -> Expression:
         A callable on tensors of shape (..., len(variables)).
 
     Raises:
-        ExpressionError: the text is anything else than such an expression, or a variable's name cannot be used.
+        ExpressionError: the text is not an expression of this kind, or a variable's name cannot be used.
     """
     _check_variables(variables)
     text = " ".join(text.split())  # a YAML block may break lines
@@ -180,7 +180,7 @@ def _check_variables(variables: Sequence[str]) -> None:
     for name in variables:
         if not isinstance(name, str):  # YAML reads some words, such as on and no, as True and False
             raise ExpressionError(f"variable must be a name such as x or x1, got {name!r}: write it in quotes")
-        # Python's parser normalises names, so one that is not normal could never be matched.
+        # Python's parser normalises names, so a name in another form would never match.
         if not name.isidentifier() or unicodedata.normalize("NFKC", name) != name:
             raise ExpressionError(f"variable must be a name of letters, digits and _ such as x or x1, got {name!r}")
         if keyword.iskeyword(name):
@@ -195,7 +195,7 @@ def _parse(text: str) -> ast.expr:
             warnings.simplefilter("ignore")  # of escapes in strings, which are refused anyway
             return ast.parse(text, mode="eval").body
     except SyntaxError as error:
-        # Where something is missing at the end, Python reports 0 or a position past the end.
+        # If something is missing at the end, Python reports 0 or a position past the end.
         position = min(error.offset or len(text), len(text))
         written = next((match[0] for match in _NUMBER.finditer(text) if match.end() >= position), "")
         problem, hint = error.msg, ""

@@ -16,7 +16,7 @@ from datamodules.regression import Points, RegressionDataModule, check_domain, f
 
 _Domain = dict[str, tuple[float, float]]
 
-_MAX_POINTS = 10_000_000  # of one split; 10 million points of two inputs are 240 MB
+_MAX_POINTS = 10_000_000  # most points of a split; with two inputs they have 240 MB
 _POLE_POINTS, _POLE_BOXES = 512, 12  # points in each box around the largest value, and boxes
 _FREE_KNOT_CELLS = 100_000  # of the midpoint rule
 
@@ -24,12 +24,12 @@ _FREE_KNOT_CELLS = 100_000  # of the midpoint rule
 class FunctionDataModule(RegressionDataModule):
     """Points of y = expression(inputs) on a box, after the paper's protocol (METHOD section 5).
 
-    Dense regime: the test points are a grid of their own (20 001 points for one input, 201 an axis for two) or, for
+    Dense regime: the test points are a separate grid (20 001 points for one input, 201 for each axis for two) or, for
     more inputs, 20 000 random points. Validation points choose the best of many seeds, so they are neither training nor
-    test points. They are random, and as many as the training points, but at least 500 and at most 20 000.
+    test points. They are random. There are as many as training points, but at least 500 and at most 20 000.
 
     Sparse regime: the test points are the centres of 10 equal cells an axis, which lie between the training points. The
-    training points are also the validation points, since nothing else may be known about the function.
+    training points are also the validation points, because no other points of the function may be used.
 
     Args:
         expression: right-hand side such as "x**3 - x"; see `parse_expression`.
@@ -112,7 +112,7 @@ class FunctionDataModule(RegressionDataModule):
             segments: number of linear pieces, at least 1.
 
         Returns:
-            The mean squared error; None for several variables, or where f'' is finite nowhere.
+            The mean squared error; None for several variables, or if f'' is finite nowhere.
         """
         if len(self.domain) != 1:
             return None
@@ -126,11 +126,11 @@ class FunctionDataModule(RegressionDataModule):
 def _check_bounded(function: Any, domain: _Domain, points: Points) -> None:
     """Refuses a function that has a pole between the points.
 
-    Around the point with the largest value it looks in boxes each ten times smaller than the one before. Near a pole
-    the largest value grows as fast as the boxes shrink. That of a bounded function soon grows no more.
+    It looks at boxes around the point with the largest value, each ten times smaller than the one before. Near a pole
+    the largest value grows as fast as the boxes shrink. For a bounded function it soon stops growing.
 
     Raises:
-        ValueError: naming the place.
+        ValueError: there is a pole; the message says where.
     """
     lower, upper = torch.tensor(list(domain.values()), dtype=torch.float64).unbind(-1)
     at = points.x[points.y.abs().argmax()]
@@ -147,7 +147,7 @@ def _check_bounded(function: Any, domain: _Domain, points: Points) -> None:
             growing = growing or bool(value > 2 * largest)
             largest, at = float(value), x[row]
         reach = reach / 10
-    # A point may lie so near a pole that the values around it cannot grow any more.
+    # A point may be so near to a pole that the values around it cannot grow further.
     usual = max(float(points.y.abs().quantile(0.9)) if len(points) < 1_000_000 else first, 1.0)
     if (growing and largest > 1e6 * max(first, 1e-300)) or largest > 1e12 * usual:
         where = ", ".join(f"{name}={place:.6g}" for name, place in zip(domain, at.tolist(), strict=True))
@@ -222,8 +222,8 @@ def _random(domain: _Domain, points: int, source: torch.Generator, key: str = "p
 def _sobol(domain: _Domain, points: int, seed: int) -> Tensor:
     """Returns a scrambled Sobol sequence in the box, (points, len(domain)) float64, some of it on the boundary.
 
-    It is stretched by a hundredth at either end and clamped. Otherwise a network that fits closely could do anything
-    between the outermost points and the boundary.
+    It is stretched by a hundredth at both ends and clamped. Otherwise there would be no data between the outermost
+    points and the boundary, and a close fit could be wrong there.
     """
     _check_total(points, 1, "points")
     engine = SobolEngine(len(domain), scramble=True, seed=seed)  # type: ignore[no-untyped-call]

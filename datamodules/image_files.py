@@ -33,9 +33,9 @@ class ListedFiles:
 
     Attributes:
         folder: the folder.
-        paths: paths of all images relative to `folder`, (n,) bytes. One array, since worker processes would copy a list
-            of a million strings piece by piece.
-        labels: (n,) int64; −1 where there is none.
+        paths: paths of all images relative to `folder`, (n,) bytes. It is one array, because worker processes would
+            copy a list of a million strings one by one.
+        labels: (n,) int64; −1 for an image without a label.
 
     Raises:
         ValueError: there is no image.
@@ -79,7 +79,7 @@ class ClassFolders(ListedFiles):
         classes: names of the class folders.
 
     Raises:
-        ValueError: the folder does not hold that; the message says what was found, without the path to it.
+        ValueError: the folder has another content; the message says what was found, without the path to it.
     """
 
     def __init__(self, folder: Path, allow_empty: bool = False) -> None:
@@ -106,7 +106,7 @@ class ClassFolders(ListedFiles):
         self._set([f"{name}/{file}" for name, inside in pairs for file in inside], labels)
 
     def relabel(self, classes: list[str]) -> None:
-        """Labels the images in the order of other class folders, which all of this split's are among."""
+        """Labels the images in the order of other class folders, which include all class folders of this split."""
         order = torch.tensor([classes.index(name) for name in self.classes])
         self.classes, self.labels = list(classes), order[self.labels]
 
@@ -138,15 +138,16 @@ class ClassFolders(ListedFiles):
     def drawn(self, shares: Sequence[float], seed: int) -> list[ClassFolders]:
         """Draws disjoint splits, each with its share of every class.
 
-        The order of the draw follows from the names of the files, so an image added later moves hardly any other.
+        The order of the draw depends on the names of the files. So an image that is added later changes the split of
+        few other images.
 
         Args:
-            shares: of the splits to draw, in [0, 1), together below 1. A split gets at least one image of a class if
-                its share is above 0, as long as one is left for what is not drawn.
+            shares: shares of the splits to draw, in [0, 1), together below 1. If its share is above 0, a split gets at
+                least one image of a class, provided that one is left for the rest.
             seed: seed of the draw.
 
         Returns:
-            The splits, and what is left.
+            The splits, and the rest.
         """
         parts: list[list[Tensor]] = [[] for _ in range(len(shares) + 1)]
         for label in range(len(self.classes)):
@@ -214,7 +215,7 @@ class ImageFiles(Dataset[ImageBatch]):
         return ImageBatch(torch.stack(images), torch.tensor(labels), unreadable)
 
     def _readable(self, index: int, unreadable: list[str]) -> tuple[int, Tensor | None]:
-        """Returns the image at an index, or what stands in for a corrupt one, whose path is appended to `unreadable`.
+        """Returns the image at an index, or a substitute for a corrupt one, whose path is appended to `unreadable`.
 
         A corrupt image that was tried as a substitute is not appended: it has its own turn in the epoch.
         """
@@ -237,9 +238,9 @@ class ImageFiles(Dataset[ImageBatch]):
 def read_image(path: str) -> Tensor:
     """Reads an image file as (3, height, width) uint8; a grey image gets three equal channels.
 
-    torchvision decodes JPEG files, and Pillow everything else. On photographs of 500 × 375 pixels torchvision takes
-    three quarters of Pillow's time. Its decoders are deprecated since 0.29; where a later version has none, Pillow
-    decodes everything.
+    torchvision decodes JPEG files, and Pillow all other files. On photographs of 500 × 375 pixels torchvision takes
+    three quarters of Pillow's time. Its decoders are deprecated since 0.29. If a later version has none, Pillow
+    decodes all files.
 
     Raises:
         ValueError: neither can read the file, or it ends too early.
@@ -256,7 +257,7 @@ def read_image(path: str) -> Tensor:
 
 
 def read_with_pillow(path: str) -> Tensor:
-    """Reads an image file of any mode like `read_image`; of an animation the first image.
+    """Reads an image file of any mode like `read_image`; from an animation it takes the first image.
 
     Values of 16 bits are divided by 257. The range of 32-bit values is the first of [0, 1] (floating values only),
     [0, 255] and [0, 65535] (integers only) that holds them all, and otherwise that of the image. Transparent parts

@@ -29,7 +29,7 @@ class ImageFolderDataModule(ImageDataModule):
     in the alphabetical order of their folders. Files may have any format and mode that Pillow opens, such as 16-bit
     PNG, palettes, CMYK and transparency; each becomes a colour image of 8 bits.
 
-    Training images are cropped at random; those of an evaluation are resized and cropped in the middle.
+    Training images are cropped at random; images of an evaluation are resized and cropped in the middle.
 
     Args:
         root: the folder.
@@ -43,16 +43,16 @@ class ImageFolderDataModule(ImageDataModule):
         flip: mirror half of the training images.
         auto_augment: "none", or torchvision's "trivial" (TrivialAugmentWide) or "rand" (RandAugment).
         erase: probability of erasing a random rectangle of a training image, in [0, 1].
-        val_fraction: share of each class's training images to hold out for validation where there is no val/, in
-            [0, 1); 0 leaves validation out.
-        test_fraction: share to hold out for the test where there is no test/ with class folders, in [0, 1); 0 tests on
+        val_fraction: share of each class's training images to hold out for validation if there is no val/, in [0, 1);
+            0 trains without validation.
+        test_fraction: share to hold out for the test if there is no test/ with class folders, in [0, 1); 0 tests on
             the validation images.
         split_seed: seed of the splits.
         fraction: share of the training images of each class to use, in (0, 1].
         per_class: number of training images of each class to use, instead of a share.
         predict_path: folder of images without labels, or one image, for `predict`; null for the test images.
         skip_corrupt: true continues when an image can't be read, and reports the number of such images after each
-            epoch. In training the next readable image stands in, in an evaluation it is left out. False stops.
+            epoch. In training the next readable image replaces it; in an evaluation it is left out. False stops.
         allow_empty_classes: accept class folders without images, and classes that have no folder in val/ or test/.
         workers: processes that load images, for each device; 0 loads in the training process; null for this device's
             share of the CPU cores.
@@ -64,7 +64,7 @@ class ImageFolderDataModule(ImageDataModule):
 
     Attributes:
         folders: names of the class folders, in the order of the labels.
-        class_names: the same.
+        class_names: the same as `folders`.
 
     Raises:
         ValueError: an argument is out of range, or the folders are not as described.
@@ -150,8 +150,8 @@ class ImageFolderDataModule(ImageDataModule):
         """Finds the images for training, validation and test.
 
         Args:
-            shares: for validation and for the test, of the training images, where they have no folder.
-            seed: of the draw.
+            shares: shares of the training images for validation and for the test, if these have no folder.
+            seed: seed of the draw.
             allow_empty: accept classes without images.
 
         Raises:
@@ -219,7 +219,7 @@ class ImageFolderDataModule(ImageDataModule):
         return self.training_loader(images, len(images), self.worker_count())
 
     def val_dataloader(self) -> DataLoader[ImageBatch] | list[Any]:
-        """The validation images in order, each on one rank; nothing where there are none."""
+        """The validation images in order, each on one rank; nothing if there are none."""
         return self._evaluation(self.val_set) if len(self.val_set) else []
 
     def test_dataloader(self) -> DataLoader[ImageBatch]:
@@ -236,7 +236,7 @@ class ImageFolderDataModule(ImageDataModule):
         return self.evaluation_loader(images, len(images), self.worker_count())
 
     def prediction_columns(self) -> dict[str, list[str]]:
-        """Returns what identifies the predicted images: `file`, relative to `root` or to `predict_path`."""
+        """Returns the column that identifies the predicted images: `file`, relative to `root` or `predict_path`."""
         files = self.predict_set
         inside = "" if files is not self.test_set else os.path.relpath(files.folder, self.root)
         names = [files.name(i) for i in range(len(files)) if files.path(i) not in self._left_out]
@@ -247,10 +247,10 @@ class ImageFolderDataModule(ImageDataModule):
         return super().state_dict() | {"classes": self.folders}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keeps the position.
+        """Restores the position.
 
         Raises:
-            TriwaveError: the classes were others.
+            TriwaveError: the checkpoint has other classes.
         """
         state = dict(state_dict)
         there = state.pop("classes", self.folders)
@@ -311,7 +311,7 @@ def check_folder(root: Path, layout: str) -> None:
 def check_same_classes(root: Path, train: ClassFolders, other: ClassFolders, some_missing: bool | None = None) -> None:
     """Raises ValueError unless two splits have the same class folders, or `other` some of them if some may be missing.
 
-    With None nothing may be missing, and no option would accept it.
+    With None no folder may be missing, and the error does not name an option.
     """
     here, there = set(train.classes), set(other.classes)
     differing = [
@@ -335,7 +335,7 @@ def check_two_classes(root: Path, train: ClassFolders) -> None:
 
 
 def _split_folders(root: Path) -> dict[str, Path]:
-    """Returns kind of split ↦ folder, for those that lie in a folder and hold class folders; {} without train/."""
+    """Returns kind of split ↦ folder, for splits that have a folder with class folders; {} without train/."""
     folders: dict[str, Path] = {}
     for path in sorted(root.iterdir()):
         kind = next((kind for kind, names in _SPLITS.items() if path.name.lower() in names), None)

@@ -1,4 +1,4 @@
-"""ImageNet, and any folder of images laid out like it."""
+"""ImageNet, and any folder of images with the same layout."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ _LAYOUT = "train/<class>/*.JPEG and val/<class>/*.JPEG"
 class ImageNetDataModule(ImageFolderDataModule):
     """ImageNet-1k (Russakovsky et al. 2015), or other images, in train/<class>/*.JPEG and val/<class>/*.JPEG.
 
-    Training images are cropped at random and mirrored. Those of an evaluation are resized and cropped in the middle, as
-    in torchvision's reference recipe. ImageNet's test labels are not public: `test` and `predict` use val/, as
-    published accuracies do. Report nothing on val/ that was chosen by it. For images of one's own that need a test set
-    apart from val/ there is `ImageFolderDataModule`.
+    Training images are cropped at random and mirrored. Images of an evaluation are resized and cropped in the middle,
+    as in torchvision's reference recipe. ImageNet's test labels are not public, so `test` and `predict` use val/, as
+    published accuracies do. If val/ chose a setting, do not report its accuracy for this setting. For your own images
+    with a separate test set, use `ImageFolderDataModule`.
 
     Args:
         root: folder with train/ and val/.
@@ -42,7 +42,7 @@ class ImageNetDataModule(ImageFolderDataModule):
         per_class: number of training images of each class to use, instead of a share.
         predict_path: folder of images without labels, or one image, for `predict`; null for the images of val/.
         skip_corrupt: true continues when an image can't be read, and reports the number of such images after each
-            epoch. In training the next readable image stands in, in an evaluation it is left out. False stops.
+            epoch. In training the next readable image replaces it; in an evaluation it is left out. False stops.
         allow_empty_classes: accept class folders without images.
         workers: processes that load images, for each device; 0 loads in the training process; null for this device's
             share of the CPU cores.
@@ -54,8 +54,8 @@ class ImageNetDataModule(ImageFolderDataModule):
 
     Attributes:
         folders: names of the class folders (for ImageNet WordNet ids), in the order of the labels.
-        class_names: names from root/LOC_synset_mapping.txt where it exists, torchvision's for the 1 000 folders of
-            ImageNet, otherwise the folders' names.
+        class_names: names from root/LOC_synset_mapping.txt if it exists; torchvision's names for the 1 000 folders of
+            ImageNet; otherwise the folders' names.
 
     Raises:
         ValueError: an argument is out of range, or the folders are not as described.
@@ -136,7 +136,7 @@ def _class_names(root: Path, folders: list[str]) -> list[str]:
     """Returns the names of the classes.
 
     Args:
-        root: folder that may hold LOC_synset_mapping.txt, whose lines are a folder's name and the names of its class.
+        root: folder that may have LOC_synset_mapping.txt, whose lines are a folder's name and the names of its class.
         folders: names of the class folders.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What all image data share: loaders, workers, normalisation."""
+"""Common parts of all image data: loaders, workers, normalisation."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from datamodules.batches import check_batches, check_equal_shares, seeded_genera
 from datamodules.resumable import ResumableDataModule
 from lit_triwave.errors import some
 
-_MAX_WORKERS = 16  # more rarely load faster, and each is a process
+_MAX_WORKERS = 16  # more workers are rarely faster, and each is a process
 
 
 class ImageBatch(NamedTuple):
@@ -35,9 +35,9 @@ class ImageBatch(NamedTuple):
 
 
 def transformed(transform: Callable[[Tensor], Tensor], image: Tensor, seed: int, epoch: int, index: int) -> Tensor:
-    """Applies a random transform to one image, as a function of (seed, epoch, index) alone.
+    """Applies a random transform to one image. It depends only on (seed, epoch, index).
 
-    The result depends neither on the worker nor on where a run was resumed.
+    The result does not depend on the worker or on a resume.
 
     Args:
         transform: from torchvision; draws from PyTorch's global generator, which is left as it was.
@@ -129,7 +129,7 @@ class ImageDataModule(ResumableDataModule):
 
     def _options(self, workers: int) -> dict[str, Any]:
         pinned = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda" and workers > 0
-        # A generator of its own: a loader would draw its workers' seed from the global one, and nothing here needs it.
+        # A separate generator, because a loader would draw a seed for its workers from the global one.
         generator = seeded_generator(self.seed, "workers")
         return {
             "num_workers": workers,
@@ -154,7 +154,7 @@ class ImageDataModule(ResumableDataModule):
         layout = torch.channels_last if self.channels_last else torch.contiguous_format
         values = images.to(torch.float32, memory_format=layout)
         values = values.sub_(self.mean[:, None, None]).div_(self.std[:, None, None])
-        if self.trainer is not None:  # what a true half or double precision asks for; the images were integers before
+        if self.trainer is not None:  # converts to half or double precision; before, the images were integers
             values = self.trainer.precision_plugin.convert_input(values)
         return values, labels
 
@@ -165,7 +165,7 @@ def listed(names: Iterable[str], most: int = 5) -> str:
 
 
 def end_with_trainer(worker: int) -> None:
-    """Lets a worker process end as soon as the process that trains is gone, also when that was killed.
+    """Makes a worker process end when the training process is gone, also if it was killed.
 
     PyTorch's own watch asks for the parent, which under the start method `forkserver` is the fork server. That lives
     as long as its workers do.

@@ -13,8 +13,8 @@ from torch.utils.data import DataLoader, Dataset
 from datamodules.batches import Shard, check_batches, check_shares, seeded_generator
 from datamodules.resumable import ResumableDataModule
 
-_EVALUATION_BATCH = 65_536  # points; bounds the memory of an evaluation, changes nothing else
-_CURVATURE_POINTS = 100_000  # more do not change the sign of a fitted curvature
+_EVALUATION_BATCH = 65_536  # points; limits the memory of an evaluation and has no other effect
+_CURVATURE_POINTS = 100_000  # more points do not change the sign of a fitted curvature
 
 
 class Batch(NamedTuple):
@@ -117,7 +117,7 @@ class RegressionDataModule(ResumableDataModule):
 
     @cached_property
     def target_range(self) -> tuple[float, float] | list[tuple[float, float]]:
-        """The least and the greatest training target, which outputs are scaled to; (c, c + 1) if all targets are c.
+        """The lowest and the highest training target, for the scale of outputs; (c, c + 1) if all targets are c.
 
         For F functions a list of F such pairs.
         """
@@ -146,7 +146,7 @@ class RegressionDataModule(ResumableDataModule):
         lower, upper = torch.tensor(list(self.domain.values()), dtype=torch.float64).unbind(-1)
         u = (x - lower) / (upper - lower)
         features = torch.cat([torch.ones_like(u[:, :1]), u, u.square()], dim=1)
-        # gelsd: with two points an axis u and u² are the same column, and the default driver fails.
+        # gelsd: with two points on an axis, u and u² are the same column, and the default driver fails.
         targets = y[:, None] if y.ndim == 1 else y
         fit = torch.linalg.lstsq(features, targets, driver="gelsd").solution[-len(self.domain) :]  # (inputs, F)
         convex = (fit >= -1e-9 * targets.abs().amax(0)).T.tolist()
@@ -154,7 +154,7 @@ class RegressionDataModule(ResumableDataModule):
         return kinds[0] if y.ndim == 1 else kinds
 
     def free_knot_mse(self, segments: int) -> float | None:
-        """Returns the error that `segments` linear pieces can reach, or None where that is not known, as here."""
+        """Returns the error that `segments` linear pieces can reach; here None, for not known."""
         return None
 
     def train_dataloader(self) -> DataLoader[Batch]:
@@ -174,7 +174,7 @@ class RegressionDataModule(ResumableDataModule):
         return self._loader(self.predict_set, _EVALUATION_BATCH)
 
     def prediction_columns(self) -> dict[str, list[Any]]:
-        """Returns the columns that stand beside predictions: the inputs and, where it is known, the target."""
+        """Returns the columns beside the predictions: the inputs and, if known, the target."""
         points = self.predict_set
         columns = {name: points.x[:, j].tolist() for j, name in enumerate(self.domain)}
         if bool(points.y.isnan().all()):

@@ -1,4 +1,4 @@
-"""What all data modules share: training loaders that resume inside an epoch."""
+"""Common base class of all data modules: training loaders that resume inside an epoch."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from datamodules.batches import ShardedBatches
 class ResumableDataModule(LightningDataModule):
     """Data whose training can resume inside an epoch.
 
-    torchdata's `StatefulDataLoader` knows how many batches have been trained on, apart from those that workers hold
-    ready. The samplers are functions of (seed, epoch) and count global batches. Epoch and number of batches are
-    therefore the whole state, for every rank.
+    torchdata's `StatefulDataLoader` knows how many batches were used for training; batches that workers have prepared
+    are not counted. The samplers depend only on (seed, epoch) and count global batches. So the epoch and the number of
+    batches are the whole state, for every rank.
 
-    The state is kept in checkpoints by this module's own `state_dict`. Lightning would restore a loader only if nothing
-    had asked for the number of steps before, as schedules do, and would let workers begin with the order of epoch 0
+    This module's `state_dict` saves the state in checkpoints. Lightning restores a loader only if nothing has asked for
+    the number of steps before (but schedules do), and it lets workers begin with the order of epoch 0
     (https://github.com/Lightning-AI/pytorch-lightning/issues/20550).
 
-    A resumed run may change the arguments that say where the data lie and how they are read. They are recognised by
+    A resumed run may change the arguments for the path of the data and the way they are read. They are recognised by
     their names, such as `root`, `path` or `workers`; the list is `lit_triwave.tracking.flat_config.DATA_ACCESS`.
 
     Attributes:
@@ -42,7 +42,7 @@ class ResumableDataModule(LightningDataModule):
         """Checks, before processes are started, that a global batch can be shared among `ranks` of them.
 
         Raises:
-            ValueError: it cannot. Without an override any number will do.
+            ValueError: it cannot. Without an override, every number is accepted.
         """
 
     def sharded(self, size: int, batch_size: int | None, **options: Any) -> ShardedBatches:
@@ -98,5 +98,5 @@ class ResumableDataModule(LightningDataModule):
         self._resume = state_dict
 
     def _counted_in(self, loader: Any) -> dict[str, int | None]:
-        """What gives the position in an epoch its meaning."""
+        """The values that define the position in an epoch, such as the batch size."""
         return {"batch_size": self.batch_size, "workers": loader.num_workers, "seed": self.seed}

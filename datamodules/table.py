@@ -1,4 +1,4 @@
-"""Measurements in a file."""
+"""Data from a table in a file."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _SPLITS |= dict.fromkeys(("val", "valid", "validation"), "val")
 
 
 class TableDataModule(RegressionDataModule):
-    """Columns of a file as inputs and target, split at random, by a column, or with a test file of its own.
+    """Columns of a file as inputs and target, split at random, by a column, or with a separate test file.
 
     The domain of an input is its range over the whole file. Otherwise a test row outside the training rows' range would
     have to be refused. A split without rows is the training set itself.
 
-    Text and booleans are categories. What was fitted to the columns (categories, replacements of missing values) is in
-    every checkpoint, and beside every export.
+    Text and booleans are categories. The fitted values of the columns (categories, replacements of missing values) are
+    in every checkpoint, and in a file beside every export.
 
     Args:
         path: a text file with a header (.csv, .tsv, .txt, also compressed) or a Parquet file, with at least 4 rows.
@@ -32,33 +32,33 @@ class TableDataModule(RegressionDataModule):
         target: name of the target column, or of several; numbers.
         val_fraction: share of the rows held out for validation, in [0, 1).
         test_fraction: share of the rows held out for the test, in [0, 1); both together below 1.
-        split: column that says for each row whether it is for `train`, `val` or `test`. Without a row for validation,
-            `val_fraction` of those for training are drawn.
-        test_path: file with the test rows; no others are drawn then.
+        split: column that says for each row whether it is for `train`, `val` or `test`. If no row is for validation,
+            `val_fraction` of the training rows are drawn.
+        test_path: file with the test rows; then no test rows are drawn from `path`.
         predict_path: file with the input columns to predict at. Its target column may be missing, and targets are then
             nan. None: the test rows.
         outside: `"clamp"` takes values of `predict_path` outside the domain to its nearest end; None refuses them.
         missing: what to do about rows with missing values: `"drop"` them, or take the `"median"` or `"mean"` of the
-            training rows; None refuses them. Rows without a target are dropped in each case but the last.
+            training rows; None refuses them. Rows without a target are dropped, unless this is None.
         categorical: input columns of numbers that are categories, such as codes.
-        ordinal: input columns whose categories are numbered in sorted order, numbers by their value. The other
-            categories become a column of 0 and 1 each.
-        uneven: what is done to input columns of numbers that have half of their values within 5 % of their range at one
-            end, such as incomes: `"asinh"` reads them nearly as their logarithms. None leaves them as they are.
+        ordinal: input columns whose categories are numbered in sorted order, numbers by their value. Each category of
+            the other columns becomes a column of 0 and 1.
+        uneven: transform of input columns of numbers that have half of their values within 5 % of their range at one
+            end, such as incomes: `"asinh"` reads them nearly as their logarithms. None does not transform them.
         sep: separator of a text file; None: found among comma, semicolon, tab, | and blanks. This and the following
             are options of `pandas.read_csv`, with its defaults.
         decimal: decimal sign.
-        encoding: of the text.
-        comment: sign that begins a comment; on the command line in quotes of its own, `"'#'"`.
+        encoding: encoding of the text.
+        comment: sign that begins a comment; on the command line it needs two pairs of quotes, `"'#'"`.
         thousands: sign between groups of three digits.
         na_values: further words or numbers for a missing value, one or a list, such as `-` or `[-999, "?"]`.
-        compression: of the file.
+        compression: compression of the file.
         batch_size: training rows in a global batch, over all ranks together; None for all of them.
         seed: seed of the split and of the order of the training rows, at least 0.
 
     Attributes:
-        columns: how the inputs follow from the columns of the file.
-        remarks: what a user should know about the data, in lines.
+        columns: the conversion of the columns of the file to inputs.
+        remarks: lines with remarks about the data for the user.
         validates: whether rows are held out for validation.
 
     Raises:
@@ -164,8 +164,8 @@ class TableDataModule(RegressionDataModule):
         return self._targets
 
     def _rows(self, file: TableFile, needs_target: bool = True) -> tuple[Any, Tensor, Tensor]:
-        """Returns the inputs as they are in a file, the targets, (rows,) or (rows, F), and which rows can be used, (n,)
-        int64."""
+        """Returns the inputs as in the file, the targets, (rows,) or (rows, F), and the indices of the usable rows,
+        (n,) int64."""
         raw = self.columns.raw(file)
         usable = self.columns.present(file, raw)
         unknown = torch.full((len(file),), torch.nan, dtype=torch.float64)
@@ -201,7 +201,7 @@ class TableDataModule(RegressionDataModule):
     def _other(
         self, path: str, needs_target: bool = False, domain: dict[str, tuple[float, float]] | None = None
     ) -> tuple[TableFile, Points, Tensor]:
-        """Reads the rows of another file; returns it, its points, and which rows these are."""
+        """Reads the rows of another file; returns the file, its points, and the indices of their rows."""
         file = TableFile(path, [column["name"] for column in self.columns.state], self._options)
         if not len(file):
             raise ValueError(f"{path} has no rows to {'test' if needs_target else 'predict'} at")
@@ -220,7 +220,7 @@ class TableDataModule(RegressionDataModule):
         return file, Points(x, y[rows]), rows
 
     def prediction_columns(self) -> dict[str, list[Any]]:
-        """Returns what identifies the predicted rows: their number in the file, the inputs as read, the target."""
+        """Returns columns that identify the predicted rows: number in the file, inputs as read, and target."""
         names = [column["name"] for column in self.columns.state]
         names += [name for name in self._targets if name in self._asked.frame.columns]
         rows = self._asked_rows
@@ -231,14 +231,14 @@ class TableDataModule(RegressionDataModule):
         return columns
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns the position in the epoch and what was fitted to the columns."""
+        """Returns the position in the epoch and the fitted values of the columns."""
         return super().state_dict() | {"columns": self.columns.state}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keeps the position, and the order of ordinal categories.
+        """Restores the position, and the order of ordinal categories.
 
         Raises:
-            ValueError: the columns were others.
+            ValueError: the checkpoint has other columns.
         """
         state = dict(state_dict)
         there = state.pop("columns", self.columns.state)
@@ -248,13 +248,13 @@ class TableDataModule(RegressionDataModule):
             raise ValueError(f"{there_are}, got {', '.join(own)}")
         for one, two in zip(there, self.columns.state, strict=False):
             if one["kind"] == two["kind"] == "ordinal" and {**one, "categories": two["categories"]} == two:
-                self._renumber(two, one["categories"])  # numbers were once sorted as text
+                self._renumber(two, one["categories"])  # earlier versions sorted numbers as text
             if one != two:
                 raise ValueError(f"column {two['name']!r} is {two} in the table, but {one} in the checkpoint")
         super().load_state_dict(state)
 
     def _renumber(self, column: dict[str, Any], categories: list[str]) -> None:
-        """Gives the categories of an ordinal column the numbers that they have in a list with all of them."""
+        """Numbers the categories of an ordinal column by their positions in a list of all of them."""
         if column["categories"] == categories or not {*column["categories"]} <= {*categories}:
             return
         place = torch.tensor([categories.index(word) for word in column["categories"]], dtype=torch.float64)
@@ -266,12 +266,12 @@ class TableDataModule(RegressionDataModule):
 
 
 def _unquoted(sign: str | None) -> str | None:
-    """Returns a sign without the quotes that YAML leaves around it on the command line, where it needs some."""
+    """Returns a sign without quotes. On the command line some signs need quotes, and YAML may leave them."""
     return sign.strip("'\"") or sign if sign else sign
 
 
 def _na_words(given: list[str | int | float] | str | int | float | None) -> list[str] | None:
-    """Returns the words for a missing value as pandas takes them.
+    """Returns the words for a missing value in the form that pandas takes.
 
     Raises:
         ValueError: a list that YAML could not read became one word.
@@ -311,10 +311,10 @@ def _drawn(count: int, val_fraction: float, test_fraction: float, seed: int) -> 
 def _assigned(
     file: TableFile, split: str, kept: Tensor, val_fraction: float, seed: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns the rows for training, validation and test, as a column says.
+    """Returns the rows for training, validation and test, from a column of the file.
 
     Raises:
-        ValueError: the column says something else, or no row is for training.
+        ValueError: the column has other words, or too few rows are for training.
     """
     column = file.column(split)
     words = column.astype(str).str.strip().str.lower()

@@ -21,33 +21,34 @@ if TYPE_CHECKING:
 Missing = Literal["drop", "median", "mean"]
 Uneven = Literal["asinh"]
 _MOST_CATEGORIES, _FEW_CATEGORIES = 100, 10
-"""A column of text may have so few different ones in any table, up to half as many as rows, and never more."""
+"""Most categories of a column: half the number of rows, but at most the first number and at least the second."""
 _UNEVEN = 0.05
-"""Half of an uneven input's values lie in so small a part of its range."""
+"""Half of an uneven input's values lie in this share of its range."""
 _OFFSET = 100
-"""An input further from zero than so many times its range is an id or a time stamp, or its zero means nothing."""
+"""An input further from zero than this multiple of its range may be an id or a time stamp."""
 
 
 class InputColumns:
     """The inputs of a network from columns of a table, by values fitted to the training rows.
 
-    Numbers stay what they are, unless they are uneven and `uneven` asks for a transform. Categories are text, booleans,
-    and what is named as such. They become a column of 0 and 1 each (of two, only the second does), or their number.
+    Numbers are not changed, unless they are uneven and `uneven` asks for a transform. Categories are text, booleans,
+    and the columns in `categorical` and `ordinal`. Each category becomes a column of 0 and 1 (with two categories, only
+    the second does). Categories of an ordinal column become their number.
 
     Args:
-        file: with the training rows.
-        names: of the columns.
-        categorical: columns of numbers that are categories too.
+        file: the file with the training rows.
+        names: names of the columns.
+        categorical: columns of numbers that are categories.
         ordinal: columns whose categories become their number.
-        missing: what takes the place of a missing number, if anything. A missing category becomes the most frequent.
-        uneven: what is done to uneven columns of numbers, which have half of their values within 5 % of their range at
-            one end. `"asinh"` reads x as asinh((x − start) / scale), which is nearly a logarithm: start is that end,
-            and scale the lower quartile of the distances from it.
-        targets: columns without which a row is not used, where `missing` is given.
+        missing: replacement of a missing number, or `"drop"` for the row. A missing category becomes the most frequent.
+        uneven: transform of uneven columns of numbers, which have half of their values within 5 % of their range at one
+            end. `"asinh"` reads x as asinh((x − start) / scale), which is nearly a logarithm. Start is that end, and
+            scale is the lower quartile of the distances from it.
+        targets: columns that a used row must have if `missing` is given.
 
     Attributes:
-        state: what was fitted, as plain data: for each column its name and kind, the categories, the value that
-            replaces missing ones, and start and scale.
+        state: the fitted values as plain data: for each column its name and kind, the categories, the replacement of
+            missing values, and start and scale.
 
     Raises:
         ValueError: a column cannot be an input; the message names it.
@@ -103,8 +104,8 @@ class InputColumns:
 
     @property
     def names(self) -> list[str]:
-        """Names of the network's inputs: those of the columns, `name=category` for one-hot categories, and `asinh name`
-        for uneven columns."""
+        """Names of the network's inputs: the names of the columns, `name=category` for one-hot categories, and
+        `asinh name` for uneven columns."""
         return [name for column in self.state for name in _encoded_names(column)]
 
     def raw(self, file: TableFile) -> pandas.DataFrame:
@@ -156,16 +157,20 @@ class InputColumns:
                 )
 
     def fit(self, raw: pandas.DataFrame) -> None:
-        """Finds, from the training rows, what replaces missing values, and which columns are uneven."""
+        """Finds, from the training rows, the replacements of missing values, and start and scale of uneven columns."""
         if self.missing in ("median", "mean"):
             self._fit_missing(raw)
         if self.uneven is not None:
-            for column in self.state:
-                if column["kind"] == "number":
-                    values = raw[column["name"]].dropna().to_numpy(copy=True)
-                    if len(values) and (end := _crowded_end(values)) is not None:
-                        away = abs(values - end)
-                        column |= {"start": end, "scale": float(numpy.quantile(away[away > 0], 0.25))}
+            self._fit_uneven(raw)
+
+    def _fit_uneven(self, raw: pandas.DataFrame) -> None:
+        for column in self.state:
+            if column["kind"] != "number":
+                continue
+            values = raw[column["name"]].dropna().to_numpy(copy=True)
+            if len(values) and (end := _crowded_end(values)) is not None:
+                away = abs(values - end)
+                column |= {"start": end, "scale": float(numpy.quantile(away[away > 0], 0.25))}
 
     def _fit_missing(self, raw: pandas.DataFrame) -> None:
         from sklearn.impute import SimpleImputer
@@ -180,7 +185,7 @@ class InputColumns:
             column["missing"] = float(found) if number else str(found)
 
     def encode(self, raw: pandas.DataFrame) -> Tensor:
-        """Returns the network's inputs, (rows, inputs) float64, for rows without missing values but those replaced."""
+        """Returns the network's inputs, (rows, inputs) float64. Missing values must have a replacement."""
         from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder
 
         parts = []
@@ -199,7 +204,7 @@ class InputColumns:
         return torch.cat(parts, 1)
 
     def as_read(self, name: str, *values: float) -> tuple[str, list[float]]:
-        """Returns the column from which an input follows, and the numbers in it that `encode` makes such values of."""
+        """Reverses `encode` for one input: returns the column of the input, and its numbers for some input values."""
         for column in self.state:
             if "scale" in column and name in _encoded_names(column):
                 numbers = [column["start"] + column["scale"] * math.sinh(value) for value in values]
@@ -207,11 +212,11 @@ class InputColumns:
         return name, list(values)
 
     def remarks(self, domain: dict[str, tuple[float, float]], x: Tensor) -> list[str]:
-        """Says which inputs are far from zero for their range, and which are uneven.
+        """Returns lines about inputs that are far from zero compared with their range, and about uneven inputs.
 
         Args:
             domain: name ↦ (lower, upper) of each input.
-            x: rows of them, (n, inputs).
+            x: rows of inputs, (n, inputs).
         """
         far = [
             f"{name} in [{low:.15g}, {high:.15g}]"
@@ -236,11 +241,11 @@ class InputColumns:
 
 
 def _crowded_end(values: numpy.ndarray[Any, Any]) -> float | None:
-    """Returns the end of the range of some numbers, (n,), near which half of them lie; None if there is no such end."""
+    """Returns the end of the range of numbers, (n,), near which half of them lie; None if there is no such end."""
     low, middle, high = numpy.quantile(values, [0, 0.5, 1]).tolist()
     if min(middle - low, high - middle) >= _UNEVEN * (high - low):
         return None
-    if len(numpy.unique(values)) <= _FEW_CATEGORIES:  # which sorts: last
+    if len(numpy.unique(values)) <= _FEW_CATEGORIES:  # checked last, because it sorts
         return None
     return float(low if middle - low < high - middle else high)
 
@@ -258,12 +263,12 @@ def _is_category(column: pandas.Series[Any]) -> bool:
     found = kind.infer_dtype(values)
     if found == "boolean":
         return True
-    # Lists, bytes and whatever else Parquet has are neither.
+    # Lists, bytes and other types of Parquet are neither.
     return found == "string" and bool(pandas.to_numeric(values, errors="coerce").isna().all())
 
 
 def _in_order(words: list[str]) -> list[str]:
-    """Sorts numbers by their value; other words stay as they are."""
+    """Sorts words by their value if they are numbers; other words keep their order."""
     try:
         return sorted(words, key=float)
     except ValueError:
@@ -271,7 +276,7 @@ def _in_order(words: list[str]) -> list[str]:
 
 
 def _words(column: pandas.Series[Any]) -> pandas.Series[Any]:
-    """Returns a column as text without the blanks around it, missing ones as NaN."""
+    """Returns a column as text without blanks at the ends; missing values are NaN."""
     import pandas
 
     if pandas.api.types.is_numeric_dtype(column) and not pandas.api.types.is_bool_dtype(column):

@@ -1,4 +1,4 @@
-"""Tables in files as they occur, read by pandas."""
+"""Reads tables from files of many kinds, with pandas."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _SEPARATORS = (",", ";", "\t", "|", r"\s+")
 _PARQUET = (".parquet", ".pq")
 _PARQUET_MAGIC = b"PAR1"
-"""What every Parquet file begins with, whatever its name."""
+"""The first bytes of every Parquet file."""
 _NOT_TEXT = (".xls", ".xlsx", ".ods", ".feather", ".h5", ".pkl", ".json")
 _MISSING_WORD = "if it stands for a missing value, name it in na_values"
 _HEADER_OPTIONS = ("encoding", "comment", "compression")
@@ -38,16 +38,17 @@ class TableFile:
     """One table in a file, with its columns by name.
 
     Args:
-        path: of a Parquet file, or of a text file with a header.
-        wanted: columns that it should have; by them the separator of a text file is recognised.
-        options: for `pandas.read_csv`, with its names; `sep` None: found among comma, semicolon, tab, | and blanks.
+        path: path of a Parquet file, or of a text file with a header.
+        wanted: columns that it should have. They help to find the separator of a text file.
+        options: options of `pandas.read_csv`. With `sep` None, the separator is found among comma, semicolon, tab, |
+            and blanks.
 
     Attributes:
         frame: the rows, with all columns of the file.
 
     Raises:
         ValueError: the file cannot be read; the message names it.
-        FileNotFoundError: there is none.
+        FileNotFoundError: there is no such file.
     """
 
     frame: pandas.DataFrame
@@ -107,7 +108,7 @@ class TableFile:
         given = self._options.get("sep")
         candidates = _SEPARATORS if given is None else (str(given).replace("\\t", "\t"),)
         headers = {sep: self._header(sep) for sep in candidates}
-        # Names may have blanks in them, so these separate only where all wanted names are then found.
+        # Names may contain blanks, so blanks are the separator only if this gives all wanted names.
         self._sep: str = max(
             candidates, key=lambda s: (len({*wanted} & {*headers[s]}), len(headers[s]) * (s != r"\s+"))
         )
@@ -134,7 +135,7 @@ class TableFile:
         return found
 
     def _first_lines(self, sep: str, count: int, **options: Any) -> pandas.DataFrame:
-        """Returns the header, and what follows it, as text."""
+        """Returns the header and the lines after it as text."""
         given = {name: self._options[name] for name in _HEADER_OPTIONS if self._options.get(name) is not None}
         return self._read(sep, header=None, nrows=count, **_AS_WRITTEN, **given, **options)
 
@@ -149,26 +150,26 @@ class TableFile:
         try:
             self._first_lines(self._sep, 2)
         except ParserError:
-            # R's write.table quotes the numbers of the rows, and gives them no name.
+            # R's write.table writes the row numbers in quotes and without a name in the header.
             line = str(self._first_lines(_NO_SEPARATOR, 2, quoting=csv.QUOTE_NONE).iloc[1, 0])
             every = 2 * (len(self._names) + 1)  # all fields in quotes: these are no names of rows
             return self.frame.index.nlevels > 1 or not (re.match(r'"\d+"', line) and line.count('"') < every)
         return False
 
     def _comma_hint(self) -> str:
-        """Returns what to do where every field was split in two, as the end of an error; else ""."""
+        """Returns what to do if every field was split in two, as the end of an error; else ""."""
         if self._sep == "," and self.frame.index.nlevels == len(self._names):
             return ": where numbers have a decimal comma, another sign must separate them, or quotes be around them"
         return ""
 
     def _encodings(self) -> str:
-        """Returns the encodings that a file which is not what was said may have, from its first two bytes."""
+        """Returns the encodings that a file may have if the given one is wrong, from its first two bytes."""
         with self._file.open("rb") as content:
             return "utf-16" if content.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "latin-1 or utf-16"
 
     @staticmethod
     def _numbers_hint(header: list[str]) -> str:
-        """Returns what to do where the first line has numbers in place of names, as the end of an error; else ""."""
+        """Returns what to do if the first line has numbers instead of names, as the end of an error; else ""."""
         try:
             _ = [float(name) for name in header]
         except ValueError:
@@ -176,7 +177,7 @@ class TableFile:
         return ": its first line has numbers, so put a line with the names of the columns above it"
 
     def _header_hint(self, wanted: list[str]) -> str:
-        """Returns what to do where the first line is not the header, as the end of an error; else ""."""
+        """Returns what to do if the first line is not the header, as the end of an error; else ""."""
         sign = self._names[0][:1] if self._names else ""
         if sign and sign in _COMMENT_SIGNS and not self._options.get("comment"):
             return f""": if lines that begin with {sign} are comments, set comment to "'{sign}'\""""

@@ -51,7 +51,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Imports a public name where it is first used: torch takes seconds, and `--help` needs none of it."""
+    """Imports a public name at its first use, because torch takes seconds and `--help` does not need it."""
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)

@@ -25,16 +25,16 @@ _LIGHTNING_COMMANDS = {
     "test": "evaluate a checkpoint on the test data; redraws the figures",
     "predict": "write a checkpoint's predictions to predictions.csv",
 }
-"""Name ↦ what help says of it. All of them are in `commands/fit`, which gets their name too."""
+"""Name ↦ description in the help. All of them are in `commands/fit`, which also gets the name."""
 _COMMANDS = {
     "sweep": "make the runs of a sweep file in W&B's format, one by one or as SLURM jobs; needs no W&B server",
     "reproduce": "make the paper's tables, with our results beside the paper's",
     "compare-heads": "compare constructed with dense classifier heads from the same config, over many seeds",
-    "inspect": "show what a checkpoint holds: peaks, scales, linear regions, dead units, pictures of the waves",
+    "inspect": "show the content of a checkpoint: peaks, scales, linear regions, dead units, pictures of the waves",
     "export": "write a checkpoint as plain PyTorch, a torch.export program or ONNX",
     "compare": "show runs on disk or in W&B side by side: a table, a page or figures",
 }
-"""Name ↦ what help says of it. Command a-b is `run(args, started) -> exit code` in `commands/a_b/command.py`."""
+"""Name ↦ description in the help. Command a-b is `run(args, started) -> exit code` in `commands/a_b/command.py`."""
 _LISTED = "\n".join(f"  {name:<13} {said}" for name, said in (_LIGHTNING_COMMANDS | _COMMANDS).items())
 _HELP = f"""\
 usage: python -m lit_triwave COMMAND --config FILE [--KEY VALUE ...]
@@ -46,8 +46,8 @@ commands:
 
 Every field of a config can be given on the command line, for example
   python -m lit_triwave fit --config configs/x3_minus_x.yaml --model.depth 6 --model.replicas 10
-validate, test and predict take, of the runs of the config's experiment, the one that saved a checkpoint last.
---run.id ID or --ckpt_path FILE names another. `fit --ckpt_path last` resumes it.
+validate, test and predict use the run of the config's experiment that saved a checkpoint last.
+--run.id ID or --ckpt_path FILE chooses another one. `fit --ckpt_path last` resumes this run.
 
   python -m lit_triwave COMMAND --help            show all fields of a command
   python -m lit_triwave COMMAND --print_config    print a complete config with its defaults
@@ -62,7 +62,7 @@ _PRINTERS = ("compare", "inspect")
 
 
 class _LastingStream:
-    """A text stream that drops what is written once the terminal or the reader of the pipe is gone, or the disk full.
+    """A text stream that ignores output when the terminal or the reader of the pipe is gone, or the disk is full.
 
     Args:
         stream: standard output or standard error.
@@ -93,7 +93,7 @@ class _LastingStream:
 
 @contextmanager
 def _lasting_screen() -> Iterator[None]:
-    """Lets a command finish, and a run train on, when nobody can read what it prints any more."""
+    """Lets a command or a run continue when nobody can read its output any more."""
     before = sys.stdout, sys.stderr
     # A stream that was closed from the start is None, and print ignores it.
     sys.stdout, sys.stderr = (stream and _LastingStream(stream) for stream in before)
@@ -115,7 +115,7 @@ def main(args: Sequence[str] | None = None) -> int:
     """
     started = time.monotonic()  # the imports below take seconds, and are part of a run's wall time
     if args is None and os.getcwd() not in map(os.path.abspath, sys.path):
-        sys.path.insert(0, os.getcwd())  # as `python -m` does: `lit-triwave` finds the user's own classes, too
+        sys.path.insert(0, os.getcwd())  # as `python -m` does, so that `lit-triwave` also finds the user's classes
     args = with_shipped_configs(sys.argv[1:] if args is None else args)
     if not args or args[0] in ("-h", "--help"):
         print(_HELP)
@@ -149,7 +149,7 @@ def _run(args: list[str], started: float) -> int:
     except KeyboardInterrupt:
         return interrupted()
     except SystemExit as stop:
-        if isinstance(stop.__context__, KeyboardInterrupt):  # how Lightning ends after Ctrl-C
+        if isinstance(stop.__context__, KeyboardInterrupt):  # Lightning ends in this way after Ctrl-C
             return interrupted()
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except Exception as error:
@@ -163,9 +163,9 @@ def _run(args: list[str], started: float) -> int:
 
 
 def with_shipped_configs(args: Sequence[str]) -> list[str]:
-    """Returns the command line with the paths of shipped configs in place of names that are no files here.
+    """Returns the command line with paths of shipped configs in place of names that are not files in this folder.
 
-    `--config stack.yaml` and `--config configs/stack.yaml` so work in any folder.
+    So `--config stack.yaml` and `--config configs/stack.yaml` work in any folder.
     """
     found = list(args)
     for i, word in enumerate(found):
@@ -189,9 +189,9 @@ def shipped_configs() -> list[str]:
 
 
 class OwnDataModules(MetaPathFinder):
-    """Finds this project's package `datamodules`, also where the user's folder has one of that name.
+    """Finds this project's package `datamodules` even if the user's folder has a package with this name.
 
-    Modules of the user's folder are found in the package after ours.
+    Modules in the user's package are found too, after those of this project.
     """
 
     def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> ModuleSpec | None:

@@ -22,7 +22,7 @@ class Interrupted(Exception):
     """A signal stopped training after a step, with a checkpoint saved.
 
     Attributes:
-        signal: that asked for the stop.
+        signal: the signal that asked for the stop.
     """
 
     def __init__(self, number: int) -> None:
@@ -30,20 +30,20 @@ class Interrupted(Exception):
         super().__init__(f"stopped by {self.signal.name}")
 
 
-_LONGEST = 350  # characters of a line; torch lists every tensor of a checkpoint that does not fit
+_LONGEST = 350  # characters of a line; for a checkpoint that does not fit, torch would list every tensor
 _WORKER = "in DataLoader worker process"
 _NO_MEMORY = re.compile(
     "DefaultCPUAllocator|alloc_cpu|CUDA out of memory|failed to map segment|Cannot allocate memory|start new thread"
 )
-# Lightning's MisconfigurationException is no ValueError, and importing it takes seconds.
+# Lightning's MisconfigurationException is not a ValueError, and importing it takes seconds.
 _CLEAR = (TriwaveError, ValueError, OSError, ImportError, RuntimeError)
 _NO_MATCH = "Does not validate against"
-# Lines that jsonargparse wraps around the one that matters when an argument may be of several types.
+# Lines that jsonargparse adds around the important line if an argument may have several types.
 _AROUND = ("Subtypes:", "Errors:", "Given value")
 _WRAPPING = (_NO_MATCH, *_AROUND, "Expected a <class 'NoneType'>")
 KIND_WORDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text"}
 KIND_WORDS |= {"list": "a list", "dict": "a mapping", "NoneType": "null"}
-"""Name of a class of Python's ↦ what users call its values."""
+"""Name of a Python class ↦ word for its values in messages."""
 
 
 def did_you_mean(name: str, known: Iterable[str], most: int = 1) -> str:
@@ -55,12 +55,12 @@ def did_you_mean(name: str, known: Iterable[str], most: int = 1) -> str:
 
 
 def some(names: Sequence[str], most: int = 3) -> str:
-    """Returns the first few names, and how many more there are."""
+    """Returns the first few names and the number of the others, in words."""
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def printable(text: str) -> str:
-    """Returns a text with its control characters, and what is not Unicode, as escapes: a terminal would obey them."""
+    """Returns a text with escapes for control characters, which a terminal would execute, and for invalid Unicode."""
     if text.isprintable():
         return text
     return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
@@ -77,7 +77,7 @@ def reason(error: BaseException, room: int = 150) -> str:
 
 
 def condense(message: str) -> str:
-    """Returns what matters in a message of jsonargparse, in one line."""
+    """Returns the important part of a message of jsonargparse, in one line."""
     known = _wrong_choice(message) or _wrong_kind(message)
     if known:
         return known
@@ -88,7 +88,7 @@ def condense(message: str) -> str:
 
 
 def _wrong_choice(message: str) -> str:
-    """Rewords a message about a value that a `Literal` does not have; "" for any other message."""
+    """Rewrites a message about a value that a `Literal` does not have; "" for any other message."""
     groups = re.findall(r"Expected a typing\.Literal\[(.*)\]", message)
     given = re.search(r"(?:Given value|Got value): (.*)", message)
     keys = re.findall(r'Parser key "([\w.]+)":', message)
@@ -100,7 +100,7 @@ def _wrong_choice(message: str) -> str:
 
 
 def _wrong_kind(message: str) -> str:
-    """Rewords a message about a value of another kind, such as a list for a number; "" for any other message."""
+    """Rewrites a message about a value of a wrong type, such as a list for a number; "" for any other message."""
     keys = re.findall(r'Parser key "([\w.]+)":', message)
     no_class = re.search(
         r"Expected (?:a )?dot import path string: (.*)|Given value: \{'class_path': ([^'].*?), '", message
@@ -138,10 +138,10 @@ def address_space() -> int:
 
 
 def one_line(error: BaseException) -> str:
-    """Returns an error's message in one line, led by its type where the message alone says too little."""
+    """Returns an error's message in one line. The type comes first if the message alone is not enough."""
     text = str(error)
     while text.startswith(_NO_MATCH) and error.__cause__ is not None:
-        error = error.__cause__  # what a constructor raised, before jsonargparse wrapped it
+        error = error.__cause__  # the error of a constructor, before jsonargparse wrapped it
         text = str(error)
     if _WORKER in text:  # a worker process sends its traceback; the last line has the message
         text = text.rstrip().splitlines()[-1].partition(": ")[2]

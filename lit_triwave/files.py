@@ -30,9 +30,9 @@ def open_folder(folder: Path, advice: str, name: str = "folder") -> None:
     """Makes a folder, with its parents, and checks that it can be written.
 
     Args:
-        folder: to be made.
+        folder: the folder to create.
         advice: what the user should do if it cannot be written.
-        name: of the folder in the error.
+        name: name of the folder in the error.
 
     Raises:
         TriwaveError: it cannot be written.
@@ -63,10 +63,10 @@ def written_whole(path: Path) -> Iterator[Path]:
         with partial.open("rb") as file:
             os.fsync(file.fileno())
         partial.replace(path)
-        with suppress(OSError):  # some file systems cannot
+        with suppress(OSError):  # not all file systems support this
             folder = os.open(path.parent, os.O_RDONLY)
             try:
-                os.fsync(folder)  # so that the new name, too, survives a power cut
+                os.fsync(folder)  # so that the new name also survives a power failure
             finally:
                 os.close(folder)
     except BaseException:

@@ -66,7 +66,7 @@ def _is_counted(trainer: Trainer, module: StagedModule) -> bool:
 
 
 class RegressionDiagnostics(Diagnostics):
-    """Diagnostics of the seed that this validation finds best.
+    """Diagnostics of the best seed of this validation.
 
     `linear_regions/count` is exact, on the domain or, for several variables, along its diagonal. `dead_units` is the
     share of hidden neurons, 0 to 1, that are zero for all training inputs.
@@ -75,7 +75,7 @@ class RegressionDiagnostics(Diagnostics):
     def diagnose(self, trainer: Trainer, module: FunctionRegressor) -> None:
         # The module chooses its best seed by the same numbers, after this hook.
         best = module.lowest(module.val_metrics.compute()["val/mse"]).reshape(-1).tolist()
-        if module.network.segments is None:  # of a stack, which has too many pieces and too many neurons
+        if module.network.segments is None:  # a stack has too many pieces and neurons
             return
         plains = [module.plain(replica) for replica in best]  # one for each target
         if sum(layer.out_features for layer in plains[0] if isinstance(layer, nn.Linear)) > _MOST_UNITS:
@@ -91,12 +91,12 @@ class RegressionDiagnostics(Diagnostics):
 class ClassificationDiagnostics(Diagnostics):
     """Diagnostics of a classifier's head.
 
-    `linear_regions/count` is the mean over up to four subnetworks, on [0, 1], while each is a function of its own input
-    alone (peaks, or released blocks). `dead_units` is the share of the head's hidden neurons, 0 to 1, that are zero for
-    all validation images.
+    `linear_regions/count` is the mean over up to four subnetworks, on [0, 1]. It is logged while each subnetwork
+    depends only on its own input (peaks, or released blocks). `dead_units` is the share of the head's hidden neurons,
+    0 to 1, that are zero for all validation images.
 
     Attributes:
-        dead_units: the share for all test images; None before a test, and for a head without such neurons.
+        dead_units: the share for all test images; None before a test, and for a head without hidden neurons.
     """
 
     def __init__(self) -> None:

@@ -82,7 +82,7 @@ class RegressionFigures(RunFigures):
             yield from self._draw_target(data, module, 0, data.target_name)
             return
         for t, name in enumerate(names):
-            # Numbered, since what can be in a file's name may be the same for two targets.
+            # Numbered, because two targets' names may differ only in characters that a file's name cannot have.
             word = re.sub(r"[^\w.-]+", "_", name)
             for figure_name, figure in self._draw_target(data, module, t, name):
                 yield f"{figure_name}_{t + 1}_{word}", figure

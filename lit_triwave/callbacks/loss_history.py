@@ -13,7 +13,7 @@ _MAX_RECORDS = 2000
 
 
 def validation_images(data: Any) -> str:
-    """Returns "test" if the data validates on its test images, having no others, else "validation"."""
+    """Returns "test" if the data has no validation images and validates on its test images, else "validation"."""
     images = getattr(data, "val_set", None)
     return "test" if images is not None and images is getattr(data, "test_set", None) else "validation"
 
@@ -47,7 +47,7 @@ class SeedHistory(Callback):
         every = max(1, math.ceil((trainer.max_epochs or 1) * batches / _MAX_RECORDS))
         if step % every == 0:
             self._epochs.append(step / batches)
-            self._mse.append(outputs["mse"])  # stays on its device: to copy it now would wait for the step
+            self._mse.append(outputs["mse"])  # stays on its device, because a copy would wait for the step
 
     def state_dict(self) -> dict[str, Any]:
         return {"epochs": self.epochs, "mse": self.mse}

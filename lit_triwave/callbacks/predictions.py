@@ -16,13 +16,13 @@ from lit_triwave.files import written_whole
 
 
 class PredictionCSV(BasePredictionWriter):
-    """Writes the data's own columns, the best seed's prediction and the range over seeds, in the units of the data.
+    """Writes the columns of the data, the best seed's prediction and the range over seeds, in the units of the data.
 
-    A computed column whose name the data have too is called `prediction_of_<target>`, and so on, as are those of
-    several targets.
+    If the data also have a column `prediction`, the new column is called `prediction_of_<target>`; other computed
+    columns follow the same rule. With several targets, computed columns always have these names.
 
     Args:
-        path: of the CSV file.
+        path: path of the CSV file.
     """
 
     def __init__(self, path: Path) -> None:
@@ -45,7 +45,7 @@ class PredictionCSV(BasePredictionWriter):
             elif key not in ("x", "target"):
                 each = zip(data.target_names, found.T.tolist(), strict=True)
                 computed |= {f"{key}_of_{target}": column for target, column in each}
-        computed.pop("target", None)  # is among the data's own columns
+        computed.pop("target", None)  # it is one of the columns of the data
         columns: dict[str, Sequence[Any]] = data.prediction_columns()
         for name, values in computed.items():
             free = name if name not in columns else f"{name}_of_{data.target_name}"

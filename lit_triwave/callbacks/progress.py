@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from lit_triwave.modules.staged import StagedModule
 
 _REFRESH_SECONDS = 0.1
-_LINES_PER_STAGE = 5  # if the output is no terminal but, say, the log of a batch job
+_LINES_PER_STAGE = 5  # if the output is not a terminal, for example the log of a batch job
 
 
 class StageProgress(ProgressBar):

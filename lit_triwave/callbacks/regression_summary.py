@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from lit_triwave.modules.regressor import FunctionRegressor
 
 _DEAD_INPUTS = 100_000
-"""Training inputs by which dead units are found, at most: more take minutes, and hardly one unit is on only there."""
+"""Most training inputs in the search for dead units. More take minutes, and hardly a unit is active only on these."""
 RAISED = 10
-"""Factor by which a stage raises the error of its start when it is said to; a few times come and go with Adam."""
+"""A stage that multiplies the error by this factor is reported. Smaller factors are normal fluctuations of Adam."""
 LEAST_R2 = 0.99
 """Share of a noiseless function's variance below which a fit has failed."""
 
@@ -31,7 +31,7 @@ class RegressionSummary(RunSummary):
     """Summary of a `FunctionRegressor`.
 
     Attributes:
-        chosen: which checkpoint is summarised, where validation chose it; "" otherwise.
+        chosen: name of the summarised checkpoint if the validation chose it, else "".
     """
 
     chosen = ""
@@ -46,7 +46,7 @@ class RegressionSummary(RunSummary):
         return table
 
     def remarks(self, summary: dict[str, Any], data: Any, module: FunctionRegressor) -> list[str]:
-        """Says which checkpoint it is, and if a stage raised the error or a function without noise is not explained."""
+        """Names the checkpoint; warns if a stage raised the error, or if the fit of a function without noise failed."""
         if self.chosen and _has_later_stages(module):
             return [f"this is {self.chosen}, the best on the {len(data.val_set)} validation rows; last.ckpt is the end"]
         raised = _raised(summary)
@@ -62,7 +62,7 @@ class RegressionSummary(RunSummary):
         limit = summary.get("limit/mse_min", math.inf)
         if (
             module.hparams["depth"] is not None and summary["train/mse_min"] > 2 * limit
-        ):  # most of it the construction's
+        ):  # most of the error comes from the construction
             advice = f"depth {summary['depth']:g} is too small, set model.depth to null, which chooses"
         return [
             f"warning: the best seed explains {max(share, 0):.1%} of the variance of {data.target_name}, less than "
@@ -122,14 +122,14 @@ def _regression_summary(data: Any, module: FunctionRegressor) -> dict[str, Any]:
     summary["dead_units"] = sum(dead_units) / targets
     if module.pretrain_mse.isfinite().any():
         over_seeds("pretrain/mse", module.pretrain_mse)
-        if module.pretrain_regions.all() and targets == 1:  # zero where they were too many
+        if module.pretrain_regions.all() and targets == 1:  # zero means too many to count
             summary["linear_regions/pretrained"] = int(module.pretrain_regions[best[0]])
             summary["linear_regions/pretrained_min"] = int(module.pretrain_regions.min())
     over_seeds("train/mse", train)
     regions = module.linear_regions(best[0]) if targets == 1 else None
     if regions is not None:
         summary["linear_regions/final"] = regions
-    # The limit for as many pieces as the network has now: standard training makes more than the depth alone gives.
+    # The limit for the current number of pieces: standard training can make more pieces than the depth gives.
     limit = None if regions is None or module.network.segments is None else data.free_knot_mse(regions)
     if limit is not None:
         summary |= {"free_knot/mse": limit, "free_knot/segments": regions}
@@ -158,7 +158,7 @@ def _r2(mse: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
 
     Args:
         mse: mean squared errors, (R,).
-        targets: (n,), or (n, F) of F functions, each of which R / F replicas learn.
+        targets: (n,), or (n, F) for F functions; R / F replicas learn each of them.
 
     Returns:
         1 − MSE / variance, (R,); NaN where the targets are constant.

@@ -19,9 +19,10 @@ def reporting(task: str | None, folder: Path, seed: int, started: float, predict
     """Returns the callbacks that report on a model.
 
     Args:
-        task: the model's `task`, whose reports need its data's own attributes; None for a summary of what it logs.
-        folder: for the results.
-        seed: of the run.
+        task: the model's `task`. Reports of a task need the attributes of its data. None gives only a summary of the
+            logged values.
+        folder: folder for the results.
+        seed: seed of the run.
         started: when the process started, `time.monotonic()` in seconds.
         predicts: whether to write `predictions.csv`.
     """

@@ -50,12 +50,12 @@ class RunSummary(Callback, ABC):
 
     @property
     def seconds(self) -> float:
-        """Wall time of the training processes: of this one, if it trained, and of those that it resumes."""
+        """Wall time of the training processes: this one, if it trained, and earlier ones of the same run."""
         return self.earlier + (time.monotonic() - self.started if self.fitted else 0.0)
 
     @property
     def fit_seconds(self) -> float:
-        """Part of `seconds` that went into steps and the validations between them."""
+        """Part of `seconds` for steps and for the validations between them."""
         if self.fit_began is None:
             return self.earlier_fit
         return self.earlier_fit + (self.fit_ended or time.monotonic()) - self.fit_began
@@ -176,7 +176,7 @@ class ClassificationSummary(RunSummary):
 
 
 class LoggedSummary(RunSummary):
-    """Summary of a module of the user's own: what it logged, last of all in its test, if it has one."""
+    """Summary of a module of the user: the last values that it logged, in its test if it has one."""
 
     def summarize(self, data: Any, module: LightningModule) -> dict[str, Any]:
         found: dict[str, Any] = {"parameters": count_parameters(module)}

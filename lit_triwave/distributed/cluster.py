@@ -36,11 +36,11 @@ class _SLURMTasks(SLURMEnvironment):
 
     @staticmethod
     def _validate_srun_used() -> None:
-        """Does nothing: Lightning's ignores the tasks of a job that is named "interactive"."""
+        """Does nothing. Lightning's method ignores the tasks of a job with the name "interactive"."""
 
     @staticmethod
     def _validate_srun_variables() -> None:
-        """Does nothing: Lightning's requires --ntasks-per-node; `validate_settings` checks the step itself."""
+        """Does nothing. Lightning's method requires --ntasks-per-node; `validate_settings` checks the step itself."""
 
     @property
     def main_address(self) -> str:
@@ -68,8 +68,8 @@ def _tasks_per_node(text: str) -> list[int]:
 def in_slurm_step() -> bool:
     """Whether `srun` started this process as one of several, or as the only one and slurm/job.sh says so.
 
-    SLURM's other variables do not tell: a batch script, `salloc` and `srun --pty bash` set them for everything that
-    runs there.
+    SLURM's other variables cannot decide this: a batch script, `salloc` and `srun --pty bash` set them for all programs
+    that run there.
     """
     several = int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1
     return "SLURM_PROCID" in os.environ and (several or _EACH_TASK_IS_A_RANK in os.environ)
@@ -81,20 +81,20 @@ def requeued() -> bool:
 
 
 def cluster_environment(num_nodes: int, devices: Any) -> ClusterEnvironment | None:
-    """Returns how this process finds the other ranks; None leaves it to Lightning.
+    """Returns the object by which this process finds the other ranks; None leaves this to Lightning.
 
     Args:
         num_nodes: `trainer.num_nodes`.
         devices: `trainer.devices`: a number, or another value that Lightning understands.
 
     Raises:
-        TriwaveError: these differ from the nodes and tasks that SLURM provides.
+        TriwaveError: these numbers differ from the nodes and tasks of SLURM.
     """
     if TorchElasticEnvironment.detect() or "SLURM_JOB_ID" not in os.environ:
         return None
     if in_slurm_step():
         tasks = _SLURMTasks()
-        if str(devices).isdigit():  # before anything is printed or made; Lightning checks once more
+        if str(devices).isdigit():  # before anything is printed or written; Lightning checks again
             tasks.validate_settings(int(devices), num_nodes)
         return tasks
     if num_nodes > 1 and "MASTER_ADDR" not in os.environ:
@@ -106,10 +106,10 @@ def cluster_environment(num_nodes: int, devices: Any) -> ClusterEnvironment | No
 
 
 def check_meeting_point(trainer: Trainer) -> None:
-    """Refuses several nodes without an address of the first, and several ranks with an unknown one.
+    """Refuses several nodes without an address of the first node, and several ranks with an unknown address.
 
     Raises:
-        TriwaveError: each node would wait for the others at an address of its own, or for half an hour at none.
+        TriwaveError: the ranks could not meet: without the address each node would wait for the others at its own.
     """
     environment = getattr(trainer.strategy, "cluster_environment", None)
     known = {"MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys()
@@ -137,7 +137,7 @@ def _why_unknown(address: str) -> str:
         else:
             found.append("")
 
-    # In a thread, as the system may ask name servers that do not answer for minutes.
+    # In a thread, because the system may wait for minutes for name servers that do not answer.
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
     thread.join(_ADDRESS_SECONDS)
@@ -153,7 +153,7 @@ def one_message() -> Iterator[None]:
         rank = leave_it_to_the_first_rank()
         if not rank:
             raise
-        if LOST.search(str(error)):  # another rank's fault; the process that started the ranks reports it
+        if LOST.search(str(error)):  # another rank failed; the process that started the ranks reports it
             raise SystemExit(1) from error
         raise TriwaveError(f"on rank {rank}: {one_line(error)}") from error
 
@@ -161,7 +161,7 @@ def one_message() -> Iterator[None]:
 def leave_ranks() -> None:
     """Closes the connections to the other ranks at the end of a run.
 
-    Lightning does so for NCCL only. If one of gloo's threads is at work while the interpreter ends, the process is
+    Lightning does this only for NCCL. If a thread of gloo is active while the interpreter ends, the process is
     aborted ("terminate called without an active exception").
     """
     if torch.distributed.is_available() and torch.distributed.is_initialized():

@@ -1,4 +1,4 @@
-"""Ends a run in good order after a signal."""
+"""Stops a run after a signal, with a checkpoint."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from lit_triwave.distributed.signals import END_SIGNALS, REQUEUE_SIGNAL, SIGNALS
 from lit_triwave.errors import Interrupted
 
 SAME_SECONDS = 1.0
-"""Time in which a second SIGTERM or SIGHUP repeats the first: SLURM sends it to each process, W&B's agent passes it on,
-and both the kernel and the shell send SIGHUP."""
+"""Seconds in which a second SIGTERM or SIGHUP counts as the first. SLURM sends a signal to each process and W&B's agent
+passes it on, so it comes twice; and both the kernel and the shell send SIGHUP."""
 
 _LEAVING_SECONDS = 5.0
-"""Time in which a process that leaves at once hears no further signal, so that it can say how it ended."""
+"""Seconds in which a process that leaves at once ignores further signals, so that it can report how it ended."""
 
 
 def _starts_ranks(frame: FrameType | None) -> bool:
@@ -29,18 +29,18 @@ def _starts_ranks(frame: FrameType | None) -> bool:
 
 
 class Interruption(Callback):
-    """Turns the first Ctrl-C, SIGTERM, SIGHUP or SIGUSR1 into a request to stop after the present step.
+    """Turns the first Ctrl-C, SIGTERM, SIGHUP or SIGUSR1 into a request to stop after the current step.
 
-    `StageCheckpoint` carries out the request on all ranks. A second one other than SIGUSR1 stops at once. So does the
-    first before training, when there is nothing to save. After training Ctrl-C still lets figures and summary be
-    finished; the other signals stop at once, as time is short.
+    `StageCheckpoint` carries out the request on all ranks. A second signal, except SIGUSR1, stops at once. Before
+    training, the first signal also stops at once, because there is nothing to save. After training, a run finishes
+    figures and summary after Ctrl-C; the other signals stop it at once, because they mean that time is short.
 
     Attributes:
         requested: the signal that asked for the stop, or None.
         at_once: whether the process leaves without another step.
         begun: whether training has begun.
         trained: whether training is over.
-        over: whether all that a first signal could end is over, so that the process is about to leave anyway.
+        over: whether the work that a first signal could end is done and the process is about to leave.
     """
 
     def __init__(self) -> None:
@@ -93,7 +93,7 @@ class Interruption(Callback):
                     signal.signal(number, self._handle)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # Again, as Lightning has installed a handler of SIGTERM that broadcasts to ranks which do not listen.
+        # Again, because Lightning has installed a handler of SIGTERM that sends messages which the ranks do not read.
         self.install()
         self.begun = True
 

@@ -1,6 +1,6 @@
-"""Ends the ranks that Lightning starts on a machine when the rank that started them is gone.
+"""Ends the ranks that Lightning starts on a machine if the rank that started them is gone.
 
-Lightning itself only watches the other direction. Needs nothing but Python, as it runs before the slow imports.
+Lightning only does the opposite. This file imports only Python's library, because it runs before the slow imports.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ _NUMBERS = (
     *("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID", "SLURM_STEP_NUM_NODES", "SLURM_STEP_NUM_TASKS"),
     "SLURM_RESTART_COUNT",
 )
-"""Environment variables that count processes; torch, Lightning and this package take them for whole numbers."""
+"""Environment variables with counts of processes; torch, Lightning and this package read them as whole numbers."""
 WATCH_SECONDS = 0.1
-"""Time between two looks at other ranks."""
+"""Seconds between two checks of other ranks."""
 
 _may_outlive = threading.Event()
 
 
 def check_numbers() -> None:
-    """Refuses an environment variable that must be a whole number and is none.
+    """Refuses an environment variable that must be a whole number and is not.
 
     Raises:
-        TriwaveError: naming it.
+        TriwaveError: a variable is not a whole number; the message names it.
     """
     for name in _NUMBERS:
         value = os.environ.get(name, "")
@@ -53,7 +53,7 @@ def launcher() -> int | None:
 
 
 def end_with_launcher() -> None:
-    """Lets this process end with code 1 as soon as the rank that started it is gone.
+    """Makes this process end with code 1 when the rank that started it is gone.
 
     Otherwise it would wait for that rank to connect for half an hour.
     """
@@ -64,14 +64,14 @@ def end_with_launcher() -> None:
 
 
 def outlive_launcher() -> None:
-    """Lets this process outlive the first rank: it is done, or is about to report an error."""
+    """Lets this process live longer than the first rank: it is done, or is about to report an error."""
     _may_outlive.set()
 
 
 def _watch(number: int) -> None:
     while True:
         if os.getppid() != number:
-            if os.environ.get("LOCAL_RANK") == "1":  # once, not by each of the others
+            if os.environ.get("LOCAL_RANK") == "1":  # only one of the other ranks prints it
                 print("error: rank 0 was killed, and the run with it", file=sys.stderr, flush=True)
             os._exit(1)
         if _may_outlive.wait(WATCH_SECONDS):

@@ -9,26 +9,26 @@ from contextlib import suppress
 from pathlib import Path
 
 RANKS_FOLDER = ".ranks"
-"""Part of a run's folder, while several ranks train."""
+"""Folder in the run folder, while several ranks train."""
 _BEAT_SECONDS = 1.0
 _SILENT_SECONDS = 5.0
-"""A rank that has left no sign of life for so long is stopped, or blocked outside of Python."""
+"""A rank without a sign of life for this number of seconds is stopped, or blocked outside of Python."""
 _PLACES = (
     "torch/distributed/",
     "torch/autograd/graph.py",
     "torch/nn/parallel/distributed.py",
     "lightning/fabric/utilities/distributed.py",
 )
-"""Files in whose functions a rank waits for others: DDP does so for buffers, and inside of the backward pass."""
+"""Files with functions in which a rank waits for others; DDP waits for buffers, and inside the backward pass."""
 
 
 class Pulses:
     """The signs of life of all ranks: each writes a file in a folder that all of them share.
 
     Args:
-        folder: of the run.
-        rank: of this process.
-        ranks: their number.
+        folder: folder of the run.
+        rank: rank of this process.
+        ranks: number of ranks.
     """
 
     def __init__(self, folder: Path, rank: int, ranks: int) -> None:
@@ -37,14 +37,14 @@ class Pulses:
         self._place: object = None  # where this rank waits for others
         if rank == 0:
             for other in range(1, ranks):
-                with suppress(OSError):  # of a process that was killed; a rank that lives leaves its sign again
+                with suppress(OSError):  # files of a process that was killed; a living rank writes its file again
                     self._file(other).unlink()
 
     def beat(self, progress: object) -> None:
         """Leaves a sign of life, once a second.
 
         Args:
-            progress: of the main thread; one that changes shows that it does not wait in the same place.
+            progress: progress of the main thread. If it changes, the thread is not waiting in one place.
         """
         now = time.monotonic()
         if now - self._beaten < _BEAT_SECONDS:
@@ -63,16 +63,16 @@ class Pulses:
         return 0.0 if self._place is None else time.monotonic() - self._since
 
     def silent(self) -> str:
-        """Returns the ranks that do not answer, in words; "" if all do, or are not there.
+        """Returns the ranks that do not answer, in words; "" if all answer or have not started.
 
-        They have left no sign of life for some seconds. If there are none, they are those that do something else while
-        this rank waits for them.
+        These ranks have given no sign of life for some seconds. If there are none, they are the ranks that do something
+        else while this rank waits for them.
         """
         ages, working = {}, []
         for rank in range(self._ranks):
             with suppress(OSError):  # a rank that has not started, or has ended
                 file = self._file(rank)
-                # Not by this machine's clock, as clocks of nodes differ.
+                # The time of the file system, because the clocks of nodes differ.
                 ages[rank] = self._file(self._rank).stat().st_mtime - file.stat().st_mtime
                 working += [rank] if rank != self._rank and file.read_text() == "works" else []
         still = {rank: age for rank, age in ages.items() if age > _SILENT_SECONDS}
@@ -84,12 +84,12 @@ class Pulses:
     def absent(self) -> str:
         """Returns the ranks without a sign of life, in words; "" if there are none."""
         missing = [rank for rank in range(self._ranks) if not self._file(rank).exists()]
-        if self._rank in missing:  # a folder that cannot be written tells nothing
+        if self._rank in missing:  # the folder cannot be written, so missing files say nothing
             return ""
         return "; ".join(f"rank {rank} is not there after {self.waited:.0f} s" for rank in missing)
 
     def remove(self) -> None:
-        """Removes this rank's sign of life, and the folder with the last one."""
+        """Removes this rank's sign of life; the last rank also removes the folder."""
         with suppress(OSError):
             self._file(self._rank).unlink(missing_ok=True)
             self._folder.rmdir()

@@ -13,7 +13,7 @@ _SAME_ERROR_SECONDS = 10.0  # the first rank may have to end a Weights & Biases 
 
 
 def leave_it_to_the_first_rank() -> int:
-    """Waits, on the other ranks, for the first rank to report an error that most likely all ranks have.
+    """Makes the other ranks wait for the first rank to report an error, which most likely all ranks have.
 
     The first rank's end then ends the other ranks.
 

@@ -1,4 +1,4 @@
-"""Signals that stop a run in good order, and the exit codes of a stopped run."""
+"""Signals that stop a run with a checkpoint, and the exit codes of a stopped run."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import sys
 from lit_triwave.distributed.launcher import launcher
 
 INTERRUPTED = 130
-"""Exit code after Ctrl-C, SIGTERM or SIGHUP, the shell's for Ctrl-C."""
+"""Exit code after Ctrl-C, SIGTERM or SIGHUP; shells use it for Ctrl-C."""
 REQUEUE = 75
 """Exit code of a saved run that should be started again, EX_TEMPFAIL of sysexits.h."""
 REQUEUE_SIGNAL = signal.SIGUSR1
-"""Signal for: time is nearly over, or the nodes are needed; save, stop and be started again."""
+"""Signal that the time limit is near or the nodes are needed: the run saves, stops and will be started again."""
 END_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
-"""Signals for: save and end. A terminal that is closed sends the second, and systemd sends both."""
+"""Signals to save and end. A closed terminal sends the second one, and systemd sends both."""
 SIGNALS = (signal.SIGINT, *END_SIGNALS, REQUEUE_SIGNAL)
 
 

@@ -38,7 +38,7 @@ class _RankBatchNorm(_BatchNorm):
         shape = [-1 if axis == 1 else 1 for axis in range(input.ndim)]
         x = input.to(torch.promote_types(input.dtype, torch.float32))  # statistics of halves under autocast too
         count = x.new_full((1,), x.numel() / x.shape[1])
-        # Two passes: the difference of sums of x² and x loses the digits of a variance that is small beside the mean.
+        # Two passes: the difference of sums of x² and x is inexact if the variance is small compared with the mean.
         total, count = _SumOverRanks.apply(torch.cat([x.sum(others), count])).split([x.shape[1], 1])
         mean = total / count
         centred = x - mean.view(shape)
@@ -60,7 +60,7 @@ class _RankBatchNorm(_BatchNorm):
 class SynchronizedBatchNorms(TorchSyncBatchNorm):
     """Replaces every batch norm while several ranks train with `trainer.sync_batchnorm`.
 
-    On GPUs by PyTorch's `SyncBatchNorm`; on CPUs, which that refuses, by `_RankBatchNorm`.
+    On GPUs it is PyTorch's `SyncBatchNorm`, which does not support CPUs; on CPUs it is `_RankBatchNorm`.
     """
 
     def __init__(self) -> None:

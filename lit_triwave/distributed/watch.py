@@ -1,7 +1,7 @@
-"""Watches over a run from a second thread, while the main one may be blocked inside a library.
+"""Watches a run from a second thread, because the main thread may be blocked inside a library.
 
-Lightning also ends all ranks when one is gone, but it looks every five seconds, does not say which rank, and kills the
-first rank before it can report. It does not act on signals while the ranks wait for each other.
+Lightning also ends all ranks if one is gone. But it checks only every five seconds, does not say which rank it was, and
+kills the first rank before it can report. It also does not react to signals while the ranks wait for each other.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from lit_triwave.distributed.signals import REQUEUE_SIGNAL, SIGNALS
 from lit_triwave.errors import TriwaveError
 
 _GONE_SECONDS = 3.0
-"""Time that a rank with a lost connection gives the watch to say which rank is gone."""
+"""Seconds that a rank with a lost connection waits for this watch to report which rank is gone."""
 _BLOCKED_SECONDS = 1.0
-"""A main thread that has not handled a signal for this time is blocked inside a library, perhaps for half an hour."""
+"""A main thread that has not handled a signal after this time is blocked in a library, perhaps for half an hour."""
 _MEET_SECONDS = 5.0
-"""Ranks that need longer to find each other say what they wait for."""
+"""If ranks need longer than this to find each other, they print what they wait for."""
 _LEAVE_SECONDS = 7.0
 """Time for the main thread to leave after a second signal."""
 _TURN_SECONDS = 1.0
-"""Time that each rank of a machine leaves to the one before it."""
+"""Seconds that each rank of a machine waits for the rank before it to act."""
 Abandon = Callable[[signal.Signals], int]
 """Cleans up after a run that a signal ends in place of the main thread; returns the exit code."""
 
@@ -45,15 +45,15 @@ Abandon = Callable[[signal.Signals], int]
 def ranks_end_together(
     trainer: Trainer, interruption: Interruption | None, abandon: Abandon | None, most: float
 ) -> Iterator[None]:
-    """Ends all ranks that Lightning started on this machine when one of them is gone, and says which.
+    """Ends all ranks that Lightning started on this machine if one of them is gone, and reports which one.
 
-    Otherwise they may wait for that rank for half an hour. Under SLURM `srun --kill-on-bad-exit` does the same. Before
-    the first step a signal also ends a process whose main thread is blocked, and a second signal does so at any time. A
-    rank that lets the others wait for too long ends the run.
+    Otherwise the ranks may wait for it for half an hour. Under SLURM, `srun --kill-on-bad-exit` does the same. Before
+    the first step, a signal also ends a process whose main thread is blocked; a second signal does this at any time. If
+    the ranks wait too long for one rank, the run ends.
 
     Args:
-        trainer: that runs inside the block.
-        interruption: of a fit; None for other commands.
+        trainer: the trainer that runs inside the block.
+        interruption: the `Interruption` of a fit; None for other commands.
         abandon: called for a signal that a blocked main thread cannot handle.
         most: seconds that ranks wait for one that does not answer.
 
@@ -62,7 +62,7 @@ def ranks_end_together(
     """
     with _signals() as arrived:
         watch = _Watch(trainer, interruption, abandon, most, arrived)
-        watch.beat()  # before the ranks meet: one that is stopped right after has been there
+        watch.beat()  # before the ranks meet, so that a rank which is stopped right after this has been seen
         threading.Thread(target=watch.run, daemon=True).start()
         try:
             yield
@@ -116,7 +116,7 @@ class _Watch:
         while not self.over.wait(WATCH_SECONDS):
             self.beat()
             if self._leaves():
-                continue  # other ranks that end by the same signal have not failed
+                continue  # other ranks that end after the same signal have not failed
             gone = self._gone() or self._missing()
             if gone:
                 print(f"error: {gone}, and the run with it", file=sys.stderr, flush=True)
@@ -140,7 +140,7 @@ class _Watch:
                 self.pending, self.since = number, now
             elif self.pending != REQUEUE_SIGNAL and not repeats:
                 self.second = min(self.second, now)
-        # The first rank ends the others; if it does not, the next one does.
+        # The first rank ends the others; if it does not, the next rank does.
         if time.monotonic() - self.second > _LEAVE_SECONDS + _TURN_SECONDS * self.trainer.local_rank:
             silent = self.pulses.silent()
             if silent:
@@ -166,12 +166,12 @@ class _Watch:
         os._exit(self.abandon(number))
 
     def _missing(self) -> str:
-        """Returns which rank has let this one wait for too long; "" if none has. One rank after the other says so."""
+        """Returns which rank this one has waited for too long; "" if none. The ranks report it one after the other."""
         if self.pulses.waited < self.most + _MEET_SECONDS * self.trainer.global_rank:
             return ""
         silent: str = self.pulses.silent() or self.pulses.absent()
         if silent:
-            _kill_launcher()  # it would have said so before this rank
+            _kill_launcher()  # if it were not blocked, it would have reported this before
         return silent
 
     def _gone(self) -> str:

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from lit_triwave.figures.style import BLUE, GREY, ORANGE, decades_grid, new_figure
 
-MAX_MARKS = 400  # most breakpoints that are marked; more would hide the curve, and the legend has their number anyway
-_FEW_POINTS = 1000  # up to this number, points are drawn without a line, since values between them are unknown
+MAX_MARKS = 400  # most breakpoints that are marked; more would hide the curve, and the legend has their number
+_FEW_POINTS = 1000  # up to this number, points have no line between them, because the values there are unknown
 
 
 def fit_figure(
@@ -35,8 +35,8 @@ def fit_figure(
         x, target: points of the target, x ascending; few are drawn as points, many as a line.
         network: x and value of the network on a grid.
         pieces: number of the network's linear pieces, in words.
-        kinks: x and value at the breakpoints; none where they are too many to be known.
-        names: of the input and of the target.
+        kinks: x and value at the breakpoints; empty if there are too many to count.
+        names: names of the input and of the target.
         title: title of the figure.
     """
     figure, (ax,) = new_figure()
@@ -80,7 +80,7 @@ def loss_figure(
         mse: (records, seeds).
         best: the seed to mark.
         switches: name of a stage ↦ its first epoch.
-        limit: number of linear pieces, and the lowest MSE that so many can have (METHOD section 6); None if unknown.
+        limit: number of linear pieces, and the lowest MSE for this number (METHOD section 6); None if unknown.
         title: title of the figure.
     """
     figure, (ax,) = new_figure()
@@ -93,7 +93,7 @@ def loss_figure(
     ax.plot(epochs, mse[:, best], marker=mark, color=BLUE, linewidth=1.6, label=label)
     for name, epoch in switches.items():
         ax.axvline(epoch, color=ORANGE, linewidth=1.0, linestyle="--")
-        # Beside its line: in a legend, several switches would look the same.
+        # The name is beside its line, because several switches would look the same in a legend.
         ax.annotate(
             name,
             (epoch, 0.98),
@@ -121,7 +121,7 @@ def surface_figure(x: Tensor, target: Tensor, prediction: Tensor, names: Sequenc
     figure, axes = new_figure(1, 3, (12.0, 3.9))
     error = prediction - target
     low, high = float(target.min()), float(target.max())
-    # The few largest errors, mostly at corners, are beyond the range of colours, so that the others remain visible.
+    # The few largest errors, mostly at corners, are outside the range of colours, so that other errors are visible.
     bound, largest = float(error.abs().quantile(0.995)) or 1.0, float(error.abs().max())
     panels: list[tuple[Axes, Tensor, str, dict[str, Any]]] = [
         (axes[0], target, "target", {"cmap": "viridis", "vmin": low, "vmax": high}),
@@ -190,13 +190,13 @@ def learning_figure(rows: Sequence[Mapping[str, Any]], images: str, switch: int 
 
 
 def confusion_figure(counts: Tensor, names: Sequence[str], title: str) -> Figure:
-    """Draws a confusion matrix of (true, predicted) counts, with a pale diagonal so that mistakes stand out."""
+    """Draws a confusion matrix of (true, predicted) counts, with a pale diagonal so that errors are easy to see."""
     figure, (ax,) = new_figure(size=(6.2, 5.2))
     mistakes = counts.clone().fill_diagonal_(0)
     most = max(1, int(mistakes.max()))
     colors = ax.imshow(mistakes.numpy(), cmap="Oranges", vmin=0, vmax=most)
     bar = figure.colorbar(colors, ax=ax, shrink=0.8, ticks=MaxNLocator(integer=True))
-    bar.set_label("images classified wrongly (blue: rightly)")
+    bar.set_label("images classified wrongly (blue: correctly)")
     few = len(names) <= 20
     if few:
         for i, row in enumerate(counts.tolist()):
@@ -212,13 +212,13 @@ def confusion_figure(counts: Tensor, names: Sequence[str], title: str) -> Figure
 
 
 def subnetworks_figure(u: Tensor, curves: Tensor, numbers: Sequence[int], state: str) -> Figure:
-    """Draws the functions of single subnetworks on [0, 1], each on a vertical scale of its own.
+    """Draws the functions of single subnetworks on [0, 1], each with its own vertical scale.
 
     Args:
         u: inputs, shape (points,).
         curves: outputs, shape (points, subnetworks).
         numbers: indices of these subnetworks in the bank.
-        state: of the bank, in words.
+        state: state of the bank, in words.
     """
     columns = 4
     figure, axes = new_figure(-(-len(numbers) // columns), columns, (9.0, 1.7 * -(-len(numbers) // columns)))

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 BLUE, ORANGE, GREY = "#1f5fa8", "#d9622b", "#8a8f98"
 _TITLE_SHARE = 0.94  # widest title, as a share of the figure's width
-_LINE_HEIGHT = 1.2  # of a title, in units of the font size
+_LINE_HEIGHT = 1.2  # line height of a title, in units of the font size
 
 
 def new_figure(
@@ -25,7 +25,7 @@ def new_figure(
 
 
 def titled(figure: Figure, title: str, size: float = 10.0) -> None:
-    """Adds a title over all panels, wrapped to the figure's width, and makes the figure taller by its further lines.
+    """Adds a title over all panels, wrapped to the figure's width. For each further line the figure becomes taller.
 
     Args:
         figure: from `new_figure`.
@@ -46,7 +46,7 @@ def titled(figure: Figure, title: str, size: float = 10.0) -> None:
 
 
 def decades_grid(ax: Axes) -> None:
-    """Makes the vertical axis logarithmic, with a grid line at each decade; linear where all lines are zero."""
+    """Makes the vertical axis logarithmic, with a grid line at each decade; linear if all lines are zero."""
     heights = [line.get_ydata() for line in ax.lines]
     if not heights or any((np.asarray(values, dtype=float) > 0).any() for values in heights):
         ax.set_yscale("log")

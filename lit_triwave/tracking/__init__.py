@@ -1,1 +1,1 @@
-"""What a run leaves behind: its folder, run.json, metrics.csv and the Weights & Biases run."""
+"""The records of a run: its folder, run.json, metrics.csv and the Weights & Biases run."""

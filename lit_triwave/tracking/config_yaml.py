@@ -13,10 +13,10 @@ from lit_triwave.tracking.run_files import CONFIG_YAML
 
 
 class SaveFitConfig(SaveConfigCallback):
-    """Saves `config.yaml` of a `fit`; an evaluation must not change how a run says it was made.
+    """Saves `config.yaml` of a `fit`. An evaluation must not change it, because it describes how the run was made.
 
-    The run's id and checkpoint are left out, so that the saved config starts another run of the same experiment. So is
-    the user's name, see `private_paths`.
+    The run's id and checkpoint are left out, so that the saved config starts another run of the same experiment. The
+    user's name is also left out, see `private_paths`.
     """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -28,6 +28,6 @@ class SaveFitConfig(SaveConfigCallback):
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         # `save_to_log_dir` would leave half a file if the process were killed.
         with written_whole(Path(trainer.default_root_dir) / CONFIG_YAML) as partial:
-            # Not checked once more, which takes a tenth of a second: it was checked when it was parsed.
+            # The config was checked when it was parsed; a second check would take a tenth of a second.
             options = {"skip_none": False, "skip_validation": True, "multifile": False}
             self.parser.save(self.config, str(partial), overwrite=True, **options)

@@ -8,7 +8,7 @@ from typing import Any
 from jsonargparse import Namespace
 
 NOT_THE_RUN = ("run", "config", "ckpt_path", "weights_only")
-"""Parts of a config that say where a run is kept and what it is called, not what it is."""
+"""Parts of a config for the place and the name of a run. They do not describe what it computes."""
 DATA_ACCESS = (
     "root",
     "path",
@@ -20,10 +20,10 @@ DATA_ACCESS = (
     "eval_batch_size",
     "channels_last",
 )
-"""Arguments of data modules that say where the data lie and how they are read, not what they are.
+"""Arguments of data modules for the path of the data and the way they are read. They do not describe the data.
 
-A resumed run may change them (inside an epoch the number of workers must stay), and `compare` does not tell runs apart
-by them. `on_device` is not among them: it changes the random numbers of the augmentation.
+A resumed run may change them (but not the number of workers inside an epoch), and `compare` does not distinguish runs
+by them. `on_device` is not one of them, because it changes the random numbers of the augmentation.
 """
 
 
@@ -41,7 +41,7 @@ def short_names(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def describes_run(name: str) -> bool:
-    """Whether a dotted field of a config says what a run is, not where it is kept."""
+    """Whether a dotted field of a config describes what a run computes, not where it is kept."""
     return name.partition(".")[0] not in NOT_THE_RUN
 
 

@@ -16,7 +16,7 @@ from lit_triwave.tracking.run_files import LOCK_FILE
 
 try:
     import fcntl
-except ImportError:  # no Unix, no locks
+except ImportError:  # systems other than Unix have no locks of this kind
     fcntl = None  # type: ignore[assignment]
 
 PATIENCE_SECONDS = 2.0
@@ -27,7 +27,7 @@ _held: set[int] = set()
 
 
 def _close_inherited() -> None:
-    """In a forked process: a worker that outlives the run's process must not keep its lock."""
+    """Called in a forked process. A worker that lives longer than the run's process must not keep its lock."""
     while _held:
         os.close(_held.pop())
 
@@ -38,7 +38,7 @@ if hasattr(os, "register_at_fork"):
 
 @contextmanager
 def locked(folder: Path, patience: float = PATIENCE_SECONDS) -> Iterator[None]:
-    """Reserves a run's folder for this process; the system frees it however the process ends.
+    """Reserves a run's folder for this process. The system releases it when the process ends, also after a kill.
 
     On a file system without locks the folder is not reserved.
 

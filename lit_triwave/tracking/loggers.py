@@ -26,17 +26,17 @@ def make_loggers(run: Run, wandb_id: str, rows: Sequence[Row] = (), tags: Sequen
     """Returns the loggers of a run, `metrics.csv` first: the trainer takes the run folder from its first logger.
 
     Args:
-        run: to be logged.
-        wandb_id: of the run in Weights & Biases.
-        rows: logged before the checkpoint that the run resumes from.
-        tags: of the run in Weights & Biases.
+        run: the run to log.
+        wandb_id: id of the run in Weights & Biases.
+        rows: rows logged before the checkpoint from which the run resumes.
+        tags: tags of the run in Weights & Biases.
     """
     loggers: list[Logger] = [MetricsCSV(run, rows)]
     # Otherwise W&B sends its makers the tracebacks of errors, which name paths.
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     mode, why = wandb_mode(run.wandb)
     if mode != "disabled":
-        os.environ.pop("WANDB_MODE", None)  # decided; W&B would read it again
+        os.environ.pop("WANDB_MODE", None)  # the mode is decided here, and W&B would read the variable again
         try:
             loggers.append(_start_wandb(run, wandb_id, mode, why, rows, tags))
         except Exception as error:  # an error of tracking must not end a run

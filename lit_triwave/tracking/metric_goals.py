@@ -1,4 +1,4 @@
-"""The table of metrics: what each is called, whether lower or higher is better, and how its values are shown."""
+"""The table of metrics: the title of each, whether lower or higher is better, and the format of its values."""
 
 from __future__ import annotations
 
@@ -19,8 +19,7 @@ class _Metric:
     unit: str = ""
 
 
-# The last part of a metric's name ↦ the metric. The first entry that the name ends with is used, so a longer ending
-# stands before its own endings.
+# End of a metric's name ↦ the metric. The first entry that fits is used, so `top5_accuracy` comes before `accuracy`.
 _METRICS = {
     "calibration_error": _Metric("calibration error", "min", ".2%"),
     "max_error": _Metric("maximum error", "min", ".2e"),
@@ -44,10 +43,10 @@ _WORDS: dict[Goal, str] = {
     "precision psnr r2 recall reward rouge sensitivity spearman specificity ssim",
     "min": "bce brier ce cer ece error fid loss lpips mae mape mse nll perplexity ppl rmse rmsle smape wer",
 }
-"""Words in the names of other metrics, by which a user's own metric has its direction."""
+"""Words in the names of a user's metrics that give their direction."""
 _SPLITS = {"train": "training", "val": "validation", "test": "test", "pretrain": "pretrained"}
 SPLIT = re.compile("^(train|val|valid|validation|test)[/_]")
-"""What the name of a logged metric begins with."""
+"""Beginnings of the names of logged metrics."""
 _OVER_SEEDS = ("_min", "_mean", "_median", "_max")
 
 
@@ -63,7 +62,7 @@ def _metric(name: str) -> _Metric:
 
 
 def _goal_by_words(name: str) -> Goal | None:
-    """Returns the direction that the last telling part of a name has; None if its words contradict each other."""
+    """Returns the direction of the last part of a name that has one; None if its words contradict each other."""
     for part in reversed(name.split("/")):
         apart = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", part).lower()  # MulticlassF1Score, as torchmetrics names it
         words = set(re.split(r"[^a-z0-9]+", apart))
@@ -81,7 +80,7 @@ def goal(name: str) -> Goal | None:
         name: such as `test/mse`, `val/mse_mean` or `test/top5_accuracy`.
 
     Returns:
-        `"min"`, `"max"`, or None where neither is better (number of linear regions, for example).
+        `"min"`, `"max"`, or None if neither is better (number of linear regions, for example).
     """
     return _metric(name).goal
 
@@ -92,7 +91,7 @@ def without_split(name: str) -> str:
 
 
 def title(name: str, unit: bool = False) -> str:
-    """Returns what a table or an axis calls a metric: `test/max_error` is "test maximum error".
+    """Returns the title of a metric in tables and on axes: `test/max_error` is "test maximum error".
 
     Args:
         name: such as `val/mse_mean`, or `test/price/mse` of one target; the statistic over seeds is left out.

@@ -22,8 +22,8 @@ class MetricsCSV(CSVLogger):
     """Logs to `metrics.csv`, each row once.
 
     Args:
-        run: in whose folder the file lies.
-        rows: logged before the checkpoint that the run resumes from. The file itself may have lost some of them, or may
+        run: the run; the file is in its folder.
+        rows: rows logged before the checkpoint from which the run resumes. The file may have lost some of them, or may
             have later ones.
     """
 
@@ -38,13 +38,13 @@ class MetricsCSV(CSVLogger):
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, Any], step: int | None = None) -> None:
         row = (int(step or 0), dict(metrics))
-        # Before a checkpoint inside an epoch `StageCheckpoint` logs the row of its step; Lightning logs it once more.
+        # Before a checkpoint inside an epoch, `StageCheckpoint` logs the row of its step; Lightning logs it again.
         if not self.rows or (self.rows[-1][0], self.rows[-1][1].keys()) != (row[0], row[1].keys()):
             self.rows.append(row)
             super().log_metrics(metrics, step)
 
     @rank_zero_only
     def log_hyperparams(self, params: Any = None) -> None:
-        """Saves the model's arguments to `hparams.yaml`, without those that Lightning's CLI adds for itself."""
+        """Saves the model's arguments to `hparams.yaml`, without the arguments that Lightning's CLI adds."""
         given = {name: value for name, value in dict(params or {}).items() if not name.startswith("_")}
         super().log_hyperparams(hidden(plain(given)))

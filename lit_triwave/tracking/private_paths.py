@@ -1,4 +1,4 @@
-"""Keeps the user's name out of what is saved: files say `~/data`, and readers open the folder itself."""
+"""Keeps the user's name out of saved files: they have `~/data`, and readers replace this by the folder."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _USER = "$USER"
 
 
 def hidden(value: Any) -> Any:
-    """Returns a value as it may be saved.
+    """Returns a value without the user's name, for saving.
 
-    Paths in the home folder begin with `~`; in other paths `$USER` stands for a folder that has the user's name.
+    Paths in the home folder begin with `~`. In other paths `$USER` replaces a folder with the user's name.
 
     Args:
         value: a string, or nested containers of strings. Anything else is returned unchanged.
@@ -25,7 +25,7 @@ def hidden(value: Any) -> Any:
 
 
 def found(value: Any) -> Any:
-    """Reverses `hidden`: returns paths as this user can open them on this machine."""
+    """Reverses `hidden`: returns paths that this user can open on this machine."""
     return _mapped(value, _found)
 
 
@@ -53,7 +53,7 @@ def names_home(path: Path) -> bool:
 
 
 def _homes() -> list[str]:
-    """Returns the home folder as it is named and with its links resolved, the longer first; none if it is the root."""
+    """Returns the home folder, as named and with links resolved, the longer path first; none if it is the root."""
     try:
         home = str(Path.home())
     except RuntimeError:  # the user of a container may have none
@@ -72,7 +72,7 @@ def _user() -> str:
 
 def _mapped(value: Any, change: Callable[[str], str]) -> Any:
     if isinstance(value, str):
-        return change(str.__str__(value))  # of Lightning's own kinds of text, which YAML cannot represent
+        return change(str.__str__(value))  # Lightning has subclasses of str, which YAML cannot represent
     if isinstance(value, Namespace):
         return Namespace(  # type: ignore[no-untyped-call]
             **{key: _mapped(item, change) for key, item in vars(value).items()}

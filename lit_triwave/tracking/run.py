@@ -36,18 +36,18 @@ class Run:
     Args:
         experiment: name of the experiment; by default the name of the config file.
         root: folder of all runs.
-        id: of this run; by default the time and four random digits. Resuming keeps it. With a checkpoint of another
-            run, a new run begins from there.
-        wandb: mode of Weights & Biases. `auto` is online after `wandb login`, else offline; `disabled` leaves it out.
-        project: in Weights & Biases; by default WANDB_PROJECT, else `lit_triwave`. A run that `wandb agent` starts is
-            in its sweep's project instead.
-        group: of runs that belong together; by default WANDB_RUN_GROUP, else the experiment.
+        id: id of this run; by default the time and four random digits. A resumed run keeps its id. With a checkpoint of
+            another run, a new run starts from this checkpoint.
+        wandb: mode of Weights & Biases. `auto` is online after `wandb login`, else offline; `disabled` turns it off.
+        project: project in Weights & Biases; by default WANDB_PROJECT, else `lit_triwave`. A run that `wandb agent`
+            starts is in the project of its sweep.
+        group: name of a group of runs; by default WANDB_RUN_GROUP, else the experiment.
         job_type: role of the run in its group.
-        tags: to find the run by, besides its method, function or data set, depth and number of seeds.
+        tags: further tags, besides method, function or data set, depth and number of seeds.
         artifact: upload the best checkpoint of a finished run to Weights & Biases; the last one if there is no best.
         checkpoint_every: epochs between checkpoints, at least 1. The end of each stage is saved in any case.
-        rank_seconds: how long ranks wait for one that does not answer, or does not start, before the run ends with its
-            number.
+        rank_seconds: seconds that ranks wait for a rank that does not answer or does not start. Then the run ends with
+            an error that names this rank.
         checkpoint_seconds: save a checkpoint inside an epoch after this many seconds; null or 0 for never.
 
     Raises:
@@ -68,7 +68,7 @@ class Run:
     checkpoint_seconds: float | None = 60.0
 
     def __post_init__(self) -> None:
-        # W&B's variables do not matter without it, so that what is wrong in them must not end a run.
+        # Without W&B its variables are not used, so a wrong value must not end a run.
         unused = self.wandb == "disabled" or (self.wandb == "auto" and _disabled_by_variable())
         variables: Mapping[str, str] = {} if unused else os.environ
         project, group = "run.project", "run.group"
@@ -118,9 +118,9 @@ def _disabled_by_variable() -> bool:
 
 
 def given_run_id() -> str | None:
-    """Returns the run id that the process's starter has chosen; None if it has not.
+    """Returns the run id that was chosen by the program that started this process; None if there is none.
 
-    SLURM's is the same for all tasks of a step, and after a requeue.
+    The id from SLURM is the same for all tasks of a step, and after a requeue.
     """
     if os.environ.get(RUN_ID_VARIABLE):
         return os.environ[RUN_ID_VARIABLE]
@@ -132,8 +132,8 @@ def given_run_id() -> str | None:
 def new_run_id() -> str:
     """Returns an id that all processes of a distributed run agree on.
 
-    If none is given it has the form 20260131-235959-1a2b. It sorts by time, and its random digits distinguish runs that
-    start in the same second.
+    If no id is given, it has the form 20260131-235959-1a2b. These ids sort by time, and the random digits distinguish
+    runs that start in the same second.
     """
     return given_run_id() or f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
 
@@ -141,16 +141,16 @@ def new_run_id() -> str:
 def wandb_id(folder: Path, checkpoint: dict[str, Any] | None, anew: bool = False) -> str:
     """Returns a run's id in Weights & Biases: the one in its folder or in its checkpoint, else a new one.
 
-    It differs from the run's own id, which another experiment of the same W&B project may have too. Under `wandb agent`
-    it is always the agent's, as W&B accepts no other there.
+    It differs from the run's id, because another experiment of the same W&B project may have the same run id. Under
+    `wandb agent` it is always the agent's id, because W&B accepts no other id there.
 
     Args:
-        folder: of the run, where the id is kept as `wandb_id`.
-        checkpoint: content of the checkpoint that the run resumes from.
+        folder: folder of the run, with the file `wandb_id`.
+        checkpoint: content of the checkpoint from which the run resumes.
         anew: whether to take a new id. W&B cannot delete the steps of a run that is rewound.
     """
     file = folder / WANDB_ID
-    # The folder is asked first: a checkpoint may be from before the run was rewound.
+    # The folder has priority: a checkpoint may be from before the run was rewound.
     kept = (file.read_text().strip() if file.is_file() else "") or (checkpoint or {}).get("run", {}).get("wandb_id")
     name: str = (swept() and os.environ.get("WANDB_RUN_ID")) or (not anew and kept) or secrets.token_hex(4)
     if not file.is_file() or file.read_text().strip() != name:
@@ -168,7 +168,7 @@ def open_run_folder(folder: Path, needed: int = 0) -> None:
     """Makes a run's folder and checks that it can be written and has enough room.
 
     Args:
-        folder: of the run; made with its parents.
+        folder: folder of the run; created with its parents.
         needed: bytes that the run will write.
 
     Raises:
@@ -186,9 +186,9 @@ def place_run(run: Run, checkpoint: Path | None, branches: bool = False) -> Run:
     """Returns the run with its folder settled: that of its checkpoint, else a new one, or the one with the given id.
 
     Args:
-        run: as the user asked for it.
-        checkpoint: that the run resumes from, or that is evaluated.
-        branches: whether another id than the checkpoint's means a new run that starts from the checkpoint.
+        run: settings of the user.
+        checkpoint: checkpoint from which the run resumes, or that is evaluated.
+        branches: whether an id other than the checkpoint's means a new run that starts from the checkpoint.
     """
     folder = run_folder_of(checkpoint)
     if folder is None or (branches and run.id is not None and run.folder.resolve() != folder):

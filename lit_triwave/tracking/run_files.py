@@ -1,6 +1,7 @@
 """The files of a run folder: their names, the fields of `run.json`, and which file is a run's checkpoint.
 
-Writers and readers both take the names from here. Needs nothing but Python, as `compare` starts without torch.
+Writers and readers both take the names from here. This file imports only Python's library, because `compare` starts
+without torch.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ WANDB_ID = "wandb_id"
 LOCK_FILE = ".lock"
 CHECKPOINTS = "checkpoints"
 MODEL_CHECKPOINTS = "model_checkpoint"
-"""Folder in that of the checkpoints, for the files of the user's own `ModelCheckpoint`."""
+"""Folder in `checkpoints/` for the files of a `ModelCheckpoint` of the user."""
 FIGURES = "figures"
 WANDB_RUNS = "wandb/*run-*"
 """Pattern of the folders that Weights & Biases writes, one for each process that worked on the run."""
@@ -31,13 +32,13 @@ WRITTEN_BY_FIT = (RUN_JSON, METRICS_CSV, CONFIG_YAML, LOCK_FILE, f"{CHECKPOINTS}
 """Patterns of the files that only a training process changes; `inspect`, `test` and `export` write others."""
 
 CUT_SHORT = "cut short"
-"""State of a run that ended well, but before the end of its stages or without a part of its data."""
+"""State of a run that ended without an error, but before the end of its stages or without a part of its data."""
 STATES = ("running", "finished", CUT_SHORT, "stopped", "failed")
-"""States that `run.json` says."""
+"""States of a run in `run.json`."""
 SCHEMA = 2
 """Version of the layout of `run.json` and `summary.json`."""
 TRACKED_FIELDS = ("git", "versions", "hardware", "branched_from", "cut_short")
-"""Fields of `run.json` that Weights & Biases gets too, flat, beside the config."""
+"""Fields of `run.json` that Weights & Biases also gets, flat, in addition to the config."""
 ABOUT_FIELDS = ("group", "job_type", "started", "ended", *TRACKED_FIELDS)
 """Fields of `run.json` that describe the run, besides its config, name and state."""
 
@@ -46,7 +47,7 @@ def checkpoint_file(folder: Path, name: str = "last") -> Path:
     """Returns the path of a run's checkpoint, which need not exist.
 
     Args:
-        folder: of the run.
+        folder: folder of the run.
         name: `last`, `best` or `pretrained`.
     """
     return folder / CHECKPOINTS / f"{name}.ckpt"
@@ -69,7 +70,7 @@ def unsaved_run(experiment: Path) -> str | None:
 
 
 def run_folder_of(checkpoint: Path | None) -> Path | None:
-    """Returns the run folder, resolved, that holds a checkpoint; None for a file elsewhere."""
+    """Returns the run folder of a checkpoint, with links resolved; None for a file outside of run folders."""
     if checkpoint is None:
         return None
     place = checkpoint.resolve().parent
@@ -86,8 +87,8 @@ def results_folder(folder: Path, checkpoint: Path | None) -> Path:
     The run folder itself describes the final weights, so results of another checkpoint go to a subfolder of its name.
 
     Args:
-        folder: of the run.
-        checkpoint: that is evaluated; None for what was just trained.
+        folder: folder of the run.
+        checkpoint: the evaluated checkpoint; None for the result of the training itself.
     """
     if checkpoint is None or not checkpoint.resolve().is_relative_to((folder / CHECKPOINTS).resolve()):
         return folder

@@ -17,16 +17,16 @@ from lit_triwave.tracking.run import open_run_folder
 from lit_triwave.tracking.run_files import BEFORE_FIRST_STEP, CHECKPOINTS, LOCK_FILE, WANDB_RUNS
 
 _REPORTING_BYTES = 20_000_000
-"""Room for everything in a run folder but checkpoints: metrics, figures, Weights & Biases."""
+"""Bytes for everything in a run folder except checkpoints: metrics, figures, Weights & Biases."""
 _LOST_NODE_SECONDS = 120.0
 """Time that a requeued job waits for the lock of its predecessor, whose node may have failed."""
 
 
 class FitFolder:
-    """A run's folder in the hands of a fit's first rank.
+    """A run's folder while the first rank of a fit uses it.
 
     Args:
-        path: of the folder.
+        path: path of the folder.
 
     Attributes:
         created: whether this process made the folder, so that it may remove it.
@@ -36,11 +36,11 @@ class FitFolder:
         self.path = path
         self.created = False
         self._made = [one for one in (path, *path.parents) if not one.exists()]
-        self._before: dict[str, bytes | None] = {}  # name ↦ content of small files; None for one that was not there
-        self._parts: set[Path] = set()  # of the W&B run, before this process
+        self._before: dict[str, bytes | None] = {}  # name ↦ content of small files; None for one that did not exist
+        self._parts: set[Path] = set()  # files of the W&B run from earlier processes
 
     def open(self, kept: ExitStack, begun: bool) -> None:
-        """Makes the folder and reserves it for this process.
+        """Creates the folder and reserves it for this process.
 
         Args:
             kept: releases the folder when it is closed.
@@ -56,7 +56,7 @@ class FitFolder:
         except TriwaveError:  # a full disk leaves an empty folder; another process's is not empty
             self._remove_empty()
             raise
-        self.created = created  # only now: before it was locked another process may have made it
+        self.created = created  # only after the lock: before it, another process may have created the folder
         if (
             not created
             and not begun
@@ -68,20 +68,20 @@ class FitFolder:
         self._parts = {*self.path.glob(WANDB_RUNS)}
 
     def prepare(self, model: LightningModule) -> None:
-        """Checks that there is room, and removes what a process that was killed left half done.
+        """Checks that there is enough room, and removes unfinished files of a process that was killed.
 
         Raises:
             TriwaveError: there is too little room.
         """
         parameters = sum(value.numel() * value.element_size() for value in model.parameters())
-        # Three checkpoints and one that is being written, each with two more values per parameter for Adam.
+        # Three checkpoints and one that is being written, each with two further values per parameter for Adam.
         open_run_folder(self.path, 12 * parameters + _REPORTING_BYTES)
         for partial in (self.path / CHECKPOINTS).glob("*.partial"):
             partial.unlink(missing_ok=True)
-        shutil.rmtree(self.path / RANKS_FOLDER, ignore_errors=True)  # of ranks that were killed
+        shutil.rmtree(self.path / RANKS_FOLDER, ignore_errors=True)  # from ranks that were killed
 
     def undo(self) -> None:
-        """Restores the folder as it was before this process; removes it, and those around it, if this process made
+        """Restores the folder as it was before this process. Removes it and its parents if this process created
         them."""
         if self.created:
             shutil.rmtree(self.path, ignore_errors=True)
@@ -95,7 +95,7 @@ class FitFolder:
                         partial.write_bytes(content)
 
     def _remove_empty(self) -> None:
-        """Removes the folders that were not there before this process, as far as they are empty."""
+        """Removes the folders that did not exist before this process, if they are empty."""
         for folder in self._made:
             with suppress(OSError):  # already gone, or another run's
                 folder.rmdir()

@@ -1,4 +1,4 @@
-"""Writes `run.json`: a run's config, tags, code, versions and hardware, and how it ended."""
+"""Writes `run.json`: a run's config, tags, git commit, versions and hardware, and how it ended."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from lit_triwave.tracking.run import LONGEST_TAG, Run
 from lit_triwave.tracking.run_files import RUN_JSON, SCHEMA, TRACKED_FIELDS
 
 State = Literal["running", "finished", "cut short", "stopped", "failed"]
-"""State of a run. `stopped`: by a signal, and can be resumed; a killed run stays `running`."""
+"""State of a run. `stopped` means stopped by a signal and ready to resume. A killed run stays `running`."""
 
 _PACKAGES = ("lit_triwave", "torch", "lightning", "torchvision", "torchmetrics", "numpy", "wandb")
 _GIT_SECONDS = 5.0
@@ -33,7 +33,7 @@ def flat_config(config: Namespace) -> dict[str, Any]:
     """Returns a command's config as flat fields such as `seed_everything` and `model.depth`.
 
     Returns:
-        Name, without `init_args` ↦ number, string, bool, None or list; paths do not name the user.
+        Name, without `init_args` ↦ number, string, bool, None or list; paths do not contain the user's name.
     """
     content = {name: value for name, value in plain(config).items() if describes_run(name)}
     typed: dict[str, Any] = hidden(finite(flat(content)))
@@ -41,7 +41,7 @@ def flat_config(config: Namespace) -> dict[str, Any]:
 
 
 def _simple(value: Any) -> Any:
-    """Returns a leaf of a config as JSON has it, other values as text."""
+    """Returns a value of a config as it is if JSON has this type, else as text."""
     if isinstance(value, list):
         return [_simple(item) for item in value]
     if isinstance(value, dict):
@@ -50,13 +50,13 @@ def _simple(value: Any) -> Any:
 
 
 def tags(run: Run, config: dict[str, Any]) -> list[str]:
-    """Returns a run's tags: method, function or data set, depth, number of seeds, and the user's own.
+    """Returns a run's tags: method, function or data set, depth, number of seeds, and the tags of the user.
 
     The method is the initialization of a function's networks or the head of a classifier.
 
     Args:
-        run: with the user's tags.
-        config: flat.
+        run: settings, with the user's tags.
+        config: flat config.
     """
     method = config.get("model.initialization") or config.get("model.head") or _last_name(config, "model.class_path")
     file = config.get("data.path")
@@ -75,8 +75,7 @@ def _last_name(config: dict[str, Any], key: str) -> str:
 def _git_state() -> dict[str, Any] | None:
     """Returns the code's `commit`, 40 hexadecimal digits, and whether tracked files differ from it, `dirty`.
 
-    For an installed package, which has no repository of its own, it is that of the current folder. None outside of any
-    repository.
+    An installed package is in no repository, so the repository of the current folder is used. None if there is none.
     """
     here = Path(__file__).parent
     folder = Path.cwd() if "site-packages" in here.parts else here
@@ -110,8 +109,8 @@ def hardware(trainer: Trainer, devices: str) -> dict[str, Any]:
     """Returns the hardware of a run, without names of machines.
 
     Args:
-        trainer: of the run.
-        devices: in words, such as `8 × NVIDIA H100`.
+        trainer: trainer of the run.
+        devices: devices in words, such as `8 × NVIDIA H100`.
     """
     pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 0
     return {
@@ -125,7 +124,7 @@ def hardware(trainer: Trainer, devices: str) -> dict[str, Any]:
 
 
 def _processor() -> str:
-    """Returns the processor's name from Linux, else what Python knows of it."""
+    """Returns the processor's name from Linux, or on other systems from Python."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -138,16 +137,16 @@ class RunFile:
     """`run.json` of a run folder, written at once whenever the run's state changes.
 
     Args:
-        run: that the file describes.
-        config: flat.
+        run: the run that the file describes.
+        config: flat config.
         costs: parameters and multiply-adds of the network, see `analysis.costs`.
-        wandb_id: of the run in Weights & Biases; None without it.
+        wandb_id: id of the run in Weights & Biases; None without it.
         hardware: see `hardware`.
-        branched_from: the checkpoint of another run that this run started from, see `Origin.record`; None keeps what
-            the file says already.
+        branched_from: checkpoint of another run from which this run started, see `Origin.record`; None keeps the value
+            in the file.
 
     Attributes:
-        void: whether this process must not write the file any more.
+        void: whether this process must no longer write the file.
     """
 
     def __init__(
@@ -183,11 +182,11 @@ class RunFile:
 
     @contextmanager
     def kept(self, ended: Callable[[], tuple[State, str]]) -> Iterator[None]:
-        """Says `running` inside the block and how the run ended after it, if its folder still exists.
+        """Writes `running` inside the block, and after it how the run ended, if its folder still exists.
 
         Args:
-            ended: asked at the end for the state, and for what cut the run short. Leaving at once is recorded as
-                stopped.
+            ended: called at the end; returns the state and what cut the run short. If the process leaves at once, the
+                state is `stopped`.
         """
         write_json(self.path, self.content)
         try:

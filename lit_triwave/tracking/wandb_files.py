@@ -1,7 +1,7 @@
 """Reads the local files of a Weights & Biases run.
 
-When a process is killed, the rows that W&B has not written yet are lost, and W&B does not say how many. Its files do: a
-W&B run is resumed after the last step in them. A file holds W&B's protocol buffers in LevelDB's log format
+When a process is killed, the rows that W&B has not written yet are lost, and W&B does not say how many. Its files show
+this: a W&B run is resumed after the last step in them. A file has W&B's protocol buffers in LevelDB's log format
 (github.com/google/leveldb, doc/log_format.md), after a header of seven bytes.
 """
 
@@ -38,14 +38,14 @@ def records(path: Path) -> Iterator[Any]:
 def is_cut(path: Path) -> bool:
     """Whether a file has lost its end.
 
-    W&B writes whole blocks. A file that is still being written, or whose process was killed, may end inside a record,
-    but at the end of a block."""
+    W&B writes whole blocks. If a file is still being written, or its process was killed, it may end inside a record,
+    but only at the end of a block."""
     kinds = [kind for kind, _ in _chunks(path)]
     return bool(kinds) and kinds[-1] not in (_FULL, _LAST) and path.stat().st_size % _BLOCK_BYTES > 0
 
 
 def _chunks(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Yields kind and content of the chunks that make up records; the kind of an incomplete last one is `_TORN`."""
+    """Yields kind and content of the chunks of all records; an incomplete last chunk has the kind `_TORN`."""
     content, position = path.read_bytes(), _HEADER_BYTES
     while position < len(content):
         left = _BLOCK_BYTES - position % _BLOCK_BYTES

@@ -28,17 +28,17 @@ _LONGEST_NAME = 128
 
 
 class WandbRows(WandbLogger):
-    """Sends one row per step to Weights & Biases, whose own step is Lightning's.
+    """Sends one row per step to Weights & Biases; its step is Lightning's step.
 
-    A row is sent when the next step begins or the run ends well, so it is either complete or absent. Another thread
-    sends it, since W&B's answer may take longer than a step. A resumed run first sends the rows that its checkpoint
-    has and W&B lacks. It then skips the steps that are computed again but that W&B already has.
+    A row is sent when the next step begins or the run ends without an error, so it is either complete or missing.
+    Another thread sends it, because W&B's answer may take longer than a step. A resumed run first sends the rows of its
+    checkpoint that W&B does not have. It then skips the steps that are computed again but that W&B already has.
 
     Args:
-        run: to be tracked.
+        run: the run to track.
         experiment: the started W&B run; None on ranks other than the first.
         sent: the last step that W&B has; -1 if it has none.
-        rows: logged before the checkpoint that the run resumes from.
+        rows: rows logged before the checkpoint from which the run resumes.
     """
 
     def __init__(self, run: Run, experiment: Any, sent: int = -1, rows: Sequence[Row] = ()) -> None:
@@ -72,7 +72,7 @@ class WandbRows(WandbLogger):
         self._row = {}
 
     def _wait(self) -> None:
-        """Waits until all rows are sent; raises the error of the first that failed."""
+        """Waits until all rows are sent; raises the first error."""
         while self._calls:
             self._calls.popleft().result()
 
@@ -84,7 +84,7 @@ class WandbRows(WandbLogger):
 
     @contextmanager
     def _may_be_lost(self) -> Iterator[None]:
-        """Notes that W&B's process is gone, which must not end the run; `finish_wandb` reports it."""
+        """Records that W&B's process is gone. This must not end the run; `finish_wandb` reports it."""
         try:
             yield
         except OSError:
@@ -100,7 +100,7 @@ class WandbRows(WandbLogger):
 
     @rank_zero_only
     def log_hyperparams(self, params: Any) -> None:
-        """Does nothing: W&B gets the whole config, of which the hyperparameters are a part."""
+        """Does nothing, because W&B gets the whole config, which contains the hyperparameters."""
 
     @rank_zero_only
     def log_config(self, config: Mapping[str, Any]) -> None:
@@ -113,13 +113,13 @@ class WandbRows(WandbLogger):
 
     @rank_zero_only
     def log_cut(self, why: str) -> None:
-        """Notes in W&B's config what cut the run short; a resumed run that came to its end forgets it."""
+        """Writes to W&B's config what cut the run short; a resumed run that reached its end removes it."""
         if why or (self.experiment.config.get("cut_short") and not self._lost):
             self.log_config({"cut_short": why or None})
 
     @rank_zero_only
     def log_summary(self, summary: Mapping[str, Any]) -> None:
-        """Sets W&B's summary once the last row is sent, whose `stage` is a number where the summary has a name. For
+        """Sets W&B's summary after the last row, because `stage` is a number in rows and a name in the summary. For
         training and validation metrics W&B keeps the best value itself."""
         self._summary |= summary
 
@@ -131,7 +131,7 @@ class WandbRows(WandbLogger):
             return
         import wandb
 
-        # A link of its own, as a resumed run may replace the checkpoint before it is uploaded.
+        # A separate link, because a resumed run may replace the checkpoint before it is uploaded.
         own = Path(os.path.relpath(self.experiment.dir)).parent / "artifact" / path.name
         if names_home(own):
             say("Weights & Biases: no artifact, as its path would name the home folder: start the run from within it")
@@ -139,7 +139,7 @@ class WandbRows(WandbLogger):
         own.parent.mkdir(exist_ok=True)
         link(path, own)
         artifact = wandb.Artifact(re.sub(r"[^\w.-]", "-", self._artifact)[-_LONGEST_NAME:], type="model")
-        # With its default policy W&B would copy the file to the home folder, and name that in its own file.
+        # With its default policy, W&B would copy the file to the home folder and write this path into its file.
         artifact.add_file(str(own), name=path.name, policy="immutable")
         with self._may_be_lost():
             self.experiment.log_artifact(artifact)

@@ -36,19 +36,19 @@ def wandb_mode(asked: WandbMode) -> tuple[WandbMode, str]:
         if mode not in modes:
             raise TriwaveError(f"WANDB_MODE must be online, offline or disabled, got {mode!r}")
         return modes[mode], f"WANDB_MODE={mode}"
-    os.environ.pop("WANDB_MODE", None)  # W&B itself refuses an empty one
+    os.environ.pop("WANDB_MODE", None)  # W&B refuses an empty value
     try:
         return ("online", "") if has_login() else ("offline", "no login")
-    except Exception as error:  # a malformed key, say; W&B has many kinds
+    except Exception as error:  # for example a malformed key; W&B has many kinds of errors
         return "offline", f"the login cannot be used: {reason(error, 100)}"
 
 
 def has_login() -> bool:
-    """Whether W&B finds credentials in the environment, its settings or netrc; neither asks for them nor uses them."""
+    """Whether W&B finds credentials in the environment, its settings or netrc. It does not ask for or use them."""
     import wandb
 
     if "prompt" in inspect.signature(wandb.login).parameters:
-        with redirect_stderr(io.StringIO()):  # W&B prints there whose login it found
+        with redirect_stderr(io.StringIO()):  # W&B prints the login that it found
             return bool(wandb.login(prompt=False, verify=False))
     return bool(wandb.api.api_key)  # wandb before 0.30
 
@@ -61,14 +61,14 @@ def private_settings() -> Any:
     # The output names the machine and the run folder.
     settings |= {"console": "off", "host": "", "username": "", "email": "", "x_disable_meta": True}
     settings |= {"disable_git": True, "disable_code": True, "save_code": False}
-    known = getattr(wandb.Settings, "model_fields", {})  # W&B has renamed some, and will again
+    known = getattr(wandb.Settings, "model_fields", {})  # versions of W&B have different names
     return wandb.Settings(**{name: value for name, value in settings.items() if name in known})
 
 
 def forget_logs(folder: Path) -> None:
     """Deletes W&B's debug logs, which name paths, from a run folder; WANDB_DEBUG=true keeps them.
 
-    W&B keeps writing to the deleted files, so that a killed run leaves none behind either."""
+    W&B continues to write to the deleted files, so a killed run leaves no logs either."""
     if os.environ.get("WANDB_DEBUG", "").lower() not in ("true", "1"):
         for logs in folder.glob("wandb/*run-*/logs"):
             shutil.rmtree(logs, ignore_errors=True)

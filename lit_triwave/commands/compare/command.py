@@ -29,7 +29,7 @@ Compares runs: the fields in which they differ, and their metrics, mean ± stand
 only in the seed are one row. The best row is marked, and a sentence says whether its lead may be chance."""
 
 _RUNS = """\
-a run's folder, a folder that holds runs at any depth (runs, runs/x3), an offline W&B run, or
+a run's folder, a folder that contains runs at any depth (runs, runs/x3), an offline W&B run, or
 wandb:ENTITY/PROJECT[?group=GROUP]"""
 
 
@@ -172,6 +172,6 @@ class _Bars:
         self._progress.stop()
 
     def advance(self, name: str) -> Callable[[int, int], None]:
-        """Returns a function that is called with the numbers of those done and of all."""
+        """Returns a function that is called with the number of finished items and the total."""
         task = self._progress.add_task(name, total=None)
         return lambda done, total: self._progress.update(task, completed=done, total=total)

@@ -35,7 +35,7 @@ def run(args: Sequence[str], started: float) -> int:
     parser.classes = (compare_heads,)  # type: ignore[assignment]
     parser.add_argument("--config", type=str, required=True, help="YAML file of a fit with a block_diagonal head")
     parser.add_argument("--seeds", type=int, default=10, help="number of seeds, from 0 on")
-    parser.add_argument("--own_splits", action="store_true", help="split the images anew for each seed")
+    parser.add_argument("--own_splits", action="store_true", help="use another split of the images for each seed")
     parser.add_argument("--out", type=str, help="folder of the results")
     parser.add_argument("--overwrite", action="store_true", help="delete runs of another config in the folder")
     asked = parser.parse_args(list(args))

@@ -33,7 +33,7 @@ _RIVALS = ("equal parameters", "equal width", "equal depth")
 _RECORD = 3
 """Version of the records of runs; records of other versions are not used."""
 LINE_SECONDS = 30.0
-"""Longest time without a line about the present run, if there is no terminal."""
+"""Longest time without a line about the current run, if there is no terminal."""
 
 
 class Cells:
@@ -124,10 +124,10 @@ def _rivals(head: BlockDiagonalHead, arguments: Namespace) -> dict[str, dict[str
 
 
 def open_results(folder: Path, fingerprint: str, overwrite: bool) -> None:
-    """Makes the folder of the results, or checks that it holds runs of the same config.
+    """Creates the folder of the results, or checks that it contains runs of the same config.
 
     Raises:
-        TriwaveError: the folder holds something else, or cannot be written.
+        TriwaveError: the folder contains something else, or cannot be written.
     """
     mark = folder / "fingerprint"
     if folder.is_dir() and any(folder.iterdir()):
@@ -142,7 +142,7 @@ def open_results(folder: Path, fingerprint: str, overwrite: bool) -> None:
 
 
 def train_missing(cells: Cells, folder: Path, seeds: int) -> Results:
-    """Trains the runs that the folder lacks, seed by seed, so that a comparison is possible after an early stop too."""
+    """Trains the missing runs, seed by seed, so that a comparison is also possible after an early stop."""
     results: Results = {name: [] for name in cells.heads}
     files = {
         (name, seed): folder / "runs" / f"{name.replace(', ', '-').replace(' + ', '-').replace(' ', '_')}-{seed}.json"
@@ -164,7 +164,7 @@ def train_missing(cells: Cells, folder: Path, seeds: int) -> Results:
 
 
 class _Progress(Callback):
-    """Shows the progress of all runs and of the present one: two bars on a terminal.
+    """Shows the progress of all runs and of the current one: two bars on a terminal.
 
     Without a terminal, each run has a line at its end, and one every 30 s before.
 
@@ -188,12 +188,12 @@ class _Progress(Callback):
         self.bars.stop()
 
     def begin(self, name: str, seed: int) -> None:
-        """Notes the present run."""
+        """Begins a run."""
         self.run = f"seed {seed}  {name:36}"
         self.bars.reset(self.epochs, description=f"epochs of seed {seed}, {name}")
 
     def end(self, accuracy: float, kept: bool) -> None:
-        """Reports the result of the present run."""
+        """Reports the result of the current run."""
         self._say(f"{accuracy:.2%}{'  kept from before' if kept else ''}")
         self.bars.advance(self.runs)
 
@@ -211,7 +211,7 @@ class _Progress(Callback):
 def train(cells: Cells, name: str, seed: int, *callbacks: Callback) -> dict[str, Any]:
     """Trains one run; returns its accuracy after each epoch on validation data, and at the end on test data.
 
-    Its time is that of the processor, since other programs may use the processor too.
+    Its time is processor time, because other programs may use the processor too.
     """
     history = EpochHistory()
     trainer, model, data = cells.instantiate(name, seed, history, *callbacks)

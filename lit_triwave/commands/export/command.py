@@ -130,7 +130,7 @@ def _arithmetic(saved: Saved, dtype: torch.dtype, asked: str | None) -> torch.dt
 
 
 def _describe(saved: Saved, networks: Sequence[int], dtype: torch.dtype, arithmetic: torch.dtype) -> Exported:
-    """Returns the plain network of a checkpoint, with what its users have to know about it."""
+    """Returns the plain network of a checkpoint, with the facts that its users need."""
     arguments = saved.module.hparams
     about: dict[str, Any] = {
         "title": _title(saved),
@@ -196,12 +196,12 @@ def _target(saved: Saved) -> str | list[str]:
 
 
 def _description(saved: Saved) -> dict[str, Any]:
-    """Returns how the inputs of a table's network follow from its columns."""
+    """Returns how to compute the inputs of a table's network from its columns."""
     return {"inputs": saved.variables, "columns": saved.columns, "target": _target(saved)}
 
 
 def _holds(file: Path, content: dict[str, Any]) -> bool:
-    """Whether a file of JSON has a content already."""
+    """Whether a JSON file already has this content."""
     try:
         return bool(json.loads(file.read_text()) == content)
     except (OSError, ValueError):
@@ -209,7 +209,7 @@ def _holds(file: Path, content: dict[str, Any]) -> bool:
 
 
 def _seeds(saved: Saved, networks: Sequence[int]) -> int | list[int]:
-    """Returns the seed, from 0, or that of each of several targets."""
+    """Returns the seed, from 0, or for several targets the seed of each."""
     each = saved.seeds // len(networks)
     return networks[0] if len(networks) == 1 else [network % each for network in networks]
 

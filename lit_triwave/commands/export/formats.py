@@ -62,7 +62,7 @@ def write_torch(exported: Exported, path: Path, script_path: Path, final: Path) 
     Args:
         exported: the network.
         path, script_path: files to write.
-        final: name of the weights' file in the end.
+        final: final name of the file with the weights.
 
     Returns:
         The network as loaded by the script.
@@ -74,7 +74,7 @@ def write_torch(exported: Exported, path: Path, script_path: Path, final: Path) 
     text = script(exported.network, final, exported.backbone, exported.about, example)
     script_path.write_text(text)
     space: dict[str, Any] = {"__file__": str(script_path), "__name__": "exported"}
-    exec(compile(text, str(script_path), "exec"), space)  # as its users will run it
+    exec(compile(text, str(script_path), "exec"), space)  # run in the same way as by its users
     with torch.random.fork_rng(devices=[]):
         network: nn.Module = space["load"](path)
     return network
@@ -84,7 +84,7 @@ def write_program(exported: Exported, path: Path) -> Evaluate:
     """Writes a `torch.export` program; returns it as loaded again."""
     with _quietly():
         program = torch.export.export(exported.network, (exported.example,), dynamic_shapes=exported.dynamic)
-        for node in program.graph.nodes:  # paths of this machine
+        for node in program.graph.nodes:  # removes paths of this machine
             node.meta.pop("stack_trace", None)
         torch.export.save(program, path, extra_files={"about.json": _as_json(exported.about)})
         module: nn.Module = torch.export.load(path).module()
@@ -121,7 +121,7 @@ def write_onnx(exported: Exported, path: Path) -> Evaluate:
         )
         model = program.model_proto
     for part in (model.graph, *model.graph.node, *model.functions, *model.graph.value_info):
-        del part.metadata_props[:]  # paths of this machine
+        del part.metadata_props[:]  # removes paths of this machine
     onnx.helper.set_model_props(model, {key: _as_json(value) for key, value in exported.about.items()})
     onnx.save(model, str(path))
     try:

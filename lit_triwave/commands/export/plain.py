@@ -19,7 +19,7 @@ from lit_triwave.nn.heads import BlockDiagonalHead, BlockDiagonalLayers, DenseHe
 
 
 class NormalCDF(nn.Module):
-    """The normal distribution function, for which PyTorch has a function but no module."""
+    """The normal distribution function. PyTorch has a function for it, but no module."""
 
     def forward(self, z: Tensor) -> Tensor:
         """Returns the probabilities, elementwise, for any shape."""
@@ -50,14 +50,14 @@ def plain_network(
 ) -> nn.Module:
     """Returns the network of a checkpoint in evaluation mode, made of PyTorch's own modules.
 
-    Functions become `nn.Linear` and `nn.ReLU` alone, with the clamp to the domain, so that they equal the model
-    everywhere. The smooth squashes of a classifier's head are kept. Zeros between subnetworks are written out.
+    Functions become only `nn.Linear` and `nn.ReLU`, with the clamp to the domain, so that they equal the model
+    everywhere. The smooth squashes of a classifier's head are kept. Matrices include the zeros between subnetworks.
     Weights that are computed, from peaks or by merging layers, are computed in float64 and then rounded.
 
     Args:
         saved: the checkpoint.
-        networks: which of a function's networks side by side, one for each target.
-        dtype: of inputs and outputs; by default that of the model.
+        networks: index of a function's network for each target.
+        dtype: dtype of inputs and outputs; by default the model's dtype.
         arithmetic: dtype of the parameters and of the computation; by default `dtype`. Float64 with float32 inputs
             gives an `InFloat64`. In float32, two orders of the same computation differ by up to 2e-6.
 

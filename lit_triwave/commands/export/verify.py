@@ -1,4 +1,4 @@
-"""Compares an exported network with the model, and tells whether the difference is acceptable."""
+"""Compares an exported network with the model, and decides whether the difference is acceptable."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from lit_triwave.errors import TriwaveError
 _TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-12}
 """Largest acceptable difference, in units of `Difference.unit`."""
 _ROUNDINGS = 4.0
-"""Largest acceptable difference in float32, in units of that between the model in float32 and in float64. With peaks
-near 0 or 1, a few rounding errors are more than 1e-6."""
+"""Largest acceptable difference in float32, as a multiple of the difference between the model in float32 and float64.
+With peaks near 0 or 1, a few rounding errors are more than 1e-6."""
 _LAST_PLACES = 16.0
 """Largest acceptable difference of a function in float64, in units of what one unit in the last place of each weight
 changes: the sums of a deep network in another order differ by about as much as that."""
@@ -31,8 +31,9 @@ class Difference:
 
     Attributes:
         largest: the difference, in units of the outputs.
-        unit: the range of the targets of a function, of several targets that of the one with the largest share; for a
-            classifier, the largest logit, but at least 1, since probabilities depend on the absolute error of logits.
+        unit: for a function, the range of the targets; with several targets, the range of the target with the largest
+            `share`. For a classifier, the largest logit, but at least 1, because probabilities depend on the absolute
+            error of logits.
         limit: largest acceptable difference, in units of `unit`.
         samples: number of compared samples.
         rounding: largest difference between the model in the precision of the export's inputs and in float64, in
@@ -79,11 +80,11 @@ def sample_inputs(saved: Saved, dtype: torch.dtype) -> Tensor:
 def compare(
     saved: Saved, networks: Sequence[int], exported: Evaluate, dtype: torch.dtype, arithmetic: torch.dtype
 ) -> Difference:
-    """Evaluates an exported network and the model on the same inputs: all in one batch, and a single one.
+    """Evaluates an exported network and the model on the same inputs: all in one batch, and one input alone.
 
     Args:
         saved: the checkpoint with the model.
-        networks: which of a function's networks side by side, one for each target.
+        networks: index of a function's network for each target.
         exported: the exported network.
         dtype: of its inputs and outputs.
         arithmetic: precision in which it computes. With float64, it is compared with the model in float64, even if
@@ -106,12 +107,12 @@ def compare(
     if saved.is_function:
         unit = saved.scaling.scale.double().expand(saved.seeds)[[*networks]]
     differences = (found - torch.cat([expected, expected[-1:]])).abs().amax(0)  # of each output
-    worst = int((differences / unit).argmax())  # of one that is not finite, too
+    worst = int((differences / unit).argmax())  # also finds a difference that is not finite
     rounding = float(((rounded - exact).abs() / unit).max())
     limit = _TOLERANCE[dtype]
     if arithmetic == torch.float32:
         limit = max(limit, _ROUNDINGS * rounding)
-    elif saved.is_function and float((differences / unit).max()) > limit:  # seldom: it evaluates the model once more
+    elif saved.is_function and float((differences / unit).max()) > limit:  # rare, because it evaluates the model again
         limit = max(limit, _LAST_PLACES * float((_last_places(saved, networks, x, exact) / unit).max()))
     one = float(unit.reshape(-1)[worst % unit.numel()])
     return Difference(float(differences[worst]), one, limit, len(x), rounding)

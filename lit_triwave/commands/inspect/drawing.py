@@ -91,14 +91,14 @@ def state(group: Group) -> str:
 
 
 def chosen(count: int, most: int) -> list[int]:
-    """Returns at most `most` of the numbers 0 … count − 1, evenly spaced."""
+    """Returns at most `most` numbers from 0 … count − 1, evenly spaced."""
     return torch.linspace(0, count - 1, min(count, most)).round().long().tolist()
 
 
 def _layer_figures(saved: Saved, seed: int, parts: Sequence[Group]) -> Iterator[_Drawing]:
     """Yields the waves layer by layer and, once the weights are released, the values of the hidden neurons.
 
-    A stack's layers yield their functions of one variable instead of the waves, which are alike for all of them.
+    For a stack these are the functions of one variable instead of the waves, because its subnetworks have equal waves.
     """
     depth = parts[0].bank.depth
     numbers = figures.shown_layers(depth)

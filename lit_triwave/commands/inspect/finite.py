@@ -44,7 +44,7 @@ def healthy_seed(saved: Saved, asked: int | None, lost: dict[int, str], target: 
         saved: the checkpoint.
         asked: the given seed, from 0, or None.
         lost: see `lost_seeds`.
-        target: of several; by default the first.
+        target: target to inspect if there are several; by default the first.
 
     Raises:
         TriwaveError: there is no such seed or target, or its weights are not finite.
@@ -56,7 +56,7 @@ def healthy_seed(saved: Saved, asked: int | None, lost: dict[int, str], target: 
     if asked is None and len(lost) < saved.seeds and isinstance(module, FunctionRegressor):
         errors = module.train_mse.nan_to_num(float("inf"))
         each = saved.seeds // len(saved.targets)
-        first = seed - seed % each  # of the same target
+        first = seed - seed % each  # first seed of the same target
         others = [other for other in range(first, first + each) if other not in lost]
         if others:
             return min(others, key=lambda other: float(errors[other]))

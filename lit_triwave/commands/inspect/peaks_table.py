@@ -1,4 +1,4 @@
-"""The table of peaks and scales, in as many parts as the width of the console needs."""
+"""The table of peaks and scales, in several parts if the console is narrow."""
 
 from __future__ import annotations
 

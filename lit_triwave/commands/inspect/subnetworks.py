@@ -29,11 +29,11 @@ class Group:
     """The subnetworks of one bank.
 
     Attributes:
-        bank: of shape (n,), as the checkpoint has it.
-        name: of the bank, such as "subnetworks" or "outer network".
+        bank: the bank in the checkpoint, of shape (n,).
+        name: name of the bank, such as "subnetworks" or "outer network".
         labels: names of the subnetworks.
         axis: for each subnetwork, the quantity of its input in [0, 1], as (name, lower, upper).
-        shares: for each subnetwork, the indices of all that share its input, its own included.
+        shares: for each subnetwork, the indices of all subnetworks with the same input, itself included.
         constructed: the bank before the release; None if it is unknown.
         squares: whether each subnetwork was built as the square of the quantity of its input.
     """
@@ -73,13 +73,13 @@ class Group:
 
     @cached_property
     def _weights(self) -> Any:
-        """Weights in float64, also if computed from float32 peaks, whose rounding would make further kinks."""
+        """Weights in float64, also if the peaks are in float32, where rounding of weights would make further kinks."""
         return copy.deepcopy(self.bank).double().weights()
 
     def layers(self, number: int) -> list[dense.Affine]:
         """Returns one subnetwork as a function of its own input: affine maps in float64 with a ReLU between.
 
-        In a dense release all neurons of the bank take part, and the other inputs are 1/2.
+        After a dense release, the function uses all neurons of the bank, and the other inputs are 1/2.
         """
         weights = self._weights
         if not isinstance(weights, dense.DenseWeights):
@@ -93,7 +93,7 @@ class Group:
         return [*whole[:-1], (weight[number : number + 1], bias[number : number + 1])]
 
     def sequential(self, number: int) -> nn.Sequential:
-        """Returns `layers` as modules; in the bank's precision once the weights are the parameters."""
+        """Returns `layers` as modules; after the release in the bank's precision."""
         bank = self.bank
         return dense.sequential(self.layers(number)).to(torch.float64 if bank.released is None else bank.sign.dtype)
 

@@ -1,4 +1,4 @@
-"""Activity of the hidden neurons: a neuron that is always zero is dead, and one that never is zero is linear."""
+"""Activity of the hidden neurons. A neuron that is always zero is dead; a neuron that is never zero is linear."""
 
 from __future__ import annotations
 

@@ -82,7 +82,7 @@ def depth_figure(methods: Mapping[str, Mapping[str, Mapping[str, Sequence[Any]]]
 
 
 def region_counts(seeds: int) -> dict[str, list[list[int]]]:
-    """Counts the linear pieces on [0, 1] at initialisation: kind of network ↦ for each depth, those of each seed."""
+    """Counts the linear pieces on [0, 1] at initialisation: kind of network ↦ for each depth, a count for each seed."""
     generator = torch.Generator().manual_seed(0)
     counts: dict[str, list[list[int]]] = {"constructed": [], "Kaiming": []}
     for depth in DEPTHS:

@@ -10,9 +10,9 @@ from lit_triwave.modules.staged import StageName
 from lit_triwave.modules.stages import Limit, Polish, Stage
 
 STEPS_PER_EPOCH = 50
-"""Full-batch steps in one Lightning epoch, whose bookkeeping would otherwise take longer than the steps."""
+"""Full-batch steps in one Lightning epoch. With fewer, the work of Lightning would take longer than the steps."""
 _FUSED = {"fused": True}
-"""Uses one kernel for Adam's step: the same arithmetic in less time for small networks."""
+"""Options for Adam with one kernel for a step: the same arithmetic, faster for small networks."""
 _LIMIT_STEPS = 100
 """Iterations on the limit of a stack; most functions need half of them."""
 _DEPTHS_POLISH_STEPS = 100
@@ -26,7 +26,7 @@ class Method:
     Args:
         label: name in tables.
         options: arguments for `FunctionRegressor`.
-        stages: that its networks are trained in.
+        stages: stages in which its networks are trained.
         ours: whether it is not in the paper.
     """
 
@@ -42,14 +42,14 @@ class Method:
 
     @property
     def family(self) -> tuple[Any, ...]:
-        """Methods of one family train the same architecture in the same way once their peaks are pretrained."""
+        """Name of a family of methods. They train the same architecture in the same way after their pretraining."""
         return self.constructed, self.stages[-1]
 
     def recipe(self, table: Table, function: Function, targets: int = 1) -> dict[StageName, Any]:
-        """Returns all stages of a table's networks for a function; those that the method leaves out have 0 epochs.
+        """Returns all stages of a table's networks for a function. Stages that the method does not use have 0 epochs.
 
         Args:
-            table: of the networks.
+            table: table of the networks.
             function: the target, or one of several targets that are fitted in the same way.
             targets: number of targets that are fitted side by side.
         """
@@ -75,7 +75,7 @@ METHODS = {
 }
 TABLE_METHODS: dict[Table, tuple[str, ...]] = {
     "dense": tuple(METHODS),
-    # Ours would fit the ten points exactly, without regard to the test points between them.
+    # Our methods would fit the ten points exactly and ignore the function between them.
     "sparse": tuple(name for name, method in METHODS.items() if not method.ours),
     # The paper compares only the full method with a standard network.
     "nonconvex": ("kaiming", "theorem31", "polish", "limit"),
@@ -94,7 +94,7 @@ def _paper_training() -> Stage:
 
 
 def _pretraining(table: Table) -> Stage:
-    """Returns the pretraining of the peaks; it is shorter and slower for ten points, which are soon overfitted."""
+    """Returns the pretraining of the peaks. For ten points it has fewer steps and a lower rate, against overfitting."""
     steps, lr = (200, 0.03) if table == "sparse" else (500, 0.1)
     return Stage(_epochs(steps), lr=lr, options={"betas": [0.9, 0.99], **_FUSED})
 
@@ -102,9 +102,9 @@ def _pretraining(table: Table) -> Stage:
 def _training(table: Table) -> Stage:
     """Returns the training of constructed weights, with as many steps of Adam as for a random start.
 
-    Constructed weights start near a good fit, which Adam's first steps would spoil. So the learning rate rises slowly,
-    and it ends at 0. With full batches, a higher β₁ and a lower β₂ than the defaults help: with the default betas at
-    1e-3, which the sparse data get, the errors of x³ and x¹¹ are two to four times higher.
+    Constructed weights start near a good fit, which Adam's first steps would destroy. So the learning rate rises
+    slowly, and it ends at 0. With full batches, a higher β₁ and a lower β₂ than the defaults help. With the default
+    betas at 1e-3, which are used for sparse data, the errors of x³ and x¹¹ are two to four times higher.
     """
     if table == "sparse":
         return Stage(_epochs(1000), lr=1e-3, options=_FUSED)

@@ -20,9 +20,9 @@ Written by
 
 The paper: M. Milkert, D. Hyde, F. Laine, *Compelling ReLU Networks to Exhibit Exponentially Many Linear Regions at
 Initialization and During Training*, ICML 2025, [arXiv 2311.18022](https://arxiv.org/abs/2311.18022). Its values are
-in brackets. All networks are in float64, with five hidden layers of four neurons. x³ − x and r³ take two and three such
-networks, and are compared with a standard network 8 wide. The MSE is measured on test points: a grid of 20 001 points,
-20 000 random points for r³, and the centres of ten equal cells in the sparse table.
+in brackets. All networks are in float64, with five hidden layers of four neurons. x³ − x and r³ use two and three of
+these networks, and are compared with a standard network of width 8. The MSE is measured on test points: a grid of
+20 001 points, 20 000 random points for r³, and the centres of ten equal cells in the sparse table.
 
 | | |
 |---|---|
@@ -36,35 +36,35 @@ _PROTOCOL = """\
 A step is one full batch, and the number after "at" is Adam's highest learning rate. Random starts are trained as in
 the paper, at a constant rate with the default betas. Constructed networks have a warm-up and a cosine decay to zero.
 The paper gives neither the length of its pretraining nor the constants of RAAI. Here the standard deviation is
-0.6007 / √fan_in, and the mean of each row is subtracted. r³ is learnt from 500 Sobol points, and by our methods from
-3000. Methods of one architecture are trained side by side, each seed as if it were alone.
+0.6007 / √fan_in, and the mean of each row is subtracted. For r³ there are 500 Sobol points, and 3000 for our methods.
+Methods of one architecture are trained side by side; no seed influences another.
 
-The polish is ours, not the paper's. It follows pretraining directly. Neurons that hold only constants are recruited for
-further kinks, which changes neither the function nor the number of weights. Then Levenberg–Marquardt with kicks trains
+The polish is not in the paper. It follows directly after pretraining. Neurons that carry only constants become further
+breakpoints, which changes neither the function nor the number of weights. Then Levenberg–Marquardt with kicks trains
 all weights. In every third round of kicks, half of the seeds continue from the weights of better ones (`exchange`).
 **Its seeds are not independent, so its mean and median describe the whole group, not what one seed would reach.**
 
-The limit is ours too (METHOD section 7). A stack of quadratic neurons is trained by Levenberg–Marquardt, then each
-neuron is built as a constructed subnetwork of the smallest depth that adds less error than the limit has, and nothing
-is trained after that. Its layers have about as many trained numbers as the networks that are polished: 92 for 93, 146
-for 186 and 272 for 281. As a ReLU network it is deeper and wider than those, so the free-knot limit of their 32 or 64
-segments does not bind it.
+The limit is not in the paper either (METHOD section 7). A stack of quadratic neurons is trained by Levenberg–Marquardt.
+Then each neuron is built as a constructed subnetwork. Its depth is the smallest that adds less error than the limit
+has. Nothing is trained after this. The stacks have about as many parameters as the polished networks: 92 and 93, 146
+and 186, 272 and 281. As ReLU networks they are deeper and wider, so the free-knot limit of 32 or 64 segments does not
+apply to them.
 
-The free-knot limit is that of METHOD section 6 for 2^d segments, or twice as many for x³ − x. Released networks may
-have more pieces, recruited ones up to 3^d, and may then be below the limit.
+The free-knot limit is explained in METHOD section 6, here for 2^d segments, or twice as many for x³ − x. Released
+networks may have more pieces (up to 3^d with recruited neurons), and may then be below the limit.
 
-Where rows of Adam are above the paper's, other rates (3e-4 to 1e-2), betas, warm-ups and lengths of pretraining were
-tried. The settings are the best compromise over four functions, chosen by these test errors (the sparse one among
-about 20 settings). The remaining differences depend on the initialisation. Random starts follow the paper's protocol
-exactly, and why some of them are far from its values is unknown. On sparse data, a polish fits the ten points exactly
-but does not lower the test error, and more pretraining makes x¹¹ and tanh 3x worse.
+Where results with Adam are worse than the paper's, other rates (3e-4 to 1e-2), betas, warm-ups and lengths of
+pretraining were tried. The settings are the best compromise over four functions, chosen by these test errors (the
+sparse one among about 20 settings). The remaining differences depend on the initialisation. Random starts follow the
+paper's protocol exactly, and why some of them are far from its values is unknown. On sparse data, a polish fits the
+ten points exactly but does not lower the test error, and more pretraining makes x¹¹ and tanh 3x worse.
 
 The lowest of 30 seeds depends on chance and on the initialisation (`--seed`), on sparse data by a factor of two.
 
 By depth (at most {depths_seeds} seeds): self-similar waves represent x² exactly but not x³, so pretraining alone stays
 near 1.2e-5 from depth 4 on. The polish has 20·d − 7 weights for 2^d pieces, too few to place all pieces freely. So the
 error does not fall by a factor of ten with every further layer. A stack represents x³ exactly in its limit, and each
-layer of its subnetworks divides the error of the construction by 16, until the rounding of float64 is all that is left.
+layer of its subnetworks divides the error of the construction by 16, until only the rounding of float64 is left.
 """
 
 

@@ -16,7 +16,7 @@ DEPTH = 5
 DEPTHS = range(1, 11)
 """Depths of the study by depth."""
 STACK_DEPTHS = range(1, DEEPEST_STACK + 1)
-"""Depths of its stacks, whose error falls until float64 ends."""
+"""Depths of the stacks in this study; their error falls until the precision of float64 ends."""
 
 
 @dataclass(frozen=True)
@@ -27,14 +27,14 @@ class Function:
         label: name in figures and tables.
         expression: formula in the variables of the domain.
         domain: variable ↦ (lower, upper).
-        wiring: of the constructed network.
-        width: of the network with a random start to compare with.
+        wiring: wiring of the constructed network.
+        width: width of the network with a random start.
         random_points: number of random (Sobol) training points; None for 500 equally spaced ones, or for ten in the
             sparse table.
-        target_range: (lowest, highest) target; None for that of the training data. The convex and concave functions
-            share (0, 1), so that none depends on those fitted beside it.
+        target_range: (lowest, highest) target; None for the range of the training data. The convex and concave
+            functions share (0, 1), so that no fit depends on the functions fitted beside it.
         polish_steps: steps of the polish; a step of a composition takes as long as five of a single subnetwork.
-        layers: of the stack with about as many parameters: 92 for the 93 of one subnetwork.
+        layers: layers of the stack with about as many parameters: 92 for the 93 of one subnetwork.
     """
 
     label: str
@@ -108,7 +108,7 @@ _MEAN: dict[Table, dict[str, tuple[float, ...]]] = {
         "theorem31": (5.27e-7, 7.87e-6),
     }
 }
-"""Mean MSE of 30 seeds, which we know for the first two functions."""
+"""Mean MSE of 30 seeds, known for the first two functions."""
 
 
 def paper_figure(statistic: str, table: Table, method: str, column: str) -> float | None:

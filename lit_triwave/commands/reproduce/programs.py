@@ -23,10 +23,10 @@ from lit_triwave.modules.stages import Stage
 from lit_triwave.nn.networks import TriangleNetwork
 
 CHUNK = 120
-"""Most seeds of each function in one program. More seeds are trained in several programs, which bounds the memory: the
+"""Most seeds of each function in one program. More seeds are trained in several programs, to limit the memory: the
 Jacobian of four functions takes 180 MB."""
 DEPTHS_SEEDS = 6
-"""Most seeds at each depth of the study by depth, whose ten programs would otherwise take longer than the tables."""
+"""Most seeds at each depth of the study by depth. With more, its ten programs would take longer than the tables."""
 
 
 @dataclass(frozen=True)
@@ -35,12 +35,12 @@ class Program:
 
     Args:
         table: name of the table.
-        methods: names of the methods; several have to be of one family.
-        functions: names of the functions; several have to share inputs and wiring.
+        methods: names of the methods; all must belong to one family.
+        functions: names of the functions; all must have the same inputs and wiring.
         seeds: number of networks for each method and function.
         chunk: index of the chunk of seeds.
         depth: number of hidden layers.
-        seed: of the initialisation.
+        seed: seed of the initialisation.
     """
 
     table: Table
@@ -65,8 +65,8 @@ class Program:
     def points(self) -> int | None:
         """Training points; None for the regime's default.
 
-        Our stages come close to an exact fit, for which a function of two variables needs more of them, and a deep
-        network some for each of its pieces.
+        Our stages come close to an exact fit. For this, a function of two variables needs more points, and a deep
+        network needs some points for each piece.
         """
         if "limit" in self.methods and self.table == "depths":
             return None
@@ -77,7 +77,7 @@ class Program:
 
     @property
     def steps(self) -> int:
-        """Steps that it takes: those of each method's pretraining, and those that all its methods take together."""
+        """Number of steps: the pretraining of each method, and the steps that all its methods take together."""
         recipes = [METHODS[m].recipe(self.table, FUNCTIONS[self.functions[0]]) for m in self.methods]
         epochs = sum(recipe["pretrain"].epochs for recipe in recipes)
         epochs += sum(stage.epochs for name, stage in recipes[0].items() if name != "pretrain")
@@ -93,11 +93,11 @@ class Program:
         """Returns a new module of a method's networks.
 
         Args:
-            method: of the training.
-            data: a `RegressionDataModule` of that many targets.
+            method: method of the training.
+            data: a `RegressionDataModule` with this number of targets.
             targets: number of targets.
-            methods: number of methods whose networks it has.
-            stages: in the place of the method's own.
+            methods: number of methods whose networks the module contains.
+            stages: stages to use instead of the method's stages.
         """
         function, stacked = FUNCTIONS[self.functions[0]], method == "limit"
         shape = {"layers": list(function.layers)} if stacked else {"width": function.width, "wiring": function.wiring}
@@ -120,7 +120,7 @@ def programs(
     Args:
         functions: table ↦ functions.
         methods: table ↦ methods.
-        seeds: of each cell; at most `DEPTHS_SEEDS` in the study by depth.
+        seeds: number of seeds of each cell; at most `DEPTHS_SEEDS` in the study by depth.
         seed: of the starts.
     """
     found = []
@@ -164,7 +164,7 @@ def new_data(program: Program) -> Any:
 
 @cache
 def free_knot_mse(function: str, depth: int) -> float | None:
-    """Returns the free-knot limit for the segments of that depth (METHOD section 6); None for several variables."""
+    """Returns the free-knot limit for the segments of a depth (METHOD section 6); None for several variables."""
     target = FUNCTIONS[function]
     if len(target.domain) > 1:
         return None
@@ -173,7 +173,7 @@ def free_knot_mse(function: str, depth: int) -> float | None:
 
 
 class _Steps(Callback):
-    """Reports, after each step, the share of all steps that it is."""
+    """Reports the progress after each step, as a share of all steps."""
 
     def __init__(self, steps: int, tell: Callable[[float], None]) -> None:
         self.steps = steps
@@ -184,11 +184,11 @@ class _Steps(Callback):
 
 
 def train(program: Program, tell: Callable[[float], None] = lambda share: None) -> dict[str, Any]:
-    """Trains and tests a program: each method as far as it has a way of its own, then all of them side by side.
+    """Trains and tests a program: first the separate stages of each method, then all methods side by side.
 
     Args:
         program: the networks.
-        tell: called after each step with the share of all steps that it is.
+        tell: called after each step with its share of all steps.
 
     Returns:
         `seconds`, the wall time, and `cells`: method ↦ column ↦ `mse` on the test points and `dead` flag of each seed,
@@ -221,7 +221,7 @@ def train(program: Program, tell: Callable[[float], None] = lambda share: None) 
 
 
 def _started(program: Program, name: str, data: Any, step: Callback) -> FunctionRegressor:
-    """Returns a method's module at its start; with other methods beside it, where the way that all take begins."""
+    """Returns a method's module at its start. With several methods, this is the start of their common stages."""
     targets, alone = len(program.functions), len(program.methods) == 1
     later: dict[str, Any] = {} if alone else {"train": Stage(0)}
     module = program.module(name, data, targets, **later)

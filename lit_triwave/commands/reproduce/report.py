@@ -40,14 +40,14 @@ def limit(table: Table, column: str) -> float | None:
 
 
 def columns_of(methods: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Returns the columns that any method of a table has: a stack goes deeper than the others."""
+    """Returns the columns that at least one method of a table has; stacks have more depths than other methods."""
     return list(dict.fromkeys(column for cells in methods.values() for column in cells))
 
 
 def lines(stats: Stats, table: Table, statistic: str) -> list[list[str]]:
     """Returns one statistic of a table: a heading, a line for each method, and the limit below the lowest errors.
 
-    The study by depth has a line for each depth instead: there are many of them.
+    The study by depth has a line for each depth instead, because there are many depths.
     """
     methods = stats[table]
     columns = columns_of(methods)

@@ -26,11 +26,11 @@ class Results:
 
     Args:
         folder: folder of the results; it is created if it does not exist.
-        settings: of the run; a folder with other settings is refused.
+        settings: settings of the run; a folder with other settings is refused.
         overwrite: delete the results in the folder.
 
     Attributes:
-        finished: program name ↦ what `train` returned.
+        finished: program name ↦ result of `train`.
 
     Raises:
         TriwaveError: the folder has finished results, results of other settings, or other files.

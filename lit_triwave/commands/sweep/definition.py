@@ -32,8 +32,8 @@ class Sweep:
         path: the file.
         method: `grid` or `random`.
         parameters: the swept parameters, in the file's order.
-        before: arguments of `fit` in front of a run's own arguments.
-        after: arguments of `fit` behind a run's own arguments.
+        before: arguments of `fit` before the arguments of a run.
+        after: arguments of `fit` after the arguments of a run.
         metric: key of the summary to compare runs by; None if the file names none.
         goal: `minimize` or `maximize`.
         run_cap: most runs to make; None for no limit.
@@ -87,7 +87,7 @@ def read_sweep(path: Path) -> Sweep:
     """Reads a sweep file.
 
     Raises:
-        TriwaveError: the file is no sweep file, or one that needs W&B's server.
+        TriwaveError: the file is not a sweep file, or needs W&B's server.
     """
     if not path.is_file():
         what = (
@@ -140,7 +140,7 @@ def _checked(path: Path, content: dict[str, Any]) -> Sweep:
 
 
 def _fit_arguments(command: Any) -> tuple[list[str], list[str]]:
-    """Returns the words between `fit` and `${args}`, and the words behind, with `${envvar:X}` replaced.
+    """Returns the words between `fit` and `${args}`, and the words after it, with `${envvar:X}` replaced.
 
     Raises:
         TriwaveError: the command does not run this project's `fit`.

@@ -1,4 +1,4 @@
-"""Names and arguments of a sweep's runs, which follow from the values of each run alone."""
+"""Names and arguments of a sweep's runs; they depend only on the values of each run."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ _LONGEST = 80  # characters of an id; `Run` accepts up to 100
 def run_ids(runs: Sequence[dict[str, Any]]) -> list[str]:
     """Returns a readable id for each run, such as `depth=5-width=8`.
 
-    A field is named by the last part of its name where that is unambiguous. Fields with only one value are named too,
-    so that adding values later does not change the ids. Ids that are too long or equal end in a hash of the values.
+    A field is named by the last part of its name if that is unambiguous. Fields with only one value are named too, so
+    that the ids do not change when values are added later. Ids that are too long or equal end in a hash of the values.
 
     Args:
         runs: field name ↦ value for each run, all with the same names.
@@ -59,7 +59,7 @@ def _argument_value(value: Any) -> str:
 
 
 def configs_first(words: Sequence[str]) -> list[str]:
-    """Moves the config files of a command line to the front, since fields can only be set after them."""
+    """Moves the config files of a command line to the front, because fields can only be set after them."""
     front: list[str] = []
     rest: list[str] = []
     pending = list(words)

@@ -106,7 +106,7 @@ def parameters(entries: Any, prefix: str = "") -> list[Parameter]:
 
     Args:
         entries: name ↦ entry, as in the file under `parameters:`.
-        prefix: in front of the names, with its dot.
+        prefix: beginning of the names, with its dot.
 
     Raises:
         TriwaveError: a parameter is wrong; the message names it and the reason.
@@ -135,7 +135,7 @@ def parameters(entries: Any, prefix: str = "") -> list[Parameter]:
 
 
 def _distribution(name: str, entry: dict[str, Any]) -> str:
-    """Returns the distribution of an entry, by W&B's rules where the entry does not name it.
+    """Returns the distribution of an entry, by W&B's rules if the entry does not name it.
 
     Raises:
         TriwaveError: the distribution is unknown or unclear.

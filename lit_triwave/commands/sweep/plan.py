@@ -41,10 +41,10 @@ class Planned:
 
     @property
     def state(self) -> Literal["finished", "begun", "new"]:
-        """State of the run on disk. run.json decides, since a stopped run may have a summary too."""
+        """State of the run on disk. run.json decides, because a stopped run may also have a summary."""
         record = self.folder / RUN_JSON
         if record.is_file():
-            # The sweep's own limits would cut a resumed run short again.
+            # The limits in the sweep file would cut a resumed run short again.
             return "finished" if json.loads(record.read_text()).get("state") in ("finished", CUT_SHORT) else "begun"
         if (self.folder / SUMMARY_JSON).is_file():
             return "finished"
@@ -64,7 +64,7 @@ class Planned:
         return list(json.loads(summary.read_text())) if summary.is_file() else []
 
     def metric(self, name: str | None) -> float | None:
-        """Returns a number of the summary, or else the last one of that name in metrics.csv; None if there is none."""
+        """Returns a number of the summary, or else its last value in metrics.csv; None if there is none."""
         summary, metrics = self.folder / SUMMARY_JSON, self.folder / METRICS_CSV
         value = json.loads(summary.read_text()).get(name) if summary.is_file() else None
         if value is None and metrics.is_file():
@@ -112,7 +112,7 @@ def plan(sweep: Sweep, count: int | None, overrides: Sequence[str]) -> list[Plan
 
 
 def _parse_all(sweep: Sweep, points: list[dict[str, Any]], words: list[list[str]]) -> list[dict[str, Any]]:
-    """Returns configs of enough runs to have each value with each config file (parsing one takes 0.2 s).
+    """Returns configs of some runs that together have each value with each config file (parsing one takes 0.2 s).
 
     Raises:
         TriwaveError: `fit` refuses a run's arguments; the message is that of `fit`.
@@ -129,7 +129,7 @@ def _parse_all(sweep: Sweep, points: list[dict[str, Any]], words: list[list[str]
 
 
 def _parsed(words: Sequence[str]) -> dict[str, Any]:
-    """Returns the config that `fit` makes of its arguments.
+    """Returns the config that `fit` parses from its arguments.
 
     Raises:
         TriwaveError: `fit` refuses them.
@@ -150,7 +150,7 @@ def _parsed(words: Sequence[str]) -> dict[str, Any]:
 
 
 def _refuse_other_runs(sweep: Sweep, runs: list[Planned]) -> None:
-    """Raises TriwaveError if the folder holds runs of other configs; checks one run for each config file."""
+    """Raises TriwaveError if the folder has runs of other configs; checks one run for each config file."""
     seen = set()
     for run in runs:
         config = str(run.values.get("config"))

@@ -1,10 +1,10 @@
-"""One run of a sweep in a process of its own, forked from the sweep's process, which has imported everything already.
+"""One run of a sweep in a separate process, forked from the sweep's process, which has already imported everything.
 
-A short fit takes 1.7 s this way and 8 s in a new Python, 6 of them for imports (50 epochs, two cores). A run that is
-killed, or that starts ranks of its own, leaves the sweep as it was.
+A short fit takes 1.7 s in this way and 8 s in a new Python, 6 of them for imports (50 epochs, two cores). A run that is
+killed, or that starts several ranks, does not affect the sweep.
 
-Only `python -m lit_triwave` itself is forked, because it has computed nothing. A fork does not have PyTorch's threads:
-if they had been at work, it would wait for them forever. In another program, each run is a new Python.
+Only `python -m lit_triwave` is forked, because it has not used PyTorch's threads. A fork does not have these threads,
+and if they had been used, it would wait for them forever. In other programs, each run is a new Python process.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from lit_triwave.tracking.run import SWEEP_VARIABLE
 
 
 class Stop:
-    """Stops the sweep at the first signal: the present run stops as `fit` does, and no other run begins.
+    """Stops the sweep at the first signal: the current run stops as `fit` does, and no other run begins.
 
     Attributes:
         requested: the first signal, or None.
@@ -55,10 +55,10 @@ class Stop:
                 signal.signal(number, handler)
 
     def fit(self, arguments: Sequence[str]) -> int:
-        """Runs `fit` in a process of its own.
+        """Runs `fit` in a separate process.
 
         Args:
-            arguments: of the command.
+            arguments: arguments of the command.
 
         Returns:
             The exit code of `fit`; −N if signal N killed it.
@@ -68,7 +68,7 @@ class Stop:
         context: Any = multiprocessing.get_context("fork" if _own_process() else "spawn")
         process = context.Process(target=_fit, args=(arguments,))
         process.start()
-        with suppress(OSError):  # the run has made its group itself
+        with suppress(OSError):  # the run has already created its process group
             os.setpgid(process.pid, process.pid)
         self._group = process.pid
         try:
@@ -86,14 +86,14 @@ def _own_process() -> bool:
 
 
 def _fit(arguments: Sequence[str]) -> None:
-    """Runs `fit` as a process of its own group: a terminal's Ctrl-C reaches the run through the sweep alone, once."""
-    with suppress(OSError):  # the sweep has made the group already
+    """Runs `fit` in its own process group, so that the run gets a terminal's Ctrl-C once, from the sweep."""
+    with suppress(OSError):  # the sweep has already created the group
         os.setpgid(0, 0)
     for number in SIGNALS:
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
     os.environ[SWEEP_VARIABLE] = "1"
-    sys.argv[1:] = ["fit", *arguments]  # with which Lightning starts further ranks
+    sys.argv[1:] = ["fit", *arguments]  # Lightning starts further ranks with these
     code = main(["fit", *arguments])
     if "wandb" in sys.modules:
-        sys.modules["wandb"].teardown()  # its service would wait for this process, which ends without Python's own end
+        sys.modules["wandb"].teardown()  # its service would wait for this process, which skips Python's exit handlers
     sys.exit(code)

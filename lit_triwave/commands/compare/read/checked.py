@@ -15,10 +15,10 @@ import yaml
 from lit_triwave.errors import reason
 
 _MOST_BYTES = 8_000_000
-"""Our own files of settings and results have some kilobytes."""
+"""Most bytes of a file. This project's files of settings and results have some kilobytes."""
 _MOST_VALUES = 20_000
 _LONGEST_WORD = 10_000
-"""Characters of what YAML might take for a number, which would take long."""
+"""Most characters of a word without quotes; YAML would take long to test a longer one for a number."""
 _DEEPEST = 50
 _LARGEST = 1 << 63
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -30,7 +30,7 @@ def open_regular(path: Path) -> Iterator[BinaryIO]:
 
     Raises:
         OSError: it cannot be read.
-        ValueError: it is no regular file. A pipe would wait for a writer.
+        ValueError: it is not a regular file. A pipe would wait for a writer.
     """
     with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
@@ -43,7 +43,7 @@ def read_bytes(path: Path, most: int = _MOST_BYTES) -> bytes:
 
     Raises:
         OSError: it cannot be read.
-        ValueError: it is no regular file, or larger.
+        ValueError: it is not a regular file, or larger.
     """
     with open_regular(path) as file:
         content = file.read(most + 1)
@@ -81,7 +81,7 @@ def read_mapping(path: Path) -> dict[str, Any]:
 
 def _parsed_yaml(text: bytes) -> Any:
     depth = 0
-    # Beforehand, as loading is recursive in C and would end the process.
+    # Checked before loading, because loading is recursive in C and could crash the process.
     for number, event in enumerate(yaml.parse(text, _LOADER)):
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > _DEEPEST:
@@ -95,11 +95,11 @@ def _parsed_yaml(text: bytes) -> Any:
 
 
 def _check_values(content: dict[str, Any]) -> None:
-    """Refuses what a run does not write and a reader would stumble over.
+    """Refuses content that no run writes and that could make a reader fail.
 
     Raises:
-        ValueError: too many or too deep values, as references of YAML may unfold to; keys that are no text; text that
-            is not Unicode; whole numbers beyond 64 bits.
+        ValueError: too many or too deeply nested values (references in YAML can expand to these), keys that are not
+            text, text that is not Unicode, or whole numbers of more than 64 bits.
     """
     left = _MOST_VALUES
     pending: list[tuple[Any, int]] = [(content, 0)]

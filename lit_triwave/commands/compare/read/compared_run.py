@@ -1,4 +1,4 @@
-"""One run as `compare` sees it, wherever it was read from."""
+"""One run as `compare` uses it, from a folder, a file or a server."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from lit_triwave.errors import printable
 
 RUNNING_SECONDS = 600.0
-"""A run without an end whose files changed within this time is still running: checkpoints are saved each minute."""
+"""A run without an end is still running if its files changed within this time; checkpoints are saved each minute."""
 
 
 @dataclass
@@ -30,7 +30,7 @@ class ComparedRun:
     tags: list[str] = field(default_factory=list)
     # Group, job type, commit, versions, hardware, times: flat, as in run.json; unknown ones are left out.
     about: dict[str, Any] = field(default_factory=dict)
-    wandb_id: str | None = None  # by which a run folder and its W&B run are known to be one run
+    wandb_id: str | None = None  # equal for a run folder and its W&B run
 
     def __post_init__(self) -> None:
         for name in ("name", "source", "state", "experiment", "config", "summary", "tags", "about"):

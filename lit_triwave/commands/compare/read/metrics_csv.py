@@ -13,11 +13,11 @@ from lit_triwave.errors import printable
 
 _NAN = float("nan")
 _MOST_BYTES = 32_000_000
-"""A file of cells takes some thirty times its size in memory."""
+"""Most bytes of a file. Its cells take about thirty times its size in memory."""
 _LOOKED_AT = 4096
 _COUNTS = {"epoch", "step", "stage"}
 _LAST_STEP = 1 << 53
-"""Floating-point numbers count no further."""
+"""Largest whole number; above it, floating-point numbers skip whole numbers."""
 
 
 class MetricsFile:
@@ -31,7 +31,7 @@ class MetricsFile:
     def __init__(self, path: Path, notes: list[str]) -> None:
         self.path, self.notes = path, notes
         try:
-            with open_regular(path) as file:  # its beginning only, as a table has many runs
+            with open_regular(path) as file:  # only its beginning, because a table has many runs
                 start = file.read(_LOOKED_AT)
             if "\0" in getincrementaldecoder("utf-8")().decode(start):
                 raise ValueError("it must be text")

@@ -42,8 +42,8 @@ _RECORD: dict[str, type | Collection[str]] = {
 _WORDS = {str: "a text", dict: "a mapping", list: "a list", int: "a whole number"}
 _LARGEST = 1e100
 _BELOW_LINK = 2
-"""Levels of folders that are searched below a link: it may lead to a run, to an experiment or to their root, and also
-to a whole disk."""
+"""Levels of folders that are searched below a link. A link may lead to a run, an experiment or the root of runs, but
+also to a whole disk."""
 _WANDB_FOLDER = re.compile(r"wandb|(offline-)?run-\d{8}_\d{6}-\w+")
 
 
@@ -51,7 +51,7 @@ def find_run_folders(root: Path, skipped: list[str]) -> list[Path]:
     """Returns the run folders in and below a folder, in the order of their names, numbers by value.
 
     Args:
-        root: a run folder, or a folder that holds some at any depth.
+        root: a run folder, or a folder that contains run folders at any depth.
         skipped: list to which a note on each unreadable folder is added.
     """
     return sorted(_below(root, skipped), key=_natural)
@@ -123,7 +123,7 @@ def read_run_folder(folder: Path) -> ComparedRun:
         notes.append(f"{SUMMARY_JSON} is damaged (it has no results)" if there else f"{SUMMARY_JSON} is missing")
         damaged = True
     if damaged:
-        state = "damaged"  # whether it was finished, or what came of it, is not known
+        state = "damaged"  # whether it was finished, or its result, is not known
     if state == CUT_SHORT and record.get("cut_short"):
         notes.append(f"cut short: {printable(record['cut_short'])}")
     if state != "finished":
@@ -144,19 +144,19 @@ def read_run_folder(folder: Path) -> ComparedRun:
 
 
 def _is_result(name: str, value: Any) -> bool:
-    """Whether a summary may have a value: a number whose square can be computed, or None; no metric: also a word."""
+    """Whether a summary may have a value: None, a number whose square is finite, or a word if it is not a metric."""
     if value is None or isinstance(value, (str, bool)):
         return value is None or "/" not in name
     return isinstance(value, (int, float)) and (abs(value) < _LARGEST or not math.isfinite(value))
 
 
 def mapping_in(path: Path, notes: list[str], kinds: Mapping[str, type | Collection[str]]) -> dict[str, Any]:
-    """Returns the content of a file, without the fields that are damaged, which are noted; {} if it is not there.
+    """Returns the content of a file without damaged fields, for which notes are added; {} if there is no file.
 
     Args:
-        path: of a JSON or YAML file.
-        notes: to which is added what is damaged.
-        kinds: of some fields, or the texts that they may be.
+        path: path of a JSON or YAML file.
+        notes: list to which a note on each damaged part is added.
+        kinds: kinds of some fields, or the texts that they may be.
     """
     try:
         content = read_mapping(path)

@@ -40,7 +40,7 @@ def read_all(addresses: Sequence[str], advance: Callable[[int, int], None], skip
             advance(done, total)
         else:
             runs.setdefault(part.source, part)
-    # A run folder holds more than its W&B copy.
+    # A run folder has more content than its W&B copy.
     on_disk = {run.wandb_id for place, run in runs.items() if isinstance(place, Path) and run.wandb_id}
     skipped[:] = map(printable, skipped)
     if not runs:
@@ -56,7 +56,7 @@ def _is_wandb(address: str) -> bool:
 
 
 def _read_wandb(address: str, skipped: list[str]) -> list[ComparedRun]:
-    # Imported only where needed: W&B's client takes seconds.
+    # Imported only if needed, because W&B's client takes seconds.
     if address.startswith(HOSTED):
         hosted: list[ComparedRun] = import_module("lit_triwave.commands.compare.read.wandb_server").read_hosted(address)
         return hosted

@@ -25,7 +25,7 @@ def flat_config(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def about(config: Mapping[str, Any], group: str | None, job_type: str | None) -> dict[str, Any]:
-    """Returns what run.json has besides the config, as far as W&B has it."""
+    """Returns the entries of run.json other than the config, if W&B has them."""
     fields = flat(dict(config)).items()
     found = {name: value for name, value in fields if name.startswith(_ABOUT) or (value and name in TRACKED_FIELDS)}
     return found | {name: value for name, value in (("group", group), ("job_type", job_type)) if value}

@@ -27,8 +27,8 @@ def read_offline(path: Path, skipped: list[str]) -> list[ComparedRun]:
     """Reads the W&B runs of a folder or file, each with all of its segments; a resumed run has several with one id.
 
     Args:
-        path: a `.wandb` file, a folder `offline-run-*` or `run-*`, or a folder that holds such folders.
-        skipped: list to which a note on each file without a run is added, such as a file that has just been begun.
+        path: a `.wandb` file, a folder `offline-run-*` or `run-*`, or a folder that contains such folders.
+        skipped: list to which a note on each file without a run is added, for example on a new file.
 
     Raises:
         TriwaveError: there is no such file.
@@ -72,7 +72,7 @@ def _read_segments(files: list[Path]) -> ComparedRun:
     exit_code: int | None = None
     notes: list[str] = []
     for file in files:
-        exit_code = None  # that of the last segment
+        exit_code = None  # exit code of the last segment
         try:
             for record in _whole_records(file, notes):
                 kind = record.WhichOneof("record_type")
@@ -109,7 +109,7 @@ def _read_segments(files: list[Path]) -> ComparedRun:
 
 
 def _state(file: Path, exit_code: int | None, notes: list[str]) -> str:
-    """Returns the state of a run by its last segment, and by its run folder, as W&B calls a stopped run finished.
+    """Returns the state of a run from its last segment and its run folder, because W&B calls a stopped run finished.
 
     If the segment has no end, the run is incomplete even if its folder says that it ended; a note is added.
     """
@@ -142,7 +142,7 @@ def _whole_records(file: Path, notes: list[str]) -> Iterator[Any]:
             if opened.read(len(_MAGIC)) not in (_MAGIC, b""):
                 raise ValueError("wrong first bytes")
         yield from records(file)
-    except Exception as error:  # of struct's or of protobuf's
+    except Exception as error:  # raised by struct or protobuf
         notes.append(f"{printable(file.name)} is no file of W&B's, or damaged ({type(error).__name__})")
 
 

@@ -26,7 +26,7 @@ _PAGE_SECONDS = 60
 """Longest time for each page of runs."""
 _PER_PAGE = 100
 _MOST_ROWS = 10_000
-"""Rows of a history, at most; the server thins longer histories evenly."""
+"""Most rows of a history; the server leaves out rows of longer histories, evenly."""
 _STATES = {"finished": "finished", "running": "running", "pending": "running", "failed": "failed", "crashed": "cut off"}
 """W&B's state ↦ ours; its other states (killed, preempting, preempted) are `stopped` here."""
 _REFUSALS = ("401", "403", "permission", "unauthorized", "invalid credentials", "api key", "relogin")

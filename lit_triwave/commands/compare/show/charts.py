@@ -24,7 +24,7 @@ COLORS = (
 _MOST_AXES = 7
 """Fields in the parallel coordinates, besides the metric, at most."""
 _MOST_TICKS = 8
-"""Different numbers on an axis up to which each is a tick; otherwise six evenly spaced ones are."""
+"""Up to this number of different values on an axis, each is a tick; with more, there are six evenly spaced ticks."""
 LEAST_DISTANCE = 0.05
 """Smallest distance of two ticks on an axis from 0 to 1; closer labels overlap."""
 _LONGEST_NAME = 18
@@ -72,7 +72,7 @@ class Axis:
 
 
 def drawing_order(comparison: Comparison) -> list[int]:
-    """Returns the numbers of the rows: the best of each target, the second of each, …, rows without a rank last."""
+    """Returns the numbers of the rows: the best of each target, then the second of each, …; unranked rows come last."""
     places = {row: place for rows in comparison.by_target() for place, row in enumerate(rows)}
     rows = range(len(comparison.rows))
     return sorted(rows, key=lambda number: places.get(comparison.rows[number], len(rows)))
@@ -144,17 +144,17 @@ def _hides(one: Curve | None, other: Curve | None) -> bool:
 
 
 def is_wide(values: np.ndarray, factor: float = _WIDE) -> bool:
-    """Returns whether values are positive and span more than a factor, which calls for a logarithmic axis."""
+    """Returns whether a logarithmic axis suits values: they are positive and span more than a factor."""
     return bool(len(values) and values.min() > 0 and values.max() > factor * values.min())
 
 
 def is_error(comparison: Comparison, values: np.ndarray) -> bool:
-    """Returns whether the main metric is an error with positive values, which calls for a logarithmic axis."""
+    """Returns whether a logarithmic axis suits the main metric: it is an error with positive values."""
     return bool(comparison.main and goal(comparison.main) == "min" and len(values) and values.min() > 0)
 
 
 def ceiling(values: np.ndarray) -> float | None:
-    """Returns the largest error that is on the axis if others diverged, None if none did.
+    """Returns the largest error on the axis if other errors diverged, None if none did.
 
     Args:
         values: errors above 0, (values,).
@@ -230,7 +230,7 @@ def number_text(value: float) -> str:
 
 
 def _axis(name: str, places: list[float], ticks: dict[float, str]) -> Axis:
-    """Returns an axis with the outermost of the ticks that are needed, and of the others those that do not overlap."""
+    """Returns an axis with the first and last of the needed ticks, and all others that do not overlap."""
     ticks = {_MISSING: "none"} | ticks
     inside = sorted(place for place in ticks if 0 <= place <= 1 or place in places)
     kept = inside[:1]

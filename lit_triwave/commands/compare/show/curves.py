@@ -16,7 +16,7 @@ from lit_triwave.tracking.metric_goals import goal
 _POINTS = 200
 """Points of a curve, at most."""
 _FEWEST_POINTS = 4
-"""Points that make a curve; a metric with fewer is not drawn if training was logged more often."""
+"""Fewest points of a curve; a metric with fewer is not drawn if training was logged more often."""
 
 Line = tuple[np.ndarray, np.ndarray]
 """Ascending steps and values; both (points,)."""

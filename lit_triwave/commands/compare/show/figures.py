@@ -163,7 +163,7 @@ def _logarithmic(ax: Axes, lows: np.ndarray, top: float | None) -> None:
 
 
 def _legend(figure: Figure, best: Sequence[Artist], grey: Artist, others: int) -> None:
-    """Puts the legend below the axes, where it hides nothing and leaves them the full width; best first."""
+    """Puts the legend below the axes, where it hides nothing and the axes keep their full width; best first."""
     grey.set_label(f"{others} other{'s' * (others > 1)}")
     handles = [*best, *([grey] if others else [])]
     figure.legend(handles=handles, loc="outside lower left", ncols=2, frameon=False, fontsize=8)

@@ -156,7 +156,7 @@ def _curves(curves: Curves) -> dict[str, Any]:
 def _table(comparison: Comparison) -> str:
     """Returns the table. A cell with a number has it as an attribute, by which it is sorted and filtered.
 
-    The fields that best distinguish the rows stand before the metrics, the other fields behind them.
+    The fields that best distinguish the rows come before the metrics, the other fields after them.
     """
     header, body = comparison.cells(comparison.columns)
     titles = ["name", *comparison.columns, *header[1 + len(comparison.columns) :]]

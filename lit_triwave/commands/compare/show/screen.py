@@ -27,7 +27,7 @@ _MOST_OMITTED = 8
 
 
 def write_screen(comparison: Comparison, columns: list[str], others: Sequence[str], file: TextIO) -> None:
-    """Writes a table that fits the terminal; where there is no terminal, the table is as wide as needed.
+    """Writes a table that fits the terminal; without a terminal, the table is as wide as needed.
 
     Args:
         comparison: the rows to show.
@@ -51,7 +51,7 @@ def _fitting(comparison: Comparison, columns: list[str], width: int) -> tuple[li
     """Returns the wrapped table that fits a terminal, and the names of the omitted columns.
 
     Metrics that the user asked for are kept. Columns are added kind by kind as long as they fit: fields that
-    distinguish the rows, results, costs, other fields. A kind is shown only beside all of the kind before it.
+    distinguish the rows, results, costs, other fields. A kind is shown only if all of the kind before it is shown.
     """
     telling = columns if comparison.grouped else most_varied(comparison.rows, columns, len(columns), enough=True)
     kept = list(comparison.metrics if comparison.asked else comparison.metrics[:1])

@@ -35,7 +35,7 @@ def _columns(comparison: Comparison) -> tuple[list[str], list[str]]:
 
 
 def write_screen(comparison: Comparison, file: TextIO) -> None:
-    """Writes a table that fits the terminal; where there is no terminal, it is as wide as needed."""
+    """Writes a table that fits the terminal; without a terminal, it is as wide as needed."""
     screen.write_screen(comparison, *_columns(comparison), file)
 
 
@@ -73,7 +73,7 @@ def write_csv(comparison: Comparison, file: TextIO) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """Returns a value as it stands in CSV: lists and dicts as JSON, bools in lower case."""
+    """Returns a value in the form of CSV: lists and dicts as JSON, bools in lower case."""
     if isinstance(value, bool):
         return str(value).lower()
     return json.dumps(value, default=str) if isinstance(value, (list, dict)) else value

@@ -38,7 +38,7 @@ class Row:
 
     @property
     def state(self) -> str:
-        """State of its runs, which all have the same one."""
+        """State of its runs; all have the same state."""
         return self.runs[0].state
 
     @property
@@ -119,8 +119,8 @@ def _setting(run: ComparedRun) -> Hashable:
 def differing(runs: Sequence[ComparedRun]) -> list[str]:
     """Returns the full names of the fields in which runs differ: `experiment` and config fields that affect results.
 
-    Seeds are excluded. A field that only some runs have, because of another version or model, is not a difference, but
-    one of options, such as `model.train.options.betas`, is.
+    Seeds are excluded. A field that only some runs have, because of another version or model, is not a difference. A
+    field in options that only some runs have, such as `model.train.options.betas`, is a difference.
     """
     values: dict[str, set[Hashable]] = {"experiment": {run.experiment for run in runs}}
     for run in runs:
@@ -135,7 +135,7 @@ def differing(runs: Sequence[ComparedRun]) -> list[str]:
 
 
 def _options(name: str) -> str:
-    """Returns the mapping of options in which a field lies, or which it is if it is empty; "" if there is none."""
+    """Returns the mapping of options that contains a field, or the field itself if it is an empty mapping; else ""."""
     before, word, _ = f"{name}.".partition("options.")
     return word and before + word
 
@@ -163,7 +163,7 @@ def make_rows(runs: Sequence[ComparedRun], by: Sequence[str], columns: Sequence[
 
 
 def _common(values: Sequence[Any]) -> Any:
-    """Returns the value that all share, None if they differ."""
+    """Returns the common value of all, None if they differ."""
     return values[0] if len({comparable(value) for value in values}) == 1 else None
 
 

@@ -60,7 +60,7 @@ def seeds_of(run: ComparedRun) -> int:
 
 
 def halves(run: ComparedRun) -> bool:
-    """Returns whether a run stopped its worse seeds early and has the error of the best one."""
+    """Returns whether a run stopped its worse seeds early and has the error of the best seed."""
     halving = run.config.get("model.limit.halving")
     return is_number(halving) and halving > 0 and seeds_of(run) > 1 and _number(run, "test/mse_min") is not None
 

@@ -20,7 +20,7 @@ _MAIN = ("test/accuracy", "test/mse")
 _BESIDES = ("test/accuracy", "test/mse", "test/max_error", "test/r2", "test/loss", "parameters", "fit_seconds")
 """Metrics shown besides the main one, unless the user names others."""
 _MOST_OWN = 4
-"""Metrics of a user's own module that are shown, unless the user names some."""
+"""Most metrics of a user's module that are shown, unless the user names some."""
 BEST = "★"
 LOWEST = "lowest"
 """Header of the column with the lowest seed's value, beside the mean over seeds."""
@@ -284,9 +284,9 @@ def _default_metrics(runs: Sequence[ComparedRun]) -> list[str]:
 
 
 def _own_metrics(runs: Sequence[ComparedRun]) -> list[str]:
-    """Returns what modules of the user's own have in their summaries: of the test, or else of the validation.
+    """Returns the metrics in the summaries of the user's modules: of the test, or else of the validation.
 
-    The main one is what they were `monitor`ed by, or else the first whose direction is known, losses last.
+    The main metric is their `monitor`, or else the first metric with a known direction, losses last.
     """
     names = dict.fromkeys(name for run in runs for name, value in run.summary.items() if is_number(value))
     splits = {name: match[1] for name in names if (match := SPLIT.match(name))}
