@@ -28,16 +28,16 @@ def main(epochs: int = EPOCHS) -> float:
         wiring="stack",
         layers=LAYERS,
         limit=Limit(epochs=epochs),
-        pretrain=Stage(epochs=0),  # what the limit found is accurate already
+        pretrain=Stage(epochs=0),  # the network built from the limit is already accurate
         train=Stage(epochs=0),
         domain=data.domain,
         target_range=data.target_range,
     )
     trainer = Trainer(
         accelerator="cpu",
-        precision="64-true",  # float32 would bound the error at 1e-7
-        max_epochs=-1,  # as many as the stages ask for
-        use_distributed_sampler=False,  # the data share their batches among processes themselves
+        precision="64-true",  # float32 would limit the error to about 1e-7
+        max_epochs=-1,  # the epochs of all stages
+        use_distributed_sampler=False,  # the data module shares its batches among processes itself
         logger=False,
         enable_checkpointing=False,
         enable_model_summary=False,
@@ -45,7 +45,7 @@ def main(epochs: int = EPOCHS) -> float:
     trainer.fit(model, datamodule=data)
     (result,) = trainer.test(model, datamodule=data, verbose=False)
 
-    network = model.plain(0)  # nn.Linear and nn.ReLU, with nothing of lit_triwave inside
+    network = model.plain(0)  # contains only nn.Linear and nn.ReLU
     point = torch.tensor([[0.5, 1.0]], dtype=torch.float64)
     print(f"{EXPRESSION} at x = 0.5, y = 1: {network(point).item():.6f}")
     print(f"largest error at {len(data.test_set)} test points: {result['test/max_error']:.1e}")

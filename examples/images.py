@@ -16,7 +16,7 @@ from sklearn.datasets import load_digits
 from lit_triwave.cli import main as lit_triwave
 
 FOLDER = Path("example_images")
-DIGITS = "0369"  # a class each
+DIGITS = "0369"  # each digit is a class
 
 
 def write_images(folder: Path, per_class: int) -> None:

@@ -1,4 +1,4 @@
-"""Replaces the hidden layers of a model of one's own, and trains it in a loop of one's own.
+"""Replaces the hidden layers of your own model, and trains it in your own loop.
 
 python examples/own_model.py
 """
@@ -14,7 +14,7 @@ from lit_triwave import TriangleBank, replace_dense
 
 DEPTH = 4  # hidden layers of each subnetwork, which has 2^4 linear regions
 PEAK_EPOCHS, WEIGHT_EPOCHS = 15, 15  # the first stage finds a good start for the second
-PEAK_RATE, WEIGHT_RATE = 1e-2, 1e-3  # peaks are few, and bear larger steps than weights
+PEAK_RATE, WEIGHT_RATE = 1e-2, 1e-3  # peaks are few, and allow larger steps than weights
 BATCH = 64
 
 
@@ -28,7 +28,7 @@ def images() -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def train(model: nn.Module, x: Tensor, y: Tensor, epochs: int, rate: float) -> None:
-    """An ordinary loop. It makes a new optimizer each time: the release replaces the parameters."""
+    """An ordinary loop. Each call makes a new optimizer, because the release replaces the parameters."""
     optimizer = torch.optim.Adam(model.parameters(), lr=rate)
     model.train()
     for epoch in range(epochs):
@@ -50,7 +50,7 @@ def main(peak_epochs: int = PEAK_EPOCHS, weight_epochs: int = WEIGHT_EPOCHS) -> 
     train(model, x, y, peak_epochs, PEAK_RATE)  # the peaks of the subnetworks are parameters
     for module in model.modules():
         if isinstance(module, TriangleBank):
-            module.release()  # now their weights are, and the function is the same
+            module.release()  # from here on the weights are parameters; the function is the same
     train(model, x, y, weight_epochs, WEIGHT_RATE)
 
     model.eval()

@@ -15,7 +15,7 @@ from lit_triwave.cli import main as lit_triwave
 
 FOLDER = Path("example_table")
 INPUTS = ["age", "sex", "bmi", "bp", "s1", "s2", "s3", "s4", "s5"]
-TARGETS = ["target", "s6"]  # the progress of the disease in a year, and the blood's sugar
+TARGETS = ["target", "s6"]  # the progress of the disease in a year, and the blood sugar
 
 
 def main(options: list[str], folder: Path = FOLDER) -> dict[str, float]:
@@ -25,7 +25,7 @@ def main(options: list[str], folder: Path = FOLDER) -> dict[str, float]:
     frame.iloc[:-5].to_csv(folder / "patients.csv", index=False)
     frame.iloc[-5:][INPUTS].to_csv(folder / "new_patients.csv", index=False)
 
-    # The command line, from Python. `table.yaml` is found also where the package is installed without its repository.
+    # The command line, from Python. `table.yaml` is also found if the package is installed without its repository.
     data = ["--data.path", str(folder / "patients.csv"), "--data.inputs", json.dumps(INPUTS)]
     data += ["--data.target", json.dumps(TARGETS)]
     run = ["--run.root", str(folder / "runs"), "--run.id", "example", "--run.wandb", "disabled"]

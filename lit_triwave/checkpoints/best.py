@@ -21,9 +21,9 @@ class RunCheckpoint(ModelCheckpoint):
     """Keeps one file in a run's `checkpoints/`, and never saves a module that has diverged.
 
     Args:
-        name: of the file, without its suffix.
-        folder: of the run, whatever its loggers are.
-        options: for Lightning's `ModelCheckpoint`.
+        name: name of the file, without its suffix.
+        folder: folder of the run; it does not depend on the loggers.
+        options: options of Lightning's `ModelCheckpoint`.
     """
 
     def __init__(self, name: str, folder: Path, **options: Any) -> None:
@@ -39,7 +39,7 @@ class RunCheckpoint(ModelCheckpoint):
 
     @property
     def state_key(self) -> str:
-        # Lightning asks for it at every step, and its own key spells out all settings each time.
+        # Lightning reads the key at every step, and its own property formats all settings each time.
         return type(self).__qualname__
 
     def path(self, name: str) -> Path:
@@ -57,16 +57,17 @@ class BestCheckpoint(RunCheckpoint):
     """Keeps `checkpoints/best.ckpt`, from the epoch with the best validation so far, in any stage.
 
     Candidates are the validated epochs and, for functions, the last epoch of each stage. Validations inside an epoch
-    are left out. The file is saved at the end of the epoch, so that a run can resume from it, and before `last.ckpt`,
-    which records it. Of equal epochs the earlier is kept, and all ranks decide alike.
+    do not count. The file is saved at the end of the epoch, so that a run can resume from it, and before `last.ckpt`,
+    which records it. If two epochs are equally good, the earlier one is kept. All ranks make the same decision.
 
-    A run that starts from an earlier checkpoint, or from another run's, keeps the best of its own history. That is the
-    one which the checkpoint records, if the file still exists; else the checkpoint itself, if its epoch was validated.
+    A run that starts from an earlier checkpoint, or from another run's, keeps the best of its own history. This is the
+    best checkpoint that the starting checkpoint records, if the file still exists. Otherwise it is the starting
+    checkpoint itself, if its epoch was validated.
 
     Args:
-        monitor: the metric, as it is logged.
+        monitor: name of the metric in the log.
         mode: whether its lowest or its highest value is the best.
-        origin: what the run starts from.
+        origin: the start of the run.
 
     Attributes:
         best_model_path: path of the file; "" while the run's history has no validation.
@@ -75,11 +76,11 @@ class BestCheckpoint(RunCheckpoint):
     def __init__(self, monitor: str, mode: Goal, origin: Origin) -> None:
         super().__init__("best", origin.folder, monitor=monitor, mode=mode)
         self.origin = origin
-        self._source: Path | None = None  # will become the file at the first step
-        self._score: float | None = None  # of the file
-        self._epoch = -1  # of the file
-        self._found: float | None = None  # by the validation at the end of this epoch
-        self._said = False  # that the metric is missing
+        self._source: Path | None = None  # becomes the file at the first step
+        self._score: float | None = None  # score of the file
+        self._epoch = -1  # epoch of the file
+        self._found: float | None = None  # value of the validation at the end of this epoch
+        self._said = False  # whether the missing metric was reported
 
     @property
     def epoch(self) -> int:
@@ -87,7 +88,7 @@ class BestCheckpoint(RunCheckpoint):
         return self._epoch
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns which file it is, without the paths of this machine that Lightning would save."""
+        """Returns epoch and score of the file, without the paths of this machine that Lightning would save."""
         return {"score": self._score, "epoch": self._epoch}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -113,7 +114,7 @@ class BestCheckpoint(RunCheckpoint):
         return None if self._score is None else origin.path
 
     def settle(self) -> None:
-        """Puts the best checkpoint of the run's history in place, on the first rank, after the first step."""
+        """Writes the best checkpoint of the run's history to its path, on the first rank, after the first step."""
         if not self.best_model_path:
             self.path("best").unlink(missing_ok=True)
         elif self._source is not None and self._source.resolve() != self.path("best").resolve():
@@ -151,13 +152,13 @@ class BestCheckpoint(RunCheckpoint):
 
 
 def artifact_checkpoint(trainer: Trainer) -> str:
-    """Returns the name of the checkpoint by which a finished run is kept: `best` if there is one, else `last`."""
+    """Returns the name of the checkpoint to upload for a finished run: `best` if there is one, else `last`."""
     best = [callback for callback in trainer.checkpoint_callbacks if isinstance(callback, BestCheckpoint)]
     return "best" if any(callback.best_model_path for callback in best) else "last"
 
 
 def monitored(model: LightningModule) -> tuple[str, Goal] | None:
-    """Returns the metric by which a model's best checkpoint is chosen, and its direction; None for a model without one.
+    """Returns the metric that chooses a model's best checkpoint, and its direction; None for a model without `monitor`.
 
     Raises:
         TriwaveError: neither the model's `mode` nor the metric's name says whether lower or higher is better.

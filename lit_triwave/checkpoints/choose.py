@@ -24,10 +24,10 @@ _MOST_NAMED = 8
 
 @dataclass(frozen=True)
 class Chosen:
-    """What a command starts from.
+    """The start of a command.
 
     Attributes:
-        path: of the checkpoint; None for a run from its beginning.
+        path: path of the checkpoint; None for a run from its beginning.
         restarts: whether the user wants to resume a run that has not saved a checkpoint yet.
     """
 
@@ -39,9 +39,9 @@ def choose_checkpoint(asked: str | None, run: Namespace, fits: bool) -> Chosen:
     """Returns the checkpoint that the user means.
 
     Args:
-        asked: value of --ckpt_path. A file; or `last` or `best`, of the run with the given id or of the one that saved
-            it last. None means `last`, but for `fit` no checkpoint.
-        run: as the user asked for it.
+        asked: value of --ckpt_path: a file, `last` or `best`. The last two mean the run with the given id, or else the
+            run that saved this checkpoint last. None means `last`, but for `fit` no checkpoint.
+        run: settings of the user.
         fits: whether the command is `fit`.
 
     Raises:

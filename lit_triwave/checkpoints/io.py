@@ -17,13 +17,13 @@ _WITH_PATHS = ("hyper_parameters", "datamodule_hyper_parameters", "callbacks")
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint beside its place and renames it when complete; reads by `load_checkpoint`.
+    """Writes a checkpoint to a temporary file beside it and renames this when complete; reads by `load_checkpoint`.
 
-    Lightning's own may copy from the system's temporary folder. A full disk or a kill then leaves half a checkpoint in
-    the place of the last good one.
+    Lightning's class may copy from the system's temporary folder. A full disk or a kill then leaves half a checkpoint
+    instead of the last good one.
 
-    The first checkpoint is opened once before it takes its place: modules of the user's own may save what could never
-    be read again.
+    The first checkpoint is opened before it is renamed, because modules of the user may save objects that cannot be
+    read again.
     """
 
     def __init__(self) -> None:
@@ -35,7 +35,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         try:
             with written_whole(Path(path)) as partial:
                 super().save_checkpoint(checkpoint, partial, storage_options)
-                if not self._checked and partial.is_file():  # and no pipe, which can be read once
+                if not self._checked and partial.is_file():  # not a pipe, which can be read only once
                     check_saved(partial, checkpoint)
                     self._checked = True
         except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError

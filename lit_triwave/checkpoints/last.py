@@ -1,4 +1,4 @@
-"""Keeps `last.ckpt` and `pretrained.ckpt`, and stops a run in good order after a signal."""
+"""Keeps `last.ckpt` and `pretrained.ckpt`, and stops a run with a checkpoint after a signal."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ _DUE = 1
 class StageCheckpoint(RunCheckpoint):
     """Keeps `checkpoints/last.ckpt`, and `checkpoints/pretrained.ckpt` from the last epoch of pretraining.
 
-    `last.ckpt` is also saved inside an epoch: after some time, before a stop that a signal asked for, and at the step
-    at which `max_steps` or `max_time` ends the run. All ranks decide that alike, at the same step. After the last step
-    of an epoch the save waits for the validation and the end of the epoch, which a resumed run would otherwise miss.
+    `last.ckpt` is also saved inside an epoch: after some time, before a stop after a signal, and at the step at which
+    `max_steps` or `max_time` ends the run. All ranks save at the same step. At the last step of an epoch, the save
+    waits for the validation and the end of the epoch; otherwise a resumed run would leave them out.
 
-    Once a rewound run saves its first step, everything recorded after the checkpoint that it resumed from is deleted. A
-    branch has a `last.ckpt` from its first step on, and takes over those files beside its checkpoint that belong to its
-    history.
+    When a rewound run saves its first step, everything recorded after the checkpoint from which it resumed is deleted.
+    A branch has a `last.ckpt` from its first step on. It takes over the checkpoints beside its starting checkpoint that
+    belong to its history.
 
     Args:
-        origin: what the run starts from.
-        every_n_epochs: epochs between saves; the ends of stages and of the run, and an interruption are saved anyway.
-        seconds: between saves inside epochs; None for no such saves.
-        interruption: knows the signal that asked for a stop.
+        origin: the start of the run.
+        every_n_epochs: epochs between saves. The ends of stages and of the run, and an interruption, are always saved.
+        seconds: seconds between saves inside epochs; None for no saves inside epochs.
+        interruption: has the signal that asked for a stop.
 
     Attributes:
-        settled: whether the folder describes this process's history; False while it is as the process found it.
+        settled: whether the folder describes this process's history; False while the folder is unchanged.
         lasting: whether an epoch of this process is over, or a checkpoint of it saved.
     """
 
@@ -54,7 +54,7 @@ class StageCheckpoint(RunCheckpoint):
         self.origin = origin
         self.settled = self.lasting = False
         self._due = origin.branches or origin.rewinds  # at once
-        self._pretrained = False  # saved by this process
+        self._pretrained = False  # whether this process has saved pretrained.ckpt
         self._cut = False  # whether the trainer ends the run inside this epoch
         self.seconds = seconds
         self.interruption = interruption
@@ -62,16 +62,16 @@ class StageCheckpoint(RunCheckpoint):
         self._group: Any = None  # of all ranks, for requests
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns nothing; Lightning's would be the paths of this machine."""
+        """Returns nothing, because Lightning's state would be the paths of this machine."""
         return {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Reads nothing; checkpoints of earlier versions hold paths."""
+        """Reads nothing; checkpoints of earlier versions have paths here."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._saved_at = time.monotonic()
         if trainer.world_size > 1 and distributed.is_initialized() and distributed.get_backend() != "gloo":
-            # Asking on the GPU would make every step wait for the one before.
+            # An exchange on the GPU would make every step wait for the step before.
             self._group = distributed.new_group(backend="gloo")
 
     def on_train_batch_end(
@@ -85,7 +85,7 @@ class StageCheckpoint(RunCheckpoint):
             self._settle(trainer, pl_module)
         if last:
             return
-        # Lightning takes the epoch that it cuts short for a whole one; this checkpoint is inside it.
+        # Lightning treats the epoch that it cuts short as complete, but this checkpoint is inside it.
         self._cut = ends_here(trainer, within_epoch=True)
         request = self._agreed(trainer) or (_DUE if self._cut else 0)
         if request:
@@ -124,7 +124,7 @@ class StageCheckpoint(RunCheckpoint):
         self._settle(trainer, pl_module)
         if request > _DUE:
             if isinstance(pl_module, StagedModule):
-                # For the summary of the run so far; after the checkpoint, which must not have it.
+                # For the summary of the run so far; done after the checkpoint, which must not contain it.
                 pl_module.on_stage_end()
             raise Interrupted(request - _DUE)
 
@@ -144,7 +144,7 @@ class StageCheckpoint(RunCheckpoint):
         earlier = self.origin.beside("pretrained") if released and self.origin.branches else None
         if earlier is not None and self.origin.includes(earlier):
             take_over(earlier, self.path("pretrained"))
-        # They describe weights that are no longer the run's last ones; the end of the run writes new ones.
+        # These files describe weights that are no longer the run's last ones; the end of the run writes new files.
         (self.origin.folder / SUMMARY_JSON).unlink(missing_ok=True)
         shutil.rmtree(self.origin.folder / FIGURES, ignore_errors=True)
 

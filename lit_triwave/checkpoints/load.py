@@ -1,4 +1,4 @@
-"""Loads the content of a checkpoint, and refuses files that are damaged, forged or no checkpoints.
+"""Loads the content of a checkpoint, and refuses files that are damaged, forged or not checkpoints.
 
 All readers of checkpoints use `load_checkpoint`.
 """
@@ -30,16 +30,17 @@ _RUN_KINDS = {"model": dict, "data": dict, "rows": list, "wandb_id": str}
 """Parts of a checkpoint, and of its "run" ↦ their kind."""
 _WORDS = {dict: "a mapping", list: "a list", int: "a whole number", str: "a text"}
 _NO_RUN = "its content is not what a run saves"
-_SHARED = 10  # references to one object are few: a content has hardly more values than its pickle has bytes
+_SHARED = 10  # most values for each byte of a pickle; references to one object are few, so there are hardly more
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Returns a checkpoint's content on the CPU, without unpickling arbitrary objects.
 
-    The file's checksums find every damage that changes its content. The memory needed is bounded by the file's size.
+    The file's checksums find every damage that changes its content. The file's size limits the memory that is needed.
 
     Raises:
-        TriwaveError: it cannot be read, is damaged, or is not what a run saves; it names a whole checkpoint beside it.
+        TriwaveError: the file cannot be read, is damaged, or is not what a run saves. The message names an undamaged
+            checkpoint in the same folder.
     """
     try:
         nodes = _SHARED * _verify(path)
@@ -57,11 +58,11 @@ def check_saved(path: Path, content: Mapping[str, Any]) -> None:
     """Refuses a checkpoint that was just written but could not be opened again.
 
     Args:
-        path: of the file.
-        content: that was written.
+        path: path of the file.
+        content: the content that was written.
 
     Raises:
-        TriwaveError: naming the part that only its own code could read, such as an array of numpy.
+        TriwaveError: a part needs its own code to be read, such as a NumPy array; the message names it.
     """
     try:
         _check_content(
@@ -95,8 +96,8 @@ def _verify(path: Path) -> int:
     """Checks a file's checksums, which PyTorch itself ignores; returns the size of its pickle in bytes.
 
     Raises:
-        TriwaveError: it is not a zip file, which `torch.save` writes, or a part of it is damaged or compressed. Nothing
-            is compressed by `torch.save`, so that a checkpoint never needs more memory than it has bytes.
+        TriwaveError: it is not a zip file, which `torch.save` writes, or a part of it is damaged or compressed.
+            `torch.save` does not compress, so a checkpoint never needs more memory than it has bytes.
     """
     try:
         with ZipFile(path) as file:
@@ -116,14 +117,14 @@ def _verify(path: Path) -> int:
 
 
 def _check_content(content: Any, nodes: int) -> None:
-    """Refuses a content that is not as a run saves it.
+    """Refuses a content that a run would not save.
 
     Args:
-        content: of a file.
-        nodes: how many values it may have; a small file may hold references that unfold to billions.
+        content: content of a file.
+        nodes: most values that it may have; references in a small file can expand to billions.
 
     Raises:
-        TriwaveError: naming what is wrong, as far as it has a name.
+        TriwaveError: the content is wrong; the message names the part if it has a name.
     """
     if not isinstance(content, dict) or "state_dict" not in content:
         raise TriwaveError("it is a file of torch without a module")
@@ -165,15 +166,15 @@ def _check_content(content: Any, nodes: int) -> None:
 
 
 def check_weights(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
-    """Refuses whole numbers in the place of weights, which a module would load without a word.
+    """Refuses whole numbers instead of weights, which a module would load without an error.
 
     Args:
         state: state dict of a checkpoint.
-        own: state dict of the module that shall be filled, perhaps of another stage. Only its buffers that are whole
-            numbers may be so in the checkpoint.
+        own: state dict of the module into which it is loaded, perhaps in another stage. Only buffers that are whole
+            numbers here may be whole numbers in the checkpoint.
 
     Raises:
-        TriwaveError: naming the tensor.
+        TriwaveError: a tensor has a wrong dtype; the message names it.
     """
     for name, value in state.items():
         if value.is_floating_point() != (name not in own or own[name].is_floating_point()):
@@ -183,14 +184,14 @@ def check_weights(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> Non
 
 @contextmanager
 def reading(path: Path | None, within: str = "") -> Iterator[None]:
-    """Rewords an error of Python, PyTorch or Lightning that the content of a checkpoint causes in the block.
+    """Rewrites an error of Python, PyTorch or Lightning that the content of a checkpoint causes in the block.
 
     Args:
-        path: of the checkpoint; None if there is none.
-        within: only errors inside of functions whose names begin so.
+        path: path of the checkpoint; None if there is none.
+        within: only errors in functions whose names begin with this.
 
     Raises:
-        TriwaveError: naming the checkpoint.
+        TriwaveError: there was an error; the message names the checkpoint.
     """
     try:
         yield
@@ -202,7 +203,7 @@ def reading(path: Path | None, within: str = "") -> Iterator[None]:
 
 
 def _in_words(error: Exception) -> str:
-    """Returns what an error means that a content caused, without words of Python's."""
+    """Returns the meaning of an error that a content caused, without Python's internal words."""
     if isinstance(error, KeyError):
         return f"{_NO_RUN}: it has no {error}"
     if out_of_memory(error):
@@ -212,7 +213,7 @@ def _in_words(error: Exception) -> str:
 
 
 def _offer(path: Path) -> str:
-    """Returns the end of an error about a checkpoint: the newest whole one beside it, and how to resume from it."""
+    """Returns the end of an error about a checkpoint: the newest undamaged one beside it, and how to resume from it."""
     for other in sorted(path.parent.glob("*.ckpt"), key=lambda file: -file.stat().st_mtime):
         with suppress(TriwaveError):
             if other != path and _verify(other):

@@ -1,4 +1,4 @@
-"""Describes what a fit starts from: nothing, a checkpoint of its own run, or one of another run."""
+"""Describes the start of a fit: nothing, a checkpoint of its own run, or a checkpoint of another run."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from lit_triwave.tracking.run_files import checkpoint_file, run_folder_of
 
 @dataclass(frozen=True)
 class Origin:
-    """What a fit starts from.
+    """The start of a fit.
 
     Args:
-        folder: of the run.
-        path: of the checkpoint; None for a run from its beginning.
-        content: of the checkpoint.
+        folder: folder of the run.
+        path: path of the checkpoint; None for a run from its beginning.
+        content: content of the checkpoint.
     """
 
     folder: Path
@@ -34,7 +34,7 @@ class Origin:
 
     @property
     def branches(self) -> bool:
-        """Whether the checkpoint belongs to another run, or lies outside of any run folder."""
+        """Whether the checkpoint belongs to another run, or is in no run folder."""
         return self.path is not None and run_folder_of(self.path) != self.folder.resolve()
 
     @property
@@ -73,12 +73,12 @@ class Origin:
         return int(self.content.get("epoch", -1))
 
     def beside(self, name: str) -> Path | None:
-        """Returns the checkpoint of that name beside the one that the fit starts from; None if there is none."""
+        """Returns the checkpoint with a name beside the starting checkpoint; None if there is none."""
         path = self.path.parent / f"{name}.ckpt" if self.path is not None else None
         return path if path is not None and path.is_file() else None
 
     def includes(self, path: Path) -> bool:
-        """Whether a checkpoint is part of the history up to here: the same rows were logged before it."""
+        """Whether a checkpoint belongs to the history of the starting checkpoint: the same rows were logged before."""
         try:
             other = load_checkpoint(path)
         except TriwaveError:
@@ -88,7 +88,7 @@ class Origin:
         return logged_steps(other) <= self.step and repr(before) == repr(rows[: len(before)])
 
     def file_with(self, callback: str, state: Mapping[str, Any], name: str) -> Path | None:
-        """Returns the checkpoint of that name beside the starting one if a callback had that state in it, else None."""
+        """Returns the checkpoint with a name beside the starting one if a callback has this state in it, else None."""
         path = self.beside(name)
         with suppress(TriwaveError):
             if path is not None and load_checkpoint(path).get("callbacks", {}).get(callback) == state:
@@ -115,12 +115,12 @@ class Origin:
 
 
 def take_over(source: Path, target: Path, states: Mapping[str, Any] | None = None) -> None:
-    """Puts a checkpoint in another place, as a link where the file system allows it.
+    """Puts a checkpoint at another path, as a link if the file system allows it.
 
     Args:
-        source: a checkpoint, which is only ever replaced, never written to.
-        target: new path, whose folder is made.
-        states: states of callbacks that replace the checkpoint's own.
+        source: a checkpoint. Its file may be replaced later, but is never changed.
+        target: new path; its folder is created.
+        states: states of callbacks that replace those in the checkpoint.
 
     Raises:
         TriwaveError: it cannot be written.

@@ -1,4 +1,4 @@
-"""Rebuilds the module of a checkpoint from the file alone, with what the file says about its run."""
+"""Rebuilds the module of a checkpoint from the file alone, with the file's facts about its run."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from lit_triwave.tracking.run_files import run_folder_of
 
 _SPARE_BYTES = 1 << 29
 _COPIES = 10
-"""A module is built in float64, with buffers, and filled from a second copy of its weights."""
+"""Multiple of a file's size for the memory: the module is built in float64 and filled from a second copy."""
 
 
 @dataclass
@@ -32,13 +32,13 @@ class Saved:
     """A checkpoint, opened.
 
     Attributes:
-        path: of the checkpoint.
-        module: on the CPU, in evaluation mode and in the precision of the training; float32 if that was half.
-        run: "model", "data" and "seed_everything" of the run (`same_run.identity_of`); {} if the file does not say
+        path: path of the checkpoint.
+        module: the module on the CPU, in evaluation mode and in the precision of the training; float32 instead of half.
+        run: "model", "data" and "seed_everything" of the run (`same_run.identity_of`); {} if the file does not have
             them.
-        epoch: of the last step, from 0.
+        epoch: epoch of the last step, from 0.
         step: optimizer steps as Lightning counts them, which restarts at the polish.
-        columns: how a table's columns become the network's inputs, as plain data; [] for other data.
+        columns: the conversion of a table's columns to the network's inputs, as plain data; [] for other data.
         classes: names of the class folders of images; [] for other data.
     """
 
@@ -52,7 +52,7 @@ class Saved:
 
     @property
     def run_folder(self) -> Path | None:
-        """Folder of the run, if the checkpoint still lies in it, else None."""
+        """Folder of the run if the checkpoint is still in it, else None."""
         return self.path.parent.parent if run_folder_of(self.path) else None
 
     @property
@@ -63,7 +63,7 @@ class Saved:
 
     @property
     def seeds(self) -> int:
-        """Number of networks side by side, those of several targets included; 1 for classifiers."""
+        """Number of networks side by side, for all targets together; 1 for classifiers."""
         return replicas_of(self.module)
 
     @property
@@ -75,10 +75,10 @@ class Saved:
         return [*said] if isinstance(said, (list, tuple)) and len(said) == count else [str(said)] * count
 
     def networks(self, asked: int | None = None) -> list[int]:
-        """Returns, for each target, which of the networks side by side is a seed's.
+        """Returns for each target the index of a seed's network among all networks.
 
         Args:
-            asked: the seed, from 0; by default the one that is best on the validation data.
+            asked: the seed, from 0; by default the best one on the validation data.
 
         Raises:
             TriwaveError: there is no such seed.
@@ -168,7 +168,7 @@ def load_module(place: str | Path) -> Saved:
     """
     path = find_checkpoint(place)
     content = load_checkpoint(path)
-    # A forged file may name any number of neurons.
+    # A forged file may have any number of neurons.
     with reading(path), bounded_memory(_SPARE_BYTES + _COPIES * path.stat().st_size):
         return _rebuilt(path, content)
 
@@ -186,7 +186,7 @@ def _rebuilt(path: Path, content: dict[str, Any]) -> Saved:
         )
     options = {name: value for name, value in arguments.items() if name in known} | _stages(run)
     if "weights" in options:
-        options["weights"] = None  # that file may be gone, and the checkpoint replaces what came from it
+        options["weights"] = None  # the file may no longer exist, and the checkpoint replaces its weights
     if is_class_path(str(options.get("backbone", ""))):
         raise TriwaveError(
             f"checkpoint {path} has the backbone {options['backbone']}: only code of lit_triwave is imported here"
@@ -213,7 +213,7 @@ def _rebuilt(path: Path, content: dict[str, Any]) -> Saved:
 
 
 def _module_class(path: Path, arguments: dict[str, Any]) -> Any:
-    """Returns the class in `lit_triwave.modules` that a checkpoint was saved from.
+    """Returns the class in `lit_triwave.modules` of a checkpoint's module.
 
     Raises:
         TriwaveError: it was saved from another class.

@@ -1,4 +1,4 @@
-"""Refuses a checkpoint that does not belong to the config that is asked for."""
+"""Refuses a checkpoint that does not belong to the given config."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _TRAINER = (
     "limit_train_batches",
     "overfit_batches",
 )
-"""Options of the trainer that a resumed run may not change: they say what a step is, and how many a schedule spans."""
+"""Options of the trainer that a resumed run may not change: they define a step and the length of a schedule."""
 
 _TRAINING_ONLY = ("label_smoothing", "mixup", "cutmix")
 """Hyperparameters that an evaluation does not use."""
@@ -52,14 +52,14 @@ def check_same_run(
     """Refuses a checkpoint of another model and, for a resumed run, of other data or other training.
 
     Args:
-        checkpoint: its content.
-        model: to be filled from it.
-        identity: of the run, see `identity_of`; None for an evaluation.
-        linked: arguments of the model that follow from the data. They are compared last, as the user's own words say
-            more.
+        checkpoint: content of the checkpoint.
+        model: the model into which it is loaded.
+        identity: identity of the run, see `identity_of`; None for an evaluation.
+        linked: arguments of the model that follow from the data. They are compared last, because the user's own
+            arguments explain more.
 
     Raises:
-        TriwaveError: naming the fields that differ, or the weights that are no weights.
+        TriwaveError: fields differ, or weights are not valid; the message names them.
     """
     _check_kind(checkpoint, model)
     check_weights(checkpoint["state_dict"], model.state_dict())
@@ -76,24 +76,24 @@ def check_same_run(
 
 
 def _check_kind(checkpoint: dict[str, Any], model: LightningModule) -> None:
-    """Refuses hyperparameters of another class, of which none could be compared."""
+    """Refuses hyperparameters of another class, because none could be compared."""
     saved, own, kind = checkpoint.get("hyper_parameters") or {}, dict(model.hparams), type(model).__name__
     there = str(saved.get("_class_path", kind)).rpartition(".")[2]
-    named = {name for name in own if not name.startswith("_")}  # none, if the user's own module saves none
+    named = {name for name in own if not name.startswith("_")}  # empty if a module of the user saves none
     if there != kind or (named and not saved.keys() & named):
         got = there if there != kind else f"hyperparameters {some([*map(repr, saved)]) or 'of nothing'}"
         raise TriwaveError(f"the checkpoint must be of a {kind}, got {got}")
 
 
 def _check_finite(state: dict[str, torch.Tensor]) -> None:
-    """Refuses weights that are not finite, of which nothing can be evaluated."""
+    """Refuses weights that are not finite, because they cannot be evaluated."""
     lost = [name for name, value in state.items() if name.startswith("network.") and not value.isfinite().all()]
     if lost:
         raise TriwaveError(f"weights of the checkpoint must be finite, got NaN or infinity in {some(lost)}")
 
 
 def _check_optimizers(checkpoint: dict[str, Any], model: LightningModule) -> None:
-    """Refuses a checkpoint without the state of an optimizer that has one: training would start it anew."""
+    """Refuses a checkpoint without the state of an optimizer, because training would start with a new optimizer."""
     if not isinstance(model, StagedModule) or (model.ends_stage(checkpoint["epoch"]) and not model.continuous):
         return  # the next stage has an optimizer of its own
     states = checkpoint.get("optimizer_states") or [{"state": {}, "param_groups": [{"betas": ()}]}]
@@ -104,7 +104,7 @@ def _check_optimizers(checkpoint: dict[str, Any], model: LightningModule) -> Non
 
 
 def _in_words(differing: Sequence[_Difference]) -> str:
-    """Returns all fields that differ, and their values as far as a line has room."""
+    """Returns all fields that differ, with their values if they fit into a line."""
     words = [f"{name} is {there!r} there and {here!r} here" for name, there, here in differing]
     if len("; ".join(words)) <= _ROOM:
         return "; ".join(words)
@@ -117,7 +117,7 @@ def _in_words(differing: Sequence[_Difference]) -> str:
 def _model_differences(
     checkpoint: dict[str, Any], model: LightningModule, leave_out: Sequence[str] = ()
 ) -> list[_Difference]:
-    """Returns the hyperparameters that differ, except for some that may."""
+    """Returns the hyperparameters that differ, except those that may differ."""
     saved = checkpoint.get("hyper_parameters", {})
     domains = [there.get("domain") for there in (saved, model.hparams)]
     inputs = [[*domain] if isinstance(domain, dict) else [] for domain in domains]
@@ -131,7 +131,7 @@ def _model_differences(
 
 
 def identity_of(config: Namespace) -> dict[str, Any]:
-    """Returns what defines a run besides the model's hyperparameters, in containers that a checkpoint can hold."""
+    """Returns the facts that define a run besides the model's hyperparameters, in containers for a checkpoint."""
     arguments = config.model.get("init_args") or {}
     model = {"class_path": config.model.class_path.rpartition(".")[2]} | {name: arguments.get(name) for name in STAGES}
     trainer = {name: config.trainer[name] for name in _TRAINER if name in config.trainer}
@@ -144,7 +144,7 @@ def identity_of(config: Namespace) -> dict[str, Any]:
 def _run_differences(checkpoint: dict[str, Any], here: dict[str, Any]) -> list[_Difference]:
     """Returns the fields that differ in the data and in the stages trained so far.
 
-    Later stages may differ in everything, and the present one in its length.
+    Later stages may differ in everything, and the current stage in its length.
     """
     there = checkpoint.get("run")
     if there is None:
@@ -153,7 +153,7 @@ def _run_differences(checkpoint: dict[str, Any], here: dict[str, Any]) -> list[_
     reached = STAGES.index(stage_name(number))
     free = {f"data.init_args.{name}" for name in DATA_ACCESS} | {f"model.{STAGES[reached]}.epochs"}
     later = tuple(f"model.{name}" for name in STAGES[reached + 1 :])
-    if "limit" not in there["model"]:  # of a version that had no such stage, nor data fields of it
+    if "limit" not in there["model"]:  # saved by a version without this stage and its data fields
         later += ("model.limit",)
     known = [key for key in here if key in there]  # earlier versions saved less
     one, two = (hidden(flat({key: run[key] for key in known})) for run in (there, here))
@@ -165,11 +165,11 @@ def _run_differences(checkpoint: dict[str, Any], here: dict[str, Any]) -> list[_
 
 
 class RunRecord(Callback):
-    """Saves in every checkpoint, under "run", what a resumed run needs besides Lightning's own state.
+    """Saves the facts that a resumed run needs besides Lightning's state in every checkpoint, under "run".
 
     Args:
         identity: see `identity_of`, with the run's id in Weights & Biases.
-        rows: of metrics.csv, (step, metrics); grows during training.
+        rows: rows of metrics.csv, (step, metrics); the list grows during training.
     """
 
     def __init__(self, identity: dict[str, Any], rows: list[tuple[int, dict[str, float]]]) -> None:
@@ -181,7 +181,7 @@ class RunRecord(Callback):
 
 
 def _arithmetic(trainer: Trainer) -> dict[str, Any]:
-    """Returns what the last bits of a sum depend on besides the machine."""
+    """Returns the settings, besides the machine, that change the last bits of a sum."""
     return {
         "threads": torch.get_num_threads(),
         "default dtype": str(torch.get_default_dtype()),

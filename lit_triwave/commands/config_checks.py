@@ -1,4 +1,4 @@
-"""Checks of a config that jsonargparse does not make."""
+"""Checks of a config that jsonargparse does not do."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LINKS = {
     "data.num_classes": "num_classes",
     "data.image_shape": "image_shape",
 }
-"""What a module learns from its data: attribute of the data ↦ argument of the module.
+"""Arguments of a module that come from the data: attribute of the data ↦ argument of the module.
 
 jsonargparse leaves out links whose ends the chosen classes do not have."""
 

@@ -17,11 +17,11 @@ _TABLES = (".csv", ".tsv", ".txt", ".dat", ".parquet", ".pq", ".xls", ".xlsx", "
 _IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
 _CHECKPOINTS = (".ckpt", ".pt", ".pth", ".safetensors", ".bin")
 _MOST_BYTES = 1_000_000
-"""Our largest config has 5 000 bytes."""
+"""Most bytes of a config; this project's largest config has 5 000."""
 
 
 def check_configs(words: Sequence[str]) -> None:
-    """Refuses files that are no YAML configs.
+    """Refuses files that are not YAML configs.
 
     Args:
         words: of a command line.
@@ -42,7 +42,7 @@ def _given(words: Sequence[str]) -> Iterator[str]:
 
 
 def check_config(path: Path) -> None:
-    """Refuses a file that is no YAML config; text in place of a file is left to the parser.
+    """Refuses a file that is not a YAML config. Text instead of a file is left to the parser.
 
     Raises:
         TriwaveError: naming the file, and what to do with it where its kind is known.
@@ -62,7 +62,7 @@ def check_config(path: Path) -> None:
             raise TriwaveError(f"{must}, a folder: {advice}")
         with path.open("rb") as file:
             start = file.read(_MOST_BYTES + 1)
-    except ValueError:  # a text with a null byte is no path
+    except ValueError:  # a text with a null byte is not a path
         return
     advice = _as_data(path)
     try:
@@ -82,7 +82,7 @@ def check_config(path: Path) -> None:
 
 
 def _as_data(path: Path) -> str:
-    """Returns how to give a file or a folder that is no config; "" where its kind is not known."""
+    """Returns the option for a file or a folder that is not a config; "" if its kind is not known."""
     suffix = path.suffix.lower()
     if path.is_dir() or suffix in _IMAGES:
         folder = path if path.is_dir() else "FOLDER"

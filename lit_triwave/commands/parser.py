@@ -28,9 +28,9 @@ class OneLineParser(LightningArgumentParser):
     """Lightning's parser, with errors in one line.
 
     Attributes:
-        classes: whose arguments are the known keys, for suggestions.
-        words: of the command line, which has the whole of a key that jsonargparse shortens.
-        further_help: returns what stands below the help; None for nothing.
+        classes: classes whose arguments are the known keys, for suggestions.
+        words: words of the command line, with the full form of keys that jsonargparse shortens.
+        further_help: returns the text below the help; None for no text.
     """
 
     classes: Iterable[type] = ()
@@ -46,7 +46,7 @@ class OneLineParser(LightningArgumentParser):
         return text if self.further_help is None else f"{text}\n{self.further_help()}"
 
     def dump(self, namespace: Namespace, **options: Any) -> str:
-        """Returns a config as text, by default without checking it once more: it was checked when it was parsed."""
+        """Returns a config as text, by default without a second check: it was checked when it was parsed."""
         text: str = super().dump(namespace, **{"skip_validation": True, **options})
         return text
 
@@ -77,7 +77,7 @@ class OneLineParser(LightningArgumentParser):
         raise SystemExit(2)  # `exit` does not return; its annotation does not say so
 
     def _whole(self, key: str) -> str:
-        """Returns the key as the command line has it: jsonargparse drops its start, and adds keys of its value."""
+        """Returns the key in the form of the command line; jsonargparse drops its start and adds keys of its value."""
         given = [word[2:].partition("=")[0] for word in self.words if word.startswith("--")]
         parts = key.split(".")
         ends = ["." + ".".join(parts[:count]) for count in range(len(parts), 0, -1)]

@@ -1,7 +1,7 @@
-"""Imports Lightning without the packages that it loads for uses that this project does not have.
+"""Imports Lightning without some packages that this project does not need.
 
-The compiler of torch, torchvision and `scipy.signal` would take half of the time of all imports. Stand-ins take their
-places while Lightning is imported, and import the real modules when they are used.
+The compiler of torch, torchvision and `scipy.signal` would take half of the time of all imports. While Lightning is
+imported, stand-ins replace them. A stand-in imports the real module when it is used.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from lit_triwave.errors import TriwaveError, address_space
 
 _COMPILER = "torch._dynamo"
 _TRIED_WITHOUT_COMPILER = ("2.15.",)
-"""Versions of torch in which nothing but Lightning asks for the compiler while Lightning is imported."""
+"""Versions of torch in which only Lightning imports the compiler while Lightning is imported."""
 
 
 class _Late:
-    """Stands for an attribute of a module that is imported when the attribute is used.
+    """Replaces an attribute of a module, which is imported when the attribute is used.
 
     Args:
         module: its full name.
@@ -102,7 +102,7 @@ def _replaced() -> Iterator[None]:
 
 
 def check_address_space() -> None:
-    """Refuses a limit of memory under which the libraries cannot be loaded: they would end the process themselves.
+    """Refuses a memory limit that is too low to load the libraries, which would end the process themselves.
 
     Raises:
         TriwaveError: another process, which did nothing but load them, has failed.
@@ -122,7 +122,7 @@ def import_lightning() -> None:
     if "lightning" in sys.modules or "torchmetrics" in sys.modules:
         return
     check_address_space()
-    # DDP would have each of more than two ranks say that nothing is unused. `StageSwitch` has it look all the same.
+    # `StageSwitch` makes DDP search for unused parameters, and each rank would then warn that there are none.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     try:
         with _replaced():
@@ -134,8 +134,7 @@ def import_lightning() -> None:
 
 
 def _spare_compiler() -> None:
-    """Lets optimizers and the counter of operations do without the compiler, which they would import only to hide from
-    it."""
+    """Keeps optimizers and the counter of operations from importing the compiler only to be hidden from it."""
     optim, counter = import_module("torch.optim"), import_module("torch.utils.flop_counter")
     for method in (*vars(optim.Optimizer).values(), *vars(counter._FlopCounterMode).values()):
         hidden = getattr(method, "__wrapped__", None)
@@ -148,7 +147,7 @@ def _spare_compiler() -> None:
 
 
 def _step(hidden: Callable[..., Any]) -> Callable[..., Any]:
-    """Returns a step of an optimizer that is hidden from the compiler only once that has been imported."""
+    """Returns a step of an optimizer that is hidden from the compiler only if the compiler has been imported."""
     from torch import set_grad_enabled
 
     plain = inspect.unwrap(hidden)

@@ -1,4 +1,4 @@
-"""Silences what Lightning says that does not concern the user."""
+"""Hides messages of Lightning that do not concern the user."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import warnings
 QUIET = (
     # `main(args)` is called from Python by tests and notebooks, whose own command line is not ours.
     ".*LightningCLI's args parameter is intended.*",
-    # Data lies in memory as tensors; worker processes would only slow it down.
+    # The data are tensors in memory; worker processes would only be slower.
     ".*does not have many workers.*",
     # Epochs of one full batch are the paper's protocol.
     ".*smaller than the logging interval.*",
-    # Resuming writes into the run's own folder; the loggers put the earlier rows back.
+    # A resumed run writes into its own folder; the loggers write the earlier rows again.
     ".*Experiment logs directory.*exists and is not empty.*",
     ".*Checkpoint directory.*exists and is not empty.*",
     # A run folder may be moved or copied.
@@ -21,7 +21,7 @@ QUIET = (
     ".*callbacks used to create the checkpoint need to be provided.*",
     # Predictions are written in the loader's order.
     ".*Couldn't infer the batch indices.*",
-    # Runs for a table keep what they need themselves.
+    # Runs for a table keep their own results.
     ".*no logger configured.*",
     # Started without srun on purpose, or on a machine that has SLURM's commands only.
     ".*The `srun` command is available.*",
@@ -29,7 +29,7 @@ QUIET = (
     ".*Total length of `list` across ranks is zero.*",
     # A saved config leaves out a device, which is the default of some of Lightning's callbacks.
     "(?s).*Unable to serialize instance.*",
-    # Lightning 2.6 asks PyTorch's pytree in a way that PyTorch has since deprecated.
+    # Lightning 2.6 uses a function of PyTorch's pytree that PyTorch has deprecated.
     ".*LeafSpec.*is deprecated.*",
 )
 
@@ -40,7 +40,7 @@ def quiet() -> None:
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
     # The report that --trainer.profiler asks for.
     logging.getLogger("lightning.pytorch.profilers").setLevel(logging.INFO)
-    # Lightning's launcher says here that a rank is gone, in case it sees that first.
+    # Lightning's launcher reports here that a rank is gone, if it is the first to notice.
     logging.getLogger("lightning.fabric.strategies.launchers.subprocess_script").setLevel(logging.INFO)
     for message in QUIET:
         warnings.filterwarnings("ignore", message=message)

@@ -1,11 +1,11 @@
-"""Trainer options for the runs that a command makes for a table of its own."""
+"""Trainer options for the runs that a command makes for its tables."""
 
 from __future__ import annotations
 
 from typing import Any
 
 UNRECORDED: dict[str, Any] = {
-    "max_epochs": -1,  # as many as the stages ask for
+    "max_epochs": -1,  # the epochs of all stages
     "logger": False,
     "enable_checkpointing": False,
     "enable_progress_bar": False,
@@ -13,4 +13,4 @@ UNRECORDED: dict[str, Any] = {
     "num_sanity_val_steps": 0,
     "use_distributed_sampler": False,  # the data modules shard their batches themselves
 }
-"""Leaves no run folder: the command keeps the results itself."""
+"""Options without a run folder, because the command keeps the results itself."""

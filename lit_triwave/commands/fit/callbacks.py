@@ -1,4 +1,4 @@
-"""Lets the user's own callbacks, loggers and plugins work beside those of a run."""
+"""Makes the user's callbacks, loggers and plugins work together with those of a run."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from lit_triwave.tracking.wandb_settings import wandb_mode
 
 
 def as_list(given: Any) -> list[Any]:
-    """Returns what the trainer was given for an option that takes one or several: None, one of them, or several."""
+    """Returns the values of a trainer option that takes None, one value, or several."""
     if given is None or isinstance(given, bool):
         return []
     return list(given) if isinstance(given, Iterable) else [given]
 
 
 def place_checkpoints(callbacks: Iterable[Callback], folder: Path) -> None:
-    """Gives each `ModelCheckpoint` of the user's its own folder, as it would replace files such as `last.ckpt`.
+    """Gives each `ModelCheckpoint` of the user its own folder, because it could replace files such as `last.ckpt`.
 
     Args:
-        callbacks: the user's.
-        folder: of the run.
+        callbacks: callbacks of the user.
+        folder: folder of the run.
 
     Raises:
         TriwaveError: one asks for the folder of the run's own checkpoints.
@@ -70,7 +70,7 @@ def check_loggers(loggers: Iterable[Any], run: Run) -> None:
 
 
 def check_plugins(plugins: Iterable[Any]) -> None:
-    """Refuses what would save checkpoints in another way.
+    """Refuses plugins that would save checkpoints in another way.
 
     Raises:
         TriwaveError: there is a `CheckpointIO`.

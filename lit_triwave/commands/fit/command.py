@@ -69,7 +69,7 @@ from lit_triwave.tracking.run import RUN_ID_VARIABLE, Run, given_run_id, place_r
 from lit_triwave.tracking.run_files import checkpoint_file, results_folder
 
 _MAX_EPOCHS = 1000
-"""Lightning's default; stages have a length of their own."""
+"""Lightning's default. Stages have their own length."""
 
 
 class TriwaveCLI(LightningCLI):
@@ -93,7 +93,7 @@ class TriwaveCLI(LightningCLI):
         super().__init__(LightningModule, LightningDataModule, **options)
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
-        """The subcommand that is asked for: a parser of each of the four would take as long as a short run."""
+        """Only the given subcommand, because parsers for all four would take as long as a short run."""
         known: dict[str, set[str]] = LightningCLI.subcommands()
         return {self._asked: known[self._asked]} if self._asked in known else known
 
@@ -106,10 +106,10 @@ class TriwaveCLI(LightningCLI):
             parser.link_arguments(source, f"model.init_args.{target}", apply_on="instantiate")
 
     def _parse_ckpt_path(self) -> None:
-        """Replaces Lightning's, which lets a checkpoint's hyperparameters silently replace those that the user gave."""
+        """Does nothing. Lightning's method would silently replace the user's arguments by those of a checkpoint."""
 
     def before_instantiate_classes(self) -> None:
-        """Settles paths, the experiment's name and the checkpoint."""
+        """Determines paths, the experiment's name and the checkpoint."""
         config = self.config[self.subcommand] = found(self.config[self.subcommand])
         check_nulls(plain(config))
         check_stages(plain(config))
@@ -125,13 +125,13 @@ class TriwaveCLI(LightningCLI):
         self.chosen = choose_checkpoint(asked, config.run, fits)
 
     def instantiate_classes(self) -> None:
-        """Builds data, model and trainer. Data or a model that need more memory than there is end in an error."""
+        """Builds data, model and trainer. If data or a model need too much memory, this is an error."""
         with ExitStack() as self._bounded:
             self._bounded.enter_context(bounded_memory(available_memory()))
             super().instantiate_classes()
 
     def _take_lightnings_defaults(self, config: Namespace) -> None:
-        """Sets what the user has not given to Lightning's defaults, where ours are for this project's own classes."""
+        """Sets options that the user has not given to Lightning's defaults if ours suit only this project's classes."""
         defaults: dict[str, Any] = {}
         if not issubclass(resolve_name(config.model.class_path), StagedModule):
             bounded = config.trainer.max_steps != -1 or config.trainer.max_time is not None
@@ -155,7 +155,7 @@ class TriwaveCLI(LightningCLI):
                 self.model.on_load_checkpoint(self.checkpoint)  # where `EarlyStopping` ended its stages
         identity = self._checked_identity(fits)
         if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
-            # Lightning does this later, when a failed download would already leave a run folder and a W&B run behind.
+            # Lightning does this later, and then a failed download would leave a run folder and a W&B run.
             self.datamodule.prepare_data()
         run = place_run(config.run, self.chosen.path, branches=fits)
         os.environ[RUN_ID_VARIABLE] = str(run.id)
@@ -193,11 +193,11 @@ class TriwaveCLI(LightningCLI):
             trainer = super().instantiate_trainer(**kwargs)
             check_meeting_point(trainer)
             if fits and isinstance(self.datamodule, ResumableDataModule):
-                self.datamodule.check_ranks(trainer.world_size)  # before so many are started
+                self.datamodule.check_ranks(trainer.world_size)  # before the ranks are started
             return trainer
 
     def _checked_identity(self, fits: bool) -> dict[str, Any]:
-        """Refuses arguments and checkpoints that contradict each other; returns what the run is, for checkpoints."""
+        """Refuses arguments and checkpoints that contradict each other; returns the identity of the run."""
         config = self.config[self.subcommand]
         check_links(config, self.model, self.datamodule)
         identity = identity_of(config)
@@ -247,7 +247,7 @@ class TriwaveCLI(LightningCLI):
             try:
                 with session.notes_a_stop():
                     super()._run_subcommand(subcommand)
-            finally:  # also when a second Ctrl-C leaves the figures out
+            finally:  # also if a second Ctrl-C stops the figures
                 session.interruption.over = True
                 session.report_stop(f"{place(self.model, self.trainer.current_epoch)}, step {self.trainer.global_step}")
 
@@ -269,8 +269,8 @@ class TriwaveCLI(LightningCLI):
         self._session.report_cut(self.trainer)
 
     def after_fit(self) -> None:
-        """Tests what was trained, also after Ctrl-C: the test draws the figures and writes the summary. After the other
-        signals time is short, and the resumed run tests."""
+        """Tests the trained model, also after Ctrl-C; the test draws the figures and writes the summary. After other
+        signals time is short, so the resumed run tests."""
         session = self._session
         if self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
@@ -312,13 +312,13 @@ class TriwaveCLI(LightningCLI):
 
 def _reported_task(model: LightningModule, data: LightningDataModule) -> str | None:
     """Returns the task of a model with stages, whose reports read more of model and data than Lightning knows."""
-    task = model.task if isinstance(model, StagedModule) else None  # another module's `task` is its own affair
+    task = model.task if isinstance(model, StagedModule) else None  # in other modules `task` may mean anything
     known = isinstance(data, RegressionDataModule) if task == "regression" else hasattr(data, "class_names")
     return task if known else None
 
 
 def _can_be_tested(model: LightningModule, data: LightningDataModule) -> bool:
-    """Whether a user's own module and data have what Lightning asks for in a test."""
+    """Whether a module and data of the user have the methods that Lightning needs for a test."""
     return is_overridden("test_step", model) and is_overridden("test_dataloader", data)
 
 
@@ -334,7 +334,7 @@ def run(args: Sequence[str], started: float) -> int:
     """Parses and runs one command; returns the exit code.
 
     Args:
-        args: of the command, its name first.
+        args: arguments of the command, its name first.
         started: when the process started, `time.monotonic()` in seconds.
     """
     quiet()

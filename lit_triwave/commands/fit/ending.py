@@ -1,4 +1,4 @@
-"""Says what kept a run from training all of its stages, on all of its data."""
+"""Finds what prevented a run from training all stages on all data."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from lightning.pytorch.callbacks import Timer
 from lit_triwave.modules.staged import StagedModule, asks_to_stop, time_is_up
 
 _PARTS = ("limit_train_batches", "limit_test_batches", "overfit_batches")
-"""Options that leave out data for which a run's results stand."""
+"""Options that leave out a part of the data, so that the results are not those of all data."""
 
 
 def cut_short(trainer: Trainer, module: LightningModule, own: Iterable[Callback] = ()) -> str:
-    """Returns what cut a fit short, and where; "" for a fit that went through all stages.
+    """Returns what cut a fit short, and where; "" for a fit that finished all stages.
 
-    An `EarlyStopping` in the last stage ends a run as its user means it to end. So does every callback that ends the
-    training of a module without stages, and `max_steps` or `max_time` where no `max_epochs` is given.
+    Three ends are intended and do not cut a fit short: an `EarlyStopping` in the last stage; a callback that ends the
+    training of a module without stages; and `max_steps` or `max_time` without `max_epochs` for a module without stages.
 
     Args:
-        trainer: after its `fit` and before its `test`.
-        module: that was fitted.
-        own: callbacks that the user gave.
+        trainer: the trainer after its `fit` and before its `test`.
+        module: the fitted module.
+        own: callbacks of the user.
     """
     if trainer.fast_dev_run:  # type: ignore[attr-defined]
         return "trainer.fast_dev_run: trained on a few batches"
@@ -46,7 +46,7 @@ def _left_out(trainer: Trainer) -> list[str]:
 
 
 def _covers(trainer: Any, name: str, batches: int) -> bool:
-    """Whether a number of batches is all that the loaders have."""
+    """Whether a number of batches is the number of all batches of the loaders."""
     loaders: Any = trainer.train_dataloader if name == "limit_train_batches" else None
     if name == "limit_test_batches" and batches and trainer.datamodule is not None:
         loaders = trainer.datamodule.test_dataloader()

@@ -16,14 +16,14 @@ from lit_triwave import modules
 from lit_triwave.commands.config_checks import LINKS
 
 _BASES = ("RegressionDataModule", "StagedModule")
-"""Classes for subclasses, which a config does not name."""
+"""Base classes, which no config names."""
 
 
 def fields_help(words: Sequence[str]) -> str:
     """Returns the fields of the model and the data that a command line names, with what their docstrings say.
 
     Args:
-        words: of the command line; where they name no model or no data, those of this project are described.
+        words: words of the command line. If they name no model or no data, those of this project are described.
     """
     parts = {"model": modules, "data": datamodules}
     named = {part: _named(words, part, room) for part, room in parts.items()}

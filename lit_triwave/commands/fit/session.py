@@ -1,4 +1,4 @@
-"""The training process of a run: opens its folder, logs and records it, and leaves it in order."""
+"""The training process of a run: opens its folder, logs and records the run, and ends it properly."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class FitSession:
     """One process's work on a run, from the opening of its folder to its end.
 
     Args:
-        run: that is trained.
+        run: the run to train.
         origin: what it starts from.
         config: of the command.
         kept: closed when the process is done with the run.
@@ -41,9 +41,9 @@ class FitSession:
     Attributes:
         interruption: hears the signals that ask for a stop.
         checkpoints: saves `last.ckpt`.
-        stopped: the signal that ended the training before its time; None for any other end.
-        cut_short: what else ended it before its time, or left out a part of its data; "" if nothing did.
-        wandb_id: of the run in Weights & Biases; "" without it, and on ranks other than the first.
+        stopped: the signal that ended the training early; None for any other end.
+        cut_short: what else ended the training early, or left out a part of its data; "" if nothing did.
+        wandb_id: id of the run in Weights & Biases; "" without it, and on ranks other than the first.
     """
 
     def __init__(self, run: Run, origin: Origin, config: Namespace, kept: ExitStack) -> None:
@@ -78,7 +78,7 @@ class FitSession:
         """Returns the loggers of the run.
 
         Args:
-            rows: logged before the checkpoint that the run resumes from.
+            rows: rows logged before the checkpoint from which the run resumes.
         """
         if self._folder is not None:
             self.wandb_id = self._choose_wandb_id()
@@ -96,7 +96,7 @@ class FitSession:
         return wandb_id(self.run.folder, dict(self.origin.content), anew=rewinds)
 
     def recorded(self, trainer: Trainer, model: LightningModule) -> AbstractContextManager[None]:
-        """Keeps `run.json` while the run is going, on the first rank, and sends the same to Weights & Biases."""
+        """Writes `run.json` during the run, on the first rank, and sends the same content to Weights & Biases."""
         if self._folder is None:
             return nullcontext()
         with self.undoes_a_failed_start():
@@ -164,20 +164,20 @@ class FitSession:
 
     @contextmanager
     def notes_a_stop(self) -> Iterator[None]:
-        """Notes the signal that stopped training; everything has been saved by then."""
+        """Records the signal that stopped training, after everything has been saved."""
         try:
             yield
         except Interrupted as stop:
             self.stopped = stop.signal
 
     def report_stop(self, place: str) -> None:
-        """Says where a stopped run was left, and how to resume it."""
+        """Prints where a stopped run was saved, and how to resume it."""
         if self.stopped is not None:
             why = "saved, to be started again" if self.stopped == REQUEUE_SIGNAL else "interrupted"
             say(f"{why} in {place}{self.how_to_resume()}")
 
     def report_cut(self, trainer: Trainer) -> None:
-        """Says what cut a run short, here and in Weights & Biases."""
+        """Reports what cut a run short, on the screen and in Weights & Biases."""
         if self.cut_short:
             say(f"cut short: {self.cut_short}")
         for tracker in wandb_loggers(trainer):

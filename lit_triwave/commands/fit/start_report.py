@@ -1,4 +1,4 @@
-"""Prints where and on what a run will train, before it begins."""
+"""Prints the folder and the resources of a run before it begins."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def start_block(
     """Returns aligned lines about a run, which the first process knows before it starts others.
 
     Args:
-        trainer: that will fit.
-        model: that will be trained.
-        data: for the training.
-        folder: of the run.
+        trainer: trainer of the fit.
+        model: model to train.
+        data: training data.
+        folder: folder of the run.
         resumed: the checkpoint that the run starts from, and its content; None without one.
     """
     rows = {
@@ -53,7 +53,7 @@ def _size(model: Any) -> str:
 
 
 def _position(model: Any, path: Path, checkpoint: Any) -> str:
-    """Returns where in its run a checkpoint was saved."""
+    """Returns the position of a checkpoint in its run."""
     return f"{path}, {place(model, checkpoint['epoch'])}, step {checkpoint['global_step']}"
 
 
