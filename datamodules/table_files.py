@@ -59,6 +59,9 @@ class TableFile:
         compression = options.get("compression")
         if compression is not None and compression not in _COMPRESSIONS:
             raise ValueError(f"compression must be one of {', '.join(_COMPRESSIONS)}, got {compression!r}")
+        for name in ("decimal", "thousands", "comment"):
+            if len(options.get(name) or "-") != 1:
+                raise ValueError(f"{name} must be one sign, got {options[name]!r}")
         if self._file.suffix.lower() in _NOT_TEXT:
             raise ValueError(f"path must be a text file, such as .csv, or .parquet, got {path}: save it as one of them")
         if not self._file.is_file():
@@ -73,6 +76,8 @@ class TableFile:
         try:
             header = self._read_text(wanted) if self.is_text else self._read_parquet()
         except UnicodeError:
+            if self._is_binary():
+                raise ValueError(f"{path} must be a table, got a binary file: save it as .csv or .parquet") from None
             as_text = f"text in {options.get('encoding') or 'UTF-8'}"
             raise ValueError(
                 f"{path} cannot be read as {as_text}: set encoding to the file's, such as {self._encodings()}"
@@ -155,6 +160,12 @@ class TableFile:
             every = 2 * (len(self._names) + 1)  # all fields in quotes: these are no names of rows
             return self.frame.index.nlevels > 1 or not (re.match(r'"\d+"', line) and line.count('"') < every)
         return False
+
+    def _is_binary(self) -> bool:
+        """Whether the file has zeros, and is no text in UTF-16, which has such in each letter."""
+        with self._file.open("rb") as content:
+            start = content.read(1000)
+        return b"\0" in start and start[:2] not in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
     def _comma_hint(self) -> str:
         """Returns what to do if every field was split in two, as the end of an error; else ""."""

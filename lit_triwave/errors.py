@@ -78,7 +78,7 @@ def reason(error: BaseException, room: int = 150) -> str:
 
 def condense(message: str) -> str:
     """Returns the important part of a message of jsonargparse, in one line."""
-    known = _wrong_choice(message) or _wrong_kind(message)
+    known = _wrong_choice(message) or _wrong_kind(message) or _wrong_class(message)
     if known:
         return known
     lines = (line.strip().removeprefix("- ").strip() for line in message.splitlines())
@@ -118,12 +118,23 @@ def _wrong_kind(message: str) -> str:
     if not words or len(kinds) < len(errors):
         return ""
     value, advice = given[1] or repr(""), ""
-    if re.fullmatch(r"[\w.+-]+", value):
-        if "text" in words:  # YAML reads `on` as True and `2019` as a number
-            words, advice = ["text"], ": put it in quotes"
-        elif "a list" in words:
-            advice = f": write [{value}]"
+    if "text" in words and re.fullmatch(r"[\w.+-]+", value):  # YAML reads `on` as True and `2019` as a number
+        words, advice = ["text"], ": put it in quotes"
+    elif "a list" in words and not re.search(r"[][{}:]", value):
+        advice = f": write [{value}]"
     return f"{keys[-1]} must be {' or '.join(words)}, got {value}{advice}"
+
+
+def _wrong_class(message: str) -> str:
+    """Rewords a message about a class that cannot be imported, or is of another kind; "" for any other message."""
+    given = re.search(r"Expected a path but (\S+) either not accessible", message)
+    keys = re.findall(r'Parser key "([\w.]+)":', message)
+    base = re.search(r"does not correspond to a subclass of (\w+)", message)
+    absent = re.search(r"Problem with given class_path '[\w.]+':\s+(No module named .*|module '.*' has no .*)", message)
+    if not (given and keys and (base or absent)):
+        return ""
+    kind, why = (base[1], "") if base else ("class", f": {absent[1]}" if absent else "")
+    return f"class_path of {keys[-1]} must name a {kind}, got {given[1]}{why}"
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -17,7 +17,7 @@ from lit_triwave.errors import condense, did_you_mean
 _UNKNOWN = re.compile(
     r"Option '([\w.]+)' is not accepted|accept option '([\w.]+)'|unrecognized arguments: --([\w.]+)|key '([\w.]+)'"
 )
-_NO_CLASS = re.compile(r"class_path of trainer\.(\w+) must name a class, got (\w+)$")
+_NO_CLASS = re.compile(r"class_path of (?:trainer\.)?(\w+) must name a class, got (\w+)$")
 _HOMES = {"callbacks": callbacks, "logger": loggers, "plugins": plugins, "profiler": profilers, "strategy": strategies}
 """Option of the trainer ↦ the module with Lightning's classes for it."""
 _PARTS = ("model", "data", "run", "trainer")
@@ -59,13 +59,19 @@ class OneLineParser(LightningArgumentParser):
             text = "a value ? needs quotes of its own, as in --data.na_values \"'?'\""  # YAML reads it as a mapping
         no_class = _NO_CLASS.search(text)
         if no_class:
-            text += did_you_mean(no_class[2], getattr(_HOMES.get(no_class[1]), "__all__", ()))
+            own = [kind.__name__ for kind in self.classes]
+            text += did_you_mean(no_class[2], getattr(_HOMES.get(no_class[1]), "__all__", own))
         unknown = _UNKNOWN.search(text)
         if unknown:
             key = next(group for group in unknown.groups() if group)
             whole = self._whole(key)
             text = text.replace(f"--{key}", f"--{whole}").replace(f"'{key}'", f"'{whole}'")
             text += self._suggestion(whole)
+        arguments = re.search(r"arguments are required: ([\w, ]+)$", text)
+        part = arguments and self._part_with(arguments[1].split(", "))
+        if arguments and part:
+            options = ", ".join(f"--{part}.{name}" for name in arguments[1].split(", "))
+            text = f"{part} must be given {arguments[1]}: add {options}"
         missing = re.search(r"required: \w+\.(data|model)", text)
         if missing:
             given = any(re.match(r"(-c|--config|--data|--model)\b", word) for word in self.words)
@@ -83,8 +89,21 @@ class OneLineParser(LightningArgumentParser):
         ends = ["." + ".".join(parts[:count]) for count in range(len(parts), 0, -1)]
         return next((name for end in ends for name in given if f".{name}".endswith(end)), key)
 
+    def _lightnings(self) -> dict[type, str]:
+        """Returns Lightning's classes that the command line names ↦ the option that they are for."""
+        kinds = {getattr(home, name): f"trainer.{key}" for key, home in _HOMES.items() for name in home.__all__}
+        return {kind: key for kind, key in kinds.items() if any(kind.__name__ in word for word in self.words)}
+
+    def _part_with(self, names: Sequence[str]) -> str:
+        """Returns the part of a config whose class has all of these arguments; "" if that is not clear."""
+        own = {"datamodules": "data", "lit_triwave": "model"}
+        kinds = {kind: own.get(kind.__module__.partition(".")[0], "") for kind in self.classes} | self._lightnings()
+        parts = {part for kind, part in kinds.items() if {*names} <= {*inspect.signature(kind).parameters}}
+        return parts.pop() if len(parts) == 1 else ""
+
     def _suggestion(self, key: str) -> str:
-        known = {name for kind in self.classes for name in inspect.signature(kind).parameters}
+        kinds = [*self.classes, *self._lightnings()]
+        known = {name for kind in kinds for name in inspect.signature(kind).parameters}
         first, (before, dot, last) = key.partition(".")[0], key.rpartition(".")
         if dot and first not in {*_PARTS, *known}:
             return did_you_mean(first, _PARTS)

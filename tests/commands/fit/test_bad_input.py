@@ -97,6 +97,20 @@ def refuse(capsys: pytest.CaptureFixture[str], root: Path, *args: str, left: boo
         (["--trainer.devices", "2", "--trainer.strategy", "fsdp"], "fsdp"),
         (["--trainer.logger", "TensorBoardLoger"], "got TensorBoardLoger; did you mean 'TensorBoardLogger'?"),
         (["--trainer.callbacks", "EarlyStoping"], "got EarlyStoping; did you mean 'EarlyStopping'?"),
+        (["--trainer.callbacks", "EarlyStopping"], "callbacks must be given monitor: add --trainer.callbacks.monitor"),
+        (["--trainer.callbacks", "torch.nn.Linear"], "callbacks must name a Callback, got torch.nn.Linear"),
+        (
+            ["--trainer.callbacks", "Timer", "--trainer.callbacks.duratoin", "1"],
+            "did you mean 'trainer.callbacks.duration'",
+        ),
+        (["--model", "FunctionRegresor"], "got FunctionRegresor; did you mean 'FunctionRegressor'?"),
+        (
+            ["--data", "TableData"],
+            "of data must name a class, got TableData; did you mean 'TableDataModule'?",
+        ),
+        (["--model", "nomod.Net"], "of model must name a class, got nomod.Net: No module named 'nomod'"),
+        (["--model", "torch.nn.Lin"], "must name a class, got torch.nn.Lin: module 'torch.nn' has no attribute 'Lin'"),
+        (["--model", "torch.nn.Linear"], "of model must name a LightningModule, got torch.nn.Linear"),
         (["--ckpt_path", "absent.ckpt"], "absent.ckpt: no such file"),
         (["--ckpt_path", "last"], "no checkpoint in"),
         (["--ckpt_path", "best"], "no best.ckpt in"),
@@ -260,6 +274,18 @@ def test_bad_tables_are_refused(table: str | None, says: str, tmp_path: Path, ca
     }
     (tmp_path / "table.yaml").write_text(yaml.safe_dump(config))
     assert says in refuse(capsys, tmp_path / "runs", "fit", "--config", str(tmp_path / "table.yaml"))
+
+
+def test_what_a_table_needs_is_asked_for_by_its_options(tmp_path: Path, capsys) -> None:
+    table = ("fit", "--config", "configs/table.yaml")
+    line = refuse(capsys, tmp_path, *table)
+    assert line == "error: data must be given path, inputs, target: add --data.path, --data.inputs, --data.target"
+    named = ("--data.path", "a.csv", "--data.target", "y", "--data.inputs")
+    assert refuse(capsys, tmp_path, *table, *named, "x,z") == "error: inputs must be a list, got x,z: write [x,z]"
+    (tmp_path / "a.csv").write_bytes(PIXEL)
+    line = refuse(capsys, tmp_path / "runs", *table, *named, "[x]", "--data.path", str(tmp_path / "a.csv"))
+    assert line.endswith("a.csv must be a table, got a binary file: save it as .csv or .parquet")
+    assert refuse(capsys, tmp_path, *table, *named, "[x]", "--data.decimal", ",,").endswith("one sign, got ',,'")
 
 
 def test_a_run_folder_that_cannot_be_written_stops_the_run_before_it_starts(tmp_path: Path, capsys) -> None:
