@@ -1,4 +1,4 @@
-"""Processes that work on runs and may be killed, and what two runs must have in common."""
+"""Starts and kills processes that work on runs, and compares the results of two runs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ START_LIMIT = 120  # seconds within which a process must begin to train
 
 
 def show(table: Table, cells: Sequence[Any]) -> None:
-    """Prints a row as soon as it is known, and adds it to the table of the end."""
+    """Prints a row as soon as it is known, and adds it to the final table."""
     print(*cells, sep="  ", flush=True)
     table.add_row(*map(str, cells))
 
@@ -30,18 +30,18 @@ def attempt(args: Sequence[str], log: str, folder: str) -> None:
     with open(log, "a") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
-    os.chdir(folder)  # the server that forks has that of its own start
+    os.chdir(folder)  # the fork server still has the folder of its start
     torch.set_num_threads(1)
-    sys.argv[1:] = args  # by which Lightning starts further ranks
+    sys.argv[1:] = args  # Lightning starts further ranks with these
     runpy.run_module("lit_triwave", run_name="__main__", alter_sys=True)
 
 
 class Attempts:
-    """Starts processes that work on runs in one folder, forked from one that has everything imported.
+    """Starts processes that work on runs in one folder, forked from a process that has imported everything.
 
     Args:
-        root: folder of the runs, whose experiment is `e`, and of what the processes print.
-        options: of every `fit`.
+        root: folder of the runs, whose experiment is `e`, and of the output of the processes.
+        options: options of every `fit`.
     """
 
     def __init__(self, root: Path, options: Sequence[str]) -> None:
@@ -55,7 +55,7 @@ class Attempts:
         return self.root / "e" / run_id
 
     def log(self, run_id: str) -> Path:
-        """Returns the file of what the processes of a run print."""
+        """Returns the file with the output of a run's processes."""
         return self.root / f"{run_id}.log"
 
     def command(self, args: Sequence[str], run_id: str) -> Any:
@@ -68,8 +68,8 @@ class Attempts:
         """Starts a process that begins or resumes a run.
 
         Args:
-            args: of `fit`, besides the run's place.
-            run_id: of the run.
+            args: arguments of `fit`, besides the run's folder.
+            run_id: id of the run.
         """
         place = ["--run.root", str(self.root), "--run.experiment", "e", "--run.id", run_id, "--ckpt_path", "last"]
         return self.command(["fit", *args, *self.options, *place], run_id)
@@ -89,7 +89,7 @@ class Attempts:
         return time.monotonic() - start
 
     def wait_for_training(self, process: Any, run_id: str) -> None:
-        """Waits until a process has saved its run's config, after which it trains, or has ended."""
+        """Waits until a process has saved its run's config, which it does before it trains, or has ended."""
         config = self.folder(run_id) / "config.yaml"
         before, limit = _stamp(config), time.monotonic() + START_LIMIT
         while process.is_alive() and _stamp(config) == before and time.monotonic() < limit:
@@ -147,7 +147,7 @@ def result(run: Path) -> dict[str, Any]:
 
 
 def differing(one: Path, other: Path) -> list[str]:
-    """Returns the names of what differs between two finished runs."""
+    """Returns the names of the parts that differ between two finished runs."""
     a, b = result(one), result(other)
     return [name for name in a | b if not same(a.get(name), b.get(name))]
 

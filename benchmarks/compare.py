@@ -2,9 +2,9 @@
 
     python -m benchmarks.compare [--runs 1000] [--steps 2000] [--keep FOLDER]
 
-The run folders lie in a temporary place. They look as `fit` leaves them, without checkpoints and figures, with made-up
-curves and four seeds of each config. Each command is a process of its own. Its time is wall time with all imports,
-its memory the peak resident size. Chromium's times are the page's own marks, from the start of the navigation.
+The run folders are in a temporary folder. They have the files of `fit` except checkpoints and figures, with invented
+curves and four seeds of each config. Each command is a separate process. Its time is wall time with all imports; its
+memory is the peak resident size. Chromium's times are marks of the page, measured from the start of the navigation.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ def generate(root: Path, runs: int, steps: int) -> None:
     """Writes run folders into `root`/sweep/ whose fields differ as in a sweep, four seeds of each.
 
     Args:
-        root: of all experiments.
-        runs: how many.
+        root: folder of all experiments.
+        runs: number of runs.
         steps: rows of each metrics.csv; every tenth is a validation.
     """
     settings = list(product(*GRID.values()))
@@ -51,7 +51,7 @@ def generate(root: Path, runs: int, steps: int) -> None:
 
 
 def write_run(folder: Path, fields: dict[str, Any], seed: int, steps: int, replicas: int = REPLICAS) -> None:
-    """One run of a made-up function: the deeper, the better; a constructed start begins lower."""
+    """Writes one run of an invented function. Deeper networks are better, and a constructed start begins lower."""
     random = np.random.default_rng([seed, *repr(sorted(fields.items())).encode()])
     depth = fields.get("model.depth", 5)
     config = {
@@ -106,7 +106,7 @@ def _metrics(random: np.random.Generator, start: float, end: float, steps: int) 
 
 
 def measured(*args: str) -> tuple[float, float, float]:
-    """Seconds by the clock and of the processor, and MiB at most, of one command."""
+    """Returns wall time, processor time (both in seconds) and peak memory in MiB of one command."""
     begun = time.perf_counter()
     process = os.posix_spawn(sys.executable, [sys.executable, "-m", "lit_triwave", *args], os.environ)
     _, status, usage = os.wait4(process, 0)
@@ -127,7 +127,7 @@ def main() -> None:
         if not (root / "runs").exists():
             generate(root / "runs", asked.runs, asked.steps)
         table = Table(title=f"compare, {asked.runs} runs of {asked.steps} logged steps")
-        for column in ("", "seconds", "of the processor", "MiB at most"):
+        for column in ("", "seconds", "processor, s", "MiB at most"):
             table.add_column(column, justify="right" if column else "left")
         page, rows = root / "page.html", root / "every_run.html"
         commands = {

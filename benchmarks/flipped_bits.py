@@ -1,10 +1,10 @@
-"""Flips single bits in checkpoints of every kind of run and stage, and counts those that are loaded all the same.
+"""Flips single bits in checkpoints of every kind of run and stage, and counts the flips that are not refused.
 
     python -m benchmarks.flipped_bits [--flips 400] [--seed 0] [--kinds "own module" …]
 
-Each kind of run is stopped in each of its stages. Of its `last.ckpt`, `best.ckpt` and `pretrained.ckpt` one random bit
-is flipped at a time. A flip changes the content if PyTorch alone would load something else, or nothing; each of these
-must be refused. Exits with 1 otherwise.
+Each kind of run is stopped in each of its stages. Then one random bit at a time is flipped in its `last.ckpt`,
+`best.ckpt` and `pretrained.ckpt`. A flip changes the content if PyTorch alone would load other values or fail. Each of
+these flips must be refused; otherwise the exit code is 1.
 """
 
 from __future__ import annotations
@@ -77,10 +77,10 @@ class TwoDenseLayers(nn.Sequential):
 
 
 def flipped(path: Path, times: int, chance: random.Random) -> tuple[int, int]:
-    """Flips one bit of a checkpoint at a time; the file is as before afterwards.
+    """Flips one bit of a checkpoint at a time, and restores the file at the end.
 
     Returns:
-        How many flips changed the content, and how many of these were refused.
+        The number of flips that changed the content, and the number of these that were refused.
     """
     whole, before = path.read_bytes(), torch.load(path, weights_only=True)
     changed = refused = 0
@@ -90,7 +90,7 @@ def flipped(path: Path, times: int, chance: random.Random) -> tuple[int, int]:
         path.write_bytes(content)
         try:
             changes = not same(torch.load(path, weights_only=True), before)
-        except Exception:  # whatever PyTorch raises
+        except Exception:  # PyTorch raises many kinds
             changes = True
         try:
             load_checkpoint(path)

@@ -1,11 +1,11 @@
-"""Compares 20 good runs beside 200 forged ones, and looks whether the good ones are counted alone.
+"""Compares 20 good runs together with 200 forged ones, and checks that only the good ones are included.
 
     python -m benchmarks.forged_runs [--forged 200] [--seed 0]
 
 The forged run folders come from good ones: values of another kind, too many or too deep ones, texts that are not
-Unicode, control characters, bits flipped in a file, files cut off, zeros, pipes, links that go in circles, YAML that
-refers to itself, and tables of 30 MB. `compare` must show each of them by name as damaged, and the rows of the good
-ones as without them. Exits with 1 otherwise. Time and memory are those of one process, with all imports.
+Unicode, control characters, bits flipped in a file, files cut off, zeros, pipes, links in circles, YAML that
+refers to itself, and tables of 30 MB. `compare` must show each of them by name as damaged, and must not change the rows
+of the good ones; otherwise the exit code is 1. Time and memory are those of one process, with all imports.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ Forge = Callable[[Path, random.Random], None]
 
 
 def nested(levels: int) -> str:
-    """Returns JSON that is nested so deeply."""
+    """Returns JSON with this depth of nesting."""
     return '{"a":' * levels + "1" + "}" * levels
 
 
 def bomb(letters: str) -> str:
-    """Returns YAML whose references unfold to 9 to the power of the number of letters."""
+    """Returns YAML whose references expand to 9^(number of letters) values."""
     return f"{letters[0]}: &{letters[0]} [1]\n" + "".join(
         f"{new}: &{new} [{', '.join([f'*{old}'] * 9)}]\n" for old, new in pairwise(letters)
     )
 
 
 def kind_of_field(run: Path, chance: random.Random) -> None:
-    """A field of `run.json` has another kind than it should."""
+    """A field of `run.json` has a wrong type."""
     name = chance.choice([*TEXTS, *MAPPINGS, "tags", "schema", "state"])
     wrong: list[Any] = [3.5, 10**19]
     wrong += [] if name == "tags" else [["\x1b[31m"], [[]]]
@@ -55,7 +55,7 @@ def kind_of_field(run: Path, chance: random.Random) -> None:
 
 
 def content(run: Path, chance: random.Random) -> None:
-    """A file of settings or results is nested deeply, has huge or many values, or is no mapping."""
+    """A file of settings or results is nested deeply, has huge or many values, or is not a mapping."""
     texts = [nested(51), nested(60_000), "[1]", '"text"', "", "{", '{"a": NaN', '{"config": {"a": "\\ud800"}}']
     texts += ['{"config": {"a": ' + "9" * 400 + "}}", '{"a": ' + "9" * 5000 + "}", json.dumps({"a": [0] * 30_000})]
     texts += ['{"a": [' + "[]," * 25_000 + "1]}", " " * 9_000_000]
@@ -63,14 +63,14 @@ def content(run: Path, chance: random.Random) -> None:
 
 
 def result(run: Path, chance: random.Random) -> None:
-    """A result is no number, or one that cannot be squared."""
+    """A result is not a number, or a number whose square is not finite."""
     summary = json.loads((run / SUMMARY).read_text())
     value = chance.choice(["oops", 1e308, -1e200, [1.0], {"a": 1}, True, 10**18 * 10**200])
     (run / SUMMARY).write_text(json.dumps(summary | {chance.choice(["test/mse", "test/new", "test/\x1b[2J"]): value}))
 
 
 def settings(run: Path, chance: random.Random) -> None:
-    """Only `config.yaml` says what the run is, and is hostile."""
+    """Only `config.yaml` describes the run, and its content is harmful."""
     (run / RECORD).unlink()
     texts = [bomb("abcdefgh"), "a: &a\n  b: *a\n", "a: " + "[" * 50_000, "1: 2\n", "a: " + "1:" * 400_000 + "1\n", "-"]
     texts += ["a: !!python/object/apply:os.system ['true']\n", "\t- a: [", "a: b: c\n", "<<: {a: 1}\n", "a: \x00\n"]
@@ -78,7 +78,7 @@ def settings(run: Path, chance: random.Random) -> None:
 
 
 def place(run: Path, chance: random.Random) -> None:
-    """There is no regular file where one should be."""
+    """There is something else instead of a regular file."""
     file = run / chance.choice([RECORD, SUMMARY, "metrics.csv"])
     file.unlink()
     make = chance.choice([os.mkfifo, os.mkdir, lambda path: os.symlink(path, path), lambda path: os.symlink(run, path)])
@@ -128,13 +128,13 @@ def forge(root: Path, count: int, seed: int) -> list[str]:
 
 
 def rows(file: Path) -> list[Any]:
-    """Returns what a comparison says about the good runs, except for fields in which only others differ."""
+    """Returns the result of a comparison for the good runs, except for fields in which only other runs differ."""
     found = [row for row in json.loads(file.read_text())["rows"] if row["state"] == "finished"]
     return [{key: value for key, value in row.items() if key not in ("name", "fields")} for row in found]
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Prints what was found; returns the exit code."""
+    """Prints the result; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--forged", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
@@ -149,7 +149,7 @@ def main(args: Sequence[str] | None = None) -> int:
         for form in ("json", "table", "html"):
             out = root / f"all.{form}".replace("table", "txt")
             seconds, processor, memory = measured("compare", str(root / "runs"), "--out", str(out))
-            print(f"{form}: {seconds:.1f} s, {processor:.1f} s of the processor, {memory:.0f} MiB at most")
+            print(f"{form}: {seconds:.1f} s, processor time {processor:.1f} s, {memory:.0f} MiB at most")
         runs = {Path(run["source"]).name: run for run in json.loads((root / "all.json").read_text())["runs"]}
         for name in names:
             if name not in runs or runs[name]["state"] != "damaged" or not runs[name]["notes"]:
@@ -158,7 +158,7 @@ def main(args: Sequence[str] | None = None) -> int:
                 print(f"{name} is not shown as damaged: {there or 'not at all'}")
         if rows(root / "good.json") != rows(root / "all.json"):
             wrong.append("good")
-            print("the good runs are compared otherwise than alone")
+            print("the result for the good runs differs from the result without forged runs")
         if "\x1b" in (root / "all.txt").read_text():
             wrong.append("table")
             print("the table has control characters")

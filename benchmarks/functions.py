@@ -1,12 +1,12 @@
-"""Compares this suite with other ways to learn a smooth function: error, parameters, training and prediction time.
+"""Compares this project with other methods on smooth functions: error, parameters, training and prediction time.
 
     OMP_NUM_THREADS=1 python -m benchmarks.functions [--functions xy sin …] [--peers stack pykan …] [--seeds 0 …]
         [--out STEM]
 
-All learn from the same training points, one after the other in one process on one thread, and are judged on the same
-20 000 fresh test points. The error is the mean squared error over the variance of the target. Seconds of training
-include all starts, but not imports, the test and figures. pykan and inkan come with `pip install -e .[benchmarks]`;
-one that is not installed is left out. Rows are shown and saved when they are done; Ctrl-C keeps those.
+All methods use the same training points and the same 20 000 new test points. They run one after the other in one
+process on one thread. The error is the mean squared error divided by the variance of the target. The training time
+includes all starts, but not imports, the test and figures. `pip install -e .[benchmarks]` installs pykan and inkan; a
+method that is not installed is left out. Each row is shown and saved when it is done; Ctrl-C keeps finished rows.
 """
 
 from __future__ import annotations
@@ -53,15 +53,15 @@ Row = dict[str, Any]
 
 
 def evaluate(problem: Problem, learned: Learned, predictions: int) -> Row:
-    """Tests what a peer has learned.
+    """Tests the result of a method.
 
     Args:
-        problem: that was learned.
-        learned: by the peer.
-        predictions: number of points that are predicted for the time.
+        problem: the problem.
+        learned: the result.
+        predictions: number of points for the prediction time.
 
     Returns:
-        The figures of a row.
+        The numbers of a row.
     """
     test, domain = problem.data.test_set, torch.tensor([*problem.data.domain.values()], dtype=torch.float64)
     generator = torch.Generator().manual_seed(problem.seed)
@@ -88,7 +88,7 @@ def predict(learned: Learned, x: torch.Tensor) -> torch.Tensor:
 
 
 def measure(problem: Problem, peer: Peer, predictions: int) -> Row | None:
-    """Lets a peer learn a problem and tests it; None if it has no settings for that problem."""
+    """Trains and tests a method on a problem; None if it has no settings for this problem."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that few iterations have not converged, and the like
         learned = peer.train(problem)
@@ -107,7 +107,7 @@ def cells(rows: Sequence[Row]) -> list[str]:
 
 
 def markdown(rows: Sequence[Row], title: str) -> str:
-    """Returns a page with the table and the settings of the peers in it."""
+    """Returns a page with the table and the settings of the methods in it."""
     groups: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
         groups.setdefault((row["function"], row["peer"]), []).append(row)
@@ -122,7 +122,7 @@ def show(console: Console, row: Row) -> None:
     function, peer, error, parameters, *seconds = cells([row])
     console.print(
         f"{function:<10} {peer:<12} seed {row['seed']}: {error}, {parameters:>6} parameters, training {seconds[0]} s "
-        f"({seconds[1]} of the processor), prediction {seconds[2]} s ({seconds[3]})"
+        f"(processor {seconds[1]} s), prediction {seconds[2]} s (processor {seconds[3]} s)"
     )
 
 
@@ -138,18 +138,22 @@ def main(arguments: Sequence[str] | None = None) -> list[Row]:
     """Measures, prints and saves the rows, and returns them.
 
     Raises:
-        SystemExit: Ctrl-C; the rows that were done are saved.
+        SystemExit: after Ctrl-C; finished rows are saved.
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     names = [peer.name for peer in PEERS]
     parser.add_argument("--functions", nargs="+", choices=FUNCTIONS, default=[*FUNCTIONS], metavar="NAME")
     parser.add_argument("--peers", nargs="+", choices=names, default=names, metavar="NAME", help=", ".join(names))
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="of points and starts; medians are shown")
+    parser.add_argument(
+        "--seeds", nargs="+", type=int, default=[0], help="seeds of points and starts; medians are shown"
+    )
     parser.add_argument("--out", type=Path, metavar="STEM", help="writes STEM.json and STEM.md after each row")
     parser.add_argument("--points", type=int, help="training points; default: those of configs/stack.yaml")
     parser.add_argument("--test-points", type=int, default=20_000)
     parser.add_argument("--predictions", type=int, default=1_000_000, help="points of the timed prediction")
-    parser.add_argument("--effort", type=float, default=1.0, help="share of everybody's iterations, for a quick try")
+    parser.add_argument(
+        "--effort", type=float, default=1.0, help="share of the iterations of all methods, for a quick try"
+    )
     asked = parser.parse_args(arguments)
     points = {"test_points": asked.test_points} | ({"points": asked.points} if asked.points else {})
     console = Console(width=160, highlight=False)
@@ -170,11 +174,11 @@ def main(arguments: Sequence[str] | None = None) -> list[Row]:
                 for seed in asked.seeds:
                     problem = Problem(FUNCTIONS[function], seed, asked.effort, **points)
                     for peer in peers:
-                        if console.is_terminal:  # the row takes its place
+                        if console.is_terminal:  # the row overwrites it
                             console.print(f"{function}, {peer.name}, seed {seed} …", end="\r")
                         try:
                             figures = measure(problem, peer, asked.predictions)
-                        except Exception as error:  # of one peer; the others' rows are worth having
+                        except Exception as error:  # an error of one method must not stop the others
                             console.print(f"{function}, {peer.name}, seed {seed} failed: {error}", markup=False)
                             continue
                         if figures is not None:

@@ -2,9 +2,9 @@
 
     python -m benchmarks.gpu [--out runs/gpu] [--parts tests vgg ...]
 
-Each part is a process of its own, which is killed when its time is over. So a part that is late or fails costs only its
-own remaining figures. After each part, gpu.json has all figures so far and gpu.md the same as a table. The outputs of
-the parts are beside them, in PART.log. The most important parts come first.
+Each part is a separate process, which is killed when its time is over. So if a part is late or fails, only its own
+remaining numbers are lost. After each part, gpu.json has all numbers so far, and gpu.md has them as a table. The output
+of each part is in PART.log in the same folder. The most important parts come first.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from typing import Any, Literal
 import torch
 
 LIMITS = {"tests": 110, "images": 80, "vgg": 80, "head": 70, "fits": 50, "limit": 40, "nccl": 50}
-"""Seconds of each part, its start included: eight minutes in all."""
+"""Seconds of each part, with its start: eight minutes in total."""
 
 
 @dataclass
 class Part:
-    """What a part has measured.
+    """The result of a part.
 
     Attributes:
         state: whether it ended; a late one was killed.
-        seconds: it took, its start included.
-        error: the last line of a failed part's output; "" for the others.
-        figures: as the part gave them, see `benchmarks.gpu_parts.Figure`.
+        seconds: its time, with its start.
+        error: the last line of a failed part's output; "" for other parts.
+        figures: the measured numbers, see `benchmarks.gpu_parts.Figure`.
     """
 
     name: str
@@ -47,11 +47,11 @@ class Part:
 
 
 def in_a_process(name: str, command: Sequence[str], limit: float, out: Path) -> Part:
-    """Runs a part in a process of its own, and kills it with all processes that it started when it is late.
+    """Runs a part in a separate process. If it is late, it is killed with all processes that it started.
 
     Args:
-        name: of the part.
-        command: writes the figures to `out`/NAME.jsonl, one a line, each as soon as it is known.
+        name: name of the part.
+        command: command that writes the numbers to `out`/NAME.jsonl, one a line, each as soon as it is known.
         limit: seconds.
         out: folder of the results.
     """
@@ -89,8 +89,8 @@ def here(name: str) -> Part:
 
 
 def _measured(name: str, device: str) -> Iterator[Any]:
-    """Yields the figures of a part, on a CPU those of its tiny version."""
-    from benchmarks import gpu_parts  # imports a lot
+    """Yields the numbers of a part, on a CPU the numbers of its tiny version."""
+    from benchmarks import gpu_parts  # its imports take long
 
     return gpu_parts.PARTS[name](device, device == "cpu")
 

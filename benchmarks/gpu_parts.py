@@ -1,4 +1,4 @@
-"""The parts of `benchmarks.gpu`: each yields its figures one by one, the most important first.
+"""The parts of `benchmarks.gpu`: each yields its numbers one by one, the most important first.
 
 A part is called with the device and whether to run its tiny version, which only shows that it works.
 """
@@ -39,7 +39,7 @@ from lit_triwave.optim.variable_projection import VariableProjection
 from tests.image_data import write_cifar10
 
 REPOSITORY = Path(__file__).parents[1]
-DEPTH = 5  # that of the shipped configs
+DEPTH = 5  # the depth in the shipped configs
 
 
 @dataclass
@@ -47,9 +47,9 @@ class Figure:
     """A measured number.
 
     Attributes:
-        what: it is of.
+        what: description of the measured quantity.
         value: the number.
-        unit: of the number.
+        unit: unit of the number.
     """
 
     what: str
@@ -58,7 +58,7 @@ class Figure:
 
 
 def wait(device: str) -> None:
-    """Waits until the device has done everything that it was asked for."""
+    """Waits until the device has finished all work."""
     if device == "cuda":
         torch.cuda.synchronize()
 
@@ -333,7 +333,7 @@ def limit(device: str, tiny: bool) -> Iterator[Figure]:
 
 @contextmanager
 def own_environment() -> Iterator[None]:
-    """Undoes what a distributed run leaves in the process: variables of the environment, and the group of ranks."""
+    """Removes the traces of a distributed run from the process: environment variables, and the group of ranks."""
     before = dict(os.environ)
     try:
         yield

@@ -2,8 +2,8 @@
 
     python benchmarks/heads.py [--batch 512] [--nets 1024] [--depth 5] [--threads 2] [--repeats 20] [--no-compile]
 
-Each time is the fastest of the repeats, since other programs disturb it least. The dense layer is measured before and
-after the others, and the faster time is used. If there is a GPU, everything runs on it.
+Each time is the fastest of the repeats, because other programs disturb it least. The dense layer is measured before
+and after the others, and the faster time is used. If there is a GPU, everything runs on it.
 """
 
 from __future__ import annotations

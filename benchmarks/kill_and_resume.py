@@ -1,11 +1,11 @@
-"""Kills runs with SIGKILL at random moments, resumes them to the end, and compares them with undisturbed runs.
+"""Kills runs with SIGKILL at random times, resumes them to the end, and compares them with uninterrupted runs.
 
     python -m benchmarks.kill_and_resume [--times 30] [--seed 0]
 
-A short `fit` is killed one to three times, at a random moment or while it writes a checkpoint, which it does ten times
-a second. Each attempt is the command `fit --ckpt_path last --run.id ID`; the last one may finish. These must be
-identical to the last bit: parameters, buffers, optimizers, schedules and history in each checkpoint, metrics.csv, and
-summary.json except its times. Exits with 1 if anything differs.
+A short `fit` is killed one to three times, at a random time or while it writes a checkpoint, which it does ten times
+a second. Each attempt is the command `fit --ckpt_path last --run.id ID`; the last attempt is not killed. These parts
+must be identical to the last bit: parameters, buffers, optimizers, schedules and history in each checkpoint,
+metrics.csv, and summary.json except its times. If anything differs, the exit code is 1.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def main(args: Sequence[str] | None = None) -> int:
             cells = [number + 1, case, len(wrote), sum(wrote), ", ".join(map(str, epochs)), ", ".join(differs) or "-"]
             show(table, cells)
     Console().print(table)
-    print(f"{asked.times - failures} of {asked.times} bit-identical to the run left alone")
+    print(f"{asked.times - failures} of {asked.times} bit-identical to the uninterrupted run")
     return int(failures > 0)
 
 

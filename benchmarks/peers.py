@@ -1,7 +1,7 @@
-"""Ways to learn a function from points, for `benchmarks.functions`: this suite and its peers, each at good settings.
+"""Methods to learn a function from points, for `benchmarks.functions`: this project and others, with good settings.
 
-Each computes in float64 on one thread, gets the same training points, and may choose among its starts or stop by the
-same validation points.
+Each computes in float64 on one thread and gets the same training points. The same validation points may be used to
+choose among starts or to stop.
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ class Problem:
     Args:
         config: the shipped config that has the expression and the domain. All other settings of the data are those of
             configs/stack.yaml.
-        seed: of the points and of the start of each peer.
-        effort: share of each peer's iterations, in (0, 1].
+        seed: seed of the points and of the start of each method.
+        effort: share of each method's iterations, in (0, 1].
         points: replaces settings of the data, such as `points` and `test_points`.
 
     Attributes:
         data: the points.
-        options: of the command line, for the same points.
+        options: command-line options for the same points.
     """
 
     def __init__(self, config: Path, seed: int = 0, effort: float = 1.0, **points: int) -> None:
@@ -70,17 +70,17 @@ class Problem:
         return len(self.data.domain)
 
     def iterations(self, usual: int) -> int:
-        """Returns the share of a usual number of iterations that is to be made, at least 1."""
+        """Returns the number of iterations, a share of the usual number but at least 1."""
         return math.ceil(self.effort * usual)
 
 
 class Learned(NamedTuple):
-    """What a peer makes of a problem.
+    """The result of a method on a problem.
 
     Attributes:
         predict: inputs (batch, inputs) ↦ values (batch,).
-        parameters: how many trained numbers it has.
-        seconds: of its training.
+        parameters: number of parameters.
+        seconds: seconds of the training.
     """
 
     predict: Callable[[Tensor], Tensor]
@@ -89,13 +89,13 @@ class Learned(NamedTuple):
 
 
 class Peer(NamedTuple):
-    """A way to learn.
+    """A method to learn a function.
 
     Attributes:
-        name: on the command line and in the table.
+        name: name on the command line and in the table.
         settings: one sentence for the legend.
         train: returns None for a problem that it has no settings for.
-        package: that must be installed; "" for none.
+        package: package that must be installed; "" for none.
     """
 
     name: str
@@ -131,7 +131,7 @@ class FitTimer(Callback):
 
 
 def fit_stack(problem: Problem, config: Path = STACK) -> Learned:
-    """Runs `fit` of a stack's config through the front door.
+    """Runs the command `fit` with a stack's config.
 
     Raises:
         RuntimeError: it failed.
@@ -156,14 +156,14 @@ def fit_stack(problem: Problem, config: Path = STACK) -> Learned:
 
 
 def fit_own_config(problem: Problem) -> Learned | None:
-    """Runs `fit` of the function's own config, if that is a stack's."""
+    """Runs `fit` with the config of the function, if its model is a stack."""
     if settings(problem.config)["model"]["init_args"]["wiring"] != "stack":
         return None
     return fit_stack(problem, problem.config)
 
 
 def one_seed(network: StackNetwork, seed: int) -> StackNetwork:
-    """Returns a stack with the parameters of one of its seeds alone."""
+    """Returns a stack with the parameters of only one seed."""
     domain = {str(i): (0.0, 1.0) for i in range(network.scaling.in_features)}  # the state replaces it
     single = StackNetwork(domain, layers=network.layers)
     state = network.state_dict().items()
@@ -172,7 +172,7 @@ def one_seed(network: StackNetwork, seed: int) -> StackNetwork:
 
 
 class TanhNetwork(DenseNetwork):
-    """A `DenseNetwork` with tanh in place of ReLU, whose derivatives come from `torch.func`."""
+    """A `DenseNetwork` with tanh instead of ReLU; its derivatives come from `torch.func`."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps inputs (batch, in_features) to outputs (batch, replicas)."""
@@ -185,18 +185,18 @@ class TanhNetwork(DenseNetwork):
 
 
 MLP_STARTS = 2
-"""Random starts of an MLP, trained side by side; the better one counts."""
+"""Random starts of an MLP, trained side by side; the better one is used."""
 MLP_ITERATIONS = 100
 """Iterations of Levenberg–Marquardt."""
 
 
 def fit_mlp(problem: Problem, network: DenseNetwork, **options: Any) -> Learned:
-    """Trains dense networks, several starts at once, with this suite's `LevenbergMarquardt`.
+    """Trains dense networks, several starts at once, with this project's `LevenbergMarquardt`.
 
     Args:
         problem: the points.
-        network: with a random start.
-        options: of the optimizer.
+        network: network with a random start.
+        options: options of the optimizer.
     """
     train, val = problem.data.train_set, problem.data.val_set
     begun = Seconds.now()
@@ -331,13 +331,13 @@ def _of_arrays(predict: Callable[[Any], Any]) -> Callable[[Tensor], Tensor]:
 
 
 def count(parameters: Iterator[nn.Parameter]) -> int:
-    """Returns how many numbers are trained."""
+    """Returns the number of trained parameters."""
     return sum(p.numel() for p in parameters if p.requires_grad)
 
 
 @contextlib.contextmanager
 def default_float64() -> Iterator[None]:
-    """Lets modules be made in float64."""
+    """Makes new modules use float64."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     try:
@@ -357,7 +357,7 @@ def said() -> Iterator[io.StringIO]:
 _MLP = f"{MLP_ITERATIONS} iterations of `LevenbergMarquardt`, the better of {MLP_STARTS} starts"
 PEERS = (
     Peer("stack", "configs/stack.yaml through `fit`, which chooses the layers and the best of 4 starts", fit_stack),
-    Peer("own-config", "the function's file in configs/functions_nd through `fit`", fit_own_config),
+    Peer("own-config", "the config of the function in configs/functions_nd through `fit`", fit_own_config),
     Peer(
         "pykan",
         f"[inputs, 5, 1], grid {' → '.join(map(str, GRIDS))}, {KAN_STEPS} steps of its LBFGS on each, one start",

@@ -17,7 +17,7 @@ from lit_triwave.modules import FunctionRegressor, ImageClassifier
 from lit_triwave.modules.stages import SECOND_ORDER, Limit, Polish, Stage
 from tests.image_data import write_imagenet
 
-SHARE = 0.35  # of the fields are drawn, the others keep their defaults
+SHARE = 0.35  # share of the fields that are drawn; the others keep their defaults
 OPTIMIZERS = [name for name, kind in vars(torch.optim).items() if inspect.isclass(kind) and name[0] != "_"]
 EXPRESSIONS = {1: ["x**3 - x", "sin(3*x)", "abs(x)", "exp(x)", "x**2"], 2: ["x*y", "(x**2 + y**2)**1.5", "sin(x) + y"]}
 EXPRESSIONS |= {3: ["x*y*z", "x + y**2 - z", "exp(-x*y) + z"]}
@@ -73,18 +73,18 @@ SMALL: dict[str, tuple[Any, ...]] = {
     "num_sanity_val_steps": (0, 1),
     "reload_dataloaders_every_n_epochs": (0, 1),
 }
-"""Field ↦ values that keep a run short, where its type alone would not."""
+"""Field ↦ values that keep a run short, for fields whose types allow long runs."""
 NOT_DRAWN = ("expression", "domain", "path", "inputs", "target", "root", "compile", "weights", "backbone")
 NOT_DRAWN += ("fast_dev_run", "barebones", "detect_anomaly", "inference_mode", "profiler", "enable_model_summary")
 NOT_DRAWN += ("use_distributed_sampler", "logger", "enable_progress_bar", "enable_checkpointing", "benchmark", "regime")
 
 
 def draw(chance: random.Random, folder: Path) -> dict[str, Any]:
-    """Draws a config, which `fit` may still refuse, as not all fields go together.
+    """Draws a config. `fit` may still refuse it, because not all fields fit together.
 
     Args:
-        chance: source of all that is random.
-        folder: in which files of data are made, once.
+        chance: random generator.
+        folder: folder of the data files, which are written once.
     """
     kind = chance.choice([_function, _function, _function, _stack, _stack, _table, _digits, _digits, _images])
     model, data, trainer = kind(chance, folder)
@@ -107,7 +107,7 @@ def _fields(kind: Callable[..., Any], chance: random.Random, share: float = SHAR
 
 
 def _choices(hint: Any) -> tuple[Any, ...]:
-    """Returns all values of a type that has few: of choices and of true or false; () for others."""
+    """Returns all values of a type with few values (choices, or true and false); () for other types."""
     if hint is bool:
         return (False, True)
     if get_origin(hint) is Literal:
@@ -134,7 +134,7 @@ def _precise(chance: random.Random) -> dict[str, Any]:
 
 
 def _whole_batch(model: dict[str, Any], data: dict[str, Any]) -> None:
-    """Takes all points in one batch where a stage needs it, most likely as the user would."""
+    """Puts all points into one batch in most cases in which a stage needs it, as a user would."""
     second = model["pretrain"].get("optimizer") == SECOND_ORDER or model["polish"]["epochs"] or "limit" in model
     if second:
         data.pop("batch_size", None)

@@ -2,12 +2,12 @@
 
     python -m benchmarks.resumability [--seconds 30] [--turns 12] [--epochs 3]
 
-Two trainers train the same network, in turns of a few epochs within one process: one on torchdata's
-`StatefulDataLoader` with `StageCheckpoint` asked at each step, the other on PyTorch's own `DataLoader` without
-checkpoints. The order changes from turn to turn, and the first pair only warms up. An epoch is timed by the processor,
-which other programs disturb less than the clock, and the fastest epoch of each turn is used. Since a turn is shorter
-than the time between two checkpoints, checkpoints are timed separately, by the clock, in the middle of epochs. Their
-share is the time of one over the seconds between two.
+Two trainers train the same network, in turns of a few epochs within one process. One uses torchdata's
+`StatefulDataLoader` and `StageCheckpoint`, which checks for a request at each step. The other uses PyTorch's
+`DataLoader` without checkpoints. The order changes from turn to turn, and the first pair only warms up. The time of an
+epoch is processor time, which other programs disturb less than wall time. The fastest epoch of each turn is used. A
+turn is shorter than the time between two checkpoints, so checkpoints are timed separately, in wall time, inside
+epochs. Their share is the time of one checkpoint divided by the seconds between two.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ def train(resumable: bool, epochs: int, folder: Path, saving: bool = False) -> t
 
 
 def main(args: Sequence[str] | None = None) -> float:
-    """Prints the figures and returns the share of a step that resumability takes."""
+    """Prints the measurements and returns the share of a step that resumability takes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=30.0, help="between two checkpoints")
     parser.add_argument("--turns", type=int, default=12)
@@ -135,7 +135,7 @@ def main(args: Sequence[str] | None = None) -> float:
     total = loop + save / asked.seconds
     table = Table("", "median", "share of a step")
     table.add_row("step without", f"{1e3 * statistics.median(steps):.2f} ms", "")
-    table.add_row("loader, and asking at each step", "", f"{loop:+.2%}")
+    table.add_row("loader, and check at each step", "", f"{loop:+.2%}")
     table.add_row(f"a checkpoint each {asked.seconds:g} s", f"{1e3 * save:.1f} ms", f"{save / asked.seconds:+.2%}")
     table.add_row("together", "", f"{total:+.2%}")
     Console().print(table)

@@ -1,17 +1,17 @@
-"""Trains random small configs, interrupts and kills them at random moments, and looks for anything that goes wrong.
+"""Trains random small configs, interrupts and kills them at random times, and looks for errors.
 
     python -m benchmarks.soak [--minutes 60] [--seed 0] [--out FOLDER]
 
-Each case is a config of `benchmarks.random_configs`. One run of it is left alone. Another one gets one to three of the
-signals SIGINT, SIGTERM, SIGHUP, SIGUSR1 and SIGKILL, while it starts, trains or writes a checkpoint, and is resumed
+Each case is a config of `benchmarks.random_configs`. One run of it is not interrupted. Another run gets one to three of
+the signals SIGINT, SIGTERM, SIGHUP, SIGUSR1 and SIGKILL, while it starts, trains or writes a checkpoint, and is resumed
 each time. Both must end bit-identical (`benchmarks.attempts.result`). Then one of the other commands reads the run, and
-every ten cases `compare` reads all of them.
+after every ten cases `compare` reads all of them.
 
-A finding is a traceback, an error that is not one line in plain words, an exit code that a command does not have, a
-process that does not end, a difference, or a run that `compare` does not count.
+A finding is one of these: a traceback, an error that is not one line in plain words, an undocumented exit code, a
+process that does not end, a difference, or a run that `compare` does not include.
 
-Each case is a line on the screen and in FOLDER/soak.log. The files of a finding stay in FOLDER. Exits with 1 after a
-finding. The configs follow from the seed; the moments of the signals also depend on the machine.
+Each case is a line on the screen and in FOLDER/soak.log. The files of a finding stay in FOLDER. After a finding the
+exit code is 1. The configs depend only on the seed; the times of the signals also depend on the machine.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ NO_WORDS = re.compile(r"Traceback|NoneType|object has no|Error\b|not subscriptab
 
 
 class Finding(Exception):
-    """Something that must not happen, in words."""
+    """An event that must not happen, in words."""
 
 
 class Soak:
@@ -54,7 +54,7 @@ class Soak:
 
     Args:
         root: folder of all files.
-        seed: of all that is random.
+        seed: seed of all random numbers.
     """
 
     def __init__(self, root: Path, seed: int) -> None:
@@ -66,7 +66,7 @@ class Soak:
         """Does one case; returns what happened, in words.
 
         Raises:
-            Finding: it must not happen.
+            Finding: something happened that must not happen.
         """
         chance = random.Random(f"{self.seed}-{number}")
         config = draw(chance, self.root)
@@ -98,7 +98,7 @@ class Soak:
         """Waits for a process; returns its exit code.
 
         Raises:
-            Finding: it does not end, or has printed what no user should read.
+            Finding: it does not end, or has printed text that no user should see.
         """
         process.join(END_LIMIT)
         if process.exitcode is None:
@@ -113,7 +113,7 @@ class Soak:
         """Returns why a config was refused, or a run failed.
 
         Raises:
-            Finding: the error is no error in one line, or left something behind.
+            Finding: the error is not in one line, or a refused run left its folder.
         """
         last = self.runs.log(run_id).read_text().splitlines()[-1:] or [""]
         if code not in (1, 2) or not last[0].startswith("error: "):
@@ -124,7 +124,7 @@ class Soak:
         return f"refused ({last[0].removeprefix('error: ')})"
 
     def interrupt(self, args: Sequence[str], run_id: str, seconds: float, chance: random.Random) -> str:
-        """Lets processes work on a run, and interrupts each; returns the signals and their moments in words."""
+        """Starts processes that work on a run, and interrupts each; returns the signals and their times in words."""
         said = []
         for _ in range(chance.randint(1, 3)):
             process, number = self.runs.start(args, run_id), chance.choice(SIGNALS)
@@ -139,7 +139,7 @@ class Soak:
             if process.is_alive():
                 os.kill(process.pid, number)
                 if number != signal.SIGKILL and chance.random() < 0.2 and process.is_alive():
-                    process.join(chance.random() * 2)  # once more
+                    process.join(chance.random() * 2)  # then a second signal
                     if process.is_alive():
                         os.kill(process.pid, number)
                         moment += " twice"
@@ -155,7 +155,7 @@ class Soak:
         """Lets another command read a run; returns its name.
 
         Raises:
-            Finding: it failed, other than by an error in one line.
+            Finding: it failed without an error in one line.
         """
         name, *options = chance.choice(READERS)
         run = self.runs.folder(run_id)

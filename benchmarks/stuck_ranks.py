@@ -1,12 +1,12 @@
-"""Stops or kills one of several ranks in each stage, and looks whether the run ends in time and resumes bit-identical.
+"""Stops or kills one of several ranks in each stage, and checks that the run ends in time and resumes bit-identical.
 
     python -m benchmarks.stuck_ranks [--ranks 2 4] [--faults SIGSTOP SIGKILL] [--seed 0]
 
-One run of a stack passes through the stages limit, pretrain, train and polish. In each of them a rank gets SIGSTOP or
-SIGKILL in the middle of a step. With a signal, Ctrl-C follows twice, sent to all processes as a terminal does; without
-one, the others notice by themselves after `run.rank_seconds`. All processes must end in time, and the rank must be
-named. The run is resumed after each fault, and must end bit-identical to one that was left alone. Exits with 1
-otherwise.
+A run of a stack goes through the stages limit, pretrain, train and polish. In each stage a rank gets SIGSTOP or
+SIGKILL in the middle of a step. In half of the cases all processes then get Ctrl-C twice, as from a terminal. In the
+other half the other ranks must notice the fault after `run.rank_seconds`. All processes must end in time, and the rank
+must be named. The run is resumed after each fault and must end bit-identical to an uninterrupted run. Otherwise the
+exit code is 1.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from rich.table import Table
 from benchmarks.attempts import differing, show
 
 STAGES = ("limit", "pretrain", "train", "polish")
-EPOCHS = 6  # of each stage
+EPOCHS = 6  # epochs of each stage
 CONFIG = ["--config", "configs/stack.yaml", "--model.layers", "[2, 2]", "--model.replicas", "2", "--data.points", "60"]
 CONFIG += [f"--model.{stage}.epochs={EPOCHS}" for stage in STAGES] + ["--model.limit.halving=0"]
 CONFIG += ["--run.checkpoint_every=1", "--run.wandb=disabled", "--trainer.enable_progress_bar=false"]
-RANK_SECONDS = 30.0  # that ranks wait for one that is silent, and at the start for one that still imports
-ALONE_SECONDS = RANK_SECONDS + 15  # without a signal; the next rank speaks 5 s later if it is the first that is silent
-SIGNAL_SECONDS = 10.0  # after the second signal
+RANK_SECONDS = 30.0  # ranks wait this long for a silent rank, and at the start for a rank that imports
+ALONE_SECONDS = RANK_SECONDS + 15  # limit without a signal; if the first rank is silent, the next reports 5 s later
+SIGNAL_SECONDS = 10.0  # limit after the second signal
 START_SECONDS = 300.0
 
 
@@ -46,10 +46,10 @@ class FaultAt(Callback):
     """Stops or kills this process in the middle of a step.
 
     Args:
-        epoch: of the step, from 0.
-        rank: that gets the signal.
-        name: of the signal.
-        mark: file that is made right before.
+        epoch: epoch of the step, from 0.
+        rank: rank that gets the signal.
+        name: name of the signal.
+        mark: file that is written right before.
     """
 
     def __init__(self, epoch: int, rank: int, name: str, mark: str) -> None:
@@ -62,7 +62,7 @@ class FaultAt(Callback):
 
 
 def start(root: Path, run_id: str, ranks: int, *more: str) -> subprocess.Popen[str]:
-    """Starts a run as a process group of its own."""
+    """Starts a run as a separate process group."""
     place = [f"--run.root={root}", "--run.experiment=e", f"--run.id={run_id}", "--ckpt_path=last"]
     args = ["fit", *CONFIG, *place, f"--trainer.devices={ranks}", f"--run.rank_seconds={RANK_SECONDS}", *more]
     command = [sys.executable, "-m", "lit_triwave", *args]
@@ -96,7 +96,7 @@ def seconds_to_end(process: subprocess.Popen[str], limit: float) -> float:
 
 
 def fault(root: Path, run_id: str, ranks: int, stage: str, rank: int, name: str, signals: bool) -> tuple[float, str]:
-    """Starts or resumes a run whose rank meets a fault in a stage.
+    """Starts or resumes a run in which a rank has a fault in a stage.
 
     Returns:
         The seconds from the fault, or from the second signal, to the end of all processes; what is wrong, or "".

@@ -1,10 +1,10 @@
-"""Compares `configs/table.yaml` with scikit-learn's gradient boosting and MLP on tables, all as they come.
+"""Compares `configs/table.yaml` with scikit-learn's gradient boosting and MLP on tables, all with default settings.
 
     python -m benchmarks.tables [--splits 5] [--tables friedman1,diabetes,...] [fit's options]
 
-Each of five splits holds another fifth of the rows out for the test. The rest trains the rivals; ours keeps a tenth of
-it for validation. The MLP gets standardised inputs, which its documentation asks for, and indicators for categories;
-boosting gets the categories themselves. A figure is the mean over the splits of test MSE / variance of test targets.
+Each of five splits holds out another fifth of the rows for the test. The other methods train on the rest; ours uses a
+tenth of the rest for validation. The MLP gets standardised inputs, as its documentation recommends, and indicators for
+categories; boosting gets the categories. A result is the mean over the splits of test MSE / variance of test targets.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ SPLITS = KFold(5, shuffle=True, random_state=0)
 
 
 def friedman1() -> tuple[pandas.DataFrame, str]:
-    """Returns 5 000 rows of Friedman's first function with noise of deviation 1, and five inputs of no use."""
+    """Returns 5 000 rows of Friedman's first function with noise of deviation 1, and five inputs without use."""
     x, y = make_friedman1(5000, noise=1.0, random_state=0)
     return pandas.DataFrame(x, columns=[f"x{i}" for i in range(1, 11)]).assign(y=y), "y"
 
@@ -102,7 +102,7 @@ def rivals(frame: pandas.DataFrame, target: str, test: Any, seed: int) -> dict[s
         "MLP": make_pipeline(scaled, MLPRegressor(random_state=seed)),
     }
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # of its 200 epochs, which are its default
+        warnings.simplefilter("ignore", ConvergenceWarning)  # it does not converge in 200 epochs, its default
         found = {name: model.fit(x.iloc[left], y.iloc[left]).predict(x.iloc[test]) for name, model in models.items()}
     return {
         name: float(((value - y.iloc[test]) ** 2).mean() / y.iloc[test].var(ddof=0)) for name, value in found.items()

@@ -1,17 +1,17 @@
-"""Measures the cost of Weights & Biases: the digits fit with it, offline, and without.
+"""Measures the cost of Weights & Biases: fits of the digits with W&B offline, and without it.
 
     python -m benchmarks.tracking [--turns 8] [--epochs 20] [options of fit]
 
-Whole fits through the front door, in pairs within one process; the order changes from pair to pair, and the first pair
-only warms up. Measured twice, over all steps with their validations, region counts and rows of metrics.csv:
+It runs the command `fit` in pairs within one process. The order changes from pair to pair, and the first pair only
+warms up. The cost is measured in two ways, over all steps with validations, region counts and rows of metrics.csv:
 
-- by what W&B uses: clock time in the logging calls, and processor time of all other threads and of W&B's own process.
-  The sum is an upper bound, as with a second core the latter two delay nothing.
+- by what W&B uses: wall time in the logging calls, and processor time of all other threads and of W&B's process.
+  The sum is an upper bound, because on a second core the last two do not delay the training.
 - by the difference between the two fits. A step does the same work in every fit, so its fastest time over all fits is
-  used. On a machine with other programs this is far less exact.
+  used. On a machine with other programs this is much less exact.
 
-Time before and after the steps (W&B's start, the figures, its end) is reported separately. Everything but the
-differences is a median over the pairs.
+Time before and after the steps (W&B's start, the figures, its end) is reported separately. All numbers except the
+differences are medians over the pairs.
 """
 
 from __future__ import annotations
@@ -40,18 +40,18 @@ from lit_triwave.tracking.wandb_rows import WandbRows
 class Times(NamedTuple):
     """Times of one fit, in seconds."""
 
-    steps: list[float]  # clock time from each step to the next, with a validation between them
-    calls: float  # clock time of all steps in W&B's logger
+    steps: list[float]  # wall time from each step to the next, with a validation between them
+    calls: float  # wall time of all steps in W&B's logger
     threads: float  # processor time of all steps in other threads
     process: float  # processor time of all steps in child processes
-    around: float = 0.0  # clock time before the first step and after the last
+    around: float = 0.0  # wall time before the first step and after the last
 
 
 class Stopwatch(Callback):
     """Times the steps of a fit.
 
     Attributes:
-        last: of the last fit in this process, without `around`.
+        last: times of the last fit in this process, without `around`.
         calls: seconds in W&B's logger so far.
     """
 
@@ -79,7 +79,7 @@ def children_seconds() -> float:
     """Returns processor seconds of living child processes; 0 on systems without /proc."""
     total, tick = 0.0, os.sysconf("SC_CLK_TCK")
     for file in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):  # gone meanwhile
+        with contextlib.suppress(OSError):  # the process has ended
             fields = file.read_text().rpartition(")")[2].split()
             if int(fields[1]) == os.getpid():
                 total += (int(fields[11]) + int(fields[12])) / tick

@@ -4,7 +4,7 @@
 
 Parameters and multiply-adds are those of the whole model for one image of 224 × 224. PyTorch counts them for the
 original model, and `replace_dense` reports the classifier's share. With peaks, the subnetworks have no matrix products,
-so their multiply-adds are not counted. The time is that of one forward and backward pass of the classifier alone, from
+so their multiply-adds are not counted. The time is for one forward and backward pass of the classifier alone, from
 25088 features to 1000 classes, and the fastest of the repeats. The original is timed first and last. On a shared
 machine, the processor time of all threads is more reliable than the wall time. With a GPU, all runs on it.
 """

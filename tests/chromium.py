@@ -33,7 +33,7 @@ WITH_WEBGL = ("--use-angle=swiftshader", "--enable-unsafe-swiftshader")
 
 
 class Chromium:
-    """A browser window, with a profile of its own.
+    """A browser window with a separate profile.
 
     Args:
         arguments: of the browser, besides those that it needs here.
@@ -75,11 +75,11 @@ class Chromium:
         self._call("POST", "/url", {"url": page.resolve().as_uri() + (f"#{fragment}" if fragment else "")})
 
     def run(self, script: str) -> Any:
-        """What a script, the body of a function, returns."""
+        """Runs a script, the body of a function, and returns its result."""
         return self._call("POST", "/execute/sync", {"script": script, "args": []})
 
     def until(self, condition: str, seconds: float = 30.0) -> Any:
-        """The value of an expression as soon as it is something."""
+        """Waits until an expression has a value, and returns it."""
         end = time.monotonic() + seconds
         while not (value := self.run(f"return {condition}")):
             assert time.monotonic() < end, f"{condition} after {seconds} s"
@@ -92,11 +92,11 @@ class Chromium:
         self._call("POST", f"/element/{element}/value", {"text": keys})
 
     def width(self, pixels: int) -> None:
-        """Makes the window so wide."""
+        """Sets the width of the window."""
         self._call("POST", "/window/rect", {"width": pixels, "height": 1400})
 
     def errors(self) -> list[str]:
-        """What the console has of warnings and errors since the last call."""
+        """Warnings and errors in the console since the last call."""
         entries = self._call("POST", "/se/log", {"type": "browser"})
         return [entry["message"] for entry in entries if entry["level"] in ("WARNING", "SEVERE")]
 
@@ -106,7 +106,7 @@ class Chromium:
 
 
 def seconds_to(page: Path, arguments: tuple[str, ...] = WITHOUT_WEBGL) -> dict[str, float]:
-    """Seconds from the start of the navigation in a new browser to the page's own marks.
+    """Seconds from the start of the navigation in a new browser to the marks of the page.
 
     Returns:
         `table-ready`, when the table can be sorted and filtered, and `curves-drawn`, when the first chart is there.

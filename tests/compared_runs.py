@@ -1,4 +1,4 @@
-"""Run folders in the agreed layout, written by hand, for the tests of `compare`."""
+"""Run folders in the documented layout, written by hand, for the tests of `compare`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from lit_triwave.cli import main
 
 LONG = "sqrt(x**2 + y**2)**3 + exp(-(x - 0.5)**2 / 0.01)"
-"""An expression for which a table has little room."""
+"""An expression that is too long for a table."""
 
 CONFIG = {
     "model.depth": 5,
@@ -31,7 +31,7 @@ def write_run(
     metrics: str = "",
     schema: int = 2,
 ) -> Path:
-    """A run folder as it is agreed: run.json, and where given summary.json and metrics.csv."""
+    """Writes a run folder in the documented layout: run.json and, if given, summary.json and metrics.csv."""
     folder.mkdir(parents=True)
     record = {"schema": schema, "experiment": folder.parent.name, "id": folder.name, "state": state}
     record |= {"tags": ["constructed", "x**3 - x"], "config": CONFIG | (config or {})}
@@ -50,7 +50,7 @@ def replicas(values: list[float]) -> dict[str, Any]:
 
 
 def compared(capsys: pytest.CaptureFixture[str], *args: object) -> dict[str, Any]:
-    """What `--format json` says."""
+    """The content of `--format json`."""
     capsys.readouterr()
     assert main(["compare", *map(str, args), "--format", "json"]) == 0
     content: dict[str, Any] = json.loads(capsys.readouterr().out)
@@ -58,7 +58,7 @@ def compared(capsys: pytest.CaptureFixture[str], *args: object) -> dict[str, Any
 
 
 def refused(capsys: pytest.CaptureFixture[str], *args: object) -> str:
-    """The one line with which a command line is refused."""
+    """The one-line error of a refused command line."""
     capsys.readouterr()
     assert main(["compare", *map(str, args)]) in (1, 2)
     said = capsys.readouterr()
@@ -91,7 +91,7 @@ def write_diverged(root: Path) -> None:
 
 
 def write_two_functions(root: Path) -> None:
-    """Two runs for x³, that of depth 5 the better one, and one for sin, whose error is the lowest of all."""
+    """Two runs for x³, the one of depth 5 is better, and one run for sin, with the lowest error of all."""
     for expression, depth, error in (("x**3", 4, 1e-4), ("x**3", 5, 1e-5), ("sin(x)", 4, 1e-7)):
         config = {"data.expression": expression, "model.depth": depth}
         write_run(root / expression[:1] / str(depth), config, {"test/mse": error})

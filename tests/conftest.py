@@ -62,7 +62,7 @@ def _fit(root: Path, name: str, *args: str, config: str = "configs/functions/x3_
 
 
 def save_a_pixel(figure: Figure, path: Any, **options: Any) -> None:
-    """Stands for `Figure.savefig`: drawing takes half the time of a small run."""
+    """Replaces `Figure.savefig`, because drawing takes half the time of a small run."""
     path.write(PIXEL) if hasattr(path, "write") else Path(path).write_bytes(PIXEL)
 
 
@@ -79,13 +79,13 @@ def _blank_figures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPat
 
 @pytest.fixture
 def fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
-    """Runs `fit` of a small x³ − x problem through the front door and returns the run's folder."""
+    """Runs the command `fit` on a small x³ − x problem and returns the run's folder."""
     monkeypatch.chdir(REPOSITORY)
     return partial(_fit, tmp_path)
 
 
 def shared_folder(factory: pytest.TempPathFactory, name: str) -> Path:
-    """Returns a folder that all workers of the session share."""
+    """Returns a folder that all workers of the session use together."""
     base = factory.getbasetemp()
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
     folder.mkdir(exist_ok=True)
@@ -94,7 +94,7 @@ def shared_folder(factory: pytest.TempPathFactory, name: str) -> Path:
 
 @pytest.fixture
 def trained(tmp_path: Path, fit: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """Returns a copy of the run that `fit` makes of the same arguments, which one worker trains once a session."""
+    """Returns a copy of the run that `fit` makes with these arguments; one worker trains it once for each session."""
     root = shared_folder(tmp_path_factory, "trained")
 
     def copied(name: str, *args: str) -> Path:
@@ -111,5 +111,5 @@ def trained(tmp_path: Path, fit: Callable[..., Path], tmp_path_factory: pytest.T
 
 @pytest.fixture
 def sweep(tmp_path: Path) -> Path:
-    """The folder of twelve runs in four rows, of which depth 6 with blocks is the best."""
+    """The folder of twelve runs in four rows; depth 6 with blocks is the best row."""
     return write_sweep(tmp_path / "runs")

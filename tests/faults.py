@@ -1,4 +1,4 @@
-"""What goes wrong on clusters, as Trainer callbacks: a signal or a kill at a chosen step."""
+"""Faults of clusters as Trainer callbacks: a signal or a kill at a chosen step."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class SignalAt(Callback):
 
 
 class KillWhileSaving(Callback):
-    """Kills this process when a checkpoint has been written but not yet put in its place.
+    """Kills this process when a checkpoint has been written but not yet renamed.
 
     Args:
         count: of the checkpoint, from 1.
@@ -50,7 +50,7 @@ class KillWhileSaving(Callback):
 
 
 class SignalBeforeTraining(Callback):
-    """Sends this process a signal when all is ready and no step has been made.
+    """Sends this process a signal when everything is ready, before the first step.
 
     Args:
         name: of the signal.
@@ -84,14 +84,14 @@ class SignalInTest(Callback):
 
 
 def signal_at(epoch: int, batch: int, name: str = "SIGUSR1", rank: int = 0) -> list[str]:
-    """The arguments of `fit` that make it so."""
+    """The arguments of `fit` that add this callback."""
     prefix = "--trainer.callbacks"
     at = [f"{prefix}+=tests.faults.SignalAt", f"{prefix}.epoch={epoch}", f"{prefix}.batch={batch}"]
     return [*at, f"{prefix}.name={name}", f"{prefix}.rank={rank}"]
 
 
 class KillWandb(Callback):
-    """Kills W&B's own process at a step, as SLURM's signals may.
+    """Kills W&B's process at a step, as SLURM's signals may do.
 
     Args:
         epoch: of the step, from 0.

@@ -1,4 +1,4 @@
-"""What a finished run holds, for comparisons of two."""
+"""The content of a finished run, to compare two runs."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def rows(run: Path) -> list[dict[str, str]]:
 
 
 def assert_ends_alike(whole: Path, resumed: Path) -> None:
-    """Parameters, optimizers, logged rows and summary, all but the time it took."""
+    """Parameters, optimizers, logged rows and summary, without times."""
     assert_identical(state(whole), state(resumed))
     assert rows(whole) == rows(resumed)
     assert untimed_summary(whole) == untimed_summary(resumed)

@@ -1,4 +1,4 @@
-"""`python -m lit_triwave …` in processes that have its imports already, which are most of a short command's time."""
+"""`python -m lit_triwave …` in processes that have already imported it, because imports take most of the time."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _PROCESSES.set_forkserver_preload(_IMPORTS)
 
 
 class Running(NamedTuple):
-    """A command at work.
+    """A running command.
 
     Attributes:
         args: of the command.
@@ -41,7 +41,7 @@ class Running(NamedTuple):
     err: Path
 
     def lines(self) -> Iterator[str]:
-        """Yields the lines that it prints, as they come, to its end."""
+        """Yields the lines that it prints, one by one, until its end."""
         with self.out.open() as file:
             text = ""
             while True:
@@ -55,7 +55,7 @@ class Running(NamedTuple):
 
     @property
     def pid(self) -> int:
-        """Number of the process."""
+        """Id of the process."""
         assert self.process.pid is not None
         return self.process.pid
 
@@ -64,7 +64,7 @@ class Running(NamedTuple):
         os.kill(self.pid, number)
 
     def wait(self, seconds: float = 300) -> subprocess.CompletedProcess[str]:
-        """Returns what a shell would see at its end.
+        """Waits for the end, and returns what a shell would see.
 
         Raises:
             TimeoutExpired: it was killed.
@@ -116,7 +116,7 @@ def run_command(
 
 
 def run_ranks(args: Sequence[str], ranks: int = 2, seconds: float = 300) -> list[subprocess.CompletedProcess[str]]:
-    """Runs `torchrun --nproc-per-node … -m lit_triwave`: its variables, without its own time to start."""
+    """Runs like `torchrun --nproc-per-node … -m lit_triwave`: with its variables, but without its start time."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = str(server.getsockname()[1])
     job = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks)}

@@ -1,4 +1,4 @@
-"""Small runs of `fit` for tests that read their checkpoints; each is trained once, whichever worker needs it first."""
+"""Small runs of `fit` for tests that read their checkpoints; the first worker that needs a run trains it once."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ DIGITS += ["--model.pretrain.epochs", "1", "--model.train.epochs", "1"]
 
 
 def small_run(root: Path, name: str, *args: str) -> Path:
-    """Returns the folder of the run of that name, which is trained, without its figures, when it is first needed."""
+    """Returns the folder of the run with a name; it is trained, without figures, at its first use."""
     folder = root / name.replace(", ", "_").replace(" ", "_") / "a"
     with FileLock(root / f"{folder.parent.name}.lock"), pytest.MonkeyPatch.context() as patch:
         patch.setattr(Figure, "savefig", save_a_pixel)
@@ -49,6 +49,6 @@ def small_run(root: Path, name: str, *args: str) -> Path:
 
 
 def untimed_summary(run: Path) -> dict[str, Any]:
-    """Returns a run's summary without the time it took."""
+    """Returns a run's summary without its times."""
     summary = json.loads((run / "summary.json").read_text())
     return {name: value for name, value in summary.items() if name not in ("wall_seconds", "fit_seconds")}

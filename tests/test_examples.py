@@ -1,4 +1,4 @@
-"""The scripts in `examples/` do what they say, in fewer steps."""
+"""The scripts in `examples/` work, here with fewer steps."""
 
 from __future__ import annotations
 

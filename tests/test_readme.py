@@ -1,4 +1,4 @@
-"""Commands and examples in README and documentation are as written; small settings are appended here."""
+"""The commands and examples of README and documentation work as written, with small settings appended."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def commands(page: Path) -> list[str]:
 
 
 def runs_whole(page: Path, line: str) -> bool:
-    """Whether a command is run; of the others, which have tests of their own, the arguments are checked."""
+    """Whether a command is run. For other commands, which have separate tests, only the arguments are checked."""
     if page.name in ("README.md", "extending.md") or page.parent.name == "tutorials":
         return True
     cheap = any(word in line for word in (" compare ", " test ", " predict ", " export ", "one_batch", "--help"))
@@ -81,7 +81,7 @@ def runs_whole(page: Path, line: str) -> bool:
 
 
 def runs_before(page: Path) -> list[str]:
-    """The README's commands that make the runs which a page's commands read."""
+    """The commands of the README that make the runs for a page's commands."""
     read = " ".join(line for line in commands(page) if runs_whole(page, line) and " fit " not in line)
     makers: dict[str, str] = {}
     for line in commands(README):
@@ -91,7 +91,7 @@ def runs_before(page: Path) -> list[str]:
 
 
 def arguments(line: str) -> list[str]:
-    """Returns the arguments of a command, with those that make it quick."""
+    """Returns the arguments of a command, with further ones that make it fast."""
     python, m, package, command, *args = shlex.split(line)
     assert (python, m, package) == ("python", "-m", "lit_triwave"), line
     if command in LIGHTNING and "--config" in args:
@@ -100,7 +100,7 @@ def arguments(line: str) -> list[str]:
 
 
 def check_arguments(line: str, capfd: pytest.CaptureFixture[str]) -> None:
-    """Lets the command's parser read its arguments, or finds its options in its help."""
+    """Checks the arguments with the command's parser, or finds the options in its help."""
     command, *args = arguments(line)
     if command in LIGHTNING:
         assert main([command, *args, "--print_config"]) == 0, line
@@ -118,7 +118,7 @@ def check_arguments(line: str, capfd: pytest.CaptureFixture[str]) -> None:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder like the repository's root, with a user's own data, so that runs are written elsewhere."""
+    """A folder like the repository's root, with data of a user, so that runs are not written to the repository."""
     path = tmp_path_factory.mktemp("readme")
     (path / "configs").symlink_to(REPOSITORY / "configs")
     rows = [f"{w},{h},{1000 + 20 * w * h}" for w in range(8) for h in range(8)]
@@ -131,7 +131,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def finished() -> set[str]:
-    """Commands that a page before has run already: pages share their runs."""
+    """Commands that an earlier page has already run; pages share their runs."""
     return set()
 
 

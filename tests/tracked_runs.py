@@ -1,4 +1,4 @@
-"""What Weights & Biases has of a run that was tracked offline."""
+"""The data in Weights & Biases of a run that was tracked offline."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def tracked(run: Path) -> list[dict[str, Any]]:
 
 
 def assert_complete(run: Path) -> None:
-    """Every step of metrics.csv is there once, in order, with the same values."""
+    """Checks that every step of metrics.csv is there once, in order, with the same values."""
     history = tracked(run)
     steps = [row["_step"] for row in history]
     assert steps == sorted(set(steps))

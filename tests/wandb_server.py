@@ -1,4 +1,4 @@
-"""A W&B server on loopback, as far as this suite's calls go: runs, their histories, sweeps and agents, in memory.
+"""A W&B server on loopback for the calls of this project: runs, their histories, sweeps and agents, in memory.
 
 It answers the GraphQL operations and the file stream of W&B's own client (0.31) by name, without knowing GraphQL: each
 answer has all fields that a query may select.
@@ -21,7 +21,7 @@ KEY = "0123456789" * 4
 
 
 class StoredRun:
-    """A run as the server has it."""
+    """A run on the server."""
 
     def __init__(self, name: str, **fields: Any) -> None:
         self.name = name
@@ -34,7 +34,7 @@ class StoredRun:
         self.lines = {"wandb-events.jsonl": 0, "output.log": 0}
 
     def node(self) -> dict[str, Any]:
-        """Every field that a query of a run may ask for."""
+        """Every field that a query may request of a run."""
         own = self.config.get("_wandb", {}).get("value", {})
         tail = [json.dumps(row) for row in self.history[-1:]]
         content = {
@@ -67,7 +67,7 @@ class StoredRun:
 
 
 class WandbServer(ThreadingHTTPServer):
-    """The server; a context manager that has it listen on a free port of 127.0.0.1.
+    """The server; as a context manager it listens on a free port of 127.0.0.1.
 
     Attributes:
         runs: id ↦ run.
@@ -95,7 +95,7 @@ class WandbServer(ThreadingHTTPServer):
 
     @property
     def environment(self) -> dict[str, str]:
-        """What makes W&B's client talk to it."""
+        """The settings with which W&B's client uses this server."""
         return {"WANDB_BASE_URL": self.url, "WANDB_API_KEY": KEY, "WANDB_MODE": "online", "WANDB_ENTITY": ENTITY}
 
     def __enter__(self) -> WandbServer:
@@ -107,7 +107,7 @@ class WandbServer(ThreadingHTTPServer):
         self.server_close()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Clients that leave are no error here."""
+        """Ignores clients that disconnect."""
 
     def answer(self, operation: str, query: str, given: dict[str, Any]) -> Any:
         """The data of one GraphQL operation."""
@@ -233,7 +233,7 @@ class WandbServer(ThreadingHTTPServer):
 
 
 class Handler(BaseHTTPRequestHandler):
-    """The HTTP side of it."""
+    """The HTTP part of the server."""
 
     protocol_version = "HTTP/1.1"
     server: WandbServer

@@ -68,7 +68,7 @@ def kaiming_net(width: int, depth: int, seed: int, dtype: torch.dtype = F64, inp
 
 
 def rational_kinks(f: nn.Sequential, start: list[Fraction], end: list[Fraction]) -> list[Fraction]:
-    """Kinks of f from start to end as fractions of the way, in rational arithmetic, from its slopes."""
+    """Kinks of f from start to end as fractions of the segment, in rational arithmetic, from its slopes."""
     line = [(Fraction(0), start), (Fraction(1), end)]
     for layer in f:
         if isinstance(layer, nn.Linear):

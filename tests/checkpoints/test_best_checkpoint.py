@@ -23,13 +23,13 @@ SPOILED = [*EACH, "--model.train.lr", "0.3"]  # best at the end of pretraining
 
 
 def validations(run: Path) -> list[dict[str, str]]:
-    """The rows of metrics.csv with one."""
+    """The rows of metrics.csv with a validation."""
     with (run / "metrics.csv").open() as file:
         return [row for row in csv.DictReader(file) if row.get("val/mse_min")]
 
 
 def best_row(run: Path, metric: str, highest: bool = False) -> dict[str, str]:
-    """The row of metrics.csv with the best validation, the first of equal ones."""
+    """The row of metrics.csv with the best validation; of equal rows the first."""
     with (run / "metrics.csv").open() as file:
         rows = [row for row in csv.DictReader(file) if row.get(metric)]
     return (max if highest else min)(rows, key=lambda row: float(row[metric]))
@@ -41,7 +41,7 @@ def checkpoint(run: Path, name: str = "best") -> dict[str, Any]:
 
 
 def all_but_time(run: Path) -> dict[str, Any]:
-    """What best.ckpt holds, but for the seconds that the run took."""
+    """The content of best.ckpt without the times of the run."""
     content = checkpoint(run)
     content["callbacks"].pop("RegressionSummary")
     content["run"].pop("wandb_id")

@@ -25,7 +25,7 @@ from tests.small_runs import DIGITS, FUNCTION, small_run
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A run folder, which was stopped inside its last stage by its number of epochs."""
+    """The folder of a run that its number of epochs stopped inside the last stage."""
     monkeypatch.chdir(REPOSITORY)
     return Path(shutil.copytree(SAVED, tmp_path / "x3_minus_x" / "r"))
 
@@ -40,7 +40,7 @@ def resume(run: Path) -> int:
 
 
 def line(capsys: pytest.CaptureFixture[str]) -> str:
-    """The one line on standard error since the last look."""
+    """The one line on standard error since the last call."""
     (text,) = capsys.readouterr().err.splitlines()
     return text
 
@@ -71,18 +71,18 @@ def test_where_the_last_checkpoint_is_damaged_a_whole_one_is_offered_by_a_comman
 
 
 def hyper(**values: Any) -> dict[str, Any]:
-    """Hyperparameters with some that are others."""
+    """Hyperparameters, some of them changed."""
     return load_checkpoint(SAVED / "checkpoints" / "last.ckpt")["hyper_parameters"] | values
 
 
 def weights(change: Callable[[torch.Tensor], Any]) -> dict[str, Any]:
-    """A state dict in which one tensor of weights is another."""
+    """A state dict in which one tensor of weights is replaced."""
     state = load_checkpoint(SAVED / "checkpoints" / "last.ckpt")["state_dict"]
     return {"state_dict": state | {"network.bank.input_weight": change(state["network.bank.input_weight"])}}
 
 
 def shared(levels: int) -> list[Any]:
-    """A list that has 9 to the power of `levels` values, and takes hardly any room."""
+    """A list with 9^`levels` values that needs hardly any memory."""
     value: list[Any] = [0]
     for _ in range(levels):
         value = [value] * 9

@@ -1,4 +1,4 @@
-"""A run folder written before the package had rooms (two seeds of x³ − x, depth 2): saved work stays good."""
+"""A run folder from an old version of the package (two seeds of x³ − x, depth 2) can still be used."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SAVED = Path(__file__).with_name("earlier_run")
 
 @pytest.fixture
 def earlier(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the run folder, whose data need no file."""
+    """A copy of the run folder; its data need no file."""
     monkeypatch.chdir(REPOSITORY)
     folder = tmp_path / "x3_minus_x" / "earlier"
     shutil.copytree(SAVED, folder)

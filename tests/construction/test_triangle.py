@@ -45,7 +45,7 @@ def random_peaks(*shape: int, seed: int = 0, margin: float = 0.1) -> Tensor:
 
 
 def smooth(peaks: Tensor, sign: float = -1.0, depth: int | None = None) -> tuple[Tensor, ...]:
-    """Arguments of a form, for d + 1 peaks, s_0 = 1/4, α = 0.3, β = −0.7, cut off after `depth` waves."""
+    """Arguments of a form, for d + 1 peaks, s_0 = 1/4, α = 0.3, β = −0.7, with only `depth` waves."""
     first = torch.full(peaks.shape[:-1], 0.25, dtype=peaks.dtype)
     scales = theorem31_scales(peaks, first)[..., :depth]
     return peaks[..., :-1][..., :depth], scales, 0 * first + 0.3, 0 * first - 0.7, sign * torch.ones_like(first)

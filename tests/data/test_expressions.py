@@ -1,4 +1,4 @@
-"""What `datamodules.expressions` promises: mathematics is read as Python writes it, and nothing else is read at all."""
+"""Guarantees of `datamodules.expressions`: it reads mathematics in Python's notation and refuses everything else."""
 
 import math
 import pickle

@@ -1,4 +1,4 @@
-"""What `RegressionDataModule` and `FunctionDataModule` promise: the paper's points, exact shards, clear refusals."""
+"""Guarantees of `RegressionDataModule` and `FunctionDataModule`: the paper's points, exact shards, clear errors."""
 
 import pytest
 import torch
@@ -213,7 +213,7 @@ def test_loaders_yield_whole_float64_batches():
 
 
 class Line(LightningModule):
-    """The smallest model: it keeps the batches it has seen."""
+    """The smallest model: it records its batches."""
 
     def __init__(self):
         super().__init__()

@@ -1,4 +1,4 @@
-"""What `TableDataModule` promises: a file's numbers, split without overlap; errors name file, column and row."""
+"""Guarantees of `TableDataModule`: a file's numbers, split without overlap; errors name file, column and row."""
 
 import bz2
 import datetime

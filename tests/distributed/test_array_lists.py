@@ -1,4 +1,4 @@
-"""slurm/array.sbatch without a SLURM: what it submits, and what a task of it starts."""
+"""slurm/array.sbatch without SLURM: the job that it submits, and the command that a task starts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LINE = 'configs/x3_minus_x.yaml --model.depth=6 --run.group="two words" --seed_e
 
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
-    """A folder whose `sbatch` and `fit` print the words of their command."""
+    """A folder in which `sbatch` and `fit` only print the words of their command."""
     (tmp_path / "sbatch").write_text("#!/bin/sh\nprintf '%s\\n' submitted \"$@\"\n")
     (tmp_path / "sbatch").chmod(0o755)
     (tmp_path / "slurm").mkdir()
@@ -24,7 +24,7 @@ def place(tmp_path: Path) -> Path:
 
 
 def array(place: Path, *lines: str, **task: str) -> subprocess.CompletedProcess[str]:
-    """Calls the script with a list of these lines, as a user, or as a task does."""
+    """Calls the script with a list of these lines, as a user or as a task."""
     (place / "list.txt").write_text("\n".join(["# configs", "", *lines, ""]))
     environment = os.environ | {"PATH": f"{place}:{os.environ['PATH']}", "SLURM_SUBMIT_DIR": str(place)} | task
     command = ["slurm/array.sbatch", str(place / "list.txt")]

@@ -40,7 +40,7 @@ def run(root: Path, config: str, name: str, *args: str) -> Path:
 
 
 def fit(root: Path, name: str, *args: str) -> Path:
-    """A small regression, for a number of points that does not divide by the ranks."""
+    """A small regression, on a number of points that the ranks do not divide evenly."""
     small = ["--model.replicas", "3", "--model.pretrain.epochs", "6", "--model.train.epochs", "6"]
     small += ["--data.points", "203", "--data.batch_size", "67", "--model.polish.epochs", "0"]
     small += ["--trainer.check_val_every_n_epoch", "4"]
@@ -55,7 +55,7 @@ def classify(root: Path, name: str, *args: str) -> Path:
 
 
 def stack(root: Path, name: str, *args: str) -> Path:
-    """A small stack by second order, on a number of points that does not divide by the ranks."""
+    """A small stack by second order, on a number of points that the ranks do not divide evenly."""
     small = ["--model.layers", "[2, 2]", "--model.replicas", "2", "--model.depth", "3", "--model.limit.epochs", "4"]
     small += ["--model.pretrain.epochs", "2", "--model.polish.epochs", "2", "--trainer.check_val_every_n_epoch", "2"]
     small += ["--data.points", "203", "--data.test_points", "200", "--data.expression", "exp(x*y)"]
@@ -176,7 +176,7 @@ def _children(pid: int) -> str:
 
 
 def _ranks(pid: int) -> list[str]:
-    """The processes of other ranks that a first rank has started; it may have others, for a moment."""
+    """The processes of other ranks that a first rank has started; for a short time it may also have other processes."""
     return [child for child in _children(pid).split() if b"digits.yaml" in Path(f"/proc/{child}/cmdline").read_bytes()]
 
 

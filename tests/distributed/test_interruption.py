@@ -56,7 +56,7 @@ def test_after_ctrl_c_a_run_is_complete_and_resumes_bit_identical(fit, trained, 
 
 
 def without_the_signal(config: Path) -> None:
-    """Takes the callback that sends a signal out of a saved config."""
+    """Removes the callback that sends a signal from a saved config."""
     content = yaml.safe_load(config.read_text())
     content["trainer"]["callbacks"] = None
     config.write_text(yaml.safe_dump(content))

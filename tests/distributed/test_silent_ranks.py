@@ -1,4 +1,4 @@
-"""A rank that does not answer is named, and ends the run after a second signal or a bound."""
+"""A rank that does not answer is named, and the run ends after a second signal or a time limit."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from lit_triwave.distributed.pulses import RANKS_FOLDER, Pulses
 
 @pytest.fixture
 def stopped() -> Iterator[subprocess.Popen[bytes]]:
-    """A process that stands for rank 1, under SIGSTOP."""
+    """A process in the role of rank 1, stopped by SIGSTOP."""
     with subprocess.Popen(["sleep", "60"]) as process:
         process.send_signal(signal.SIGSTOP)
         yield process
@@ -35,7 +35,7 @@ def stopped() -> Iterator[subprocess.Popen[bytes]]:
 
 
 def watching(folder: Path, child: Any, most: float, signals: list[signal.Signals], said: list[Any]) -> watch._Watch:
-    """The watch of rank 0 of two, in the middle of training, which hears one of the signals at each look."""
+    """The watch of rank 0 of two ranks during training; it receives one of the signals at each check."""
     loop = SimpleNamespace(epoch_loop=SimpleNamespace(batch_progress=SimpleNamespace(total=SimpleNamespace(ready=7))))
     launcher = SimpleNamespace(procs=[child])
     trainer: Any = SimpleNamespace(
@@ -55,7 +55,7 @@ def watching(folder: Path, child: Any, most: float, signals: list[signal.Signals
 
 
 def silence(folder: Path, rank: int) -> None:
-    """Lets the last sign of life of a rank be a minute old."""
+    """Makes the last sign of life of a rank a minute old."""
     Pulses(folder, rank, 2).beat(0)
     os.utime(folder / RANKS_FOLDER / str(rank), (time.time() - 60,) * 2)
 

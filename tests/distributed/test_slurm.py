@@ -1,4 +1,4 @@
-"""The batch scripts on a real SLURM of two nodes (tests/slurm/cluster), which is started for these tests."""
+"""The batch scripts on a real SLURM with two nodes (tests/slurm/cluster), started for these tests."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class Cluster:
         return dict(re.findall(r"(\w+)=(\S*)", text))
 
     def look(self, job: str, output: Path, deadline: float) -> dict[str, str]:
-        """Returns a job's state; fails after the deadline. A requeued job is started soon."""
+        """Returns a job's state; fails after the deadline. Makes a requeued job start soon."""
         state = self.state(job)
         # SLURM lets a requeued job wait for two minutes, until the credentials of its first start are void. Credentials
         # of the same second would be void too.
@@ -108,7 +108,7 @@ class Cluster:
         return state
 
     def wait_for(self, pattern: str, output: Path, job: str, times: int = 1, seconds: float = 120) -> None:
-        """Waits until a job's output has a pattern so many times."""
+        """Waits until a job's output contains a pattern a number of times."""
         deadline = time.monotonic() + seconds
         while not output.is_file() or len(re.findall(pattern, output.read_text(), re.MULTILINE)) < times:
             state = self.look(job, output, deadline)["JobState"]
@@ -316,7 +316,7 @@ def test_agents_of_a_wandb_sweep_are_jobs_of_an_array(cluster: Cluster, tmp_path
 
 
 def state_of(run: Path) -> str:
-    """Returns the state in a run's `run.json`, "" where there is none yet."""
+    """Returns the state in a run's `run.json`, "" if there is none yet."""
     path = run / "run.json"
     return str(json.loads(path.read_text())["state"]) if path.is_file() else ""
 

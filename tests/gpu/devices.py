@@ -1,4 +1,4 @@
-"""Devices that the tests of this folder run on: the CPU in `make test`, a GPU in `make test-gpu`."""
+"""Devices for the tests in this folder: the CPU in `make test`, a GPU in `make test-gpu`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4}
 
 
 def assert_agrees(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], tolerance: float) -> None:
-    """Compares named tensors with those of the CPU, each in units of its largest number."""
+    """Compares named tensors with the same tensors on the CPU, each in units of its largest number."""
     assert found.keys() == expected.keys()
     for name, value in expected.items():
         here, there = found[name].detach().to("cpu", torch.float64), value.detach().double()
@@ -30,7 +30,7 @@ def assert_agrees(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], t
 
 @contextmanager
 def without_waiting(device: str) -> Iterator[None]:
-    """Fails if the block reads a number from the device: every training step would wait for it."""
+    """Fails if the block reads a number from the device, because every training step would wait for it."""
     if device == "cuda":
         torch.cuda.set_sync_debug_mode("error")
         try:

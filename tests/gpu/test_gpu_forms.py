@@ -163,7 +163,7 @@ def test_bf16_mixed_keeps_the_subnetworks_in_float32_and_the_logits_near(device:
 
 @pytest.fixture
 def compiler(device: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """The real compiler on a GPU; on a CPU only the graphs that it would get."""
+    """The real compiler on a GPU; on a CPU only its graphs."""
     torch.compiler.reset()
     if device == "cpu":
         monkeypatch.setattr("lit_triwave.construction.block_kernels._compiled", lambda function: function)

@@ -1,4 +1,4 @@
-"""Runs of `fit` on a device, through the front door: stage switch, resume, export."""
+"""Runs of the command `fit` on a device: stage switch, resume, export."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def summary(run: Path) -> dict[str, Any]:
 
 
 def assert_alike(one: Path, other: Path, tolerance: float) -> None:
-    """The parameters of two runs differ by no more than a share of the largest of their tensor."""
+    """Checks that the parameters of two runs differ by at most a share of the largest number of their tensor."""
     here, there = content(one)["state_dict"], content(other)["state_dict"]
     assert here.keys() == there.keys()
     for name, value in here.items():

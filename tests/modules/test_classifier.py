@@ -33,7 +33,7 @@ SHORT = ["--model.pretrain.epochs", "2", "--model.train.epochs", "2", "--run.che
 
 @pytest.fixture
 def digits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Runs a command on the digits through the front door and returns the run's folder."""
+    """Runs a command on the digits and returns the run's folder."""
     monkeypatch.chdir(REPOSITORY)
 
     def run(name: str, *args: str, command: str = "fit", code: int = 0, config: str = "configs/digits.yaml") -> Path:

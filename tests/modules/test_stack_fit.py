@@ -1,4 +1,4 @@
-"""Stacks through the front door: fit, resume, two ranks, inspect, export, bad input."""
+"""Stacks on the command line: fit, resume, two ranks, inspect, export, bad input."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def product(runs: Path) -> Path:
-    """The run folder of x·y by a small stack, which ends with the build."""
+    """The run folder of a small stack for x·y that ends with its build."""
     return small_run(runs, "product", *SMALL)
 
 

@@ -1,4 +1,4 @@
-"""Backbones by name: torchvision, timm, the user's own code; frozen, and with weights from a file."""
+"""Backbones by name: torchvision, timm, code of the user; frozen, and with weights from a file."""
 
 from __future__ import annotations
 
@@ -194,7 +194,7 @@ def test_weights_of_a_file_are_loaded_in_the_forms_that_they_come_in(tmp_path: P
 
 
 class _Timm(types.ModuleType):
-    """What is used of timm."""
+    """The parts of timm that are used."""
 
     class Model(nn.Module):
         def __init__(self, num_classes: int, in_chans: int, img_size: tuple[int, int]) -> None:

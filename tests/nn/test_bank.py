@@ -27,7 +27,7 @@ def seeded(seed: int = 0) -> torch.Generator:
 
 
 def new_bank(shape: Any = (2, 3), depth: int = 4, released: str | None = None, **options: Any) -> TriangleBank:
-    """A bank with random peaks, scales and affine part; its weights are disturbed once it is released."""
+    """A bank with random peaks, scales and affine part; after a release its weights are changed at random."""
     seed = options.pop("seed", 0)
     bank = TriangleBank(shape, depth, generator=seeded(seed), **{"dtype": F64, **options})
     generator = seeded(seed + 1)

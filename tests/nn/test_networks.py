@@ -29,7 +29,7 @@ def seeded(seed: int = 0) -> torch.Generator:
 
 
 def new_network(wiring: Any, domain: Any, released: Any = None, replicas: int = 2, **options: Any) -> TriangleNetwork:
-    """A network whose parameters are random and, once released, disturbed."""
+    """A network with random parameters; after a release they are changed at random."""
     seed = options.pop("seed", 0)
     settings = {"target_range": RANGE, "depth": 3, "generator": seeded(seed), **options}
     network = TriangleNetwork(domain, wiring=wiring, replicas=replicas, **settings)

@@ -1,4 +1,4 @@
-"""`replace_dense` on models as people have them: layers as attributes, tokens, channels last, shared layers."""
+"""`replace_dense` on typical models: layers as attributes, tokens, channels last, shared layers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Swish(nn.Module):
 
 
 class Attributes(nn.Module):
-    """Layers as attributes; one activation for all; `forward` is the test's."""
+    """Layers as attributes with one common activation; the test sets `forward`."""
 
     def __init__(self, forward: Callable[[Any, Tensor], Tensor]) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Stacks against closed forms: the limit is a polynomial, and the build is off by what the formula predicts."""
+"""Stacks against closed forms: the limit is a polynomial, and the build has the error that the formula predicts."""
 
 from __future__ import annotations
 

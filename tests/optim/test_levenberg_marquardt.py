@@ -1,4 +1,4 @@
-"""Promises of the second-order last stage: derivatives, steps, kicks, and what survives a restart."""
+"""Guarantees of the second-order last stage: derivatives, steps, kicks, and restarts."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def triangle_network(
 
 
 def peaks_network(wiring: Wiring, theorem31: bool, depth: int) -> TriangleNetwork:
-    """Networks of three targets in units of their own."""
+    """Networks of three targets, each in its own units."""
     domain = {"x": (-1.0, 2.0)} if wiring in ("single", "difference") else {"x": (-1.0, 2.0), "y": (0.0, 3.0)}
     network = TriangleNetwork(
         domain,
@@ -71,7 +71,7 @@ def autograd_rows(network: nn.Module, x: Tensor) -> Tensor:
 
 
 class Polynomial(nn.Module):
-    """Σ_k c_k · x^k, linear in its parameters; `spare` is a parameter that no output depends on."""
+    """Σ_k c_k · x^k, linear in its parameters; no output depends on the parameter `spare`."""
 
     def __init__(self, replicas: int, degree: int) -> None:
         super().__init__()

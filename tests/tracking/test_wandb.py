@@ -63,7 +63,7 @@ def test_a_rewound_run_is_a_new_run_in_wandb(fit, capsys, name: str) -> None:
 
 
 def test_a_run_rewound_from_its_polish_is_a_new_run_in_wandb(fit, capsys) -> None:
-    """Lightning's count of steps begins again there, and is smaller than that of the checkpoint gone back to."""
+    """Lightning's count of steps starts again there, and is smaller than at the checkpoint of the rewind."""
     small = [*ONE_BY_ONE, "--data.batch_size", "null", "--model.pretrain.epochs", "9", "--model.train.epochs", "0"]
     run = fit("r", *small, "--model.polish.epochs", "6", *signal_at(11, 0), code=75)
     fit("", *small, "--model.polish.epochs", "6", "--ckpt_path", str(run / "checkpoints" / "last.ckpt"))
@@ -130,7 +130,7 @@ def test_an_evaluation_that_fails_leaves_what_was_tracked(fit, tmp_path: Path) -
 
 
 class Recorder:
-    """Stands in for a W&B run."""
+    """Replaces a W&B run."""
 
     id = "x"
 

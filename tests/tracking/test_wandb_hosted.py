@@ -1,4 +1,4 @@
-"""W&B's real client against a server on loopback: `compare`'s sources, `wandb agent`, and runs online."""
+"""W&B's real client with a server on loopback: sources of `compare`, `wandb agent`, and online runs."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ ADDRESS = f"wandb:{ENTITY}/{PROJECT}"
 
 @pytest.fixture(autouse=True)
 def no_login(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """None of the machine's, and a W&B process that has not seen another test's settings."""
+    """Hides the machine's login, and stops a W&B process that has another test's settings."""
     for name in ("HOME", "WANDB_CONFIG_DIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR"):
         monkeypatch.setenv(name, str(tmp_path / "home"))
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
@@ -53,7 +53,7 @@ def server(no_login: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[WandbSer
 
 
 def logged(run: Path) -> dict[int, dict[str, float]]:
-    """metrics.csv as step ↦ what was logged at it."""
+    """metrics.csv as step ↦ logged values."""
     found: dict[int, dict[str, float]] = {}
     for row in rows(run):
         step = int(row.pop("step"))

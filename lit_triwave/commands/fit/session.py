@@ -34,12 +34,12 @@ class FitSession:
 
     Args:
         run: the run to train.
-        origin: what it starts from.
-        config: of the command.
+        origin: the start of the run.
+        config: config of the command.
         kept: closed when the process is done with the run.
 
     Attributes:
-        interruption: hears the signals that ask for a stop.
+        interruption: receives the signals that ask for a stop.
         checkpoints: saves `last.ckpt`.
         stopped: the signal that ended the training early; None for any other end.
         cut_short: what else ended the training early, or left out a part of its data; "" if nothing did.

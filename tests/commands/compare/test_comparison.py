@@ -1,4 +1,4 @@
-"""`compare`, through the front door, on runs of `fit` and on run folders in the agreed layout."""
+"""The command `compare` on runs of `fit` and on run folders in the documented layout."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The figures of `compare`: what they draw."""
+"""The content of the figures of `compare`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page of `compare`: what it draws, and how a real browser shows it."""
+"""The page of `compare`: its content, and how a real browser shows it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ with_and_without_webgl = pytest.mark.parametrize("arguments", [WITHOUT_WEBGL, WI
 
 
 def data_of(page: Path) -> dict[str, Any]:
-    """What a page's charts draw."""
+    """The data of a page's charts."""
     found = re.search(r'<script id="data" type="application/json">(.*?)</script>', page.read_text())
     assert found
     content: dict[str, Any] = json.loads(found[1])
@@ -46,7 +46,7 @@ def in_chromium(test: Any) -> Any:
 
 @pytest.fixture(scope="module")
 def browsers() -> Iterator[Browsers]:
-    """One browser for each set of arguments, started when it is first asked for."""
+    """One browser for each set of arguments, started at its first use."""
     started: dict[tuple[str, ...], Chromium] = {}
 
     def browser(arguments: tuple[str, ...]) -> Chromium:
@@ -68,7 +68,7 @@ def browser(browsers: Browsers) -> Chromium:
 
 
 def page_of(runs: Path, *args: str) -> Path:
-    """The page of all runs in a folder, written beside it."""
+    """The page of all runs in a folder, written next to the folder."""
     page = runs.parent / "page.html"
     assert main(["compare", str(runs), *args, "--out", str(page)]) == 0
     return page
@@ -87,7 +87,7 @@ def awkward_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def write_awkward(root: Path) -> Path:
-    """Thirty runs of fields with long names and values, near and far apart; every seventh did not finish."""
+    """Thirty runs with long names and values of fields, close together and far apart; every seventh did not finish."""
     random = np.random.default_rng(0)
     for number in range(30):
         config: dict[str, Any] = {

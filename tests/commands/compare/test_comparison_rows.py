@@ -1,4 +1,4 @@
-"""`compare`'s rows: what is one, what it is called, what counts in it, and which is the best."""
+"""The rows of `compare`: their runs, their names, their means, and the best row."""
 
 from __future__ import annotations
 

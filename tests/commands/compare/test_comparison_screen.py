@@ -14,7 +14,7 @@ from tests.compared_runs import LONG, replicas, write_run
 
 @pytest.fixture
 def wide(tmp_path: Path) -> Path:
-    """Six runs, one of them stopped, which differ in many fields; a table of all is 250 wide."""
+    """Six runs that differ in many fields, one of them stopped; a table of all fields is 250 columns wide."""
     for number in range(6):
         config = {
             "data.expression": LONG if number % 2 else "sin(x)",
@@ -32,7 +32,7 @@ def wide(tmp_path: Path) -> Path:
 
 
 def on_a_terminal(width: int, monkeypatch: pytest.MonkeyPatch, capsys: Any, *args: object) -> list[str]:
-    """The lines that `compare` shows on a terminal so wide, without colours."""
+    """The lines that `compare` shows on a terminal of this width, without colours."""
     for name, value in {"TTY_COMPATIBLE": "1", "TERM": "xterm", "COLUMNS": str(width)}.items():
         monkeypatch.setenv(name, value)
     capsys.readouterr()

@@ -1,4 +1,4 @@
-"""What `compare` takes a run for that has no end, or whose files are damaged."""
+"""The state that `compare` shows for a run without an end, or with damaged files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.compared_runs import compared, write_run
 
 
 def age(folder: Path, seconds: float = 3600) -> None:
-    """Makes a folder and all in it older."""
+    """Makes a folder and all its files older."""
     then = time.time() - seconds
     for path in [folder, *folder.rglob("*")]:
         os.utime(path, (then, then))

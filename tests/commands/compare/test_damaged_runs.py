@@ -1,4 +1,4 @@
-"""One odd run folder never stops a comparison: it is shown as damaged, with its reason, and is not counted."""
+"""A damaged run folder never stops a comparison: it is shown as damaged, with the reason, and is not included."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def put(file: Path, content: Any) -> None:
 
 @pytest.fixture
 def odd(tmp_path: Path) -> dict[str, str]:
-    """Run folders beside those of `sweep`, by their names ↦ why they are damaged."""
+    """Run folders beside those of `sweep`: name ↦ why they are damaged."""
     root, reasons = tmp_path / "runs" / "odd", {}
     for name, cases in {
         "run.json": BAD_RECORDS,

@@ -52,7 +52,7 @@ IMAGES: dict[str, list[str]] = {
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Returns the run of a name, which is trained when it is first needed."""
+    """Returns the run with a name; it is trained at its first use."""
     root = shared_folder(tmp_path_factory, "export")
 
     def run(name: str) -> Path:
@@ -81,7 +81,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 
 def inputs(run: Path) -> Tensor:
-    """Random ones, for functions also outside the domain."""
+    """Random inputs, for functions also outside the domain."""
     saved = load_module(run)
     if not saved.is_function:
         return torch.randn(9, *saved.module.hparams["image_shape"]).to(saved.dtype)

@@ -30,7 +30,7 @@ def _in_the_repository(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def refuse(capsys: pytest.CaptureFixture[str], root: Path, *args: str, left: bool = False) -> str:
-    """Runs a command that must fail with one line, and leave nothing; returns the line."""
+    """Runs a command that must fail with one line and write no files; returns the line."""
     capsys.readouterr()
     assert main([args[0], "--run.root", str(root), *args[1:]]) in (1, 2)
     lines = capsys.readouterr().err.strip().splitlines()

@@ -23,7 +23,7 @@ CONFIGS = [path for path in REGRESSION if path not in STACKS]
 
 
 def drawn(config: Path) -> Any:
-    """A parameter of a test, which draws the figures of the configs that are not in a folder of variants."""
+    """A parameter of a test; figures are only drawn for configs that are not in a folder of variants."""
     marks = [pytest.mark.draws] if config.parent.name == "configs" else []
     return pytest.param(config, id=str(config.relative_to(REPOSITORY / "configs")), marks=marks)
 

@@ -1,4 +1,4 @@
-"""The help of `fit` shows the fields of models and data, with what their docstrings say."""
+"""The help of `fit` shows the fields of models and data with their docstrings."""
 
 from __future__ import annotations
 

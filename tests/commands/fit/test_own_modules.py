@@ -1,4 +1,4 @@
-"""A LightningModule, a data module and a Trainer of the user's own."""
+"""A LightningModule, a data module and a Trainer of the user."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Net(LightningModule):
 
 
 class Untested(LightningModule):
-    """The least that Lightning trains: no arguments, no validation, no test."""
+    """The smallest module for Lightning: no arguments, no validation, no test."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -78,7 +78,7 @@ class Rising(Net):
 
 
 class Mistaken(Net):
-    """Its metric is never logged, and its checkpoints hold an array of numpy."""
+    """Its metric is never logged, and its checkpoints contain a NumPy array."""
 
     monitor = "val_loss"
 
@@ -87,13 +87,13 @@ class Mistaken(Net):
 
 
 class Undirected(Rising):
-    """Neither name nor `mode` says whether high scores are good."""
+    """Neither the name nor `mode` says whether higher scores are better."""
 
     mode = "bilinear"
 
 
 class Awkward(Net):
-    """Arguments that mean something else in a module with stages, and an implicit optional."""
+    """Arguments that have another meaning in a module with stages, and an implicit Optional."""
 
     task = "classification"
 
@@ -103,14 +103,14 @@ class Awkward(Net):
 
 
 class TrainOnly(LightningDataModule):
-    """(x, y) batches for training alone."""
+    """(x, y) batches for training only."""
 
     def train_dataloader(self) -> Any:
         return DataLoader(TensorDataset(X, Y), batch_size=16)
 
 
 class Data(TrainOnly):
-    """(x, y) batches, and none of the attributes that this project's data have."""
+    """(x, y) batches, without the attributes of this project's data."""
 
     def val_dataloader(self) -> Any:
         return self.train_dataloader()
@@ -240,7 +240,7 @@ def test_function_is_fitted_to_own_data(tmp_path: Path) -> None:
 
 
 def fitted(module: FunctionRegressor, y: Tensor = Y, x: Tensor = X, **options: Any) -> Trainer:
-    """Fits (x, y) batches by a Trainer that is not the command line's."""
+    """Fits (x, y) batches with a Trainer in Python, without the command line."""
     trainer = Trainer(
         accelerator="cpu",
         max_epochs=options.pop("max_epochs", -1),

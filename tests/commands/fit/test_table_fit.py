@@ -1,4 +1,4 @@
-"""`configs/table.yaml` through the front door: a table with words, fitted, predicted and exported."""
+"""`configs/table.yaml` on the command line: a table with words, fitted, predicted and exported."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TOWNS = ("Bern", "Genf", "Zug")
 
 
 def house(i: int) -> dict[str, object]:
-    """One row, whose price is a function of the others."""
+    """One row; its price is a function of the other columns."""
     area, town = (37 * i) % 100 + 0.5, TOWNS[i % 3]
     return {"prediction": area, "town": town, "new": i % 2 == 0, "price": area**2 / 100 + 10 * (i % 3) + i % 2}
 

@@ -1,4 +1,4 @@
-"""The tables of Trainer options and callbacks: complete, as the documentation has them, and as runs behave."""
+"""The tables of Trainer options and callbacks are complete, and agree with the documentation and with runs."""
 
 from __future__ import annotations
 
@@ -208,7 +208,7 @@ trainer:
   limit_val_batches: 1.0
   max_time: {days: 1}
 """
-"""Options that leave the results as they are."""
+"""Options that do not change the results."""
 OWN = """
   callbacks:
     - class_path: LearningRateMonitor

@@ -44,7 +44,7 @@ DIGITS_OF: dict[str, list[str]] = {
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Returns the run of a name, which is trained when it is first needed."""
+    """Returns the run with a name; it is trained at its first use."""
     root = shared_folder(tmp_path_factory, "inspect")
 
     def run(name: str) -> Path:
@@ -338,7 +338,7 @@ def test_float32_peaks_have_all_pieces_and_no_more() -> None:
 
 
 def drawn(checkpoint: Path, seed: int | None = None) -> tuple[dict[str, Any], list[str]]:
-    """The figures of a checkpoint by name, and the remarks on what was not drawn."""
+    """The figures of a checkpoint by name, and the remarks on missing figures."""
     saved = load_module(checkpoint)
     number = saved.seed(seed)
     parts = groups(saved, number)

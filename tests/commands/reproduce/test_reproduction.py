@@ -1,4 +1,4 @@
-"""`reproduce`: its tables, its folder, and the arguments that it refuses."""
+"""`reproduce`: its tables, its folder, and refused arguments."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def reproduce(out: Path, *args: str) -> int:
 
 
 def made_up(program: Program, tell: Any = None) -> dict[str, Any]:
-    """Results as `train` returns them, without training."""
+    """Results in the form of `train`, without training."""
     error = iter(x * 1e-9 for x in range(1, 1000))
     cells = {
         method: {

@@ -71,7 +71,7 @@ def cut_down(name: str, folder: Path) -> list[str]:
 
 
 def ends(command: list[str], code: int = 0) -> str:
-    """Runs a command that ends with that exit code; what it shows."""
+    """Runs a command, checks its exit code, and returns its output."""
     done = run_command(command)
     assert done.returncode == code, done.stderr
     return done.stdout
