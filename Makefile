@@ -5,11 +5,11 @@ BIN := $(VENV)/bin
 LOWEST := .venv-lowest
 PYTEST := $(BIN)/python -m pytest
 
-# Where Python may not write bytecode, each of hundreds of processes compiles this repository anew.
+# If Python may not write bytecode, each of hundreds of processes compiles this repository again.
 unexport PYTHONDONTWRITEBYTECODE
 
-# `RETRY=1`: failed tests run once more by themselves, as time-outs on a busy machine are no findings. A run that ended in
-# another way than by failed tests (pytest's exit code 1) is final: tests may not have run.
+# `RETRY=1`: failed tests run once more alone, because a time-out on a busy machine is not an error. If pytest ended with
+# an exit code other than 1 (failed tests), there is no second run, because some tests may not have run.
 AGAIN = $(if $(RETRY),|| { [ $$? -eq 1 ] && $(PYTEST) --last-failed --last-failed-no-failures none; })
 
 .PHONY: help setup fit fit-digits test test-gpu test-cluster test-browser test-lowest lint docs lock
@@ -20,7 +20,7 @@ help: ## list the commands
 setup: $(VENV)/.installed ## create .venv and install the pinned dependencies
 
 # uv installs the pinned set in seconds where pip takes minutes. Compiling the bytecode once makes every later start of
-# Lightning several seconds faster, also where Python may not write it itself.
+# Lightning several seconds faster, also if Python may not write bytecode itself.
 $(VENV)/.installed: requirements.lock pyproject.toml
 	@echo "set-up, 1 of 3: creating $(VENV)"
 	$(PYTHON) -m venv $(VENV)
@@ -58,7 +58,7 @@ test-browser: setup ## run the tests of compare's page in Chromium (chromium, ch
 test-lowest: $(LOWEST)/.installed ## run a few tests with the lowest versions that pyproject.toml allows
 	$(LOWEST)/bin/python -m pytest -n 2 -m lowest -W ignore
 
-# Anew each time, so that no higher version stays from before. The set has no lock: what it is follows from pyproject.toml.
+# Created again each time, so that no higher version remains. The set has no lock file: it follows from pyproject.toml.
 $(LOWEST)/.installed: pyproject.toml | setup
 	rm -rf $(LOWEST)
 	$(PYTHON) -m venv --without-pip $(LOWEST)
@@ -74,7 +74,7 @@ lint: setup ## check style, types and the walls between the rooms
 docs: setup ## build the documentation into site/, with warnings as errors
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
-# Without the extra `benchmarks`: nothing but one benchmark needs the peers.
+# Without the extra `benchmarks`: only one benchmark needs its packages.
 lock: ## write requirements.lock; versions in it stay unless pyproject.toml forbids them
 	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip compile pyproject.toml --extra onnx --extra parquet --extra docs --extra dev \
 		--universal --python-version 3.10 --no-emit-index-url --no-annotate --no-header --output-file requirements.lock

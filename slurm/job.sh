@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Functions of fit.sbatch and array.sbatch, which source this file inside a job, in the folder it was submitted from.
+# Functions of fit.sbatch and array.sbatch. They source this file inside a job, in the folder of the submission.
 #   LIT_TRIWAVE_VENV     virtual environment; by default .venv, or none if that does not exist
 #   LIT_TRIWAVE_MODULES  environment modules to load first, such as "python/3.11 cuda"
 #   LIT_TRIWAVE_DATA     file or folder to copy to each node's own disk; arguments that begin with it are changed to the copy
@@ -22,7 +22,7 @@ environment() {
         echo "error: LIT_TRIWAVE_VENV $venv: no bin/activate in it" >&2
         return 1
     fi
-    # sbatch's --cpus-per-task reaches srun only by this variable.
+    # srun gets sbatch's --cpus-per-task only by this variable.
     [ -z "${SLURM_CPUS_PER_TASK:-}" ] || export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK
 }
 
@@ -83,7 +83,7 @@ agent() {
     return "$code"
 }
 
-# preempted: true if SLURM asked the job to give way to another. A job that ends within its grace time counts as finished.
+# preempted: true if SLURM ended the job for another job. A job that ends within its grace time counts as finished.
 preempted() {
     local state
     state=$(scontrol --oneliner show job "$SLURM_JOB_ID")

@@ -35,7 +35,7 @@ from lit_triwave.commands.compare.table.verdict import remarks, verdict
 from lit_triwave.errors import some
 
 _MOST_FIELDS = 6
-"""Fields that stand before the metrics; the others stand behind them."""
+"""Number of fields before the metrics; the other fields come after them."""
 _LONGEST_LABEL = 90
 _MANY = 100
 """With more rows than this, curves have half as many points."""
