@@ -60,7 +60,9 @@ class OneLineParser(LightningArgumentParser):
         no_class = _NO_CLASS.search(text)
         if no_class:
             own = [kind.__name__ for kind in self.classes]
-            text += did_you_mean(no_class[2], getattr(_HOMES.get(no_class[1]), "__all__", own))
+            known = getattr(_HOMES.get(no_class[1]), "__all__", own)
+            there = no_class[2] in known  # but its package is not
+            text += ": it needs a package that is not installed" if there else did_you_mean(no_class[2], known)
         unknown = _UNKNOWN.search(text)
         if unknown:
             key = next(group for group in unknown.groups() if group)

@@ -111,7 +111,7 @@ OPTIONS: dict[str, Row] = {
     "accelerator": Row(f"{AS_DOCUMENTED}; functions need float64, which `mps` lacks"),
     "strategy": Row(
         "one device or `ddp`; strategies that shard parameters are refused for modules with stages, because each stage "
-        "has its own parameters"
+        "has its own parameters; those that spawn or fork processes (`ddp_spawn`) are refused for all"
     ),
     "devices": Row(),
     "num_nodes": Row(),

@@ -16,8 +16,11 @@ from lightning.pytorch.strategies import StrategyRegistry
 
 from lit_triwave.errors import TriwaveError, did_you_mean
 
+_UNFIT = {"spawn", "fork", "notebook", "single"}
+"""Words of strategies whose processes begin inside this one, with its open run, or that need an argument."""
+_STRATEGIES = [name for name in StrategyRegistry.available_strategies() if not _UNFIT & {*name.split("_")}]
 _NAMES = {
-    "strategy": ["auto", *StrategyRegistry.available_strategies()],
+    "strategy": ["auto", *_STRATEGIES, "single_device"],
     "profiler": ["simple", "advanced", "pytorch", "xla"],  # which Lightning keeps in a function
     "gradient_clip_algorithm": ["norm", "value"],
 }
@@ -63,6 +66,12 @@ def _one_of(names: Sequence[str]) -> _Check:
     return lambda value: needed if isinstance(value, str) and value.lower() not in names else ""
 
 
+def _strategy(value: Any) -> str:
+    if getattr(value, "_start_method", "popen") not in ("popen", None):
+        return "ddp with start_method popen"
+    return _one_of(_NAMES["strategy"])(value)
+
+
 def _accelerator(value: Any) -> str:
     if not isinstance(value, str) or value == "auto":
         return ""
@@ -96,6 +105,7 @@ def _devices(value: Any, accelerator: Any) -> str:
 
 _VALUES: dict[str, _Check] = {
     **{name: _one_of(names) for name, names in _NAMES.items()},
+    "strategy": _strategy,
     "accelerator": _accelerator,
     "num_nodes": _at_least(1),
     "fast_dev_run": _at_least(0),

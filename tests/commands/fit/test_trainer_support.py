@@ -18,7 +18,7 @@ import torch
 from lightning.pytorch import Trainer, callbacks
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.profilers import SimpleProfiler
-from lightning.pytorch.strategies import SingleDeviceStrategy
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from lit_triwave.analysis.costs import copied
@@ -100,6 +100,8 @@ def test_values_that_lightning_would_refuse_are_refused_in_our_words() -> None:
     for name, value, says in (
         ("profiler", "advancd", "must be one of simple, advanced, pytorch, xla, got advancd; did you mean 'advanced'?"),
         ("strategy", "dpp", "got dpp; did you mean 'ddp'?"),
+        ("strategy", "ddp_spawn", "must be one of auto, ddp, "),
+        ("strategy", DDPStrategy(start_method="fork"), "must be ddp with start_method popen"),
         ("gradient_clip_algorithm", "nrom", "must be one of norm, value, got nrom; did you mean 'norm'?"),
         ("limit_test_batches", 2.0, "must be a share between 0.0 and 1.0, or a number of batches, got 2.0"),
         ("limit_test_batches", -1, "got -1"),
