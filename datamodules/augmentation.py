@@ -1,4 +1,4 @@
-"""Random flips, shifts, cutouts and distortions of a whole batch at once, on the device that holds the images."""
+"""Random flips, shifts, cutouts and distortions of a whole batch at once, on the device of the images."""
 
 from __future__ import annotations
 

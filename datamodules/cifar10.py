@@ -266,12 +266,12 @@ class CIFAR10DataModule(ImageDataModule):
             archives = [name for name in sorted(os.listdir(root)) if name.startswith(begin)] if root.is_dir() else []
             if archives:
                 return f"{root} has {archives[0]}, but not {inside}/: extract it there (tar xzf {archives[0]})"
-            found = f"it holds {listed(os.listdir(root))}" if root.is_dir() else "there is no such folder"
+            found = f"it contains {listed(os.listdir(root))}" if root.is_dir() else "there is no such folder"
             return f"no {self.title} in {root}: {found}; expected {self.layout}; data.download: true fetches it"
         missing = [name for name in self.files if not (folder / name).is_file()]
         if missing:
             found = listed(os.listdir(folder))
-            return f"{folder} is incomplete: {', '.join(missing)} missing, it holds {found}; expected {self.layout}"
+            return f"{folder} is incomplete: {', '.join(missing)} missing, it contains {found}; expected {self.layout}"
         damaged = [name for name, md5 in self.files.items() if not check_integrity(folder / name, md5)]
         if damaged:
             return f"{folder}: {', '.join(damaged)} damaged (another MD5 than expected): extract the archive again"

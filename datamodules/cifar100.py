@@ -1,4 +1,4 @@
-"""CIFAR-100, whose files are laid out like those of CIFAR-10."""
+"""CIFAR-100, whose files have the layout of CIFAR-10."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ class ListedFiles:
         else:
             self.folder, names = place, sorted(_images(place))
         if not names:
-            raise ValueError(f"{place} must hold images ({listed(EXTENSIONS, len(EXTENSIONS))}), it has none")
+            raise ValueError(f"{place} must contain images ({listed(EXTENSIONS, len(EXTENSIONS))}), it has none")
         self._set(names, torch.full((len(names),), -1))
 
     def _set(self, names: list[str], labels: Tensor) -> None:
@@ -91,7 +91,7 @@ class ClassFolders(ListedFiles):
         self.classes = sorted(name for name, is_folder in names.items() if is_folder)
         if not self.classes:
             found = f"{len(names)} files ({listed(names, 2)})" if names else "nothing"
-            raise ValueError(f"{folder.name}/ must have one folder for each class, it holds {found}")
+            raise ValueError(f"{folder.name}/ must have one folder for each class, it contains {found}")
         files = [sorted(_images(folder / name)) for name in self.classes]
         empty = [name for name, inside in zip(self.classes, files, strict=True) if not inside]
         if len(empty) == len(self.classes):

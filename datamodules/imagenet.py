@@ -128,7 +128,7 @@ def _class_folders(root: Path, allow_empty: bool) -> list[ClassFolders]:
         except ValueError as error:
             faults.append(str(error))
     if faults:
-        raise ValueError(f"data.root {root} holds {listed(os.listdir(root))}: {'; '.join(faults)}; expected {_LAYOUT}")
+        raise ValueError(f"data.root {root} has {listed(os.listdir(root))}: {'; '.join(faults)}; expected {_LAYOUT}")
     return found
 
 

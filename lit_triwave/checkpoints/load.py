@@ -48,7 +48,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         _check_content(content, nodes)
     except Exception as error:
         # PyTorch's messages are pages of advice.
-        known = {UnpicklingError: "it holds other objects than tensors", RuntimeError: "it is damaged"}
+        known = {UnpicklingError: "it contains other objects than tensors", RuntimeError: "it is damaged"}
         why = known.get(type(error)) or _in_words(error)
         raise TriwaveError(f"checkpoint {path} cannot be read ({why}){_offer(path)}") from error
     return content

@@ -146,9 +146,7 @@ class TriangleBank(nn.Module):
         """Sets the peaks (any shape that broadcasts); free scales get the values of Theorem 3.1."""
         if self.released is not None:
             raise RuntimeError("the bank is released: its weights, not its peaks, are the parameters")
-        value = torch.as_tensor(value).to(
-            self.peak_logits
-        )  # the logit in the bank's precision, not in that of the value
+        value = torch.as_tensor(value).to(self.peak_logits)  # the logit in the bank's precision, not in the value's
         if not bool(((value > self.margin) & (value < 1 - self.margin)).all()):
             raise ValueError(f"peaks must lie strictly between {self.margin} and {1 - self.margin}")
         with torch.no_grad():

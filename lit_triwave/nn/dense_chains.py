@@ -118,7 +118,7 @@ def find_chain(model: nn.Module) -> DenseChain:
     if not names:
         raise ValueError("it has no dense layer")
     place = names[-1]
-    why = "it only holds modules, without a forward"
+    why = "it only contains modules, without a forward"
     while True:
         place = place.rpartition(".")[0]
         owner = model.get_submodule(place)
@@ -136,7 +136,7 @@ def find_chain(model: nn.Module) -> DenseChain:
 
 
 class _Tracer(fx.Tracer):
-    """Follows `forward` into modules that hold dense layers; all others are single operations.
+    """Follows `forward` into modules that contain dense layers; all others are single operations.
 
     Args:
         answers: assumed values of the first conditions on the inputs; all further conditions are assumed true.

@@ -288,7 +288,7 @@ def _why_unreadable(file: Path, error: Exception) -> str:
     if not start:
         return "it is empty"
     if isinstance(error, UnpicklingError) and (is_zipfile(file) or start[:1] == b"\x80"):
-        return "it holds other objects than tensors, so save the model's state_dict() alone"
+        return "it contains other objects than tensors, so save the model's state_dict() alone"
     if file.suffix == ".safetensors" or start[:2] == b"PK":
         return "it is damaged or incomplete"
     return "it is a file of another kind"

@@ -1,4 +1,4 @@
-"""`replace_dense`: constructed subnetworks in place of the hidden dense layers of a model's classifier."""
+"""`replace_dense`: replaces the hidden dense layers of a model's classifier by constructed subnetworks."""
 
 from __future__ import annotations
 
@@ -50,10 +50,10 @@ class Replacement:
         blocks: its costs after, released as blocks.
         dense: its costs after, released dense.
         model_before: parameters of the whole model before. Its multiply-adds depend on the images' size; they change by
-            as many as the classifier's do.
+            the same number as those of the classifier.
         gone: kinds of the activations, norms and dropouts that were removed with the layers.
         kept: functions that the model's own `forward` still applies to the outputs of the new layers.
-        frozen: names of dense layers that were frozen, the last one included; their replacements are trained.
+        frozen: names of dense layers that were frozen, also the last one; their replacements are trained.
     """
 
     layers: dict[str, tuple[int, int]]
@@ -109,32 +109,32 @@ def replace_dense(
 ) -> Replacement:
     """Replaces hidden dense layers of a model, in place, by constructed subnetworks (METHOD section 4).
 
-    The dense layers are two or more `nn.Linear`, each applied to the output of the one before, with nothing between
-    them but activations, norms and dropouts. They are the children of an `nn.Sequential`, or attributes of a module
-    (`fc1`, `fc2`) whose `forward` is traced to find them. All but the last become one `BlockDiagonalLayers`; a new last
-    layer takes `num_nets` inputs. Dropout between the two stays. VGG-16's 25088 → 4096 → 4096 → 1000 becomes
+    The dense layers are two or more `nn.Linear`, each applied to the output of the one before. Between them there may
+    be only activations, norms and dropouts. They are the children of an `nn.Sequential`, or attributes of a module
+    (`fc1`, `fc2`) whose `forward` is traced to find them. All except the last become one `BlockDiagonalLayers`, and a
+    new last layer takes `num_nets` inputs. Dropout between the two stays. VGG-16's 25088 → 4096 → 4096 → 1000 becomes
     25088 → 1024 subnetworks, 4096 wide → 1000.
 
     Layers of tokens (batch, tokens, features) and of images whose channels come last can be replaced too: name the
     block of a transformer or of a ConvNeXt, or give the block as `model`.
 
     Args:
-        model: any model of torchvision, or one's own.
+        model: any model of torchvision, or your own model.
         depth: hidden layers of the subnetworks, 1 to 64.
         num_nets: number of subnetworks K; by default a quarter of the last replaced layer's width, which keeps the
             width.
         classifier: name of the module in the model whose dense layers are replaced ("" is the model itself), such as
             `"encoder.layers.encoder_layer_11.mlp"`; by default the layers at the model's end.
-        keep: number of first hidden layers that stay as they are: 1 keeps VGG-16's 25088 → 4096.
+        keep: number of first hidden layers that are not replaced: 1 keeps VGG-16's 25088 → 4096.
         options: further arguments of `BlockDiagonalLayers`.
 
     Returns:
         A report, which `print` shows.
 
     Raises:
-        TypeError: an argument is of another type, or unknown.
-        ValueError: the model has no hidden dense layers (left), they cannot be exchanged, or an argument is out of its
-            range.
+        TypeError: an argument has a wrong type, or is unknown.
+        ValueError: the model has no hidden dense layers (any more), they cannot be replaced, or an argument is outside
+            its range.
     """
     check_sizes(most=DEEPEST, depth=depth)
     check_sizes(least=0, keep=keep)
@@ -163,7 +163,7 @@ def replace_dense(
     last_hidden = len(steps) - 1 - steps[::-1].index(names[-2])
     stays = [place for place, one in inner.items() if isinstance(one, DROPOUTS) and place in steps[last_hidden:]]
     gone = {place: type(one).__name__ for place, one in inner.items() if place not in stays}
-    # An nn.Sequential is counted with all that it holds, another model with the layers themselves.
+    # For an nn.Sequential the costs include all its modules, for other models only the dense layers.
     whole = nn.ModuleList(map(model.get_submodule, chain.steps)) if stack is None else stack
     before, model_before = _dense_cost(whole), sum(p.numel() for p in model.parameters())
     layers, last = _new_layers(linears, num_nets, depth, options)
@@ -204,13 +204,13 @@ def _new_layers(
 
 
 def _exchange(model: nn.Module, places: dict[str, nn.Module | None]) -> None:
-    """Puts modules at places of a model, and nothing (`nn.Identity`) where there is none."""
+    """Replaces modules of a model by others, or by `nn.Identity` where there is no new module."""
     for place, module in places.items():
         parent, _, key = place.rpartition(".")
         owner = model.get_submodule(parent)
         setattr(owner, key, nn.Identity() if module is None else module)
         if isinstance(owner, TRANSFORMER_LAYERS):
-            # Evaluation has a path of its own, which reads the weights of the dense layers: it is turned off.
+            # PyTorch's fast path for evaluation reads the weights of the dense layers, so it is turned off.
             owner.activation, owner.activation_relu_or_gelu = nn.Identity(), 0
     for encoder in model.modules():
         if isinstance(encoder, nn.TransformerEncoder) and _holds(encoder, list(places.values())):
@@ -225,7 +225,7 @@ def _restack(stack: nn.Sequential, keys: Sequence[str], layers: nn.Module, last:
     """Rebuilds an `nn.Sequential` with new layers and returns the key of the first of them.
 
     Args:
-        stack: changed in place. Numbers as keys are counted anew, other keys stay.
+        stack: changed in place. Numbers as keys are renumbered, other keys stay.
         keys: of the first dense layer, of the modules that stay behind it, and of the last dense layer.
         layers: for the first key.
         last: for the last key.
@@ -282,7 +282,7 @@ def _chain_of(stack: nn.Sequential, name: str) -> DenseChain:
     if BlockDiagonalLayers.__name__ in strange:
         raise ValueError(f"classifier {name!r}: its dense layers are already replaced by subnetworks")
     if strange:
-        raise ValueError(f"classifier {name!r} holds {', '.join(strange)} between its dense layers: can't be replaced")
+        raise ValueError(f"classifier {name!r} has {', '.join(strange)} between its dense layers: can't be replaced")
     return DenseChain(steps, keys)
 
 
@@ -304,7 +304,7 @@ def _traced_chain(model: nn.Module, classifier: str | None) -> DenseChain:
 
 
 def _might_be_replaced(module: nn.Module) -> bool:
-    """Whether a module looks as if it had hidden dense layers of its own."""
+    """Whether a module seems to have hidden dense layers."""
     count = sum(is_linear(child) for child in module.children())
     if isinstance(module, (nn.ModuleList, nn.ModuleDict)):
         return False
@@ -336,7 +336,7 @@ def _dense_cost(stack: nn.Module, without: nn.Module | None = None) -> Cost:
 
 
 def _find_sequential(model: nn.Module, name: str | None = None) -> tuple[str, nn.Sequential | None]:
-    """Finds the `nn.Sequential` that holds the model's last `nn.Linear` and one or more before it.
+    """Finds the `nn.Sequential` that contains the model's last `nn.Linear` and one or more before it.
 
     Args:
         model: that may have one.
@@ -351,7 +351,7 @@ def _find_sequential(model: nn.Module, name: str | None = None) -> tuple[str, nn
     modules = dict(model.named_modules())
     last = [module for module in modules.values() if is_linear(module)][-1:]
     candidates = modules if name is None else {name: modules[name]}
-    if name is None:  # blocks of a transformer hold dense layers too, but not the model's last one
+    if name is None:  # blocks of a transformer also contain dense layers, but not the model's last one
         candidates = {key: module for key, module in modules.items() if set(last) & set(module.children())}
     found = [key for key, module in candidates.items() if _hidden_linears(module) > 0]
     done = [
@@ -367,7 +367,7 @@ def _find_sequential(model: nn.Module, name: str | None = None) -> tuple[str, nn
 
 
 def _hidden_linears(module: nn.Module) -> int:
-    """Returns the number of dense layers that an `nn.Sequential` holds before its last one."""
+    """Returns the number of dense layers of an `nn.Sequential` before its last one."""
     plain = isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward
     return sum(isinstance(child, nn.Linear) for child in module._modules.values()) - 1 if plain else -1
 

@@ -42,7 +42,7 @@ MOST_PIECES = 1 << 20
 class StackNetwork(ConstructedNetwork):
     """Functions of any number of variables as layers of one-variable functions, for many replicas (seeds) at once.
 
-    Layer l has K_l neurons. Each applies a function of one variable to v = w·h + b, where h holds the inputs and the
+    Layer l has K_l neurons. Each applies a function of one variable to v = w·h + b, where h are the inputs and the
     outputs of all earlier layers. The network's output is linear in the inputs and the outputs of all layers.
 
     The one-variable functions have three forms, see `parameterization`:

@@ -147,7 +147,7 @@ def wandb_id(folder: Path, checkpoint: dict[str, Any] | None, anew: bool = False
     Args:
         folder: folder of the run, with the file `wandb_id`.
         checkpoint: content of the checkpoint from which the run resumes.
-        anew: whether to take a new id. W&B cannot delete the steps of a run that is rewound.
+        anew: whether to create a new id, because W&B cannot delete the steps of a run that is rewound.
     """
     file = folder / WANDB_ID
     # The folder has priority: a checkpoint may be from before the run was rewound.
@@ -183,7 +183,7 @@ def open_run_folder(folder: Path, needed: int = 0) -> None:
 
 
 def place_run(run: Run, checkpoint: Path | None, branches: bool = False) -> Run:
-    """Returns the run with its folder settled: that of its checkpoint, else a new one, or the one with the given id.
+    """Returns the run with its final folder: the checkpoint's folder, a new one, or the folder with the given id.
 
     Args:
         run: settings of the user.

@@ -163,7 +163,7 @@ def test_folders_that_are_not_whole_are_described(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="is the folder of the batches itself"):
         CIFAR10DataModule(str(tmp_path / FOLDER), checksums=checksums)
     (tmp_path / FOLDER / "data_batch_3").unlink()
-    with pytest.raises(ValueError, match="is incomplete: data_batch_3 missing, it holds batches.meta, data_batch_1"):
+    with pytest.raises(ValueError, match="is incomplete: data_batch_3 missing, it contains batches.meta, data_batch_1"):
         CIFAR10DataModule(str(tmp_path), checksums=checksums)
 
 
@@ -179,7 +179,7 @@ def test_cifar_100_is_read_from_its_own_layout(tmp_path: Path) -> None:
     (batch,) = data.test_dataloader()
     assert torch.equal(batch.images[:, 0, 0, 0], 2 * batch.labels)
     (tmp_path / "cifar-100-python" / "meta").unlink()
-    with pytest.raises(ValueError, match="is incomplete: meta missing, it holds test, train"):
+    with pytest.raises(ValueError, match="is incomplete: meta missing, it contains test, train"):
         CIFAR100DataModule(str(tmp_path), checksums=checksums)
 
 

@@ -211,7 +211,7 @@ def test_folders_that_are_not_whole_are_described(root: Path) -> None:
     assert (data.num_classes, len(data.train_files)) == (3, 16)
     assert set(data.train_files.labels.tolist()) == {0, 2}
     (root / "val").rename(root / "valid")
-    with pytest.raises(ValueError, match=r"holds .*valid: train/ has 1 of 3 class .*; there is no val/"):
+    with pytest.raises(ValueError, match=r"has .*valid: train/ has 1 of 3 class .*; there is no val/"):
         module(root)
     (root / "valid").rename(root / "val")
     for path in sorted((root / "val").glob("*/*.JPEG")):
@@ -219,7 +219,7 @@ def test_folders_that_are_not_whole_are_described(root: Path) -> None:
     for folder in (root / "val").iterdir():
         if folder.is_dir():
             folder.rmdir()
-    with pytest.raises(ValueError, match=r"val/ must have one folder for each class, it holds 12 files \("):
+    with pytest.raises(ValueError, match=r"val/ must have one folder for each class, it contains 12 files \("):
         module(root, allow_empty_classes=True)
 
 

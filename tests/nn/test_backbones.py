@@ -138,7 +138,7 @@ def test_a_backbone_that_cannot_be_is_refused_in_one_line(backbone: str, options
         ("w.png", PIXEL, "it is a file of another kind"),
         ("w.pt", b"", "it is empty"),
         ("w.pt", 3, "it does not map names to tensors"),
-        ("w.pt", torch.nn.Linear(1, 1), "it holds other objects than tensors, so save the model's state_dict()"),
+        ("w.pt", torch.nn.Linear(1, 1), "it contains other objects than tensors, so save the model's state_dict()"),
         ("w.pt", None, "it is damaged or incomplete"),
         ("", b"", "it is a folder"),
         ("absent.pt", b"", "no such file"),

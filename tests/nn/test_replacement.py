@@ -199,11 +199,11 @@ def tied() -> nn.Module:
             lambda: nn.Sequential(nn.LazyLinear(8), nn.ReLU(), nn.Linear(8, 2)),
             "'0' is an nn.LazyLinear without weights",
         ),
-        (lambda: nn.Sequential(nn.Linear(4, 8), nn.Flatten(), nn.Linear(16, 2)), "holds Flatten between"),
+        (lambda: nn.Sequential(nn.Linear(4, 8), nn.Flatten(), nn.Linear(16, 2)), "has Flatten between"),
         (lambda: nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(16, 2)), "'2' must take the 8 outputs before it"),
         (tied, "'1' must not share its weights, '0.0' has them too"),
         (lambda: nn.MultiheadAttention(8, 2), "it has no dense layer"),
-        (lambda: nn.ModuleDict({"a": nn.Linear(4, 2), "b": nn.Linear(4, 3)}), "it only holds modules, without a"),
+        (lambda: nn.ModuleDict({"a": nn.Linear(4, 2), "b": nn.Linear(4, 3)}), "it only contains modules, without a"),
         (
             lambda: nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(4, 8)), nn.ReLU(), nn.Linear(8, 2)),
             "parametrized layers can't be replaced",

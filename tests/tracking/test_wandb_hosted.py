@@ -101,7 +101,7 @@ def test_runs_of_a_project_are_read_with_their_configs_and_histories(server: Wan
     [
         ("wandb:project", "address must be wandb:ENTITY/PROJECT or wandb:ENTITY/PROJECT?group=NAME, got wandb:project"),
         (f"{ADDRESS}?gruop=x", "filter must be group, got gruop"),
-        (f"{ADDRESS}?group=absent", "must hold runs, but there are none in this group"),
+        (f"{ADDRESS}?group=absent", "must contain runs, but there are none in this group"),
         (f"wandb:{ENTITY}/absent", f"no such W&B project {ENTITY}/absent"),
     ],
 )
@@ -213,7 +213,7 @@ def test_an_offline_run_is_read_from_all_of_its_segments(fit, monkeypatch: pytes
 
 
 def test_damaged_offline_runs_are_named_and_the_others_are_read(fit, tmp_path: Path) -> None:
-    with pytest.raises(TriwaveError, match="must hold W&B runs .* but has none"):
+    with pytest.raises(TriwaveError, match="must contain W&B runs .* but has none"):
         read_offline(tmp_path, [])
     folder = tmp_path / "some"
     places = {name: folder / f"run-20260101_000001-{name}" / f"run-{name}.wandb" for name in "abcd"}

@@ -136,7 +136,7 @@ def open_results(folder: Path, fingerprint: str, overwrite: bool) -> None:
         if overwrite:
             shutil.rmtree(folder)
         elif mark.read_text() != fingerprint:
-            raise TriwaveError(f"--out {folder} holds runs of another config: give another, or --overwrite")
+            raise TriwaveError(f"--out {folder} contains runs of another config: give another, or --overwrite")
     open_folder(folder / "runs", "give another --out")
     mark.write_text(fingerprint)
 

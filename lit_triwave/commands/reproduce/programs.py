@@ -239,7 +239,7 @@ def _started(program: Program, name: str, data: Any, step: Callback) -> Function
 
 
 def _joined(program: Program, parts: list[FunctionRegressor], data: Any) -> FunctionRegressor:
-    """Returns one module for the networks of several methods: those of a function lie together."""
+    """Returns one module for the networks of several methods; the networks of a function are consecutive."""
     targets = len(program.functions)
     module = program.module(program.methods[0], data, targets, len(parts), pretrain=Stage(0))
     module.enter_stage("train")

@@ -161,5 +161,5 @@ def test_runs_of_another_config_are_kept_unless_told_otherwise(config: Path, tmp
     head_comparison.open_results(tmp_path / "out", "another", False)
     (tmp_path / "out" / "runs" / "kept").write_text("")
     assert main(["compare-heads", "--config", str(config), "--seeds", "1", "--out", str(tmp_path / "out")]) == 1
-    assert "holds runs of another config: give another, or --overwrite" in capsys.readouterr().err
+    assert "contains runs of another config: give another, or --overwrite" in capsys.readouterr().err
     assert (tmp_path / "out" / "runs" / "kept").exists()

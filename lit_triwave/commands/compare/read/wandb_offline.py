@@ -39,7 +39,7 @@ def read_offline(path: Path, skipped: list[str]) -> list[ComparedRun]:
         files = sorted(path.glob("*.wandb"))
         files = _beside(path, files[0]) if files else sorted(path.glob("*run-*/*.wandb"))
     if not files:
-        raise TriwaveError(f"{path} must hold W&B runs (offline-run-*/*.wandb), but has none")
+        raise TriwaveError(f"{path} must contain W&B runs (offline-run-*/*.wandb), but has none")
     by_id: dict[str, list[Path]] = {}
     for file in files:
         by_id.setdefault(file.stem.removeprefix("run-"), []).append(file)

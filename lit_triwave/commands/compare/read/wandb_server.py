@@ -46,7 +46,7 @@ def read_hosted(address: str) -> list[ComparedRun]:
     path, group = _parsed(address)
     runs = _fetch(address, path, {"group": group} if group else {})
     if not runs:
-        raise TriwaveError(f"{address} must hold runs, but there are none{' in this group' if group else ''}")
+        raise TriwaveError(f"{address} must contain runs, but there are none{' in this group' if group else ''}")
     return [_compared(address, path, run) for run in runs]
 
 
