@@ -17,7 +17,7 @@ def test_the_help_has_the_fields_of_all_models_and_data(capsys: pytest.CaptureFi
     text = words(capsys)
     assert text.startswith("usage: python -m lit_triwave fit --config FILE [--KEY VALUE ...]")
     assert "--model lit_triwave.modules.FunctionRegressor" in text and "--data datamodules.CIFAR10DataModule" in text
-    assert "--model.members MEMBERS stacks whose mean each seed of a stack is" in text
+    assert "--model.members MEMBERS number of stacks whose mean is one seed" in text
     assert "--model.pretrain.epochs" in text
     assert "--model.data_curvature" not in text  # comes from the data
 
