@@ -98,6 +98,8 @@ class OneLineParser(LightningArgumentParser):
 
     def _part_with(self, names: Sequence[str]) -> str:
         """Returns the part of a config whose class has all of these arguments; "" if that is not clear."""
+        if "config" in names:  # an option of the command itself
+            return ""
         own = {"datamodules": "data", "lit_triwave": "model"}
         kinds = {kind: own.get(kind.__module__.partition(".")[0], "") for kind in self.classes} | self._lightnings()
         parts = {part for kind, part in kinds.items() if {*names} <= {*inspect.signature(kind).parameters}}
