@@ -93,6 +93,30 @@ class ResumableDataModule(LightningDataModule):
             return {"epoch": epoch + 1}
         return {"epoch": epoch, "loader": loader.state_dict(), **self._counted_in(loader)}
 
+    @staticmethod
+    def check_state(state: Any, epoch: int, batches: int) -> None:
+        """Refuses a state of another position than the trainer's.
+
+        Args:
+            state: of a checkpoint, see `state_dict`.
+            epoch: that training goes on with, from 0.
+            batches: of it that are done.
+
+        Raises:
+            ValueError: naming what differs.
+        """
+        if not isinstance(state, dict) or type(state.get("epoch")) is not int or state["epoch"] != epoch:
+            found = state.get("epoch") if isinstance(state, dict) else type(state).__name__
+            raise ValueError(f"epoch of the data must be {epoch} as in loops, got {found}")
+        loader = state.get("loader", {"_num_yielded": 0})
+        if not isinstance(loader, dict):
+            raise ValueError(f"loader of the data must be a mapping, got {type(loader).__name__}")
+        for name in ("_num_yielded", "_sampler_iter_yielded"):
+            if name in loader and (type(loader[name]) is not int or loader[name] != batches):
+                raise ValueError(f"{name} of the data must be {batches} as in loops, got {loader[name]}")
+        if loader.get("_iterator_finished", False) is not False:
+            raise ValueError("_iterator_finished of the data must be false inside an epoch")
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keeps the state for the next training loader."""
         self._resume = state_dict

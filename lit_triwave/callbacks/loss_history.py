@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from textwrap import shorten
 from typing import Any
 
 import torch
@@ -53,8 +54,11 @@ class SeedHistory(Callback):
         return {"epochs": self.epochs, "mse": self.mse}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._epochs = state_dict["epochs"].tolist()
-        self._mse = list(state_dict["mse"])
+        epochs, mse = state_dict["epochs"], state_dict["mse"]
+        if epochs.ndim != 1 or mse.ndim != 2 or len(epochs) != len(mse):
+            shapes = f"{tuple(epochs.shape)} and {tuple(mse.shape)}"
+            raise ValueError(f"epochs and mse of SeedHistory must have a row for each record, got shapes {shapes}")
+        self._epochs, self._mse = epochs.tolist(), list(mse)
 
 
 class EpochHistory(Callback):
@@ -79,4 +83,9 @@ class EpochHistory(Callback):
         checkpoint["epoch_history"] = {"rows": self.rows, "logged": self._logged(trainer)}
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
-        self.rows, self._earlier = (checkpoint["epoch_history"][key] for key in ("rows", "logged"))
+        rows, logged = (checkpoint["epoch_history"][key] for key in ("rows", "logged"))
+        for row in (*rows, logged):
+            numbers = {name: value for name, value in row.items() if name != "stage"}
+            if not all(isinstance(value, (int, float)) for value in numbers.values()):
+                raise ValueError(f"epoch_history must be numbers, got {shorten(repr(numbers), 80)}")
+        self.rows, self._earlier = rows, logged

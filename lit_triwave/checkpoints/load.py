@@ -5,6 +5,8 @@ All readers of checkpoints use `load_checkpoint`.
 
 from __future__ import annotations
 
+import re
+import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from io import BytesIO
@@ -18,6 +20,8 @@ from zipfile import ZIP_STORED, ZipFile, is_zipfile
 import torch
 from torch import Tensor
 
+from lit_triwave.checkpoints.kinds import is_count, short
+from lit_triwave.checkpoints.position import check_position
 from lit_triwave.errors import TriwaveError, out_of_memory, reason
 from lit_triwave.modules.staged import NUMBERS
 from lit_triwave.tracking.run_files import CONFIG_YAML, run_folder_of
@@ -25,32 +29,45 @@ from lit_triwave.tracking.run_files import CONFIG_YAML, run_folder_of
 _KINDS = {"state_dict": dict, "epoch": int, "global_step": int, "loops": dict, "pytorch-lightning_version": str}
 _NEEDED = (*_KINDS,)
 _KINDS |= {"hyper_parameters": dict, "callbacks": dict, "optimizer_states": list, "lr_schedulers": list, "run": dict}
-_KINDS["stage_epochs"] = dict
-_RUN_KINDS = {"model": dict, "data": dict, "rows": list, "wandb_id": str}
+_KINDS |= {"stage_epochs": dict, "epoch_history": dict}
+_RUN_KINDS = {"model": dict, "data": dict, "rows": list, "wandb_id": str, "trainer": dict, "arithmetic": dict}
 """Parts of a checkpoint, and of its "run" ↦ their kind."""
 _WORDS = {dict: "a mapping", list: "a list", int: "a whole number", str: "a text"}
 _NO_RUN = "its content is not what a run saves"
 _SHARED = 10  # most values for each byte of a pickle; references to one object are few, so there are hardly more
 
 
-def load_checkpoint(path: Path) -> dict[str, Any]:
+def load_checkpoint(path: Path, fits: bool = False) -> dict[str, Any]:
     """Returns a checkpoint's content on the CPU, without unpickling arbitrary objects.
 
     The file's checksums find every damage that changes its content. The file's size limits the memory that is needed.
+
+    Args:
+        path: of the checkpoint.
+        fits: whether it is read to resume a run, for the advice in an error.
 
     Raises:
         TriwaveError: the file cannot be read, is damaged, or is not what a run saves. The message names an undamaged
             checkpoint in the same folder.
     """
     try:
+        return _whole_content(path)
+    except TriwaveError as error:
+        raise TriwaveError(f"checkpoint {path} cannot be read ({error}){_offer(path, fits)}") from error
+
+
+def _whole_content(path: Path) -> dict[str, Any]:
+    """Returns a checkpoint's content; for the errors see `load_checkpoint`."""
+    try:
         nodes = _SHARED * _verify(path)
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         _check_content(content, nodes)
+    except TriwaveError:
+        raise
     except Exception as error:
         # PyTorch's messages are pages of advice.
         known = {UnpicklingError: "it contains other objects than tensors", RuntimeError: "it is damaged"}
-        why = known.get(type(error)) or _in_words(error)
-        raise TriwaveError(f"checkpoint {path} cannot be read ({why}){_offer(path)}") from error
+        raise TriwaveError(known.get(type(error)) or _in_words(error)) from error
     return content
 
 
@@ -145,28 +162,36 @@ def _check_content(content: Any, nodes: int) -> None:
             if value.numel() * value.element_size() > value.untyped_storage().nbytes():
                 raise TriwaveError(f"{name} must have all of its {value.numel()} values in the file")
         elif part == "state_dict":
-            raise TriwaveError(f"{name} must be a tensor, got {shorten(repr(value), 40)}")
-        elif part == "loops" and isinstance(value, int) and value < 0:
-            raise TriwaveError(f"{name} must be at least 0, got {value}")
+            raise TriwaveError(f"{name} must be a tensor, got {short(value)}")
     run = content["run"] if isinstance(content.get("run"), dict) else {}
     for section, kinds in ((content, _KINDS), (run, _RUN_KINDS)):
         for name, kind in kinds.items():
             value = section.get(name)
             needed = name in _NEEDED or (name in section and (name, value) != ("wandb_id", None))
             if needed and (not isinstance(value, kind) or isinstance(value, bool)):
-                got = "nothing" if value is None else shorten(repr(value), 40)
-                raise TriwaveError(f"{name} must be {_WORDS[kind]}, got {got}")
+                raise TriwaveError(f"{name} must be {_WORDS[kind]}, got {short(value)}")
             if isinstance(value, int) and value < 0:
                 raise TriwaveError(f"{name} must be at least 0, got {value}")
     number = content["state_dict"].get("stage_number", torch.tensor(0)).tolist()
     if number not in NUMBERS.values():
         known = ", ".join(f"{n} ({name})" for name, n in NUMBERS.items())
         raise TriwaveError(f"stage_number must be one of {known}, got {shorten(str(number), 40)}")
-    logged_steps(content), [(int(step), dict(row)) for step, row in run.get("rows", [])]  # that they can be read
+    check_position(content)
+    for name, epochs in content.get("stage_epochs", {}).items():
+        if name not in NUMBERS or not is_count(epochs) or epochs > content["epoch"] + 1:
+            raise TriwaveError(f"stage_epochs must be of stages that have ended, got {name!r}: {short(epochs)}")
+    for row in run.get("rows", []):
+        step, metrics = row
+        if not is_count(step) or not all(isinstance(name, str) for name in metrics):
+            raise TriwaveError(f"run.rows must be steps and metrics, got {short(row)}")
+        for name, value in metrics.items():
+            if not isinstance(value, (int, float, str)):
+                raise TriwaveError(f"run.rows must have a number for {name}, got {short(value)}")
 
 
 def check_weights(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
-    """Refuses whole numbers instead of weights, which a module would load without an error.
+    """Refuses whole numbers instead of weights, and single weights of another precision, which a module would load
+    without an error.
 
     Args:
         state: state dict of a checkpoint.
@@ -174,21 +199,50 @@ def check_weights(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> Non
             numbers here may be whole numbers in the checkpoint.
 
     Raises:
-        TriwaveError: a tensor has a wrong dtype; the message names it.
+        ValueError: a tensor has a wrong dtype; the message names it.
     """
     for name, value in state.items():
         if value.is_floating_point() != (name not in own or own[name].is_floating_point()):
             kind = "whole" if value.is_floating_point() else "floating-point"
-            raise TriwaveError(f"{name} of the checkpoint must be {kind} numbers, got {value.dtype}")
+            raise ValueError(f"{name} of the checkpoint must be {kind} numbers, got {value.dtype}")
+    weights = {
+        name: state[name].dtype for name in state if name.startswith("network.") and state[name].is_floating_point()
+    }
+    usual = max([*weights.values()], key=[*weights.values()].count, default=None)
+    for name, dtype in weights.items():
+        if dtype != usual:
+            raise ValueError(f"{name} of the checkpoint must be of {usual} as the others, got {dtype}")
+
+
+def check_buffers(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
+    """Refuses values that no training changes and that the module was built with others of.
+
+    Args:
+        state: state dict of a checkpoint.
+        own: state dict of the module that was built with the same arguments.
+
+    Raises:
+        ValueError: a tensor has a wrong dtype; the message names it.
+    """
+    for name, value in state.items():
+        if name.startswith("network.scaling.") and name in own:
+            fits = value.shape == own[name].shape and torch.allclose(value, own[name].to(value), atol=0)
+            if not fits:
+                raise ValueError(f"{name} must be {own[name].tolist()}, got {value.tolist()}")
+        elif name.endswith(".sign") and not (value.abs() == 1).all():
+            raise ValueError(f"{name} must be 1 or -1, got {value.flatten()[0]}")
+        elif name.endswith(".running_var") and (value < 0).any():
+            raise ValueError(f"{name} must be at least 0, got {value.amin()}")
 
 
 @contextmanager
-def reading(path: Path | None, within: str = "") -> Iterator[None]:
+def reading(path: Path | None, within: str = "", fits: bool = False) -> Iterator[None]:
     """Rewrites an error of Python, PyTorch or Lightning that the content of a checkpoint causes in the block.
 
     Args:
         path: path of the checkpoint; None if there is none.
         within: only errors in functions whose names begin with this.
+        fits: see `load_checkpoint`.
 
     Raises:
         TriwaveError: there was an error; the message names the checkpoint.
@@ -199,7 +253,7 @@ def reading(path: Path | None, within: str = "") -> Iterator[None]:
         names = [frame.f_code.co_name.lstrip("_") for frame, _ in walk_tb(error.__traceback__)]
         if path is None or isinstance(error, TriwaveError) or not any(name.startswith(within) for name in names):
             raise
-        raise TriwaveError(f"checkpoint {path} cannot be used ({_in_words(error)}){_offer(path)}") from error
+        raise TriwaveError(f"checkpoint {path} cannot be used ({_in_words(error)}){_offer(path, fits)}") from error
 
 
 def _in_words(error: Exception) -> str:
@@ -208,18 +262,25 @@ def _in_words(error: Exception) -> str:
         return f"{_NO_RUN}: it has no {error}"
     if out_of_memory(error):
         return "it asks for more memory than its weights need, or than there is"
-    kinds = (AttributeError, TypeError, LookupError, RecursionError, AssertionError)
-    return _NO_RUN if isinstance(error, kinds) else reason(error)
+    kinds = (AttributeError, TypeError, LookupError, ArithmeticError, RecursionError, AssertionError)
+    why = re.sub(r"^Error\(s\) in loading state_dict for \w+: ", "", reason(error))  # PyTorch's
+    return _NO_RUN if isinstance(error, kinds) else why
 
 
-def _offer(path: Path) -> str:
-    """Returns the end of an error about a checkpoint: the newest undamaged one beside it, and how to resume from it."""
-    for other in sorted(path.parent.glob("*.ckpt"), key=lambda file: -file.stat().st_mtime):
+def _offer(path: Path, fits: bool) -> str:
+    """Returns the end of an error about a run's checkpoint: the newest whole one beside it, and how to resume from it.
+
+    Args:
+        path: of the checkpoint that is of no use.
+        fits: whether a run should be resumed.
+    """
+    run = run_folder_of(path)
+    for other in [] if run is None else sorted(path.parent.glob("*.ckpt"), key=lambda file: -file.stat().st_mtime):
         with suppress(TriwaveError):
-            if other != path and _verify(other):
-                config = path.parent.parent / CONFIG_YAML if run_folder_of(path) else "FILE"
-                start = f"python -m lit_triwave fit --config {config}"
-                return f"; {other.name} beside it is whole, resume from it with: {start} --ckpt_path {other}"
+            if other != path and _whole_content(other):
+                start = ["python", "-m", "lit_triwave", "fit", "--config", str(path.parent.parent / CONFIG_YAML)]
+                how = f", resume from it with: {shlex.join([*start, '--ckpt_path', str(other)])}" if fits else ""
+                return f"; {other} beside it is whole{how}"
     return ""
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from lit_triwave import modules
 from lit_triwave.analysis.costs import replicas_of
 from lit_triwave.checkpoints.choose import find_checkpoint
-from lit_triwave.checkpoints.load import check_weights, load_checkpoint, reading
+from lit_triwave.checkpoints.load import check_buffers, check_weights, load_checkpoint, reading
 from lit_triwave.errors import TriwaveError, did_you_mean, reason
 from lit_triwave.modules.stages import Limit, Polish, Stage
 from lit_triwave.nn.named_models import is_class_path
@@ -195,10 +195,14 @@ def _rebuilt(path: Path, content: dict[str, Any]) -> Saved:
     with torch.random.fork_rng(devices=[]):  # the random start is overwritten
         try:
             module = kind(**options)
-        except (TypeError, ValueError) as error:
+        except TypeError as error:
+            what = f"its hyper_parameters are of other kinds than a {kind.__name__} takes"
+            raise TriwaveError(f"checkpoint {path} cannot be built here: {what}") from error
+        except ValueError as error:
             raise TriwaveError(f"checkpoint {path} cannot be built here: {error}") from error
     module.to(_trained_dtype(state))
     check_weights(state, module.state_dict())
+    check_buffers(state, module.state_dict())
     try:
         module.load_state_dict(state)
     except RuntimeError as error:

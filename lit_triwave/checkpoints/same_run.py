@@ -10,7 +10,8 @@ import torch
 from jsonargparse import Namespace
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from lit_triwave.checkpoints.load import check_weights
+from lit_triwave.checkpoints.load import check_buffers, check_weights, logged_steps
+from lit_triwave.checkpoints.position import optimizer_steps
 from lit_triwave.errors import TriwaveError, some
 from lit_triwave.modules.staged import NUMBERS, STAGES, StagedModule, stage_name
 from lit_triwave.tracking.flat_config import DATA_ACCESS, flat, plain
@@ -59,20 +60,24 @@ def check_same_run(
             arguments explain more.
 
     Raises:
-        TriwaveError: fields differ, or weights are not valid; the message names them.
+        TriwaveError: fields differ; the message names them.
+        ValueError: the checkpoint is forged; the message names the field.
     """
     _check_kind(checkpoint, model)
     check_weights(checkpoint["state_dict"], model.state_dict())
+    if identity is None or isinstance(model, StagedModule):  # a run of another module may go on without one
+        _check_finite(checkpoint["state_dict"])
     if identity is not None:
         _check_optimizers(checkpoint, model)
-    else:
-        _check_finite(checkpoint["state_dict"])
+        _check_steps(checkpoint, model)
     differing = _run_differences(checkpoint, identity) if identity is not None else []
     free = () if identity is not None else _TRAINING_ONLY
     differing += _model_differences(checkpoint, model, (*free, *linked))
     differing = differing or _model_differences(checkpoint, model, free)
     if differing:
         raise TriwaveError(f"the checkpoint is of another config: {_in_words(differing)}")
+    if isinstance(model, StagedModule):
+        check_buffers(checkpoint["state_dict"], model.state_dict())
 
 
 def _check_kind(checkpoint: dict[str, Any], model: LightningModule) -> None:
@@ -89,7 +94,7 @@ def _check_finite(state: dict[str, torch.Tensor]) -> None:
     """Refuses weights that are not finite, because they cannot be evaluated."""
     lost = [name for name, value in state.items() if name.startswith("network.") and not value.isfinite().all()]
     if lost:
-        raise TriwaveError(f"weights of the checkpoint must be finite, got NaN or infinity in {some(lost)}")
+        raise ValueError(f"weights of the checkpoint must be finite, got NaN or infinity in {some(lost)}")
 
 
 def _check_optimizers(checkpoint: dict[str, Any], model: LightningModule) -> None:
@@ -100,7 +105,23 @@ def _check_optimizers(checkpoint: dict[str, Any], model: LightningModule) -> Non
     for state in states:
         keeps = any({"betas", "damping"} & group.keys() or group.get("momentum") for group in state["param_groups"])
         if keeps and not state["state"]:
-            raise TriwaveError("optimizer_states of the checkpoint must have the state of each optimizer, got none")
+            raise ValueError("optimizer_states of the checkpoint must have the state of each optimizer, got none")
+
+
+def _check_steps(checkpoint: dict[str, Any], model: LightningModule) -> None:
+    """Refuses a count of steps that contradicts the optimizers', and rows of later steps.
+
+    Modules of the user's own may make several steps a batch, or count rows in another way.
+    """
+    if not type(model).__module__.startswith("lit_triwave."):
+        return
+    steps, made = logged_steps(checkpoint), optimizer_steps(checkpoint)
+    # Inside an epoch the loop has not counted the last one yet; earlier versions counted second-order steps from 0.
+    if not any(0 <= known - steps <= 1 for known in (max(made), sum(made))):
+        raise ValueError(f"loops must be of the {max(made)} steps of the optimizers, got {steps}")
+    later = [step for step, _ in checkpoint.get("run", {}).get("rows", []) if step > steps]
+    if later:
+        raise ValueError(f"run.rows must be of the {steps} steps in loops, got step {later[0]}")
 
 
 def _in_words(differing: Sequence[_Difference]) -> str:

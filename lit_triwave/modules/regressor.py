@@ -219,6 +219,10 @@ class FunctionRegressor(StagedModule):
         if f"{prefix}limit_mse" in state_dict:  # only stacks have it; checkpoints of earlier versions do not
             state_dict.setdefault(f"{prefix}built_mse", torch.full_like(self.built_mse, torch.nan))
         super()._load_from_state_dict(state_dict, prefix, *args)
+        each = self.network.replicas // self.num_targets
+        first = torch.arange(self.num_targets, device=self.best_replica.device) * each
+        if not ((first <= self.best_replica) & (self.best_replica < first + each)).all():
+            raise ValueError(f"best_replica must be of {each} seeds, got {self.best_replica.tolist()}")
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps x (batch, in_features) to the predictions of all R replicas, (batch, R), in the units of the targets."""
@@ -318,6 +322,10 @@ class FunctionRegressor(StagedModule):
         network = self.network
         if self._limit is not None and isinstance(network, StackNetwork) and network.parameterization == "limit":
             network.build(self._limit.depth(network, self.limit_mse, self.best_replicas))
+
+    def optimizer_rows(self) -> tuple[int, int]:
+        trained = self.network if self._limit is None or self.stage != "limit" else self._limit.trained
+        return trained.replicas, sum(p.numel() for p in trained.parameters()) // trained.replicas
 
     def check_start(self) -> None:
         # A saved run may continue with too few points, because earlier versions accepted them.

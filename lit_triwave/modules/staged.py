@@ -246,6 +246,10 @@ class StagedModule(LightningModule):
         """Returns the parameters that the optimizer of the current stage trains."""
         return self.parameters()
 
+    def optimizer_rows(self) -> tuple[int, int]:
+        """Rows and columns of what a second-order optimizer of the present stage keeps: replicas, and their numbers."""
+        raise NotImplementedError
+
     def configure_optimizers(self) -> Any:
         stage = self.stages[self.stage]
         # A second-order step evaluates the network many times and does not use Lightning's gradients.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lit_triwave.optim.jacobian import NormalEquations
+from lit_triwave.optim.saved_rows import check_rows
 
 DAMPING_LIMITS = (1e-12, 1e4)
 """Range of the damping. Below it, rounding of float64 hides the damping; above it, steps are too short to change the
@@ -138,6 +139,10 @@ class LevenbergMarquardt(Optimizer):
         super().__setstate__(state)
         own = {name: value for name, value in self.defaults.items() if name != "differentiable"}  # PyTorch adds it
         self.param_groups[0] = {**own, **self.param_groups[0]}
+
+    def check_state(self, name: str, saved: Mapping[int, Mapping[str, Any]], rows: int, columns: int) -> None:
+        """Refuses a saved state of other replicas or parameters, see `check_rows`."""
+        check_rows(name, saved, 0, {"excursion": (rows, columns), "damping": (rows,), "lowest": (rows,)})
 
     @property
     def _params(self) -> list[nn.Parameter]:

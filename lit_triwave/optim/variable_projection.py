@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from lit_triwave.construction.quadratic import (
 from lit_triwave.nn.stack import StackNetwork
 from lit_triwave.optim.limit_problem import RIDGE, LimitProblem
 from lit_triwave.optim.relevance import first_penalty, renewed_penalty
+from lit_triwave.optim.saved_rows import check_rows
 
 DAMPING_LIMITS = (1e-15, 1e6)
 EXACT_ROUNDOFFS = 64
@@ -90,6 +91,20 @@ class VariableProjection(Optimizer):
         """Loads a saved state. Runs from versions without the correction for curvature continue without it."""
         super().__setstate__(state)
         self.param_groups[0].setdefault("accelerated", False)
+
+    def check_state(self, name: str, saved: Mapping[int, Mapping[str, Any]], rows: int, columns: int) -> None:
+        """Refuses a saved state of other replicas or parameters, see `check_rows`."""
+        parameters = self.param_groups[0]["params"]
+        key = next(number for number, one in enumerate(parameters) if one.ndim == 1)  # the output bias
+        shapes: dict[str, tuple[int, ...]] = {"iterate": (rows, columns)}
+        shapes |= dict.fromkeys(("damping", "lowest", "loss"), (rows,))
+        if self.param_groups[0]["relevance"]:
+            shapes["penalty"] = (rows, columns)
+        if rows > len(parameters[key]):  # members, whose parameters no checkpoint has
+            shapes["kept"] = (rows, columns)
+        if "held" in saved.get(key, {}):
+            shapes["held"] = (rows,)
+        check_rows(name, saved, key, shapes)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any]) -> Tensor:  # type: ignore[override]

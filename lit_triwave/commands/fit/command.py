@@ -31,8 +31,10 @@ from lit_triwave.checkpoints.choose import choose_checkpoint
 from lit_triwave.checkpoints.io import AtomicCheckpointIO
 from lit_triwave.checkpoints.load import load_checkpoint, reading
 from lit_triwave.checkpoints.origin import Origin
+from lit_triwave.checkpoints.position import next_batch
 from lit_triwave.checkpoints.rebuild import load_module
 from lit_triwave.checkpoints.same_run import RunRecord, check_same_run, identity_of, other_arithmetic
+from lit_triwave.checkpoints.saved_state import SavedStateCheck
 from lit_triwave.commands.config_checks import LINKS, check_links, check_nulls, check_stages
 from lit_triwave.commands.config_files import check_configs
 from lit_triwave.commands.fit.callbacks import (
@@ -148,10 +150,10 @@ class TriwaveCLI(LightningCLI):
         """Opens the run, then makes the trainer with the loggers and callbacks of the command."""
         self._bounded.close()  # the process of Weights & Biases would inherit it
         config, fits = self.config_init[self.subcommand], self.subcommand == "fit"
-        self.checkpoint = None if self.chosen.path is None else load_checkpoint(self.chosen.path)
+        self.checkpoint = None if self.chosen.path is None else load_checkpoint(self.chosen.path, fits)
         staged = isinstance(self.model, StagedModule)
         if staged and self.checkpoint:
-            with reading(self.chosen.path):
+            with reading(self.chosen.path, fits=fits):
                 self.model.on_load_checkpoint(self.checkpoint)  # where `EarlyStopping` ended its stages
         identity = self._checked_identity(fits)
         if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
@@ -160,6 +162,8 @@ class TriwaveCLI(LightningCLI):
         run = place_run(config.run, self.chosen.path, branches=fits)
         os.environ[RUN_ID_VARIABLE] = str(run.id)
         callbacks: list[Callback] = []
+        if self.chosen.path is not None and self.checkpoint is not None:
+            callbacks.append(SavedStateCheck(self.chosen.path, self.checkpoint))
         if fits:
             self.session = self._open_session(run)
             best = best_checkpoint(self.model, self.session.origin)
@@ -202,8 +206,11 @@ class TriwaveCLI(LightningCLI):
         check_links(config, self.model, self.datamodule)
         identity = identity_of(config)
         if self.checkpoint is not None:
-            with reading(self.chosen.path):
+            with reading(self.chosen.path, fits=fits):
                 check_same_run(self.checkpoint, self.model, identity if fits else None, linked=list(LINKS.values()))
+                if fits and type(self.datamodule).__module__.startswith("datamodules.") and "run" in self.checkpoint:
+                    state = self.checkpoint.get(type(self.datamodule).__qualname__)
+                    self.datamodule.check_state(state, *next_batch(self.checkpoint))
         if fits:
             monitored(self.model)
             check_strategy(config.trainer.strategy, self.model)
@@ -239,7 +246,8 @@ class TriwaveCLI(LightningCLI):
         session = self.session
         interruption, abandon = (session.interruption, session.abandon) if session else (None, None)
         recorded = session.recorded(self.trainer, self.model) if session else nullcontext()
-        restored, most = reading(self.chosen.path, within="restore"), self.config[subcommand].run.rank_seconds
+        restored = reading(self.chosen.path, within="restore", fits=subcommand == "fit")
+        most = self.config[subcommand].run.rank_seconds
         with ranks_end_together(self.trainer, interruption, abandon, most), recorded, restored:
             if session is None:
                 super()._run_subcommand(subcommand)

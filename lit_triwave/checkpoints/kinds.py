@@ -1,0 +1,82 @@
+"""Compares a saved value with what a fresh object has in its place: the same keys and the same kinds of values."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from textwrap import shorten
+from typing import Any
+
+from torch import Tensor
+
+from lit_triwave.errors import KIND_WORDS
+
+_MOST = 2**53  # counts beyond it are no longer exact as numbers of float64
+
+
+def short(value: Any) -> str:
+    """Returns a value as an error shows it."""
+    if isinstance(value, Tensor):
+        return f"a tensor of {value.dtype}, shape {tuple(value.shape)}"
+    return "nothing" if value is None else shorten(repr(value), 40)
+
+
+def is_count(value: Any) -> bool:
+    """Whether a value is a whole number that something may be counted by."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _MOST
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is a finite number, and no boolean."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < math.inf
+
+
+def check_like(name: str, saved: Any, own: Any, strict: bool = False) -> None:
+    """Refuses a value of another kind than the one that a fresh object has in its place.
+
+    Args:
+        name: of the value, for the error.
+        saved: in a checkpoint.
+        own: of the fresh object. None and empty containers say nothing about what comes later.
+        strict: refuses keys that are missing or new, and counts that are not whole numbers from 0. Otherwise another
+            version may have other keys, and only those in both are compared.
+
+    Raises:
+        ValueError: naming the innermost value.
+    """
+    needed = _needed(saved, own, strict)
+    if needed:
+        raise ValueError(f"{name} must be {needed}, got {short(saved)}")
+    if isinstance(own, Mapping):
+        missing, new = own.keys() - saved.keys(), saved.keys() - own.keys()
+        if strict and own and (missing or new):
+            found = f"no {min(missing)}" if missing else f"also {short(min(new, key=str))}"
+            raise ValueError(f"{name} must have {', '.join(own)}, got {found}")
+        for key in own:
+            if key in saved:
+                check_like(f"{name}.{key}", saved[key], own[key], strict)
+    elif isinstance(own, (list, tuple)):
+        for number, (one, two) in enumerate(zip(saved, own, strict=False)):
+            check_like(f"{name}.{number}", one, two, strict)
+
+
+def _needed(saved: Any, own: Any, strict: bool) -> str:
+    """Returns what a value must be in words; "" if it is."""
+    if own is None:
+        return ""
+    if isinstance(own, Tensor):
+        kind = own.is_floating_point()
+        fits = isinstance(saved, Tensor) and (saved.ndim, saved.is_floating_point()) == (own.ndim, kind)
+        return "" if fits else f"a tensor of {own.ndim} dimensions, {'floating-point' if kind else 'whole'} numbers"
+    if isinstance(own, Mapping):
+        return "" if isinstance(saved, Mapping) else KIND_WORDS["dict"]
+    if isinstance(own, (list, tuple)):
+        fits = isinstance(saved, (list, tuple)) and (not own or len(saved) == len(own))
+        return "" if fits else "a list" + (f" of {len(own)}" if own else "")
+    if isinstance(own, (bool, str)):
+        return "" if isinstance(saved, type(own)) else KIND_WORDS[type(own).__name__]
+    if isinstance(own, int) and strict:
+        return "" if is_count(saved) else "a whole number from 0"
+    if isinstance(own, (int, float)):
+        return "" if is_number(saved) or (saved == own) else "a finite number"
+    return ""

@@ -1,0 +1,82 @@
+"""Checks the position that a checkpoint says it was saved at: Lightning's loops, the epoch and the step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+from lightning.pytorch.loops.fit_loop import _FitLoop
+
+from lit_triwave.checkpoints.kinds import check_like, short
+
+
+def check_position(content: Mapping[str, Any]) -> None:
+    """Refuses a position in the training that contradicts itself.
+
+    Args:
+        content: of a checkpoint.
+
+    Raises:
+        ValueError: naming the field.
+    """
+    loop = content["loops"].get("fit_loop")
+    check_like("loops.fit_loop", loop, _fresh_loop(), strict=True)
+    _check_order("loops.fit_loop", loop)
+    epochs = loop["epoch_progress"]["current"]["completed"]
+    for name, known in {"epoch": (epochs,), "global_step": optimizer_steps(content)}.items():
+        if content[name] not in known:
+            there = " or ".join(map(str, {*known}))
+            raise ValueError(f"{name} must be {there} as in loops, got {short(content[name])}")
+    stepped, ready = loop["epoch_loop.state_dict"]["_batches_that_stepped"], batches(content, "total")
+    if stepped > ready:
+        raise ValueError(f"loops.fit_loop.epoch_loop.state_dict must be of at most {ready} batches, got {stepped}")
+
+
+def optimizer_steps(content: Mapping[str, Any]) -> tuple[int, int]:
+    """Returns the steps of first order, and those of second order, which Lightning counts apart. Whichever kind came
+    last has the sum; in earlier versions second-order steps were counted from 0."""
+    loop = content["loops"]["fit_loop"]
+    by_hand = loop["epoch_loop.manual_optimization.optim_step_progress"]
+    optimizer = loop["epoch_loop.automatic_optimization.optim_progress"]["optimizer"]
+    return optimizer["step"]["total"]["completed"], by_hand["total"]["completed"]
+
+
+def next_batch(content: Mapping[str, Any]) -> tuple[int, int]:
+    """Returns where the data go on after a checkpoint: the epoch, and the number of batches in it that are done."""
+    epochs = content["loops"]["fit_loop"]["epoch_progress"]["current"]
+    if content["loops"]["fit_loop"]["epoch_loop.batch_progress"]["is_last_batch"]:
+        return epochs["ready"], 0
+    return epochs["processed"], batches(content) if epochs["processed"] < epochs["ready"] else 0
+
+
+def batches(content: Mapping[str, Any], of: str = "current") -> int:
+    """Returns the number of batches that were begun in the epoch of a checkpoint, or in `total`."""
+    return int(content["loops"]["fit_loop"]["epoch_loop.batch_progress"][of]["ready"])
+
+
+@cache
+def _fresh_loop() -> dict[str, Any]:
+    """Returns what a loop saves that has not begun; it needs no trainer for that."""
+    fresh: dict[str, Any] = _FitLoop(None).state_dict()  # type: ignore[arg-type]
+    return fresh
+
+
+def _check_order(name: str, counts: Mapping[str, Any]) -> None:
+    """Refuses events that ended more often than they began, or an epoch's that are more than all.
+
+    A batch that a callback leaves out is counted as processed, but not as started.
+    """
+    for key, value in counts.items():
+        if isinstance(value, Mapping):
+            _check_order(f"{name}.{key}", value)
+    if "ready" in counts:
+        most = dict.fromkeys(counts, counts["ready"]) | {"completed": counts.get("processed", counts["ready"])}
+        for key, value in counts.items():
+            if value > most[key]:
+                raise ValueError(f"{name}.{key} must be at most {most[key]}, got {value}")
+    # A validation begins its total anew, and that of second-order steps is set when a stage begins.
+    if "current" in counts and not name.rpartition(".epoch_loop.")[2].startswith(("val_loop", "manual")):
+        for key, value in counts["current"].items():
+            if value > counts["total"][key]:
+                raise ValueError(f"{name}.current.{key} must be at most its total, got {value}")

@@ -1,0 +1,190 @@
+"""Refuses saved states of callbacks, optimizers and schedules that the run itself would not save."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Set
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
+from torch import Tensor
+from torch.optim import Optimizer
+
+from lit_triwave.checkpoints.kinds import check_like, is_number, short
+from lit_triwave.checkpoints.load import reading
+from lit_triwave.modules.staged import STAGES, StagedModule
+
+_OTHERS = (torch.optim.LBFGS, torch.optim.SparseAdam)
+"""Optimizers that keep nothing that has the shapes of the parameters, or take no ordinary gradients."""
+_KNOWN = ("lightning.", "lit_triwave.")
+"""Packages whose callbacks save what they begin with; those of the user's own may save anything."""
+
+
+class SavedStateCheck(Callback):
+    """Compares a checkpoint with what the trainer would save itself, before anything of it is used.
+
+    Callbacks are compared before their states are loaded; optimizers and schedules, which follow from the stage, once
+    the weights are.
+
+    Args:
+        path: of the checkpoint.
+        content: of it.
+    """
+
+    def __init__(self, path: Path, content: Mapping[str, Any]) -> None:
+        self._path = path
+        self._content: Mapping[str, Any] | None = content  # None once it has been compared
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if self._content is None:
+            return
+        with reading(self._path, fits=stage == "fit"):
+            saved = self._content.get("callbacks", {})
+            for one in trainer.callbacks:  # type: ignore[attr-defined]
+                if type(one).__module__.startswith(_KNOWN) and one.state_key in saved:
+                    check_like(f"callbacks.{one.state_key}", saved[one.state_key], one.state_dict())
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        content, self._content = self._content, None
+        if content is None or not isinstance(trainer.strategy, (DDPStrategy, SingleDeviceStrategy)):
+            return  # the others save optimizers in parts
+        states, saved = content["optimizer_states"], content["lr_schedulers"]
+        schedules = [config.scheduler for config in trainer.lr_scheduler_configs]
+        staged = type(pl_module).configure_optimizers is StagedModule.configure_optimizers
+        weights = {value.dtype for value in content["state_dict"].values() if value.is_floating_point()}
+        with reading(self._path, fits=True):
+            if staged and (len(states), len(saved)) != (1, len(schedules)):
+                counts = f"{len(states)} and {len(saved)}"
+                raise ValueError(f"optimizer_states and lr_schedulers must be 1 and {len(schedules)}, got {counts}")
+            for number, (state, optimizer) in enumerate(zip(states, trainer.optimizers, strict=False)):
+                check_optimizer(f"optimizer_states.{number}", state, optimizer, weights)
+            for number, (state, schedule) in enumerate(zip(saved, schedules, strict=False)):
+                check_like(f"lr_schedulers.{number}", state, schedule.state_dict())
+                _check_names(f"lr_schedulers.{number}", state, schedule)
+            if staged:
+                assert isinstance(pl_module, StagedModule)
+                _check_stage(content, pl_module, trainer.optimizers[0])
+
+
+def _check_names(name: str, state: Mapping[str, Any], schedule: Any) -> None:
+    """Refuses names of methods: a schedule takes all that it loads as attributes of its own."""
+    for key in state.keys() - schedule.state_dict().keys():
+        if hasattr(schedule, key):
+            raise ValueError(f"{name} must be the state of a {type(schedule).__name__}, got also {key}")
+
+
+def check_optimizer(name: str, saved: Mapping[str, Any], optimizer: Optimizer, weights: Set[torch.dtype]) -> None:
+    """Refuses a state that an optimizer of these parameters would not have.
+
+    Args:
+        name: of the state, for the error.
+        saved: the state, as `Optimizer.state_dict` returns it.
+        optimizer: that shall take it; it stays as it is. Classes of the user's own may keep anything.
+        weights: precisions of the checkpoint's weights, which need not be those of the run.
+
+    Raises:
+        ValueError: naming the value.
+    """
+    groups, own = saved["param_groups"], optimizer.state_dict()["param_groups"]
+    check_like(f"{name}.param_groups", groups, own)
+    for group, like in zip(groups, own, strict=True):
+        if group["params"] != like["params"]:
+            found = short(group["params"])
+            raise ValueError(f"{name}.param_groups must be of parameters {like['params']}, got {found}")
+    of_torch = type(optimizer).__module__.startswith("torch.optim.") and not isinstance(optimizer, _OTHERS)
+    if not of_torch and not type(optimizer).__module__.startswith("lit_triwave."):
+        return
+    taken = {*inspect.signature(type(optimizer)).parameters} - {"params"}
+    for group, here in zip(groups, optimizer.param_groups, strict=True):
+        small = [_small(parameter) for parameter in here["params"]] if of_torch else here["params"]
+        # The class itself refuses options that it cannot take.
+        trial: Any = type(optimizer)(small, **{option: group[option] for option in taken & group.keys()})
+        if of_torch:
+            trial.step()
+            for index, one, parameter in zip(group["params"], small, here["params"], strict=True):
+                if index in saved["state"]:
+                    state = {key: _sized(value, one, parameter) for key, value in trial.state[one].items()}
+                    _check_state(f"{name}.state.{index}", saved["state"][index], state, weights)
+
+
+def _small(parameter: Tensor) -> Tensor:
+    """Returns a parameter of at most two values in each dimension, whose optimizer costs next to nothing."""
+    shape = [min(size, 2) for size in parameter.shape]
+    one = torch.ones(shape, dtype=parameter.dtype, device=parameter.device, requires_grad=True)
+    one.grad = torch.ones_like(one)
+    return one
+
+
+def _sized(value: Any, small: Tensor, parameter: Tensor) -> Any:
+    """Returns a meta tensor as large as an optimizer's for a parameter, given that for a small one."""
+    if not isinstance(value, Tensor) or not value.ndim:
+        return value
+    sizes = zip(value.shape, small.shape, parameter.shape, strict=True)
+    return value.new_empty([whole if size == part else size for size, part, whole in sizes], device="meta")
+
+
+def _check_state(name: str, saved: Any, own: Mapping[str, Any], weights: Set[torch.dtype]) -> None:
+    """Refuses a state of one parameter that is not like its optimizer's own."""
+    missing = own.keys() - saved.keys()
+    if missing:
+        raise ValueError(f"{name} must have {', '.join(own)}, got no {min(missing)}")
+    for key, like in own.items():
+        value = saved[key]
+        if isinstance(like, Tensor) and like.ndim:
+            fits = isinstance(value, Tensor) and value.shape == like.shape and value.dtype in {like.dtype, *weights}
+            if not fits or not value.isfinite().all():
+                found = "NaN or infinity in it" if fits else short(value)
+                shape = tuple(like.shape)
+                raise ValueError(f"{name}.{key} must be finite numbers of {like.dtype}, shape {shape}, got {found}")
+        elif isinstance(like, (Tensor, int, float)) and not is_number(_plain(value)):
+            raise ValueError(f"{name}.{key} must be a finite number, got {short(value)}")
+
+
+def _plain(value: Any) -> Any:
+    """Returns a 0-d tensor as a number, and everything else as it is."""
+    return value.item() if isinstance(value, Tensor) and not value.ndim else value
+
+
+def _check_stage(content: Mapping[str, Any], module: StagedModule, optimizer: Any) -> None:
+    """Refuses optimizers and schedules of another number of steps than the loops, or of other learning rates."""
+    loop, stage = content["loops"]["fit_loop"], module.stages[module.stage]
+    reached = [module.stages[name] for name in STAGES[: STAGES.index(module.stage) + 1]]
+    # The loops count on through all stages of a kind.
+    alone = sum(bool(one.epochs) for one in reached if one.second_order == stage.second_order) < 2
+    kind, of = ("manual_optimization.optim_step", "current") if stage.second_order else ("scheduler", "total")
+    steps = loop[f"epoch_loop.{kind}_progress"][of]["completed"]
+    (state,) = content["optimizer_states"]
+    for schedule in content["lr_schedulers"]:
+        _check_steps("lr_schedulers.0.last_epoch", schedule["last_epoch"], steps, alone)
+        steps, alone = schedule["last_epoch"], True
+        _check_steps("lr_schedulers.0._step_count", schedule["_step_count"] - 1, steps, alone)
+        rates = {"lr": schedule["_last_lr"], "initial_lr": schedule["base_lrs"]}
+        for number, group in enumerate(state["param_groups"]):
+            known = {name: values[number] for name, values in rates.items()}
+            if known["initial_lr"] != stage.lr or any(group[name] != value for name, value in known.items()):
+                raise ValueError(
+                    f"optimizer_states.0.param_groups.{number} must have the learning rates {known} of its schedule, "
+                    f"which begins at {stage.lr}"
+                )
+    scaled = "MixedPrecision" in content  # leaves steps out
+    for index, values in state["state"].items():
+        taken = _plain(values.get("step", steps))
+        if not scaled and not (module.continuous and taken == content["global_step"]):
+            _check_steps(f"optimizer_states.0.state.{index}.step", taken, steps, alone)
+    if stage.second_order:
+        optimizer.check_state("optimizer_states.0.state", state["state"], *module.optimizer_rows())
+    elif module.task == "regression" and state["state"] and not isinstance(optimizer, _OTHERS):
+        # All of a function's parameters have gradients in each step.
+        trained = {n for n, p in enumerate(module.parameters()) if p.requires_grad}
+        if missing := trained - state["state"].keys():
+            raise ValueError(
+                f"optimizer_states.0.state must have all of {len(trained)} parameters, got no {min(missing)}"
+            )
+
+
+def _check_steps(name: str, found: Any, steps: int, exact: bool) -> None:
+    if found != steps if exact else not 0 <= found <= steps:
+        raise ValueError(f"{name} must be {'' if exact else 'at most '}{steps} as in loops, got {short(found)}")
