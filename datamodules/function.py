@@ -149,11 +149,13 @@ def _check_bounded(function: Any, domain: _Domain, points: Points) -> None:
         reach = reach / 10
     # A point may be so near to a pole that the values around it cannot grow further.
     usual = max(float(points.y.abs().quantile(0.9)) if len(points) < 1_000_000 else first, 1.0)
-    if (growing and largest > 1e6 * max(first, 1e-300)) or largest > 1e12 * usual:
+    grows = growing and largest > 1e6 * max(first, 1e-300)
+    if grows or largest > 1e12 * usual:
         where = ", ".join(f"{name}={place:.6g}" for name, place in zip(domain, at.tolist(), strict=True))
+        what = "grows without bound" if grows else f"reaches {largest:.1e}, 1e12 times its usual values,"
         raise ValueError(
-            f"expression {function.text!r} grows without bound near {where}: it must be bounded on the whole domain; "
-            "choose a domain without the pole"
+            f"expression {function.text!r} {what} near {where}: it must be bounded on the whole domain; "
+            "choose a domain without this place"
         )
 
 
