@@ -356,7 +356,7 @@ def said() -> Iterator[io.StringIO]:
 
 _MLP = f"{MLP_ITERATIONS} iterations of `LevenbergMarquardt`, the better of {MLP_STARTS} starts"
 PEERS = (
-    Peer("stack", "configs/stack.yaml through `fit`, which chooses the layers and the best of 4 starts", fit_stack),
+    Peer("stack", "configs/stack.yaml through `fit`, which chooses the layers and the best of 16 starts", fit_stack),
     Peer("own-config", "the config of the function in configs/functions_nd through `fit`", fit_own_config),
     Peer(
         "pykan",

@@ -17,6 +17,7 @@ from datamodules.regression import Points, RegressionDataModule, check_domain, f
 _Domain = dict[str, tuple[float, float]]
 
 _MAX_POINTS = 10_000_000  # most points of a split; with two inputs they have 240 MB
+_POINTS_OF_ONE, _POINTS_OF_MORE = 2_000, 5_000  # for a stack's layers: more make a fit slower, not more accurate
 _POLE_POINTS, _POLE_BOXES = 512, 12  # points in each box around the largest value, and boxes
 _FREE_KNOT_CELLS = 100_000  # of the midpoint rule
 
@@ -36,6 +37,7 @@ class FunctionDataModule(RegressionDataModule):
         domain: each variable's lower and upper bound, in the order of the columns of x, e.g. {x: [-1, 1]}.
         regime: "dense" or "sparse"; sets the test and validation points and the default of `points`.
         points: training points, at least 2; points per axis if sampling is "grid". None: 500 if dense, 10 if sparse.
+            "auto": as many as the layers need that a stack chooses, 2 000 for one variable and 5 000 for more.
         sampling: "equally_spaced" with both ends (one variable), "grid" (any number of variables), "random" (uniform),
             or "sobol": Sobol's sequence scrambled by the seed, random points without gaps and clusters. On each axis
             2 % of them lie on the boundary.
@@ -56,7 +58,7 @@ class FunctionDataModule(RegressionDataModule):
         expression: str,
         domain: dict[str, tuple[float, float]],
         regime: Literal["dense", "sparse"] = "dense",
-        points: int | None = None,
+        points: int | Literal["auto"] | None = None,
         sampling: Literal["equally_spaced", "random", "grid", "sobol"] = "equally_spaced",
         noise: float = 0.0,
         test_points: int | None = None,
@@ -73,6 +75,8 @@ class FunctionDataModule(RegressionDataModule):
             raise ValueError(f"test_sampling must be regular or random, got {test_sampling!r}")
         if not 0 <= noise < math.inf:
             raise ValueError(f"noise must be a finite standard deviation of at least 0, got {noise}")
+        if points == "auto":
+            points = _POINTS_OF_ONE if len(domain) == 1 else _POINTS_OF_MORE
         points = (500 if regime == "dense" else 10) if points is None else points
         for key, count in {"points": points, "test_points": test_points}.items():
             if count is not None and count < 2:

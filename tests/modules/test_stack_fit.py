@@ -22,7 +22,8 @@ from tests.small_runs import small_run
 
 CONFIG = str(REPOSITORY / "configs/stack.yaml")
 SMALL = ["--config", CONFIG, "--model.layers", "[2, 2]", "--model.replicas", "2", "--data.points", "200"]
-SMALL += ["--data.test_points", "500", "--model.limit.epochs", "20", "--run.checkpoint_every", "1"]
+SMALL += ["--data.test_points", "500", "--model.limit.epochs", "20", "--model.limit.halving", "10"]
+SMALL += ["--run.checkpoint_every", "1"]
 LATER = ["--model.depth", "4", "--model.limit.epochs", "6", "--model.pretrain.epochs", "3", "--model.train.epochs", "3"]
 LATER += ["--model.polish.epochs", "2", "--trainer.check_val_every_n_epoch", "1"]
 
