@@ -51,11 +51,11 @@ class SavedStateCheck(Callback):
         content, self._content = self._content, None
         if content is None or not isinstance(trainer.strategy, (DDPStrategy, SingleDeviceStrategy)):
             return  # the others save optimizers in parts
-        states, saved = content["optimizer_states"], content["lr_schedulers"]
         schedules = [config.scheduler for config in trainer.lr_scheduler_configs]
         staged = type(pl_module).configure_optimizers is StagedModule.configure_optimizers
         weights = {value.dtype for value in content["state_dict"].values() if value.is_floating_point()}
         with reading(self._path, fits=True):
+            states, saved = content["optimizer_states"], content["lr_schedulers"]
             if staged and (len(states), len(saved)) != (1, len(schedules)):
                 counts = f"{len(states)} and {len(saved)}"
                 raise ValueError(f"optimizer_states and lr_schedulers must be 1 and {len(schedules)}, got {counts}")
