@@ -155,7 +155,7 @@ class ClassificationSummary(RunSummary):
         summary |= {"multiply_adds": multiply_adds(module), "classes": module.num_classes}
         if self.diagnostics.dead_units is not None:
             summary["dead_units"] = self.diagnostics.dead_units
-        if self.fitted and self.pretrained_parameters is not None:
+        if self.pretrained_parameters is not None:
             summary["pretrain/parameters"] = self.pretrained_parameters
         return summary | module.results
 

@@ -82,6 +82,7 @@ class BestCheckpoint(RunCheckpoint):
         self._epoch = -1  # epoch of the file
         self._found: float | None = None  # value of the validation at the end of this epoch
         self._said = False  # whether the missing metric was reported
+        self._begun = False  # whether training has begun
 
     @property
     def epoch(self) -> int:
@@ -99,12 +100,17 @@ class BestCheckpoint(RunCheckpoint):
         self._score, self._epoch = score, epoch
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._begun = True
         if trainer.is_global_zero:
             self._source = self._best_so_far()
         there, self._score, self._epoch = trainer.strategy.broadcast(
             (self._source is not None, self._score, self._epoch)
         )
         self.best_model_path = str(self.path("best")) if there else ""
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not self._begun and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            self.on_train_start(trainer, pl_module)  # a run with nothing left to train has its best all the same
 
     def _best_so_far(self) -> Path | None:
         """Returns the best checkpoint of the run's history, and sets score and epoch to match it."""

@@ -84,6 +84,10 @@ def test_the_digits_are_learned_in_four_epochs_and_leave_a_whole_run_folder(digi
     assert len(rows) == 360
     right = sum(row["label"] == row["prediction"] for row in rows) / 360
     assert right == pytest.approx(summary["test/accuracy"])
+    (run / "summary.json").unlink()
+    digits("r", *again, "--ckpt_path", "last")  # with nothing left to train
+    resumed = json.loads((run / "summary.json").read_text())
+    assert resumed["pretrain/parameters"] == summary["pretrain/parameters"]
 
 
 @pytest.mark.parametrize("kind", ["blocks", "dense"])

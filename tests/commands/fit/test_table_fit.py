@@ -160,3 +160,5 @@ def test_what_is_reported_is_the_checkpoint_that_validation_chose(run: Path, tmp
     for checkpoint, same in (("best", True), ("last", False)):
         assert main(["test", *config, *place, "--ckpt_path", checkpoint]) == 0
         assert (json.loads(summary.read_text())["test/mse"] == reported["test/mse"]) is same
+    assert main(["fit", *config, *place, "--ckpt_path", "last"]) == 0  # with nothing left to train
+    assert json.loads(summary.read_text())["test/mse"] == reported["test/mse"]
