@@ -199,6 +199,8 @@ def _parse(text: str) -> ast.expr:
         position = min(error.offset or len(text), len(text))
         written = next((match[0] for match in _NUMBER.finditer(text) if match.end() >= position), "")
         problem, hint = error.msg, ""
+        if "leading zeros" in error.msg:
+            problem, hint = "a number must not begin with 0", ": write numbers as 20 or 2e-3"
         if "decimal literal" in error.msg and written:
             named = re.search(r"[^\d._eE+-]", written)  # 2x; others are 1__0, 1e and 1e1e1
             problem = written if named else f"{written} is not a number"
@@ -206,8 +208,8 @@ def _parse(text: str) -> ast.expr:
         raise ExpressionError(f"{_short(text)}: {problem} at position {position}{hint}") from None
     except (RecursionError, MemoryError):
         raise ExpressionError(f"{_short(text)}: nested too deeply") from None
-    except ValueError as error:  # null bytes, lone surrogates
-        raise ExpressionError(f"{_short(text)}: {error}") from None
+    except ValueError:  # null bytes, lone surrogates
+        raise ExpressionError(f"{text!a}: {_ALLOWED}, got other characters") from None
 
 
 def _translate(

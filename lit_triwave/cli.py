@@ -117,6 +117,10 @@ def main(args: Sequence[str] | None = None) -> int:
     if args is None and os.getcwd() not in map(os.path.abspath, sys.path):
         sys.path.insert(0, os.getcwd())  # as `python -m` does, so that `lit-triwave` also finds the user's classes
     args = with_shipped_configs(sys.argv[1:] if args is None else args)
+    for word in args:
+        if any("\ud800" <= letter <= "\udfff" for letter in word):  # how Python reads bytes that are no text
+            print(f"error: the command line must be text in UTF-8, got {word!a}", file=sys.stderr)
+            return 2
     if not args or args[0] in ("-h", "--help"):
         print(_HELP)
         return 0

@@ -100,7 +100,9 @@ class StageProgress(ProgressBar):
 
 
 def _describe(outputs: Any, trainer: Trainer) -> str:
-    """Returns the numbers at the end of the bar."""
+    """Returns the numbers at the end of the bar; "" if this process resumed after the last step of an epoch."""
+    if outputs is None:
+        return ""
     if "mse" not in outputs:
         accuracy = trainer.callback_metrics.get("val/accuracy")
         loss = float(outputs["loss"]) * trainer.accumulate_grad_batches  # Lightning has divided it

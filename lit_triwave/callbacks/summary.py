@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from abc import ABC, abstractmethod
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -190,7 +191,9 @@ class LoggedSummary(RunSummary):
         table.add_column()
         table.add_column(justify="right")
         known = {"schema", "wall_seconds", "fit_seconds", "seed", "stage", "monitor", "mode"}
+        titles = Counter(title(name) for name in summary)
         for name, value in summary.items():
             if name not in known:
-                table.add_row(title(name), shown(name, value))
+                own = title(name)
+                table.add_row(own if titles[own] == 1 else name, shown(name, value))
         return table

@@ -11,7 +11,7 @@ from torch import Tensor
 from lit_triwave.distributed.ranks import say
 from lit_triwave.errors import TriwaveError
 from lit_triwave.modules.stages import Limit
-from lit_triwave.nn.stack import StackNetwork
+from lit_triwave.nn.stack import DEEPEST_STACK, StackNetwork
 from lit_triwave.nn.stack_layers import check_layers, choose_layers, stack_parameters
 from lit_triwave.optim.limit_problem import LimitProblem
 
@@ -117,6 +117,10 @@ class LimitStage:
         shown = max(replicas, key=lambda replica: float(predicted[replica] / errors[replica]))
         self._network.build(depth)
         how = "chosen" if self._depth is None else "as asked for"
+        if self._depth is None and predicted[shown] > errors[shown] and depth < DEEPEST_STACK:
+            how = (
+                f"chosen for an error of 1e-10 of the target range; model.depth up to {DEEPEST_STACK} lowers it further"
+            )
         say(
             f"built with depth {depth} ({how}): the construction adds a mean squared error of "
             f"{float(predicted[shown]):.1e} to the limit network's {float(errors[shown]):.1e}"

@@ -218,6 +218,9 @@ class FunctionRegressor(StagedModule):
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         if f"{prefix}limit_mse" in state_dict:  # only stacks have it; checkpoints of earlier versions do not
             state_dict.setdefault(f"{prefix}built_mse", torch.full_like(self.built_mse, torch.nan))
+        for name in ("limit_mse", "built_mse", "pretrain_mse", "train_mse"):
+            if f"{prefix}{name}" in state_dict:  # in the precision that they have, not in that of the weights
+                setattr(self, name, getattr(self, name).to(state_dict[f"{prefix}{name}"].dtype))
         super()._load_from_state_dict(state_dict, prefix, *args)
         each = self.network.replicas // self.num_targets
         first = torch.arange(self.num_targets, device=self.best_replica.device) * each

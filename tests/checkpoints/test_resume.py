@@ -57,8 +57,9 @@ def test_a_run_resumed_in_any_stage_ends_bit_identical(
     [
         ([], ((0, 1), (4, 4), (8, 3))),
         (["--model.release", "dense", "--trainer.accumulate_grad_batches", "2"], ((4, 2), (5, 0))),
+        (["--trainer.max_steps", "40", "--trainer.precision", "32-true"], ((1, 4), (4, 4))),
     ],
-    ids=["plain", "accumulating"],
+    ids=["plain", "accumulating", "bounded"],
 )
 def test_a_run_stopped_inside_an_epoch_ends_bit_identical(
     fit, trained, options: list[str], places: tuple[tuple[int, int], ...], capsys

@@ -192,7 +192,7 @@ REFUSED = {
     "import os": "position",
     "await x": NOT_PART,
     "x\0": "null",
-    "\ud800": "surrogates",
+    "\ud800": "got other characters",
     "x+" * 600 + "x": "at most 1000 characters, got 1201",
     "(" * 400 + "x" + ")" * 400: "nested",
 }

@@ -195,6 +195,8 @@ class TriwaveCLI(LightningCLI):
                     kwargs["logger"], rows = [*ours, *as_list(config.trainer.logger)], ours[0].rows
                 callbacks.append(RunRecord(identity | {"wandb_id": self.session.wandb_id or None}, rows))
             trainer = super().instantiate_trainer(**kwargs)
+            # With `max_steps`, Lightning would take a finished epoch for an unfinished one at a resume, and end it again.
+            trainer.fit_loop._iteration_based_training = lambda: False  # type: ignore[method-assign]
             check_meeting_point(trainer)
             if fits and isinstance(self.datamodule, ResumableDataModule):
                 self.datamodule.check_ranks(trainer.world_size)  # before the ranks are started

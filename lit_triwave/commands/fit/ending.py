@@ -60,7 +60,7 @@ def _ended(trainer: Trainer, module: StagedModule, own: Iterable[Callback]) -> s
     """Returns what ended the stages before their time; "" if nothing did."""
     epochs, whole = trainer.current_epoch, _whole_epoch(trainer)
     chosen = any(asks_to_stop(one, module.first_epoch(module.stage)) for one in trainer.early_stopping_callbacks)
-    if epochs >= module.total_epochs and (whole or chosen):
+    if epochs >= module.total_epochs and (whole or chosen or not module.total_epochs):
         return ""
     bound = _bound(trainer, own)
     if bound:
