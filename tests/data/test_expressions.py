@@ -191,7 +191,7 @@ REFUSED = {
     "x; x": "position",
     "import os": "position",
     "await x": NOT_PART,
-    "x\0": "null",
+    "x\0": "got other characters",
     "\ud800": "got other characters",
     "x+" * 600 + "x": "at most 1000 characters, got 1201",
     "(" * 400 + "x" + ")" * 400: "nested",

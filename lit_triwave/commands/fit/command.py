@@ -195,7 +195,7 @@ class TriwaveCLI(LightningCLI):
                     kwargs["logger"], rows = [*ours, *as_list(config.trainer.logger)], ours[0].rows
                 callbacks.append(RunRecord(identity | {"wandb_id": self.session.wandb_id or None}, rows))
             trainer = super().instantiate_trainer(**kwargs)
-            # With `max_steps`, Lightning would take a finished epoch for an unfinished one at a resume, and end it again.
+            # With `max_steps`, Lightning takes a resumed epoch for unfinished, and would end it a second time.
             trainer.fit_loop._iteration_based_training = lambda: False  # type: ignore[method-assign]
             check_meeting_point(trainer)
             if fits and isinstance(self.datamodule, ResumableDataModule):
