@@ -197,7 +197,7 @@ def _parse(text: str) -> ast.expr:
     except SyntaxError as error:
         # If something is missing at the end, Python reports 0 or a position past the end.
         if "null bytes" in error.msg:
-            raise ExpressionError(f"{ascii(text)}: {_ALLOWED}, got other characters") from None
+            raise ExpressionError(f"{text!a}: {_ALLOWED}, got other characters") from None
         position = min(error.offset or len(text), len(text))
         written = next((match[0] for match in _NUMBER.finditer(text) if match.end() >= position), "")
         problem, hint = error.msg, ""
