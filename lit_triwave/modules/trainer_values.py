@@ -25,7 +25,7 @@ _NAMES = {
     "profiler": ["simple", "advanced", "pytorch", "xla"],  # which Lightning keeps in a function
     "gradient_clip_algorithm": ["norm", "value"],
 }
-_RANKS_PER_CORE = 4  # more would only wait for each other, each with its own 500 MB
+_FEW_RANKS, _RANKS_PER_CORE = 64, 4  # more would only wait for each other, each with its own 500 MB
 _TIME = re.compile(r"\d+:\d+:\d+:\d+")
 _TIME_WORDS = "a time such as 00:01:30:00 (days, hours, minutes, seconds)"
 _Check = Callable[[Any], str]
@@ -97,7 +97,7 @@ def _devices(value: Any, accelerator: Any) -> str:
     kind = CPUAccelerator if name == "auto" else AcceleratorRegistry[name]["accelerator"]
     try:
         devices = kind.parse_devices(value)
-        most = _RANKS_PER_CORE * max(2, os.cpu_count() or 1)
+        most = max(_FEW_RANKS, _RANKS_PER_CORE * (os.cpu_count() or 1))
         if kind is CPUAccelerator and isinstance(devices, int) and devices > most:
             return f"at most {most} processes on this machine's {os.cpu_count()} cores"
         if devices:

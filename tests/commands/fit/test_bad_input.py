@@ -13,6 +13,7 @@ import pytest
 import torch
 import yaml
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.pytorch.loops.fit_loop import _FitLoop
 from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 
 from lit_triwave.checkpoints.io import AtomicCheckpointIO
@@ -157,10 +158,11 @@ def test_devices_that_disagree_with_a_job_of_one_task_are_named(
     ("args", "says"),
     [
         (["--trainer.num_nodes", "2"], "trainer.num_nodes must be 1 without the address of the first node, got 2"),
-        (["--trainer.devices", "5000", "--trainer.strategy", "ddp"], "fewer than the 5000 ranks"),
+        (["--trainer.devices", "40", "--data.points", "20"], "fewer than the 40 ranks"),
+        (["--trainer.devices", "5000"], "processes on this machine's"),
         (
-            ["--trainer.devices", "5000", "--trainer.strategy", "ddp", "--config", "configs/digits.yaml"],
-            "batch_size must be a multiple of the 5000 ranks, got 64",
+            ["--trainer.devices", "7", "--trainer.strategy", "ddp", "--config", "configs/digits.yaml"],
+            "batch_size must be a multiple of the 7 ranks, got 64",
         ),
     ],
 )
@@ -459,7 +461,8 @@ def test_a_run_that_diverges_in_its_last_step_is_no_success(fit, capsys) -> None
 
 def test_a_full_disk_keeps_the_checkpoint_before(tmp_path: Path) -> None:
     writer, path = AtomicCheckpointIO(), tmp_path / "last.ckpt"
-    content = {"state_dict": {"x": torch.ones(3)}, "epoch": 0, "global_step": 0, "loops": {}}
+    content = {"state_dict": {"x": torch.ones(3)}, "epoch": 0, "global_step": 0}
+    content["loops"] = {"fit_loop": _FitLoop(None).state_dict()}  # not begun
     writer.save_checkpoint(content | {"pytorch-lightning_version": "2"}, path)
 
     class Full:
