@@ -66,7 +66,12 @@ class ResumableDataModule(LightningDataModule):
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "'set_vital' is deprecated")  # torchdata 0.11 under PyTorch 2.15
             loader = StatefulDataLoader(samples, batch_size=None, sampler=sampler, **options)
-        state, self._resume = self._resume, {}
+        state = self._resume
+        # Lightning may ask for a second loader before the first batch.
+        if not getattr(self.trainer, "reload_dataloaders_every_n_epochs", 0):
+            self._resume = {}
+        elif self.trainer and state and self.trainer.current_epoch > state["epoch"]:
+            state = self._resume = {}
         if state:
             sampler.set_epoch(state["epoch"])
         if "loader" in state:
