@@ -41,15 +41,11 @@ def optimizer_steps(content: Mapping[str, Any]) -> tuple[int, int]:
 
 def next_batch(content: Mapping[str, Any]) -> tuple[int, int]:
     """Returns where the data go on after a checkpoint: the epoch, and the number of batches in it that are done."""
-    epochs = content["loops"]["fit_loop"]["epoch_progress"]["current"]
-    if content["loops"]["fit_loop"]["epoch_loop.batch_progress"]["is_last_batch"]:
+    loop = content["loops"]["fit_loop"]
+    epochs, batches = loop["epoch_progress"]["current"], loop["epoch_loop.batch_progress"]
+    if batches["is_last_batch"]:
         return epochs["ready"], 0
-    return epochs["processed"], batches(content) if epochs["processed"] < epochs["ready"] else 0
-
-
-def batches(content: Mapping[str, Any], of: str = "current") -> int:
-    """Returns the number of batches that were begun in the epoch of a checkpoint, or in `total`."""
-    return int(content["loops"]["fit_loop"]["epoch_loop.batch_progress"][of]["ready"])
+    return epochs["processed"], batches["current"]["ready"] if epochs["processed"] < epochs["ready"] else 0
 
 
 @cache
@@ -65,7 +61,7 @@ def _check_order(name: str, counts: Mapping[str, Any]) -> None:
     A batch that a callback leaves out is counted as processed, but not as started.
     """
     for key, value in counts.items():
-        # A run that resumes at the end of an epoch ends that epoch a second time.
+        # A run of an earlier version with `max_steps`, resumed at the end of an epoch, ended that epoch a second time.
         if isinstance(value, Mapping) and key != "epoch_progress":
             _check_order(f"{name}.{key}", value)
     if "ready" in counts:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from importlib import import_module
 from typing import Any, Literal
 
 import torch
@@ -374,9 +373,6 @@ def check_strategy(strategy: str | Strategy, module: LightningModule) -> None:
     stages = [name for name, stage in getattr(module, "stages", {}).items() if stage.epochs]
     changes = len(stages) > 1 or "limit" in stages  # at the end of a limit, a stack is built
     kind = type(strategy)
-    if path := getattr(strategy, "class_path", ""):  # as the command line has it
-        module_name, _, name = path.rpartition(".")
-        kind = getattr(import_module(module_name), name)
     if isinstance(strategy, str):
         kind = StrategyRegistry[strategy]["strategy"] if strategy in StrategyRegistry else DDPStrategy
     if changes and not issubclass(kind, (DDPStrategy, SingleDeviceStrategy)):

@@ -215,13 +215,13 @@ class TriwaveCLI(LightningCLI):
                     self.datamodule.check_state(state, *next_batch(self.checkpoint))
         if fits:
             monitored(self.model)
-            check_strategy(config.trainer.strategy, self.model)
+            given = self.config_init[self.subcommand].trainer
+            check_strategy(given.strategy, self.model)
             if isinstance(self.model, StagedModule):
                 self.model.check_start()
             shares = isinstance(self.datamodule, ResumableDataModule)
             make = self.model.fit_kind if isinstance(self.model, StagedModule) else Fit
             kind = make(shares_batches=shares, has_run=True)
-            given = self.config_init[self.subcommand].trainer
             check_options(vars(given), kind)
             check_callbacks(as_list(given.callbacks), kind)
             check_loggers(as_list(given.logger), config.run)
