@@ -7,6 +7,8 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -21,6 +23,20 @@ passes it on, so it comes twice; and both the kernel and the shell send SIGHUP."
 
 _LEAVING_SECONDS = 5.0
 """Seconds in which a process that leaves at once ignores further signals, so that it can report how it ended."""
+
+
+@contextmanager
+def keeps_interrupts() -> Iterator[None]:
+    """Raises a KeyboardInterrupt again that an error in Lightning's clean-up has replaced.
+
+    After Ctrl-C while the loader workers start, Lightning closes an iterator that does not exist yet.
+    """
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from error
+        raise
 
 
 def _starts_ranks(frame: FrameType | None) -> bool:

@@ -14,6 +14,7 @@ import pytest
 import torch
 import yaml
 from lightning.pytorch import Trainer
+from lightning.pytorch.utilities import CombinedLoader
 
 from lit_triwave.cli import main
 from lit_triwave.commands.fit.session import FitSession
@@ -167,6 +168,17 @@ def test_before_the_first_step_a_signal_ends_a_run_at_once_and_leaves_nothing(fi
     before = contents(run)
     fit("", *callback, "--ckpt_path", str(run / "checkpoints" / "last.ckpt"), code=130)
     assert contents(run) == before
+
+
+def test_ctrl_c_while_loader_workers_start_is_ctrl_c(fit, monkeypatch, capsys) -> None:
+    def starting(loader: CombinedLoader) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(CombinedLoader, "__iter__", starting)
+    run = fit("new", code=130)
+    assert not run.exists()
+    fit("untrained", "--model.pretrain.epochs", "0", "--model.train.epochs", "0", code=130)
+    assert capsys.readouterr().err.splitlines()[-1] == "interrupted"
 
 
 def test_a_run_in_use_is_refused_and_a_killed_one_resumes_at_once(tmp_path: Path, capsys) -> None:

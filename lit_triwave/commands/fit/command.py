@@ -51,6 +51,7 @@ from lit_triwave.commands.fit.start_report import place, start_block
 from lit_triwave.commands.parser import OneLineParser, known_classes
 from lit_triwave.commands.quiet import quiet
 from lit_triwave.distributed.cluster import check_meeting_point, cluster_environment, leave_ranks, one_message, requeued
+from lit_triwave.distributed.interruption import keeps_interrupts
 from lit_triwave.distributed.launcher import LAUNCHER_VARIABLE, announce_launcher
 from lit_triwave.distributed.ranks import say
 from lit_triwave.distributed.signals import INTERRUPTED, REQUEUE, REQUEUE_SIGNAL, SIGNALS
@@ -250,7 +251,7 @@ class TriwaveCLI(LightningCLI):
         recorded = session.recorded(self.trainer, self.model) if session else nullcontext()
         restored = reading(self.chosen.path, within="restore", fits=subcommand == "fit")
         most = self.config[subcommand].run.rank_seconds
-        with ranks_end_together(self.trainer, interruption, abandon, most), recorded, restored:
+        with ranks_end_together(self.trainer, interruption, abandon, most), recorded, restored, keeps_interrupts():
             if session is None:
                 super()._run_subcommand(subcommand)
                 return
@@ -269,7 +270,7 @@ class TriwaveCLI(LightningCLI):
 
     def fit(self, **arguments: Any) -> None:
         """`trainer.fit`."""
-        with self._session.undoes_a_failed_start(), self._session.notes_a_stop():
+        with self._session.undoes_a_failed_start(), keeps_interrupts(), self._session.notes_a_stop():
             self.trainer.fit(**arguments)
             if self.trainer.num_training_batches == 0:
                 raise TriwaveError("nothing was trained: the training data have no batches")
