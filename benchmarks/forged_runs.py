@@ -49,6 +49,7 @@ def kind_of_field(run: Path, chance: random.Random) -> None:
     name = chance.choice([*TEXTS, *MAPPINGS, "tags", "schema", "state"])
     wrong: list[Any] = [3.5, 10**19]
     wrong += [] if name == "tags" else [["\x1b[31m"], [[]]]
+    wrong += [None] if name in ("experiment", "id", "started", "config", "versions", "tags", "schema", "state") else []
     wrong += ["text"] if name in MAPPINGS else [{"a": 1}]
     record = json.loads((run / RECORD).read_text())
     (run / RECORD).write_text(json.dumps(record | {name: chance.choice(wrong)}))
@@ -65,8 +66,10 @@ def content(run: Path, chance: random.Random) -> None:
 def result(run: Path, chance: random.Random) -> None:
     """A result is not a number, or a number whose square is not finite."""
     summary = json.loads((run / SUMMARY).read_text())
-    value = chance.choice(["oops", 1e308, -1e200, [1.0], {"a": 1}, True, 10**18 * 10**200])
-    (run / SUMMARY).write_text(json.dumps(summary | {chance.choice(["test/mse", "test/new", "test/\x1b[2J"]): value}))
+    value = chance.choice(["oops", 1e308, -1e200, -1.0, [1.0], {"a": 1}, True, 10**18 * 10**200])
+    (run / SUMMARY).write_text(
+        json.dumps(summary | {chance.choice(["test/mse", "test/new/mse", "test/\x1b[2J/mse"]): value})
+    )
 
 
 def settings(run: Path, chance: random.Random) -> None:
@@ -93,6 +96,18 @@ def noise(run: Path, chance: random.Random) -> None:
     file.write_bytes(chance.choice([bytes(9000), whole[:start] + b"\xff\xfe" + chance.randbytes(4000)]))
 
 
+def table(run: Path, chance: random.Random) -> None:
+    """A row of the metrics has text in place of a number, or too few cells; or a key of a file is there twice."""
+    if chance.random() < 0.3:
+        whole = (run / SUMMARY).read_text()
+        (run / SUMMARY).write_text(whole.replace("{", '{"test/mse": 1e-9,', 1))
+        return
+    lines = (run / "metrics.csv").read_text().splitlines()
+    place = chance.randrange(1, len(lines))
+    lines[place] = chance.choice(["1", lines[place] + ",2", lines[place] + "x", lines[place].replace(",", ";")])
+    (run / "metrics.csv").write_text("\n".join(lines) + "\n")
+
+
 def cut(run: Path, chance: random.Random) -> None:
     """A file ends early."""
     file = run / chance.choice([RECORD, SUMMARY])
@@ -112,7 +127,7 @@ def large(run: Path, chance: random.Random) -> None:
     (run / "metrics.csv").write_text(LINES)
 
 
-FORGES: list[Forge] = [kind_of_field, content, result, settings, place, noise, cut, summary_alone]
+FORGES: list[Forge] = [kind_of_field, content, result, settings, place, noise, table, cut, summary_alone]
 
 
 def forge(root: Path, count: int, seed: int) -> list[str]:

@@ -38,6 +38,7 @@ _METRICS = {
     "parameters": _Metric("parameters", "min", ",.0f"),
     "multiply_adds": _Metric("multiply-adds", "min", ",.0f"),
 }
+_NEVER_NEGATIVE = ("mse", "relative_mse", "max_error", "accuracy", "top5_accuracy", "calibration_error", "fit_seconds")
 _WORDS: dict[Goal, str] = {
     "max": "acc accuracy ap auc auprc auroc bleu dice f1 fbeta iou jaccard kappa map mcc meteor miou mrr ndcg pearson "
     "precision psnr r2 recall reward rouge sensitivity spearman specificity ssim",
@@ -88,6 +89,14 @@ def goal(name: str) -> Goal | None:
 def without_split(name: str) -> str:
     """Returns a metric's name without the split at its beginning: `test_acc` and `val/acc` are both `acc`."""
     return SPLIT.sub("", name)
+
+
+def never_negative(name: str) -> bool:
+    """Returns whether a metric of this project is a size or a share, over one or several seeds."""
+    last = name.rpartition("/")[2]
+    for ending in (*_OVER_SEEDS, "_std"):
+        last = last.removesuffix(ending)
+    return last in _NEVER_NEGATIVE
 
 
 def title(name: str, unit: bool = False) -> str:

@@ -38,10 +38,19 @@ BAD_RECORDS: dict[str, tuple[Any, str]] = {
     "config": (RUN | {"config": 3}, "config must be a mapping, got 3"),
     "git": (RUN | {"git": "main"}, "git must be a mapping, got 'main'"),
     "schema": (RUN | {"schema": "two"}, "schema must be a whole number, got 'two'"),
+    "null": (RUN | {"config": None}, "run.json is damaged (config must be a mapping, got None)"),
+    "null state": (RUN | {"state": None}, "cut short, stopped, failed, got None"),
+    "twins": (
+        '{"state": "failed", "config": {}, "state": "finished"}',
+        "run.json is damaged (it has two values for state)",
+    ),
 }
 BAD_SUMMARIES: dict[str, tuple[Any, str]] = {
-    "word": ({"test/mse": "oops"}, "test/mse must be a number below 1e+100, got 'oops'"),
-    "large number": ({"test/mse": 1e308}, "test/mse must be a number below 1e+100, got 1e+308"),
+    "word": ({"test/mse": "oops"}, "test/mse must be a number from 0 to 1e+100, got 'oops'"),
+    "large number": ({"test/mse": 1e308}, "test/mse must be a number from 0 to 1e+100, got 1e+308"),
+    "negative": ({"test/mse": -1.0}, "test/mse must be a number from 0 to 1e+100, got -1.0"),
+    "negative mean": ({"test/y/mse_mean": -1e-9}, "test/y/mse_mean must be a number from 0"),
+    "twins": ('{"test/mse": 3.0, "test/mse": 1e-9}', "summary.json is damaged (it has two values for test/mse)"),
     "no results": ({"schema": 2}, "summary.json is damaged (it has no results)"),
     "name": ({f"test/{ESCAPE}": "oops"}, "test/\\x1b[31mred must be a number"),
 }
@@ -58,6 +67,8 @@ BAD_CONFIGS: dict[str, tuple[Any, str]] = {
 }
 BAD_METRICS: dict[str, tuple[Any, str]] = {
     "binary": (bytes(range(1, 256)) * 8, "metrics.csv is damaged (it is no text in UTF-8)"),
+    "text": ("step,loss\n1,0.5\n2,low\n", "metrics.csv is damaged (loss is 'low')"),
+    "few": ("step,loss\n1,0.5\n2\n", "metrics.csv is damaged (1 of 2 rows left out)"),
     "zeros": (bytes(9000), "metrics.csv is damaged (it must be text)"),
 }
 
@@ -80,11 +91,11 @@ def odd(tmp_path: Path) -> dict[str, str]:
         "metrics.csv": BAD_METRICS,
     }.items():
         for case, (content, why) in cases.items():
-            folder = write_run(root / case, {"seed_everything": 9}, {"test/mse": 1e-9})
+            folder = write_run(root / f"{name} {case}", {"seed_everything": 9}, {"test/mse": 1e-9})
             put(folder / name, content)
             if name == "config.yaml":
                 (folder / "run.json").unlink()
-            reasons[case] = why
+            reasons[folder.name] = why
     for name in ("run.json", "summary.json", "metrics.csv"):
         folder = write_run(root / f"pipe {name}", {"seed_everything": 9}, {"test/mse": 1e-9})
         (folder / name).unlink(missing_ok=True)
@@ -107,6 +118,8 @@ def test_odd_runs_are_shown_as_damaged_with_the_reason_and_do_not_count(
     for name, why in odd.items():
         assert found[name]["state"] == "damaged", name
         assert any(why in note for note in found[name]["notes"]), (name, found[name]["notes"])
+        assert any(why in remark for remark in content["remarks"])
+    assert not any("more note" in remark for remark in content["remarks"])
     finished = [row for row in content["rows"] if row["state"] == "finished"]
     assert len(finished) == 4 and sum(row["seeds"] for row in finished) == 12
 

@@ -68,7 +68,7 @@ def read_mapping(path: Path) -> dict[str, Any]:
     """
     text = read_bytes(path)
     try:
-        content = json.loads(text) if path.suffix == ".json" else _parsed_yaml(text)
+        content = json.loads(text, object_pairs_hook=_without_twins) if path.suffix == ".json" else _parsed_yaml(text)
         if isinstance(content, dict):
             _check_values(content)
             return content
@@ -77,6 +77,20 @@ def read_mapping(path: Path) -> dict[str, Any]:
     except RecursionError as error:
         raise ValueError(f"it must be nested at most {_DEEPEST} deep") from error
     raise ValueError("it must be a mapping")
+
+
+def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Returns the mapping of pairs in JSON.
+
+    Raises:
+        ValueError: two have the same key, so it is not known which one counts.
+    """
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"it has two values for {key}")
+        found[key] = value
+    return found
 
 
 def _parsed_yaml(text: bytes) -> Any:

@@ -16,6 +16,7 @@ _MOST_BYTES = 32_000_000
 """Most bytes of a file. Its cells take about thirty times its size in memory."""
 _LOOKED_AT = 4096
 _COUNTS = {"epoch", "step", "stage"}
+_OF_NUMBERS = b"0123456789.+-eE,\r\n" + b"nanif"  # also nan and inf
 _LAST_STEP = 1 << 53
 """Largest whole number; above it, floating-point numbers skip whole numbers."""
 
@@ -31,10 +32,12 @@ class MetricsFile:
     def __init__(self, path: Path, notes: list[str]) -> None:
         self.path, self.notes = path, notes
         try:
-            with open_regular(path) as file:  # only its beginning, because a table has many runs
-                start = file.read(_LOOKED_AT)
-            if "\0" in getincrementaldecoder("utf-8")().decode(start):
+            with open_regular(path) as file:
+                content = file.read(_MOST_BYTES)
+            if "\0" in getincrementaldecoder("utf-8")().decode(content[:_LOOKED_AT]):
                 raise ValueError("it must be text")
+            if len(content) < _MOST_BYTES and _has_odd_rows(content):
+                self()  # notes which rows; a table has many runs, so not all cells of each are read
         except FileNotFoundError:
             pass
         except (OSError, ValueError) as error:
@@ -50,17 +53,18 @@ class MetricsFile:
             if self.path.stat().st_size > _MOST_BYTES:
                 self._note(f"{self.path.name} has more than {_MOST_BYTES / 1e6:.0f} MB and is left out")
                 return {}
-            header, *lines = read_bytes(self.path, _MOST_BYTES).decode().splitlines() or [""]
+            text = read_bytes(self.path, _MOST_BYTES).decode()
         except FileNotFoundError:
             return {}
         except (OSError, ValueError) as error:  # ValueError: not text
             self._note(f"{self.path.name} is damaged ({what_fails(error)})")
             return {}
+        header, *lines = text.splitlines() or [""]
         known = header.split(",")
         # All cells as one list: several times faster than the csv module, because most cells are blank.
         cells = ",".join(lines).split(",") if lines else []
         if len(cells) != len(known) * len(lines):
-            cells, lines = self._whole(lines, len(known))
+            cells, lines = self._whole(lines, len(known), text.endswith("\n"))
         columns = {}
         for place, name in enumerate(known):
             if name and (names is None or name in names):
@@ -80,10 +84,13 @@ class MetricsFile:
         if text not in self.notes:
             self.notes.append(text)
 
-    def _whole(self, lines: list[str], width: int) -> tuple[list[str], list[str]]:
-        """Returns the cells of the rows that have as many cells as there are columns, and these rows."""
+    def _whole(self, lines: list[str], width: int, ended: bool) -> tuple[list[str], list[str]]:
+        """Returns the cells of the rows that have as many cells as there are columns, and these rows.
+
+        If the last row has not `ended`, it may still be being written, and its missing cells are no damage.
+        """
         whole = [line for line in lines if line.count(",") == width - 1]
-        damaged = sum(line.count(",") != width - 1 for line in lines[:-1])  # the last one may still be written
+        damaged = sum(line.count(",") != width - 1 for line in lines[: None if ended else -1])
         if damaged:
             self._note(f"{self.path.name} is damaged ({damaged} of {len(lines)} rows left out)")
         return ",".join(whole).split(",") if whole else [], whole
@@ -98,6 +105,13 @@ class MetricsFile:
                 values.append(_NAN)
                 self._note(f"{self.path.name} is damaged ({printable(name[:40])} is '{printable(cell[:20])}')")
         return np.array(values)
+
+
+def _has_odd_rows(content: bytes) -> bool:
+    """Returns whether rows that end have too many or few cells, or letters that no number has."""
+    header, _, rows = content.partition(b"\n")
+    rows = rows[: rows.rfind(b"\n") + 1]
+    return bool(rows.translate(None, _OF_NUMBERS)) or rows.count(b",") != rows.count(b"\n") * header.count(b",")
 
 
 def last_values(history: dict[str, np.ndarray]) -> dict[str, float]:

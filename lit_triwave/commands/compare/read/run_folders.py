@@ -16,6 +16,7 @@ from lit_triwave.commands.compare.read.compared_run import RUNNING_SECONDS, Comp
 from lit_triwave.commands.compare.read.metrics_csv import MetricsFile, last_values
 from lit_triwave.errors import printable
 from lit_triwave.tracking.flat_config import describes_run, flat, short_names
+from lit_triwave.tracking.metric_goals import never_negative
 from lit_triwave.tracking.run_files import (
     ABOUT_FIELDS,
     CONFIG_YAML,
@@ -40,6 +41,8 @@ _RECORD: dict[str, type | Collection[str]] = {
 }
 """Fields of `run.json` ↦ their kind, or the texts that they may be."""
 _WORDS = {str: "a text", dict: "a mapping", list: "a list", int: "a whole number"}
+_NEVER_NULL = ("experiment", "id", "started", "config", "versions", "hardware", "tags", "schema", "state")
+"""Fields of `run.json` that have a value in every version, if they are there at all."""
 _LARGEST = 1e100
 _BELOW_LINK = 2
 """Levels of folders that are searched below a link. A link may lead to a run, an experiment or the root of runs, but
@@ -107,8 +110,10 @@ def read_run_folder(folder: Path) -> ComparedRun:
         said = mapping_in(folder / CONFIG_YAML, notes, {})
         config = {name: value for name, value in short_names(flat(said)).items() if describes_run(name)}
     for name in [name for name, value in summary.items() if not _is_result(name, value)]:
+        bounds = "from 0 to" if never_negative(name) else "below"
         got = shorten(repr(summary.pop(name)), 40)
-        notes.append(f"{SUMMARY_JSON} is damaged ({printable(name)} must be a number below {_LARGEST:g}, got {got})")
+        what = f"{printable(name)} must be a number {bounds} {_LARGEST:g}, got {got}"
+        notes.append(f"{SUMMARY_JSON} is damaged ({what})")
     history = MetricsFile(folder / METRICS_CSV, notes)
     damaged = bool(notes)
     newest = max(record.get("schema") or 1, summary.get("schema") or 1)
@@ -144,10 +149,16 @@ def read_run_folder(folder: Path) -> ComparedRun:
 
 
 def _is_result(name: str, value: Any) -> bool:
-    """Whether a summary may have a value: None, a number whose square is finite, or a word if it is not a metric."""
+    """Whether a summary may have a value.
+
+    A metric may be None, as which a number that is not finite is written, or a number whose square is finite. Anything
+    else may also be a word.
+    """
     if value is None or isinstance(value, (str, bool)):
         return value is None or "/" not in name
-    return isinstance(value, (int, float)) and (abs(value) < _LARGEST or not math.isfinite(value))
+    if not isinstance(value, (int, float)) or (never_negative(name) and value < 0):
+        return False
+    return abs(value) < _LARGEST or not math.isfinite(value)
 
 
 def mapping_in(path: Path, notes: list[str], kinds: Mapping[str, type | Collection[str]]) -> dict[str, Any]:
@@ -171,7 +182,7 @@ def mapping_in(path: Path, notes: list[str], kinds: Mapping[str, type | Collecti
             fits, words = isinstance(value, kind), _WORDS[kind]
         else:
             fits, words = value in tuple(kind), f"one of {', '.join(kind)}"
-        if value is not None and not fits:
+        if name in content and not fits and (value is not None or name in _NEVER_NULL):
             notes.append(f"{path.name} is damaged ({name} must be {words}, got {shorten(repr(content.pop(name)), 40)})")
     return content
 

@@ -85,7 +85,7 @@ def write_json(comparison: Comparison, file: TextIO) -> None:
     content = {
         "main_metric": comparison.main,
         "verdict": verdict(comparison),
-        "remarks": remarks(comparison),
+        "remarks": remarks(comparison, most=None),
         "rows": [_row(comparison, row) | {"best": row in best} for row in comparison.rows],
         "runs": [_run(run) for run in comparison.runs],
     }

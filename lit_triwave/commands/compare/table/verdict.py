@@ -16,7 +16,7 @@ from lit_triwave.tracking.private_paths import hidden
 
 _SIGNIFICANT = 0.05
 """p of Welch's test below which a lead is called larger than the seeds' spread."""
-_MOST_NOTES = 12
+MOST_NOTES = 12
 """Notes that are shown."""
 _CODE = ("git.commit", "versions.lit_triwave", "versions.torch")
 """Fields of a run's code, which can change the results of the same config."""
@@ -95,8 +95,8 @@ def _target_names(rows: Sequence[Row]) -> list[str]:
     return [text or "unnamed target" for text in texts]
 
 
-def remarks(comparison: Comparison) -> list[str]:
-    """Returns what limits the comparison: rows and runs that are not included, mixed rows, and the runs' notes."""
+def remarks(comparison: Comparison, most: int | None = MOST_NOTES) -> list[str]:
+    """Returns what limits the comparison: rows and runs that are not included, mixed rows, and `most` of the notes."""
     lines = []
     main = comparison.main
     rows = comparison.rows
@@ -135,18 +135,23 @@ def remarks(comparison: Comparison) -> list[str]:
             f"{halved} of {len(rows)} rows stopped their worse seeds early (limit.halving): their means and spreads "
             f"say little: {shown_by}."
         )
-    return lines + notes(comparison)
+    return lines + notes(comparison, most)
 
 
-def notes(comparison: Comparison) -> list[str]:
-    """Returns what could not be read or is unknown here, such as damaged files and newer formats."""
+def notes(comparison: Comparison, most: int | None = MOST_NOTES) -> list[str]:
+    """Returns what could not be read or is unknown here, such as damaged files and newer formats; all with None."""
     names = Counter(run.name for run in comparison.runs)
     found = [
         f"{run.name if names[run.name] == 1 else run.source}: {note}" for run in comparison.runs for note in run.notes
     ]
     found += comparison.said
-    more = len(found) - _MOST_NOTES
-    return found[:_MOST_NOTES] + ([f"{more} more notes; use --format json to see them."] if more > 0 else [])
+    more = len(found[most:]) if most else 0
+    said = (
+        "1 more note; use --format json to see it."
+        if more == 1
+        else f"{more} more notes; use --format json to see them."
+    )
+    return found[:most] + [said] * bool(more)
 
 
 def _mixed_code(row: Row) -> list[str]:
