@@ -166,6 +166,9 @@ def parse_expression(text: str, variables: Sequence[str]) -> Expression:
         raise ExpressionError(f"expression must have at most {MAX_LENGTH} characters, got {len(text)}")
     if "#" in text:
         raise ExpressionError(f"{_short(text)}: {_ALLOWED}, got #")
+    other_base = re.search(r"(?<![\w.])0[xXoObB]\w+", text)
+    if other_base:
+        raise ExpressionError(f"{other_base[0]} is not a decimal number: write numbers as 20 or 2e-3")
     program: list[float | str | Operation] = []
     pending: list[ast.expr] = [_parse(text)]
     while pending:  # not recursive: a sum of 500 terms is 500 levels deep

@@ -136,9 +136,11 @@ class InputColumns:
         if self.missing is None and gone.any():
             row = int(gone.any(1).int().argmax())
             name = raw.columns[int(gone[row].int().argmax())]
+            others = int(gone.any(1).sum()) - 1
+            more = f" ({others} more row{'s'[: others - 1]} {'have' if others > 1 else 'has'} one)" if others else ""
             raise ValueError(
-                f"{file.path}: missing value in column {name!r} at {file.position(row)} ({int(gone.any(1).sum())} rows "
-                "have one): correct it, or set missing to drop, median or mean"
+                f"{file.path}: missing value in column {name!r} at {file.position(row)}{more}: correct it, or set "
+                "missing to drop, median or mean"
             )
         return ~gone.any(1) if self.missing == "drop" else torch.ones(len(raw), dtype=torch.bool)
 

@@ -29,16 +29,17 @@ def check_configs(words: Sequence[str]) -> None:
     Raises:
         TriwaveError: naming the file, and what to do with it where its kind is known.
     """
-    for given in _given(words):
-        check_config(Path(given))
+    for path in config_paths(words):
+        check_config(path)
 
 
-def _given(words: Sequence[str]) -> Iterator[str]:
+def config_paths(words: Sequence[str]) -> Iterator[Path]:
+    """Yields the files that a command line gives as configs."""
     for i, word in enumerate(words):
         if word.startswith("--config="):
-            yield word.removeprefix("--config=")
+            yield Path(word.removeprefix("--config=")).expanduser()
         elif word in ("--config", "-c") and i + 1 < len(words):
-            yield words[i + 1]
+            yield Path(words[i + 1]).expanduser()
 
 
 def check_config(path: Path) -> None:
@@ -47,7 +48,6 @@ def check_config(path: Path) -> None:
     Raises:
         TriwaveError: naming the file, and what to do with it where its kind is known.
     """
-    path = path.expanduser()
     must = f"--config must be a YAML config, got {path}"
     try:
         if not path.exists():

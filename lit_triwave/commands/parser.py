@@ -11,12 +11,16 @@ from jsonargparse import Namespace
 from lightning.pytorch import callbacks, loggers, plugins, profilers, strategies
 from lightning.pytorch.cli import LightningArgumentParser
 
+from lit_triwave.commands.config_files import config_paths
 from lit_triwave.distributed.ranks import leave_it_to_the_first_rank
 from lit_triwave.errors import condense, did_you_mean
 
 _UNKNOWN = re.compile(
     r"Option '([\w.]+)' is not accepted|accept option '([\w.]+)'|unrecognized arguments: --([\w.]+)|key '([\w.]+)'"
 )
+_DOMAIN = re.compile(r"^domain(?: must be .*, got|: .* Got value:) (.*)")
+_EXPRESSION = re.compile(r"^(?:--data\.| +)expression(?:[=\n]|: *)(.+)", re.MULTILINE)
+_NAME = re.compile(r"(?<![\w.])[^\W\d]\w*")
 _NO_CLASS = re.compile(r"class_path of (?:trainer\.)?(\w+) must name a class, got (\w+)$")
 _HOMES = {"callbacks": callbacks, "logger": loggers, "plugins": plugins, "profiler": profilers, "strategy": strategies}
 """Option of the trainer ↦ the module with Lightning's classes for it."""
@@ -63,6 +67,9 @@ class OneLineParser(LightningArgumentParser):
             known = getattr(_HOMES.get(no_class[1]), "__all__", own)
             there = no_class[2] in known  # but its package is not
             text += ": it needs a package that is not installed" if there else did_you_mean(no_class[2], known)
+        domain = _DOMAIN.search(text)
+        if domain:
+            text = f"domain must have two numbers for each variable, such as {self._domain()}, got {domain[1]}"
         unknown = _UNKNOWN.search(text)
         if unknown:
             key = next(group for group in unknown.groups() if group)
@@ -83,6 +90,17 @@ class OneLineParser(LightningArgumentParser):
         leave_it_to_the_first_rank()
         self.exit(2, f"error: {text}\n")
         raise SystemExit(2)  # `exit` does not return; its annotation does not say so
+
+    def _domain(self) -> str:
+        """Returns a domain with the variables of the expression on the command line or in a config, as an example."""
+        from datamodules.expressions import CONSTANTS, FUNCTIONS  # with torch, which other commands do not need here
+
+        line = "\n".join(self.words)
+        texts = [line, *(path.read_text() for path in config_paths(self.words) if path.is_file())]
+        given = next(filter(None, (_EXPRESSION.search(text) for text in texts)), None)
+        names = dict.fromkeys(_NAME.findall(given[1] if given else ""))
+        found = [name for name in names if name not in (*FUNCTIONS, *CONSTANTS)] or ["x"]
+        return "{" + ", ".join(f"{name}: [-1, 1]" for name in found) + "}"
 
     def _whole(self, key: str) -> str:
         """Returns the key in the form of the command line; jsonargparse drops its start and adds keys of its value."""

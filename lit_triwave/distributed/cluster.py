@@ -119,6 +119,7 @@ def check_meeting_point(trainer: Trainer) -> None:
             "run by torchrun or srun, or set MASTER_ADDR, MASTER_PORT and NODE_RANK on each node"
         )
     if environment is not None and trainer.world_size > 1:
+        environment.validate_settings(trainer.num_devices, trainer.num_nodes)  # as Lightning does, when it starts ranks
         address = environment.main_address
         unknown = _why_unknown(address)
         if unknown:

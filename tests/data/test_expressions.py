@@ -135,6 +135,8 @@ REFUSED = {
     "   \n": "empty",
     "x^2": r"write \*\* for powers",
     "2x": r"position 1: write \* for products",
+    "0x10*x": "0x10 is not a decimal number: write numbers as 20 or 2e-3",
+    "x - 0b1": "0b1 is not a decimal number",
     "1__0": "'1__0': 1__0 is not a number at position 2: write numbers as 20 or 2e-3",
     "1e": "1e is not a number at position 1: write numbers as 20 or 2e-3",
     "x + 1e1e1": "1e1e1 is not a number at position 7",

@@ -12,6 +12,7 @@ import pytest
 from lit_triwave.cli import main
 from lit_triwave.commands.compare.read.run_folders import read_run_folder
 from lit_triwave.commands.compare.show.charts import parallel_rows
+from lit_triwave.commands.compare.table.cells import shown
 from lit_triwave.commands.compare.table.fields import Fields
 from lit_triwave.commands.compare.table.table import compare
 from tests.compared_runs import compared, refused, replicas, write_run
@@ -190,3 +191,8 @@ def test_metrics_of_ones_own_modules_are_compared(tmp_path: Path, capsys: pytest
     assert {*content["rows"][0]["metrics"]} == {"test_acc", "test_loss", "parameters"}
     assert content["verdict"][0].startswith("Best by test_acc: hidden 0.8")
     assert compared(capsys, tmp_path / "said")["verdict"][0].startswith("Best by test_zeal: hidden 0.6")
+
+
+def test_the_ends_of_a_narrow_domain_are_told_apart() -> None:
+    assert shown([1e6, 1e6 + 3.0]) == "1000000, 1000003"
+    assert shown([-1.0, 0.1]) == "-1, 0.1"
