@@ -32,9 +32,10 @@ class RegressionSummary(RunSummary):
 
     Attributes:
         chosen: name of the summarised checkpoint if the validation chose it, else "".
+        unfinished: how the run ended before its time, such as `cut short`, else "".
     """
 
-    chosen = ""
+    chosen = unfinished = ""
 
     def summarize(self, data: Any, module: FunctionRegressor) -> dict[str, Any]:
         return _regression_summary(data, module)
@@ -64,6 +65,8 @@ class RegressionSummary(RunSummary):
             module.hparams["depth"] is not None and summary["train/mse_min"] > 2 * limit
         ):  # most of the error comes from the construction
             advice = f"depth {summary['depth']:g} is too small, set model.depth to null, which chooses"
+        if self.unfinished:
+            advice = f"the run was {self.unfinished}"
         return [
             f"warning: the best seed explains {max(share, 0):.1%} of the variance of {data.target_name}, less than "
             f"{LEAST_R2:.0%}: {advice}"

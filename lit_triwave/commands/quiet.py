@@ -29,6 +29,8 @@ QUIET = (
     ".*Total length of `list` across ranks is zero.*",
     # A saved config leaves out a device, which is the default of some of Lightning's callbacks.
     "(?s).*Unable to serialize instance.*",
+    # A fit says so itself.
+    ".*AMP with fp16 is not supported on CPU.*",
     # Lightning 2.6 uses a function of PyTorch's pytree that PyTorch has deprecated.
     ".*LeafSpec.*is deprecated.*",
 )

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
+from lightning.pytorch import Trainer
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torchmetrics import MetricCollection
@@ -428,30 +429,22 @@ class FunctionRegressor(StagedModule):
         x, y, _ = _parts(batch)
         values = self(x)
         seeds = values if self.num_targets == 1 else values.unflatten(1, (self.num_targets, -1))
-        return {
-            "x": x,
-            "target": y,
-            "prediction": values[:, self.best_replica],
-            "lowest_seed": seeds.amin(-1),
-            "highest_seed": seeds.amax(-1),
-        }
+        found = {"x": x, "target": y, "prediction": values[:, self.best_replica]}
+        return found | ({"lowest_seed": seeds.amin(-1), "highest_seed": seeds.amax(-1)} if seeds.shape[-1] > 1 else {})
 
     def _update(self, metrics: MetricCollection, batch: Sequence[Any]) -> None:
         x, y, _ = _parts(batch)
         values = self(x).double()
         metrics.update(values.contiguous(), self.targets(y).double().expand_as(values).contiguous())
 
-    def setup(self, stage: str) -> None:
-        super().setup(stage)
-        if self.trainer.precision not in ("64-true", "32-true", "bf16-mixed", "16-mixed"):
-            raise TriwaveError(
-                f"trainer.precision must be 64-true or 32-true for functions, got {self.trainer.precision}"
-            )
-        device = self.trainer.strategy.root_device.type
+    def check_trainer(self, trainer: Trainer, fits: bool) -> None:
+        if trainer.precision not in ("64-true", "32-true", "bf16-mixed", "16-mixed"):
+            raise TriwaveError(f"trainer.precision must be 64-true or 32-true for functions, got {trainer.precision}")
+        device = trainer.strategy.root_device.type
         if device == "mps":
             raise TriwaveError("trainer.accelerator must be cpu or cuda for functions, got mps, which has no float64")
         second = [name for name, one in self.stages.items() if one.epochs and one.second_order]
-        if stage == "fit" and second and self.trainer.precision == "16-mixed" and device == "cuda":
+        if fits and second and trainer.precision == "16-mixed" and device == "cuda":
             # Its gradient scaler calls the optimizer without the closure that a second-order step needs.
             raise TriwaveError(
                 f"trainer.precision must be 64-true, 32-true or bf16-mixed for stage {second[0]}, got 16-mixed"

@@ -186,6 +186,17 @@ class StagedModule(LightningModule):
             TriwaveError: the module cannot be trained with these data.
         """
 
+    def check_trainer(self, trainer: Trainer, fits: bool) -> None:
+        """Called before anything runs.
+
+        Args:
+            trainer: the trainer that will run the module.
+            fits: whether it will train the module.
+
+        Raises:
+            TriwaveError: the module cannot run in this precision or on this device.
+        """
+
     def check_finite(self) -> Any:
         """Called on all ranks before a checkpoint is saved.
 
@@ -194,6 +205,7 @@ class StagedModule(LightningModule):
         """
 
     def setup(self, stage: str) -> None:
+        self.check_trainer(self.trainer, fits=stage == "fit")
         if stage == "fit":
             asked = self.trainer.max_epochs
             self._most_epochs = math.inf if asked is None or asked == -1 else asked

@@ -117,7 +117,8 @@ OPTIONS: dict[str, Row] = {
     "num_nodes": Row(),
     "precision": Row(
         f"{AS_DOCUMENTED} for classifiers; functions take `64-true` (in the configs), `32-true`, `bf16-mixed` or "
-        "`16-mixed`; on a GPU, `16-mixed` is refused with Levenberg–Marquardt"
+        "`16-mixed`; on CPUs, `16-mixed` is `bf16-mixed`, and a line says so; on a GPU, `16-mixed` is refused with "
+        "Levenberg–Marquardt"
     ),
     "logger": Row(
         "your loggers are used in addition to `metrics.csv` and W&B, and all files stay in the run folder; `false` "
@@ -149,7 +150,7 @@ OPTIONS: dict[str, Row] = {
         default=50,
     ),
     "num_sanity_val_steps": Row(f"{AS_DOCUMENTED}; errors in the data are found before training anyway", default=0),
-    "log_every_n_steps": Row(f"{AS_DOCUMENTED}; 0 logs only validations", default=10),
+    "log_every_n_steps": Row(f"{AS_DOCUMENTED}; 0 logs only validations, and a line says so", default=10),
     "enable_checkpointing": Row(
         "`false` is refused: a run is tested, resumed and exported from its checkpoints",
         _must_be(True, "run.checkpoint_every says how often last.ckpt is saved"),
@@ -222,7 +223,8 @@ CALLBACKS: dict[str, Row] = {
     ),
     "LearningRateMonitor": Row(f"{AS_DOCUMENTED}; the rate of Levenberg–Marquardt is always 1"),
     "ModelCheckpoint": Row(
-        f"{AS_DOCUMENTED}; without `dirpath` it writes to `checkpoints/model_checkpoint/` in the run folder"
+        f"{AS_DOCUMENTED}; without `dirpath` it writes to `checkpoints/model_checkpoint/` in the run folder; a "
+        "line says so if it has saved nothing"
     ),
     "ModelPruning": _refused(_OTHER_PARAMETERS),
     "ModelSummary": Row(),

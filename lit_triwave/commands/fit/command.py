@@ -12,6 +12,7 @@ from pkgutil import resolve_name
 from typing import Any
 
 from jsonargparse import Namespace
+from lightning.fabric.utilities.seed import max_seed_value
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -47,7 +48,7 @@ from lit_triwave.commands.fit.callbacks import (
 from lit_triwave.commands.fit.ending import cut_short
 from lit_triwave.commands.fit.fields_help import fields_help
 from lit_triwave.commands.fit.session import FitSession, wandb_loggers
-from lit_triwave.commands.fit.start_report import place, start_block
+from lit_triwave.commands.fit.start_report import place, say_unsaved, say_what_differs, start_block
 from lit_triwave.commands.parser import OneLineParser, known_classes
 from lit_triwave.commands.quiet import quiet
 from lit_triwave.distributed.cluster import check_meeting_point, cluster_environment, leave_ranks, one_message, requeued
@@ -69,7 +70,7 @@ from lit_triwave.tracking.flat_config import plain
 from lit_triwave.tracking.loggers import finish_wandb
 from lit_triwave.tracking.private_paths import found
 from lit_triwave.tracking.run import RUN_ID_VARIABLE, Run, given_run_id, place_run
-from lit_triwave.tracking.run_files import checkpoint_file, results_folder
+from lit_triwave.tracking.run_files import CUT_SHORT, checkpoint_file, results_folder
 
 _MAX_EPOCHS = 1000
 """Lightning's default. Stages have their own length."""
@@ -110,6 +111,13 @@ class TriwaveCLI(LightningCLI):
 
     def _parse_ckpt_path(self) -> None:
         """Does nothing. Lightning's method would silently replace the user's arguments by those of a checkpoint."""
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parses the command line. Refuses a seed here, because Lightning sets it next."""
+        super().parse_arguments(parser, args)
+        seed = (self.config.get(self._asked) or {}).get("seed_everything")
+        if seed is not None and not 0 <= seed <= max_seed_value:
+            raise TriwaveError(f"seed_everything must be a whole number from 0 to {max_seed_value}, got {seed}")
 
     def before_instantiate_classes(self) -> None:
         """Determines paths, the experiment's name and the checkpoint."""
@@ -198,6 +206,9 @@ class TriwaveCLI(LightningCLI):
             trainer = super().instantiate_trainer(**kwargs)
             # With `max_steps`, Lightning takes a resumed epoch for unfinished, and would end it a second time.
             trainer.fit_loop._iteration_based_training = lambda: False  # type: ignore[method-assign]
+            if staged:
+                self.model.check_trainer(trainer, fits)
+            say_what_differs(config.trainer, trainer, fits)
             check_meeting_point(trainer)
             if fits and isinstance(self.datamodule, ResumableDataModule):
                 self.datamodule.check_ranks(trainer.world_size)  # before the ranks are started
@@ -278,6 +289,8 @@ class TriwaveCLI(LightningCLI):
                 self.trainer, self.model, as_list(self.config_init["fit"].trainer.callbacks)
             )
         self._session.report_cut(self.trainer)
+        if self._session.stopped is None:
+            say_unsaved(self.trainer, as_list(self.config_init["fit"].trainer.callbacks))
 
     def after_fit(self) -> None:
         """Tests the trained model, also after Ctrl-C; the test draws the figures and writes the summary. After other
@@ -285,6 +298,9 @@ class TriwaveCLI(LightningCLI):
         session = self._session
         if self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
+        for one in self.trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(one, RegressionSummary):
+                one.unfinished = "stopped" if session.stopped else session.cut_short and CUT_SHORT
         if session.stopped is not None:
             if rank_zero_only.rank > 0:  # type: ignore[attr-defined]
                 signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the first rank may leave, see `run`

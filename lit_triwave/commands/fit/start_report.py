@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import WandbLogger
 
 from lit_triwave.analysis.costs import count_parameters, replicas_of
 from lit_triwave.distributed.cluster import in_slurm_step
+from lit_triwave.distributed.ranks import say
 from lit_triwave.modules.staged import StagedModule
 
 
@@ -41,6 +44,37 @@ def start_block(
     }
     lines = [f"{name:<14}{value}" for name, value in rows.items()]
     return "\n".join([*lines, *(f"{'data':<14}{remark}" for remark in getattr(data, "remarks", ()))])
+
+
+def say_what_differs(options: Any, trainer: Trainer, fits: bool) -> None:
+    """Prints what options of the trainer do that a user may not expect.
+
+    Args:
+        options: as the user gave them.
+        trainer: the trainer that was made from them.
+        fits: whether it will train.
+    """
+    if str(options.precision) in ("16", "16-mixed") and trainer.precision == "bf16-mixed":
+        say(f"trainer.precision {options.precision} is bf16-mixed here: CPUs have no 16-mixed")
+    if fits and options.log_every_n_steps == 0:
+        say("trainer.log_every_n_steps 0: only validations are logged, no training steps")
+
+
+def say_unsaved(trainer: Trainer, own: Iterable[Callback]) -> None:
+    """Prints which `ModelCheckpoint`s of the user have saved nothing in a whole fit.
+
+    Args:
+        trainer: the trainer after its `fit`.
+        own: callbacks of the user.
+    """
+    for one in own:
+        if not isinstance(one, ModelCheckpoint) or one.best_model_path or one.last_model_path:
+            continue
+        if trainer.fast_dev_run or not (one.save_top_k or one.save_last):  # type: ignore[attr-defined]
+            continue
+        logged = one.monitor is None or one.monitor in trainer.callback_metrics
+        why = "its interval is longer" if logged else f"its monitor {one.monitor} was never logged"
+        say(f"{type(one).__name__} has saved nothing in {trainer.current_epoch} epochs: {why}")
 
 
 def _size(model: Any) -> str:

@@ -34,7 +34,9 @@ def refuse(capsys: pytest.CaptureFixture[str], root: Path, *args: str, left: boo
     """Runs a command that must fail with one line and write no files; returns the line."""
     capsys.readouterr()
     assert main([args[0], "--run.root", str(root), *args[1:]]) in (1, 2)
-    lines = capsys.readouterr().err.strip().splitlines()
+    said = capsys.readouterr()
+    assert "global batch" not in said.out  # it is refused before the run is described
+    lines = said.err.strip().splitlines()
     assert len(lines) == 1
     assert lines[0].startswith("error: ")
     assert len(lines[0]) < 400
@@ -65,7 +67,15 @@ def refuse(capsys: pytest.CaptureFixture[str], root: Path, *args: str, left: boo
         (["--model.recruit", "[1]"], "recruit must be true or false, got [1]"),
         (["--model.pretrain", "[]"], "model.pretrain must be a mapping, such as epochs: 10, got []"),
         (["--model.class_path", "3"], "class_path"),
-        (["--data.domain", "[]"], "domain must be a mapping, got []"),
+        (["--data.domain", "[]"], "domain must have two numbers for each variable, such as {x: [-1, 1]}, got []"),
+        (
+            ["--data.domain", "[-1,1]", "--data.expression=exp(-v*u) + 2e-3"],
+            "such as {v: [-1, 1], u: [-1, 1]}, got [-1, 1]",
+        ),
+        (["--data.domain", "{x: 3}"], "two numbers for each variable, such as {x: [-1, 1]}, got 3"),
+        (["--data.domain", "{x: [1, 2, 3]}"], "such as {x: [-1, 1]}, got [1, 2, 3]"),
+        (["--data.domain", "{x: [a, b]}"], "such as {x: [-1, 1]}, got a"),
+        (["--seed_everything", "-3"], "seed_everything must be a whole number from 0 to 4294967295, got -3"),
         (["--seed_everything", "x"], "seed_everything must be true or false or a whole number, got x"),
         (["--model.depth", "many"], "depth must be a whole number or null, got many"),
         (["--model.replicas", "0"], "replicas must be at least 1, got 0"),

@@ -120,6 +120,7 @@ def test_predictions_have_the_target_the_row_and_all_inputs_by_their_names(run: 
     with (run / "predictions.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["row"] for row in rows] == ["1", "2"]
+    assert not any("seed" in name for name in rows[0])  # there is one only
     for row, i in zip(rows, (5, 2), strict=True):
         for name, value in house(i).items():
             assert row[name] == str(value)

@@ -280,9 +280,13 @@ def test_a_run_cut_short_is_not_finished(name: str, tmp_path: Path, capsys: pyte
     args, why = ENDS[name]
     place = ("--run.root", str(tmp_path), "--run.experiment", "e", "--run.id", "a")
     assert main(["fit", *FUNCTION, "--model.polish.epochs", "2", *place, *args]) == 0
-    assert f"cut short: {why}" in capsys.readouterr().out
-    said = json.loads((tmp_path / "e" / "a" / "run.json").read_text())
-    assert (said["state"], said["cut_short"]) == ("cut short", why)
+    said = capsys.readouterr().out
+    assert f"cut short: {why}" in said
+    advice = [line for line in said.splitlines() if "less than 99%: " in line]
+    assert advice or name in ("limit_test_batches", "fast_dev_run")
+    assert all(line.endswith(": the run was cut short") for line in advice)
+    record = json.loads((tmp_path / "e" / "a" / "run.json").read_text())
+    assert (record["state"], record["cut_short"]) == ("cut short", why)
     assert main(["compare", str(tmp_path)]) == 0
     table = capsys.readouterr().out
     assert "cut short" in table
@@ -315,15 +319,25 @@ def test_no_class_name_leads_a_message(kind: type[Exception]) -> None:
 
 
 @pytest.mark.parametrize("bar", ["RichProgressBar", "TQDMProgressBar"])
-def test_a_progress_bar_of_ones_own_replaces_this_projects(bar: str, tmp_path: Path) -> None:
+def test_a_progress_bar_of_ones_own_replaces_this_projects(bar: str, tmp_path: Path, capfd: Any) -> None:
     place = ("--run.root", str(tmp_path), "--run.experiment", "e", "--run.id", "a")
+    place += ("--trainer.precision", "16-mixed", "--trainer.accelerator", "cpu")
     assert main(["fit", *FUNCTION, *place, "--trainer.fast_dev_run", "true", "--trainer.callbacks", bar]) == 0
+    said = capfd.readouterr()
+    assert said.out.startswith("trainer.precision 16-mixed is bf16-mixed here: CPUs have no 16-mixed\n")
+    assert "AMP" not in said.err  # Lightning's words
 
 
-def test_validations_come_when_the_trainer_is_asked_for_them(tmp_path: Path) -> None:
+def test_validations_come_when_the_trainer_is_asked_for_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     args = ("--data.batch_size", "10", "--trainer.check_val_every_n_epoch", "null", "--trainer.val_check_interval", "7")
     place = ("--run.root", str(tmp_path), "--run.experiment", "e", "--run.id", "a")
+    place += ("--trainer.callbacks", "ModelCheckpoint", "--trainer.callbacks.every_n_epochs", "1000")
     assert main(["fit", *FUNCTION, *args, *place, "--trainer.log_every_n_steps", "0"]) == 0  # 50 steps, 5 an epoch
+    said = capsys.readouterr().out.splitlines()
+    assert "trainer.log_every_n_steps 0: only validations are logged, no training steps" in said
+    assert "ModelCheckpoint has saved nothing in 10 epochs: its interval is longer" in said
     validated = [int(row["step"]) for row in rows(tmp_path / "e" / "a") if row["val/mse_min"]]
     assert validated == [6, 13, 20, 27, 34, 41, 48]
 
