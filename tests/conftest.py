@@ -8,6 +8,8 @@ import shutil
 
 # One thread a process: the tests run in parallel, and these networks are small. Children inherit it.
 os.environ["OMP_NUM_THREADS"] = "1"
+# For torch.compile: no processes beside this one, and no program compiled to try each instruction set of the processor.
+os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = os.environ["TORCHINDUCTOR_VEC_ISA_OK"] = "1"
 os.environ["WANDB_MODE"] = "disabled"
 job = [name for name in os.environ if name.startswith("SLURM_") and name != "SLURM_CONF"]  # that runs these tests
 for variable in (*job, "LIT_TRIWAVE_RUN_ID", "LIT_TRIWAVE_TASKS", "WANDB_API_KEY"):
@@ -16,22 +18,18 @@ for variable in (*job, "LIT_TRIWAVE_RUN_ID", "LIT_TRIWAVE_TASKS", "WANDB_API_KEY
 from collections.abc import Callable  # noqa: E402
 from functools import partial  # noqa: E402
 from pathlib import Path  # noqa: E402
-from typing import Any  # noqa: E402
+from typing import TYPE_CHECKING, Any  # noqa: E402
 
 import pytest  # noqa: E402
-import torch  # noqa: E402
-from filelock import FileLock  # noqa: E402
-from hypothesis import settings  # noqa: E402
-from matplotlib.figure import Figure  # noqa: E402
 
 from lit_triwave.cli import main  # noqa: E402
 from lit_triwave.commands.quick_imports import import_lightning  # noqa: E402
-from tests.compared_runs import write_sweep  # noqa: E402
 
-import_lightning()  # before any test does, in each worker: it takes half of the time
-torch.set_num_threads(1)
-settings.register_profile("default", deadline=None)  # machines are shared; a slow draw is no failure
-settings.load_profile("default")
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# No test cuts the power. A small fit asks the disk 40 times to write at once, and waits for it 0.2 s.
+os.fsync = lambda descriptor: None
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -44,6 +42,17 @@ PIXEL = base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQV
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--no-skips", action="store_true", help="report a skipped test as failed")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("dist", "no") == "no":  # in each worker; their controller runs no test and needs none of it
+        import_lightning()  # before any test does: it takes half of the time
+        import torch
+        from hypothesis import settings
+
+        torch.set_num_threads(1)
+        settings.register_profile("default", deadline=None)  # machines are shared; a slow draw is no failure
+        settings.load_profile("default")
 
 
 @pytest.hookimpl(wrapper=True)
@@ -73,6 +82,8 @@ def _no_tracking(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def _blank_figures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    from matplotlib.figure import Figure
+
     if request.node.get_closest_marker("draws") is None:
         monkeypatch.setattr(Figure, "savefig", save_a_pixel)
 
@@ -95,6 +106,8 @@ def shared_folder(factory: pytest.TempPathFactory, name: str) -> Path:
 @pytest.fixture
 def trained(tmp_path: Path, fit: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """Returns a copy of the run that `fit` makes with these arguments; one worker trains it once for each session."""
+    from filelock import FileLock
+
     root = shared_folder(tmp_path_factory, "trained")
 
     def copied(name: str, *args: str) -> Path:
@@ -112,4 +125,6 @@ def trained(tmp_path: Path, fit: Callable[..., Path], tmp_path_factory: pytest.T
 @pytest.fixture
 def sweep(tmp_path: Path) -> Path:
     """The folder of twelve runs in four rows; depth 6 with blocks is the best row."""
+    from tests.compared_runs import write_sweep
+
     return write_sweep(tmp_path / "runs")

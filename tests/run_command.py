@@ -15,10 +15,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
-from lightning.pytorch.utilities import rank_zero_only
-from matplotlib.figure import Figure
-
+from lit_triwave.commands.quick_imports import import_lightning
 from tests.conftest import REPOSITORY, save_a_pixel
+
+import_lightning()
+
+from lightning.pytorch.utilities import rank_zero_only  # noqa: E402
+from matplotlib.figure import Figure  # noqa: E402
 
 _PROCESSES = multiprocessing.get_context("forkserver")
 # This module first, which every process imports: it imports Lightning quickly. Then also what a fit imports late.

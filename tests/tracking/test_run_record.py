@@ -133,9 +133,9 @@ def test_a_killed_run_is_running_and_one_that_is_left_at_once_is_stopped(tmp_pat
     assert run_json(tmp_path / "x3_minus_x" / "l")["state"] == "stopped"
 
 
-def test_every_row_has_its_stage_and_validations_count_regions_and_dead_units(fit) -> None:
-    # 50 steps an epoch: all validations are far enough apart for a count.
-    run = fit("r", "--trainer.log_every_n_steps", "1", "--model.recruit", "false", "--data.batch_size", "10")
+def test_every_row_has_its_stage_and_validations_count_regions_and_dead_units(fit, monkeypatch) -> None:
+    monkeypatch.setattr("lit_triwave.callbacks.diagnostics._STEPS_APART", 10)  # which all validations are
+    run = fit("r", "--trainer.log_every_n_steps", "1", "--model.recruit", "false")
     logged = rows(run)
     for row in logged:
         assert float(row["stage"]) == (int(row["epoch"]) >= 5)  # also of the test
