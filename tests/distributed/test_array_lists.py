@@ -42,6 +42,20 @@ def test_a_list_is_submitted_as_jobs_and_a_task_has_the_words_of_its_line(place:
     assert words[-3:] == ["--model.depth=6", "--run.group=two words", "--seed_everything=7"]
 
 
+def test_without_a_list_there_is_a_usage_line(place: Path) -> None:
+    done = subprocess.run(["slurm/array.sbatch"], cwd=REPOSITORY, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (2, "usage: slurm/array.sbatch LIST [options of sbatch]\n")
+
+
+@pytest.mark.parametrize("first", ["# configs", LINE])
+def test_a_byte_order_mark_is_no_part_of_the_first_line(place: Path, first: str) -> None:
+    (place / "marked.txt").write_text(f"\ufeff{first}\n{LINE}\n")
+    environment = os.environ | {"PATH": f"{place}:{os.environ['PATH']}"}
+    command = ["slurm/array.sbatch", str(place / "marked.txt")]
+    done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=60)
+    assert f"--array=1-{1 + (first == LINE)}" in done.stdout.splitlines(), done.stderr
+
+
 @pytest.mark.parametrize(
     ("end", "says"), [("\\", "a backslash must"), ("\\\\\\", "a backslash must"), ("\r", "lines must end")]
 )
