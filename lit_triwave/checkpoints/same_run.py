@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -44,16 +45,21 @@ _TRAINING_ONLY = ("label_smoothing", "mixup", "cutmix")
 
 _Difference = tuple[str, Any, Any]
 """Field, its value in the checkpoint, and its value here."""
-_ROOM = 300  # characters of a line that says what differs
+_ROOM = 350  # characters of a line that says what differs, with the checkpoint's path
 
 
 def check_same_run(
-    checkpoint: dict[str, Any], model: LightningModule, identity: dict[str, Any] | None, linked: Sequence[str]
+    path: Path,
+    checkpoint: dict[str, Any],
+    model: LightningModule,
+    identity: dict[str, Any] | None,
+    linked: Sequence[str],
 ) -> None:
     """Refuses a checkpoint of another model and, for a resumed run, of other data or other training.
 
     Args:
-        checkpoint: content of the checkpoint.
+        path: path of the checkpoint.
+        checkpoint: its content.
         model: the model into which it is loaded.
         identity: identity of the run, see `identity_of`; None for an evaluation.
         linked: arguments of the model that follow from the data. They are compared last, because the user's own
@@ -63,7 +69,7 @@ def check_same_run(
         TriwaveError: fields differ; the message names them.
         ValueError: the checkpoint is forged; the message names the field.
     """
-    _check_kind(checkpoint, model)
+    _check_kind(path, checkpoint, model)
     check_weights(checkpoint["state_dict"], model.state_dict())
     if identity is None or isinstance(model, StagedModule):  # a run of another module may go on without one
         _check_finite(checkpoint["state_dict"])
@@ -75,19 +81,19 @@ def check_same_run(
     differing += _model_differences(checkpoint, model, (*free, *linked))
     differing = differing or _model_differences(checkpoint, model, free)
     if differing:
-        raise TriwaveError(f"the checkpoint is of another config: {_in_words(differing)}")
+        raise TriwaveError(f"checkpoint {path} is of another config: {_in_words(differing, _ROOM - len(str(path)))}")
     if isinstance(model, StagedModule):
         check_buffers(checkpoint["state_dict"], model.state_dict())
 
 
-def _check_kind(checkpoint: dict[str, Any], model: LightningModule) -> None:
+def _check_kind(path: Path, checkpoint: dict[str, Any], model: LightningModule) -> None:
     """Refuses hyperparameters of another class, because none could be compared."""
     saved, own, kind = checkpoint.get("hyper_parameters") or {}, dict(model.hparams), type(model).__name__
     there = str(saved.get("_class_path", kind)).rpartition(".")[2]
     named = {name for name in own if not name.startswith("_")}  # empty if a module of the user saves none
     if there != kind or (named and not saved.keys() & named):
         got = there if there != kind else f"hyperparameters {some([*map(repr, saved)]) or 'of nothing'}"
-        raise TriwaveError(f"the checkpoint must be of a {kind}, got {got}")
+        raise TriwaveError(f"checkpoint {path} must be of a {kind}, got {got}")
 
 
 def _check_finite(state: dict[str, torch.Tensor]) -> None:
@@ -124,13 +130,13 @@ def _check_steps(checkpoint: dict[str, Any], model: LightningModule) -> None:
         raise ValueError(f"run.rows must be of the {steps} steps in loops, got step {later[0]}")
 
 
-def _in_words(differing: Sequence[_Difference]) -> str:
-    """Returns all fields that differ, with their values if they fit into a line."""
+def _in_words(differing: Sequence[_Difference], room: int) -> str:
+    """Returns all fields that differ, with as many of their values as fit into `room` characters."""
     words = [f"{name} is {there!r} there and {here!r} here" for name, there, here in differing]
-    if len("; ".join(words)) <= _ROOM:
+    if len("; ".join(words)) <= room:
         return "; ".join(words)
     names = ", ".join(name for name, _, _ in differing) + (" differ" if len(differing) > 1 else " differs")
-    rest = max(_ROOM - len(names), 0)
+    rest = max(room - len(names), 0)
     said = [word for n, word in enumerate(words) if len("; ".join(words[: n + 1])) <= rest]
     return "; ".join([names, *said])
 

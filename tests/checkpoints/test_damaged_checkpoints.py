@@ -116,7 +116,7 @@ RESUMED = {
     ),
     "no hyperparameters": ({"hyper_parameters": {}}, "must be of a FunctionRegressor, got hyperparameters of nothing"),
     "other names": ({"hyper_parameters": {"a": 1}}, "must be of a FunctionRegressor, got hyperparameters 'a'"),
-    "a tensor": ({"hyper_parameters": hyper(domain=torch.ones(2))}, "the checkpoint is of another config: domain"),
+    "a tensor": ({"hyper_parameters": hyper(domain=torch.ones(2))}, "is of another config: domain"),
 }
 
 
@@ -129,7 +129,7 @@ def test_a_forged_checkpoint_is_refused_by_what_is_wrong(case: str, run: Path, c
     for command in (["inspect", str(run)], None) if case in FORGED else (None,):
         assert (resume(run) if command is None else main(command)) == 1
         said = line(capsys)
-        assert says in said, said
+        assert says in said and f"checkpoint {last(run)} " in said, said
         assert not re.search(r"NoneType|object has no|Error\b", said)
     assert {path.name for path in run.iterdir()} == before
 

@@ -219,9 +219,15 @@ class TriwaveCLI(LightningCLI):
         config = self.config[self.subcommand]
         check_links(config, self.model, self.datamodule)
         identity = identity_of(config)
-        if self.checkpoint is not None:
+        if self.checkpoint is not None and self.chosen.path is not None:
             with reading(self.chosen.path, fits=fits):
-                check_same_run(self.checkpoint, self.model, identity if fits else None, linked=list(LINKS.values()))
+                check_same_run(
+                    self.chosen.path,
+                    self.checkpoint,
+                    self.model,
+                    identity if fits else None,
+                    linked=list(LINKS.values()),
+                )
                 if fits and type(self.datamodule).__module__.startswith("datamodules.") and "run" in self.checkpoint:
                     state = self.checkpoint.get(type(self.datamodule).__qualname__)
                     self.datamodule.check_state(state, *next_batch(self.checkpoint))

@@ -353,7 +353,8 @@ def test_a_checkpoint_of_another_run_is_refused_by_its_fields(
     run = trained("r", "--trainer.max_epochs", epochs)
     before = (run / "checkpoints" / "last.ckpt").read_bytes()
     fit("", *args, "--ckpt_path", str(run / "checkpoints" / "last.ckpt"), code=1)
-    assert f"error: the checkpoint is of another config: {says}" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert f"error: checkpoint {run / 'checkpoints' / 'last.ckpt'} is of another config: {says}" in said
     assert (run / "checkpoints" / "last.ckpt").read_bytes() == before
 
 
