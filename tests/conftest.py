@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import base64
+import gc
 import hashlib
 import json
 import os
@@ -46,6 +47,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("dist", "no") == "no":  # in each worker; their controller runs no test and needs none of it
+        gc.disable()  # until all tests are collected: what is imported stays, and looking for garbage takes 0.7 s
         import_lightning()  # before any test does: it takes half of the time
         import torch
         from hypothesis import settings
@@ -53,6 +55,11 @@ def pytest_configure(config: pytest.Config) -> None:
         torch.set_num_threads(1)
         settings.register_profile("default", deadline=None)  # machines are shared; a slow draw is no failure
         settings.load_profile("default")
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.hookimpl(wrapper=True)

@@ -64,11 +64,18 @@ class SignalBeforeTraining(Callback):
 
 
 class ManySignals(Callback):
-    """Sends this process Ctrl-C sixty times, from a second thread, from the third epoch on."""
+    """Sends this process Ctrl-C sixty times, from a second thread, from the third epoch on.
+
+    Attributes:
+        sender: the thread, of the last run.
+    """
+
+    sender: threading.Thread
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:
         if trainer.current_epoch == 2:
-            threading.Thread(target=self._send, daemon=True).start()
+            ManySignals.sender = threading.Thread(target=self._send, daemon=True)
+            ManySignals.sender.start()
 
     def _send(self) -> None:
         for _ in range(60):

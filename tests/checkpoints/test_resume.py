@@ -21,6 +21,7 @@ from tests.run_command import run_command
 
 POLISH = ["--data.batch_size", "null", "--model.polish.epochs", "5"]
 POLISH += ["--model.polish.options", "{warmup: 1, round_length: 1}", "--model.polish.exchange", "0.4"]
+NO_TEST = ["--trainer.limit_test_batches", "0"]  # nor the figures that come with it
 SECOND_ORDER = ["--model.pretrain.optimizer", "LevenbergMarquardt"]
 SECOND_ORDER += ["--model.pretrain.options", "{warmup: 2, round_length: 1}"]
 
@@ -45,7 +46,7 @@ def test_a_run_resumed_in_any_stage_ends_bit_identical(
     whole = trained("whole", *options)
     run, resumed = whole.with_name("stopped"), ["--run.id", "stopped"]
     for epochs in stops:
-        fit("", *options, *resumed, "--trainer.max_epochs", str(epochs))
+        fit("", *options, *resumed, *NO_TEST, "--trainer.max_epochs", str(epochs))
         assert state(run)["epoch"] == epochs - 1
         resumed = ["--ckpt_path", str(run / "checkpoints" / "last.ckpt")]
     fit("", *options, *resumed)
@@ -175,7 +176,7 @@ def test_a_run_rewound_into_pretraining_has_no_pretrained_checkpoint(fit) -> Non
 
 
 def test_ckpt_path_last_resumes_the_newest_run(fit, tmp_path: Path) -> None:
-    older, newer = fit("older", "--trainer.max_epochs", "3"), fit("newer", "--trainer.max_epochs", "3")
+    older, newer = (fit(name, *NO_TEST, "--trainer.max_epochs", "3") for name in ("older", "newer"))
     fit("", "--ckpt_path", "last")
     assert state(older)["epoch"] == 2
     assert state(newer)["epoch"] == 9
@@ -251,7 +252,7 @@ def test_a_run_killed_in_its_test_ends_as_if_it_had_not_been_killed(fit, trained
 def test_the_script_that_kills_and_resumes_finds_no_difference(monkeypatch, capsys) -> None:
     monkeypatch.chdir(REPOSITORY)
     forkserver.ensure_running()  # with the imports of tests/run_command.py, not with those of the script
-    short = ["--model.pretrain.epochs", "20", "--model.train.epochs", "20", "--model.polish.epochs", "10"]
+    short = ["--model.pretrain.epochs", "8", "--model.train.epochs", "8", "--model.polish.epochs", "4"]
     monkeypatch.setattr("benchmarks.kill_and_resume.CASES", {"function": [*FUNCTION, *short]})
     assert kill_and_resume(["--times", "1"]) == 0
     assert "1 of 1 bit-identical" in capsys.readouterr().out
@@ -267,7 +268,7 @@ def test_the_script_that_measures_resumability_saves_inside_an_epoch(monkeypatch
 def test_a_requeued_branch_resumes_from_its_own_checkpoint(fit, trained, monkeypatch) -> None:
     whole = trained("r")
     begin = ["--ckpt_path", str(whole / "checkpoints" / "pretrained.ckpt")]
-    fit("b", *begin, "--trainer.max_epochs", "7")
+    fit("b", *begin, *NO_TEST, "--trainer.max_epochs", "7")
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
     monkeypatch.setenv("SLURM_JOB_ID", "1")
     assert_ends_alike(whole, fit("b", *begin))

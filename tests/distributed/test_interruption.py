@@ -21,7 +21,7 @@ from lit_triwave.commands.fit.session import FitSession
 from lit_triwave.errors import TriwaveError
 from lit_triwave.tracking.lock import LOCK_FILE, locked
 from tests.conftest import REPOSITORY
-from tests.faults import signal_at
+from tests.faults import ManySignals, signal_at
 from tests.finished_runs import assert_ends_alike, state
 from tests.run_command import run_ranks, start_command
 
@@ -118,7 +118,7 @@ def test_a_run_that_hears_ctrl_c_sixty_times_is_stopped_and_resumes(fit, trained
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # of the last ones, after the run's end
     try:
         run = fit("r", "--trainer.callbacks+=tests.faults.ManySignals", code=130)
-        time.sleep(0.4)
+        ManySignals.sender.join()
     finally:
         signal.signal(signal.SIGINT, before)
     assert json.loads((run / "run.json").read_text())["state"] == "stopped"
@@ -159,12 +159,12 @@ def test_a_resumed_run_makes_the_test_that_was_cut_off(fit, trained) -> None:
 
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
-def test_before_the_first_step_a_signal_ends_a_run_at_once_and_leaves_nothing(fit, capsys, name: str) -> None:
+def test_before_the_first_step_a_signal_ends_a_run_at_once_and_leaves_nothing(fit, trained, capsys, name: str) -> None:
     callback = ["--trainer.callbacks+=tests.faults.SignalBeforeTraining", f"--trainer.callbacks.name={name}"]
     run = fit("r", *callback, code=130)
     assert not run.parent.exists()
     assert "interrupted" in capsys.readouterr().err
-    run = fit("r")
+    run = trained("r")
     before = contents(run)
     fit("", *callback, "--ckpt_path", str(run / "checkpoints" / "last.ckpt"), code=130)
     assert contents(run) == before

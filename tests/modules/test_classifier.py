@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
 from torch.nn.functional import pad
 
@@ -17,7 +18,7 @@ from datamodules.digits import DigitsDataModule
 from lit_triwave import ImageClassifier
 from lit_triwave.cli import main
 from lit_triwave.modules.stages import Stage
-from tests.conftest import REPOSITORY
+from tests.conftest import REPOSITORY, save_a_pixel
 from tests.faults import signal_at
 from tests.finished_runs import assert_ends_alike, state
 
@@ -47,7 +48,7 @@ def digits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 @pytest.mark.lowest
 @pytest.mark.draws
-def test_the_digits_are_learned_in_four_epochs_and_leave_a_whole_run_folder(digits, tmp_path: Path, capsys) -> None:
+def test_the_digits_are_learned_in_four_epochs_and_leave_a_whole_run_folder(digits, monkeypatch, capsys) -> None:
     run = digits("r", "--model.channels", "[8,16]", "--model.num_nets", "16")
     summary = json.loads((run / "summary.json").read_text())
     assert summary["test/accuracy"] > 0.85
@@ -64,6 +65,7 @@ def test_the_digits_are_learned_in_four_epochs_and_leave_a_whole_run_folder(digi
     for figure in ("learning", "confusion", "subnetworks"):
         with Image.open(run / "figures" / f"{figure}.png") as image:
             assert len(image.convert("L").resize((64, 64)).getcolors(256) or []) > 5  # not a blank page
+    monkeypatch.setattr(Figure, "savefig", save_a_pixel)
     again = ["--model.channels", "[8,16]", "--model.num_nets", "16"]
     peaks, weights = 3 + 3, 2 * 4 + (16 + 4) + (4 + 1)  # of a subnetwork of depth 2, with s_0, α and β
     assert summary["parameters"] - summary["pretrain/parameters"] == 16 * (weights - peaks)
@@ -102,8 +104,9 @@ def test_a_classifier_resumed_in_any_stage_ends_bit_identical(digits, kind: str)
         stops = [signal_at(0, 3), [most, "1"], signal_at(1, 5), signal_at(2, 4), [most, "3"]]
     else:
         stops = [signal_at(1, 3), [most, "2"]]  # in pretraining, and at its last epoch
+    no_test = ["--trainer.limit_test_batches", "0"]  # nor the figures that come with it
     for stop in stops:
-        digits("", *options, *resumed, *stop, code=0 if most in stop else 75)
+        digits("", *options, *resumed, *no_test, *stop, code=0 if most in stop else 75)
         resumed = ["--ckpt_path", str(run / "checkpoints" / "last.ckpt")]
     digits("", *options, *resumed)
     assert_ends_alike(whole, run)
@@ -162,7 +165,7 @@ def test_weight_decay_is_for_weights_alone() -> None:
 
 
 def test_one_schedule_spans_the_run_and_what_stays_keeps_its_optimizers_state(digits) -> None:
-    options = ["--trainer.log_every_n_steps", "1", "--trainer.limit_test_batches", "1"]
+    options = ["--trainer.log_every_n_steps", "1", "--trainer.limit_test_batches", "0"]
     before = torch.load(
         digits("a", *options, "--trainer.max_epochs", "2") / "checkpoints" / "last.ckpt", weights_only=True
     )
@@ -186,6 +189,7 @@ def test_a_compiled_classifier_trains_through_the_switch_as_an_eager_one(digits,
     monkeypatch.setattr(torch.nn.Module, "compile", lambda self: compiled(self, backend="aot_eager", fullgraph=True))
     monkeypatch.setattr("lit_triwave.construction.block_kernels._compiled", lambda function: function)
     few = ["--trainer.limit_train_batches", "1", "--model.pretrain.epochs", "1", "--model.train.epochs", "1"]
+    few += ["--trainer.limit_test_batches", "0"]
     a, b = digits("a", *few), digits("b", *few, "--model.compile", "true")
     one, two = (state(run)["state_dict"] for run in (a, b))
     assert one.keys() == two.keys()

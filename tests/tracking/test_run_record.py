@@ -49,6 +49,9 @@ def wandb_config(run: Path) -> dict[str, Any]:
     }
 
 
+ONE_EPOCH = ["--model.pretrain.epochs", "1", "--model.train.epochs", "1"]
+
+
 def test_run_json_says_what_a_run_is(fit) -> None:
     run = fit("r", "--run.tags", "[mine]", "--run.job_type", "try")
     content = run_json(run)
@@ -157,7 +160,7 @@ def test_every_row_has_its_stage_and_validations_count_regions_and_dead_units(fi
 @pytest.mark.parametrize("wiring", ["difference", "sum", "composition"])
 @pytest.mark.parametrize("release", ["blocks", "dense"])
 def test_wandb_is_told_the_parameters_that_the_summary_will_have(fit, release: str, wiring: str) -> None:
-    args = ["--model.release", release, "--model.wiring", wiring]
+    args = [*ONE_EPOCH, "--model.release", release, "--model.wiring", wiring, "--data.points", "100"]
     if wiring != "difference":
         args += ["--data.expression", "(x**2 + y**2)**1.5", "--data.domain", "{x: [-1, 1], y: [-1, 1]}"]
         args += ["--data.sampling", "random"]
@@ -168,7 +171,7 @@ def test_wandb_is_told_the_parameters_that_the_summary_will_have(fit, release: s
 
 
 DIGITS = ["--model.channels", "[4, 4]", "--model.num_nets", "6", "--model.depth", "3"]
-DIGITS += ["--model.pretrain.epochs", "1", "--model.train.epochs", "1"]
+DIGITS += ONE_EPOCH
 
 
 @pytest.mark.parametrize("head", ["blocks", "dense", "baseline"])
@@ -231,7 +234,7 @@ def test_multiply_adds_are_those_of_the_layers() -> None:
 
 def test_wandb_gets_the_config_and_which_values_are_better(fit, monkeypatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
-    run = fit("r", "--run.group", "mine", "--run.artifact", "true")
+    run = fit("r", *ONE_EPOCH, "--run.group", "mine", "--run.artifact", "true")
     found = wandb_records(run)
     (started,) = [record.run for record in found if record.HasField("run")][:1]
     assert (started.run_group, started.job_type) == ("mine", "fit")
@@ -355,7 +358,7 @@ def test_an_artifact_whose_path_would_name_the_home_folder_is_left_out(
 ) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("HOME", str(tmp_path / "our_home"))
-    run = fit("r", "--run.root", str(tmp_path / "our_home" / "runs"), "--run.artifact", "true")
+    run = fit("r", *ONE_EPOCH, "--run.root", str(tmp_path / "our_home" / "runs"), "--run.artifact", "true")
     run = tmp_path / "our_home" / "runs" / run.relative_to(tmp_path)
     assert "no artifact, as its path would name the home folder" in capsys.readouterr().out
     for path in run.rglob("*"):

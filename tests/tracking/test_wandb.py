@@ -122,7 +122,7 @@ def test_a_killed_run_sends_lost_rows_once_it_is_resumed(tmp_path: Path) -> None
 
 
 def test_an_evaluation_that_fails_leaves_what_was_tracked(fit, tmp_path: Path) -> None:
-    run = fit("r")
+    run = fit("r", "--model.pretrain.epochs", "1", "--model.train.epochs", "1")
     before = sorted(run.rglob("*"))
     place = ["--config", "configs/functions/x3_minus_x.yaml", "--model.replicas", "3", "--run.root", str(tmp_path)]
     assert main(["test", *place, "--trainer.num_nodes", "2"]) == 1

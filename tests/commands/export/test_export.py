@@ -173,37 +173,39 @@ def test_the_stages_of_the_matrix_are_both_there(runs) -> None:
 
 
 ELSEWHERE = """
-import sys
+import runpy, sys
 sys.modules["lit_triwave"] = sys.modules["datamodules"] = sys.modules["lightning"] = None  # not to be imported
 import torch
-sys.path.insert(0, {folder!r})
-from model import ABOUT, load
-state = torch.load({folder!r} + "/model.pt", weights_only=True)
-assert all(type(value) is torch.Tensor for value in state.values())
-x = torch.load({folder!r} + "/x.pt")
-program = torch.export.load({folder!r} + "/model.pt2").module()
-torch.save([torch.cat([f(x), f(x[:1])]).detach() for f in (load(), program)], {folder!r} + "/y.pt")
-print(ABOUT["title"])
+for folder in sys.argv[1:]:
+    script = runpy.run_path(folder + "/model.py")
+    state = torch.load(folder + "/model.pt", weights_only=True)
+    assert all(type(value) is torch.Tensor for value in state.values())
+    x = torch.load(folder + "/x.pt")
+    program = torch.export.load(folder + "/model.pt2").module()
+    torch.save([torch.cat([f(x), f(x[:1])]).detach() for f in (script["load"](), program)], folder + "/y.pt")
+    print(script["ABOUT"]["title"])
 """
 
 
-@pytest.mark.parametrize(
-    ("name", "title"), [("difference, blocks", "x**3 - x, "), ("replaced", "6 classes of images, ")]
-)
-def test_exports_load_where_nothing_of_ours_is_installed(name: str, title: str, runs, tmp_path: Path) -> None:
-    run, x = runs(name), inputs(runs(name))
-    torch.save(x, tmp_path / "x.pt")
-    for kind, suffix in (("torch", "pt"), ("program", "pt2")):
-        assert main(["export", str(run), "--format", kind, "--out", str(tmp_path / f"model.{suffix}")]) == 0
+def test_exports_load_where_nothing_of_ours_is_installed(runs, tmp_path: Path) -> None:
+    titles = {"difference, blocks": "x**3 - x, ", "replaced": "6 classes of images, "}
+    folders = [tmp_path / name for name in ("function", "images")]
+    given = [inputs(runs(name)) for name in titles]
+    for name, folder, x in zip(titles, folders, given, strict=True):
+        folder.mkdir()
+        torch.save(x, folder / "x.pt")
+        for kind, suffix in (("torch", "pt"), ("program", "pt2")):
+            assert main(["export", str(runs(name)), "--format", kind, "--out", str(folder / f"model.{suffix}")]) == 0
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
-    code = ELSEWHERE.format(folder=str(tmp_path))
-    done = subprocess.run([sys.executable, "-I", "-c", code], cwd=elsewhere, capture_output=True, text=True)
+    command = [sys.executable, "-I", "-c", ELSEWHERE, *map(str, folders)]
+    done = subprocess.run(command, cwd=elsewhere, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith(title)
-    for y in torch.load(tmp_path / "y.pt"):
-        answers = {len(x): y[: len(x)], 1: y[len(x) :]}
-        assert_equal_to_the_model(run, lambda batch, answers=answers: answers[len(batch)], x=x)
+    for name, folder, x, title in zip(titles, folders, given, done.stdout.splitlines(), strict=True):
+        assert title.startswith(titles[name])
+        for y in torch.load(folder / "y.pt"):
+            answers = {len(x): y[: len(x)], 1: y[len(x) :]}
+            assert_equal_to_the_model(runs(name), lambda batch, answers=answers: answers[len(batch)], x=x)
 
 
 def test_no_file_says_where_it_was_written(runs, tmp_path: Path) -> None:

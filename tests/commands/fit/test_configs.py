@@ -30,6 +30,7 @@ def drawn(config: Path) -> Any:
 
 STABLE = ["test/mse", "test/max_error", "linear_regions/final", "wall_seconds", "fit_seconds", "seed"]
 PRETRAINED = ["pretrain/mse", "linear_regions/pretrained"]
+ONE_EPOCH = ["--model.pretrain.epochs", "1", "--model.train.epochs", "1"]
 
 
 @pytest.mark.parametrize("config", [drawn(config) for config in CONFIGS])
@@ -150,7 +151,7 @@ def test_a_table_is_fitted_and_predicted_in_its_own_units(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("options", [["--model.replicas", "1"], ["--trainer.precision", "32-true"]])
 def test_one_seed_and_single_precision_are_fitted_too(fit, options: list[str], tmp_path: Path, capsys) -> None:
-    run = fit("r", *options)
+    run = fit("r", *ONE_EPOCH, *options)
     assert ("best seed ┃" in capsys.readouterr().out) == ("--model.replicas" not in options)  # of one seed no header
     summary = json.loads((run / "summary.json").read_text())
     assert summary["linear_regions/pretrained"] == 63
@@ -182,7 +183,7 @@ def test_weights_and_biases_is_on_by_default_and_offline_without_a_login(
     monkeypatch.delenv("WANDB_MODE")
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    run = fit("r")
+    run = fit("r", *ONE_EPOCH)
     assert says in capsys.readouterr().out
     (offline,) = run.glob(f"wandb/offline-run-*-{(run / 'wandb_id').read_text().strip()}")
     assert list(offline.glob("*.wandb"))

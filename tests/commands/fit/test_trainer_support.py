@@ -232,12 +232,12 @@ def test_options_and_callbacks_leave_the_results_as_they_are(
 ) -> None:
     config = tmp_path / "options.yaml"
     config.write_text(HARMLESS + OWN.replace("SAVED", str(tmp_path / "mine")))
-    polish = ("--model.polish.epochs", "2") if base is FUNCTION else ()
+    short = ("--model.polish.epochs", "2") if base is FUNCTION else ("--trainer.limit_train_batches", "8")
     place = ("--run.root", str(tmp_path), "--run.experiment", "e", "--trainer.log_every_n_steps", "5")
     runs = [tmp_path / "e" / name for name in ("plain", "options")]
     try:
-        assert main(["fit", *base, *polish, *place, "--run.id", "plain"]) == 0
-        assert main(["fit", *base, *polish, *place, "--run.id", "options", "--config", str(config)]) == 0
+        assert main(["fit", *base, *short, *place, "--run.id", "plain"]) == 0
+        assert main(["fit", *base, *short, *place, "--run.id", "options", "--config", str(config)]) == 0
     finally:
         torch.use_deterministic_algorithms(False)
     assert "FIT Profiler Report" in caplog.text
