@@ -239,7 +239,7 @@ def check_domain(domain: dict[str, tuple[float, float]]) -> None:
             raise ValueError(f"domain of {name}: give two numbers, lower and upper, got {list(bounds)}")
         lower, upper = float(bounds[0]), float(bounds[1])
         if not abs(upper - lower) < float("inf"):  # also false for nan
-            raise ValueError(f"domain of {name}: bounds must be finite, got {lower} and {upper}")
+            raise ValueError(f"domain of {name}: bounds and their distance must be finite, got {lower} and {upper}")
         if lower >= upper:
             raise ValueError(f"domain of {name}: lower {lower} must be below upper {upper}")
 

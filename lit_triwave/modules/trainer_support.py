@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 from lightning.pytorch import Callback, callbacks
@@ -16,6 +17,7 @@ from lit_triwave.errors import TriwaveError, did_you_mean
 from lit_triwave.modules.trainer_values import check_values
 
 AS_DOCUMENTED = "as Lightning documents it"
+PSUTIL = find_spec("psutil") is not None
 _UNCHANGED: Any = object()
 
 
@@ -207,7 +209,10 @@ CALLBACKS: dict[str, Row] = {
     ),
     "Callback": Row(),
     "Checkpoint": Row(),
-    "DeviceStatsMonitor": Row(f"{AS_DOCUMENTED}; needs `psutil`"),
+    "DeviceStatsMonitor": Row(
+        f"{AS_DOCUMENTED}; needs `psutil` for CPUs",
+        lambda value, fit: "cpu_stats needs psutil (pip install psutil)" if value._cpu_stats and not PSUTIL else "",
+    ),
     "EMAWeightAveraging": _refused(_OTHER_PARAMETERS),
     "EarlyStopping": Row(
         "ends the current stage; the next stage begins with the full patience. In the last stage it ends the run. "

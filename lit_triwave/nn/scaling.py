@@ -24,6 +24,12 @@ def named_domain(domain: Domain | Sequence[Sequence[float]]) -> Domain:
     return dict(zip(names, domain, strict=True))
 
 
+def interval(lower: float, upper: float) -> str:
+    """Returns an interval as text, with as many digits as tell its ends apart, at least six."""
+    digits = next((digits for digits in range(6, 17) if f"{lower:.{digits}g}" != f"{upper:.{digits}g}"), 17)
+    return f"[{lower:.{digits}g}, {upper:.{digits}g}]"
+
+
 class UnitScaling(nn.Module):
     """Maps inputs from their domain to [0, 1] and outputs from the unit range to the targets' range.
 

@@ -20,7 +20,7 @@ from lit_triwave.construction.quadratic import (
     quadratic_jacobian,
 )
 from lit_triwave.modules.stages import PEAK_OPTIONS
-from lit_triwave.nn.scaling import UnitScaling
+from lit_triwave.nn.scaling import UnitScaling, interval
 from lit_triwave.nn.stack import DEEPEST_STACK, StackNetwork
 from lit_triwave.nn.stack_layers import check_layers, choose_layers, stack_parameters
 from lit_triwave.optim import LeastSquares, LevenbergMarquardt, jacobian
@@ -308,3 +308,9 @@ def test_members_resume_from_the_state_of_their_optimizer_alone() -> None:
     train(whole, seed=1, steps=7)
     train(resumed, seed=2, steps=4, state=train(resumed, seed=1, steps=3))
     assert torch.equal(whole(x), resumed(x))
+
+
+def test_the_ends_of_an_interval_are_told_apart() -> None:
+    assert interval(1e6, 1e6 + 3) == "[1000000, 1000003]"
+    assert interval(-1.0, 1 / 3) == "[-1, 0.333333]"
+    assert interval(0.1, 0.10000000000000002) == "[0.10000000000000001, 0.10000000000000002]"

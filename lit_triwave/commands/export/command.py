@@ -28,6 +28,7 @@ from lit_triwave.commands.quiet import quiet
 from lit_triwave.errors import TriwaveError, did_you_mean
 from lit_triwave.files import file_size, open_folder, write_json, written_whole
 from lit_triwave.nn.named_models import torchvision_options
+from lit_triwave.nn.scaling import interval
 
 _ARITHMETIC = {"float32": torch.float32, "float64": torch.float64}
 DESCRIPTION = "Writes a trained network as plain PyTorch, a torch.export program or ONNX, independent of lit_triwave."
@@ -253,7 +254,7 @@ def _report(
     rows += [("written", f"{path}, {file_size(path)}") for path in paths]
     sizes = ", ".join(["batch", *map(str, exported.example.shape[1:])])
     if saved.is_function:
-        ranges = ", ".join(f"{name} in [{low:g}, {high:g}]" for name, (low, high) in exported.about["domain"].items())
+        ranges = ", ".join(f"{name} in {interval(*ends)}" for name, ends in exported.about["domain"].items())
         rows.append(("input", f"{exported.input} ({sizes}) {dtype}: {ranges}; outside {exported.about['outside']}"))
         outputs = f"{exported.output} (batch, {len(networks)}) {dtype}"
         rows.append(("output", f"{outputs}: {saved.target or 'the target'}"))

@@ -46,7 +46,7 @@ from lit_triwave.commands.fit.callbacks import (
     place_checkpoints,
 )
 from lit_triwave.commands.fit.ending import cut_short
-from lit_triwave.commands.fit.fields_help import fields_help
+from lit_triwave.commands.fit.fields_help import describe_options, fields_help
 from lit_triwave.commands.fit.session import FitSession, wandb_loggers
 from lit_triwave.commands.fit.start_report import place, say_unsaved, say_what_differs, start_block
 from lit_triwave.commands.parser import OneLineParser, known_classes
@@ -105,6 +105,7 @@ class TriwaveCLI(LightningCLI):
         assert isinstance(parser, OneLineParser)
         parser.usage = f"python -m lit_triwave {self._asked} --config FILE [--KEY VALUE ...]"
         parser.further_help = lambda: fields_help(parser.words)
+        describe_options(parser)
         parser.add_class_arguments(Run, "run")
         for source, target in LINKS.items():
             parser.link_arguments(source, f"model.init_args.{target}", apply_on="instantiate")

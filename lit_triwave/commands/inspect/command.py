@@ -22,6 +22,7 @@ from lit_triwave.commands.quiet import quiet
 from lit_triwave.errors import TriwaveError
 from lit_triwave.files import open_folder, written_whole
 from lit_triwave.modules.regressor import FunctionRegressor
+from lit_triwave.nn.scaling import interval
 
 DESCRIPTION = "Shows the content of a checkpoint: stage, peaks, scales, linear regions, dead units, and pictures."
 _ALL_SEEDS = 1 << 12  # most linear pieces, in all seeds together, that are counted
@@ -118,7 +119,7 @@ def _network_facts(saved: Saved, seed: int, parts: Sequence[Group], lost: dict[i
     if isinstance(module, FunctionRegressor):
         scaling = saved.scaling
         ends = zip(saved.variables, scaling.lower.tolist(), (scaling.lower + scaling.span).tolist(), strict=True)
-        yield "domain", ", ".join(f"{name} in [{low:g}, {high:g}]" for name, low, high in ends)
+        yield "domain", ", ".join(f"{name} in {interval(low, high)}" for name, low, high in ends)
         start = arguments["initialization"]
         wiring = f", wiring {arguments['wiring']}" if start == "constructed" else ""
         yield "network", start + wiring

@@ -195,4 +195,4 @@ def test_metrics_of_ones_own_modules_are_compared(tmp_path: Path, capsys: pytest
 
 def test_the_ends_of_a_narrow_domain_are_told_apart() -> None:
     assert shown([1e6, 1e6 + 3.0]) == "1000000, 1000003"
-    assert shown([-1.0, 0.1]) == "-1, 0.1"
+    assert shown([-1.0, 0.1, 0.10000000000000002]) == "-1, 0.1, 0.10000000000000002"

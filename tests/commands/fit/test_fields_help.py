@@ -20,6 +20,7 @@ def test_the_help_has_the_fields_of_all_models_and_data(capsys: pytest.CaptureFi
     assert "--model.members MEMBERS number of stacks whose mean is one seed" in text
     assert "--model.pretrain.epochs" in text
     assert "--model.data_curvature" not in text  # comes from the data
+    assert "``max_epochs = -1``. Here: −1 trains all stages; a number below" in text
 
 
 def test_the_help_of_a_config_has_the_fields_of_its_model_and_data(capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Trainer, callbacks
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, DeviceStatsMonitor
 from lightning.pytorch.profilers import SimpleProfiler
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -25,6 +25,7 @@ from lit_triwave.analysis.costs import copied
 from lit_triwave.callbacks.progress import _describe
 from lit_triwave.cli import main
 from lit_triwave.errors import TriwaveError, one_line
+from lit_triwave.modules import trainer_support
 from lit_triwave.modules.trainer_support import CALLBACKS, OPTIONS, Fit, check_callbacks, own_defaults, table
 from lit_triwave.modules.trainer_values import check_values
 from lit_triwave.tracking.wandb_files import records, segments
@@ -153,6 +154,13 @@ def test_a_callback_is_refused(name: str) -> None:
     own = type("Own", (kind,), {"__init__": lambda self: None})
     with pytest.raises(Exception, match="trainer.callbacks must have no Own: "):
         check_callbacks([own()], ADAM)
+
+
+def test_statistics_of_cpus_are_refused_without_psutil(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trainer_support, "PSUTIL", False)
+    check_callbacks([DeviceStatsMonitor(), DeviceStatsMonitor(cpu_stats=False)], ADAM)
+    with pytest.raises(TriwaveError, match="must have no DeviceStatsMonitor: cpu_stats needs psutil"):
+        check_callbacks([DeviceStatsMonitor(cpu_stats=True)], ADAM)
 
 
 def test_callbacks_are_refused_by_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -26,7 +26,7 @@ def shown(value: Any) -> str:
         return f"{value:.6g}"
     if isinstance(value, (list, tuple)):
         # Both ends of a domain may have many digits in common.
-        return ", ".join(f"{item:.12g}" if isinstance(item, float) else shown(item) for item in value)
+        return ", ".join(repr(item).removesuffix(".0") if isinstance(item, float) else shown(item) for item in value)
     text = json.dumps(value, default=str) if isinstance(value, dict) else str(value)
     return text.rpartition(".")[2] if re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", text) else text
 
