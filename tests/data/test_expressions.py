@@ -49,7 +49,7 @@ def test_arithmetic_is_read_as_python_reads_it(text):
         ("2**-x", 0.125),
         ("+x - -x", 6.0),
         ("x**3 - x", 24.0),
-        ("1_000 + 0x10", 1016.0),
+        ("1_000 + 16", 1016.0),
         ("pi * e", math.pi * math.e),
         ("(x\n + 1)\n * 2", 8.0),
     ],
