@@ -57,6 +57,11 @@ def pytest_configure(config: pytest.Config) -> None:
         settings.load_profile("default")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    # Groups first: one worker runs all tests of a group, and should not begin when the others are about to end.
+    items.sort(key=lambda item: item.get_closest_marker("xdist_group") is None)
+
+
 def pytest_collection_finish() -> None:
     gc.enable()
 

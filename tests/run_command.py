@@ -15,6 +15,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
+import pytest
+
 from lit_triwave.commands.quick_imports import import_lightning
 from tests.conftest import REPOSITORY, save_a_pixel
 
@@ -23,6 +25,8 @@ import_lightning()
 from lightning.pytorch.utilities import rank_zero_only  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 
+in_processes = pytest.mark.xdist_group("processes")
+"""Marks a test that uses this module: each worker that does starts a server, whose imports take 4 s."""
 _PROCESSES = multiprocessing.get_context("forkserver")
 # This module first, which every process imports: it imports Lightning quickly. Then also what a fit imports late.
 _IMPORTS = [__name__, "lit_triwave.commands.fit.command", "lit_triwave.callbacks.figures", "matplotlib.pyplot", "wandb"]

@@ -17,7 +17,7 @@ from lit_triwave.checkpoints.last import StageCheckpoint
 from tests.conftest import REPOSITORY
 from tests.faults import signal_at
 from tests.finished_runs import assert_ends_alike, assert_identical, state
-from tests.run_command import run_command
+from tests.run_command import in_processes, run_command
 
 POLISH = ["--data.batch_size", "null", "--model.polish.epochs", "5"]
 POLISH += ["--model.polish.options", "{warmup: 1, round_length: 1}", "--model.polish.exchange", "0.4"]
@@ -205,6 +205,7 @@ def test_stages_of_no_epochs_are_left_out(fit) -> None:
     assert summary["linear_regions/final"] == 63
 
 
+@in_processes
 @pytest.mark.parametrize(("count", "name", "epoch"), [(5, "last", 2), (6, "best", 3)])
 def test_a_process_killed_while_it_saves_leaves_the_checkpoint_before(
     fit, trained, tmp_path: Path, count: int, name: str, epoch: int
@@ -249,6 +250,7 @@ def test_a_run_killed_in_its_test_ends_as_if_it_had_not_been_killed(fit, trained
     assert_ends_alike(whole, run)
 
 
+@in_processes
 def test_the_script_that_kills_and_resumes_finds_no_difference(monkeypatch, capsys) -> None:
     monkeypatch.chdir(REPOSITORY)
     forkserver.ensure_running()  # with the imports of tests/run_command.py, not with those of the script

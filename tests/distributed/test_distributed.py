@@ -24,6 +24,7 @@ from tests.finished_runs import rows
 from tests.run_command import run_command, run_ranks, start_command
 from tests.small_runs import untimed_summary
 
+pytestmark = pytest.mark.xdist_group("distributed")  # as `in_processes`, and half of those tests' time
 UNUSED = "find_unused_parameters"
 TWO = ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
 

@@ -23,7 +23,7 @@ from lit_triwave.tracking.lock import LOCK_FILE, locked
 from tests.conftest import REPOSITORY
 from tests.faults import ManySignals, signal_at
 from tests.finished_runs import assert_ends_alike, state
-from tests.run_command import run_ranks, start_command
+from tests.run_command import in_processes, run_ranks, start_command
 
 
 def contents(run: Path) -> dict[Path, bytes]:
@@ -63,6 +63,7 @@ def without_the_signal(config: Path) -> None:
     config.write_text(yaml.safe_dump(content))
 
 
+@in_processes
 def test_ctrl_c_at_a_terminal_stops_a_run_in_good_order(tmp_path: Path) -> None:
     process = start_command([*FIT, "--run.root", str(tmp_path), "--run.id", "r"], tmp_path / "said")
     next(line for line in process.lines() if line.startswith("train "))
@@ -181,6 +182,7 @@ def test_ctrl_c_while_loader_workers_start_is_ctrl_c(fit, monkeypatch, capsys) -
     assert capsys.readouterr().err.splitlines()[-1] == "interrupted"
 
 
+@in_processes
 def test_a_run_in_use_is_refused_and_a_killed_one_resumes_at_once(tmp_path: Path, capsys) -> None:
     again = [*FIT, "--run.root", str(tmp_path), "--run.id", "r", "--model.pretrain.epochs", "20"]
     saved = tmp_path / "x3_minus_x" / "r" / "checkpoints" / "last.ckpt"
@@ -225,6 +227,7 @@ def test_a_worker_that_outlives_its_process_keeps_no_lock(tmp_path: Path) -> Non
         os.killpg(process.pid, signal.SIGKILL)
 
 
+@in_processes
 def test_a_signal_to_one_of_two_ranks_stops_both_at_the_same_step(tmp_path: Path) -> None:
     options = ["--model.pretrain.epochs", "4", "--model.train.epochs", "4", "--run.root", str(tmp_path)]
     options += ["--data.batch_size", "100", "--trainer.devices", "2", "--trainer.strategy", "ddp"]

@@ -28,7 +28,7 @@ from tests.compared_runs import compared
 from tests.conftest import REPOSITORY
 from tests.faults import signal_at
 from tests.finished_runs import rows
-from tests.run_command import run_command
+from tests.run_command import in_processes, run_command
 
 
 def run_json(run: Path) -> dict[str, Any]:
@@ -124,6 +124,7 @@ def test_a_branch_says_what_it_comes_from(fit, monkeypatch, capsys) -> None:
     assert run_json(other)["branched_from"]["checkpoint"] == "moved.ckpt"
 
 
+@in_processes
 def test_a_killed_run_is_running_and_one_that_is_left_at_once_is_stopped(tmp_path: Path) -> None:
     command = ["fit", "--config", "configs/functions/x3_minus_x.yaml"]
     command += ["--model.replicas", "2", "--model.pretrain.epochs", "9", "--run.root", str(tmp_path), "--run.id"]
@@ -261,6 +262,7 @@ def test_wandb_gets_the_config_and_which_values_are_better(fit, monkeypatch) -> 
     assert "instantiator" not in hparams
 
 
+@in_processes
 def test_a_run_survives_the_end_of_wandbs_process(tmp_path: Path) -> None:
     command = ["fit", "--config", "configs/functions/x3_minus_x.yaml", "--run.id", "r"]
     command += ["--model.replicas", "2", "--model.pretrain.epochs", "9", "--model.polish.epochs", "0"]
@@ -297,6 +299,7 @@ for command in sys.argv[1:]:
 
 
 # In a process of its own: W&B keeps the key that it has once seen for as long as the process lives.
+@in_processes
 def test_no_key_no_host_no_user_and_no_home_folder_lands_in_a_run_folder(tmp_path: Path) -> None:
     home, scratch = tmp_path / "home" / "our_user", tmp_path / "scratch" / "our_user"
     for folder in (home, scratch):

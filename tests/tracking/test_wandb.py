@@ -14,7 +14,7 @@ from lit_triwave.tracking.wandb_files import last_step, segments
 from lit_triwave.tracking.wandb_rows import WandbRows
 from tests.faults import signal_at
 from tests.finished_runs import assert_ends_alike, rows, state
-from tests.run_command import run_command
+from tests.run_command import in_processes, run_command
 from tests.tracked_runs import assert_complete, tracked
 
 ONE_BY_ONE = ["--trainer.log_every_n_steps", "1"]
@@ -97,6 +97,7 @@ loggers.make_loggers(Run("e", "runs", "r"), "x")
 """
 
 
+@in_processes
 def test_looking_for_a_login_prints_nothing(tmp_path: Path) -> None:
     environment = {"WANDB_API_KEY": "0123456789abcdef" * 2 + "01234567"}
     environment |= {"WANDB_MODE": "", "WANDB_BASE_URL": "http://127.0.0.1:9", "HOME": str(tmp_path)}
@@ -105,6 +106,7 @@ def test_looking_for_a_login_prints_nothing(tmp_path: Path) -> None:
     assert (done.stdout, done.stderr) == ("online\n", "")
 
 
+@in_processes
 def test_a_killed_run_sends_lost_rows_once_it_is_resumed(tmp_path: Path) -> None:
     command = ["fit", "--config", "configs/functions/x3_minus_x.yaml", *ONE_BY_ONE]
     command += ["--model.replicas", "2", "--model.pretrain.epochs", "12", "--model.polish.epochs", "0"]

@@ -21,6 +21,7 @@ from tests.conftest import REPOSITORY, shared_folder
 from tests.image_data import write_imagenet
 from tests.small_runs import DIGITS, FUNCTION, small_run
 
+pytestmark = pytest.mark.xdist_group("export")  # each worker that exports imports torch's and ONNX's exporters, 3 s
 F32 = ["--trainer.precision", "32-true"]
 PLANE = ["--data.expression", "x**2 + exp(y)", "--data.domain", "{x: [-1, 1], y: [0, 2]}"]
 PLANE += ["--data.sampling", "random", "--data.test_points", "20"]

@@ -18,7 +18,7 @@ from tests.conftest import REPOSITORY
 from tests.faults import signal_at
 from tests.finished_runs import assert_ends_alike, state
 from tests.image_data import write_cifar10, write_cifar100, write_imagenet
-from tests.run_command import run_ranks
+from tests.run_command import in_processes, run_ranks
 
 CPU = ["--trainer.accelerator", "cpu", "--trainer.precision", "32-true", "--trainer.log_every_n_steps", "1"]
 NO_TEST = ["--trainer.limit_test_batches", "0"]  # nor the figures that come with it
@@ -201,6 +201,7 @@ def test_a_download_that_fails_is_refused_before_a_run_begins(tmp_path: Path, ca
     assert not (tmp_path / "runs").exists()
 
 
+@in_processes
 def test_two_ddp_processes_train_on_images_as_one(tmp_path: Path, capsys: Any) -> None:
     config = "configs/baselines/imagenet_vgg16.yaml"
     # Without batch norm, whose statistics are a rank's own on CPUs; evaluated in batches of an odd number.

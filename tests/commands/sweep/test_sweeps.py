@@ -24,7 +24,7 @@ from tests.conftest import REPOSITORY
 from tests.faults import signal_at
 from tests.finished_runs import assert_ends_alike, rows
 from tests.image_data import write_cifar10
-from tests.run_command import run_command, start_command
+from tests.run_command import in_processes, run_command, start_command
 
 SWEEPS = sorted((REPOSITORY / "configs" / "sweeps").glob("*.yaml"))
 COMMAND = ["${env}", "${interpreter}", "-m", "lit_triwave", "fit", "--config=configs/baselines/x3.yaml", "${args}"]
@@ -160,6 +160,7 @@ def test_a_run_in_use_is_left_to_its_process_and_an_unknown_metric_is_said(tmp_p
     assert "1 of 2 runs are finished" in shown and "failed" not in shown
 
 
+@in_processes
 def test_a_stopped_or_killed_run_goes_on_and_is_the_run_that_fit_makes(tmp_path: Path) -> None:
     path = write(tmp_path, {"model.depth": {"values": [2, 3]}})
     command = ["sweep", path, *SMALL, "--run.root", str(tmp_path), "--run.checkpoint_every", "1"]
@@ -177,6 +178,7 @@ def test_a_stopped_or_killed_run_goes_on_and_is_the_run_that_fit_makes(tmp_path:
     assert_ends_alike(tmp_path / "whole" / "r", tmp_path / "s" / "depth=3")
 
 
+@in_processes
 def test_ctrl_c_to_the_sweep_alone_stops_its_run_in_good_order(tmp_path: Path) -> None:
     path = write(tmp_path, {"model.depth": {"values": [2, 3]}})
     options = ["--run.root", str(tmp_path), *SMALL[:2], "--model.train.epochs", "3000"]
@@ -377,6 +379,7 @@ def test_ids_are_readable_plain_and_never_alike() -> None:
     assert len(set(alike)) == 3 and all(len(name) <= 80 for name in alike)
 
 
+@in_processes
 def test_a_sweep_from_a_process_whose_threads_have_computed_does_not_hang(tmp_path: Path) -> None:
     code = (
         "import torch, sys\n"
