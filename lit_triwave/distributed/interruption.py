@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import signal
 import sys
 import threading
@@ -23,6 +24,9 @@ passes it on, so it comes twice; and both the kernel and the shell send SIGHUP."
 
 _LEAVING_SECONDS = 5.0
 """Seconds in which a process that leaves at once ignores further signals, so that it can report how it ended."""
+
+_REPEAT_SECONDS = 0.05
+"""Seconds after which a signal comes again whose exception Python dropped."""
 
 
 @contextmanager
@@ -67,6 +71,7 @@ class Interruption(Callback):
         self.over = False
         self._since = 0.0  # time of the request
         self._left = -math.inf  # time of the last KeyboardInterrupt
+        self._report = sys.unraisablehook
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         again = number in END_SIGNALS and self.requested in END_SIGNALS
@@ -89,6 +94,18 @@ class Interruption(Callback):
             self._left = time.monotonic()
             raise KeyboardInterrupt
 
+    def _repeat(self, dropped: sys.UnraisableHookArgs) -> None:
+        """Sends a signal again: Python drops the exception of a handler that runs while an object is destroyed."""
+        if self.requested is None or not isinstance(dropped.exc_value, (Interrupted, KeyboardInterrupt)):
+            self._report(dropped)
+            return
+        number, self._since, self._left = self.requested, -math.inf, -math.inf
+        if isinstance(dropped.exc_value, Interrupted):
+            self.requested = None
+        later = threading.Timer(_REPEAT_SECONDS, os.kill, [os.getpid(), number])
+        later.daemon = True
+        later.start()
+
     @rank_zero_only
     def _say(self) -> None:
         assert self.requested is not None
@@ -101,8 +118,10 @@ class Interruption(Callback):
         print(f"{name}: {what}{more}", file=sys.stderr, flush=True)
 
     def install(self) -> None:
-        """Installs the handlers; the caller restores the previous ones."""
+        """Installs the handlers and a `sys.unraisablehook`; the caller restores the previous ones."""
         if threading.current_thread() is threading.main_thread():
+            if sys.unraisablehook != self._repeat:
+                self._report, sys.unraisablehook = sys.unraisablehook, self._repeat
             for number in SIGNALS:
                 # `nohup` lets a run outlive its terminal.
                 if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:

@@ -123,6 +123,7 @@ class Stage:
             optimizer = getattr(torch.optim, self.optimizer)(parameters, lr=self.lr, **self.options)
         except Exception as error:  # an IndexError, too, for a list that is too short
             raise ValueError(self._unsuitable(error)) from error
+        keep_scalar_dtypes(optimizer)
         return optimizer, LambdaLR(optimizer, lambda step: self.factor((begun + step) / max(1, steps)))
 
     def factor(self, progress: float) -> float:
@@ -266,3 +267,25 @@ def _replicas(options: dict[str, Any]) -> int:
     """Returns a number of replicas that the groups in the options divide, to try the options."""
     groups = options.get("groups", 1)
     return groups if isinstance(groups, int) and groups > 0 else 1
+
+
+def keep_scalar_dtypes(optimizer: Optimizer) -> None:
+    """Makes an optimizer load numbers of its state in the dtype in which they were saved.
+
+    PyTorch converts them to the dtype of the weights. NAdam and ASGD compute with float32 numbers also if the weights
+    are in float64, so after a resume they would round differently.
+    """
+    saved: list[dict[str, Any]] = []
+
+    def remember(_: Optimizer, state: dict[str, Any]) -> None:
+        saved.append(state)
+
+    def restore(loaded: Optimizer) -> None:
+        values = saved.pop()["state"].values()
+        for own, given in zip(loaded.state.values(), values, strict=True):
+            for name, value in given.items():
+                if isinstance(value, torch.Tensor) and value.ndim == 0:
+                    own[name] = own[name].to(value.dtype)
+
+    optimizer.register_load_state_dict_pre_hook(remember)
+    optimizer.register_load_state_dict_post_hook(restore)

@@ -18,7 +18,9 @@ from lightning.pytorch.utilities import CombinedLoader
 
 from lit_triwave.cli import main
 from lit_triwave.commands.fit.session import FitSession
-from lit_triwave.errors import TriwaveError
+from lit_triwave.distributed.interruption import Interruption
+from lit_triwave.distributed.signals import SIGNALS
+from lit_triwave.errors import Interrupted, TriwaveError
 from lit_triwave.tracking.lock import LOCK_FILE, locked
 from tests.conftest import REPOSITORY
 from tests.faults import ManySignals, signal_at
@@ -103,6 +105,28 @@ def test_a_signal_between_training_and_test_is_noted(fit, trained, monkeypatch, 
     assert re.search(r"interrupted in .*, step \d+; resume with:", said := capsys.readouterr().out), said
     fit("", "--ckpt_path", str(run / "checkpoints" / "last.ckpt"))
     assert_ends_alike(whole, run)
+
+
+@pytest.mark.parametrize("trained", [False, True])
+def test_a_signal_while_an_object_is_destroyed_is_not_lost(monkeypatch, capsys, trained: bool) -> None:
+    class Destroyed:
+        def __del__(self) -> None:
+            signal.raise_signal(signal.SIGTERM)
+
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    interruption = Interruption()
+    interruption.trained = trained
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)  # put back at the end
+    try:
+        interruption.install()
+        with pytest.raises(Interrupted if trained else KeyboardInterrupt):
+            Destroyed()
+            time.sleep(60)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert interruption.requested == signal.SIGTERM
+    assert "Traceback" not in capsys.readouterr().err
 
 
 def test_a_run_under_nohup_outlives_its_terminal(fit, trained, monkeypatch) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any
 
@@ -133,3 +134,38 @@ def test_options_that_the_optimizer_refuses_are_named_in_one_line(options: dict[
     with pytest.raises(ValueError, match=r"options \{.*torch\.optim\.Adam") as raised:
         Stage(options=options).configure([nn.Parameter(torch.zeros(1))], 5)
     assert "\n" not in str(raised.value)
+
+
+FIRST_ORDER = [
+    "ASGD",
+    "Adadelta",
+    "Adafactor",
+    "Adagrad",
+    "Adam",
+    "AdamW",
+    "Adamax",
+    "NAdam",
+    "RAdam",
+    "RMSprop",
+    "SGD",
+]
+
+
+@pytest.mark.parametrize("name", [*FIRST_ORDER, "Rprop"])
+def test_a_resumed_optimizer_makes_the_same_steps(name: str) -> None:
+    def step(weights: nn.Parameter, optimizer: torch.optim.Optimizer) -> None:
+        weights.grad = weights.detach().sin()
+        optimizer.step()
+
+    stage = Stage(optimizer=name, lr=0.01, options={})
+    whole = nn.Parameter(torch.linspace(0.1, 1, 7, dtype=torch.float64))
+    first, _ = stage.configure([whole], steps=9)
+    for _ in range(4):
+        step(whole, first)
+    resumed = nn.Parameter(whole.detach().clone())
+    second, _ = stage.configure([resumed], steps=9)
+    second.load_state_dict(copy.deepcopy(first.state_dict()))  # as from a file: no shared tensors
+    for _ in range(5):
+        step(whole, first)
+        step(resumed, second)
+    assert torch.equal(whole, resumed)

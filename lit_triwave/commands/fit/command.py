@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import sys
 from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
@@ -373,7 +374,7 @@ def run(args: Sequence[str], started: float) -> int:
     """
     quiet()
     check_configs(args)
-    handlers = {number: signal.getsignal(number) for number in SIGNALS}
+    handlers, report = {number: signal.getsignal(number) for number in SIGNALS}, sys.unraisablehook
     kept = ExitStack()
     try:
         cli = TriwaveCLI(
@@ -407,5 +408,6 @@ def run(args: Sequence[str], started: float) -> int:
         kept.close()
         for variable in (RUN_ID_VARIABLE, LAUNCHER_VARIABLE):
             os.environ.pop(variable, None)
+        sys.unraisablehook = report
         for number, handler in handlers.items():
             signal.signal(number, handler)
