@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+from functools import cached_property
 from typing import Any, Literal
 
+import numpy as np
 import torch
+from numpy.polynomial import chebyshev
 from torch import Tensor
 from torch.quasirandom import SobolEngine
 
@@ -19,6 +22,7 @@ _Domain = dict[str, tuple[float, float]]
 _MAX_POINTS = 10_000_000  # most points of a split; with two inputs they have 240 MB
 _POINTS_OF_ONE, _POINTS_OF_MORE = 2_000, 5_000  # for a stack's layers: more make a fit slower, not more accurate
 _POLE_POINTS, _POLE_BOXES = 512, 12  # points in each box around the largest value, and boxes
+_MOST_DEGREE = 1024
 _FREE_KNOT_CELLS = 100_000  # of the midpoint rule
 
 
@@ -108,6 +112,23 @@ class FunctionDataModule(RegressionDataModule):
         self.expression = function
         self.noise = noise
         self.target_name = function.text
+
+    @cached_property
+    def degree(self) -> int | None:
+        """Degree of a polynomial that approximates the function to about six digits, at most 1024.
+
+        It is that of the last coefficient of the interpolant in Chebyshev points that is at least 10⁻⁶ of the largest.
+        None for several variables, with noise, or if the function is not finite at these points.
+        """
+        if len(self.domain) != 1 or self.noise:
+            return None
+        ((lower, upper),) = self.domain.values()
+
+        def on_unit(x: Any) -> Any:
+            return self.expression(torch.from_numpy(lower + (upper - lower) * (x[:, None] + 1) / 2)).numpy()
+
+        sizes = np.abs(chebyshev.chebinterpolate(on_unit, _MOST_DEGREE))
+        return int(np.flatnonzero(sizes >= 1e-6 * sizes.max()).max()) if np.isfinite(sizes).all() else None
 
     def free_knot_mse(self, segments: int) -> float | None:
         """Returns the asymptotic limit of METHOD section 6 for this function.

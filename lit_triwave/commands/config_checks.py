@@ -20,6 +20,7 @@ LINKS = {
     "data.target_range": "target_range",
     "data.curvature": "data_curvature",
     "data.training_points": "data_points",
+    "data.degree": "data_degree",
     "data.num_classes": "num_classes",
     "data.image_shape": "image_shape",
 }

@@ -134,7 +134,9 @@ class LimitStage:
             )
 
 
-def stack_layers(layers: Sequence[int] | None, inputs: int, points: int | None, limit: Limit) -> list[int]:
+def stack_layers(
+    layers: Sequence[int] | None, inputs: int, points: int | None, limit: Limit, degree: int | None = None
+) -> list[int]:
     """Returns the layers of a stack: the given ones, checked, or chosen ones.
 
     Args:
@@ -142,12 +144,13 @@ def stack_layers(layers: Sequence[int] | None, inputs: int, points: int | None, 
         inputs: number of variables.
         points: number of training points; None if not known.
         limit: the stage that fits the points.
+        degree: see `choose_layers`.
 
     Raises:
         ValueError: the given layers are not valid.
     """
     used = points if limit.max_points is None else min(limit.max_points, points or limit.max_points)
-    found = choose_layers(inputs, used, noisy=limit.regularized) if layers is None else list(layers)
+    found = choose_layers(inputs, used, noisy=limit.regularized, degree=degree) if layers is None else list(layers)
     check_layers(found)
     return found
 

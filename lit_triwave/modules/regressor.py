@@ -67,7 +67,8 @@ class FunctionRegressor(StagedModule):
             `TriangleNetwork`), or `stack` (see `StackNetwork`).
         depth: hidden layers of each (sub)network, 1 to 16, for a stack 1 to 26. None means 5; for a stack, the smallest
             depth that adds less error than its limit network has.
-        layers: neurons of each layer of a stack. None chooses them from the number of inputs and training points.
+        layers: neurons of each layer of a stack. None chooses them from the number of inputs and training points, and
+            `data_degree`.
         members: number of stacks whose mean is one seed. The mean is a stack with this many times the neurons. The mean
             of stacks from different random starts generalises better from data with noise.
         width: neurons of each hidden layer of a random start; constructed subnetworks are four wide.
@@ -89,6 +90,8 @@ class FunctionRegressor(StagedModule):
         data_curvature: curvature of each input for `"auto"`; for F targets, F lists. With a config it is taken from the
             data.
         data_points: number of training points. With a config it is taken from the data.
+        data_degree: degree of a polynomial that approximates the function to six digits; None if not known. With a
+            config it is taken from the data.
 
     Raises:
         ValueError: an argument is outside its range, or two arguments contradict each other.
@@ -126,12 +129,13 @@ class FunctionRegressor(StagedModule):
         target_range: TargetRange = (0.0, 1.0),
         data_curvature: Sequence[Any] | None = None,
         data_points: int | None = None,
+        data_degree: int | None = None,
     ) -> None:
         stacked = wiring == "stack" and initialization == "constructed"
         domain = named_domain(domain or {"x": (0.0, 1.0)})
         check_sizes(members=members)
         if stacked:
-            chosen, layers = layers is None, stack_layers(layers, len(domain), data_points, limit)
+            chosen, layers = layers is None, stack_layers(layers, len(domain), data_points, limit, data_degree)
             if depth is not None:
                 check_depth(depth)
         else:
@@ -147,7 +151,7 @@ class FunctionRegressor(StagedModule):
             raise ValueError("limit.epochs must be at least 1 for wiring stack, got 0: its layers are fitted there")
         super().__init__(pretrain, train, release, polish, recruit, limit)
         self.save_hyperparameters(ignore=["limit", "pretrain", "train", "polish"])
-        self.save_hyperparameters({"depth": depth, "layers": layers})  # the chosen values
+        self.save_hyperparameters({"depth": depth})  # the chosen value
         self.chosen_layers = stacked and chosen
         if initialization != "constructed":
             self.save_hyperparameters({"pretrain": {"epochs": 0}})  # for `load_from_checkpoint`: not the default
@@ -161,16 +165,7 @@ class FunctionRegressor(StagedModule):
         self._limit: LimitStage | None = None
         if stacked:
             assert layers is not None
-            self.network = StackNetwork(
-                domain,
-                target_range,
-                layers=[members * neurons for neurons in layers],
-                theorem31=theorem31,
-                replicas=replicas,
-                margin=margin,
-            )
-            member = {"domain": domain, "target_range": target_range, "layers": layers}
-            self._limit = LimitStage(self.network, limit, self.hparams["depth"], members, member)
+            self._make_stack(layers)
         elif initialization == "constructed":
             assert wiring != "stack" and depth is not None
             shapes: Any = curvature if curvature != "auto" else (data_curvature or "convex")
@@ -315,6 +310,19 @@ class FunctionRegressor(StagedModule):
             self._log_seeds("train/mse", mse)
         return {"loss": mse.sum(), "mse": mse}
 
+    def _make_stack(self, layers: list[int]) -> None:
+        """Makes the network and the stage `limit` of a stack with these layers."""
+        options = self.hparams
+        self.save_hyperparameters({"layers": layers})
+        member = {"domain": options["domain"], "target_range": options["target_range"], "layers": layers}
+        self.network = StackNetwork(
+            **member | {"layers": [options["members"] * neurons for neurons in layers]},
+            theorem31=options["theorem31"],
+            replicas=options["replicas"] * self.num_targets,
+            margin=options["margin"],
+        )
+        self._limit = LimitStage(self.network, self.stages["limit"], options["depth"], options["members"], member)
+
     def enter_stage(self, name: StageName) -> None:
         """Builds a stack that is still its limit, then releases it if the stage needs this."""
         if self._limit is not None and name != "limit" and self.network.parameterization == "limit":
@@ -340,13 +348,25 @@ class FunctionRegressor(StagedModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
         self._loaded = True
+        layers = (checkpoint.get("hyper_parameters") or {}).get("layers")
+        if self.chosen_layers and layers and layers != self.hparams["layers"]:
+            # A version that chose other layers saved the run.
+            state, members = checkpoint["state_dict"], self.hparams["members"]
+            saved = [state.get(f"network.projection.{i}", state["stage_number"]).shape[1:2] for i in range(len(layers))]
+            if saved == [(members * neurons,) for neurons in layers]:
+                self._make_stack(layers)
 
     def on_fit_start(self) -> None:
         self.check_start()
         if self.chosen_layers and self.stage == "limit":
-            layers, inputs = self.hparams["layers"], self.network.scaling.in_features
+            layers, inputs, degree = (
+                self.hparams["layers"],
+                self.network.scaling.in_features,
+                self.hparams["data_degree"],
+            )
             variables = "1 input" if inputs == 1 else f"{inputs} inputs"
-            say(f"layers {layers}, chosen for {variables} and {self.hparams['data_points']} training points")
+            need = f", as a polynomial would need degree {degree}" if inputs == 1 and degree else ""
+            say(f"layers {layers}, chosen for {variables} and {self.hparams['data_points']} training points{need}")
 
     def configure_gradient_clipping(
         self,

@@ -6,8 +6,13 @@ from collections.abc import Sequence
 
 WIDEST_STACK = 4096
 """Neurons of a layer, at most."""
-PREFERRED_LAYERS = {1: (2, 6), 2: (5, 6), 3: (6, 5)}
-"""Width and number of layers for each number of variables, the best on the functions of docs/results/benchmarks.md."""
+PREFERRED_LAYERS = {1: (2, 6), 2: (4, 7), 3: (5, 6)}
+"""Width and number of layers for each number of variables, the best of those in docs/results/benchmarks.md."""
+LAYERS_OF_MORE = (6, 5)
+"""The same for four and more variables."""
+STEEP_LAYERS = (3, 8)
+"""The same for one variable if the function needs a polynomial of more than `EASY_DEGREE`."""
+EASY_DEGREE = 32
 NOISY_WIDTHS = (6, 3)
 """Largest and smallest width of the two layers for data with noise, the best in benchmarks/tables.py."""
 POINTS_PER_PARAMETER = 4
@@ -24,7 +29,7 @@ def check_layers(layers: Sequence[int]) -> None:
         raise ValueError(f"layers must be numbers from 1 to {WIDEST_STACK}, at least one, got {list(layers)}")
 
 
-def choose_layers(inputs: int, points: int | None, noisy: bool = False) -> list[int]:
+def choose_layers(inputs: int, points: int | None, noisy: bool = False, degree: int | None = None) -> list[int]:
     """Returns layers that suit a smooth function.
 
     Few neurons in many layers do best: a layer doubles the degree of the polynomials that are within reach. One
@@ -34,8 +39,12 @@ def choose_layers(inputs: int, points: int | None, noisy: bool = False) -> list[
         inputs: number of variables.
         points: number of training points; None for as many as are needed.
         noisy: whether the points have noise. If so, something else must prevent the network from fitting it.
+        degree: degree of a polynomial that approximates a function of one variable to about six digits; None if not
+            known. Steep and oscillating functions need a high degree.
     """
-    width, length = PREFERRED_LAYERS.get(inputs, (min(4 + inputs, 12), 4))
+    width, length = PREFERRED_LAYERS.get(inputs, LAYERS_OF_MORE)
+    if inputs == 1 and not noisy and degree is not None and degree > EASY_DEGREE:
+        width, length = STEEP_LAYERS
     least = 1
     if noisy:
         (width, least), length = NOISY_WIDTHS, 2

@@ -37,6 +37,20 @@ def test_sparse_test_points_are_cell_centres_between_the_training_points():
     assert data.val_set is data.train_set
 
 
+DEGREES = [("7*x**11", 11, 11), ("3", 0, 0), ("1/(1 + 25*x**2)", 60, 75), ("sin(40*x)", 50, 65), ("abs(x)", 900, 1024)]
+
+
+@pytest.mark.parametrize(("expression", "least", "most"), DEGREES)
+def test_the_degree_is_that_of_a_polynomial_with_six_digits(expression: str, least: int, most: int) -> None:
+    degree = FunctionDataModule(expression, {"x": (-1.0, 1.0)}).degree
+    assert degree is not None and least <= degree <= most  # 1/(1 + 25 x²): ln(10⁶)/ln(ρ) = 70 with ρ = 0.2 + √1.04
+
+
+def test_no_degree_is_known_of_several_variables_or_with_noise() -> None:
+    assert FunctionDataModule("x*y", SQUARE, sampling="random").degree is None
+    assert FunctionDataModule("x", UNIT, noise=0.1).degree is None
+
+
 def test_validation_points_are_neither_training_nor_test_points():
     data = FunctionDataModule("x", UNIT, noise=0.1)
     validation = set(column(data.val_set))

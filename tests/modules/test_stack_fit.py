@@ -16,6 +16,7 @@ from lit_triwave.modules import FunctionRegressor
 from lit_triwave.modules.limit import LimitStage
 from lit_triwave.modules.stages import Limit, Polish, Stage
 from lit_triwave.nn.stack import StackNetwork
+from lit_triwave.nn.stack_layers import PREFERRED_LAYERS
 from tests.conftest import REPOSITORY, shared_folder
 from tests.finished_runs import assert_ends_alike, state
 from tests.small_runs import small_run
@@ -72,6 +73,19 @@ def test_a_stack_stopped_in_each_stage_ends_bit_identical(runs: Path) -> None:
             assert summary["depth"] == saved.module.network.depth == 4
         resumed = ["--ckpt_path", str(last)]
     assert main(["fit", *SMALL, *LATER, *resumed]) == 0
+    assert_ends_alike(whole, last.parents[1])
+
+
+def test_a_run_keeps_the_layers_that_an_earlier_version_chose(runs: Path, monkeypatch, capsys) -> None:
+    chosen = [*SMALL, "--model.layers", "null", "--model.limit.epochs", "6"]
+    place = ["--run.root", str(runs), "--run.experiment", "chosen", "--run.id", "a"]
+    with monkeypatch.context() as earlier:
+        earlier.setitem(PREFERRED_LAYERS, 2, (3, 1))
+        whole = small_run(runs, "whole_of_chosen", *chosen)
+        assert main(["fit", *chosen, *place, "--trainer.max_epochs", "3"]) == 0
+    last = runs / "chosen" / "a" / "checkpoints" / "last.ckpt"
+    assert main(["fit", *chosen, "--ckpt_path", str(last)]) == 0
+    assert "layers [3], chosen" in capsys.readouterr().out
     assert_ends_alike(whole, last.parents[1])
 
 

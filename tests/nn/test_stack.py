@@ -251,6 +251,13 @@ def test_data_with_noise_get_two_layers_of_three_to_six() -> None:
     assert choose_layers(30, 40, noisy=True) == [3, 3]
 
 
+def test_steep_functions_of_one_variable_get_more_layers() -> None:
+    assert choose_layers(1, 2000, degree=20) == choose_layers(1, 2000) == [2] * 6
+    assert choose_layers(1, 2000, degree=200) == [3] * 8
+    assert choose_layers(2, 5000, degree=200) == choose_layers(2, 5000)
+    assert choose_layers(1, 500, noisy=True, degree=200) == choose_layers(1, 500, noisy=True)
+
+
 @pytest.mark.parametrize("layers", [[], [2, 0], [-1], [5000]])
 def test_layers_that_cannot_be_are_refused(layers: list[int]) -> None:
     with pytest.raises(ValueError, match="layers must be numbers from 1 to 4096"):
