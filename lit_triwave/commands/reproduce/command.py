@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import shlex
 import signal
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from lit_triwave.commands.reproduce.page import page
 from lit_triwave.commands.reproduce.paper import FUNCTIONS, TABLE_FUNCTIONS, TABLES, Table
 from lit_triwave.commands.reproduce.programs import Program, programs, train
 from lit_triwave.commands.reproduce.results import RESULTS_FILE, Results, machine, statistics
+from lit_triwave.commands.reproduce.workers import train_in_processes
 from lit_triwave.errors import TriwaveError, did_you_mean
 from lit_triwave.files import write_json, written_whole
 
@@ -40,7 +42,7 @@ def run(args: Sequence[str], started: float) -> int:
     print(f"{len(todo)} parts{done}; results go to {options.out}", flush=True)
     before = signal.signal(signal.SIGTERM, _interrupt)
     try:
-        _train_all(todo, results)
+        _train_all(todo, results, options.jobs)
         _write_all(todo, results, shlex.join(["python", "-m", "lit_triwave", "reproduce", *args]), options.page)
     except (KeyboardInterrupt, SystemExit):
         print(f"{len(results.finished)} of {len(todo)} parts are saved in {options.out}; the same command resumes")
@@ -64,6 +66,7 @@ def _parse(args: Sequence[str]) -> Any:
     parser.add_argument("--methods", nargs="+", type=str, help=f"among {', '.join(METHODS)}")
     parser.add_argument("--functions", nargs="+", type=str, help=f"among {', '.join(FUNCTIONS)}")
     parser.add_argument("--polish", type=bool, default=True, help="include our methods: polish and limit")
+    parser.add_argument("--jobs", type=int, default=_cores(), help="processes that train at once")
     parser.add_argument("--out", type=str, default="runs/reproduction", help="folder of the results")
     parser.add_argument(
         "--overwrite", type=bool, nargs="?", const=True, default=False, help="delete the results in --out"
@@ -72,8 +75,9 @@ def _parse(args: Sequence[str]) -> Any:
     options = parser.parse_args(list(args))
     if options.seed < 0:
         parser.error(f"--seed must be at least 0, got {options.seed}")
-    if options.seeds < 1:
-        parser.error(f"--seeds must be at least 1, got {options.seeds}")
+    for name in ("seeds", "jobs"):
+        if (value := getattr(options, name)) < 1:
+            parser.error(f"--{name} must be at least 1, got {value}")
     known = {"--table": ([options.table], [*TABLES, "all"])}
     known["--methods"] = (_words(options.methods), list(METHODS))
     known["--functions"] = (_words(options.functions), list(FUNCTIONS))
@@ -83,6 +87,11 @@ def _parse(args: Sequence[str]) -> Any:
                 parser.error(f"{key} must be among {', '.join(names)}, got {name}{did_you_mean(name, names)}")
     options.methods, options.functions = _words(options.methods), _words(options.functions)
     return options
+
+
+def _cores() -> int:
+    """Returns the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _words(given: Iterable[str] | None) -> list[str]:
@@ -119,25 +128,34 @@ def _chosen_methods(tables: list[Table], names: list[str], polish: bool) -> dict
     return {table: sorted(methods, key=list(METHODS).index) for table, methods in chosen.items() if methods}
 
 
-def _train_all(todo: list[Program], results: Results) -> None:
+def _train_all(todo: list[Program], results: Results, jobs: int) -> None:
     """Trains the programs that are not finished."""
     console = Console()
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:3.0f} %"))
+    left = [program for program in todo if program.name not in results.finished]
     with Progress(
         *columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, disable=not console.is_terminal
     ) as bar:
         task = bar.add_task("", total=sum(program.cost for program in todo))
-        for program in todo:
-            rows = " and ".join(METHODS[name].label for name in program.methods)
-            title = f"{program.table}: {rows}, {', '.join(map(report.label, program.columns))}"
-            if program.name in results.finished:
-                bar.advance(task, program.cost)
-                continue
-            bar.update(task, description=title)
-            found = train(program, lambda share, cost=program.cost: bar.advance(task, share * cost))  # type: ignore[misc]
-            results.add(program, found)
+        bar.advance(task, sum(program.cost for program in todo) - sum(program.cost for program in left))
+
+        def in_turn() -> Iterator[tuple[Program, dict[str, Any]]]:
+            for program in left:
+                bar.update(task, description=_title(program))
+                yield program, train(program, lambda share, cost=program.cost: bar.advance(task, share * cost))  # type: ignore[misc]
+
+        jobs = min(jobs, len(left))
+        bar.update(task, description=f"{jobs} at once")
+        found = in_turn() if jobs < 2 else train_in_processes(left, jobs, train, partial(bar.advance, task))
+        for program, result in found:
+            results.add(program, result)
             if not console.is_terminal:
-                print(f"{title}: {found['seconds']:.1f} s", flush=True)
+                print(f"{_title(program)}: {result['seconds']:.1f} s", flush=True)
+
+
+def _title(program: Program) -> str:
+    rows = " and ".join(METHODS[name].label for name in program.methods)
+    return f"{program.table}: {rows}, {', '.join(map(report.label, program.columns))}"
 
 
 def _write_all(todo: list[Program], results: Results, command: str, page_file: str | None) -> None:

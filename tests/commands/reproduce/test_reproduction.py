@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def reproduce(out: Path, *args: str) -> int:
-    return main(["reproduce", "--out", str(out), "--seeds", "2", *args])
+    return main(["reproduce", "--out", str(out), "--seeds", "2", "--jobs", "1", *args])
 
 
 def made_up(program: Program, tell: Any = None) -> dict[str, Any]:
@@ -128,6 +129,24 @@ def test_an_interrupted_run_keeps_its_cells_and_goes_on(
     assert json.loads((out / "results.json").read_text()) == json.loads((tmp_path / "whole/results.json").read_text())
 
 
+def test_programs_in_processes_give_the_same_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command, "train", made_up)
+    args = ("--table", "dense", "--functions", "x3,sin")
+    assert reproduce(tmp_path / "one", *args) == reproduce(tmp_path / "two", *args, "--jobs", "2") == 0
+    one, two = (json.loads((tmp_path / name / "results.json").read_text()) for name in ("one", "two"))
+    assert one == two
+
+
+def _ends(program: Program, tell: Any) -> dict[str, Any]:
+    os._exit(1)
+
+
+def test_a_process_that_ends_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    monkeypatch.setattr(command, "train", _ends)
+    assert reproduce(tmp_path / "out", "--table", "sparse", "--jobs", "2") == 1
+    assert capsys.readouterr().err == "error: a process of --jobs ended, perhaps for want of memory: try --jobs 1\n"
+
+
 def test_results_are_overwritten_only_when_asked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -177,6 +196,7 @@ def test_a_folder_of_other_settings_or_other_files_is_refused(
             "--table must be among dense, sparse, nonconvex, depths, all, got denes; did you mean 'dense'?",
         ),
         (["--seeds", "0"], 2, "--seeds must be at least 1, got 0"),
+        (["--jobs", "0"], 2, "--jobs must be at least 1, got 0"),
         (["--seeed", "3"], 2, "--seeed"),
         (["--seed", "-1"], 2, "--seed must be at least 0, got -1"),
         (

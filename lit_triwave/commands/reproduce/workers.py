@@ -1,0 +1,80 @@
+"""Trains programs in several processes at once, because one program does not keep more than one core busy."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from threading import Thread
+from typing import Any
+
+import torch
+
+from lit_triwave.commands.quiet import quiet
+from lit_triwave.commands.reproduce.programs import Program
+from lit_triwave.errors import TriwaveError
+
+_POLL_SECONDS = 0.2
+"""Seconds between two looks at the progress of the processes."""
+
+_work_done: Any = None
+"""In a process of the pool: the queue for the work that it has done."""
+
+
+def train_in_processes(
+    todo: Sequence[Program], jobs: int, train: Callable[..., dict[str, Any]], tell: Callable[[float], None]
+) -> Iterator[tuple[Program, dict[str, Any]]]:
+    """Trains programs in processes, those with the most work first.
+
+    Args:
+        todo: the programs.
+        jobs: number of processes; they share PyTorch's threads.
+        train: `programs.train`.
+        tell: called with each step's share of the work, in units of `Program.cost`.
+
+    Yields:
+        Each program and the result of `train`, as soon as it is finished.
+
+    Raises:
+        TriwaveError: a process ended before its program, for example for want of memory.
+    """
+    context = multiprocessing.get_context("spawn")
+    queue = context.SimpleQueue()
+    threads = max(1, torch.get_num_threads() // jobs)
+    pool = ProcessPoolExecutor(jobs, context, _begin, (queue, threads))
+    try:
+        running = {pool.submit(_train, train, one): one for one in sorted(todo, key=lambda one: -one.cost)}
+        while running:
+            done, _ = wait(running, _POLL_SECONDS, FIRST_COMPLETED)
+            while not queue.empty():
+                tell(queue.get())
+            for future in done:
+                yield running.pop(future), future.result()
+    except BrokenProcessPool as error:
+        raise TriwaveError("a process of --jobs ended, perhaps for want of memory: try --jobs 1") from error
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for process in multiprocessing.active_children():  # after Ctrl-C: their programs begin anew
+            process.terminate()
+
+
+def _begin(queue: Any, threads: int) -> None:
+    """Prepares a process of the pool: it leaves Ctrl-C to the first process, and ends with it."""
+    global _work_done
+    _work_done = queue
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(threads)
+    quiet()
+    Thread(target=_end_after, args=(multiprocessing.parent_process(),), daemon=True).start()
+
+
+def _end_after(first: Any) -> None:
+    first.join()
+    os._exit(1)
+
+
+def _train(train: Callable[..., dict[str, Any]], program: Program) -> dict[str, Any]:
+    return train(program, lambda share: _work_done.put(share * program.cost))
