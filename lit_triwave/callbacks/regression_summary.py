@@ -25,6 +25,10 @@ RAISED = 10
 """A stage that multiplies the error by this factor is reported. Smaller factors are normal fluctuations of Adam."""
 LEAST_R2 = 0.99
 """Share of a noiseless function's variance below which a fit has failed."""
+_GAP = 100
+"""Ratio of test and training error of a stack above which it has missed a part of the function between the points."""
+_SMALL = 1e-9
+"""Share of the variance below which this gap is of no interest."""
 
 
 class RegressionSummary(RunSummary):
@@ -56,8 +60,12 @@ class RegressionSummary(RunSummary):
         share = summary.get("test/r2")
         if share is None:
             return [f"there is no R²: {data.target_name} is constant on the test data"]
-        if getattr(data, "noise", None) != 0 or share >= LEAST_R2:
+        if getattr(data, "noise", None) != 0:
             return []  # the noise of a table is unknown
+        if share >= LEAST_R2:
+            ratio = summary["test/mse"] / max(summary["train/mse"], 1e-300)
+            sees_little = "layers" in summary and ratio > _GAP and 1 - share > _SMALL
+            return [f"the test error is {ratio:.0f} times the training error: try more points"] if sees_little else []
         stack = "" if "layers" in summary else "wiring stack (configs/stack.yaml), "
         advice = f"try {stack}more layers, or more points"
         limit = summary.get("limit/mse_min", math.inf)

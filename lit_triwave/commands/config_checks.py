@@ -21,6 +21,7 @@ LINKS = {
     "data.curvature": "data_curvature",
     "data.training_points": "data_points",
     "data.degree": "data_degree",
+    "data.noise": "data_noise",
     "data.num_classes": "num_classes",
     "data.image_shape": "image_shape",
 }

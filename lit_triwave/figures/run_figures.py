@@ -44,7 +44,7 @@ def fit_figure(
         ax.plot(x, target, color=GREY, linewidth=5, alpha=0.45, label="target", solid_capstyle="round")
     else:
         ax.plot(x, target, "o", color=GREY, markersize=7, alpha=0.6, label="test points")
-    ax.plot(*network, color=BLUE, linewidth=1.3, label=f"network, {pieces} linear pieces")
+    ax.plot(*network, color=BLUE, linewidth=1.3, label=f"network, {pieces} linear piece{'' if pieces == '1' else 's'}")
     if 0 < len(kinks[0]) <= MAX_MARKS:
         ax.plot(*kinks, "o", color=ORANGE, markersize=3.2, label=f"{len(kinks[0])} breakpoints")
     ax.set(xlabel=names[0], ylabel=names[1], title=title)

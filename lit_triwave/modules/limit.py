@@ -135,7 +135,12 @@ class LimitStage:
 
 
 def stack_layers(
-    layers: Sequence[int] | None, inputs: int, points: int | None, limit: Limit, degree: int | None = None
+    layers: Sequence[int] | None,
+    inputs: int,
+    points: int | None,
+    limit: Limit,
+    degree: int | None = None,
+    exact: bool = False,
 ) -> list[int]:
     """Returns the layers of a stack: the given ones, checked, or chosen ones.
 
@@ -144,13 +149,14 @@ def stack_layers(
         inputs: number of variables.
         points: number of training points; None if not known.
         limit: the stage that fits the points.
-        degree: see `choose_layers`.
+        degree, exact: see `choose_layers`.
 
     Raises:
         ValueError: the given layers are not valid.
     """
     used = points if limit.max_points is None else min(limit.max_points, points or limit.max_points)
-    found = choose_layers(inputs, used, noisy=limit.regularized, degree=degree) if layers is None else list(layers)
+    noisy = limit.regularized
+    found = list(layers) if layers is not None else choose_layers(inputs, used, noisy, degree, exact)
     check_layers(found)
     return found
 

@@ -28,6 +28,7 @@ from lit_triwave.nn.networks import TriangleNetwork, Wiring
 from lit_triwave.nn.scaling import TargetRange, named_domain, target_count
 from lit_triwave.nn.sizes import check_sizes
 from lit_triwave.nn.stack import StackNetwork, check_depth
+from lit_triwave.nn.stack_layers import EASY_DEGREE
 from lit_triwave.optim import LeastSquares
 
 MAX_DEPTH = 16
@@ -92,6 +93,7 @@ class FunctionRegressor(StagedModule):
         data_points: number of training points. With a config it is taken from the data.
         data_degree: degree of a polynomial that approximates the function to six digits; None if not known. With a
             config it is taken from the data.
+        data_noise: standard deviation of the targets' noise; None if not known. With a config it is the data's.
 
     Raises:
         ValueError: an argument is outside its range, or two arguments contradict each other.
@@ -130,12 +132,14 @@ class FunctionRegressor(StagedModule):
         data_curvature: Sequence[Any] | None = None,
         data_points: int | None = None,
         data_degree: int | None = None,
+        data_noise: float | None = None,
     ) -> None:
         stacked = wiring == "stack" and initialization == "constructed"
         domain = named_domain(domain or {"x": (0.0, 1.0)})
         check_sizes(members=members)
         if stacked:
-            chosen, layers = layers is None, stack_layers(layers, len(domain), data_points, limit, data_degree)
+            chosen, exact = layers is None, data_noise == 0
+            layers = stack_layers(layers, len(domain), data_points, limit, data_degree, exact)
             if depth is not None:
                 check_depth(depth)
         else:
@@ -365,7 +369,8 @@ class FunctionRegressor(StagedModule):
                 self.hparams["data_degree"],
             )
             variables = "1 input" if inputs == 1 else f"{inputs} inputs"
-            need = f", as a polynomial would need degree {degree}" if inputs == 1 and degree else ""
+            steep = inputs == 1 and (degree or 0) > EASY_DEGREE
+            need = f"; a polynomial would need degree {degree}" if steep else ""
             say(f"layers {layers}, chosen for {variables} and {self.hparams['data_points']} training points{need}")
 
     def configure_gradient_clipping(

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from lit_triwave.analysis.costs import final_parameters
+from lit_triwave.callbacks.regression_summary import RegressionSummary
 from lit_triwave.checkpoints.rebuild import load_module
 from lit_triwave.cli import main
 from lit_triwave.errors import TriwaveError
@@ -55,6 +57,22 @@ def test_a_limit_that_still_falls_at_its_end_says_so(last: float, says: bool, ca
     stage.late_mse = 1.0
     stage.build(torch.tensor([last]), [0])
     assert ("the limit was still falling, from 1.0e+00" in capsys.readouterr().out) is says
+
+
+@pytest.mark.parametrize(("test", "says"), [(2e-6, True), (5e-7, False)])
+def test_a_part_that_lies_between_the_points_is_noted(test: float, says: bool) -> None:
+    data = SimpleNamespace(noise=0.0, target_name="f")
+    summary = {"layers": "2", "test/r2": 0.999, "test/mse": test, "train/mse": 1e-8, "train/mse_min": 1e-8}
+    said = RegressionSummary.remarks(SimpleNamespace(chosen="", unfinished=""), summary, data, None)  # type: ignore[arg-type]
+    assert said == (["the test error is 200 times the training error: try more points"] if says else [])
+
+
+def test_few_exact_points_get_as_many_layers_as_they_determine(capsys) -> None:
+    for noise, layers in (("0", "[2, 2]"), ("0.01", "[1]")):
+        args = ["--data.expression", "exp(-x)", "--data.domain", "{x: [0, 5]}", "--data.points", "30"]
+        args += ["--data.noise", noise, "--model.limit.epochs", "1", "--model.replicas", "1"]
+        assert main(["fit", "--config", CONFIG, *args, "--trainer.fast_dev_run", "true"]) == 0
+        assert f"layers {layers}, chosen for 1 input and 30 training points" in capsys.readouterr().out
 
 
 def test_a_stack_stopped_in_each_stage_ends_bit_identical(runs: Path) -> None:
