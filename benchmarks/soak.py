@@ -27,6 +27,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -139,11 +140,11 @@ class Soak:
             while moment == "writing" and process.is_alive() and not any(checkpoints.glob("*.partial")):
                 time.sleep(0.0002)
             if process.is_alive():
-                os.kill(process.pid, number)
+                _send(process, number)
                 if number != signal.SIGKILL and chance.random() < 0.2 and process.is_alive():
                     process.join(chance.random() * 2)  # then a second signal
                     if process.is_alive():
-                        os.kill(process.pid, number)
+                        _send(process, number)
                         moment += " twice"
                 said.append(f"{number.name} in {moment}")
             code = self.ended(process, run_id)
@@ -194,6 +195,12 @@ class Soak:
             shutil.rmtree(self.runs.folder(name))
         count, self.ended_as = len(self.ended_as), {}
         return f"compare --format {form}: {count} runs"
+
+
+def _send(process: Any, number: signal.Signals) -> None:
+    """Sends a signal to a process that may end at this moment."""
+    with suppress(ProcessLookupError):
+        os.kill(process.pid, number)
 
 
 def main(args: Sequence[str] | None = None) -> int:
