@@ -48,7 +48,7 @@ def fit_figure(
     if 0 < len(kinks[0]) <= MAX_MARKS:
         ax.plot(*kinks, "o", color=ORANGE, markersize=3.2, label=f"{len(kinks[0])} breakpoints")
     ax.set(xlabel=names[0], ylabel=names[1], title=title)
-    ax.legend(frameon=False)
+    figure.legend(loc="outside lower center", ncols=3, frameon=False)  # inside, it would hide a curve
     return figure
 
 

@@ -29,6 +29,7 @@ _NEURONS = {
 """The four neurons of a layer by construction; training may change what they compute."""
 MAX_COLUMNS = 6
 """Most panels side by side."""
+_MOST_ROWS = 8  # of panels: as many layers as a stack chooses for itself
 _WIDTH_OF_KEY = 7.0  # inches for the names of the neurons in one line
 _NARROWEST = 4.6  # inches for a legend and a title of two or three lines
 
@@ -48,9 +49,9 @@ class Row:
     layers: list[tuple[Tensor, Tensor]]
 
 
-def shown_layers(depth: int) -> list[int]:
+def shown_layers(depth: int, most: int = MAX_COLUMNS) -> list[int]:
     """Returns the layers that a figure has room for: all, or the first ones and the last."""
-    return list(range(depth)) if depth <= MAX_COLUMNS else [*range(MAX_COLUMNS - 1), depth - 1]
+    return list(range(depth)) if depth <= most else [*range(most - 1), depth - 1]
 
 
 def left_out(numbers: Sequence[int], name: str, first: int = 0) -> str:
@@ -64,7 +65,11 @@ def left_out(numbers: Sequence[int], name: str, first: int = 0) -> str:
     missing = [i + first for i in range(numbers[-1]) if i not in numbers]
     if not missing:
         return ""
-    which = f" {missing[0]}" if len(missing) == 1 else f"s {missing[0]} to {missing[-1]}"
+    which = (
+        f" {missing[0]}"
+        if len(missing) == 1
+        else f"s {missing[0]} {'and' if len(missing) == 2 else 'to'} {missing[-1]}"
+    )
     return f", without {name}{which}"
 
 
@@ -132,7 +137,7 @@ def functions_figure(rows: Sequence[Sequence[Function]], title: str) -> Figure:
         rows: for each layer, the functions to show.
         title: title of the figure.
     """
-    shown = shown_layers(len(rows))
+    shown = shown_layers(len(rows), _MOST_ROWS)
     columns = max(len(row) for row in rows)
     size = (max(_NARROWEST, 0.5 + 1.9 * columns), 1.3 + 1.6 * len(shown))
     figure, axes = new_figure(len(shown), columns, size)
