@@ -27,6 +27,8 @@ LEAST_R2 = 0.99
 """Share of a noiseless function's variance below which a fit has failed."""
 _GAP = 100
 """Ratio of test and training error of a stack above which it has missed a part of the function between the points."""
+_JUMP = 0.2
+"""Share of the target range above which the largest error of a fit that is good elsewhere is reported."""
 _SMALL = 1e-9
 """Share of the variance below which this gap is of no interest."""
 
@@ -64,8 +66,14 @@ class RegressionSummary(RunSummary):
             return []  # the noise of a table is unknown
         if share >= LEAST_R2:
             ratio = summary["test/mse"] / max(summary["train/mse"], 1e-300)
-            sees_little = "layers" in summary and ratio > _GAP and 1 - share > _SMALL
-            return [f"the test error is {ratio:.0f} times the training error: try more points"] if sees_little else []
+            if "layers" in summary and ratio > _GAP and 1 - share > _SMALL:
+                return [f"the test error is {ratio:.0f} times the training error: try more points"]
+            worst = summary["test/max_error"] / float(data.test_set.y.max() - data.test_set.y.min())
+            return (
+                [f"the largest test error is {worst:.0%} of the target range, perhaps at a jump"]
+                if worst > _JUMP
+                else []
+            )
         stack = "" if "layers" in summary else "wiring stack (configs/stack.yaml), "
         advice = f"try {stack}more layers, or more points"
         limit = summary.get("limit/mse_min", math.inf)

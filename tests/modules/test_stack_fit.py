@@ -61,10 +61,19 @@ def test_a_limit_that_still_falls_at_its_end_says_so(last: float, says: bool, ca
 
 @pytest.mark.parametrize(("test", "says"), [(2e-6, True), (5e-7, False)])
 def test_a_part_that_lies_between_the_points_is_noted(test: float, says: bool) -> None:
-    data = SimpleNamespace(noise=0.0, target_name="f")
+    data = SimpleNamespace(noise=0.0, target_name="f", test_set=SimpleNamespace(y=torch.tensor([-1.0, 1.0])))
     summary = {"layers": "2", "test/r2": 0.999, "test/mse": test, "train/mse": 1e-8, "train/mse_min": 1e-8}
+    summary["test/max_error"] = 0.3  # 15 % of the range
     said = RegressionSummary.remarks(SimpleNamespace(chosen="", unfinished=""), summary, data, None)  # type: ignore[arg-type]
     assert said == (["the test error is 200 times the training error: try more points"] if says else [])
+
+
+def test_a_jump_is_noted() -> None:
+    data = SimpleNamespace(noise=0.0, target_name="sign(x)", test_set=SimpleNamespace(y=torch.tensor([-1.0, 1.0])))
+    summary = {"layers": "2", "test/r2": 0.997, "test/mse": 3e-3, "train/mse": 3e-3, "train/mse_min": 3e-3}
+    summary["test/max_error"] = 1.04
+    said = RegressionSummary.remarks(SimpleNamespace(chosen="", unfinished=""), summary, data, None)  # type: ignore[arg-type]
+    assert said == ["the largest test error is 52% of the target range, perhaps at a jump"]
 
 
 def test_few_exact_points_get_as_many_layers_as_they_determine(capsys) -> None:
