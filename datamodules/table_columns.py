@@ -137,7 +137,7 @@ class InputColumns:
             row = int(gone.any(1).int().argmax())
             name = raw.columns[int(gone[row].int().argmax())]
             others = int(gone.any(1).sum()) - 1
-            more = f" ({others} more row{'s'[: others - 1]} {'have' if others > 1 else 'has'} one)" if others else ""
+            more = {0: "", 1: " (1 more row has one)"}.get(others, f" ({others} more rows have one)")
             raise ValueError(
                 f"{file.path}: missing value in column {name!r} at {file.position(row)}{more}: correct it, or set "
                 "missing to drop, median or mean"

@@ -27,10 +27,10 @@ LEAST_R2 = 0.99
 """Share of a noiseless function's variance below which a fit has failed."""
 _GAP = 100
 """Ratio of test and training error of a stack above which it has missed a part of the function between the points."""
-_JUMP = 0.2
-"""Share of the target range above which the largest error of a fit that is good elsewhere is reported."""
 _SMALL = 1e-9
 """Share of the variance below which this gap is of no interest."""
+_JUMP = 0.2
+"""Share of the target range above which the largest error of a fit that is good elsewhere is reported."""
 
 
 class RegressionSummary(RunSummary):

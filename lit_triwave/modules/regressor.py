@@ -28,7 +28,7 @@ from lit_triwave.nn.networks import TriangleNetwork, Wiring
 from lit_triwave.nn.scaling import TargetRange, named_domain, target_count
 from lit_triwave.nn.sizes import check_sizes
 from lit_triwave.nn.stack import StackNetwork, check_depth
-from lit_triwave.nn.stack_layers import EASY_DEGREE
+from lit_triwave.nn.stack_layers import is_steep
 from lit_triwave.optim import LeastSquares
 
 MAX_DEPTH = 16
@@ -369,8 +369,7 @@ class FunctionRegressor(StagedModule):
                 self.hparams["data_degree"],
             )
             variables = "1 input" if inputs == 1 else f"{inputs} inputs"
-            steep = inputs == 1 and (degree or 0) > EASY_DEGREE
-            need = f"; a polynomial would need degree {degree}" if steep else ""
+            need = f"; a polynomial would need degree {degree}" if is_steep(inputs, degree) else ""
             say(f"layers {layers}, chosen for {variables} and {self.hparams['data_points']} training points{need}")
 
     def configure_gradient_clipping(

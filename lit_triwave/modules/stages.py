@@ -123,7 +123,7 @@ class Stage:
             optimizer = getattr(torch.optim, self.optimizer)(parameters, lr=self.lr, **self.options)
         except Exception as error:  # an IndexError, too, for a list that is too short
             raise ValueError(self._unsuitable(error)) from error
-        keep_scalar_dtypes(optimizer)
+        _keep_scalar_dtypes(optimizer)
         return optimizer, LambdaLR(optimizer, lambda step: self.factor((begun + step) / max(1, steps)))
 
     def factor(self, progress: float) -> float:
@@ -269,7 +269,7 @@ def _replicas(options: dict[str, Any]) -> int:
     return groups if isinstance(groups, int) and groups > 0 else 1
 
 
-def keep_scalar_dtypes(optimizer: Optimizer) -> None:
+def _keep_scalar_dtypes(optimizer: Optimizer) -> None:
     """Makes an optimizer load numbers of its state in the dtype in which they were saved.
 
     PyTorch converts them to the dtype of the weights. NAdam and ASGD compute with float32 numbers also if the weights

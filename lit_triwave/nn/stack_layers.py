@@ -11,8 +11,9 @@ PREFERRED_LAYERS = {1: (2, 6), 2: (4, 7), 3: (5, 6)}
 LAYERS_OF_MORE = (6, 5)
 """The same for four and more variables."""
 STEEP_LAYERS = (3, 8)
-"""The same for one variable if the function needs a polynomial of more than `EASY_DEGREE`."""
-EASY_DEGREE = 32
+"""The same for steep functions of one variable."""
+_EASY_DEGREE = 32
+"""Degree of a polynomial that the preferred layers for one variable still replace."""
 NOISY_WIDTHS = (6, 3)
 """Largest and smallest width of the two layers for data with noise, the best in benchmarks/tables.py."""
 POINTS_PER_PARAMETER = 4
@@ -47,17 +48,23 @@ def choose_layers(
             known. Steep and oscillating functions need a high degree.
         exact: whether it is known that the points have no noise; then 1.2 points for each parameter are enough.
     """
-    width, length = PREFERRED_LAYERS.get(inputs, LAYERS_OF_MORE)
-    if inputs == 1 and not noisy and degree is not None and degree > EASY_DEGREE:
-        width, length = STEEP_LAYERS
     least, share = 1, EXACT_POINTS if exact and not noisy else POINTS_PER_PARAMETER
     if noisy:
         (width, least), length = NOISY_WIDTHS, 2
+    elif is_steep(inputs, degree):
+        width, length = STEEP_LAYERS
+    else:
+        width, length = PREFERRED_LAYERS.get(inputs, LAYERS_OF_MORE)
     while points is not None and stack_parameters(inputs, [width] * length) * share > points:
         if width == least and (noisy or length == 1):
             break
         width, length = (width - 1, length) if noisy or width > length else (width, length - 1)
     return [width] * length
+
+
+def is_steep(inputs: int, degree: int | None) -> bool:
+    """Returns whether a function needs the layers for steep functions; for the arguments see `choose_layers`."""
+    return inputs == 1 and degree is not None and degree > _EASY_DEGREE
 
 
 def stack_parameters(inputs: int, layers: Sequence[int]) -> int:

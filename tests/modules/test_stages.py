@@ -136,22 +136,11 @@ def test_options_that_the_optimizer_refuses_are_named_in_one_line(options: dict[
     assert "\n" not in str(raised.value)
 
 
-FIRST_ORDER = [
-    "ASGD",
-    "Adadelta",
-    "Adafactor",
-    "Adagrad",
-    "Adam",
-    "AdamW",
-    "Adamax",
-    "NAdam",
-    "RAdam",
-    "RMSprop",
-    "SGD",
-]
+FIRST_ORDER = ["ASGD", "Adadelta", "Adafactor", "Adagrad", "Adam", "AdamW", "Adamax", "NAdam", "RAdam", "RMSprop"]
+FIRST_ORDER += ["Rprop", "SGD"]
 
 
-@pytest.mark.parametrize("name", [*FIRST_ORDER, "Rprop"])
+@pytest.mark.parametrize("name", FIRST_ORDER)
 def test_a_resumed_optimizer_makes_the_same_steps(name: str) -> None:
     def step(weights: nn.Parameter, optimizer: torch.optim.Optimizer) -> None:
         weights.grad = weights.detach().sin()

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from threading import Thread
 from typing import Any
 
 import torch
 
+from datamodules.images import end_with_trainer
 from lit_triwave.commands.quiet import quiet
 from lit_triwave.commands.reproduce.programs import Program
 from lit_triwave.errors import TriwaveError
@@ -68,12 +67,7 @@ def _begin(queue: Any, threads: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(threads)
     quiet()
-    Thread(target=_end_after, args=(multiprocessing.parent_process(),), daemon=True).start()
-
-
-def _end_after(first: Any) -> None:
-    first.join()
-    os._exit(1)
+    end_with_trainer(0)
 
 
 def _train(train: Callable[..., dict[str, Any]], program: Program) -> dict[str, Any]:
