@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
 from lightning.pytorch import Trainer
 from torch import Tensor, nn
-from torch.optim import Optimizer
-from torchmetrics import MetricCollection
 
 from lit_triwave.analysis.costs import copied
-from lit_triwave.analysis.dead_units import SAMPLES
 from lit_triwave.analysis.regions import TooManyPieces, count_linear_regions
 from lit_triwave.distributed.ranks import say
-from lit_triwave.errors import TrainingDiverged, TriwaveError
+from lit_triwave.errors import TriwaveError
 from lit_triwave.modules.limit import LimitStage, check_points, refuse_stack_options, stack_layers
-from lit_triwave.modules.metrics import over_targets, regression_metrics, spread
-from lit_triwave.modules.staged import StagedModule, StageName
+from lit_triwave.modules.replicas import ReplicatedModule, split_batch
+from lit_triwave.modules.second_order import limit_step, second_order_step
+from lit_triwave.modules.staged import StageName
 from lit_triwave.modules.stages import Limit, Polish, Stage
 from lit_triwave.nn.bank import Release
 from lit_triwave.nn.baselines import RAAI_SHARE, DenseNetwork
@@ -29,7 +26,6 @@ from lit_triwave.nn.scaling import TargetRange, named_domain, target_count
 from lit_triwave.nn.sizes import check_sizes
 from lit_triwave.nn.stack import StackNetwork, check_depth
 from lit_triwave.nn.stack_layers import is_steep
-from lit_triwave.optim import LeastSquares
 
 MAX_DEPTH = 16
 DEFAULT_DEPTH = 5
@@ -37,15 +33,13 @@ LIMIT_EPOCHS = 100
 MOST_PIECES = 1 << 14
 """Largest number of linear pieces that is counted for a stack of width at most `_WIDTH`; its layers multiply them."""
 _WIDTH = 64
-CLIP_EPSILON = 1e-6
-"""Number that `torch.nn.utils.clip_grad_norm_` adds to a norm before it divides by the norm."""
 DEFAULT_LIMIT = Limit()
 DEFAULT_PRETRAIN = Stage(epochs=500, lr=0.1, options={"betas": [0.9, 0.99]})
 DEFAULT_POLISH = Polish(epochs=0)
 DEFAULT_TRAIN = Stage(epochs=1000, lr=1e-3, options={"betas": [0.9, 0.99]})
 
 
-class FunctionRegressor(StagedModule):
+class FunctionRegressor(ReplicatedModule):
     """Regression of functions of one or several variables: initialise, pretrain the peaks, release, train the weights.
 
     All replicas (seeds) are trained side by side as one network. The loss is the sum of their mean squared errors, in
@@ -104,7 +98,6 @@ class FunctionRegressor(StagedModule):
     pretrain_mse: Tensor
     pretrain_regions: Tensor
     train_mse: Tensor
-    best_replica: Tensor
     limit_mse: Tensor
     built_mse: Tensor
 
@@ -165,7 +158,6 @@ class FunctionRegressor(StagedModule):
         seeds = [f"{part}/mse_{kind}" for part in ("val", "train") for kind in ("min", "mean", "median", "max")]
         self.fit_metrics = (*dict.fromkeys([self.monitor, *seeds]),)
         replicas *= self.num_targets
-        self.network: TriangleNetwork | StackNetwork | DenseNetwork
         self._limit: LimitStage | None = None
         if stacked:
             assert layers is not None
@@ -200,11 +192,7 @@ class FunctionRegressor(StagedModule):
                 replicas=replicas,
                 raai_share=raai_share,
             )
-        self.val_metrics = regression_metrics(replicas, "val/")
-        self.test_metrics = regression_metrics(replicas, "test/")
-        self.test_results: dict[str, Tensor] = {}
-        first = torch.arange(self.num_targets) * (replicas // self.num_targets)
-        self.register_buffer("best_replica", first if self.num_targets > 1 else first[0].clone())
+        self.make_metrics()
         # Results of the stages, for the summary of a resumed run.
         unknown = torch.full((replicas,), torch.nan, dtype=torch.float64)
         self.register_buffer("limit_mse", unknown, persistent=stacked)  # checkpoints of other networks do not have it
@@ -222,97 +210,27 @@ class FunctionRegressor(StagedModule):
             if f"{prefix}{name}" in state_dict:  # in the precision that they have, not in that of the weights
                 setattr(self, name, getattr(self, name).to(state_dict[f"{prefix}{name}"].dtype))
         super()._load_from_state_dict(state_dict, prefix, *args)
-        each = self.network.replicas // self.num_targets
-        first = torch.arange(self.num_targets, device=self.best_replica.device) * each
-        if not ((first <= self.best_replica) & (self.best_replica < first + each)).all():
-            raise ValueError(f"best_replica must be of {each} seeds, got {self.best_replica.tolist()}")
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Maps x (batch, in_features) to the predictions of all R replicas, (batch, R), in the units of the targets."""
-        values: Tensor = self.network(x.to(self.network.scaling.lower.dtype))
-        return values
 
     def training_step(self, batch: Sequence[Any], batch_idx: int) -> dict[str, Tensor]:
-        x, y, weight = _parts(batch)
-        if self._limit is not None and self.stage == "limit":
-            return self._limit_step(self._limit, x, y, batch_idx)
+        x, y, weight = split_batch(batch)
         if self.stages[self.stage].second_order:
-            return self._second_order_step(x, y, batch_idx)
+            if self._limit is not None and self.stage == "limit":
+                mse = limit_step(self, self._limit, x, y, batch_idx)
+            else:
+                mse = second_order_step(self, x, y, batch_idx)
+            if self.is_logged(batch_idx):
+                self.log_seeds("train/mse", mse)
+            return {"loss": mse.sum(), "mse": mse}
         mse = (self(x) - self.targets(y)).square().mean(0)
         loss = weight * (mse / self.network.scaling.scale.square()).sum()
         # Reading a value waits for the GPU, so the check is only in steps in which the loss is read anyway. A loss that
         # is not finite does not become finite again.
         if (self.device.type == "cpu" or self.is_logged(batch_idx)) and not loss.isfinite():
-            self._diverged(mse, batch_idx)
+            self.diverged(mse, batch_idx)
         mse = self.trainer.strategy.reduce(weight * mse.detach(), reduce_op="mean")  # mean over the global batch
         if self.is_logged(batch_idx):
-            self._log_seeds("train/mse", mse)
+            self.log_seeds("train/mse", mse)
         return {"loss": loss, "mse": mse}
-
-    def targets(self, y: Tensor, network: Any = None) -> Tensor:
-        """Returns the targets of the replicas, (batch, 1) or (batch, R), from y (batch,) or (batch, F).
-
-        Raises:
-            TriwaveError: the data have another number of targets than the module.
-        """
-        count = 1 if y.ndim == 1 else y.shape[1]
-        if count != self.num_targets:
-            raise TriwaveError(
-                f"target_range must have a (lowest, highest) for each of the data's {count} targets, got "
-                f"{self.num_targets}"
-            )
-        replicas = (network or self.network).replicas
-        return y[:, None] if y.ndim == 1 else y.repeat_interleave(replicas // count, 1)
-
-    def _second_order_step(self, x: Tensor, y: Tensor, batch_idx: int) -> dict[str, Tensor]:
-        """One Levenberg–Marquardt step of all replicas on all points of all ranks."""
-        self._check_one_batch()
-        chunk, dtype = self.stages[self.stage].chunk, self.network.scaling.lower.dtype
-        y = self.targets(y.to(dtype))
-        problem = LeastSquares(self.network, x.to(dtype), y, chunk=chunk, reduce=self._sum_over_ranks)
-        optimizer: Any = self.optimizers()
-        group = self.trainer.optimizers[0].param_groups[0]
-        if group["groups"] % self.num_targets:
-            group["groups"] = self.num_targets  # seeds of different targets must not exchange weights
-        mse: Tensor = optimizer.step(problem)
-        if not mse.isfinite().all():
-            self._diverged(mse, batch_idx)
-        if self.is_logged(batch_idx):
-            self._log_seeds("train/mse", mse)
-        return {"loss": mse.sum(), "mse": mse}
-
-    def _check_one_batch(self) -> None:
-        passes = getattr(self.trainer.datamodule, "repeats", 1)  # type: ignore[attr-defined]
-        if self.trainer.num_training_batches != passes:
-            # Only these stages let the user set the number of samples that are differentiated at a time.
-            bound = f"{self.stage}.chunk bounds the memory" if self.stage != "pretrain" else "memory stays bounded"
-            raise TriwaveError(
-                f"{self.stage} takes all training points in one batch, not in "
-                f"{self.trainer.num_training_batches // passes}: set data.batch_size to null ({bound})"
-            )
-
-    def _limit_step(self, stage: LimitStage, x: Tensor, y: Tensor, batch_idx: int) -> dict[str, Tensor]:
-        """One iteration of all replicas on all points of all ranks."""
-        self._check_one_batch()
-        loaders, optimizer = self._validation_loaders(), self.optimizers()
-        dtype = self.network.scaling.lower.dtype
-        problem = stage.problem(
-            x.to(dtype),
-            self.targets(y.to(dtype), stage.trained),
-            reduce=self._sum_over_ranks,
-            validation=None if loaders is None else lambda: self._mse(loaders, stage.trained),
-            ranks=self.trainer.world_size,
-        )
-        self.trainer.optimizers[0].param_groups[0]["groups"] = self.num_targets
-        mse: Tensor = optimizer.step(lambda: problem)  # type: ignore[union-attr, assignment]
-        if not mse.isfinite().any():
-            self._diverged(mse, batch_idx)
-        mse = mse.view(self.network.replicas, -1).mean(1)  # the error of the members' mean is lower
-        if self.current_epoch == self.stage_epochs["limit"] * 4 // 5:
-            stage.late_mse = float(mse.nan_to_num(nan=torch.inf).amin())
-        if self.is_logged(batch_idx):
-            self._log_seeds("train/mse", mse)
-        return {"loss": mse.sum(), "mse": mse}
 
     def _make_stack(self, layers: list[int]) -> None:
         """Makes the network and the stage `limit` of a stack with these layers."""
@@ -338,6 +256,17 @@ class FunctionRegressor(StagedModule):
         network = self.network
         if self._limit is not None and isinstance(network, StackNetwork) and network.parameterization == "limit":
             network.build(self._limit.depth(network, self.limit_mse, self.best_replicas))
+
+    def on_validation_start(self) -> None:
+        if self.trainer.state.fn == "validate":  # a fit validates its limit without building it
+            self.finish()
+
+    def on_test_start(self) -> None:
+        """Builds a stack that is still its limit, so that the test uses the same network as `inspect` and `export`."""
+        self.finish()
+
+    def on_predict_start(self) -> None:
+        self.finish()
 
     def optimizer_rows(self) -> tuple[int, int]:
         trained = self.network if self._limit is None or self.stage != "limit" else self._limit.trained
@@ -372,95 +301,6 @@ class FunctionRegressor(StagedModule):
             need = f"; a polynomial would need degree {degree}" if is_steep(inputs, degree) else ""
             say(f"layers {layers}, chosen for {variables} and {self.hparams['data_points']} training points{need}")
 
-    def configure_gradient_clipping(
-        self,
-        optimizer: Optimizer,
-        gradient_clip_val: float | None = None,
-        gradient_clip_algorithm: str | None = None,
-    ) -> None:
-        """Clips the norm of each replica's gradient separately, because one norm over all would couple them."""
-        if not gradient_clip_val or gradient_clip_algorithm == "value":
-            super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
-            return
-        found = [p.grad for p in self.parameters() if p.grad is not None]
-        gradients = [gradient.view(len(gradient), -1) for gradient in found]
-        norm = torch.stack([gradient.norm(dim=1) for gradient in gradients]).norm(dim=0)  # (replicas,)
-        factor = (gradient_clip_val / (norm + CLIP_EPSILON)).clamp_max(1.0)
-        for gradient in gradients:
-            gradient.mul_(factor[:, None])
-
-    def _step(self, batch_idx: int) -> int:
-        """Number of steps before this one in all stages, for messages."""
-        accumulated = self.trainer.accumulate_grad_batches
-        per_epoch = -(-int(self.trainer.num_training_batches) // accumulated)
-        return self.current_epoch * per_epoch + batch_idx // accumulated
-
-    def _sum_over_ranks(self, values: Tensor) -> Tensor:
-        total: Tensor = self.trainer.strategy.reduce(values, reduce_op="sum")
-        return total
-
-    def _diverged(self, mse: Tensor, batch_idx: int) -> None:
-        seeds = (~mse.isfinite()).nonzero().flatten().tolist()
-        rate = self.trainer.optimizers[0].param_groups[0].get("lr")
-        advice = (
-            ""
-            if not rate or self.stages[self.stage].second_order
-            else f" at learning rate {rate:.3g}: try a lower {self.stage}.lr"
-        )
-        where = f"{self.place(self.current_epoch)}, step {self._step(batch_idx)}"
-        raise TrainingDiverged(f"the loss is not finite in {where}, for {len(seeds)} of {len(mse)} seeds{advice}")
-
-    def _log_seeds(self, name: str, values: Tensor) -> None:
-        """Logs the lowest, mean, median and highest over seeds of values that are equal on all ranks."""
-        training = self.trainer.training
-        found = spread(name, values, self.num_targets)
-        found[f"{name}_max"] = values.view(self.num_targets, -1).amax(1).mean()
-        self.log_dict(found, rank_zero_only=training, sync_dist=not training)
-
-    def validation_step(self, batch: Sequence[Any], batch_idx: int) -> None:
-        self._update(self.val_metrics, batch)
-
-    def on_validation_epoch_end(self) -> None:
-        results = self.val_metrics.compute()
-        self.val_metrics.reset()
-        self.best_replica = self.lowest(results["val/mse"])
-        self._log_seeds("val/mse", results["val/mse"])
-        if self.num_targets > 1:
-            self.log(str(self.monitor), self._lowest_mean(results["val/mse"]), sync_dist=True)
-
-    def on_validation_start(self) -> None:
-        if self.trainer.state.fn == "validate":  # a fit validates its limit without building it
-            self.finish()
-
-    def on_test_start(self) -> None:
-        """Builds a stack that is still its limit, so that the test uses the same network as `inspect` and `export`."""
-        self.finish()
-
-    def on_predict_start(self) -> None:
-        self.finish()
-
-    def test_step(self, batch: Sequence[Any], batch_idx: int) -> None:
-        self._update(self.test_metrics, batch)
-
-    def on_test_epoch_end(self) -> None:
-        self.test_results = self.test_metrics.compute()
-        self.test_metrics.reset()
-        best = {name: over_targets(name, values[self.best_replica]) for name, values in self.test_results.items()}
-        self.log_dict(best, sync_dist=True)
-        self._log_seeds("test/mse", self.test_results["test/mse"])
-
-    def predict_step(self, batch: Sequence[Any], batch_idx: int) -> dict[str, Tensor]:
-        x, y, _ = _parts(batch)
-        values = self(x)
-        seeds = values if self.num_targets == 1 else values.unflatten(1, (self.num_targets, -1))
-        found = {"x": x, "target": y, "prediction": values[:, self.best_replica]}
-        return found | ({"lowest_seed": seeds.amin(-1), "highest_seed": seeds.amax(-1)} if seeds.shape[-1] > 1 else {})
-
-    def _update(self, metrics: MetricCollection, batch: Sequence[Any]) -> None:
-        x, y, _ = _parts(batch)
-        values = self(x).double()
-        metrics.update(values.contiguous(), self.targets(y).double().expand_as(values).contiguous())
-
     def check_trainer(self, trainer: Trainer, fits: bool) -> None:
         if trainer.precision not in ("64-true", "32-true", "bf16-mixed", "16-mixed"):
             raise TriwaveError(f"trainer.precision must be 64-true or 32-true for functions, got {trainer.precision}")
@@ -478,8 +318,8 @@ class FunctionRegressor(StagedModule):
     def on_stage_end(self) -> None:
         """Computes the exact training error of each seed, the best seed and, after pretraining, the region counts."""
         train = self.check_finite()
-        loaders = self._validation_loaders()
-        errors = train if loaders is None else self._mse(loaders)
+        loaders = self.validation_loaders()
+        errors = train if loaders is None else self.mse_over(loaders)
         self.best_replica = self.lowest(errors)
         if self.stage == "limit":
             self.limit_mse = train
@@ -487,76 +327,17 @@ class FunctionRegressor(StagedModule):
                 self.enter_stage("pretrain")  # even if it has no epochs: the run continues with a ReLU network
                 train = self.check_finite()
                 self.built_mse = train.clone()
-                errors = train if loaders is None else self._mse(loaders)
+                errors = train if loaders is None else self.mse_over(loaders)
                 self.best_replica = self.lowest(errors)
         elif self.stage == "pretrain":
             self.pretrain_mse = train
             regions = [self.linear_regions(seed) or 0 for seed in range(len(train))]
             self.pretrain_regions = torch.tensor(regions, device=self.device)
-        self._end_mse = None if loaders is None else float(self._lowest_mean(errors))
+        self._end_mse = None if loaders is None else float(self.lowest_mean(errors))
         self.train_mse = train
-
-    def _validation_loaders(self) -> Any:
-        """Returns the validation data, also if this process has not validated yet; None if there are none."""
-        trainer = self.trainer
-        if trainer.val_dataloaders is None and trainer.enable_validation:
-            trainer.validating = True  # as Lightning does
-            trainer.fit_loop.epoch_loop.val_loop.setup_data()
-            trainer.training = True
-        return trainer.val_dataloaders
 
     def end_of_stage(self, metric: str) -> float | None:
         return self._end_mse if metric == self.monitor else None
-
-    @torch.no_grad()
-    def check_finite(self) -> Tensor:
-        """Checks and returns the training error of each seed after the last step, (replicas,).
-
-        Raises:
-            TrainingDiverged: an error is not finite, so no checkpoint must be saved.
-        """
-        assert self.trainer.train_dataloader is not None
-        mse = self._mse(self.trainer.train_dataloader)
-        if not mse.isfinite().all():
-            self._diverged(mse, int(self.trainer.num_training_batches) - 1)
-        return mse
-
-    def _mse(self, loader: Iterable[Sequence[Any]], network: Any = None) -> Tensor:
-        """Returns the mean squared error of each replica over a loader and all ranks, shape (replicas,)."""
-        network = network or self.network
-        total = torch.zeros(network.replicas + 1, dtype=torch.float64, device=self.device)
-        dtype = self.network.scaling.lower.dtype
-        # A copy, because a loader that saves its position has only one, and may be in the middle of an epoch.
-        for batch in copy.copy(loader):
-            x, y, _ = _parts(self.trainer.strategy.batch_to_device(batch, self.device))
-            parts = (torch.split(values, SAMPLES) for values in (x, self.targets(y, network)))
-            for inputs, targets in zip(*parts, strict=True):
-                total[:-1] += (network(inputs.to(dtype)) - targets).square().sum(0)
-            total[-1] += len(y)
-        total = self.trainer.strategy.reduce(total, reduce_op="sum")
-        return total[:-1] / total[-1]
-
-    def lowest(self, errors: Tensor) -> Tensor:
-        """Returns the index of the replica with the lowest error, from errors (R,); NaN is the highest.
-
-        Returns:
-            0-d, or (F,) for several targets.
-        """
-        each = errors.nan_to_num(nan=torch.inf).view(self.num_targets, -1)
-        found = each.argmin(1) + torch.arange(self.num_targets, device=errors.device) * each.shape[1]
-        return found if self.num_targets > 1 else found[0]
-
-    def _lowest_mean(self, errors: Tensor) -> Tensor:
-        """Returns the lowest error of the seeds, 0-d; for several targets the mean in units of their squared ranges."""
-        if self.num_targets > 1:
-            errors = errors / self.network.scaling.scale.square().to(errors)
-        return errors.view(self.num_targets, -1).amin(1).mean()
-
-    @property
-    def best_replicas(self) -> list[int]:
-        """The replica of each target that is tested."""
-        found: list[int] = self.best_replica.reshape(-1).tolist()
-        return found
 
     def plain(self, replica: int) -> nn.Sequential:
         """Returns one replica as plain layers: in float64 before the release, then in the dtype of the weights."""
@@ -604,14 +385,3 @@ class FunctionRegressor(StagedModule):
             return None
         width = max(_WIDTH, *(layer.out_features for layer in plain if isinstance(layer, nn.Linear)))
         return MOST_PIECES * _WIDTH**2 // width**2
-
-
-def _parts(batch: Any) -> tuple[Tensor, Tensor, Any]:
-    """Returns inputs (n, in_features), targets (n,) or (n, F), and the weight of a batch.
-
-    Args:
-        batch: (x, y, weight); (x, y), with weight 1; for a prediction also only x, with NaN as targets.
-    """
-    x, *rest = [batch] if isinstance(batch, Tensor) else batch
-    y = rest[0] if rest else x.new_full((len(x),), torch.nan)
-    return x[:, None] if x.ndim == 1 else x, y, rest[1] if len(rest) > 1 else 1.0

@@ -1,0 +1,76 @@
+"""Second-order steps of a `ReplicatedModule`: one step of all replicas on all points of all ranks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lit_triwave.errors import TriwaveError
+from lit_triwave.modules.limit import LimitStage
+from lit_triwave.modules.replicas import ReplicatedModule
+from lit_triwave.optim import LeastSquares
+
+
+def second_order_step(module: ReplicatedModule, x: Tensor, y: Tensor, batch_idx: int) -> Tensor:
+    """Takes one Levenberg–Marquardt step.
+
+    Args:
+        module: the module, in a stage with this optimizer.
+        x, y: all points of this rank, (n, in_features), and their targets, (n,) or (n, F).
+        batch_idx: number of the batch, for messages.
+
+    Returns:
+        The mean squared error of each replica, (R,).
+
+    Raises:
+        TriwaveError: the points are in several batches.
+        TrainingDiverged: an error is not finite.
+    """
+    _check_one_batch(module)
+    chunk, dtype = module.stages[module.stage].chunk, module.network.scaling.lower.dtype
+    y = module.targets(y.to(dtype))
+    problem = LeastSquares(module.network, x.to(dtype), y, chunk=chunk, reduce=module.sum_over_ranks)
+    optimizer: Any = module.optimizers()
+    group = module.trainer.optimizers[0].param_groups[0]
+    if group["groups"] % module.num_targets:
+        group["groups"] = module.num_targets  # seeds of different targets must not exchange weights
+    mse: Tensor = optimizer.step(problem)
+    if not mse.isfinite().all():
+        module.diverged(mse, batch_idx)
+    return mse
+
+
+def limit_step(module: ReplicatedModule, stage: LimitStage, x: Tensor, y: Tensor, batch_idx: int) -> Tensor:
+    """Takes one iteration of the stage `limit`; for arguments, result and errors see `second_order_step`."""
+    _check_one_batch(module)
+    loaders, optimizer = module.validation_loaders(), module.optimizers()
+    dtype = module.network.scaling.lower.dtype
+    problem = stage.problem(
+        x.to(dtype),
+        module.targets(y.to(dtype), stage.trained),
+        reduce=module.sum_over_ranks,
+        validation=None if loaders is None else lambda: module.mse_over(loaders, stage.trained),
+        ranks=module.trainer.world_size,
+    )
+    module.trainer.optimizers[0].param_groups[0]["groups"] = module.num_targets
+    mse: Tensor = optimizer.step(lambda: problem)  # type: ignore[union-attr, assignment]
+    if not mse.isfinite().any():
+        module.diverged(mse, batch_idx)
+    mse = mse.view(module.network.replicas, -1).mean(1)  # the error of the members' mean is lower
+    if module.current_epoch == module.stage_epochs["limit"] * 4 // 5:
+        stage.late_mse = float(mse.nan_to_num(nan=torch.inf).amin())
+    return mse
+
+
+def _check_one_batch(module: ReplicatedModule) -> None:
+    trainer, stage = module.trainer, module.stage
+    passes = getattr(trainer.datamodule, "repeats", 1)  # type: ignore[attr-defined]
+    if trainer.num_training_batches != passes:
+        # Only these stages let the user set the number of samples that are differentiated at a time.
+        bound = f"{stage}.chunk bounds the memory" if stage != "pretrain" else "memory stays bounded"
+        raise TriwaveError(
+            f"{stage} takes all training points in one batch, not in {trainer.num_training_batches // passes}: set "
+            f"data.batch_size to null ({bound})"
+        )
