@@ -14,7 +14,8 @@ from lit_triwave.checkpoints.best import BestCheckpoint, RunCheckpoint
 from lit_triwave.checkpoints.origin import Origin, take_over
 from lit_triwave.distributed.interruption import Interruption
 from lit_triwave.errors import Interrupted
-from lit_triwave.modules.staged import StagedModule, ends_here
+from lit_triwave.modules.stage_switch import ends_here
+from lit_triwave.modules.staged import StagedModule
 from lit_triwave.tracking.run_files import FIGURES, SUMMARY_JSON
 
 _DUE = 1

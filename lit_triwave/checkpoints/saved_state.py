@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Mapping, Set
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
-from torch import Tensor
-from torch.optim import Optimizer
 
-from lit_triwave.checkpoints.kinds import check_like, is_number, short
+from lit_triwave.checkpoints.kinds import check_like, short
 from lit_triwave.checkpoints.load import reading
+from lit_triwave.checkpoints.optimizer_state import OTHER_STATES, check_optimizer, plain_number
 from lit_triwave.modules.staged import STAGES, StagedModule
 
-_OTHERS = (torch.optim.LBFGS, torch.optim.SparseAdam)
-"""Optimizers that keep nothing that has the shapes of the parameters, or take no ordinary gradients."""
 _KNOWN = ("lightning.", "lit_triwave.")
 """Packages whose callbacks save what they begin with; those of the user's own may save anything."""
 
@@ -30,8 +25,8 @@ class SavedStateCheck(Callback):
     the weights are.
 
     Args:
-        path: of the checkpoint.
-        content: of it.
+        path: file of the checkpoint.
+        content: what `torch.load` returned for it.
     """
 
     def __init__(self, path: Path, content: Mapping[str, Any]) -> None:
@@ -76,78 +71,6 @@ def _check_names(name: str, state: Mapping[str, Any], schedule: Any) -> None:
             raise ValueError(f"{name} must be the state of a {type(schedule).__name__}, got also {key}")
 
 
-def check_optimizer(name: str, saved: Mapping[str, Any], optimizer: Optimizer, weights: Set[torch.dtype]) -> None:
-    """Refuses a state that an optimizer of these parameters would not have.
-
-    Args:
-        name: of the state, for the error.
-        saved: the state, as `Optimizer.state_dict` returns it.
-        optimizer: that shall take it; it stays as it is. Classes of the user's own may keep anything.
-        weights: precisions of the checkpoint's weights, which need not be those of the run.
-
-    Raises:
-        ValueError: naming the value.
-    """
-    groups, own = saved["param_groups"], optimizer.state_dict()["param_groups"]
-    check_like(f"{name}.param_groups", groups, own)
-    for group, like in zip(groups, own, strict=True):
-        if group["params"] != like["params"]:
-            found = short(group["params"])
-            raise ValueError(f"{name}.param_groups must be of parameters {like['params']}, got {found}")
-    of_torch = type(optimizer).__module__.startswith("torch.optim.") and not isinstance(optimizer, _OTHERS)
-    if not of_torch and not type(optimizer).__module__.startswith("lit_triwave."):
-        return
-    taken = {*inspect.signature(type(optimizer)).parameters} - {"params"}
-    for group, here in zip(groups, optimizer.param_groups, strict=True):
-        small = [_small(parameter) for parameter in here["params"]] if of_torch else here["params"]
-        # The class itself refuses options that it cannot take.
-        trial: Any = type(optimizer)(small, **{option: group[option] for option in taken & group.keys()})
-        if of_torch:
-            trial.step()
-            for index, one, parameter in zip(group["params"], small, here["params"], strict=True):
-                if index in saved["state"]:
-                    state = {key: _sized(value, one, parameter) for key, value in trial.state[one].items()}
-                    _check_state(f"{name}.state.{index}", saved["state"][index], state, weights)
-
-
-def _small(parameter: Tensor) -> Tensor:
-    """Returns a parameter of at most two values in each dimension, whose optimizer costs next to nothing."""
-    shape = [min(size, 2) for size in parameter.shape]
-    one = torch.ones(shape, dtype=parameter.dtype, device=parameter.device, requires_grad=True)
-    one.grad = torch.ones_like(one)
-    return one
-
-
-def _sized(value: Any, small: Tensor, parameter: Tensor) -> Any:
-    """Returns a meta tensor as large as an optimizer's for a parameter, given that for a small one."""
-    if not isinstance(value, Tensor) or not value.ndim:
-        return value
-    sizes = zip(value.shape, small.shape, parameter.shape, strict=True)
-    return value.new_empty([whole if size == part else size for size, part, whole in sizes], device="meta")
-
-
-def _check_state(name: str, saved: Any, own: Mapping[str, Any], weights: Set[torch.dtype]) -> None:
-    """Refuses a state of one parameter that is not like its optimizer's own."""
-    missing = own.keys() - saved.keys()
-    if missing:
-        raise ValueError(f"{name} must have {', '.join(own)}, got no {min(missing)}")
-    for key, like in own.items():
-        value = saved[key]
-        if isinstance(like, Tensor) and like.ndim:
-            fits = isinstance(value, Tensor) and value.shape == like.shape and value.dtype in {like.dtype, *weights}
-            if not fits or not value.isfinite().all():
-                found = "NaN or infinity in it" if fits else short(value)
-                shape = tuple(like.shape)
-                raise ValueError(f"{name}.{key} must be finite numbers of {like.dtype}, shape {shape}, got {found}")
-        elif isinstance(like, (Tensor, int, float)) and not is_number(_plain(value)):
-            raise ValueError(f"{name}.{key} must be a finite number, got {short(value)}")
-
-
-def _plain(value: Any) -> Any:
-    """Returns a 0-d tensor as a number, and everything else as it is."""
-    return value.item() if isinstance(value, Tensor) and not value.ndim else value
-
-
 def _check_stage(content: Mapping[str, Any], module: StagedModule, optimizer: Any) -> None:
     """Refuses optimizers and schedules of another number of steps than the loops, or of other learning rates."""
     loop, stage = content["loops"]["fit_loop"], module.stages[module.stage]
@@ -171,12 +94,12 @@ def _check_stage(content: Mapping[str, Any], module: StagedModule, optimizer: An
                 )
     scaled = "MixedPrecision" in content  # leaves steps out
     for index, values in state["state"].items():
-        taken = _plain(values.get("step", steps))
+        taken = plain_number(values.get("step", steps))
         if not scaled and not (module.continuous and taken == content["global_step"]):
             _check_steps(f"optimizer_states.0.state.{index}.step", taken, steps, alone)
     if stage.second_order:
         optimizer.check_state("optimizer_states.0.state", state["state"], *module.optimizer_rows())
-    elif module.task == "regression" and state["state"] and not isinstance(optimizer, _OTHERS):
+    elif module.task == "regression" and state["state"] and not isinstance(optimizer, OTHER_STATES):
         # All of a function's parameters have gradients in each step.
         trained = {n for n, p in enumerate(module.parameters()) if p.requires_grad}
         if missing := trained - state["state"].keys():

@@ -18,7 +18,7 @@ from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.strategies import DDPStrategy
 
 from lit_triwave.cli import main
-from lit_triwave.modules.staged import StageSwitch
+from lit_triwave.modules.stage_switch import StageSwitch
 from tests.conftest import REPOSITORY
 from tests.finished_runs import rows
 from tests.run_command import run_command, run_ranks, start_command

@@ -60,7 +60,8 @@ from lit_triwave.distributed.signals import INTERRUPTED, REQUEUE, REQUEUE_SIGNAL
 from lit_triwave.distributed.sync_batch_norm import SynchronizedBatchNorms
 from lit_triwave.distributed.watch import ranks_end_together
 from lit_triwave.errors import TriwaveError, printable
-from lit_triwave.modules.staged import StagedModule, check_strategy
+from lit_triwave.modules.stage_switch import check_strategy
+from lit_triwave.modules.staged import StagedModule
 from lit_triwave.modules.stages import Limit, Polish, Stage
 from lit_triwave.modules.trainer_support import Fit, check_callbacks, check_options, own_defaults
 from lit_triwave.modules.trainer_values import check_values

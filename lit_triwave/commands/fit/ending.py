@@ -8,7 +8,8 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Timer
 
-from lit_triwave.modules.staged import StagedModule, asks_to_stop, time_is_up
+from lit_triwave.modules.stage_switch import asks_to_stop, time_is_up
+from lit_triwave.modules.staged import StagedModule
 
 _PARTS = ("limit_train_batches", "limit_test_batches", "overfit_batches")
 """Options that leave out a part of the data, so that the results are not those of all data."""
