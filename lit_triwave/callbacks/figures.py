@@ -28,7 +28,6 @@ _GRID_POINTS = 5001  # of the network's curve
 _MAX_CLASSES = 100  # of a confusion matrix that one can still read
 _SHOWN_NETS = 16
 _MAX_POINTS = 40_401  # of test points that are drawn: a 201 × 201 grid
-_SHOWN_PIECES = 1 << 16  # linear pieces whose ends are marked; more are a solid line
 
 
 class RunFigures(Callback, ABC):
@@ -108,12 +107,12 @@ class RegressionFigures(RunFigures):
             lower, upper = data.domain[names[0]]
             grid = torch.linspace(lower, upper, _GRID_POINTS, dtype=torch.float64)
             try:
-                kinks = breakpoints(plain, lower, upper, most=_SHOWN_PIECES)
+                kinks = breakpoints(plain, lower, upper, most=module.most_pieces(plain))
                 pieces = f"{len(kinks) + 1:,}"
                 lowest = None if network.segments is None else data.free_knot_mse(len(kinks) + 1)
                 limit = None if lowest is None else (len(kinks) + 1, lowest)
             except TooManyPieces:
-                kinks, pieces = grid[:0], f"more than {_SHOWN_PIECES:,}"
+                kinks, pieces = grid[:0], f"more than {module.most_pieces(plain):,}"
             curve, marks = ((u, plain(u[:, None])[:, 0]) for u in (grid, kinks))
             yield "fit", plots.fit_figure(x, target, curve, pieces, marks, (names[0], target_name), title)
             yield "error", plots.error_figure(x, prediction - target, kinks, names[0], title)

@@ -17,6 +17,7 @@ from torch import Tensor
 from lit_triwave.figures.style import BLUE, GREY, ORANGE, decades_grid, new_figure
 
 MAX_MARKS = 400  # most breakpoints that are marked; more would hide the curve, and the legend has their number
+_INKED = 3e5  # area of all points of a surface, in square points: six times that of a panel
 _FEW_POINTS = 1000  # up to this number, points have no line between them, because the values there are unknown
 
 
@@ -132,7 +133,8 @@ def surface_figure(x: Tensor, target: Tensor, prediction: Tensor, names: Sequenc
         grid = _as_image(x, values)
         image: ScalarMappable
         if grid is None:
-            image = ax.scatter(x[:, 0], x[:, 1], c=values, s=4, **style)
+            size = min(30.0, max(4.0, _INKED / len(x)))  # many points cover the panel, so that it has no white gaps
+            image = ax.scatter(x[:, 0], x[:, 1], c=values, s=size, marker="s", linewidths=0, **style)
         else:
             left, right, bottom, top = (float(end) for axis in x.T for end in axis.aminmax())
             image = ax.imshow(grid.T.numpy(), origin="lower", extent=(left, right, bottom, top), aspect="auto", **style)

@@ -15,7 +15,7 @@ from lit_triwave.commands.inspect import figures
 from lit_triwave.commands.inspect.subnetworks import Group, head_layers
 from lit_triwave.commands.inspect.units import Activity
 from lit_triwave.errors import TriwaveError
-from lit_triwave.modules.regressor import MOST_PIECES, FunctionRegressor
+from lit_triwave.modules.regressor import FunctionRegressor
 from lit_triwave.nn.baselines import DenseNetwork
 from lit_triwave.nn.heads import SQUASHES
 
@@ -181,10 +181,9 @@ def _breakpoints_against_curvature(saved: Saved, seed: int) -> Figure:
     ((name, (low, high)),) = data.domain.items()
     x = low + (high - low) * (torch.arange(_CELLS, dtype=torch.float64) + 0.5) / _CELLS
     curvature = data.expression.second_derivative(x[:, None])
-    plain = saved.module.network.double() if saved.module.network.parameterization == "peaks" else saved.module.network
+    plain = saved.module.plain(seed)
     try:
-        most = MOST_PIECES if saved.module.network.segments is None else None
-        kinks = breakpoints(plain.to_sequential(seed), low, high, most=most)  # type: ignore[operator]
+        kinks = breakpoints(plain, low, high, most=saved.module.most_pieces(plain))
     except TooManyPieces as error:
         raise TriwaveError(str(error)) from error
     if not len(kinks):
