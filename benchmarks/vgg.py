@@ -25,7 +25,7 @@ from torchvision.models.vgg import VGG, vgg16_bn
 
 from lit_triwave import replace_dense
 from lit_triwave.nn.heads import BlockDiagonalLayers
-from lit_triwave.nn.replacement import Replacement
+from lit_triwave.nn.replacement_report import Replacement
 
 FEATURES = 25088  # inputs of VGG's classifier, 512 · 7 · 7
 FORMS = ("peaks", "blocks", "dense")

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from lit_triwave.errors import did_you_mean, reason, some
-from lit_triwave.nn.replacement import cut_classifier
 
 _TIMM = "timm/"
 _INSTALL_TIMM = "pip install 'lit_triwave[timm]'"
@@ -292,3 +291,30 @@ def _why_unreadable(file: Path, error: Exception) -> str:
     if file.suffix == ".safetensors" or start[:2] == b"PK":
         return "it is damaged or incomplete"
     return "it is a file of another kind"
+
+
+def cut_classifier(model: nn.Module) -> tuple[nn.Module, int]:
+    """Removes the dense layers at a model's end, in place, and returns the model and its number of features.
+
+    Raises:
+        ValueError: the model does not end in a dense layer.
+    """
+    linears = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    if not linears or not _ends_in(model, linears[-1][0]):
+        raise ValueError(f"{type(model).__name__} does not end in a dense layer: no head can take its place")
+    parent, _, key = linears[-1][0].rpartition(".")
+    owner = model.get_submodule(parent)
+    if not isinstance(owner, nn.Sequential) or owner is model:
+        features = linears[-1][1].in_features
+        setattr(owner, key, nn.Identity())
+        return model, features
+    places: Sequence[int] = [i for i, layer in enumerate(owner) if isinstance(layer, nn.Linear)]
+    features = owner[places[0]].in_features  # type: ignore[assignment]
+    del owner[places[0] :]
+    return model, features
+
+
+def _ends_in(model: nn.Module, name: str) -> bool:
+    """Whether no module with parameters comes after the named one."""
+    names = [key for key, module in model.named_modules() if next(module.parameters(recurse=False), None) is not None]
+    return bool(names) and names[-1] == name

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,81 +20,8 @@ from lit_triwave.nn.dense_chains import (
     may_stand_between,
 )
 from lit_triwave.nn.heads import BlockDiagonalLayers, check_options
+from lit_triwave.nn.replacement_report import Replacement, added_cost, dense_cost, released_cost
 from lit_triwave.nn.sizes import check_sizes
-
-
-@dataclass
-class Cost:
-    """Costs of a classifier.
-
-    Attributes:
-        parameters: number of trained parameters.
-        multiply_adds: multiply-adds of the matrix products for one image; zeros between blocks are not included.
-    """
-
-    parameters: int
-    multiply_adds: int
-
-
-@dataclass
-class Replacement:
-    """Report of `replace_dense`.
-
-    Attributes:
-        layers: names of the replaced layers ↦ their sizes (in, out).
-        name: name of the module that replaces them.
-        num_nets: number of subnetworks.
-        depth: hidden layers of the subnetworks.
-        before: costs of the whole classifier before.
-        blocks: its costs after, released as blocks.
-        dense: its costs after, released dense.
-        model_before: parameters of the whole model before. Its multiply-adds depend on the images' size; they change by
-            the same number as those of the classifier.
-        gone: kinds of the activations, norms and dropouts that were removed with the layers.
-        kept: functions that the model's own `forward` still applies to the outputs of the new layers.
-        frozen: names of dense layers that were frozen, also the last one; their replacements are trained.
-    """
-
-    layers: dict[str, tuple[int, int]]
-    name: str
-    num_nets: int
-    depth: int
-    before: Cost
-    blocks: Cost
-    dense: Cost
-    model_before: int
-    gone: list[str]
-    kept: list[str]
-    frozen: list[str]
-
-    @property
-    def model_parameters(self) -> dict[str, int]:
-        """Parameters of the whole model, before and after in either release."""
-        rest = self.model_before - self.before.parameters
-        return {name: rest + cost.parameters for name, cost in self.costs.items()}
-
-    @property
-    def costs(self) -> dict[str, Cost]:
-        """Name ↦ costs of the classifier, before and after in either release."""
-        return {"before": self.before, "released blocks": self.blocks, "released dense": self.dense}
-
-    def __str__(self) -> str:
-        gone = ", ".join(f"{name} ({fan_in} → {fan_out})" for name, (fan_in, fan_out) in self.layers.items())
-        lines = [
-            f"{gone} → {self.name}: {self.num_nets} subnetworks, {4 * self.num_nets} neurons wide, {self.depth} deep",
-            f"{'':16}{'classifier':>14}{'classifier':>16}{'whole model':>16}",
-            f"{'':16}{'parameters':>14}{'multiply-adds':>16}{'parameters':>16}",
-        ]
-        if self.gone:
-            lines.insert(1, f"removed with them: {', '.join(self.gone)}")
-        if self.kept:
-            lines.insert(1, f"still applied to the new layers' outputs: {', '.join(self.kept)}")
-        if self.frozen:
-            lines.insert(1, f"{', '.join(self.frozen)} did not require gradients; the new layers do")
-        for name, cost in self.costs.items():
-            whole = self.model_parameters[name]
-            lines.append(f"{name:16}{cost.parameters:14,}{cost.multiply_adds:16,}{whole:16,}")
-        return "\n".join(lines)
 
 
 def replace_dense(
@@ -165,7 +91,7 @@ def replace_dense(
     gone = {place: type(one).__name__ for place, one in inner.items() if place not in stays}
     # For an nn.Sequential the costs include all its modules, for other models only the dense layers.
     whole = nn.ModuleList(map(model.get_submodule, chain.steps)) if stack is None else stack
-    before, model_before = _dense_cost(whole), sum(p.numel() for p in model.parameters())
+    before, model_before = dense_cost(whole), sum(p.numel() for p in model.parameters())
     layers, last = _new_layers(linears, num_nets, depth, options)
     if stack is None:
         _exchange(model, {**dict.fromkeys(gone), **dict.fromkeys(names), names[0]: layers, names[-1]: last})
@@ -173,15 +99,15 @@ def replace_dense(
     else:
         first = _restack(stack, [place.rpartition(".")[2] for place in (names[0], *stays, names[-1])], layers, last)
         first = f"{name}.{first}" if name else first
-    others = _dense_cost(whole, without=layers)
+    others = dense_cost(whole, without=layers)
     return Replacement(
         layers={place: (one.in_features, one.out_features) for place, one in zip(names[:-1], linears, strict=False)},
         name=first,
         num_nets=num_nets,
         depth=depth,
         before=before,
-        blocks=_added(others, _released_cost(layers, num_nets, 4, depth, num_nets)),
-        dense=_added(others, _released_cost(layers, 1, 4 * num_nets, depth, num_nets)),
+        blocks=added_cost(others, released_cost(layers, num_nets, 4, depth, num_nets)),
+        dense=added_cost(others, released_cost(layers, 1, 4 * num_nets, depth, num_nets)),
         model_before=model_before,
         gone=list(gone.values()),
         kept=chain.kept,
@@ -311,30 +237,6 @@ def _might_be_replaced(module: nn.Module) -> bool:
     return count > 1 and (isinstance(module, (nn.Sequential, *TRANSFORMER_LAYERS)) or count == 2)
 
 
-def _released_cost(layers: BlockDiagonalLayers, networks: int, width: int, depth: int, inputs: int) -> Cost:
-    """Returns the cost of layers released as `networks` networks of a width, which share the `inputs` evenly."""
-    each = inputs // networks
-    weights = networks * (2 * each * width + (depth - 1) * width * width)
-    biases = networks * (depth * width + each)
-    projection, norm = layers.projection.weight.numel(), 2 * inputs
-    return Cost(projection + norm + weights + biases, projection + weights)
-
-
-def _added(a: Cost, b: Cost) -> Cost:
-    """Returns the sum of two costs."""
-    return Cost(a.parameters + b.parameters, a.multiply_adds + b.multiply_adds)
-
-
-def _dense_cost(stack: nn.Module, without: nn.Module | None = None) -> Cost:
-    """Returns the cost of a classifier's layers, except one."""
-    skipped = set(without.modules()) if without is not None else set()
-    kept = [module for module in stack.modules() if module not in skipped]
-    parameters = sum(p.numel() for module in kept for p in module.parameters(recurse=False))
-    # A layer at several places is applied at each, with the same parameters.
-    applied = [module for _, module in stack.named_modules(remove_duplicate=False) if module not in skipped]
-    return Cost(parameters, sum(m.weight.numel() for m in applied if isinstance(m, nn.Linear)))
-
-
 def _find_sequential(model: nn.Module, name: str | None = None) -> tuple[str, nn.Sequential | None]:
     """Finds the `nn.Sequential` that contains the model's last `nn.Linear` and one or more before it.
 
@@ -370,30 +272,3 @@ def _hidden_linears(module: nn.Module) -> int:
     """Returns the number of dense layers of an `nn.Sequential` before its last one."""
     plain = isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward
     return sum(isinstance(child, nn.Linear) for child in module._modules.values()) - 1 if plain else -1
-
-
-def cut_classifier(model: nn.Module) -> tuple[nn.Module, int]:
-    """Removes the dense layers at a model's end, in place, and returns the model and its number of features.
-
-    Raises:
-        ValueError: the model does not end in a dense layer.
-    """
-    linears = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear)]
-    if not linears or not _ends_in(model, linears[-1][0]):
-        raise ValueError(f"{type(model).__name__} does not end in a dense layer: no head can take its place")
-    parent, _, key = linears[-1][0].rpartition(".")
-    owner = model.get_submodule(parent)
-    if not isinstance(owner, nn.Sequential) or owner is model:
-        features = linears[-1][1].in_features
-        setattr(owner, key, nn.Identity())
-        return model, features
-    places: Sequence[int] = [i for i, layer in enumerate(owner) if isinstance(layer, nn.Linear)]
-    features = owner[places[0]].in_features  # type: ignore[assignment]
-    del owner[places[0] :]
-    return model, features
-
-
-def _ends_in(model: nn.Module, name: str) -> bool:
-    """Whether no module with parameters comes after the named one."""
-    names = [key for key, module in model.named_modules() if next(module.parameters(recurse=False), None) is not None]
-    return bool(names) and names[-1] == name

@@ -7,7 +7,6 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.quasirandom import SobolEngine
 
 from lit_triwave.construction import dense
 from lit_triwave.construction.quadratic import (
@@ -22,6 +21,7 @@ from lit_triwave.nn.derivatives import Rows, bank_sweep
 from lit_triwave.nn.scaling import Domain, TargetRange, UnitScaling
 from lit_triwave.nn.sizes import check_sizes
 from lit_triwave.nn.stack_layers import check_layers
+from lit_triwave.nn.stack_ranges import argument_ranges, sobol_points
 
 DEEPEST_STACK = 26
 """Hidden layers of a subnetwork, at most: its error is 4^−d of its range, and 4^−26 is the precision of float64."""
@@ -29,12 +29,6 @@ FINEST = 1e-20
 """Squared error, as a share of the squared target range, below which more depth is not worth its cost."""
 SPREAD = 0.7
 """Standard deviation of each neuron's argument v over the points at the start."""
-RANGE_POINTS = 8192
-"""Number of points of the domain where the search for the extremes of each neuron's argument begins."""
-CLIMBS = 25
-"""Steps of projected gradient ascent from the extreme points of this search."""
-RANGE_MARGIN = 0.01
-"""Share by which each neuron's range is widened at both ends."""
 MOST_PIECES = 1 << 20
 """Largest number of linear pieces that is counted. Layers multiply the pieces, and more do not fit into memory."""
 
@@ -170,71 +164,9 @@ class StackNetwork(ConstructedNetwork):
             self.output_weight[r] = torch.cat([linear.sum(0), *(part.flatten() for part in neurons)])
             self.output_bias[r] = members.output_bias[mine].mean()
 
-    @torch.no_grad()
     def ranges(self) -> list[tuple[Tensor, Tensor]]:
-        """Bounds of every neuron's argument v over the domain.
-
-        Projected gradient steps start from the extremes among many points, with corners and faces of the domain. The
-        range that they find is widened by a hundredth at both ends.
-
-        Returns:
-            (lowest, highest) of each layer, (R, K_l) each.
-        """
-        with torch.inference_mode(False):  # evaluations run in inference mode, where nothing has a gradient
-            return self._ranges([(weight.clone(), bias.clone()) for weight, bias in self.limit_layers])
-
-    def _ranges(self, layers: Layers) -> list[tuple[Tensor, Tensor]]:
-        points = self._domain_points(RANGE_POINTS)
-        _, arguments = quadratic_features(points, layers)
-        found = []
-        for i, v in enumerate(arguments):
-            ends = []
-            for sign in (-1.0, 1.0):
-                start = points.T[(sign * v).argmax(-1)].mT  # (R, n, K_l): one point for each neuron
-                ends.append(sign * self._climb(start, sign, layers[: i + 1]))
-            low, high = torch.minimum(ends[0], v.amin(-1)), torch.maximum(ends[1], v.amax(-1))
-            # A neuron that does not depend on its inputs still needs a range of some length.
-            slack = RANGE_MARGIN * (high - low) + 1e-6 * (1 + high.abs())
-            found.append((low - slack, high + slack))
-        return found
-
-    def _climb(self, points: Tensor, sign: float, layers: Layers) -> Tensor:
-        """Largest sign · v of each neuron of the last layer, searched from one start point for each, (R, n, K)."""
-
-        def heights(at: Tensor) -> Tensor:
-            h = at
-            for weight, bias in layers:
-                v = torch.baddbmm(bias[..., None], weight, h)
-                h = torch.cat([h, v * v], 1)
-            return sign * v.diagonal(dim1=1, dim2=2)
-
-        best = heights(points)
-        step = torch.full_like(best, 0.05)
-        for _ in range(CLIMBS):
-            with torch.enable_grad():
-                at = points.detach().requires_grad_()
-                (slope,) = torch.autograd.grad(heights(at).sum(), at)
-            slope = slope / slope.norm(dim=1, keepdim=True).clamp_min(torch.finfo(slope.dtype).tiny)
-            trial = (points + step[:, None] * slope).clamp(-1, 1)
-            height = heights(trial)
-            higher = height > best
-            points = torch.where(higher[:, None], trial, points)
-            best = torch.where(higher, height, best)
-            step = torch.where(higher, 2 * step, step / 2)
-        return best
-
-    def _domain_points(self, count: int) -> Tensor:
-        """Points of [−1, 1]^n, (n, count): first the corners; of the others, a tenth lies on each face of an axis."""
-        points, axes = self._sobol(count, 1.25), min(self.scaling.in_features, 10)
-        corners = torch.cartesian_prod(*[points.new_tensor([-1.0, 1.0])] * axes).view(-1, axes).T
-        points[:axes, : corners.shape[1]] = corners
-        return points
-
-    def _sobol(self, count: int, stretch: float) -> Tensor:
-        """Points of [−stretch, stretch]^n, clamped to [−1, 1]^n, (n, count)."""
-        engine = SobolEngine(self.scaling.in_features, scramble=True, seed=0)  # type: ignore[no-untyped-call]
-        fraction: Tensor = engine.draw(count, dtype=torch.float64)
-        return (stretch * (2 * fraction - 1)).clamp(-1, 1).T.contiguous().to(self.output_weight)
+        """Bounds of every neuron's argument v over the domain: (lowest, highest) of each layer, (R, K_l) each."""
+        return argument_ranges(self.scaling.in_features, self.limit_layers)
 
     @torch.no_grad()
     def predicted_mse(self, depth: int) -> Tensor:
@@ -248,7 +180,7 @@ class StackNetwork(ConstructedNetwork):
     def _construction_mse(self) -> Callable[[int], Tensor]:
         """Returns `predicted_mse` as a function of the depth; ranges and derivatives are the same for all depths."""
         ranges = self.ranges()
-        _, arguments = quadratic_features(self._sobol(RANGE_POINTS, 1.0), self.limit_layers)
+        _, arguments = quadratic_features(sobol_points(self.scaling.in_features, self.output_weight), self.limit_layers)
         g = quadratic_sensitivities(self.output_weight.detach(), self.limit_layers, arguments)
         return lambda depth: construction_mse(g, arguments, ranges, depth) * self.scaling.scale.square()
 
