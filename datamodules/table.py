@@ -150,6 +150,8 @@ class TableDataModule(RegressionDataModule):
                     "takes them to its nearest end"
                 )
         predicted = None
+        if test_path is None and not len(test):
+            self.remarks.append("no rows are held out for the test: test errors are those of the training rows")
         if predict_path is not None:
             self._asked, predicted, self._asked_rows = self._other(predict_path, domain=domain)
         super().__init__(

@@ -282,11 +282,16 @@ def _words(column: pandas.Series[Any]) -> pandas.Series[Any]:
     import pandas
 
     if pandas.api.types.is_numeric_dtype(column) and not pandas.api.types.is_bool_dtype(column):
-        words = column.map("{:.17g}".format)  # 1 and 1.0 are one category
+        words = column.map(_number_word)
     else:
         words = column.astype(object).map(str).str.strip()
     found: pandas.Series[Any] = words.astype(object).where(column.notna(), float("nan"))
     return found
+
+
+def _number_word(number: float) -> str:
+    """Returns a number as the word of its category; 1 and 1.0 are one category."""
+    return str(number if isinstance(number, int) else float(number)).removesuffix(".0")
 
 
 def _encoded_names(column: dict[str, Any]) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import csv
 import re
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from datamodules.regression import first_true
-from datamodules.table_notation import OR_CATEGORIES, how_to_read, time_advice
+from datamodules.table_notation import OR_CATEGORIES, how_to_read, in_quotes, time_advice
 from lit_triwave.errors import did_you_mean, reason, some
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ _MISSING_WORD = "if it stands for a missing value, name it in na_values"
 _HEADER_OPTIONS = ("encoding", "comment", "compression")
 _COMPRESSIONS = ("infer", "gzip", "bz2", "zip", "xz", "zstd", "tar")
 _COMMENT_SIGNS = "#%!;/"
+_SIGNS = ("decimal", "thousands", "comment")
+"""Options that are one sign."""
 _NO_SEPARATOR = "\x1f"  # occurs in no table
 _AS_WRITTEN: dict[str, Any] = {"dtype": str, "keep_default_na": False, "na_values": []}
 _NOT_NUMBERS = "if the column has categories, name it in categorical"
@@ -52,6 +55,8 @@ class TableFile:
     """
 
     frame: pandas.DataFrame
+    _names: list[str]
+    _sep: str
 
     def __init__(self, path: str, wanted: list[str], options: dict[str, Any]) -> None:
         self.path, self._options = path, options
@@ -59,9 +64,11 @@ class TableFile:
         compression = options.get("compression")
         if compression is not None and compression not in _COMPRESSIONS:
             raise ValueError(f"compression must be one of {', '.join(_COMPRESSIONS)}, got {compression!r}")
-        for name in ("decimal", "thousands", "comment"):
+        for name in _SIGNS:
             if len(options.get(name) or "-") != 1:
                 raise ValueError(f"{name} must be one sign, got {options[name]!r}")
+        if not path:
+            raise FileNotFoundError(f"a table's path must name a file, got {path!r}")
         if self._file.suffix.lower() in _NOT_TEXT:
             raise ValueError(f"path must be a text file, such as .csv, or .parquet, got {path}: save it as one of them")
         if not self._file.is_file():
@@ -85,9 +92,10 @@ class TableFile:
         except EmptyDataError:
             raise ValueError(f"{path} is empty: it must have a header and rows") from None
         except Exception as error:  # pandas, pyarrow and gzip raise many kinds, some of several lines
+            if self.is_text:
+                self._refuse_row(str(error), wanted)
             kind = "text with a header" if self.is_text else "Parquet"
-            hint = self._header_hint(wanted) if self.is_text and "Expected" in str(error) else ""
-            raise ValueError(f"{path} cannot be read as {kind}: {reason(error)}{hint}") from None
+            raise ValueError(f"{path} cannot be read as {kind}: {reason(error)}") from None
         if any("\0" in name for name in header):
             raise ValueError(f"{path} cannot be read as text in UTF-8: set encoding to utf-16-le or utf-16-be")
         twice = [repr(name) for name in dict.fromkeys(header) if name and header.count(name) > 1]
@@ -109,14 +117,12 @@ class TableFile:
         """Reads the rows; returns the names in the header."""
         import pandas
 
-        self._names: list[str] = []
+        self._names, self._sep = [], ","
         given = self._options.get("sep")
         candidates = _SEPARATORS if given is None else (str(given).replace("\\t", "\t"),)
         headers = {sep: self._header(sep) for sep in candidates}
         # Names may contain blanks, so blanks are the separator only if this gives all wanted names.
-        self._sep: str = max(
-            candidates, key=lambda s: (len({*wanted} & {*headers[s]}), len(headers[s]) * (s != r"\s+"))
-        )
+        self._sep = max(candidates, key=lambda s: (len({*wanted} & {*headers[s]}), len(headers[s]) * (s != r"\s+")))
         options = {name: value for name, value in self._options.items() if name != "sep" and value is not None}
         if self._engine(self._sep) == "c":
             options["low_memory"] = False
@@ -194,9 +200,30 @@ class TableFile:
             return f""": if lines that begin with {sign} are comments, set comment to "'{sign}'\""""
         return ": remove the lines above the header" if self._names and not {*wanted} & {*self._names} else ""
 
-    @staticmethod
-    def _engine(sep: str) -> Any:
-        return "python" if len(sep) > 1 and sep != r"\s+" else "c"  # the engine of patterns
+    def _refuse_row(self, message: str, wanted: list[str]) -> None:
+        """Raises ValueError for a row that pandas could not read, with its line; pandas counts rows, not lines."""
+        fields = re.search(r"Expected (\d+) fields in line \d+, saw (\d+)", message)
+        if not fields and "inside string" not in message and "end of data" not in message:
+            return
+        place = "a row"
+        try:
+            for line, record in self._records():
+                if not fields:
+                    place = f"line {line}"
+                elif len(record) > int(fields[1]) and len(record) == int(fields[2]):
+                    place = f"line {line}"
+                    break
+        except (UnicodeError, csv.Error):  # as in a compressed file
+            pass
+        if not fields:
+            raise ValueError(f"{self.path}: the quotation mark at {place} is not closed")
+        hint = self._header_hint(wanted)
+        raise ValueError(f"{self.path}: {place} has {fields[2]} fields, but the header has {fields[1]} names{hint}")
+
+    def _engine(self, sep: str) -> Any:
+        """Returns the parser of pandas: the fast one takes no patterns, and only signs of ASCII."""
+        signs = "".join(str(self._options.get(name) or "") for name in _SIGNS) + sep
+        return "c" if signs.isascii() and (len(sep) == 1 or sep == r"\s+") else "python"
 
     def _read_parquet(self) -> list[str]:
         """Reads the rows; returns the names of the columns."""
@@ -219,7 +246,8 @@ class TableFile:
             known = list(self.frame.columns)
             hint = did_you_mean(name, known) or self._numbers_hint(known)
             if len(known) == 1 and name in known[0]:
-                hint = ": set sep to the sign between them"
+                sign = re.search(rf"{re.escape(name)}\s*([^\w\s]+)|([^\w\s]+)\s*{re.escape(name)}", known[0])
+                hint = f": set sep to {in_quotes(sign[1] or sign[2]) if sign else 'the sign between them'}"
             if all(re.fullmatch(r"\(.+, .+\)", other) for other in known):  # how pandas writes names of two levels
                 hint = ": join the levels of its names before it is saved, as in df.columns = df.columns.map('_'.join)"
             if self.is_text and not hint and known[0][:1] in _COMMENT_SIGNS:
@@ -258,7 +286,9 @@ class TableFile:
                 if isinstance(column.iloc[row], (list, tuple, dict, numpy.ndarray)):
                     hint = ": put each of its elements into a column of its own"
                 elif isinstance(column.iloc[row], str):
-                    parts = [_MISSING_WORD] if mostly_numbers else []
+                    word = in_quotes(value.strip())
+                    quoted = f", as {word}" if word.startswith('"') else ""
+                    parts = [_MISSING_WORD + quoted] if mostly_numbers else []
                     parts += ["targets must be numbers"] if is_target else [_NOT_NUMBERS]
                     hint = how_to_read(value) or f": {'; '.join(parts)}"
                 raise ValueError(
@@ -284,20 +314,22 @@ class TableFile:
     @cached_property
     def _lines(self) -> list[int] | None:
         """Lines on which the rows begin, from 1; None for a compressed file."""
-        encoding, comment = self._options.get("encoding") or "utf-8", self._options.get("comment")
-        separator = self._sep if len(self._sep) == 1 else " "
-        begins, before = [], 0
         try:
-            with self._file.open(encoding=encoding, newline="") as text:
-                lines = csv.reader(text, delimiter=separator, skipinitialspace=True)
-                for record in lines:
-                    begin, before = before + 1, lines.line_num
-                    # Like pandas: a row of empty fields is a row, a line of blanks is none.
-                    if (len(record) > 1 or "".join(record).strip()) and not (comment and record[0].startswith(comment)):
-                        begins.append(begin)
+            return [line for line, _ in self._records()][1:]
         except (UnicodeError, csv.Error):
             return None
-        return begins[1:]
+
+    def _records(self) -> Iterator[tuple[int, list[str]]]:
+        """Yields the line on which each row begins, from 1, and its fields; the header first."""
+        encoding, comment = self._options.get("encoding") or "utf-8", self._options.get("comment")
+        separator, before = self._sep if len(self._sep) == 1 else " ", 0
+        with self._file.open(encoding=encoding, newline="") as text:
+            lines = csv.reader(text, delimiter=separator, skipinitialspace=True)
+            for record in lines:
+                begin, before = before + 1, lines.line_num
+                # Like pandas: a row of empty fields is a row, a line of blanks is none.
+                if (len(record) > 1 or "".join(record).strip()) and not (comment and record[0].startswith(comment)):
+                    yield begin, record
 
 
 def _is_encoding(name: str) -> bool:

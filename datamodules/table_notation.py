@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
+import yaml
+
 if TYPE_CHECKING:
     import pandas
 
@@ -19,13 +21,32 @@ _DURATIONS = "durations: replace it by numbers, such as the seconds or the hours
 
 def how_to_read(text: str) -> str:
     """Returns what to do about a text that is a number in another notation, as the end of an error; else ""."""
-    if re.fullmatch(r"[-+]?[\d.]*,[\d,]+(\.\d+)?", text.strip()):
+    text = text.strip()
+    if re.fullmatch(r"[-+]?\d{1,3}(\.\d{3})+,\d+", text):
+        return ": set decimal to ',' and thousands to '.'"
+    if re.fullmatch(r"[-+]?[\d.]*,[\d,]+(\.\d+)?", text):
         return ": set decimal or thousands to ','"
-    if re.fullmatch(r"[-+]?\d{1,3}([' ]\d{3})+([.,]\d+)?", text.strip()):
-        return ": set thousands to the sign between the digits"
-    if re.fullmatch(r"\W{0,2}[-+]?[\d.]+(e[-+]?\d+)?\s?(%|\W|[A-Za-z€$£°]{1,3})?", text.strip()):
+    groups = re.fullmatch(r"[-+]?\d{1,3}(['’\s])\d{3}(\1\d{3})*(([.,])\d+)?", text)
+    if groups:
+        comma = "decimal to ',' and " if groups[4] == "," else ""
+        return f": set {comma}thousands to the sign between the digits{_in_bash(groups[1])}"
+    if re.fullmatch(r"\W{0,2}[-+]?[\d.]+(e[-+]?\d+)?\s?(%|\W|[A-Za-z€$£°]{1,3})?", text):
         return ": write the numbers without signs and units"
     return ""
+
+
+def in_quotes(sign: str) -> str:
+    """Returns a sign or word as it is written on the command line: in quotes of its own where YAML needs them."""
+    try:
+        plain = yaml.safe_load(sign) == sign
+    except yaml.YAMLError:
+        plain = False
+    return repr(sign) if plain else f"\"'{sign}'\""
+
+
+def _in_bash(sign: str) -> str:
+    """Returns how to type a sign that no keyboard has, such as a narrow blank, as the end of a hint; else ""."""
+    return "" if sign in "' " else f", $'\\u{ord(sign):04x}' in bash"
 
 
 def notation(texts: list[str]) -> str:
@@ -52,8 +73,8 @@ def time_advice(column: pandas.Series[Any]) -> str:
     for pattern, advice in ((_CLOCK, _TIMES), (_DURATION, _DURATIONS), (_MONTH, _DATES)):
         if len(texts) and texts.str.fullmatch(pattern).all():
             return advice
-    # Three groups of digits, or digits beside a month's name: "18-25" is an age, not the 25th of a month.
-    if not len(texts) or not texts.str.contains(r"\d+\D+\d+\D+\d|\d.*[A-Za-z]{3}.*\d").all():
+    # Three groups of digits, or two beside a month's name: "18-25" is an age, not the 25th of a month.
+    if not len(texts) or not texts.str.contains(r"\d+\D+\d+\D+\d|\d.*[A-Za-z]{3}.*\d|[A-Za-z]{3}.*\d\D+\d").all():
         return ""
     dates = pandas.to_datetime(texts, errors="coerce", format="mixed", utc=True)
     return _DATES if bool(dates.notna().all()) else ""

@@ -118,8 +118,10 @@ def _wrong_kind(message: str) -> str:
     if not words or len(kinds) < len(errors):
         return ""
     value, advice = given[1] or repr(""), ""
-    if "text" in words and re.fullmatch(r"[\w.+-]+", value):  # YAML reads `on` as True and `2019` as a number
+    if "text" in words and re.fullmatch(r"[\w.+-]+|\{.*", value):  # YAML reads `on` as True and `a: 0` as a mapping
         words, advice = ["text"], ": put it in quotes"
+    elif "a list" in words and re.fullmatch(r"\[.*\]", value):  # YAML could not read it
+        advice = ": put names with signs such as # in quotes"
     elif "a list" in words and not re.search(r"[][{}:]", value):
         advice = f": write [{value}]"
     return f"{keys[-1]} must be {' or '.join(words)}, got {value}{advice}"

@@ -39,7 +39,7 @@ def _hidden(text: str) -> str:
 
 
 def _found(text: str) -> str:
-    if text == "~" or text.startswith("~/"):
+    if text.startswith("~/"):  # not "~" alone, which may be a column's name; all that open paths expand it
         text = os.path.expanduser(text)
     if text.startswith("/") and _user():
         text = "/".join(_user() if part == _USER else part for part in text.split("/"))

@@ -2,6 +2,7 @@
 
 import bz2
 import datetime
+import gzip
 import json
 import runpy
 import sys
@@ -162,7 +163,7 @@ def test_a_missing_file_is_named(tmp_path):
         ("data.parquet", b"not parquet", "data.parquet cannot be read as Parquet: "),
         ("data.csv.gz", b"not gzip", "data.csv.gz cannot be read as text with a header: "),
         ("data.csv", b"", "data.csv is empty: it must have a header and rows"),
-        ("data.csv", b"a,out\n1,2\n3,4,5\n", "cannot be read as text with a header: .*line 3"),
+        ("data.csv", b"a,out\n1,2\n3,4,5\n", ": line 3 has 3 fields, but the header has 2 names"),
         ("data.csv", b"a,out\n\xff\xfe,2\n", "cannot be read as text in UTF-8: set encoding to .* latin-1 or utf-16"),
         ("data.csv", "a,out\n1,2\n".encode("utf-16"), "cannot be read as text in UTF-8: set encoding to .* utf-16$"),
         ("data.csv", "a,out\n1,2\n".encode("utf-16-le"), "cannot be read as text in UTF-8: set encoding to utf-16-le"),
@@ -229,7 +230,16 @@ def test_a_missing_file_is_named(tmp_path):
             b"a,out\n" + b"".join(b"%d%%,1\n" % i for i in range(12)),
             "12 different texts in 12 rows, such as '0%': write the numbers without signs and units",
         ),
-        ("data.csv", b"a^out\n1^2\n3^4\n5^6\n7^8\n", r"its columns are a\^out: set sep to the sign between them"),
+        ("data.csv", b"a^out\n1^2\n3^4\n5^6\n7^8\n", r"its columns are a\^out: set sep to '\^'$"),
+        ("data.csv", b"a~out\n1~2\n3~4\n5~6\n7~8\n", """set sep to "'~'"$"""),
+        ("data.csv", "a§out\n1§2\n3§4\n5§6\n7§8\n".encode(), "set sep to '§'$"),
+        ("data.csv", b"a,out\n1,2\n3,4\n5,6\n~,8\n", """name it in na_values, as "'~'";"""),
+        ("data.csv", b"a,out\n1,2\n3,4\n5,6\nNull,8\n", """name it in na_values, as "'Null'";"""),
+        ("data.csv", b"a;out\n1;1.002,5\n3;4\n5;6\n7;8\n", ": set decimal to ',' and thousands to '.'$"),
+        ("data.csv", b"a;out\n1;1 002,5\n3;4\n5;6\n7;8\n", ": set decimal to ',' and thousands to the sign between"),
+        ("data.csv", "a;out\n1;1\u202f002\n3;4\n5;6\n7;8\n".encode(), r"between the digits, \$'\\u202f' in bash$"),
+        ("data.csv", b'a,n,out\n1,"x\n\ny",2\n\n3,"x\ny",4,5\n', "line 6 has 4 fields, but the header has 3 names$"),
+        ("data.csv", b'a,n,out\n1,"x\n\ny",2\n\n3,"x\ny,4\n5,6,7\n', "the quotation mark at line 6 is not closed$"),
         (
             "data.csv",
             b'a,n,out\n1,"two\n\nlines",2\n\n3,x,4\n5,x,6\n7,x,8x\n',
@@ -262,6 +272,7 @@ def test_dates_are_not_numbers(table, tmp_path):
         ([datetime.timedelta(hours=hour) for hour in range(20)], "has durations: replace it by numbers"),
         ([f"{hour} days 01:30:00" for hour in range(20)], "has durations: replace it by numbers"),
         ([f"PT{hour}H30M" for hour in range(20)], "has durations: replace it by numbers"),
+        ([f"April {day + 1:02d}, 2020" for day in range(20)], "has dates: replace it by numbers"),
         ([f"2020-{month % 12 + 1:02d}" for month in range(20)], "has dates: replace it by numbers"),
         (
             [[hour, 1] for hour in range(20)],
@@ -400,7 +411,53 @@ def test_names_that_yaml_reads_as_something_else_get_the_advice_to_quote_them(tm
     assert "target must be text, got True: put it in quotes" in capsys.readouterr().err
     assert main([*command, "--data.inputs", "out", "--data.target", "['on', '2019']"]) == 2
     assert "inputs must be a list, got out: write [out]" in capsys.readouterr().err
+    for given, says in (
+        ("[Unnamed: 0]", "inputs must be text, got {'Unnamed': 0}: put it in quotes"),
+        ("[#1, out]", "inputs must be a list, got [#1, out]: put names with signs such as # in quotes"),
+        ("[width [m], out]", "got [width [m], out]: put names with signs such as # in quotes"),
+    ):
+        assert main([*command, "--data.inputs", given, "--data.target", "out"]) == 2
+        assert says in capsys.readouterr().err
     assert TableDataModule(path, ["2019", "on"], "out").domain["2019"] == (1.0, 7.0)
+
+
+def test_a_column_may_be_called_like_the_home_folder(tmp_path, capsys):
+    path = write(tmp_path, "~,out\n1,2\n3,4\n5,6\n7,8\n9,9\n")
+    command = ["fit", "--config", str(REPOSITORY / "configs/table.yaml"), "--data.path", path, "--data.target", "none"]
+    assert main([*command, "--data.inputs", "['~']"]) == 1
+    assert "has no column 'none'; its columns are ~, out" in capsys.readouterr().err
+
+
+def test_a_path_without_a_name_is_refused():
+    with pytest.raises(FileNotFoundError, match="a table's path must name a file, got ''"):
+        TableDataModule("", ["a"], "out")
+
+
+def test_signs_need_not_be_ascii(tmp_path):
+    text = "a§out\n1§1\u202f002·5\n2§4\n3§6\n\n4§8¶ last\n"
+    data = TableDataModule(write(tmp_path, text), ["a"], "out", sep="§", thousands="\u202f", decimal="·", comment="¶")
+    assert sorted(everything(data)) == [(1.0, 1002.5), (2.0, 4.0), (3.0, 6.0), (4.0, 8.0)]
+
+
+def test_a_row_of_a_compressed_file_with_too_many_fields_has_no_line(tmp_path):
+    path = tmp_path / "data.csv.gz"
+    path.write_bytes(gzip.compress(b'a,n,out\n1,"x\n\ny",2\n\n3,x,4,5\n'))
+    with pytest.raises(ValueError, match=r"data.csv.gz: a row has 4 fields, but the header has 3 names$"):
+        TableDataModule(str(path), ["a"], "out")
+
+
+def test_categories_of_numbers_are_called_as_they_are_written(tmp_path):
+    table = pandas.DataFrame({"a": [0.1, 0.5, 2.0, 1e22] * 5, "big": [10**17, 10**17 + 1] * 10, "out": range(20)})
+    data = TableDataModule(save(table, tmp_path, "data.parquet"), ["a", "big"], "out", categorical=["a", "big"])
+    assert data.columns.names == ["a=0.1", "a=0.5", "a=1e+22", "a=2", "big=100000000000000001"]
+
+
+def test_without_test_rows_a_line_says_whose_errors_are_reported(table, tmp_path):
+    says = "no rows are held out for the test: test errors are those of the training rows"
+    path = save(table, tmp_path)
+    assert says in TableDataModule(path, ["a"], "out", test_fraction=0).remarks
+    assert says not in TableDataModule(path, ["a"], "out").remarks
+    assert says not in TableDataModule(path, ["a"], "out", test_path=path).remarks
 
 
 def sizes(name: str = "size") -> str:
@@ -533,7 +590,7 @@ def test_uneven_inputs_are_read_nearly_as_logarithms(tmp_path):
     np.testing.assert_allclose(x[:, 0], expected, rtol=1e-14)
     np.testing.assert_allclose(x[:, 1], -expected, rtol=1e-14)
     assert list(data.domain) == ["asinh income", "asinh debt"]
-    assert data.remarks == ["uneven: income, debt: read as asinh((x - start) / scale), nearly a logarithm"]
+    assert data.remarks[:1] == ["uneven: income, debt: read as asinh((x - start) / scale), nearly a logarithm"]
     assert json.loads(json.dumps(data.state_dict()["columns"])) == data.columns.state
     # New rows are named in the table's own numbers.
     new = write(tmp_path, f"income,debt\n5,-5\n{3.0**40!r},-7\n", "new.csv")
