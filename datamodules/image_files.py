@@ -19,8 +19,9 @@ from datamodules.images import ImageBatch, listed, transformed
 from lit_triwave.errors import reason
 
 EXTENSIONS = (
-    *(".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpeg", ".jpg", ".pbm", ".pgm"),
-    *(".png", ".ppm", ".tga", ".tif", ".tiff", ".webp"),
+    *(".apng", ".avif", ".bmp", ".dds", ".dib", ".gif", ".icns", ".ico", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg"),
+    *(".jpg", ".mpo", ".pbm", ".pcx", ".pgm", ".png", ".pnm", ".ppm", ".psd", ".qoi", ".sgi", ".tga", ".tif", ".tiff"),
+    *(".webp", ".xbm", ".xpm"),
 )
 """Ends of the names of image files, in small or capital letters."""
 
@@ -49,7 +50,7 @@ class ListedFiles:
         else:
             self.folder, names = place, sorted(_images(place))
         if not names:
-            raise ValueError(f"{place} must contain images ({listed(EXTENSIONS, len(EXTENSIONS))}), it has none")
+            raise ValueError(f"{place} must contain images, such as .jpg or .png, it has none{_others(place)}")
         self._set(names, torch.full((len(names),), -1))
 
     def _set(self, names: list[str], labels: Tensor) -> None:
@@ -85,20 +86,20 @@ class ClassFolders(ListedFiles):
     def __init__(self, folder: Path, allow_empty: bool = False) -> None:
         self.folder = folder
         if not folder.is_dir():
-            raise ValueError(f"there is no {folder.name}/")
+            raise ValueError(f"there is no {_name(folder)}/")
         with os.scandir(folder) as entries:
             names = {entry.name: entry.is_dir() for entry in entries if not entry.name.startswith((".", "__MACOSX"))}
         self.classes = sorted(name for name, is_folder in names.items() if is_folder)
         if not self.classes:
             found = f"{len(names)} files ({listed(names, 2)})" if names else "nothing"
-            raise ValueError(f"{folder.name}/ must have one folder for each class, it contains {found}")
+            raise ValueError(f"{_name(folder)}/ must have one folder for each class, it contains {found}")
         files = [sorted(_images(folder / name)) for name in self.classes]
         empty = [name for name, inside in zip(self.classes, files, strict=True) if not inside]
         if len(empty) == len(self.classes):
-            raise ValueError(f"{folder.name}/ has {len(empty)} class folders, but no image in them")
+            raise ValueError(f"{_name(folder)}/ has {len(empty)} class folders, but no image in them{_others(folder)}")
         if empty and not allow_empty:
             raise ValueError(
-                f"{folder.name}/ has {len(empty)} of {len(self.classes)} class folders without images "
+                f"{_name(folder)}/ has {len(empty)} of {len(self.classes)} class folders without images "
                 f"({listed(empty)}; data.allow_empty_classes: true accepts them)"
             )
         pairs = zip(self.classes, files, strict=True)
@@ -166,6 +167,22 @@ class ClassFolders(ListedFiles):
                 begin, left = begin + count, left - count
             parts[-1].append(order[begin:])
         return [self.subset(torch.cat(part).sort().values) for part in parts]
+
+
+def has_images(folder: Path) -> bool:
+    """Whether there is an image below a folder."""
+    return next(_images(folder), None) is not None
+
+
+def _name(folder: Path) -> str:
+    """Returns the name of a folder, also of `.`."""
+    return folder.name or folder.resolve().name
+
+
+def _others(folder: Path) -> str:
+    """Returns the ends of the names of the files below a folder that has no image, as the end of an error."""
+    ends = {path.suffix.lower() for path in folder.rglob("*") if path.is_file() and path.suffix}
+    return f", only files that end in {listed(sorted(ends))}" if ends else ""
 
 
 def _images(folder: str | Path, inside: str = "") -> Iterator[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from datamodules.batches import check_fractions
-from datamodules.image_files import ClassFolders, ImageFiles, ListedFiles
+from datamodules.image_files import ClassFolders, ImageFiles, ListedFiles, has_images
 from datamodules.images import ImageBatch, ImageDataModule, listed
 from lit_triwave.errors import TriwaveError
 
@@ -65,6 +65,7 @@ class ImageFolderDataModule(ImageDataModule):
     Attributes:
         folders: names of the class folders, in the order of the labels.
         class_names: the same as `folders`.
+        remarks: lines with remarks about the data for the user.
 
     Raises:
         ValueError: an argument is out of range, or the folders are not as described.
@@ -115,7 +116,11 @@ class ImageFolderDataModule(ImageDataModule):
             raise ValueError(f"fraction must be 1 where per_class is given, got {fraction}")
         if per_class is not None and per_class < 1:
             raise ValueError(f"per_class must be at least 1, got {per_class}")
+        for name, path in {"root": root, "predict_path": predict_path}.items():
+            if path == "":
+                raise ValueError(f"data.{name} must name a folder, got ''")
         self.root = Path(root).expanduser()
+        self.remarks: list[str] = []
         self.image_size = image_size
         self.resize = image_size if resize is None else resize
         self.crop_scale = crop_scale
@@ -182,8 +187,12 @@ class ImageFolderDataModule(ImageDataModule):
                     )
         if "train" not in folders:
             self.places["train"] = "the training images"
+        unused = _unused(root, folders)
+        if unused:
+            self.remarks.append(f"not used: {listed(unused)} beside {folders['train'].name}/")
         if not len(given["test"]):
             given["test"], self.places["test"] = given["val"], self.places["val"]
+            self.remarks.append("no images are held out for the test: the validation images are also the test images")
         if not len(given["test"]):
             raise ValueError("test_fraction must be above 0 without test/ and validation images, got 0")
         return train, given["val"], given["test"]
@@ -334,13 +343,23 @@ def check_two_classes(root: Path, train: ClassFolders) -> None:
         )
 
 
+def _unused(root: Path, folders: Mapping[str, Path]) -> list[str]:
+    """Returns the folders with images beside those of the splits."""
+    beside = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    return [f"{path.name}/" for path in beside if folders and path not in folders.values() and has_images(path)]
+
+
 def _split_folders(root: Path) -> dict[str, Path]:
     """Returns kind of split ↦ folder, for splits that have a folder with class folders; {} without train/."""
     folders: dict[str, Path] = {}
     for path in sorted(root.iterdir()):
         kind = next((kind for kind, names in _SPLITS.items() if path.name.lower() in names), None)
         if kind and path.is_dir() and any(inside.is_dir() for inside in path.iterdir()):
-            folders.setdefault(kind, path)
+            if kind in folders:
+                raise ValueError(
+                    f"data.root {root} must have one folder for {kind}, it has {folders[kind].name}/ and {path.name}/"
+                )
+            folders[kind] = path
     if folders and "train" not in folders and len(folders) == sum(path.is_dir() for path in root.iterdir()):
         raise ValueError(
             f"data.root {root} must have train/ beside {listed(p.name for p in folders.values())}/, it has none"

@@ -17,6 +17,13 @@ from lit_triwave.errors import did_you_mean, reason, some
 
 _TIMM = "timm/"
 _INSTALL_TIMM = "pip install 'lit_triwave[timm]'"
+_INSTEAD = {
+    "pretrained": "give a file as weights",
+    "weights": "give a file as weights",
+    "num_classes": "it is the number of classes of the data",
+    "features_only": "the features are found without it",
+}
+"""Options of models that are set elsewhere ↦ what to do instead."""
 _NESTED = ("state_dict", "model_state_dict", "model")  # what training scripts call a state dict in a checkpoint
 _WRAPPED = ("module.", "_orig_mod.")  # what DistributedDataParallel and torch.compile put before names
 
@@ -42,6 +49,8 @@ class NamedModel:
 
     def __init__(self, name: str, num_classes: int, image_shape: Sequence[int], options: Mapping[str, Any]) -> None:
         self.name, self.num_classes, self.image_shape, self.classifies = name, num_classes, tuple(image_shape), True
+        for key in () if is_class_path(name) else sorted({*_INSTEAD} & {*options}):
+            raise ValueError(f"backbone_options must not have {key}: {_INSTEAD[key]}")
         if is_class_path(name):
             build, self.classifies = _own(name, num_classes, image_shape, options)
         elif _is_torchvision(name):
@@ -213,7 +222,10 @@ def _timm(name: str, num_classes: int, image_shape: Sequence[int], options: Mapp
         raise ValueError(
             f"backbone must be cnn, none, a model of torchvision or timm, or a class path, got {name!r}{near}"
         )
-    config = timm.get_pretrained_cfg(short)
+    try:
+        config = timm.get_pretrained_cfg(short)
+    except RuntimeError as error:  # the part after a dot must be one of its sets of weights
+        raise ValueError(f"backbone {name!r} cannot be built: {reason(error, 200)}") from error
     size = {"img_size": tuple(image_shape[1:])} if getattr(config, "fixed_input_size", False) else {}
     arguments = {"num_classes": num_classes, "in_chans": image_shape[0], **size, **options}
     return lambda: timm.create_model(short, pretrained=False, **arguments)

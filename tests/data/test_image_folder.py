@@ -65,6 +65,48 @@ def save(path: Path, values: Any, mode: str | None = None, **options: Any) -> Pa
     return path
 
 
+def test_two_folders_for_one_split_are_refused_and_unused_folders_named(tmp_path: Path) -> None:
+    for folder in ("train", "val", "gnu", "test"):  # test/ has images without class folders
+        write_folder(tmp_path / folder, {"cat": 11, "dog": 11} if folder != "test" else {".": 3})
+    assert module(tmp_path).remarks == ["not used: gnu/, test/ beside train/"]
+    write_folder(tmp_path / "Validation", {"cat": 11, "dog": 11})
+    with pytest.raises(ValueError, match="must have one folder for val, it has Validation/ and val/"):
+        module(tmp_path)
+
+
+def test_a_line_says_that_validation_images_are_the_test_images(tmp_path: Path) -> None:
+    write_folder(tmp_path, {"cat": 11, "train": 11})  # a class may be called train
+    assert module(tmp_path).class_names == ["cat", "train"]
+    assert module(tmp_path).remarks == []
+    data = module(tmp_path, test_fraction=0)
+    assert data.test_set is data.val_set
+    assert data.remarks == ["no images are held out for the test: the validation images are also the test images"]
+
+
+def test_files_of_other_kinds_are_named_where_no_image_is_found(tmp_path: Path, monkeypatch: Any) -> None:
+    for name in ("cat/1.heic", "dog/2.HEIC"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_bytes(b"x")
+    says = r"/ has 2 class folders, but no image in them, only files that end in .heic; expected"
+    with pytest.raises(ValueError, match=tmp_path.name + says):
+        module(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=rf"data.root \.: {tmp_path.name}{says}"):
+        module(Path("."))
+    with pytest.raises(ValueError, match="data.root must name a folder, got ''"):
+        ImageFolderDataModule("")
+
+
+@pytest.mark.parametrize("kind", ["ico", "pcx", "dib", "sgi", "jpe", "apng"])
+def test_files_of_any_usual_kind_are_images(tmp_path: Path, kind: str) -> None:
+    write_folder(tmp_path, {"cat": 3, "dog": 3})
+    for file in [*tmp_path.glob("*/*.png")]:
+        Image.open(file).convert("RGB").save(file.with_suffix(f".{kind}"), format="PNG" if kind == "apng" else None)
+        file.unlink()
+    assert read_image(str(next(tmp_path.glob(f"*/*.{kind}")))).shape[0] == 3
+    assert len(module(tmp_path).train_files) == 2
+
+
 def test_any_mode_of_pillow_becomes_the_same_picture(tmp_path: Path) -> None:
     ramp = np.tile(np.linspace(0, 255, 32), (8, 1))
     grey = ramp.astype(np.uint8)

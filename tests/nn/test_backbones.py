@@ -120,6 +120,10 @@ def test_options_reach_the_model_and_a_vit_gets_the_size_of_the_images() -> None
         ("resnet81", {}, "backbone must be cnn, none, .*, got 'resnet81'; did you mean 'resnet18'"),
         ("inception_v3", {}, "backbone 'inception_v3' cannot take images of 3 × 16 × 16"),
         ("cnn", {"backbone_options": {"width": 3}}, "backbone_options must be null for backbone 'cnn'"),
+        ("resnet18", {"backbone_options": {"weights": "DEFAULT"}}, "not have weights: give a file as weights"),
+        ("resnet18", {"backbone_options": {"num_classes": 3}}, "num_classes: it is the number of classes of the data"),
+        ("timm/x", {"backbone_options": {"pretrained": True}}, "not have pretrained: give a file as weights"),
+        ("timm/x", {"backbone_options": {"features_only": True}}, "features_only: the features are found without it"),
         ("squeezenet1_1", {"image_shape": (3, 32, 32), "head": "original", "freeze_backbone": True},
          "freeze_backbone needs a model that ends in dense layers"),
         ("none", {"freeze_backbone": True}, "freeze_backbone must be false for backbone 'none'"),
@@ -238,3 +242,5 @@ def test_real_timm_models_are_backbones() -> None:
     for name in ("timm/test_vit", "timm/test_resnet"):
         model = classifier(name, image_shape=(3, 64, 64), freeze_backbone=True)
         assert model(torch.rand(2, 3, 64, 64)).shape == (2, 5)
+    with pytest.raises(ValueError, match=r"backbone 'timm/resnet18.none' cannot be built: Invalid pretrained tag"):
+        classifier("timm/resnet18.none", image_shape=(3, 64, 64))
