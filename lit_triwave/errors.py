@@ -8,6 +8,7 @@ import resource
 import signal
 from collections.abc import Iterable, Sequence
 from textwrap import shorten
+from typing import Any, TypeGuard
 
 
 class TriwaveError(Exception):
@@ -44,6 +45,11 @@ _WRAPPING = (_NO_MATCH, *_AROUND, "Expected a <class 'NoneType'>")
 KIND_WORDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text"}
 KIND_WORDS |= {"list": "a list", "dict": "a mapping", "NoneType": "null"}
 """Name of a Python class ↦ word for its values in messages."""
+
+
+def is_number(value: Any) -> TypeGuard[int | float]:
+    """Whether a value is a number, which true and false are not."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def did_you_mean(name: str, known: Iterable[str], most: int = 1) -> str:

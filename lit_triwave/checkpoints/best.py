@@ -9,7 +9,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from lit_triwave.checkpoints.kinds import is_count, is_number, short
+from lit_triwave.checkpoints.kinds import is_count, is_finite, short
 from lit_triwave.checkpoints.origin import Origin, take_over
 from lit_triwave.distributed.ranks import say
 from lit_triwave.errors import TriwaveError
@@ -95,7 +95,7 @@ class BestCheckpoint(RunCheckpoint):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         score, epoch = state_dict["score"], state_dict["epoch"]
-        if not (epoch == -1 if score is None else is_number(score) and is_count(epoch)):
+        if not (epoch == -1 if score is None else is_finite(score) and is_count(epoch)):
             raise ValueError(f"score and epoch of BestCheckpoint must be numbers, got {short(score)}, {short(epoch)}")
         self._score, self._epoch = score, epoch
 

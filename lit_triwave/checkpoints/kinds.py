@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lit_triwave.errors import KIND_WORDS
+from lit_triwave.errors import KIND_WORDS, is_number
 
 _MOST = 2**53  # counts beyond it are no longer exact as numbers of float64
 
@@ -23,12 +23,12 @@ def short(value: Any) -> str:
 
 def is_count(value: Any) -> bool:
     """Whether a value is a whole number that something may be counted by."""
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _MOST
+    return isinstance(value, int) and is_number(value) and 0 <= value < _MOST
 
 
-def is_number(value: Any) -> bool:
-    """Whether a value is a finite number, and no boolean."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < math.inf
+def is_finite(value: Any) -> bool:
+    """Whether a value is a finite number."""
+    return is_number(value) and abs(value) < math.inf
 
 
 def check_like(name: str, saved: Any, own: Any, strict: bool = False) -> None:
@@ -78,5 +78,5 @@ def _needed(saved: Any, own: Any, strict: bool) -> str:
     if isinstance(own, int) and strict:
         return "" if is_count(saved) else "a whole number from 0"
     if isinstance(own, (int, float)):
-        return "" if is_number(saved) or (saved == own) else "a finite number"
+        return "" if is_finite(saved) or (saved == own) else "a finite number"
     return ""

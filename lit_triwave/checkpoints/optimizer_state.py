@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from lit_triwave.checkpoints.kinds import check_like, is_number, short
+from lit_triwave.checkpoints.kinds import check_like, is_finite, short
 
 OTHER_STATES = (torch.optim.LBFGS, torch.optim.SparseAdam)
 """Optimizers that keep nothing that has the shapes of the parameters, or take no ordinary gradients."""
@@ -79,7 +79,7 @@ def _check_state(name: str, saved: Any, own: Mapping[str, Any], weights: Set[tor
                 found = "NaN or infinity in it" if fits else short(value)
                 shape = tuple(like.shape)
                 raise ValueError(f"{name}.{key} must be finite numbers of {like.dtype}, shape {shape}, got {found}")
-        elif isinstance(like, (Tensor, int, float)) and not is_number(plain_number(value)):
+        elif isinstance(like, (Tensor, int, float)) and not is_finite(plain_number(value)):
             raise ValueError(f"{name}.{key} must be a finite number, got {short(value)}")
 
 

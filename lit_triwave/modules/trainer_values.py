@@ -15,7 +15,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.accelerators import AcceleratorRegistry, CPUAccelerator
 from lightning.pytorch.strategies import StrategyRegistry
 
-from lit_triwave.errors import TriwaveError, did_you_mean
+from lit_triwave.errors import TriwaveError, did_you_mean, is_number
 
 _UNFIT = {"spawn", "fork", "notebook", "single"}
 """Words of strategies whose processes begin inside this one, with its open run, or that need an argument."""
@@ -33,21 +33,17 @@ _Check = Callable[[Any], str]
 
 
 def _at_least(least: float) -> _Check:
-    return lambda value: f"at least {least}" if _is_number(value) and not value >= least else ""
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return lambda value: f"at least {least}" if is_number(value) and not value >= least else ""
 
 
 def _share_or_batches(value: Any) -> str:
-    if not _is_number(value) or (value >= 0 and isinstance(value, int)) or 0 <= value <= 1:
+    if not is_number(value) or (value >= 0 and isinstance(value, int)) or 0 <= value <= 1:
         return ""
     return "a share between 0.0 and 1.0, or a number of batches"
 
 
 def _interval(value: Any) -> str:
-    fits = value > 0 and not _share_or_batches(value) if _is_number(value) else not _time(value)
+    fits = value > 0 and not _share_or_batches(value) if is_number(value) else not _time(value)
     return "" if fits else f"a share above 0 and up to 1.0, a number of batches, or {_TIME_WORDS}"
 
 

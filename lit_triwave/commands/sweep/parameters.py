@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from lit_triwave.errors import TriwaveError, did_you_mean
+from lit_triwave.errors import TriwaveError, did_you_mean, is_number
 
 _Draw = Callable[[np.random.Generator, dict[str, Any]], float]
 _RANDOM: dict[str, tuple[tuple[str, ...], _Draw]] = {
@@ -174,7 +174,7 @@ def _checked(parameter: Parameter) -> Parameter:
         if key not in s:
             raise TriwaveError(f"{start}{kind} must have {' and '.join(_NEEDED[kind])}")
     for key in ("min", "max", "mu", "sigma", "q", "a", "b"):
-        if key in s and (isinstance(s[key], bool) or not isinstance(s[key], (int, float))):
+        if key in s and not is_number(s[key]):
             # PyYAML reads 1e-3 as a string.
             raise TriwaveError(f"{start}{key} must be a number, got {s[key]!r}; YAML needs a point: 1.0e-3")
     if kind == "categorical":

@@ -11,9 +11,10 @@ import numpy as np
 from lit_triwave.commands.compare.show.curves import Curve, Curves
 from lit_triwave.commands.compare.table.cells import shortened, shown
 from lit_triwave.commands.compare.table.columns import most_varied
-from lit_triwave.commands.compare.table.fields import comparable, is_number
+from lit_triwave.commands.compare.table.fields import comparable
 from lit_triwave.commands.compare.table.rows import Row
 from lit_triwave.commands.compare.table.table import Comparison
+from lit_triwave.errors import is_number
 from lit_triwave.tracking.metric_goals import goal, title
 
 COLORS = (

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import math
 from dataclasses import asdict
 from typing import Any, TextIO
 
@@ -16,6 +15,7 @@ from lit_triwave.commands.compare.table.fields import OWN
 from lit_triwave.commands.compare.table.rows import Row
 from lit_triwave.commands.compare.table.table import BEST, Comparison
 from lit_triwave.commands.compare.table.verdict import remarks, verdict
+from lit_triwave.files import finite
 from lit_triwave.tracking.private_paths import hidden
 
 _MOST_COLUMNS = 6
@@ -89,7 +89,7 @@ def write_json(comparison: Comparison, file: TextIO) -> None:
         "rows": [_row(comparison, row) | {"best": row in best} for row in comparison.rows],
         "runs": [_run(run) for run in comparison.runs],
     }
-    json.dump(_finite(content), file, indent=1, allow_nan=False, default=str)
+    json.dump(finite(content), file, indent=1, allow_nan=False, default=str)
     file.write("\n")
 
 
@@ -114,12 +114,3 @@ def _row(comparison: Comparison, row: Row) -> dict[str, Any]:
 def _run(run: ComparedRun) -> dict[str, Any]:
     names = ("name", "source", "state", "experiment", "config", "summary", "about", "notes", "tags")
     return {name: getattr(run, name) for name in names} | {"source": hidden(run.source)}
-
-
-def _finite(value: Any) -> Any:
-    """Replaces NaN and Infinity, which JSON lacks, by None."""
-    if isinstance(value, dict):
-        return {str(key): _finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Hashable, Iterable, Sequence
-from typing import Any, TypeGuard
+from typing import Any
 
 from lit_triwave.commands.compare.read.compared_run import ComparedRun
-from lit_triwave.errors import TriwaveError, did_you_mean
+from lit_triwave.errors import TriwaveError, did_you_mean, is_number
 
 OWN = ("name", "experiment", "state", "tags", "source")
 """Fields that every run has, besides those of its config and summary."""
@@ -103,8 +103,3 @@ class Fields:
 def _endings(name: str) -> list[str]:
     """Returns the endings of a name at its dots and slashes, longest first."""
     return [name[match.end() :] for match in re.finditer(r"[./]", name)]
-
-
-def is_number(value: Any) -> TypeGuard[int | float]:
-    """Returns whether a value is a number, which a bool is not."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -12,10 +12,10 @@ import yaml
 
 from lit_triwave.commands.compare.read.compared_run import ComparedRun
 from lit_triwave.commands.compare.table.cells import shown
-from lit_triwave.commands.compare.table.fields import Fields, is_number, value_of
+from lit_triwave.commands.compare.table.fields import Fields, value_of
 from lit_triwave.commands.compare.table.statistics import sample_of
 from lit_triwave.commands.compare.table.table import HEADERS, Comparison
-from lit_triwave.errors import TriwaveError
+from lit_triwave.errors import TriwaveError, is_number
 
 _Thing = TypeVar("_Thing")
 

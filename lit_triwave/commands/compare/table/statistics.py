@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lit_triwave.commands.compare.read.compared_run import ComparedRun
-from lit_triwave.commands.compare.table.fields import is_number
+from lit_triwave.errors import is_number
 from lit_triwave.tracking.metric_goals import goal
 
 

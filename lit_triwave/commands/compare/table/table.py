@@ -10,9 +10,10 @@ from typing import Any
 from lit_triwave.commands.compare.read.compared_run import ComparedRun
 from lit_triwave.commands.compare.table.cells import joined, mean_and_error, number, shown
 from lit_triwave.commands.compare.table.columns import most_varied
-from lit_triwave.commands.compare.table.fields import Fields, comparable, is_number
+from lit_triwave.commands.compare.table.fields import Fields, comparable
 from lit_triwave.commands.compare.table.rows import Row, differing, make_rows
 from lit_triwave.commands.compare.table.statistics import halves
+from lit_triwave.errors import is_number
 from lit_triwave.tracking.metric_goals import SPLIT, Goal, goal, without_split
 
 _MAIN = ("test/accuracy", "test/mse")

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 from lit_triwave.commands.compare.read.compared_run import ComparedRun
 from lit_triwave.commands.compare.table.cells import mean_and_error, number, shown
-from lit_triwave.commands.compare.table.fields import is_number, value_of
+from lit_triwave.commands.compare.table.fields import value_of
 from lit_triwave.commands.compare.table.rows import TARGET, Row, differing, is_target
 from lit_triwave.commands.compare.table.statistics import Sample, halves, welch
 from lit_triwave.commands.compare.table.table import Comparison
-from lit_triwave.errors import some
+from lit_triwave.errors import is_number, some
 from lit_triwave.tracking.private_paths import hidden
 
 _SIGNIFICANT = 0.05
