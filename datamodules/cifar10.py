@@ -18,10 +18,7 @@ from lit_triwave.errors import reason
 
 _LAYOUT = "cifar-10-batches-py/ with data_batch_1 to data_batch_5, test_batch and batches.meta"
 _CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
-_MEAN, _STD = (
-    (0.4914, 0.4822, 0.4465),
-    (0.2470, 0.2435, 0.2616),
-)  # measured on the training images
+_MEAN, _STD = ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))  # measured on the training images
 
 
 class DeviceImages(Dataset[ImageBatch]):

@@ -34,11 +34,13 @@ class RunFigures(Callback, ABC):
     """Writes `figures/*.png` after a test.
 
     Args:
-        folder: of the run.
+        folder: folder of the run.
+        history: what was recorded in training; empty without training.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, history: Any) -> None:
         self.folder = folder
+        self.history = history
 
     @abstractmethod
     def draw(self, data: Any, module: Any) -> Iterator[tuple[str, Figure]]:
@@ -63,16 +65,9 @@ class RunFigures(Callback, ABC):
 
 
 class RegressionFigures(RunFigures):
-    """Figures of a `FunctionRegressor`: the fit, the error, and the loss during training.
+    """Figures of a `FunctionRegressor`: the fit, the error, and the loss during training."""
 
-    Args:
-        folder: of the run.
-        history: the losses; empty without training.
-    """
-
-    def __init__(self, folder: Path, history: SeedHistory) -> None:
-        super().__init__(folder)
-        self.history = history
+    history: SeedHistory
 
     @torch.no_grad()
     def draw(self, data: Any, module: FunctionRegressor) -> Iterator[tuple[str, Figure]]:
@@ -141,16 +136,9 @@ class RegressionFigures(RunFigures):
 
 
 class ClassificationFigures(RunFigures):
-    """Figures of an `ImageClassifier`: accuracy and loss, confusion matrix, and curves of subnetworks.
+    """Figures of an `ImageClassifier`: accuracy and loss, confusion matrix, and curves of subnetworks."""
 
-    Args:
-        folder: of the run.
-        history: the epochs; empty without training.
-    """
-
-    def __init__(self, folder: Path, history: EpochHistory) -> None:
-        super().__init__(folder)
-        self.history = history
+    history: EpochHistory
 
     @torch.no_grad()
     def draw(self, data: Any, module: ImageClassifier) -> Iterator[tuple[str, Figure]]:

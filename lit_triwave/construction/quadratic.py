@@ -135,10 +135,7 @@ def quadratic_curvature(h: Tensor, layers: Layers, output: Tensor, step: Layers,
 
 
 def construction_mse(
-    sensitivities: Sequence[Tensor],
-    arguments: Sequence[Tensor],
-    ranges: Sequence[tuple[Tensor, Tensor]],
-    depth: int,
+    sensitivities: Sequence[Tensor], arguments: Sequence[Tensor], ranges: Sequence[tuple[Tensor, Tensor]], depth: int
 ) -> Tensor:
     """Mean squared difference between a network of constructed subnetworks and its limit, to first order.
 

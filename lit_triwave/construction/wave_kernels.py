@@ -117,11 +117,7 @@ class _WideWaveSum(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # type: ignore[override]
         x, peaks, rise, fall, coefficients = ctx.saved_tensors
-        grad_x, grad_peaks, grad_c = (
-            torch.empty_like(x),
-            torch.zeros_like(peaks),
-            torch.zeros_like(coefficients),
-        )
+        grad_x, grad_peaks, grad_c = (torch.empty_like(x), torch.zeros_like(peaks), torch.zeros_like(coefficients))
         depth, rows = len(peaks), _rows_at_a_time(x)
         waves, spare = x.new_empty(depth, rows, x.shape[1]), x.new_empty(rows, x.shape[1])
         for part, dy, g in zip(*(torch.split(t, rows) for t in (x, grad, grad_x)), strict=True):

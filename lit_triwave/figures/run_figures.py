@@ -67,12 +67,7 @@ def error_figure(x: Tensor, error: Tensor, kinks: Tensor, name: str, title: str)
 
 
 def loss_figure(
-    epochs: Tensor,
-    mse: Tensor,
-    best: int,
-    switches: Mapping[str, float],
-    limit: tuple[int, float] | None,
-    title: str,
+    epochs: Tensor, mse: Tensor, best: int, switches: Mapping[str, float], limit: tuple[int, float] | None, title: str
 ) -> Figure:
     """Draws the training MSE of all seeds, with the best seed and the stage switches marked.
 

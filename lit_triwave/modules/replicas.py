@@ -75,10 +75,7 @@ class ReplicatedModule(StagedModule):
         return y[:, None] if y.ndim == 1 else y.repeat_interleave(replicas // count, 1)
 
     def configure_gradient_clipping(
-        self,
-        optimizer: Optimizer,
-        gradient_clip_val: float | None = None,
-        gradient_clip_algorithm: str | None = None,
+        self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
     ) -> None:
         """Clips the norm of each replica's gradient separately, because one norm over all would couple them."""
         if not gradient_clip_val or gradient_clip_algorithm == "value":

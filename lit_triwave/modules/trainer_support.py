@@ -138,18 +138,14 @@ OPTIONS: dict[str, Row] = {
     "max_steps": Row(f"{AS_DOCUMENTED}, counted through all stages; {_CUT}"),
     "min_steps": Row("`EarlyStopping` waits for this number of steps, counted through all stages"),
     "max_time": Row(f"{AS_DOCUMENTED}; {_CUT}"),
-    "limit_train_batches": Row(
-        f"{AS_DOCUMENTED}; {_CUT}; a share below 1 is {_ONE_STEP}",
-        _train_batches,
-    ),
+    "limit_train_batches": Row(f"{AS_DOCUMENTED}; {_CUT}; a share below 1 is {_ONE_STEP}", _train_batches),
     "limit_val_batches": Row(f"{AS_DOCUMENTED}; with 0 there is no `best.ckpt`"),
     "limit_test_batches": Row(f"{AS_DOCUMENTED}; {_CUT}"),
     "limit_predict_batches": Row(),
     "overfit_batches": Row("refused with this project's data modules: use `configs/debug/overfit.yaml`", _overfit),
     "val_check_interval": Row(f"{AS_DOCUMENTED}; validations inside an epoch do not choose `best.ckpt`"),
     "check_val_every_n_epoch": Row(
-        f"{AS_DOCUMENTED}; a function's epoch is often one step, and classifiers have 1 in their configs",
-        default=50,
+        f"{AS_DOCUMENTED}; a function's epoch is often one step, and classifiers have 1 in their configs", default=50
     ),
     "num_sanity_val_steps": Row(f"{AS_DOCUMENTED}; errors in the data are found before training anyway", default=0),
     "log_every_n_steps": Row(f"{AS_DOCUMENTED}; 0 logs only validations, and a line says so", default=10),

@@ -224,11 +224,7 @@ def _chain_in(graph: fx.Graph, owner: nn.Module, place: str) -> _Found:
         last_name = f"{place}.{linears[0][0]}" if place else linears[0][0]
         open_end = start is not None and start.op == "placeholder"
         before = "" if start is None or open_end else f", {_called(start, modules)} comes before it"
-        return (
-            None,
-            f"its last dense layer, {last_name!r}, has no other one directly before it{before}",
-            not open_end,
-        )
+        return (None, f"its last dense layer, {last_name!r}, has no other one directly before it{before}", not open_end)
     _check_uses(graph, paths, linears, modules)
     inside = {node for path in paths for node in path}
     shared = {str(node.target) for node in graph.nodes if node.op == "call_module" and node not in inside}

@@ -9,12 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_triwave.construction import dense
-from lit_triwave.construction.quadratic import (
-    Layers,
-    construction_mse,
-    quadratic_features,
-    quadratic_sensitivities,
-)
+from lit_triwave.construction.quadratic import Layers, construction_mse, quadratic_features, quadratic_sensitivities
 from lit_triwave.nn.bank import TriangleBank
 from lit_triwave.nn.constructed import ConstructedNetwork, WiredBank
 from lit_triwave.nn.derivatives import Rows, bank_sweep

@@ -9,9 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lit_triwave.construction.quadratic import (
-    Layers,
-)
+from lit_triwave.construction.quadratic import Layers
 from lit_triwave.nn.stack import StackNetwork
 from lit_triwave.optim.limit_problem import RIDGE, LimitProblem
 from lit_triwave.optim.relevance import first_penalty, renewed_penalty

@@ -114,8 +114,8 @@ def hardware(trainer: Trainer, devices: str) -> dict[str, Any]:
     """
     pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 0
     return {
-        "processor": _processor(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "processor": processor(),
+        "cores": cores(),
         "memory_gb": round(pages / 2**30) or None,
         "devices": devices,
         "ranks": trainer.world_size,
@@ -123,7 +123,12 @@ def hardware(trainer: Trainer, devices: str) -> dict[str, Any]:
     }
 
 
-def _processor() -> str:
+def cores() -> int:
+    """Returns the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def processor() -> str:
     """Returns the processor's name from Linux, or on other systems from Python."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()

@@ -43,13 +43,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--sort", metavar="FIELD", help="field or metric by which rows are sorted; the main metric by default")
     add("--descending", action="store_true", help="reverse the order")
     add("--group-by", nargs="+", default=[], metavar="FIELD", help="fields that make a row; all that differ by default")
-    add(
-        "--metrics",
-        nargs="+",
-        default=[],
-        metavar="METRIC",
-        help="metrics to show; the first one decides",
-    )
+    add("--metrics", nargs="+", default=[], metavar="METRIC", help="metrics to show; the first one decides")
     add("--format", choices=_FORMATS, help="by default given by the ending of --out, else table")
     add("--out", type=Path, metavar="FILE", help="file to write instead of standard output")
     add("--figures", type=Path, metavar="FOLDER", help="folder for PNGs: curves, cost, time, parallel coordinates")

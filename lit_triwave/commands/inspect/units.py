@@ -12,7 +12,7 @@ from datamodules import DigitsDataModule
 from lit_triwave.analysis.dead_units import hidden_shares, relu_shares
 from lit_triwave.checkpoints.rebuild import Saved
 from lit_triwave.commands.inspect.subnetworks import head_layers
-from lit_triwave.errors import TriwaveError
+from lit_triwave.errors import TriwaveError, reason
 from lit_triwave.modules.regressor import FunctionRegressor
 from lit_triwave.nn.heads import DenseHead
 
@@ -59,27 +59,18 @@ def activity(saved: Saved, seed: int) -> Activity:
         plain = saved.module.plain(seed)
         return Activity(hidden_shares(saved.module.network, plain, x.to(next(plain.parameters()))), on)
     images, on = _some_images(saved)
-    heads = head_layers(saved)
-    if heads:
-        inputs: list[Tensor] = []
-        hook = heads[0].bank.register_forward_pre_hook(lambda bank, args: inputs.append(args[0]))
-        _forward(saved, images)
-        hook.remove()
-        return Activity(relu_shares(heads[0].bank.to_sequential(), torch.cat(inputs)), on)
-    dense = [module for module in saved.module.modules() if isinstance(module, DenseHead)]
-    if not dense:
+    heads: list[Any] = [head.bank for head in head_layers(saved)]
+    heads += [module for module in saved.module.modules() if isinstance(module, DenseHead)]
+    if not heads:
         raise TriwaveError("the head is torchvision's own, without ReLUs of this project")
-    features: list[Tensor] = []
-    hook = dense[0].register_forward_pre_hook(lambda head, args: features.append(args[0]))
-    _forward(saved, images)
-    hook.remove()
-    return Activity(relu_shares(dense[0], torch.cat(features)), on)
-
-
-def _forward(saved: Saved, images: Tensor) -> None:
-    """Runs a classifier on images, 100 at a time."""
+    head = heads[0]
+    inputs: list[Tensor] = []
+    hook = head.register_forward_pre_hook(lambda module, args: inputs.append(args[0]))
     for batch in torch.split(images.to(saved.dtype), 100):
         saved.module(batch)
+    hook.remove()
+    plain = head if isinstance(head, DenseHead) else head.to_sequential()
+    return Activity(relu_shares(plain, torch.cat(inputs)), on)
 
 
 def _domain_points(saved: Saved) -> tuple[Tensor, str]:
@@ -115,6 +106,6 @@ def _some_images(saved: Saved) -> tuple[Tensor, str]:
             if sum(map(len, found)) >= _IMAGES:
                 break
     except Exception as error:
-        raise TriwaveError(" ".join(str(error).split())) from error
+        raise TriwaveError(reason(error, 350)) from error
     images = torch.cat(found)[:_IMAGES]
     return images, f"{len(images):,} validation images"

@@ -24,6 +24,7 @@ from lit_triwave.commands.reproduce.results import RESULTS_FILE, Results, machin
 from lit_triwave.commands.reproduce.workers import train_in_processes
 from lit_triwave.errors import TriwaveError, did_you_mean
 from lit_triwave.files import write_json, written_whole
+from lit_triwave.tracking.run_json import cores
 
 DESCRIPTION = "Trains the networks of the paper's tables and shows our results beside the paper's."
 
@@ -66,7 +67,7 @@ def _parse(args: Sequence[str]) -> Any:
     parser.add_argument("--methods", nargs="+", type=str, help=f"among {', '.join(METHODS)}")
     parser.add_argument("--functions", nargs="+", type=str, help=f"among {', '.join(FUNCTIONS)}")
     parser.add_argument("--polish", type=bool, default=True, help="include our methods: polish and limit")
-    parser.add_argument("--jobs", type=int, default=_cores(), help="processes that train at once")
+    parser.add_argument("--jobs", type=int, default=cores(), help="processes that train at once")
     parser.add_argument("--out", type=str, default="runs/reproduction", help="folder of the results")
     parser.add_argument(
         "--overwrite", type=bool, nargs="?", const=True, default=False, help="delete the results in --out"
@@ -87,11 +88,6 @@ def _parse(args: Sequence[str]) -> Any:
                 parser.error(f"{key} must be among {', '.join(names)}, got {name}{did_you_mean(name, names)}")
     options.methods, options.functions = _words(options.methods), _words(options.functions)
     return options
-
-
-def _cores() -> int:
-    """Returns the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _words(given: Iterable[str] | None) -> list[str]:

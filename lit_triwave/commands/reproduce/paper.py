@@ -92,10 +92,7 @@ _LOWEST: dict[Table, dict[str, tuple[float, ...]]] = {
         "free_scales": (1.64e-7, 3.20e-6, 4.41e-8, 1.49e-7),
         "theorem31": (7.86e-8, 8.86e-7, 5.06e-8, 6.82e-8),
     },
-    "sparse": {
-        "kaiming": (2.41e-4, 2.14e-3, 2.27e-5, 1.60e-4),
-        "theorem31": (5.65e-6, 6.53e-4, 7.92e-7, 5.09e-6),
-    },
+    "sparse": {"kaiming": (2.41e-4, 2.14e-3, 2.27e-5, 1.60e-4), "theorem31": (5.65e-6, 6.53e-4, 7.92e-7, 5.09e-6)},
     "nonconvex": {"kaiming": (8e-6, 1.5e-4), "theorem31": (5.52e-7, 3.5e-6)},
 }
 """Lowest MSE of 30 seeds: table ↦ method ↦ a value for each of `TABLE_FUNCTIONS`."""

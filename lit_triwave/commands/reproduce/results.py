@@ -14,6 +14,7 @@ from lit_triwave.commands.reproduce.programs import Program
 from lit_triwave.errors import TriwaveError
 from lit_triwave.files import open_folder, write_json
 from lit_triwave.modules.metrics import spread
+from lit_triwave.tracking.run_json import processor
 
 _SEEDS_FILE = "seeds.json"
 """All seeds of all finished programs, from which an interrupted run resumes."""
@@ -106,11 +107,6 @@ def statistics(cell: dict[str, list[Any]]) -> dict[str, float]:
 
 def machine() -> dict[str, str]:
     """Returns the processor, the number of threads and the versions of a run."""
-    processor = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")  # on Linux, a better name than the one above
-    for line in info.read_text().splitlines() if info.is_file() else []:
-        if line.startswith("model name"):
-            processor = line.split(":", 1)[1].strip()
     packages = {name: version(name) for name in ("lit_triwave", "torch", "lightning")}
     threads = f"{torch.get_num_threads()} threads"
-    return {"processor": processor, "threads": threads, "python": platform.python_version(), **packages}
+    return {"processor": processor(), "threads": threads, "python": platform.python_version(), **packages}
