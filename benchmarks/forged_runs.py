@@ -2,10 +2,11 @@
 
     python -m benchmarks.forged_runs [--forged 200] [--seed 0]
 
-The forged run folders come from good ones: values of another kind, too many or too deep ones, texts that are not
-Unicode, control characters, bits flipped in a file, files cut off, zeros, pipes, links in circles, YAML that
-refers to itself, and tables of 30 MB. `compare` must show each of them by name as damaged, and must not change the rows
-of the good ones; otherwise the exit code is 1. Time and memory are those of one process, with all imports.
+The forged run folders come from good ones. Their values are of another kind, too many or nested too deeply; their texts
+have control characters or are not Unicode. Bits of files are flipped, or files are cut off, zero, pipes, links in
+circles, YAML that refers to itself, or tables of 30 MB. `compare` must show each of them by name as damaged, and must
+not change the rows of the good ones; otherwise the exit code is 1. Time and memory are those of one process, with all
+imports.
 """
 
 from __future__ import annotations

@@ -7,8 +7,8 @@ the signals SIGINT, SIGTERM, SIGHUP, SIGUSR1 and SIGKILL, while it starts, train
 each time. Both must end bit-identical (`benchmarks.attempts.result`). Then one of the other commands reads the run, and
 after every ten cases `compare` reads all of them.
 
-A finding is one of these: a traceback, an error that is not one line in plain words, an undocumented exit code, a
-process that does not end, a difference, or a run that `compare` does not include.
+A finding is a traceback, an error that is not one line in plain words, or an undocumented exit code. A process that
+does not end, a difference, and a run that `compare` does not include are findings too.
 
 Each case is a line on the screen and in FOLDER/soak.log. The files of a finding stay in FOLDER. After a finding the
 exit code is 1. The configs depend only on the seed; the times of the signals also depend on the machine.

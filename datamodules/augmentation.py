@@ -30,7 +30,7 @@ def uniforms(seed: int, epoch: int, indices: Tensor, count: int) -> Tensor:
 
     Args:
         seed: seed of the run.
-        epoch: from 0.
+        epoch: number of the epoch, from 0.
         indices: numbers of the images, (n,) int64.
         count: random numbers for each image.
 
@@ -94,7 +94,7 @@ class Augmentation:
             images: the data set's pixels.
             indices: numbers of the images, (batch,) int64 on the device of the set.
             seed: seed of the run.
-            epoch: from 0.
+            epoch: number of the epoch, from 0.
 
         Returns:
             Positions in the table, (batch, height, width) int64.

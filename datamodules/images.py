@@ -40,10 +40,10 @@ def transformed(transform: Callable[[Tensor], Tensor], image: Tensor, seed: int,
     The result does not depend on the worker or on a resume.
 
     Args:
-        transform: from torchvision; draws from PyTorch's global generator, which is left as it was.
+        transform: a transform of torchvision. It draws from PyTorch's global generator, which is then restored.
         image: (channels, height, width).
         seed: seed of the run.
-        epoch: from 0.
+        epoch: number of the epoch, from 0.
         index: number of the image.
 
     Returns:

@@ -103,12 +103,12 @@ class ResumableDataModule(LightningDataModule):
         """Refuses a state of another position than the trainer's.
 
         Args:
-            state: of a checkpoint, see `state_dict`.
-            epoch: that training goes on with, from 0.
-            batches: of it that are done.
+            state: state in a checkpoint, see `state_dict`.
+            epoch: epoch in which training continues, from 0.
+            batches: number of finished batches in this epoch.
 
         Raises:
-            ValueError: naming what differs.
+            ValueError: the positions differ; the message says where.
         """
         if not isinstance(state, dict) or type(state.get("epoch")) is not int or state["epoch"] != epoch:
             found = state.get("epoch") if isinstance(state, dict) else type(state).__name__

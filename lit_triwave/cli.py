@@ -110,8 +110,8 @@ def main(args: Sequence[str] | None = None) -> int:
         args: the command line without the program's name; `sys.argv[1:]` when None.
 
     Returns:
-        The exit code: 0; 1 after an error, which is one line on standard error; 2 for a wrong command line; 130 after
-        Ctrl-C, SIGTERM or SIGHUP; 75 after SIGUSR1 (saved, to be started again).
+        The exit code. 0 is success. 1 is an error, which is one line on standard error. 2 is a wrong command line. 130
+        follows Ctrl-C, SIGTERM or SIGHUP. 75 follows SIGUSR1: the run is saved and should be started again.
     """
     started = time.monotonic()  # the imports below take seconds, and are part of a run's wall time
     if args is None and os.getcwd() not in map(os.path.abspath, sys.path):

@@ -34,7 +34,7 @@ def final_parameters(module: Any) -> int | None:
     """Returns the number of parameters that the last stage trains; of one replica, for a `FunctionRegressor`.
 
     Args:
-        module: in any stage.
+        module: a module in any stage.
 
     Returns:
         None for a stack that has stages after its build, until its depth is known.

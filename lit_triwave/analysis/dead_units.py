@@ -80,7 +80,7 @@ def active_units(bank: TriangleBank, u: Tensor) -> Tensor:
     """Returns which hidden neurons of a bank's subnetworks are above zero for at least one of the inputs.
 
     Args:
-        bank: in any stage. Before the release, the neurons are those of the weights computed from the peaks.
+        bank: a bank in any stage. Before the release, the neurons are those of the weights computed from the peaks.
         u: inputs, shape (batch, *shape); they are clamped to [0, 1], as in the bank.
 
     Returns:

@@ -23,8 +23,8 @@ class SeedHistory(Callback):
     """Records the training MSE of every replica, at most 2 000 times in a run; saved in checkpoints.
 
     Attributes:
-        epochs: of each record, with fractions, (records,).
-        mse: (records, replicas).
+        epochs: epoch of each record, with fractions, (records,).
+        mse: mean squared errors, (records, replicas).
     """
 
     def __init__(self) -> None:

@@ -31,8 +31,8 @@ class RunSummary(Callback, ABC):
     """Writes a flat `summary.json` after a test and prints the closing table; `validate` prints the table only.
 
     Args:
-        folder: of the run.
-        seed: of the run.
+        folder: folder of the run.
+        seed: seed of the run.
         started: when the process started, `time.monotonic()` in seconds.
     """
 

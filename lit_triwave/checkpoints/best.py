@@ -110,7 +110,7 @@ class BestCheckpoint(RunCheckpoint):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not self._begun and not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            self.on_train_start(trainer, pl_module)  # a run with nothing left to train has its best all the same
+            self.on_train_start(trainer, pl_module)  # a run with nothing left to train also has a best checkpoint
 
     def _best_so_far(self) -> Path | None:
         """Returns the best checkpoint of the run's history, and sets score and epoch to match it."""

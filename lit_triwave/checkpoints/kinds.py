@@ -35,14 +35,14 @@ def check_like(name: str, saved: Any, own: Any, strict: bool = False) -> None:
     """Refuses a value of another kind than the one that a fresh object has in its place.
 
     Args:
-        name: of the value, for the error.
-        saved: in a checkpoint.
-        own: of the fresh object. None and empty containers say nothing about what comes later.
+        name: name of the value, for the error.
+        saved: the value in a checkpoint.
+        own: the value of the fresh object. None and empty containers say nothing about what comes later.
         strict: refuses keys that are missing or new, and counts that are not whole numbers from 0. Otherwise another
             version may have other keys, and only those in both are compared.
 
     Raises:
-        ValueError: naming the innermost value.
+        ValueError: the kinds differ; the message names the innermost value.
     """
     needed = _needed(saved, own, strict)
     if needed:

@@ -271,7 +271,7 @@ def _offer(path: Path, fits: bool) -> str:
     """Returns the end of an error about a run's checkpoint: the newest whole one beside it, and how to resume from it.
 
     Args:
-        path: of the checkpoint that is of no use.
+        path: path of the checkpoint that cannot be used.
         fits: whether a run should be resumed.
     """
     run = run_folder_of(path)

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from lit_triwave.checkpoints.kinds import check_like, is_finite, short
 
 OTHER_STATES = (torch.optim.LBFGS, torch.optim.SparseAdam)
-"""Optimizers that keep nothing that has the shapes of the parameters, or take no ordinary gradients."""
+"""Optimizers whose state does not have the shapes of the parameters, or that take no ordinary gradients."""
 
 
 def check_optimizer(name: str, saved: Mapping[str, Any], optimizer: Optimizer, weights: Set[torch.dtype]) -> None:
@@ -40,7 +40,7 @@ def check_optimizer(name: str, saved: Mapping[str, Any], optimizer: Optimizer, w
     taken = {*inspect.signature(type(optimizer)).parameters} - {"params"}
     for group, here in zip(groups, optimizer.param_groups, strict=True):
         small = [_small(parameter) for parameter in here["params"]] if of_torch else here["params"]
-        # The class itself refuses options that it cannot take.
+        # The class itself refuses options that are out of range.
         trial: Any = type(optimizer)(small, **{option: group[option] for option in taken & group.keys()})
         if of_torch:
             trial.step()
@@ -51,7 +51,7 @@ def check_optimizer(name: str, saved: Mapping[str, Any], optimizer: Optimizer, w
 
 
 def _small(parameter: Tensor) -> Tensor:
-    """Returns a parameter of at most two values in each dimension, whose optimizer costs next to nothing."""
+    """Returns a small copy of a parameter, at most two values in each dimension, for an optimizer on trial."""
     shape = [min(size, 2) for size in parameter.shape]
     one = torch.ones(shape, dtype=parameter.dtype, device=parameter.device, requires_grad=True)
     one.grad = torch.ones_like(one)
@@ -59,7 +59,7 @@ def _small(parameter: Tensor) -> Tensor:
 
 
 def _sized(value: Any, small: Tensor, parameter: Tensor) -> Any:
-    """Returns a meta tensor as large as an optimizer's for a parameter, given that for a small one."""
+    """Returns a meta tensor with the shape of a parameter's state, from the state of its small copy."""
     if not isinstance(value, Tensor) or not value.ndim:
         return value
     sizes = zip(value.shape, small.shape, parameter.shape, strict=True)
@@ -67,7 +67,7 @@ def _sized(value: Any, small: Tensor, parameter: Tensor) -> Any:
 
 
 def _check_state(name: str, saved: Any, own: Mapping[str, Any], weights: Set[torch.dtype]) -> None:
-    """Refuses a state of one parameter that is not like its optimizer's own."""
+    """Refuses a parameter's state that its optimizer would not have."""
     missing = own.keys() - saved.keys()
     if missing:
         raise ValueError(f"{name} must have {', '.join(own)}, got no {min(missing)}")

@@ -1,4 +1,4 @@
-"""Checks the position that a checkpoint says it was saved at: Lightning's loops, the epoch and the step."""
+"""Checks the position in the training that a checkpoint states: Lightning's loops, the epoch and the step."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ def check_position(content: Mapping[str, Any]) -> None:
     """Refuses a position in the training that contradicts itself.
 
     Args:
-        content: of a checkpoint.
+        content: content of a checkpoint.
 
     Raises:
-        ValueError: naming the field.
+        ValueError: two fields contradict each other; the message names one.
     """
     loop = content["loops"].get("fit_loop")
     check_like("loops.fit_loop", loop, _fresh_loop(), strict=True)
@@ -31,8 +31,10 @@ def check_position(content: Mapping[str, Any]) -> None:
 
 
 def optimizer_steps(content: Mapping[str, Any]) -> tuple[int, int]:
-    """Returns the steps of first order, and those of second order, which Lightning counts apart. Whichever kind came
-    last has the sum; in earlier versions second-order steps were counted from 0."""
+    """Returns the number of first-order steps and of second-order steps, which Lightning counts separately.
+
+    The kind that came last has the sum of both. In earlier versions second-order steps were counted from 0.
+    """
     loop = content["loops"]["fit_loop"]
     by_hand = loop["epoch_loop.manual_optimization.optim_step_progress"]
     optimizer = loop["epoch_loop.automatic_optimization.optim_progress"]["optimizer"]
@@ -40,7 +42,7 @@ def optimizer_steps(content: Mapping[str, Any]) -> tuple[int, int]:
 
 
 def next_batch(content: Mapping[str, Any]) -> tuple[int, int]:
-    """Returns where the data go on after a checkpoint: the epoch, and the number of batches in it that are done."""
+    """Returns where the data continue after a checkpoint: the epoch, and the number of finished batches in it."""
     loop = content["loops"]["fit_loop"]
     epochs, batches = loop["epoch_progress"]["current"], loop["epoch_loop.batch_progress"]
     if batches["is_last_batch"]:
@@ -50,13 +52,13 @@ def next_batch(content: Mapping[str, Any]) -> tuple[int, int]:
 
 @cache
 def _fresh_loop() -> dict[str, Any]:
-    """Returns what a loop saves that has not begun; it needs no trainer for that."""
+    """Returns what a loop saves before it has begun; this needs no trainer."""
     fresh: dict[str, Any] = _FitLoop(None).state_dict()  # type: ignore[arg-type]
     return fresh
 
 
 def _check_order(name: str, counts: Mapping[str, Any]) -> None:
-    """Refuses events that ended more often than they began, or an epoch's that are more than all.
+    """Refuses events that ended more often than they began, or more events in an epoch than in the whole run.
 
     A batch that a callback leaves out is counted as processed, but not as started.
     """
@@ -69,7 +71,7 @@ def _check_order(name: str, counts: Mapping[str, Any]) -> None:
         for key, value in counts.items():
             if value > most[key]:
                 raise ValueError(f"{name}.{key} must be at most {most[key]}, got {value}")
-    # A validation begins its total anew, and that of second-order steps is set when a stage begins.
+    # The total of a validation starts from 0 again, and that of second-order steps is set when a stage begins.
     if "current" in counts and not name.rpartition(".epoch_loop.")[2].startswith(("val_loop", "manual")):
         for key, value in counts["current"].items():
             if value > counts["total"][key]:

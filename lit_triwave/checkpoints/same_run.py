@@ -71,7 +71,7 @@ def check_same_run(
     """
     _check_kind(path, checkpoint, model)
     check_weights(checkpoint["state_dict"], model.state_dict())
-    if identity is None or isinstance(model, StagedModule):  # a run of another module may go on without one
+    if identity is None or isinstance(model, StagedModule):  # a module of the user may resume with any weights
         _check_finite(checkpoint["state_dict"])
     if identity is not None:
         _check_optimizers(checkpoint, model)
@@ -115,9 +115,9 @@ def _check_optimizers(checkpoint: dict[str, Any], model: LightningModule) -> Non
 
 
 def _check_steps(checkpoint: dict[str, Any], model: LightningModule) -> None:
-    """Refuses a count of steps that contradicts the optimizers', and rows of later steps.
+    """Refuses a number of steps that contradicts the optimizers, and rows of later steps.
 
-    Modules of the user's own may make several steps a batch, or count rows in another way.
+    A module of the user may make several steps in a batch, or count rows in another way.
     """
     if not type(model).__module__.startswith("lit_triwave."):
         return

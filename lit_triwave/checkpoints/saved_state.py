@@ -15,14 +15,14 @@ from lit_triwave.checkpoints.optimizer_state import OTHER_STATES, check_optimize
 from lit_triwave.modules.staged import STAGES, StagedModule
 
 _KNOWN = ("lightning.", "lit_triwave.")
-"""Packages whose callbacks save what they begin with; those of the user's own may save anything."""
+"""Packages whose callbacks save the same fields as a fresh callback; callbacks of the user may save anything."""
 
 
 class SavedStateCheck(Callback):
-    """Compares a checkpoint with what the trainer would save itself, before anything of it is used.
+    """Compares a checkpoint with what the trainer would save itself, before its states are loaded.
 
-    Callbacks are compared before their states are loaded; optimizers and schedules, which follow from the stage, once
-    the weights are.
+    Callbacks are compared first. Optimizers and schedules depend on the stage, so they are compared after the weights
+    are loaded.
 
     Args:
         path: file of the checkpoint.
@@ -45,7 +45,7 @@ class SavedStateCheck(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         content, self._content = self._content, None
         if content is None or not isinstance(trainer.strategy, (DDPStrategy, SingleDeviceStrategy)):
-            return  # the others save optimizers in parts
+            return  # other strategies save optimizers in parts
         schedules = [config.scheduler for config in trainer.lr_scheduler_configs]
         staged = type(pl_module).configure_optimizers is StagedModule.configure_optimizers
         weights = {value.dtype for value in content["state_dict"].values() if value.is_floating_point()}
@@ -65,17 +65,17 @@ class SavedStateCheck(Callback):
 
 
 def _check_names(name: str, state: Mapping[str, Any], schedule: Any) -> None:
-    """Refuses names of methods: a schedule takes all that it loads as attributes of its own."""
+    """Refuses names of methods, because a schedule loads every name as one of its attributes."""
     for key in state.keys() - schedule.state_dict().keys():
         if hasattr(schedule, key):
             raise ValueError(f"{name} must be the state of a {type(schedule).__name__}, got also {key}")
 
 
 def _check_stage(content: Mapping[str, Any], module: StagedModule, optimizer: Any) -> None:
-    """Refuses optimizers and schedules of another number of steps than the loops, or of other learning rates."""
+    """Refuses optimizers and schedules whose steps differ from those of the loops, or with other learning rates."""
     loop, stage = content["loops"]["fit_loop"], module.stages[module.stage]
     reached = [module.stages[name] for name in STAGES[: STAGES.index(module.stage) + 1]]
-    # The loops count on through all stages of a kind.
+    # The loops count through all stages of a kind.
     alone = sum(bool(one.epochs) for one in reached if one.second_order == stage.second_order) < 2
     kind, of = ("manual_optimization.optim_step", "current") if stage.second_order else ("scheduler", "total")
     steps = loop[f"epoch_loop.{kind}_progress"][of]["completed"]
@@ -92,7 +92,7 @@ def _check_stage(content: Mapping[str, Any], module: StagedModule, optimizer: An
                     f"optimizer_states.0.param_groups.{number} must have the learning rates {known} of its schedule, "
                     f"which begins at {stage.lr}"
                 )
-    scaled = "MixedPrecision" in content  # leaves steps out
+    scaled = "MixedPrecision" in content  # the gradient scaler leaves steps out
     for index, values in state["state"].items():
         taken = plain_number(values.get("step", steps))
         if not scaled and not (module.continuous and taken == content["global_step"]):

@@ -31,7 +31,7 @@ jsonargparse leaves out links whose ends the chosen classes do not have."""
 
 
 def check_links(config: Namespace, model: LightningModule, data: LightningDataModule) -> None:
-    """Refuses a value of the user's for an argument that the model takes from its data.
+    """Refuses a value that the user gives for an argument that the model takes from its data.
 
     Raises:
         TriwaveError: the value differs from the data's, which would replace it silently.
@@ -58,10 +58,10 @@ def check_nulls(config: dict[str, Any]) -> None:
     """Refuses null for an argument of the model or of the data whose type does not allow it.
 
     Args:
-        config: of a run, nested, in plain containers.
+        config: config of a run, nested, in plain containers.
 
     Raises:
-        TriwaveError: naming the argument and the type that is expected.
+        TriwaveError: an argument is null; the message names it and the expected type.
     """
     for part in ("model", "data"):
         content = config.get(part) or {}
@@ -95,13 +95,13 @@ def _takes_null(hint: Any) -> bool:
 
 
 def check_stages(config: dict[str, Any]) -> None:
-    """Refuses a stage of a module with stages that is no mapping, which jsonargparse lets pass.
+    """Refuses a stage that is no mapping, which jsonargparse accepts.
 
     Args:
-        config: of a run, nested, in plain containers.
+        config: config of a run, nested, in plain containers.
 
     Raises:
-        TriwaveError: naming the stage.
+        TriwaveError: a stage is no mapping; the message names it.
     """
     model = config.get("model") or {}
     if not model or not issubclass(resolve_name(model["class_path"]), StagedModule):

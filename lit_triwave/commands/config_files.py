@@ -24,10 +24,10 @@ def check_configs(words: Sequence[str]) -> None:
     """Refuses files that are not YAML configs.
 
     Args:
-        words: of a command line.
+        words: words of a command line.
 
     Raises:
-        TriwaveError: naming the file, and what to do with it where its kind is known.
+        TriwaveError: a file is of another kind; the message names it and says what to do with files of known kinds.
     """
     for path in config_paths(words):
         check_config(path)
@@ -46,7 +46,7 @@ def check_config(path: Path) -> None:
     """Refuses a file that is not a YAML config. Text instead of a file is left to the parser.
 
     Raises:
-        TriwaveError: naming the file, and what to do with it where its kind is known.
+        TriwaveError: a file is of another kind; the message names it and says what to do with files of known kinds.
     """
     must = f"--config must be a YAML config, got {path}"
     try:

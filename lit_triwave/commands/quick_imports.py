@@ -30,7 +30,7 @@ class _Late:
 
     Args:
         module: its full name.
-        name: of the attribute.
+        name: name of the attribute.
     """
 
     def __init__(self, module: str, name: str) -> None:

@@ -46,7 +46,7 @@ def as_dense(weights: BlockWeights) -> DenseWeights:
     """Joins the subnetworks along the last dimension of `*shape` into one wider network (METHOD section 4).
 
     Args:
-        weights: of subnetworks of `*shape` = (*lead, n).
+        weights: weights of subnetworks, `*shape` = (*lead, n).
 
     Returns:
         The same function as dense layers. Neuron k of subnetwork j becomes neuron 4·j + k.
@@ -66,7 +66,7 @@ def dense_form(x: Tensor, weights: DenseWeights) -> Tensor:
 
     Args:
         x: shape (batch, *lead, n).
-        weights: of networks of the same `*lead`.
+        weights: weights of networks of the same `*lead`.
 
     Returns:
         Shape (batch, *lead, n).

@@ -71,7 +71,7 @@ def quadratic_jacobian(
     """Writes the derivatives of the output by all parameters, in one backward sweep.
 
     Args:
-        features, arguments: of `quadratic_features`.
+        features, arguments: what `quadratic_features` returned.
         layers: see above.
         output: the weights c of the output, (R, n + Σ K_l).
         rows: memory for the derivatives, (R, P, B), in the order W_1, …, W_L, b_1, …, b_L, c, c_0, each flattened.
@@ -96,7 +96,7 @@ def quadratic_gradient(
 
     Args:
         features, arguments, layers, output: as in `quadratic_jacobian`. The Jacobian itself is never in memory.
-        weights: of the samples, (R, B).
+        weights: weights of the samples, (R, B).
 
     Returns:
         Shape (R, P), in the order of `quadratic_jacobian`.

@@ -213,7 +213,7 @@ def network_form(x: Tensor, weights: BlockWeights) -> Tensor:
 
     Args:
         x: points in [0, 1], shape (batch, *shape).
-        weights: of the same `*shape`.
+        weights: weights of the same `*shape`.
 
     Returns:
         F(x), shape (batch, *shape).

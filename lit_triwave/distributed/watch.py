@@ -86,8 +86,8 @@ class _Watch:
     """The work of the second thread.
 
     Args:
-        trainer: that runs in the main thread.
-        interruption: knows whether the main thread has handled a signal; None for commands other than `fit`.
+        trainer: the trainer, which runs in the main thread.
+        interruption: tells whether the main thread has handled a signal; None for commands other than `fit`.
         abandon: see `ranks_end_together`.
         most: see `ranks_end_together`.
         arrived: returns the signals since its last call.

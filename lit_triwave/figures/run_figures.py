@@ -72,7 +72,7 @@ def loss_figure(
     """Draws the training MSE of all seeds, with the best seed and the stage switches marked.
 
     Args:
-        epochs: of the records, (records,).
+        epochs: epoch of each record, (records,).
         mse: (records, seeds).
         best: the seed to mark.
         switches: name of a stage ↦ its first epoch.

@@ -28,7 +28,7 @@ def titled(figure: Figure, title: str, size: float = 10.0) -> None:
     """Adds a title over all panels, wrapped to the figure's width. For each further line the figure becomes taller.
 
     Args:
-        figure: from `new_figure`.
+        figure: a figure of `new_figure`.
         title: the text; a single word that is too wide is not cut.
         size: font size in points.
     """

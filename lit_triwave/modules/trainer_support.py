@@ -118,8 +118,8 @@ OPTIONS: dict[str, Row] = {
     "devices": Row(),
     "num_nodes": Row(),
     "precision": Row(
-        f"{AS_DOCUMENTED} for classifiers; functions take `64-true` (in the configs), `32-true`, `bf16-mixed` or "
-        "`16-mixed`; on CPUs, `16-mixed` is `bf16-mixed`, and a line says so; on a GPU, `16-mixed` is refused with "
+        f"{AS_DOCUMENTED} for classifiers. Functions take `64-true` (in the configs), `32-true`, `bf16-mixed` or "
+        "`16-mixed`. On CPUs, `16-mixed` is `bf16-mixed`, and a line says so. On a GPU, `16-mixed` is refused with "
         "Levenberg–Marquardt"
     ),
     "logger": Row(

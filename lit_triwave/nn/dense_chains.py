@@ -105,7 +105,7 @@ def find_chain(model: nn.Module) -> DenseChain:
     """Finds the dense layers at the end of a model, by tracing the `forward` methods that apply them.
 
     Args:
-        model: of any class. Its `forward` must not decide by values or shapes of its inputs.
+        model: a model of any class. Its `forward` must not decide by values or shapes of its inputs.
 
     Returns:
         At least two dense layers, with names in `model`.

@@ -76,9 +76,9 @@ def bank_sweep(bank: TriangleBank, prefix: str, rows: Rows) -> BankSweep:
     """The sweep through a bank, before or after its release.
 
     Args:
-        bank: of shape (R, n), with peaks or released weights.
+        bank: a bank of shape (R, n), with peaks or released weights.
         prefix: of the bank's parameters in the network, such as "bank.".
-        rows: of the network's parameters.
+        rows: derivatives by the network's parameters.
     """
     return WaveSweep(bank, prefix, rows) if bank.released is None else LayerSweep(bank, prefix, rows)
 

@@ -44,8 +44,8 @@ class TriangleNetwork(ConstructedNetwork):
         generator: random generator of the peaks.
 
     Attributes:
-        bank: of shape (R, subnetworks).
-        outer: of shape (R, 1), or None.
+        bank: the subnetworks, shape (R, subnetworks).
+        outer: the outer subnetwork, shape (R, 1), or None.
 
     Raises:
         ValueError: an argument is outside its range, or the wiring does not suit the number of inputs.

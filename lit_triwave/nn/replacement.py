@@ -151,10 +151,10 @@ def _restack(stack: nn.Sequential, keys: Sequence[str], layers: nn.Module, last:
     """Rebuilds an `nn.Sequential` with new layers and returns the key of the first of them.
 
     Args:
-        stack: changed in place. Numbers as keys are renumbered, other keys stay.
-        keys: of the first dense layer, of the modules that stay behind it, and of the last dense layer.
-        layers: for the first key.
-        last: for the last key.
+        stack: the module, which is changed in place. Numbers as keys are renumbered, other keys stay.
+        keys: keys of the first dense layer, of the modules that stay behind it, and of the last dense layer.
+        layers: the new module of the first key.
+        last: the new module of the last key.
     """
     held = dict(stack._modules)
     order = list(held)
@@ -241,8 +241,8 @@ def _find_sequential(model: nn.Module, name: str | None = None) -> tuple[str, nn
     """Finds the `nn.Sequential` that contains the model's last `nn.Linear` and one or more before it.
 
     Args:
-        model: that may have one.
-        name: of a module of the model, which then is the only candidate; None looks for it.
+        model: the model to search.
+        name: name of a module of the model, which then is the only candidate; None searches for it.
 
     Returns:
         Its name and the module; None if there is none.

@@ -49,9 +49,9 @@ def renewed_penalty(
     """Returns the penalties for which the data are most probable: automatic relevance determination.
 
     The prior of a group's weights is a normal distribution. Its variance is estimated from the squared weights and
-    from the number γ of weights that the data determine (MacKay 1992, "A practical Bayesian framework for
-    backpropagation networks"; Foresee and Hagan 1997 with the Gauss–Newton matrix, as here). The weights of groups that
-    the data do not need go to zero.
+    from the number γ of weights that the data determine. The weights of groups that the data do not need go to zero.
+    See MacKay 1992, "A practical Bayesian framework for backpropagation networks", and Foresee and Hagan 1997, who use
+    the Gauss–Newton matrix as here.
 
     Args:
         network: stack in its limit.

@@ -14,17 +14,17 @@ _MAY_BE_LOST = ("loss", "held", "penalty")
 def check_rows(
     name: str, saved: Mapping[int, Mapping[str, Any]], key: int, shapes: Mapping[str, tuple[int, ...]]
 ) -> None:
-    """Refuses a state that is not of the replicas.
+    """Refuses a state that does not belong to the replicas.
 
     Args:
-        name: of the state, for the error.
+        name: name of the state, for the error.
         saved: number of a parameter ↦ its state; {} before the first step.
         key: number of the parameter that has the state of all.
         shapes: name of a tensor ↦ its shape: (R, P) of finite values, one row for each replica, or (R,) of errors and
             dampings, which are not negative.
 
     Raises:
-        ValueError: naming the value.
+        ValueError: a value is wrong; the message names it.
     """
     if saved and [*saved] != [key]:
         raise ValueError(f"{name} must be of parameter {key}, got {', '.join(map(str, saved))}")

@@ -43,7 +43,7 @@ def locked(folder: Path, patience: float = PATIENCE_SECONDS) -> Iterator[None]:
     On a file system without locks the folder is not reserved.
 
     Args:
-        folder: of the run; made if it does not exist.
+        folder: folder of the run; made if it does not exist.
         patience: seconds to wait for another process to end.
 
     Raises:

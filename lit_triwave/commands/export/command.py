@@ -117,7 +117,7 @@ def _arithmetic(saved: Saved, dtype: torch.dtype, asked: str | None) -> torch.dt
 
     Args:
         saved: the checkpoint.
-        dtype: of inputs and outputs.
+        dtype: dtype of inputs and outputs.
         asked: the value of --arithmetic, or None.
 
     Raises:

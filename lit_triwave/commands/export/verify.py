@@ -86,7 +86,7 @@ def compare(
         saved: the checkpoint with the model.
         networks: index of a function's network for each target.
         exported: the exported network.
-        dtype: of its inputs and outputs.
+        dtype: dtype of its inputs and outputs.
         arithmetic: precision in which it computes. With float64, it is compared with the model in float64, even if
             the model was trained in float32.
 
@@ -119,8 +119,8 @@ def compare(
 
 
 def _last_places(saved: Saved, networks: Sequence[int], x: Tensor, exact: Tensor) -> Tensor:
-    """Returns how far a function's outputs (batch, targets) move when each weight, and then they themselves, move by
-    one unit in the last place of float64, up or down at random; the largest, (targets,)."""
+    """Returns the largest change of a function's outputs, (targets,), if each weight moves by one unit in its last
+    place of float64, up or down at random. One such unit of the outputs themselves is added."""
     module = copy.deepcopy(saved.module).double()
     generator = torch.Generator().manual_seed(0)
     eps = torch.finfo(torch.float64).eps

@@ -84,10 +84,10 @@ class TriwaveCLI(LightningCLI):
     Args:
         started: `time.monotonic()` when the process started.
         kept: closed when the process is done with the run.
-        options: for `LightningCLI`.
+        options: arguments of `LightningCLI`.
 
     Attributes:
-        session: of a fit; None for the other commands.
+        session: state of a fit; None for the other commands.
     """
 
     def __init__(self, started: float, kept: ExitStack, **options: Any) -> None:

@@ -18,8 +18,8 @@ _PARTS = ("limit_train_batches", "limit_test_batches", "overfit_batches")
 def cut_short(trainer: Trainer, module: LightningModule, own: Iterable[Callback] = ()) -> str:
     """Returns what cut a fit short, and where; "" for a fit that finished all stages.
 
-    Three ends are intended and do not cut a fit short: an `EarlyStopping` in the last stage; a callback that ends the
-    training of a module without stages; and `max_steps` or `max_time` without `max_epochs` for a module without stages.
+    An `EarlyStopping` in the last stage is an intended end. For a module without stages, so are a callback that ends
+    the training, and `max_steps` or `max_time` without `max_epochs`.
 
     Args:
         trainer: the trainer after its `fit` and before its `test`.

@@ -63,7 +63,7 @@ class FitSession:
         """Opens the run's folder, on the first rank.
 
         Args:
-            model: that is trained.
+            model: the model to train.
             begun: whether an earlier process may have begun the run.
 
         Raises:
@@ -93,7 +93,7 @@ class FitSession:
                 f"{self.run.folder} is rewound to step {self.origin.step}; --run.id NAME would leave it as it is and "
                 "train on as another run"
             )
-        return wandb_id(self.run.folder, dict(self.origin.content), anew=rewinds)
+        return wandb_id(self.run.folder, dict(self.origin.content), new=rewinds)
 
     def recorded(self, trainer: Trainer, model: LightningModule) -> AbstractContextManager[None]:
         """Writes `run.json` during the run, on the first rank, and sends the same content to Weights & Biases."""

@@ -50,7 +50,7 @@ def say_what_differs(options: Any, trainer: Trainer, fits: bool) -> None:
     """Prints what options of the trainer do that a user may not expect.
 
     Args:
-        options: as the user gave them.
+        options: options of the user.
         trainer: the trainer that was made from them.
         fits: whether it will train.
     """

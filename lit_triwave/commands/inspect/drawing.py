@@ -38,7 +38,7 @@ def draw(
 
     Args:
         saved: the checkpoint.
-        seed: of a function's network.
+        seed: seed of a function's network.
         parts: the checkpoint's banks.
         counts: linear pieces of the subnetworks of a head that `chosen` returns.
         active: the hidden neurons; None if they are unknown.

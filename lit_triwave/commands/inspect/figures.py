@@ -237,7 +237,7 @@ class ActivationCurve:
     """A subnetwork as an activation function of the batch-normalised projection z.
 
     Attributes:
-        number: of the subnetwork in the bank.
+        number: number of the subnetwork in the bank.
         z: inputs, shape (points,).
         now: outputs of squash and subnetwork, shape (points,).
         constructed: the same outputs at the release; None if they are unknown.

@@ -121,7 +121,7 @@ def programs(
         functions: table ↦ functions.
         methods: table ↦ methods.
         seeds: number of seeds of each cell; at most `DEPTHS_SEEDS` in the study by depth.
-        seed: of the starts.
+        seed: seed of the starts.
     """
     found = []
     for table, names in functions.items():

@@ -56,7 +56,7 @@ def train_in_processes(
         raise TriwaveError("a process of --jobs ended, perhaps for want of memory: try --jobs 1") from error
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
-        for process in multiprocessing.active_children():  # after Ctrl-C: their programs begin anew
+        for process in multiprocessing.active_children():  # after Ctrl-C: their programs start again from the beginning
             process.terminate()
 
 

@@ -93,8 +93,11 @@ def inputs(run: Path) -> Tensor:
 def assert_equal_to_the_model(
     checkpoint: Path, network: Callable[[Tensor], Tensor], seed: int | None = None, x: Tensor | None = None
 ) -> None:
-    """To 1e-12 in float64, to 1e-6 in float32: functions to their networks evaluated in float64, of the targets' range;
-    classifiers to what they are in float32, of the largest logit or of 1. For batches of any size."""
+    """Compares batches of any size: to 1e-12 in float64 and to 1e-6 in float32.
+
+    Functions are compared with their networks in float64, in units of the targets' range; classifiers with the model in
+    float32, in units of the largest logit or of 1.
+    """
     saved = load_module(checkpoint)
     x = inputs(checkpoint) if x is None else x
     module = copy.deepcopy(saved.module).double() if saved.is_function else saved.module
