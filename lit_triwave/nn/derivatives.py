@@ -77,7 +77,7 @@ def bank_sweep(bank: TriangleBank, prefix: str, rows: Rows) -> BankSweep:
 
     Args:
         bank: a bank of shape (R, n), with peaks or released weights.
-        prefix: of the bank's parameters in the network, such as "bank.".
+        prefix: beginning of the names of the bank's parameters in the network, such as "bank.".
         rows: derivatives by the network's parameters.
     """
     return WaveSweep(bank, prefix, rows) if bank.released is None else LayerSweep(bank, prefix, rows)

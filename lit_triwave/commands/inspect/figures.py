@@ -59,7 +59,7 @@ def left_out(numbers: Sequence[int], name: str, first: int = 0) -> str:
 
     Args:
         numbers: indices of the shown layers, ascending, from 0.
-        name: of one layer, such as "wave".
+        name: name of one layer, such as "wave".
         first: number of the first layer in titles, 0 or 1.
     """
     missing = [i + first for i in range(numbers[-1]) if i not in numbers]
