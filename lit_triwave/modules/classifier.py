@@ -246,9 +246,12 @@ class ImageClassifier(StagedModule):
         self._unchecked, self._unchecked_losses = [], []
         if bad:
             step, rate = steps[bad[0]]
+            advice = f": try a lower {self.stage}.lr" if rate else ""
+            if step == 0:  # no step was taken, so no learning rate is to blame
+                advice = ": the first batch or the model's weights may have values that are not finite"
             raise TrainingDiverged(
                 f"the loss is not finite in {self.place(self.current_epoch)}, step {step} at learning rate {rate:.3g}, "
-                f"precision {self.trainer.precision}" + (f": try a lower {self.stage}.lr" if rate else "")
+                f"precision {self.trainer.precision}{advice}"
             )
 
     def check_finite(self) -> None:

@@ -160,6 +160,8 @@ class ReplicatedModule(StagedModule):
         rate = self.trainer.optimizers[0].param_groups[0].get("lr")
         tunable = rate and not self.stages[self.stage].second_order
         advice = f" at learning rate {rate:.3g}: try a lower {self.stage}.lr" if tunable else ""
+        if self.trainer.global_step == 0:  # no step was taken, so no learning rate is to blame
+            advice = ": the first batch may have values that are not finite"
         where = f"{self.place(self.current_epoch)}, step {step}"
         raise TrainingDiverged(f"the loss is not finite in {where}, for {seeds} of {len(mse)} seeds{advice}")
 
@@ -209,7 +211,14 @@ def split_batch(batch: Any) -> tuple[Tensor, Tensor, Any]:
 
     Args:
         batch: (x, y, weight); (x, y), with weight 1; for a prediction also only x, with NaN as targets.
+
+    Raises:
+        TypeError: the batch is something else, such as a dictionary.
     """
-    x, *rest = [batch] if isinstance(batch, Tensor) else batch
+    parts = batch if isinstance(batch, (tuple, list)) else [batch]
+    if not parts or not all(isinstance(part, Tensor) for part in parts[:2]):
+        kinds = " and ".join(type(part).__name__ for part in parts[:2]) or "nothing"
+        raise TypeError(f"a batch must be (x, y) or (x, y, weight) of tensors, got {kinds}")
+    x, *rest = parts
     y = rest[0] if rest else x.new_full((len(x),), torch.nan)
     return x[:, None] if x.ndim == 1 else x, y, rest[1] if len(rest) > 1 else 1.0

@@ -81,7 +81,10 @@ class UnitScaling(nn.Module):
     def inputs(self, x: Tensor) -> Tensor:
         """Maps inputs (batch, in_features) from the domain to [0, 1]."""
         if x.ndim != 2 or x.shape[1] != self.in_features:
-            raise ValueError(f"x must have shape (batch, {self.in_features}), got {tuple(x.shape)}")
+            raise ValueError(
+                f"x must have shape (batch, {self.in_features}), one column for each variable of domain, got "
+                f"{tuple(x.shape)}"
+            )
         return (x - self.lower) / self.span
 
     def outputs(self, y: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from lit_triwave import FunctionRegressor, Polish, Stage
 from lit_triwave.cli import main
 from lit_triwave.commands.compare.read.run_folders import read_run_folder
+from lit_triwave.errors import TrainingDiverged
 
 # The data lie in memory.
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers")
@@ -269,6 +270,20 @@ def test_a_trainer_of_ones_own_takes_x_and_y_of_any_form() -> None:
         found.append(module.train_mse)
     assert found[0].isfinite().all()
     assert all(torch.equal(mse, found[0]) for mse in found)
+
+
+def test_a_batch_that_is_no_pair_of_tensors_is_refused_by_its_kind() -> None:
+    module = regressor()
+    for batch, kind in (({"x": X, "y": Y}, "dict"), ((X, "y"), "Tensor and str"), ([], "nothing")):
+        with pytest.raises(TypeError, match=rf"a batch must be \(x, y\) or .* of tensors, got {kind}$"):
+            module.predict_step(batch, 0)
+    with pytest.raises(ValueError, match=r"shape \(batch, 1\), one column for each variable of domain, got \(64, 2\)"):
+        fitted(module, x=torch.cat([X, X], 1))
+
+
+def test_values_that_are_not_finite_in_the_first_batch_are_not_blamed_on_the_learning_rate() -> None:
+    with pytest.raises(TrainingDiverged, match=r"step 0, for 2 of 2 seeds: the first batch may have values that are"):
+        fitted(regressor(), x=X * torch.nan)
 
 
 def test_a_trainer_that_cuts_the_stages_short_is_told(capsys: pytest.CaptureFixture[str]) -> None:
