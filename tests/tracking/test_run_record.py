@@ -11,13 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import yaml
 
 from benchmarks.tracking import main as measure_tracking
-from lit_triwave import TriangleBank, count_linear_regions
 from lit_triwave.analysis.costs import final_parameters, multiply_adds
-from lit_triwave.analysis.head_regions import regions_of_all
 from lit_triwave.checkpoints.rebuild import load_module
 from lit_triwave.cli import main
 from lit_triwave.modules import FunctionRegressor, ImageClassifier
@@ -198,21 +195,6 @@ def test_a_classifiers_head_is_looked_at_too(head: str, tmp_path: Path) -> None:
     word = "dense" if head == "baseline" else "block_diagonal"
     depth = "depth 1" if head == "baseline" else "depth 3"
     assert run_json(run)["tags"] == [word, "digits", depth, "1 seed"]
-
-
-@pytest.mark.parametrize("released", [False, True])
-@pytest.mark.parametrize("depth", [1, 5])
-def test_one_count_of_many_subnetworks_is_the_sum_of_single_counts(depth: int, released: bool) -> None:
-    generator = torch.Generator().manual_seed(depth)
-    bank = TriangleBank(5, depth, generator=generator)
-    if released:
-        bank.release("blocks")
-        with torch.no_grad():
-            for parameter in bank.parameters():
-                parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
-    singly = [count_linear_regions(bank.subset(torch.tensor([i]))) for i in range(5)]
-    assert regions_of_all(bank) == sum(singly)
-    assert released or singly == [2**depth] * 5
 
 
 def test_multiply_adds_are_those_of_the_layers() -> None:
