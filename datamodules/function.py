@@ -43,8 +43,9 @@ class FunctionDataModule(RegressionDataModule):
         points: training points, at least 2; points per axis if sampling is "grid". None: 500 if dense, 10 if sparse.
             "auto": as many as the layers need that a stack chooses, 2 000 for one variable and 5 000 for more.
         sampling: "equally_spaced" with both ends (one variable), "grid" (any number of variables), "random" (uniform),
-            or "sobol": Sobol's sequence scrambled by the seed, random points without gaps and clusters. On each axis
-            2 % of them lie on the boundary.
+            "sobol": Sobol's sequence scrambled by the seed, random points without gaps and clusters. On each axis 2 %
+            of them lie on the boundary. "chebyshev": the same, but denser towards the boundary, half-way between
+            uniform points and Chebyshev's; polynomials, and so the limits of stacks, need more points there.
         noise: standard deviation, in units of y, of Gaussian noise on the training targets only; at least 0.
         test_points: overrides the number of test points, at least 2; per axis for grids and cells.
         test_sampling: "regular" as described above, or "random" in the dense regime: uniform points, 20 000 by default.
@@ -63,7 +64,7 @@ class FunctionDataModule(RegressionDataModule):
         domain: dict[str, tuple[float, float]],
         regime: Literal["dense", "sparse"] = "dense",
         points: int | Literal["auto"] | None = None,
-        sampling: Literal["equally_spaced", "random", "grid", "sobol"] = "equally_spaced",
+        sampling: Literal["equally_spaced", "random", "grid", "sobol", "chebyshev"] = "equally_spaced",
         noise: float = 0.0,
         test_points: int | None = None,
         test_sampling: Literal["regular", "random"] = "regular",
@@ -210,12 +211,12 @@ def free_knot_limit(second_derivative: Tensor, length: float, segments: int) -> 
 def _training_inputs(domain: _Domain, points: int, sampling: str, seed: int) -> Tensor:
     if sampling == "random":
         return _random(domain, points, generator(seed, "training"))
-    if sampling == "sobol":
-        return _sobol(domain, points, seed)
+    if sampling in ("sobol", "chebyshev"):
+        return _sobol(domain, points, seed, denser=sampling == "chebyshev")
     if sampling == "equally_spaced" and len(domain) > 1:
-        raise ValueError(f"sampling must be grid, random or sobol for {len(domain)} variables, got equally_spaced")
+        raise ValueError(f"sampling must be grid, random, sobol or chebyshev for {len(domain)} variables, got equally_spaced")
     if sampling not in ("equally_spaced", "grid"):
-        raise ValueError(f"sampling must be equally_spaced, random, grid or sobol, got {sampling!r}")
+        raise ValueError(f"sampling must be equally_spaced, random, grid, sobol or chebyshev, got {sampling!r}")
     return _grid(domain, points)
 
 
@@ -246,16 +247,23 @@ def _random(domain: _Domain, points: int, source: torch.Generator, key: str = "p
     return _in_box(domain, torch.rand(points, len(domain), generator=source, dtype=torch.float64))
 
 
-def _sobol(domain: _Domain, points: int, seed: int) -> Tensor:
+def _sobol(domain: _Domain, points: int, seed: int, denser: bool) -> Tensor:
     """Returns a scrambled Sobol sequence in the box, (points, len(domain)) float64, some of it on the boundary.
 
     It is stretched by a hundredth at both ends and clamped. Otherwise there would be no data between the outermost
     points and the boundary, and a close fit could be wrong there.
+
+    Args:
+        domain, points, seed: see `FunctionDataModule`.
+        denser: on each axis, take the mean of each point and of the point that Chebyshev's (arcsine) density has there.
     """
     _check_total(points, 1, "points")
     engine = SobolEngine(len(domain), scramble=True, seed=seed)  # type: ignore[no-untyped-call]
     fraction = engine.draw(points, dtype=torch.float64)
-    return _in_box(domain, torch.lerp(fraction.new_tensor(-0.01), fraction.new_tensor(1.01), fraction).clamp(0, 1))
+    fraction = torch.lerp(fraction.new_tensor(-0.01), fraction.new_tensor(1.01), fraction).clamp(0, 1)
+    if denser:
+        fraction = (fraction + (1 - (math.pi * fraction).cos()) / 2) / 2
+    return _in_box(domain, fraction)
 
 
 def _in_box(domain: _Domain, fraction: Tensor) -> Tensor:

@@ -1,5 +1,7 @@
 """Guarantees of `RegressionDataModule` and `FunctionDataModule`: the paper's points, exact shards, clear errors."""
 
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -68,6 +70,7 @@ def test_validation_points_are_neither_training_nor_test_points():
         (2, {"points": 7, "sampling": "grid", "regime": "sparse"}, 49, 100),
         (3, {"points": 7, "sampling": "random"}, 7, 20_000),
         (2, {"points": 7, "sampling": "sobol"}, 7, 201**2),
+        (2, {"points": 7, "sampling": "chebyshev"}, 7, 201**2),
         (1, {"points": 7, "test_sampling": "random"}, 7, 20_000),
         (2, {"points": 7, "sampling": "sobol", "test_sampling": "random", "test_points": 30}, 7, 30),
         (3, {"points": 7, "sampling": "grid", "test_points": 30}, 343, 30),
@@ -280,8 +283,8 @@ def test_a_trainer_permutes_each_epoch_anew_and_predicts_every_point_in_order():
         ({"expression": "x +"}, "position"),
         ({"regime": "thin"}, "regime must be dense or sparse, got 'thin'"),
         ({"test_sampling": "grid"}, "test_sampling must be regular or random, got 'grid'"),
-        ({"sampling": "halton"}, "sampling must be equally_spaced, random, grid or sobol, got 'halton'"),
-        ({"domain": SQUARE}, "sampling must be grid, random or sobol for 2 variables, got equally_spaced"),
+        ({"sampling": "halton"}, "sampling must be equally_spaced, random, grid, sobol or chebyshev, got 'halton'"),
+        ({"domain": SQUARE}, "sampling must be grid, random, sobol or chebyshev for 2 variables, got equally_spaced"),
         ({"points": 1}, "points must be at least 2, got 1"),
         ({"test_points": 0}, "test_points must be at least 2, got 0"),
         ({"domain": SQUARE, "sampling": "grid", "points": 4000}, "points must be at most 3162, got 4000: 16000000"),
@@ -341,3 +344,14 @@ def test_sobol_points_fill_the_domain_more_evenly_than_random_ones():
         assert (sobol == 0).any() and (sobol == 1).any()  # some lie on the boundary
     assert torch.equal(unit_points("sobol", 0), unit_points("sobol", 0))
     assert not torch.equal(unit_points("sobol", 0), unit_points("sobol", 1))
+
+
+def test_chebyshev_points_lie_half_way_between_sobol_points_and_the_arcsine_density():
+    uniform, denser = (
+        FunctionDataModule("x", UNIT, points=2048, sampling=sampling).train_set.x for sampling in ("sobol", "chebyshev")
+    )
+    torch.testing.assert_close(denser, (uniform + torch.sin(math.pi / 2 * uniform).square()) / 2)
+    assert denser.min() == 0 and denser.max() == 1
+    # (u + sin²(π u / 2)) / 2 = 0.05 at u = 0.0831; the uniform points are stretched by a hundredth at both ends.
+    outer = (denser <= 0.05) | (denser >= 0.95)
+    assert outer.double().mean().item() == pytest.approx(2 * (0.0831 + 0.01) / 1.02, abs=2e-3)
