@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 
@@ -93,8 +94,13 @@ def _check_stage(content: Mapping[str, Any], module: StagedModule, optimizer: An
                     f"which begins at {stage.lr}"
                 )
     scaled = "MixedPrecision" in content  # the gradient scaler leaves steps out
+    # Adagrad makes all states before the first step; those of parameters without gradients stay at step 0.
+    early = isinstance(optimizer, torch.optim.Adagrad)
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for index, values in state["state"].items():
         taken = plain_number(values.get("step", steps))
+        if early and not taken and (module.task != "regression" or not parameters[index].requires_grad):
+            continue
         if not scaled and not (module.continuous and taken == content["global_step"]):
             _check_steps(f"optimizer_states.0.state.{index}.step", taken, steps, alone)
     if stage.second_order:

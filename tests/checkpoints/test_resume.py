@@ -190,6 +190,17 @@ def test_a_finished_run_resumed_changes_nothing(fit, trained) -> None:
     assert_identical(before, state(run))
 
 
+def test_a_finished_run_resumes_with_an_optimizer_whose_states_begin_before_the_first_gradient(fit) -> None:
+    # Subnetworks of one hidden layer have no hidden weights, whose Adagrad states stay at step 0.
+    stages = ("pretrain", "train")
+    options = [f"--model.{stage}.{option}" for stage in stages for option in ("optimizer=Adagrad", "options={}")]
+    options += ["--model.depth", "1"]
+    run = fit("r", *options)
+    before = state(run)
+    fit("", *options, "--ckpt_path", str(run / "checkpoints" / "last.ckpt"))
+    assert_identical(before, state(run))
+
+
 def test_training_can_be_prolonged(fit, trained) -> None:
     run = trained("r")
     fit("", "--ckpt_path", str(run / "checkpoints" / "last.ckpt"), "--model.train.epochs", "7")
