@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
 
 from jsonargparse import Namespace
-from lightning.pytorch import callbacks, loggers, plugins, profilers, strategies
+from lightning.pytorch import Trainer, callbacks, loggers, plugins, profilers, strategies
 from lightning.pytorch.cli import LightningArgumentParser
 
 from lit_triwave.commands.config_files import config_paths
@@ -124,9 +124,9 @@ class OneLineParser(LightningArgumentParser):
         return parts.pop() if len(parts) == 1 else ""
 
     def _suggestion(self, key: str) -> str:
-        kinds = [*self.classes, *self._lightnings()]
-        known = {name for kind in kinds for name in inspect.signature(kind).parameters}
         first, (before, dot, last) = key.partition(".")[0], key.rpartition(".")
+        kinds = [Trainer] if before == "trainer" else [*self.classes, *self._lightnings()]
+        known = {name for kind in kinds for name in inspect.signature(kind).parameters}
         if dot and first not in {*_PARTS, *known}:
             return did_you_mean(first, _PARTS)
         return "" if last in known else did_you_mean(last, known).replace(" '", f" '{before}{dot}")

@@ -12,6 +12,7 @@ from zipfile import is_zipfile
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from lit_triwave.errors import did_you_mean, reason, some
 
@@ -64,6 +65,8 @@ class NamedModel:
         if not isinstance(model, nn.Module):
             raise ValueError(f"backbone must be the class path of an nn.Module, got {name!r}")
         self.model = model
+        if any(is_lazy(tensor) for tensor in (*model.parameters(), *model.buffers())):
+            output_shape(model, image_shape, name)  # gives lazy layers their sizes
         self._keys = {*model.state_dict()}
 
     def cut(self) -> None:
@@ -174,8 +177,10 @@ def output_shape(model: nn.Module, image_shape: Sequence[int], name: str) -> tor
 def _on_zeros(model: nn.Module, image_shape: Sequence[int]) -> Any:
     """Applies a model to two black images, on the meta device without computation if the model allows it."""
     tensors = [*model.named_parameters(), *model.named_buffers()]
-    like = next((tensor for _, tensor in tensors if tensor.is_floating_point()), torch.zeros(0))
+    like = next((tensor for _, tensor in tensors if tensor.is_floating_point() and not is_lazy(tensor)), torch.zeros(0))
     images = like.new_zeros(2, *image_shape)
+    if any(is_lazy(tensor) for _, tensor in tensors):
+        return model(images)
     try:
         shapes = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors}
         return torch.func.functional_call(model, shapes, (images.to("meta"),))

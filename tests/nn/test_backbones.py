@@ -38,6 +38,14 @@ class Net(nn.Module):
     def forward(self, x):
         return self.fc2(torch.relu(self.fc1(self.body(x).mean((2, 3)))))
 
+class Lazy(nn.Module):
+    def __init__(self, num_classes):
+        super().__init__()
+        self.body = nn.Sequential(nn.LazyConv2d(4, 3), nn.LazyBatchNorm2d(), nn.Flatten(), nn.LazyLinear(7), nn.ReLU())
+        self.fc1, self.fc2 = nn.LazyLinear(8), nn.LazyLinear(num_classes)
+    def forward(self, x):
+        return self.fc2(torch.relu(self.fc1(self.body(x))))
+
 class Pair(Features):
     def forward(self, x):
         return x, x
@@ -81,6 +89,8 @@ def test_the_momentum_of_norms_reaches_every_head_and_no_backbone(head: str) -> 
         ("mynets.Net", "block_diagonal", 8),
         ("mynets.Net", "replaced", 4),
         ("mynets.Net", "original", None),
+        ("mynets.Lazy", "block_diagonal", 8),
+        ("mynets.Lazy", "replaced", 784),
         ("mobilenet_v3_small", "replaced", 576),
         ("resnet18", "original", None),
     ],

@@ -53,6 +53,7 @@ def refuse(capsys: pytest.CaptureFixture[str], root: Path, *args: str, left: boo
         (["--model.pretrain.epohcs", "3"], "--model.pretrain.epohcs=3; did you mean 'model.pretrain.epochs'?"),
         (["--modell", "3"], "--modell 3"),
         (["--data.domian", "{x: [0, 1]}"], "'data.domian' is not accepted; did you mean 'data.domain'?"),
+        (["--trainer.max_epoch", "1"], "--trainer.max_epoch 1; did you mean 'trainer.max_epochs'?"),
         (["--modle.depth", "3"], "--modle.depth 3; did you mean 'model'?"),
         (["--model.depth", "0"], "depth must be at least 1, got 0"),
         (["--model.depth", "30"], "depth must be at most 16"),
@@ -286,6 +287,11 @@ def test_bad_tables_are_refused(table: str | None, says: str, tmp_path: Path, ca
     }
     (tmp_path / "table.yaml").write_text(yaml.safe_dump(config))
     assert says in refuse(capsys, tmp_path / "runs", "fit", "--config", str(tmp_path / "table.yaml"))
+
+
+def test_an_unknown_option_of_the_trainer_is_not_likened_to_a_field_of_the_data(tmp_path: Path, capsys) -> None:
+    line = refuse(capsys, tmp_path, "fit", *CONFIG, "--trainer.nois", "1")
+    assert line == "error: unrecognized arguments: --trainer.nois 1"
 
 
 def test_what_a_table_needs_is_asked_for_by_its_options(tmp_path: Path, capsys) -> None:
