@@ -214,7 +214,8 @@ def _training_inputs(domain: _Domain, points: int, sampling: str, seed: int) -> 
     if sampling in ("sobol", "chebyshev"):
         return _sobol(domain, points, seed, denser=sampling == "chebyshev")
     if sampling == "equally_spaced" and len(domain) > 1:
-        raise ValueError(f"sampling must be grid, random, sobol or chebyshev for {len(domain)} variables, got equally_spaced")
+        kinds = "grid, random, sobol or chebyshev"
+        raise ValueError(f"sampling must be {kinds} for {len(domain)} variables, got equally_spaced")
     if sampling not in ("equally_spaced", "grid"):
         raise ValueError(f"sampling must be equally_spaced, random, grid, sobol or chebyshev, got {sampling!r}")
     return _grid(domain, points)
