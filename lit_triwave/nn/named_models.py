@@ -80,7 +80,7 @@ class NamedModel:
         if self.name.startswith(_TIMM) or hasattr(self.model, "reset_classifier"):
             self.model.reset_classifier(0)  # type: ignore[operator]
         else:
-            self.model, _ = cut_classifier(self.model)
+            self.model, _ = cut_classifier(self.model, self.num_classes)
 
     def load(self, path: str) -> None:
         """Loads the weights from a file. The file may have the weights of a classifier that was removed, or not.
@@ -211,6 +211,7 @@ def _timm(name: str, num_classes: int, image_shape: Sequence[int], options: Mapp
     short = name.removeprefix(_TIMM)
     try:
         import timm
+        from timm import is_model  # a folder called timm has none
     except ImportError:
         if name.startswith(_TIMM):
             raise ValueError(f"backbone {name!r} needs timm: {_INSTALL_TIMM}") from None
@@ -221,7 +222,7 @@ def _timm(name: str, num_classes: int, image_shape: Sequence[int], options: Mapp
             "backbone must be cnn, none, a model of torchvision such as vgg16_bn, a class path, or with "
             f"{_INSTALL_TIMM} a model of timm, got {name!r}{near}"
         ) from None
-    if not timm.is_model(short):
+    if not is_model(short):
         known = [*([] if name.startswith(_TIMM) else ["cnn", "none"]), *timm.list_models()]
         near = did_you_mean(short, known, most=3)
         raise ValueError(
@@ -310,12 +311,18 @@ def _why_unreadable(file: Path, error: Exception) -> str:
     return "it is a file of another kind"
 
 
-def cut_classifier(model: nn.Module) -> tuple[nn.Module, int]:
+def cut_classifier(model: nn.Module, num_classes: int) -> tuple[nn.Module, int]:
     """Removes the dense layers at a model's end, in place, and returns the model and its number of features.
 
+    A convolution with an output for each class, with which SqueezeNet ends, is removed too.
+
     Raises:
-        ValueError: the model does not end in a dense layer.
+        ValueError: the model ends in neither.
     """
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Conv2d) and module.out_channels == num_classes and _ends_in(model, name):
+            setattr(model.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2], nn.Identity())
+            return model, module.in_channels
     linears = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     if not linears or not _ends_in(model, linears[-1][0]):
         raise ValueError(f"{type(model).__name__} does not end in a dense layer: no head can take its place")

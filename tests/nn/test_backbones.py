@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from lit_triwave import ImageClassifier
 from lit_triwave.analysis.costs import count_parameters
 from lit_triwave.modules.stages import Stage
+from lit_triwave.nn.named_models import cut_classifier
 from tests.conftest import PIXEL
 
 MINE = """
@@ -100,6 +101,14 @@ def test_the_features_of_a_model_by_name_are_found(backbone: str, head: str, fea
     assert model(torch.rand(2, *IMAGES)).shape == (2, 5)
     projections = [m.in_features for n, m in model.named_modules() if n.endswith("projection")]
     assert projections == ([features] if features and head != "dense" else [])
+
+
+def test_a_classifier_that_is_a_convolution_is_cut() -> None:
+    model = classifier("squeezenet1_1", image_shape=(3, 32, 32))
+    assert model(torch.rand(2, 3, 32, 32)).shape == (2, 5)
+    assert model.network.head.layers.projection.in_features == 512
+    with pytest.raises(ValueError, match="Sequential does not end in a dense layer: no head can take its place"):
+        cut_classifier(nn.Sequential(nn.Conv2d(3, 4, 1)), 5)
 
 
 def test_options_reach_the_model_and_a_vit_gets_the_size_of_the_images() -> None:
@@ -238,6 +247,9 @@ class _Timm(types.ModuleType):
 def test_a_model_of_timm_takes_the_channels_and_the_size_of_the_images(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(ValueError, match=r"backbone 'timm/small_vit' needs timm: pip install 'lit_triwave\[timm\]'"):
+        classifier("timm/small_vit")
+    monkeypatch.setitem(sys.modules, "timm", types.ModuleType("timm"))  # as Python makes one of a folder
+    with pytest.raises(ValueError, match="backbone 'timm/small_vit' needs timm"):
         classifier("timm/small_vit")
     monkeypatch.setitem(sys.modules, "timm", _Timm("timm"))
     grey = (1, 12, 10)
