@@ -17,7 +17,8 @@ from tests.conftest import REPOSITORY
 from tests.faults import signal_at
 from tests.finished_runs import assert_ends_alike, assert_identical, state
 
-EACH = ["--trainer.check_val_every_n_epoch", "1"]
+# The best epochs below are those of five batches an epoch.
+EACH = ["--data.batch_size", "100", "--trainer.check_val_every_n_epoch", "1"]
 UNSTEADY = [*EACH, "--model.train.lr", "0.02", "--model.train.warmup", "0"]  # best in training
 SPOILED = [*EACH, "--model.train.lr", "0.3"]  # best at the end of pretraining
 
@@ -172,7 +173,7 @@ def test_a_branch_takes_over_the_files_of_its_history(fit, trained, capsys) -> N
 def test_a_branch_from_before_the_best_keeps_the_best_of_its_own_history(fit, trained) -> None:
     run = trained("r", *UNSTEADY)
     start = ["--ckpt_path", str(run / "checkpoints" / "pretrained.ckpt")]
-    early = [*SELDOM, "--trainer.max_epochs", "9"]  # before the end of its stage
+    early = [*EACH, *SELDOM, "--trainer.max_epochs", "9"]  # before the end of its stage
     for epoch, options in ((4, early), (9, UNSTEADY)):  # at its start, and once it is better
         branch = fit(f"b{epoch}", *UNSTEADY, *options, *start, "--model.train.lr", "0.005")
         assert checkpoint(branch)["epoch"] == epoch
@@ -199,7 +200,7 @@ SHORT = ["--model.pretrain.epochs", "1", "--model.train.epochs", "1"]
 
 
 def test_validations_inside_an_epoch_and_runs_without_any_keep_no_best(fit, monkeypatch) -> None:
-    inside = ["--trainer.check_val_every_n_epoch", "null", "--trainer.val_check_interval", "7"]  # five steps an epoch
+    inside = ["--trainer.check_val_every_n_epoch", "null", "--trainer.val_check_interval", "7"]  # three steps an epoch
     run = fit("inside", *inside, "--trainer.max_epochs", "4", "--run.checkpoint_every", "1")
     assert best_row(run, "val/mse_min")
     assert not (run / "checkpoints" / "best.ckpt").exists()

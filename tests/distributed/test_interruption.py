@@ -83,9 +83,9 @@ def test_ctrl_c_at_a_terminal_stops_a_run_in_good_order(tmp_path: Path) -> None:
 @pytest.mark.parametrize("names", [["SIGTERM"], ["SIGTERM", "SIGTERM"], ["SIGHUP", "SIGTERM", "SIGHUP"]], ids=len)
 def test_after_sigterm_or_sighup_there_is_a_checkpoint_and_no_long_test(fit, trained, capsys, names: list[str]) -> None:
     whole = trained("whole")
-    run = fit("r", *(word for name in names for word in signal_at(3, 2, name)), code=130)
+    run = fit("r", *(word for name in names for word in signal_at(3, 1, name)), code=130)
     assert not (run / "summary.json").exists()
-    assert "interrupted in stage 'pretrain', epoch 4/5, step 18; resume with:" in capsys.readouterr().out
+    assert "interrupted in stage 'pretrain', epoch 4/5, step 11; resume with:" in capsys.readouterr().out
     fit("", "--ckpt_path", str(run / "checkpoints" / "last.ckpt"))
     assert_ends_alike(whole, run)
 
@@ -132,7 +132,7 @@ def test_a_signal_while_an_object_is_destroyed_is_not_lost(monkeypatch, capsys, 
 def test_a_run_under_nohup_outlives_its_terminal(fit, trained, monkeypatch) -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        run = fit("r", *signal_at(3, 2, "SIGHUP"))
+        run = fit("r", *signal_at(3, 1, "SIGHUP"))
     finally:
         signal.signal(signal.SIGHUP, before)
     assert_ends_alike(trained("whole"), run)

@@ -79,8 +79,8 @@ def test_run_json_says_what_a_run_is(fit) -> None:
 @pytest.mark.parametrize(
     ("options", "code", "state"),
     [
-        (signal_at(3, 2), 75, "stopped"),
-        (signal_at(3, 2, "SIGINT"), 130, "stopped"),
+        (signal_at(3, 1), 75, "stopped"),
+        (signal_at(3, 1, "SIGINT"), 130, "stopped"),
         (["--model.train.lr", "1e200"], 1, "failed"),
     ],
     ids=["SIGUSR1", "Ctrl-C", "diverged"],
@@ -99,7 +99,7 @@ def test_a_branch_says_what_it_comes_from(fit, monkeypatch, capsys) -> None:
     assert run_json(run)["branched_from"] is None
     start = ["--ckpt_path", str(run / "checkpoints" / "pretrained.ckpt")]
     branch = fit("b", *start, *signal_at(7, 1), code=75)
-    said = {"run": "x3_minus_x/r", "checkpoint": "pretrained.ckpt", "epoch": 4, "step": 25}
+    said = {"run": "x3_minus_x/r", "checkpoint": "pretrained.ckpt", "epoch": 4, "step": 15}
     assert run_json(branch)["branched_from"] == said
     found = wandb_config(branch)
     assert {name: found[f"branched_from.{name}"] for name in said} == said
@@ -107,7 +107,7 @@ def test_a_branch_says_what_it_comes_from(fit, monkeypatch, capsys) -> None:
         monkeypatch.setenv("WANDB_MODE", "offline")
         fit("", "--ckpt_path", str(branch / "checkpoints" / f"{name}.ckpt"))
         assert run_json(branch)["branched_from"] == said
-        assert wandb_config(branch)["branched_from.step"] == 25
+        assert wandb_config(branch)["branched_from.step"] == 15
     assert not [name for name in wandb_config(run) if name.startswith("branched")]
     for place in (run.parent, *run.parent.glob("*/wandb/offline-run-*")):  # no field in which runs differ
         assert "branched" not in str(compared(capsys, place)["rows"])
@@ -135,7 +135,7 @@ def test_a_killed_run_is_running_and_one_that_is_left_at_once_is_stopped(tmp_pat
 
 
 def test_every_row_has_its_stage_and_validations_count_regions_and_dead_units(fit, monkeypatch) -> None:
-    monkeypatch.setattr("lit_triwave.callbacks.diagnostics._STEPS_APART", 10)  # which all validations are
+    monkeypatch.setattr("lit_triwave.callbacks.diagnostics._STEPS_APART", 6)  # which all validations are
     run = fit("r", "--trainer.log_every_n_steps", "1", "--model.recruit", "false")
     logged = rows(run)
     for row in logged:
@@ -217,7 +217,7 @@ def test_multiply_adds_are_those_of_the_layers() -> None:
 
 def test_wandb_gets_the_config_and_which_values_are_better(fit, monkeypatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
-    run = fit("r", *ONE_EPOCH, "--run.group", "mine", "--run.artifact", "true")
+    run = fit("r", *ONE_EPOCH, "--trainer.log_every_n_steps", "1", "--run.group", "mine", "--run.artifact", "true")
     found = wandb_records(run)
     (started,) = [record.run for record in found if record.HasField("run")][:1]
     assert (started.run_group, started.job_type) == ("mine", "fit")

@@ -26,10 +26,10 @@ def wandb_mode(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_run_that_is_stopped_twice_is_one_run_in_wandb(fit) -> None:
-    run = fit("r", *ONE_BY_ONE, *signal_at(1, 3), code=75)
+    run = fit("r", *ONE_BY_ONE, *signal_at(1, 1), code=75)
     first = (run / "wandb_id").read_text()
     again = ["--ckpt_path", str(run / "checkpoints" / "last.ckpt")]
-    fit("", *ONE_BY_ONE, *again, *signal_at(6, 2, "SIGINT"), code=130)
+    fit("", *ONE_BY_ONE, *again, *signal_at(6, 1, "SIGINT"), code=130)
     assert not any("test/mse" in row for row in tracked(run))  # a test before the end is no part of the run's history
     fit("", *ONE_BY_ONE, *again)
     assert len(segments(run, first.strip())) == 3
@@ -52,7 +52,7 @@ def test_a_rewound_run_is_a_new_run_in_wandb(fit, capsys, name: str) -> None:
     assert (found / "wandb_id").read_text() != first
     assert_complete(found)
     assert yaml.safe_load((found / "config.yaml").read_text())["run"]["experiment"] == "x3_minus_x"
-    assert (f"{run} is rewound to step 25; --run.id NAME" in capsys.readouterr().out) == (not name)
+    assert (f"{run} is rewound to step 15; --run.id NAME" in capsys.readouterr().out) == (not name)
     if name:
         assert {path: path.read_bytes() for path in before} == before
         assert rows(found)[:10] == rows(run)[:10]
@@ -163,7 +163,7 @@ def test_an_incomplete_wandb_file_is_read_up_to_its_end(fit, tmp_path: Path) -> 
     for size in range(len(content), 0, -997):
         path.write_bytes(content[:size])
         ends.append(last_step(run, name))
-    assert ends[0] == 50
+    assert ends[0] == 30
     assert ends == sorted(ends, reverse=True)
     assert ends[-1] == -1
     assert os.path.getsize(path) < 1000

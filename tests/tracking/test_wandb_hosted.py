@@ -136,7 +136,7 @@ def test_without_login_or_server_the_error_says_what_works_instead(monkeypatch: 
 
 
 def test_a_resumed_online_run_has_each_step_once(fit, server: WandbServer) -> None:
-    run = fit("r", *ONE_BY_ONE, *signal_at(1, 3), code=75)
+    run = fit("r", *ONE_BY_ONE, *signal_at(1, 1), code=75)
     name = (run / "wandb_id").read_text().strip()
     assert list(server.runs) == [name]
     stored = server.runs[name]
@@ -191,7 +191,7 @@ def test_an_agent_makes_the_runs_of_a_sweep(server: WandbServer, tmp_path: Path)
 
 
 def test_an_offline_run_is_read_from_all_of_its_segments(fit, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = fit("r", *ONE_BY_ONE, *signal_at(1, 3), code=75)
+    run = fit("r", *ONE_BY_ONE, *signal_at(1, 1), code=75)
     fit("", *ONE_BY_ONE, "--ckpt_path", str(run / "checkpoints" / "last.ckpt"))
     wandb.teardown()  # its process has then written everything
     files = segments(run, (run / "wandb_id").read_text().strip())

@@ -345,7 +345,7 @@ def test_a_checkpoint_of_another_shape_is_refused_by_its_fields(trained, tmp_pat
 @pytest.mark.parametrize(
     ("epochs", "args", "says"),
     [
-        ("3", ["--data.batch_size", "50"], "data.batch_size is 100 there and 50 here"),
+        ("3", ["--data.batch_size", "50"], "data.batch_size is 167 there and 50 here"),
         ("3", ["--data.points", "400"], "data.points is 500 there and 400 here"),
         ("3", ["--model.pretrain.lr", "0.2"], "model.pretrain.lr is 0.1 there and 0.2 here"),
         ("7", ["--model.pretrain.epochs", "4"], "model.pretrain.epochs is 5 there and 4 here"),

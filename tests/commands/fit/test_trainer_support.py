@@ -365,7 +365,7 @@ def test_a_resumed_run_takes_steps_of_the_same_kind(
     fit: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = fit("a", "--trainer.max_epochs", "3", "--trainer.accumulate_grad_batches", "2")
-    assert "100 × 2 accumulated" in capsys.readouterr().out
+    assert "167 × 2 accumulated" in capsys.readouterr().out
     with pytest.raises(AssertionError):
         fit("a", "--ckpt_path", str(run / "checkpoints" / "last.ckpt"))
     assert "trainer.accumulate_grad_batches is 2 there and 1 here" in capsys.readouterr().err
