@@ -11,9 +11,18 @@ from datamodules.batches import check_batches, check_fractions, seeded_generator
 from datamodules.regression import Points, RegressionDataModule, first_true
 from datamodules.table_columns import InputColumns, Missing, Uneven
 from datamodules.table_files import TableFile
+from lit_triwave.errors import TriwaveError, some
 
 _MIN_ROWS = 4
 _SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "test"}
+_MEANING = {
+    "kind": "kind",
+    "categories": "list of categories",
+    "missing": "replacement of missing values",
+    "start": "start",
+    "scale": "scale",
+}
+"""What a fitted value of a column is called in an error."""
 _SPLITS |= dict.fromkeys(("val", "valid", "validation"), "val")
 
 
@@ -240,19 +249,23 @@ class TableDataModule(RegressionDataModule):
         """Restores the position, and the order of ordinal categories.
 
         Raises:
-            ValueError: the checkpoint has other columns.
+            TriwaveError: the checkpoint has other columns.
         """
         state = dict(state_dict)
         there = state.pop("columns", self.columns.state)
         names, own = ([column["name"] for column in columns] for columns in (there, self.columns.state))
         if names != own:
             there_are = f"inputs must be {', '.join(names)} in this order, as in the checkpoint"
-            raise ValueError(f"{there_are}, got {', '.join(own)}")
+            raise TriwaveError(f"{there_are}, got {', '.join(own)}")
         for one, two in zip(there, self.columns.state, strict=False):
             if one["kind"] == two["kind"] == "ordinal" and {**one, "categories": two["categories"]} == two:
                 self._renumber(two, one["categories"])  # earlier versions sorted numbers as text
-            if one != two:
-                raise ValueError(f"column {two['name']!r} is {two} in the table, but {one} in the checkpoint")
+            key = next((key for key in one | two if one.get(key) != two.get(key)), None)
+            if key is not None:
+                raise TriwaveError(
+                    f"column {two['name']!r} must be as in the checkpoint: its {_MEANING.get(key, key)} is "
+                    f"{_said(one, key)} there, and {_said(two, key)} here: give the data and options of the training"
+                )
         super().load_state_dict(state)
 
     def _renumber(self, column: dict[str, Any], categories: list[str]) -> None:
@@ -265,6 +278,11 @@ class TableDataModule(RegressionDataModule):
             points.x[:, j] = place[points.x[:, j].long()]
         self.domain[column["name"]] = (float(place.min()), float(place.max()))
         column["categories"] = categories
+
+
+def _said(column: dict[str, Any], key: str) -> str:
+    value = column.get(key, "none")
+    return some(value, 10) if isinstance(value, list) else str(value)
 
 
 def _unquoted(sign: str | None) -> str | None:

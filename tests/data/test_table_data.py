@@ -17,6 +17,7 @@ import datamodules.table_columns
 import datamodules.table_files
 from datamodules import TableDataModule
 from lit_triwave.cli import main
+from lit_triwave.errors import TriwaveError
 from tests.conftest import REPOSITORY
 
 ROWS = 40
@@ -493,7 +494,7 @@ def test_numbers_in_ordinal_are_in_their_order_but_those_of_a_checkpoint_keep_th
     data.load_state_dict({**state, "columns": [older]})
     assert data.train_set.x[:, 0].tolist() == data.val_set.x[:, 0].tolist() == [0, 4, 1, 3, 2]
     assert data.columns.state == [older]
-    with pytest.raises(ValueError, match="in the table, but"):
+    with pytest.raises(TriwaveError, match="its list of categories is 1, 2 there, and "):
         data.load_state_dict({**state, "columns": [{**older, "categories": ["1", "2"]}]})
 
 
@@ -599,3 +600,27 @@ def test_uneven_inputs_are_read_nearly_as_logarithms(tmp_path):
         TableDataModule(path, ["income", "debt"], "out", predict_path=new, **options)
     clamped = TableDataModule(path, ["income", "debt"], "out", predict_path=new, outside="clamp", **options).predict_set
     assert clamped.x[1, 0] == data.train_set.x[-1, 0]
+
+
+def test_a_prediction_with_another_replacement_of_missing_values_is_told_which(tmp_path, capsys):
+    path = write(tmp_path, "a,out\n1,2\n2,4\n,6\n9,8\n3,3\n4,4\n")
+    command = ["--config", "table.yaml", "--data.path", path, "--data.inputs", "[a]", "--data.target", "out"]
+    command += [
+        "--run.root",
+        str(tmp_path / "runs"),
+        "--run.id",
+        "r",
+        "--run.wandb",
+        "disabled",
+        "--model.members",
+        "1",
+    ]
+    assert (
+        main(["fit", *command, "--data.missing", "median", "--model.limit.epochs", "1", "--model.layers", "[2]"]) == 0
+    )
+    capsys.readouterr()
+    assert main(["predict", *command, "--data.missing", "mean", "--model.layers", "[2]"]) == 1
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert "column 'a' must be as in the checkpoint: its replacement of missing values is " in line
+    assert line.endswith(" here: give the data and options of the training")
+    assert "pretrained.ckpt" not in line
