@@ -191,10 +191,10 @@ def _images(folder: str | Path, inside: str = "") -> Iterator[str]:
         for entry in entries:
             if entry.name.startswith("."):
                 continue
-            if entry.name.lower().endswith(EXTENSIONS):
-                yield inside + entry.name
-            elif entry.is_dir():
+            if entry.is_dir():
                 yield from _images(entry.path, f"{inside}{entry.name}/")
+            elif entry.name.lower().endswith(EXTENSIONS):
+                yield inside + entry.name
 
 
 class ImageFiles(Dataset[ImageBatch]):
@@ -289,6 +289,8 @@ def read_with_pillow(path: str) -> Tensor:
         return image
     except Exception as error:  # Pillow's decoders raise many kinds on damaged files
         why = "it is no image" if isinstance(error, UnidentifiedImageError) else reason(error)
+        if isinstance(error, OSError) and error.strerror:  # without the system's number and the path once more
+            why = error.strerror
         raise ValueError(f"corrupt image {path} ({why}): restore it, or set data.skip_corrupt: true") from error
 
 

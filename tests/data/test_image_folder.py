@@ -107,6 +107,15 @@ def test_files_of_any_usual_kind_are_images(tmp_path: Path, kind: str) -> None:
     assert len(module(tmp_path).train_files) == 2
 
 
+def test_a_folder_may_be_called_like_an_image_and_a_link_to_nothing_is_named(tmp_path: Path) -> None:
+    write_folder(tmp_path, {"cat/more.png": 3, "dog": 3})
+    files = module(tmp_path).train_files
+    assert {files.name(i).rpartition("/")[0] for i in range(len(files))} == {"cat/more.png", "dog"}
+    (tmp_path / "dog" / "link.png").symlink_to("nowhere")
+    with pytest.raises(ValueError, match=r"link.png \(No such file or directory\): restore it"):
+        read_image(str(tmp_path / "dog" / "link.png"))
+
+
 def test_any_mode_of_pillow_becomes_the_same_picture(tmp_path: Path) -> None:
     ramp = np.tile(np.linspace(0, 255, 32), (8, 1))
     grey = ramp.astype(np.uint8)
