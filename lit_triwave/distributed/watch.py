@@ -21,9 +21,9 @@ import torch
 from lightning.pytorch import Trainer
 
 from lit_triwave.distributed.cluster import LOST
+from lit_triwave.distributed.heartbeats import Heartbeats
 from lit_triwave.distributed.interruption import SAME_SECONDS, Interruption
 from lit_triwave.distributed.launcher import WATCH_SECONDS, launcher, outlive_launcher
-from lit_triwave.distributed.pulses import Pulses
 from lit_triwave.distributed.signals import REQUEUE_SIGNAL, SIGNALS
 from lit_triwave.errors import TriwaveError
 
@@ -78,7 +78,7 @@ def ranks_end_together(
             raise
         finally:
             watch.over.set()
-            watch.pulses.remove()
+            watch.heartbeats.remove()
             outlive_launcher()
 
 
@@ -101,7 +101,7 @@ class _Watch:
         most: float,
         arrived: Callable[[], list[signal.Signals]],
     ) -> None:
-        self.pulses = Pulses(Path(trainer.default_root_dir), trainer.global_rank, trainer.world_size)
+        self.heartbeats = Heartbeats(Path(trainer.default_root_dir), trainer.global_rank, trainer.world_size)
         self.most = most
         self.trainer, self.interruption, self.abandon, self.arrived = trainer, interruption, abandon, arrived
         self.over = threading.Event()
@@ -127,7 +127,7 @@ class _Watch:
     def beat(self) -> None:
         """Leaves this rank's sign of life, if there are others."""
         if self.trainer.world_size > 1:
-            self.pulses.beat(self.trainer.fit_loop.epoch_loop.batch_progress.total.ready)
+            self.heartbeats.beat(self.trainer.fit_loop.epoch_loop.batch_progress.total.ready)
 
     def _leaves(self) -> bool:
         """Whether a signal is ending this process before its first step; ends it if the main thread is blocked."""
@@ -142,7 +142,7 @@ class _Watch:
                 self.second = min(self.second, now)
         # The first rank ends the others; if it does not, the next rank does.
         if time.monotonic() - self.second > _LEAVE_SECONDS + _TURN_SECONDS * self.trainer.local_rank:
-            silent = self.pulses.silent()
+            silent = self.heartbeats.silent()
             if silent:
                 print(f"error: {silent}", file=sys.stderr, flush=True)
             _kill_launcher()
@@ -167,9 +167,9 @@ class _Watch:
 
     def _missing(self) -> str:
         """Returns which rank this one has waited for too long; "" if none. The ranks report it one after the other."""
-        if self.pulses.waited < self.most + _MEET_SECONDS * self.trainer.global_rank:
+        if self.heartbeats.waited < self.most + _MEET_SECONDS * self.trainer.global_rank:
             return ""
-        silent: str = self.pulses.silent() or self.pulses.absent()
+        silent: str = self.heartbeats.silent() or self.heartbeats.absent()
         if silent:
             _kill_launcher()  # if it were not blocked, it would have reported this before
         return silent

@@ -1,4 +1,4 @@
-"""The files of a run folder: their names, the fields of `run.json`, and which file is a run's checkpoint.
+"""The files of a run folder: their names, groups of fields of `run.json`, and which file is a run's checkpoint.
 
 Writers and readers both take the names from here. This file imports only Python's library, because `compare` starts
 without torch.

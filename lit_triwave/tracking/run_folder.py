@@ -9,7 +9,7 @@ from pathlib import Path
 from lightning.pytorch import LightningModule
 
 from lit_triwave.distributed.cluster import requeued
-from lit_triwave.distributed.pulses import RANKS_FOLDER
+from lit_triwave.distributed.heartbeats import RANKS_FOLDER
 from lit_triwave.errors import TriwaveError
 from lit_triwave.files import writable, written_whole
 from lit_triwave.tracking.lock import PATIENCE_SECONDS, locked

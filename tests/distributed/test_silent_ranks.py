@@ -19,10 +19,10 @@ from torch.autograd import graph
 from torch.distributed import distributed_c10d
 from torch.nn import parallel
 
-from lit_triwave.distributed import pulses, watch
+from lit_triwave.distributed import heartbeats, watch
+from lit_triwave.distributed.heartbeats import RANKS_FOLDER, Heartbeats
 from lit_triwave.distributed.interruption import Interruption
 from lit_triwave.distributed.launcher import LAUNCHER_VARIABLE
-from lit_triwave.distributed.pulses import RANKS_FOLDER, Pulses
 
 
 @pytest.fixture
@@ -56,14 +56,14 @@ def watching(folder: Path, child: Any, most: float, signals: list[signal.Signals
 
 def silence(folder: Path, rank: int) -> None:
     """Makes the last sign of life of a rank a minute old."""
-    Pulses(folder, rank, 2).beat(0)
+    Heartbeats(folder, rank, 2).beat(0)
     os.utime(folder / RANKS_FOLDER / str(rank), (time.time() - 60,) * 2)
 
 
 @pytest.fixture
 def silent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A run's folder, while a rank waits for another."""
-    monkeypatch.setattr(pulses, "_waiting_place", lambda: "all_reduce")
+    monkeypatch.setattr(heartbeats, "_waiting_place", lambda: "all_reduce")
 
     def leave(code: int) -> None:
         raise SystemExit(code)
@@ -96,7 +96,7 @@ def test_a_second_signal_also_ends_a_stopped_first_rank(
     monkeypatch.setenv("LOCAL_RANK", "1")
     second = watching(silent, None, 600, [signal.SIGINT, signal.SIGINT], [])
     second.trainer.local_rank, second.trainer.strategy.launcher.procs = 1, []
-    second.pulses = Pulses(silent, 1, 2)
+    second.heartbeats = Heartbeats(silent, 1, 2)
     silence(silent, 0)
     with pytest.raises(SystemExit) as left:
         second.run()
@@ -116,19 +116,19 @@ def test_a_rank_that_lets_the_others_wait_for_too_long_ends_the_run(
 @pytest.mark.parametrize("module", [distributed_c10d, graph, parallel.distributed, fabric_distributed])
 def test_a_rank_is_known_to_wait_inside_of_torch(module: Any) -> None:
     found: list[Any] = []
-    looks = threading.Timer(0.05, lambda: found.append(pulses._waiting_place()))
-    assert pulses._waiting_place() is None
+    looks = threading.Timer(0.05, lambda: found.append(heartbeats._waiting_place()))
+    assert heartbeats._waiting_place() is None
     looks.start()
     exec(compile("while not found: sleep(0.01)", module.__file__, "exec"), {"found": found, "sleep": time.sleep})
     assert found[0] is not None
 
 
 def test_a_rank_that_does_something_else_meanwhile_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pulses, "_waiting_place", lambda: "all_reduce")
+    monkeypatch.setattr(heartbeats, "_waiting_place", lambda: "all_reduce")
     clock = itertools.count(100.0)  # a second later whenever it is looked at
-    monkeypatch.setattr(pulses, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    monkeypatch.setattr(heartbeats, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     silence(tmp_path, 1)  # of a process that was killed
-    first = Pulses(tmp_path, 0, 2)
+    first = Heartbeats(tmp_path, 0, 2)
 
     def waited() -> float:
         first.beat(3)
@@ -143,5 +143,5 @@ def test_a_rank_that_does_something_else_meanwhile_is_named(tmp_path: Path, monk
     first.beat(4)  # a step further
     assert first.waited == 1
     for rank in (1, 0):
-        Pulses(tmp_path, rank, 2).remove()
+        Heartbeats(tmp_path, rank, 2).remove()
     assert not (tmp_path / RANKS_FOLDER).exists()

@@ -22,7 +22,7 @@ _PLACES = (
 """Files with functions in which a rank waits for others; DDP waits for buffers, and inside the backward pass."""
 
 
-class Pulses:
+class Heartbeats:
     """The signs of life of all ranks: each writes a file in a folder that all of them share.
 
     Args:
