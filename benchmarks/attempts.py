@@ -60,6 +60,7 @@ class Attempts:
 
     def command(self, args: Sequence[str], run_id: str) -> Any:
         """Starts a process that runs any command, and prints to the log of a run."""
+        self.log(run_id).touch()  # a process may be killed before it opens the file
         process = self.context.Process(target=attempt, args=(list(args), str(self.log(run_id)), os.getcwd()))
         process.start()
         return process
