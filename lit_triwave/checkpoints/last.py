@@ -14,6 +14,7 @@ from lit_triwave.checkpoints.best import BestCheckpoint, RunCheckpoint
 from lit_triwave.checkpoints.origin import Origin, take_over
 from lit_triwave.distributed.interruption import Interruption
 from lit_triwave.errors import Interrupted
+from lit_triwave.modules.replicas import BEST_NOW, ReplicatedModule
 from lit_triwave.modules.stage_switch import ends_here
 from lit_triwave.modules.staged import StagedModule
 from lit_triwave.tracking.run_files import FIGURES, SUMMARY_JSON
@@ -95,7 +96,10 @@ class StageCheckpoint(RunCheckpoint):
             self._save(trainer, pl_module, request)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.fast_dev_run or self._cut:  # type: ignore[attr-defined]
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        if self._cut:
+            self._note_best(trainer, pl_module)
             return
         self.lasting = True
         ends = ends_here(trainer)
@@ -127,7 +131,17 @@ class StageCheckpoint(RunCheckpoint):
             if isinstance(pl_module, StagedModule):
                 # For the summary of the run so far; done after the checkpoint, which must not contain it.
                 pl_module.on_stage_end()
+                self._note_best(trainer, pl_module)
             raise Interrupted(request - _DUE)
+
+    def _note_best(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Adds the best seeds at this step to `last.ckpt`, for tests and exports.
+
+        They are not in the module's state: a resumed run begins with those of the last validation, as the run had them.
+        """
+        if trainer.is_global_zero and isinstance(pl_module, ReplicatedModule):
+            path, files = self.path("last"), trainer.strategy.checkpoint_io
+            files.save_checkpoint(files.load_checkpoint(path) | {BEST_NOW: pl_module.best_replicas}, path)
 
     def _settle(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Makes the run's folder describe this process's history; done once."""

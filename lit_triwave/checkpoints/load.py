@@ -23,13 +23,14 @@ from torch import Tensor
 from lit_triwave.checkpoints.kinds import is_count, short
 from lit_triwave.checkpoints.position import check_position
 from lit_triwave.errors import TriwaveError, out_of_memory, reason
+from lit_triwave.modules.replicas import BEST_NOW
 from lit_triwave.modules.staged import NUMBERS
 from lit_triwave.tracking.run_files import CONFIG_YAML, run_folder_of
 
 _KINDS = {"state_dict": dict, "epoch": int, "global_step": int, "loops": dict, "pytorch-lightning_version": str}
 _NEEDED = (*_KINDS,)
 _KINDS |= {"hyper_parameters": dict, "callbacks": dict, "optimizer_states": list, "lr_schedulers": list, "run": dict}
-_KINDS |= {"stage_epochs": dict, "epoch_history": dict}
+_KINDS |= {"stage_epochs": dict, "epoch_history": dict, BEST_NOW: list}
 _RUN_KINDS = {"model": dict, "data": dict, "rows": list, "wandb_id": str, "trainer": dict, "arithmetic": dict}
 """Parts of a checkpoint, and of its "run" ↦ their kind."""
 _WORDS = {dict: "a mapping", list: "a list", int: "a whole number", str: "a text"}

@@ -200,6 +200,7 @@ def _rebuilt(path: Path, content: dict[str, Any]) -> Saved:
             raise TriwaveError(f"checkpoint {path} cannot be built here: {what}") from error
         except ValueError as error:
             raise TriwaveError(f"checkpoint {path} cannot be built here: {error}") from error
+    module.on_load_checkpoint(content)
     module.to(_trained_dtype(state))
     check_weights(state, module.state_dict())
     check_buffers(state, module.state_dict())
@@ -208,7 +209,6 @@ def _rebuilt(path: Path, content: dict[str, Any]) -> Saved:
     except RuntimeError as error:
         where = reason(error, 200)
         raise TriwaveError(f"checkpoint {path} is of another version of lit_triwave: {where}") from error
-    module.on_load_checkpoint(content)
     module.finish()
     data = content.get((run.get("data") or {}).get("class_path", "").rpartition(".")[2], {})
     columns, classes = (data.get(key, []) if isinstance(data, dict) else [] for key in ("columns", "classes"))

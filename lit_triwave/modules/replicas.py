@@ -19,6 +19,8 @@ from lit_triwave.nn.baselines import DenseNetwork
 from lit_triwave.nn.networks import TriangleNetwork
 from lit_triwave.nn.stack import StackNetwork
 
+BEST_NOW = "best_now"
+"""Key of a stopped run's checkpoint: the best replicas at its step. `best_replica` is that of the last validation."""
 CLIP_EPSILON = 1e-6
 """Number that `torch.nn.utils.clip_grad_norm_` adds to a norm before it divides by the norm."""
 
@@ -46,6 +48,13 @@ class ReplicatedModule(StagedModule):
         self.test_results: dict[str, Tensor] = {}
         first = torch.arange(self.num_targets) * (replicas // self.num_targets)
         self.register_buffer("best_replica", first if self.num_targets > 1 else first[0].clone())
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        fits = self._trainer is not None and self._trainer.state.fn == "fit"
+        if BEST_NOW in checkpoint and not fits:
+            best = torch.tensor(checkpoint[BEST_NOW]).reshape(self.best_replica.shape)
+            checkpoint["state_dict"]["best_replica"] = best
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         super()._load_from_state_dict(state_dict, prefix, *args)

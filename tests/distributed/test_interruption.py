@@ -58,6 +58,22 @@ def test_after_ctrl_c_a_run_is_complete_and_resumes_bit_identical(fit, trained, 
     assert_ends_alike(whole, run)
 
 
+def test_a_stopped_run_is_exported_and_tested_with_its_best_seed(fit, capsys) -> None:
+    args = ["--model.replicas", "6", "--seed_everything", "1", "--trainer.check_val_every_n_epoch", "50"]
+    run = fit("r", *args, *signal_at(4, 1, "SIGINT"), code=130)
+    summary = json.loads((run / "summary.json").read_text())
+    saved = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    assert summary["best_replica"] != saved["best_replica"]  # of the last validation, for the resumed run
+    capsys.readouterr()
+    assert main(["export", str(run), "--format", "torch"]) == 0
+    assert f"seed {summary['best_replica']} of 6, the best one" in capsys.readouterr().out
+    without_the_signal(run / "config.yaml")
+    path = run / "checkpoints" / "last.ckpt"
+    assert main(["test", "--config", str(run / "config.yaml"), "--ckpt_path", str(path)]) == 0
+    tested = json.loads((run / "summary.json").read_text())
+    assert all(tested[key] == summary[key] for key in ("best_replica", "test/mse"))
+
+
 def without_the_signal(config: Path) -> None:
     """Removes the callback that sends a signal from a saved config."""
     content = yaml.safe_load(config.read_text())
