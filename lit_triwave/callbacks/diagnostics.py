@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from lit_triwave.analysis.dead_units import HeadWatch, dead_share
 from lit_triwave.analysis.regions import count_linear_regions
+from lit_triwave.modules.staged import NUMBERS
 from lit_triwave.nn.bank import TriangleBank
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ class Diagnostics(Callback):
             self.diagnose(trainer, pl_module)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
-        self._log(pl_module, "stage", pl_module.stage_number)
+        self._log(pl_module, "stage", NUMBERS[pl_module.trained_stage])
 
     def diagnose(self, trainer: Trainer, module: Any) -> None:
         """Logs diagnostics of a validated module; called on all ranks."""

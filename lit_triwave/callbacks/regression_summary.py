@@ -47,7 +47,7 @@ class RegressionSummary(RunSummary):
         return _regression_summary(data, module)
 
     def table(self, summary: dict[str, Any], data: Any, module: FunctionRegressor) -> Table:
-        table = _regression_table(summary, module.hparams["replicas"], data.target_names)
+        table = _regression_table(summary, module.hparams["replicas"], data.target_names, len(module.diagonal[0]))
         if getattr(data, "validates", False) and not _has_later_stages(module):
             table.title = f"the iterate that is best on the {len(data.val_set)} validation rows"
         return table
@@ -97,7 +97,7 @@ def _has_later_stages(module: FunctionRegressor) -> bool:
 def _regression_summary(data: Any, module: FunctionRegressor) -> dict[str, Any]:
     """Returns the flat summary of a tested function; errors are in units of the targets, MSEs in squared units."""
     best, targets, test = module.best_replicas, module.num_targets, module.test_results
-    summary: dict[str, Any] = {"stage": module.stage, "replicas": module.hparams["replicas"]}
+    summary: dict[str, Any] = {"stage": module.trained_stage, "replicas": module.hparams["replicas"]}
     if targets == 1:
         summary["best_replica"] = best[0]
     shares = _r2(test["test/mse"], data.test_set.y)
@@ -187,8 +187,8 @@ def _r2(mse: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     return torch.where(variance > 0, 1 - mse / variance, torch.nan)
 
 
-def _regression_table(summary: dict[str, Any], replicas: int, targets: Sequence[str]) -> Table:
-    """Returns the closing table of a function; lowest and mean are over seeds."""
+def _regression_table(summary: dict[str, Any], replicas: int, targets: Sequence[str], inputs: int) -> Table:
+    """Returns the closing table of a function of so many inputs; lowest and mean are over seeds."""
     if len(targets) > 1:
         return _targets_table(summary, replicas, targets)
     many = replicas > 1
@@ -212,7 +212,8 @@ def _regression_table(summary: dict[str, Any], replicas: int, targets: Sequence[
         row(title("test/max_error"), shown("test/max_error", summary["test/max_error"]))
     regions = [f"{summary[key]}" for key in ("linear_regions/pretrained", "linear_regions/final") if key in summary]
     if regions:
-        row("linear regions" + (", before → after" if len(regions) > 1 else ""), " → ".join(regions))
+        where = "linear regions" if inputs == 1 else "linear regions, diagonal"  # counted along the domain's diagonal
+        row(where + (", before → after" if len(regions) > 1 else ""), " → ".join(regions))
     if "free_knot/mse" in summary:
         row(f"free-knot limit, {summary['free_knot/segments']} segments", f"{summary['free_knot/mse']:.2e}")
     if summary.get("dead"):

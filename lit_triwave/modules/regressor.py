@@ -359,8 +359,7 @@ class FunctionRegressor(ReplicatedModule):
     def trained_parameters(self) -> int:
         """Number of parameters of one replica that the current or last stage of the run trains."""
         network = self.network
-        built = self.stage == "pretrain" and not self.stages["pretrain"].epochs
-        if isinstance(network, StackNetwork) and (self.stage == "limit" or built):
+        if isinstance(network, StackNetwork) and self.trained_stage == "limit":
             return network.limit_parameters
         return sum(p.numel() for p in self.parameters()) // network.replicas
 

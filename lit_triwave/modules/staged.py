@@ -97,6 +97,12 @@ class StagedModule(LightningModule):
         """The current stage."""
         return self._stage
 
+    @property
+    def trained_stage(self) -> StageName:
+        """The stage that trained the network last: a stack that is built is in `pretrain`, even without such epochs."""
+        untrained = self._stage == "pretrain" and not self.stages["pretrain"].epochs and self.stages["limit"].epochs
+        return "limit" if untrained else self._stage
+
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         """Loads the parameters and sets the stage from its number."""
         super()._load_from_state_dict(state_dict, prefix, *args)

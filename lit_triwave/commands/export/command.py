@@ -136,7 +136,7 @@ def _describe(saved: Saved, networks: Sequence[int], dtype: torch.dtype, arithme
     about: dict[str, Any] = {
         "title": _title(saved),
         "lit_triwave": version("lit_triwave"),
-        "stage": saved.module.stage,
+        "stage": saved.module.trained_stage,
         "dtype": _dtype_name(dtype),
         "arithmetic": _dtype_name(arithmetic),
     }

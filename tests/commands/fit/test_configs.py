@@ -66,6 +66,7 @@ def test_every_regression_config_runs_and_leaves_a_whole_run_folder(config: Path
                 assert min(image.size) > 500
                 assert len(image.convert("L").resize((64, 64)).getcolors(256) or []) > 5  # not a blank page
     shown = capsys.readouterr().out
+    assert ("linear regions, diagonal" in shown) is two_variables
     for part in ["test MSE", "test maximum error", "linear regions", "time"] + ["pretrained MSE"] * constructed:
         assert part in shown
 
