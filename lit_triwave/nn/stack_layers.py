@@ -14,8 +14,8 @@ STEEP_LAYERS = (3, 8)
 """The same for steep functions of one variable."""
 _EASY_DEGREE = 32
 """Degree of a polynomial that the preferred layers for one variable still replace."""
-NOISY_WIDTHS = (6, 3)
-"""Largest and smallest width of the two layers for data with noise, the best in benchmarks/tables.py."""
+NOISY_LAYERS, SMALL_NOISY_LAYERS = (4, 3), (3, 2)
+"""Width and number of layers for data with noise, and for fewer points than parameters (benchmarks/tables.py)."""
 POINTS_PER_PARAMETER = 4
 """Least points for each parameter. With fewer, a stack fits their noise."""
 EXACT_POINTS = 1.2
@@ -38,7 +38,8 @@ def choose_layers(
     """Returns layers that suit a smooth function.
 
     Few neurons in many layers do best: a layer doubles the degree of the polynomials that are within reach. One
-    variable needs few; more variables need wider layers. There are at least four points for each parameter.
+    variable needs few; more variables need wider layers. There are at least four points for each parameter, except
+    for data with noise.
 
     Args:
         inputs: number of variables.
@@ -48,17 +49,15 @@ def choose_layers(
             known. Steep and oscillating functions need a high degree.
         exact: whether it is known that the points have no noise; then 1.2 points for each parameter are enough.
     """
-    least, share = 1, EXACT_POINTS if exact and not noisy else POINTS_PER_PARAMETER
     if noisy:
-        (width, least), length = NOISY_WIDTHS, 2
-    elif is_steep(inputs, degree):
-        width, length = STEEP_LAYERS
-    else:
-        width, length = PREFERRED_LAYERS.get(inputs, LAYERS_OF_MORE)
-    while points is not None and stack_parameters(inputs, [width] * length) * share > points:
-        if width == least and (noisy or length == 1):
-            break
-        width, length = (width - 1, length) if noisy or width > length else (width, length - 1)
+        width, length = NOISY_LAYERS
+        if points is not None and stack_parameters(inputs, [width] * length) > points:
+            width, length = SMALL_NOISY_LAYERS
+        return [width] * length
+    width, length = STEEP_LAYERS if is_steep(inputs, degree) else PREFERRED_LAYERS.get(inputs, LAYERS_OF_MORE)
+    share = EXACT_POINTS if exact else POINTS_PER_PARAMETER
+    while max(width, length) > 1 and points is not None and stack_parameters(inputs, [width] * length) * share > points:
+        width, length = (width - 1, length) if width > length else (width, length - 1)
     return [width] * length
 
 

@@ -245,10 +245,10 @@ def test_chosen_layers_leave_points_for_each_parameter(inputs: int, count: int, 
     assert layers == [1] or (1.2 if exact else 4) * stack_parameters(inputs, layers) <= count
 
 
-def test_data_with_noise_get_two_layers_of_three_to_six() -> None:
-    assert choose_layers(10, 4000, noisy=True) == [6, 6]
-    assert choose_layers(10, 500, noisy=True) == [4, 4]
-    assert choose_layers(30, 40, noisy=True) == [3, 3]
+def test_data_with_noise_get_three_layers_of_four_or_two_of_three_for_fewer_points_than_parameters() -> None:
+    assert stack_parameters(10, [4, 4, 4]) == 203
+    assert choose_layers(10, 203, noisy=True) == choose_layers(10, None, noisy=True) == [4, 4, 4]
+    assert choose_layers(10, 202, noisy=True) == [3, 3]
 
 
 def test_steep_functions_of_one_variable_get_more_layers() -> None:
