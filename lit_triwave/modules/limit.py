@@ -181,7 +181,7 @@ def check_points(layers: Sequence[int], inputs: int, points: int | None, limit: 
 
 
 def refuse_stack_options(
-    wiring: str, initialization: str, limit: Limit, layers: Sequence[int] | None, members: int
+    wiring: str, initialization: str, limit: Limit, layers: Sequence[int] | None, members: int, bounded: bool
 ) -> None:
     """Refuses options that only a stack has.
 
@@ -195,3 +195,5 @@ def refuse_stack_options(
         raise ValueError(f"layers must be null for {network}, got {list(layers)}: only a stack has layers")
     if members > 1:
         raise ValueError(f"members must be 1 for {network}, got {members}: only a stack has members")
+    if bounded:
+        raise ValueError(f"bounded must be false for {network}, got true: only a stack bounds its predictions")

@@ -66,6 +66,8 @@ class FunctionRegressor(ReplicatedModule):
             `data_degree`.
         members: number of stacks whose mean is one seed. The mean is a stack with this many times the neurons. The mean
             of stacks from different random starts generalises better from data with noise.
+        bounded: keep a stack's predictions in the range of the training targets, widened by a tenth at both ends. Far
+            from all training points, the polynomial of a stack may have values far outside of it.
         width: neurons of each hidden layer of a random start; constructed subnetworks are four wide.
         replicas: number of seeds of each target, at least 1.
         theorem31: tie the scales to the peaks (Theorem 3.1); False makes them free parameters.
@@ -108,6 +110,7 @@ class FunctionRegressor(ReplicatedModule):
         depth: int | None = None,
         layers: list[int] | None = None,
         members: int = 1,
+        bounded: bool = False,
         width: int = 4,
         replicas: int = 1,
         theorem31: bool = True,
@@ -136,7 +139,7 @@ class FunctionRegressor(ReplicatedModule):
             if depth is not None:
                 check_depth(depth)
         else:
-            refuse_stack_options(wiring, initialization, limit, layers, members)
+            refuse_stack_options(wiring, initialization, limit, layers, members, bounded)
             depth = DEFAULT_DEPTH if depth is None else depth
             if depth > MAX_DEPTH:
                 raise ValueError(
@@ -239,6 +242,7 @@ class FunctionRegressor(ReplicatedModule):
         member = {"domain": options["domain"], "target_range": options["target_range"], "layers": layers}
         self.network = StackNetwork(
             **member | {"layers": [options["members"] * neurons for neurons in layers]},
+            bounded=options["bounded"],
             theorem31=options["theorem31"],
             replicas=options["replicas"] * self.num_targets,
             margin=options["margin"],

@@ -24,6 +24,8 @@ FINEST = 1e-20
 """Squared error, as a share of the squared target range, below which more depth is not worth its cost."""
 SPREAD = 0.7
 """Standard deviation of each neuron's argument v over the points at the start."""
+OUTPUT_MARGIN = 0.1
+"""Share of the target range by which the outputs of a bounded network may leave it at each end."""
 MOST_PIECES = 1 << 20
 """Largest number of linear pieces that is counted. Layers multiply the pieces, and more do not fit into memory."""
 
@@ -46,6 +48,7 @@ class StackNetwork(ConstructedNetwork):
         domain: name ↦ (lower, upper) of each input. Inputs outside are clamped to it.
         target_range: (lowest, highest) target; inside the network this range is [0, 1].
         layers: neurons K_l of each layer, each ≥ 1.
+        bounded: clamp outputs to the target range, widened by a tenth at both ends.
         theorem31: see `TriangleBank`.
         replicas: number R of independent networks.
         margin: see `TriangleBank`.
@@ -73,6 +76,7 @@ class StackNetwork(ConstructedNetwork):
         target_range: TargetRange = (0.0, 1.0),
         *,
         layers: Sequence[int] = (4, 4, 4),
+        bounded: bool = False,
         theorem31: bool = True,
         replicas: int = 1,
         margin: float = 1e-2,
@@ -83,6 +87,7 @@ class StackNetwork(ConstructedNetwork):
         check_sizes(replicas=replicas)
         self.scaling = UnitScaling(domain, target_range, replicas)
         self.layers = list(layers)
+        self.bounded = bounded
         self.depth: int | None = None
         self._bank_options: dict[str, Any] = {"theorem31": theorem31, "margin": margin}
         self.projection, self.shift, self.bank = nn.ParameterList(), nn.ParameterList(), nn.ModuleList()
@@ -137,7 +142,11 @@ class StackNetwork(ConstructedNetwork):
             q = self.banks[i](v.movedim(-1, 0)).movedim(0, -1) if len(self.bank) else v * v
             h = torch.cat([h, q], 1)
         y = torch.baddbmm(self.output_bias[:, None, None], self.output_weight[:, None], h)[:, 0]
-        return self.scaling.outputs(y.T)
+        return self.scaling.outputs(self._bounds(y).T)
+
+    def _bounds(self, y: Tensor) -> Tensor:
+        """Clamps outputs in units of the target range, if the network is bounded."""
+        return y.clamp(-OUTPUT_MARGIN, 1 + OUTPUT_MARGIN) if self.bounded else y
 
     @torch.no_grad()
     def average(self, members: StackNetwork) -> None:
@@ -280,18 +289,22 @@ class StackNetwork(ConstructedNetwork):
                 parts.append(dense.beside(dense.carry_layers(width, len(block), like=weight), block))
             width += len(bias)
         parts.append([(self.output_weight[replica].detach()[None], self.output_bias[replica].detach()[None])])
+        if self.bounded:
+            one, span = like.new_ones(1), 1 + 2 * OUTPUT_MARGIN
+            parts.append([(one[None] / span, one * OUTPUT_MARGIN / span)])
+            parts += [dense.clamp_layers(1, like=like), [(one[None] * span, -one * OUTPUT_MARGIN)]]
         return dense.chain(*parts, [self.scaling.output_layer(replica)])
 
     @property
     def clamps(self) -> tuple[int, ...]:
-        return tuple(i * ((self.depth or 0) + 1) for i in range(len(self.bank)))
+        return tuple(i * ((self.depth or 0) + 1) for i in range(len(self.bank) + self.bounded))
 
     @property
     def carriers(self) -> tuple[int, ...]:
         if not len(self.bank):
             return ()
         widths = [self.scaling.in_features + sum(self.layers[:i]) for i in range(len(self.layers))]
-        return tuple(2 * width for width in widths for _ in range((self.depth or 0) + 1))
+        return tuple(2 * width for width in widths for _ in range((self.depth or 0) + 1)) + (0,) * self.bounded
 
     def wired_banks(self, variables: Sequence[str], replica: int = 0) -> list[WiredBank]:
         found = []
@@ -320,17 +333,18 @@ class StackNetwork(ConstructedNetwork):
             widths.append(h.shape[1])
             h = torch.cat([h, sweeps[i].forward(u.clamp(0, 1))], 1)
         y = torch.baddbmm(self.output_bias[:, None, None], self.output_weight[:, None], h)[:, 0]
-        scale = self.scaling.scale.reshape(-1, 1)
-        torch.mul(h, scale[..., None], out=rows["output_weight"])
-        rows["output_bias"].copy_(scale.expand_as(y))
-        g = (scale * self.output_weight)[..., None] * torch.ones_like(h)
+        bounded = self._bounds(y)
+        scale = self.scaling.scale.reshape(-1, 1) * (bounded == y)  # no derivative where an output is clamped
+        torch.mul(h, scale[:, None], out=rows["output_weight"])
+        rows["output_bias"].copy_(scale)
+        g = scale[:, None] * self.output_weight[..., None]
         for i in reversed(range(len(sweeps))):
             start = widths[i]
             delta = sweeps[i].backward(g[:, start:].contiguous()) * inside[i]
             rows[f"shift.{i}"].copy_(delta)
             torch.mul(delta[:, :, None], h[:, None, :start], out=rows[f"projection.{i}"])
             g = g[:, :start] + self.projection[i].mT @ delta
-        return self.scaling.outputs(y.T).T
+        return self.scaling.outputs(bounded.T).T
 
 
 def check_depth(depth: int) -> None:

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from lit_triwave.analysis.dead_units import relu_shares
 from lit_triwave.analysis.regions import TooManyPieces, count_linear_regions
 from lit_triwave.construction.quadratic import (
     quadratic_curvature,
@@ -145,9 +146,10 @@ def test_a_product_is_learned_to_the_end_of_float64() -> None:
         assert (network(x)[:, best] - x[:, 0] * x[:, 1]).square().mean() < 1e-15
 
 
+@pytest.mark.parametrize("bounded", [False, True])
 @pytest.mark.parametrize("released", [False, True])
-def test_plain_layers_compute_the_same_function(released: bool) -> None:
-    network = new_stack([2, 2], replicas=2)
+def test_plain_layers_compute_the_same_function(released: bool, bounded: bool) -> None:
+    network = new_stack([2, 2], replicas=2, bounded=bounded)
     network.build(5)
     if released:
         network.release("blocks")
@@ -177,6 +179,22 @@ def test_outside_the_domain_the_function_stays_bounded_and_continuous() -> None:
     torch.testing.assert_close(far, corner)
 
 
+def test_a_bounded_stack_stays_within_a_tenth_of_the_target_range_and_is_the_same_inside() -> None:
+    free, bounded = new_stack([2, 2]), new_stack([2, 2], bounded=True)
+    x = points(2000)
+    for built in (False, True):
+        if built:
+            free.build(4)
+            bounded.build(4)
+        with torch.no_grad():
+            before, after = free(x), bounded(x)
+        assert (before.abs() > 1.2).any()  # the target range is [−1, 1]
+        torch.testing.assert_close(after, before.clamp(-1.2, 1.2))
+    shares = relu_shares(bounded.to_sequential(), x)
+    assert len(bounded.carriers) == len(shares) == len(free.carriers) + 1
+    assert bounded.clamps[-1] == len(shares) - 1
+
+
 def test_ranges_hold_every_argument_that_the_domain_reaches() -> None:
     network, x = new_stack([3, 3, 3], seed=3), points(50_000)
     h = x.T.expand(2, -1, -1)
@@ -186,9 +204,12 @@ def test_ranges_hold_every_argument_that_the_domain_reaches() -> None:
         h = torch.cat([h, v * v], 1)
 
 
+@pytest.mark.parametrize("bounded", [False, True])
 @pytest.mark.parametrize("released", [False, True])
-def test_the_jacobian_is_that_of_autograd_also_of_targets_with_units_of_their_own(released: bool) -> None:
-    network = new_stack([2, 1], replicas=2)
+def test_the_jacobian_is_that_of_autograd_also_of_targets_with_units_of_their_own(
+    released: bool, bounded: bool
+) -> None:
+    network = new_stack([2, 1], replicas=2, bounded=bounded)
     network.scaling = UnitScaling(PLANE, [(-1.0, 1.0), (3.0, 7.0)], replicas=2)
     network.build(3)
     if released:
