@@ -25,21 +25,31 @@ passes it on, so it comes twice; and both the kernel and the shell send SIGHUP."
 _LEAVING_SECONDS = 5.0
 """Seconds in which a process that leaves at once ignores further signals, so that it can report how it ended."""
 
+_REPLACED_SECONDS = 1.0
+"""Seconds after the exception of a signal in which another error has probably replaced it."""
+
 _REPEAT_SECONDS = 0.05
 """Seconds after which a signal comes again whose exception Python dropped."""
 
 
 @contextmanager
-def keeps_interrupts() -> Iterator[None]:
-    """Raises a KeyboardInterrupt again that an error in Lightning's clean-up has replaced.
+def keeps_interrupts(interruption: Interruption | None = None) -> Iterator[None]:
+    """Raises the exception of a signal again if another error has replaced it.
 
-    After Ctrl-C while the loader workers start, Lightning closes an iterator that does not exist yet.
+    After Ctrl-C while the loader workers start, Lightning closes an iterator that does not exist yet. Compiled code,
+    such as matplotlib's, replaces an exception that comes while it calls Python: "Invalid bounding box".
+
+    Args:
+        interruption: the handlers that raise the exceptions; None if there are none.
     """
     try:
         yield
     except Exception as error:
         if isinstance(error.__context__, KeyboardInterrupt):
             raise KeyboardInterrupt from error
+        replaced = interruption and interruption.just_raised()
+        if replaced and error is not replaced:
+            raise replaced from error
         raise
 
 
@@ -71,6 +81,7 @@ class Interruption(Callback):
         self.over = False
         self._since = 0.0  # time of the request
         self._left = -math.inf  # time of the last KeyboardInterrupt
+        self._raised: tuple[float, Interrupted | KeyboardInterrupt] | None = None  # when, and the last exception
         self._report = sys.unraisablehook
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
@@ -87,12 +98,22 @@ class Interruption(Callback):
             self._since = time.monotonic()
             self._say()
             if self.trained and not self.over and self.requested != signal.SIGINT:
-                raise Interrupted(number)
+                raise self._noted(Interrupted(number))
         elif impatient and time.monotonic() - self._left > _LEAVING_SECONDS:
             self.requested = self.requested or signal.Signals(number)
             self.at_once = True
             self._left = time.monotonic()
-            raise KeyboardInterrupt
+            raise self._noted(KeyboardInterrupt())
+
+    def _noted(self, error: Interrupted | KeyboardInterrupt) -> Interrupted | KeyboardInterrupt:
+        self._raised = time.monotonic(), error
+        return error
+
+    def just_raised(self) -> Interrupted | KeyboardInterrupt | None:
+        """Returns the exception that a handler raised a moment ago, else None."""
+        if self._raised is None or time.monotonic() - self._raised[0] > _REPLACED_SECONDS:
+            return None
+        return self._raised[1]
 
     def _repeat(self, dropped: sys.UnraisableHookArgs) -> None:
         """Sends a signal again: Python drops the exception of a handler that runs while an object is destroyed."""

@@ -8,7 +8,9 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,6 +23,7 @@ from lit_triwave.commands.fit.session import FitSession
 from lit_triwave.distributed.interruption import Interruption
 from lit_triwave.distributed.signals import SIGNALS
 from lit_triwave.errors import Interrupted, TriwaveError
+from lit_triwave.figures import run_figures
 from lit_triwave.tracking.lock import LOCK_FILE, locked
 from tests.conftest import REPOSITORY
 from tests.faults import ManySignals, signal_at
@@ -145,6 +148,22 @@ def test_a_signal_while_an_object_is_destroyed_is_not_lost(monkeypatch, capsys, 
     assert "Traceback" not in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 130), (signal.SIGUSR1, 75)])
+def test_a_signal_that_compiled_code_turns_into_another_error_ends_the_figures(
+    fit, monkeypatch, capsys, number: signal.Signals, code: int
+) -> None:
+    def drawn(*_: Any) -> None:  # as matplotlib does
+        with suppress(Interrupted):
+            signal.raise_signal(number)
+        raise ValueError("Invalid bounding box")
+
+    monkeypatch.setattr(run_figures, "fit_figure", drawn)
+    run = fit("r", code=code)
+    assert json.loads((run / "run.json").read_text())["state"] == "stopped"
+    said = capsys.readouterr()
+    assert "bounding box" not in said.err and "resume with" in said.out
+
+
 def test_a_run_under_nohup_outlives_its_terminal(fit, trained, monkeypatch) -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
@@ -244,7 +263,9 @@ def test_a_run_in_use_is_refused_and_a_killed_one_resumes_at_once(tmp_path: Path
 
 FORK = """
 import os, signal, sys, time
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 from lit_triwave.tracking.lock import locked
 with locked(Path(sys.argv[1])):
     if os.fork() == 0:

@@ -276,7 +276,7 @@ class TriwaveCLI(LightningCLI):
                 super()._run_subcommand(subcommand)
                 return
             try:
-                with session.notes_a_stop():
+                with session.notes_a_stop(), keeps_interrupts(session.interruption):
                     super()._run_subcommand(subcommand)
             finally:  # also if a second Ctrl-C stops the figures
                 session.interruption.over = True
@@ -290,7 +290,8 @@ class TriwaveCLI(LightningCLI):
 
     def fit(self, **arguments: Any) -> None:
         """`trainer.fit`."""
-        with self._session.undoes_a_failed_start(), keeps_interrupts(), self._session.notes_a_stop():
+        session = self._session
+        with session.undoes_a_failed_start(), session.notes_a_stop(), keeps_interrupts(session.interruption):
             self.trainer.fit(**arguments)
             if self.trainer.num_training_batches == 0:
                 raise TriwaveError("nothing was trained: the training data have no batches")
