@@ -15,6 +15,7 @@ from lit_triwave.errors import TriwaveError, some
 
 _MIN_ROWS = 4
 _SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "test"}
+_SPLITS |= dict.fromkeys(("val", "valid", "validation"), "val")
 _MEANING = {
     "kind": "kind",
     "categories": "list of categories",
@@ -23,7 +24,6 @@ _MEANING = {
     "scale": "scale",
 }
 """What a fitted value of a column is called in an error."""
-_SPLITS |= dict.fromkeys(("val", "valid", "validation"), "val")
 
 
 class TableDataModule(RegressionDataModule):

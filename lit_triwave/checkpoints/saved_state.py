@@ -97,18 +97,18 @@ def _check_stage(content: Mapping[str, Any], module: StagedModule, optimizer: An
     # Adagrad makes all states before the first step; those of parameters without gradients stay at step 0.
     early = isinstance(optimizer, torch.optim.Adagrad)
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    trained = {number for number, parameter in enumerate(parameters) if parameter.requires_grad}
     for index, values in state["state"].items():
         taken = plain_number(values.get("step", steps))
-        if early and not taken and (module.task != "regression" or not parameters[index].requires_grad):
+        if early and not taken and (module.task != "regression" or index not in trained):
             continue
         if not scaled and not (module.continuous and taken == content["global_step"]):
             _check_steps(f"optimizer_states.0.state.{index}.step", taken, steps, alone)
     if stage.second_order:
         optimizer.check_state("optimizer_states.0.state", state["state"], *module.optimizer_rows())
     elif module.task == "regression" and state["state"] and not isinstance(optimizer, OTHER_STATES):
-        # All of a function's parameters have gradients in each step.
-        trained = {n for n, p in enumerate(module.parameters()) if p.requires_grad}
-        if missing := trained - state["state"].keys():
+        missing = trained - state["state"].keys()  # all of a function's parameters have gradients in each step
+        if missing:
             raise ValueError(
                 f"optimizer_states.0.state must have all of {len(trained)} parameters, got no {min(missing)}"
             )

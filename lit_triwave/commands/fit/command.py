@@ -271,9 +271,10 @@ class TriwaveCLI(LightningCLI):
         recorded = session.recorded(self.trainer, self.model) if session else nullcontext()
         restored = reading(self.chosen.path, within="restore", fits=subcommand == "fit")
         most = self.config[subcommand].run.rank_seconds
-        with ranks_end_together(self.trainer, interruption, abandon, most), recorded, restored, keeps_interrupts():
+        with ranks_end_together(self.trainer, interruption, abandon, most), recorded, restored:
             if session is None:
-                super()._run_subcommand(subcommand)
+                with keeps_interrupts():
+                    super()._run_subcommand(subcommand)
                 return
             try:
                 with session.notes_a_stop(), keeps_interrupts(session.interruption):
