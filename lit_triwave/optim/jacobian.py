@@ -87,23 +87,28 @@ GRAM_BLOCK = 128
 symmetry. Smaller blocks are slow."""
 
 
+def _blocks(parameters: int) -> list[tuple[int, int]]:
+    """Returns the first row of each block, and the row after its last one."""
+    size = -(-parameters // max(1, round(parameters / GRAM_BLOCK)))
+    return [(first, min(parameters, first + size)) for first in range(0, parameters, size)]
+
+
 def add_gram(gram: Tensor, rows: Tensor) -> None:
-    """Adds rows · rowsᵀ to the lower triangles of matrices. Afterwards the upper triangles are undefined.
+    """Adds rows · rowsᵀ to the blocks of matrices on and below the diagonal; `fill_symmetric` fills the others.
 
     Args:
         gram: shape (R, P, P).
         rows: shape (R, P, B).
     """
-    parameters = rows.shape[1]
-    size = -(-parameters // max(1, round(parameters / GRAM_BLOCK)))
-    for first in range(0, parameters, size):
-        last = min(parameters, first + size)
+    for first, last in _blocks(rows.shape[1]):
         gram[:, first:last, :last].baddbmm_(rows[:, first:last], rows[:, :last].mT)
 
 
-def mirrored(gram: Tensor) -> Tensor:
-    """Returns symmetric matrices with the lower triangles of the given ones."""
-    return gram.tril() + gram.tril(-1).mT
+def fill_symmetric(gram: Tensor) -> Tensor:
+    """Copies the blocks of `add_gram` below the diagonal to their places above it; returns the same matrices."""
+    for first, last in _blocks(gram.shape[1])[1:]:
+        gram[:, :first, first:last].copy_(gram[:, first:last, :first].mT)
+    return gram
 
 
 class NormalEquations(NamedTuple):
@@ -185,14 +190,15 @@ class LeastSquares:
             loss += residuals.square().sum(1)
             gradient += (rows @ residuals[..., None])[..., 0]
             add_gram(gram, rows)
-        return NormalEquations(*self._mean(loss, gradient, mirrored(gram)))
+        return NormalEquations(*self._mean(loss, gradient, fill_symmetric(gram)))
 
     def _chunks(self) -> zip[tuple[Tensor, Tensor]]:
         return zip(torch.split(self.inputs, self.chunk), torch.split(self.targets, self.chunk, 1), strict=True)
 
     def _mean(self, *sums: Tensor) -> list[Tensor]:
+        """Returns the means over all samples, in the memory of the sums."""
         count = sums[0].new_tensor(len(self.inputs))
         if self.reduce is not None:
             count = self.reduce(count)
             sums = tuple(self.reduce(t) for t in sums)
-        return [t / count for t in sums]
+        return [t.div_(count) for t in sums]

@@ -211,16 +211,16 @@ class LevenbergMarquardt(Optimizer):
         floor = options["diagonal_floor"] * diagonal.amax(1, keepdim=True) + torch.finfo(diagonal.dtype).tiny
         unit = torch.maximum(diagonal, floor).rsqrt()
         gram = equations.gram.mul_(unit[:, :, None]).mul_(unit[:, None])  # in place: new memory would be slower
+        scaled = diagonal.clone()
         gradient = (equations.gradient * unit)[..., None]
         loss, weights = equations.loss, start
         largest = max(options["damping_factors"])
         new_damping = 4 * largest * damping
         for factor in options["damping_factors"]:
             tried = factor * damping
-            matrix = gram.clone()
-            matrix.diagonal(dim1=1, dim2=2).add_(tried[:, None])
+            torch.add(scaled, tried[:, None], out=diagonal)
             # An LU solve stops at the first singular matrix; this function reports all singular ones.
-            cholesky, info = torch.linalg.cholesky_ex(matrix)
+            cholesky, info = torch.linalg.cholesky_ex(gram)
             direction = -torch.cholesky_solve(gradient, cholesky)[..., 0] * unit
             for length in options["step_lengths"]:
                 trial = start + length * direction

@@ -15,7 +15,7 @@ from lit_triwave.construction.quadratic import (
     quadratic_jacobian,
 )
 from lit_triwave.nn.stack import SPREAD, StackNetwork
-from lit_triwave.optim.jacobian import NormalEquations, add_gram, mirrored
+from lit_triwave.optim.jacobian import NormalEquations, add_gram, fill_symmetric
 
 RIDGE = 50
 """Roundoffs of the dtype added to the diagonal of the output layer's matrix, whose diagonal is one."""
@@ -119,7 +119,7 @@ class LimitProblem:
             gradient += torch.bmm(rows, residuals[..., None])[..., 0]
             add_gram(gram, rows)
         count = self.count()
-        return NormalEquations(*(part / count for part in self.sum(loss, gradient, mirrored(gram))))
+        return NormalEquations(*(part / count for part in self.sum(loss, gradient, fill_symmetric(gram))))
 
     def curvature(self, layers: Layers, output: Tensor, active: Tensor, step: Layers, output_step: Tensor) -> Tensor:
         """Returns mean(∂²output/∂step² · ∂output/∂parameters) over the samples, (A, P).
