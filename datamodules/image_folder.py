@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -250,6 +252,11 @@ class ImageFolderDataModule(ImageDataModule):
         inside = "" if files is not self.test_set else os.path.relpath(files.folder, self.root)
         names = [files.name(i) for i in range(len(files)) if files.path(i) not in self._left_out]
         return {"file": [os.path.normpath(os.path.join(inside, name)) for name in names]}
+
+    @cached_property
+    def training_digest(self) -> str:
+        files = self.train_files
+        return hashlib.sha256(b"\0".join(files.paths.tolist()) + files.labels.numpy().tobytes()).hexdigest()
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the position in the epoch and the names of the classes."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from typing import Any
 
@@ -9,6 +10,7 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
 from datamodules.batches import ShardedBatches
+from lit_triwave.errors import TriwaveError
 
 
 class ResumableDataModule(LightningDataModule):
@@ -21,6 +23,8 @@ class ResumableDataModule(LightningDataModule):
     This module's `state_dict` saves the state in checkpoints. Lightning restores a loader only if nothing has asked for
     the number of steps before (but schedules do), and it lets workers begin with the order of epoch 0
     (https://github.com/Lightning-AI/pytorch-lightning/issues/20550).
+
+    A digest of the training samples tells a resumed run that the files have changed since.
 
     A resumed run may change the arguments for the path of the data and the way they are read. They are recognised by
     their names, such as `root`, `path` or `workers`; the list is `lit_triwave.tracking.flat_config.DATA_ACCESS`.
@@ -44,6 +48,11 @@ class ResumableDataModule(LightningDataModule):
         Raises:
             ValueError: it cannot. Without an override, every number is accepted.
         """
+
+    @property
+    def training_digest(self) -> str | None:
+        """Digest of the training samples; None if the arguments alone define them."""
+        return None
 
     def sharded(self, size: int, batch_size: int | None, **options: Any) -> ShardedBatches:
         """Returns this rank's share of all batches of `size` samples; `options` are those of `ShardedBatches`."""
@@ -87,9 +96,14 @@ class ResumableDataModule(LightningDataModule):
         return training
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns the epoch and, inside one, the position in it."""
+        """Returns the epoch and, inside one, the position in it, and the digest of the training samples."""
         if self._train_loader is None or self.trainer is None:
             return {}
+        digest = self.training_digest
+        return self._position() | ({} if digest is None else {"samples": digest})
+
+    def _position(self) -> dict[str, Any]:
+        assert self.trainer is not None
         loader = self._train_loader
         epoch = loader.sampler.epoch
         # A callback may end an epoch before its last batch. A new loader begins the next epoch.
@@ -123,8 +137,20 @@ class ResumableDataModule(LightningDataModule):
             raise ValueError("_iterator_finished of the data must be false inside an epoch")
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keeps the state for the next training loader."""
-        self._resume = state_dict
+        """Keeps the state for the next training loader.
+
+        Raises:
+            TriwaveError: training would continue with other samples.
+        """
+        state = dict(state_dict)
+        there, here = state.pop("samples", None), self.training_digest
+        if here is not None and there not in (None, here):
+            changed = "the training samples are not those of the checkpoint: files of the data have changed since"
+            if self.trainer is not None and self.trainer.state.fn == "fit":
+                raise TriwaveError(f"{changed}: begin a new run")
+            if self.trainer is None or self.trainer.is_global_zero:
+                print(f"{changed}; samples may now be in another split", file=sys.stderr, flush=True)
+        self._resume = state
 
     def _counted_in(self, loader: Any) -> dict[str, int | None]:
         """The values that define the position in an epoch, such as the batch size."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any, Literal
 
 import torch
@@ -137,6 +138,7 @@ class TableDataModule(RegressionDataModule):
                 else _assigned(file, split, kept, val_fraction, seed)
             )
         )
+        self._digest = _digest(raw.iloc[train.numpy()], y[train])
         self.columns.fit(raw.iloc[train.numpy()])
         x = self.columns.encode(raw.iloc[kept.numpy()])
         domain = {name: _range(x[:, j], path, name) for j, name in enumerate(self.columns.names)}
@@ -168,6 +170,10 @@ class TableDataModule(RegressionDataModule):
         )
         self.target_name = ", ".join(targets)
         self.validates = len(val) > 0
+
+    @property
+    def training_digest(self) -> str:
+        return self._digest
 
     @property
     def target_names(self) -> list[str]:
@@ -359,3 +365,14 @@ def _range(column: Tensor, path: str, name: str) -> tuple[float, float]:
     if lower == upper:
         raise ValueError(f"{path}: input column {name!r} is constant ({lower:g}): leave it out of inputs")
     return lower, upper
+
+
+def _digest(inputs: Any, targets: Tensor) -> str:
+    """Returns a digest of rows as read, which does not depend on the kind of file.
+
+    Converted columns would not do: the last bits of a function can differ between processors.
+    """
+    from pandas.util import hash_pandas_object
+
+    rows = hash_pandas_object(inputs, index=False).to_numpy().tobytes()
+    return hashlib.sha256(rows + targets.numpy().tobytes()).hexdigest()

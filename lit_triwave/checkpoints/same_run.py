@@ -79,9 +79,10 @@ def check_same_run(
     differing = _run_differences(checkpoint, identity) if identity is not None else []
     free = () if identity is not None else _TRAINING_ONLY
     differing += _model_differences(checkpoint, model, (*free, *linked))
+    what = "another config" if differing else "other data"  # such as a table with a row more
     differing = differing or _model_differences(checkpoint, model, free)
     if differing:
-        raise TriwaveError(f"checkpoint {path} is of another config: {_in_words(differing, _ROOM - len(str(path)))}")
+        raise TriwaveError(f"checkpoint {path} is of {what}: {_in_words(differing, _ROOM - len(str(path)))}")
     if isinstance(model, StagedModule):
         check_buffers(checkpoint["state_dict"], model.state_dict())
 

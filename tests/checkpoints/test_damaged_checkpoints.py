@@ -116,7 +116,7 @@ RESUMED = {
     ),
     "no hyperparameters": ({"hyper_parameters": {}}, "must be of a FunctionRegressor, got hyperparameters of nothing"),
     "other names": ({"hyper_parameters": {"a": 1}}, "must be of a FunctionRegressor, got hyperparameters 'a'"),
-    "a tensor": ({"hyper_parameters": hyper(domain=torch.ones(2))}, "is of another config: domain"),
+    "a tensor": ({"hyper_parameters": hyper(domain=torch.ones(2))}, "is of other data: domain"),
 }
 
 

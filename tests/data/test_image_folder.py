@@ -238,6 +238,9 @@ def test_a_folder_is_fitted_and_files_are_predicted_by_name_with_and_without_lab
     assert "label" not in rows[0]
     assert f"1 corrupt in {new}, left out, such as" in capsys.readouterr().err
 
+    write_folder(root, {"red": 14})  # more files, so other images are for training
+    assert main(["predict", *options, *last]) == 0
+    assert "the training samples are not those of the checkpoint" in capsys.readouterr().err
     (root / "red").rename(root / "crimson")
     assert main(["predict", *options, *last]) == 1
     assert "must have the class folders of the checkpoint: red missing, crimson new" in capsys.readouterr().err

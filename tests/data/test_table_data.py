@@ -624,3 +624,27 @@ def test_a_prediction_with_another_replacement_of_missing_values_is_told_which(t
     assert "column 'a' must be as in the checkpoint: its replacement of missing values is " in line
     assert line.endswith(" here: give the data and options of the training")
     assert "pretrained.ckpt" not in line
+
+
+def test_a_table_that_has_changed_is_told_from_that_of_the_checkpoint(tmp_path, capsys):
+    rows = [f"{a},{a % 3}" for a in range(12)]
+    path = write(tmp_path, "\n".join(["a,out", *rows]) + "\n")
+    command = ["--config", "table.yaml", "--data.path", path, "--data.inputs", "[a]", "--data.target", "out"]
+    command += ["--run.root", str(tmp_path / "runs"), "--run.wandb", "disabled", "--model.layers", "[2]"]
+    command += ["--model.members", "1", "--model.limit.epochs", "2"]
+    assert main(["fit", *command, "--run.id", "r", "--trainer.max_epochs", "1"]) == 0
+    last = ["--ckpt_path", str(tmp_path / "runs" / "table" / "r" / "checkpoints" / "last.ckpt")]
+
+    write(tmp_path, "\n".join(["a;out", *(row.replace(",", ".0;") for row in rows)]) + "\n")  # the same numbers
+    assert main(["fit", *command, *last]) == 0
+    capsys.readouterr()
+    changed = [row.replace(",1", ",1.001") for row in rows]  # neither the range nor the curvature
+    write(tmp_path, "\n".join(["a,out", *changed]) + "\n")
+    assert main(["fit", *command, *last]) == 1
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith("error: the training samples are not those of the checkpoint: files of the data have")
+    assert main(["test", *command, *last]) == 0
+    assert "the training samples are not those of the checkpoint" in capsys.readouterr().err
+    write(tmp_path, "\n".join(["a,out", *rows, "5,9"]) + "\n")  # a row more, and the range of the target
+    assert main(["fit", *command, *last]) == 1
+    assert "last.ckpt is of other data: target_range is " in capsys.readouterr().err
