@@ -107,7 +107,13 @@ def _describe(outputs: Any, trainer: Trainer) -> str:
         accuracy = trainer.callback_metrics.get("val/accuracy")
         loss = float(outputs["loss"]) * trainer.accumulate_grad_batches  # Lightning has divided it
         return f"loss {loss:.3g}" + ("" if accuracy is None else f"  val accuracy {accuracy:.1%}")
-    each = outputs["mse"].view(getattr(trainer.lightning_module, "num_targets", 1), -1)  # a row for each target
+    module: Any = trainer.lightning_module
+    each = outputs["mse"].view(getattr(module, "num_targets", 1), -1)  # a row for each target
     seeds = each.shape[1]
-    lowest = f"mse {each.amin(1).mean():.1e}"
-    return lowest + (f" (mean of {seeds} seeds {each.mean():.1e})" if seeds > 1 else "")
+    if seeds == 1:
+        spread = ""
+    elif getattr(module, "stops_seeds", False):
+        spread = f" (best of {seeds} seeds)"
+    else:
+        spread = f" (mean of {seeds} seeds {each.mean():.1e})"
+    return f"mse {each.amin(1).mean():.1e}{spread}"

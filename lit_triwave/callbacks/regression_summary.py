@@ -47,7 +47,10 @@ class RegressionSummary(RunSummary):
         return _regression_summary(data, module)
 
     def table(self, summary: dict[str, Any], data: Any, module: FunctionRegressor) -> Table:
-        table = _regression_table(summary, module.hparams["replicas"], data.target_names, len(module.diagonal[0]))
+        inputs = len(module.diagonal[0])
+        table = _regression_table(
+            summary, module.hparams["replicas"], data.target_names, inputs, mean=not module.stops_seeds
+        )
         if getattr(data, "validates", False) and not _has_later_stages(module):
             table.title = f"the iterate that is best on the {len(data.val_set)} validation rows"
         return table
@@ -187,25 +190,26 @@ def _r2(mse: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     return torch.where(variance > 0, 1 - mse / variance, torch.nan)
 
 
-def _regression_table(summary: dict[str, Any], replicas: int, targets: Sequence[str], inputs: int) -> Table:
-    """Returns the closing table of a function of so many inputs; lowest and mean are over seeds."""
+def _regression_table(summary: dict[str, Any], replicas: int, targets: Sequence[str], inputs: int, mean: bool) -> Table:
+    """Returns the closing table of a function of so many inputs; lowest and, if asked for, mean are over seeds."""
     if len(targets) > 1:
         return _targets_table(summary, replicas, targets)
-    many = replicas > 1
-    table = Table(show_header=many)
+    table = Table(show_header=replicas > 1)
     table.add_column("")
     table.add_column("best seed", justify="right")
-    if many:
-        table.add_column("lowest", justify="right")
+    if replicas > 1:
+        table.add_column("lowest" if mean else f"lowest of {replicas} seeds", justify="right")
+    if replicas > 1 and mean:
         table.add_column(f"mean of {replicas} seeds", justify="right")
 
-    def row(label: str, value: str, low: str = "", mean: str = "") -> None:
-        table.add_row(label, value, *([low, mean] if many else []))
+    def row(label: str, *values: str) -> None:
+        table.add_row(label, *values[: len(table.columns) - 1])
 
     for key in ("val/mse", "limit/mse", "pretrain/mse", "train/mse", "test/mse"):
         if f"{key}_min" in summary:
-            lowest, mean = summary[f"{key}_min"], summary[f"{key}_mean"]
-            row(title(key), *(shown(key, value) for value in (summary.get(key, lowest), lowest, mean)))
+            lowest = summary[f"{key}_min"]
+            every = summary.get(key, lowest), lowest, summary[f"{key}_mean"]
+            row(title(key), *(shown(key, value) for value in every))
     if "test/r2" in summary:
         row(title("test/r2"), shown("test/r2", summary["test/r2"]))
     if "test/max_error" in summary:

@@ -49,6 +49,12 @@ class ReplicatedModule(StagedModule):
         first = torch.arange(self.num_targets) * (replicas // self.num_targets)
         self.register_buffer("best_replica", first if self.num_targets > 1 else first[0].clone())
 
+    @property
+    def stops_seeds(self) -> bool:
+        """Whether the limit stops the worse seeds early. Then the mean over seeds says little."""
+        limit = self.stages["limit"]
+        return bool(limit.epochs and limit.halving) and self.network.replicas > self.num_targets
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
         fits = self._trainer is not None and self._trainer.state.fn == "fit"

@@ -241,6 +241,15 @@ def test_what_made_an_exact_limit_worse_is_said(tmp_path: Path, options: list[st
     assert says in said and "more layers" not in said
 
 
+@pytest.mark.parametrize("halving", [0, 1])
+def test_seeds_that_stopped_early_are_in_no_mean(tmp_path: Path, halving: int, capsys) -> None:
+    options = ["--model.limit.epochs", "2", "--model.limit.halving", str(halving)]
+    assert main(["fit", *SMALL, "--run.root", str(tmp_path), *options]) == 0
+    said = capsys.readouterr().out
+    assert ("mean of 2 seeds" in said) == (not halving)
+    assert ("(best of 2 seeds)" in said) == ("lowest of 2 seeds" in said) == bool(halving)
+
+
 def test_layers_are_chosen_for_one_input(tmp_path: Path, capsys) -> None:
     options = ["--model.layers", "null", "--data.expression", "x**2", "--data.domain", "{x: [0, 1]}"]
     assert main(["fit", *SMALL, "--run.root", str(tmp_path), *options, "--model.limit.epochs", "2"]) == 0
