@@ -96,9 +96,7 @@ class TriangleBank(nn.Module):
         self.shape = torch.Size(shape if isinstance(shape, Sequence) else [shape])
         if not self.shape or min(self.shape) < 1:
             raise ValueError(f"shape must have at least one dimension, each ≥ 1, got {shape}")
-        eps = torch.finfo(dtype or torch.get_default_dtype()).eps
-        if not eps <= margin < 0.5:
-            raise ValueError(f"margin must be in [{eps:.1g}, 0.5), got {margin}")
+        check_margin(margin, dtype or torch.get_default_dtype())
         self.depth = depth
         self.theorem31 = theorem31
         self.margin = margin
@@ -148,7 +146,8 @@ class TriangleBank(nn.Module):
             raise RuntimeError("the bank is released: its weights, not its peaks, are the parameters")
         value = torch.as_tensor(value).to(self.peak_logits)  # the logit in the bank's precision, not in the value's
         if not bool(((value > self.margin) & (value < 1 - self.margin)).all()):
-            raise ValueError(f"peaks must lie strictly between {self.margin} and {1 - self.margin}")
+            ends = f"{float(value.min()):g} to {float(value.max()):g}"
+            raise ValueError(f"peaks must be above {self.margin} and below {1 - self.margin}, got {ends}")
         with torch.no_grad():
             self.peak_logits.copy_(torch.logit((value - self.margin) / (1 - 2 * self.margin)))
             self._reset_scales()
@@ -269,9 +268,13 @@ class TriangleBank(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def select(self, index: int) -> TriangleBank:
-        """Returns the subnetworks at `index` of the first dimension as a bank with copied parameters."""
+        """Returns the subnetworks at `index` of the first dimension as a bank with copied parameters.
+
+        Raises:
+            ValueError: the bank has only one dimension.
+        """
         if len(self.shape) < 2:
-            raise ValueError(f"a bank of shape {tuple(self.shape)} has no replicas to select from")
+            raise ValueError(f"the bank must have a dimension of replicas, got shape {tuple(self.shape)}")
         return self._part(self.shape[1:], index)
 
     def subset(self, indices: Tensor) -> TriangleBank:
@@ -284,7 +287,8 @@ class TriangleBank(nn.Module):
             ValueError: the bank has replicas, or is released as a dense network, which cannot be split.
         """
         if len(self.shape) > 1 or self.released == "dense":
-            raise ValueError(f"a bank of shape {tuple(self.shape)}, released as {self.released}: can't be taken apart")
+            got = f"shape {tuple(self.shape)}, released as {self.released}"
+            raise ValueError(f"the bank must have one dimension, and no weights between its subnetworks, got {got}")
         return self._part([len(indices)], indices)
 
     def _part(self, shape: Sequence[int], index: int | Tensor) -> TriangleBank:
@@ -317,6 +321,17 @@ class TriangleBank(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{tuple(self.shape)}, depth={self.depth}, parameterization={self.parameterization!r}"
+
+
+def check_margin(margin: float, dtype: torch.dtype) -> None:
+    """Checks the margin of peaks that are stored in a dtype.
+
+    Raises:
+        ValueError: it is below the dtype's roundoff, or not below 1/2.
+    """
+    eps = torch.finfo(dtype).eps
+    if not eps <= margin < 0.5:
+        raise ValueError(f"margin must be in [{eps:.1g}, 0.5), got {margin}")
 
 
 def wave_signs(curvature: Curvatures) -> Any:

@@ -39,7 +39,8 @@ class ConstructedNetwork(nn.Module, ABC):
     """Functions of one or several variables, wired from banks of constructed subnetworks; R replicas (seeds) at once.
 
     A wiring is a subclass that implements the abstract members. Training, analysis, `inspect` and `export` use only
-    these members, not the wiring's name. A subclass may also have a method `jacobian_rows`, see `optim.jacobian`.
+    these members, not the wiring's name. A subclass may also have a method `jacobian_rows`, see `optim.jacobian`;
+    Levenberg–Marquardt steps on peaks need it.
 
     Attributes:
         wiring: name of the wiring in configs.

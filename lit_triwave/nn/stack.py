@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lit_triwave.construction import dense
 from lit_triwave.construction.quadratic import Layers, construction_mse, quadratic_features, quadratic_sensitivities
-from lit_triwave.nn.bank import TriangleBank
+from lit_triwave.nn.bank import TriangleBank, check_margin
 from lit_triwave.nn.constructed import ConstructedNetwork, WiredBank
 from lit_triwave.nn.derivatives import Rows, bank_sweep
 from lit_triwave.nn.scaling import Domain, TargetRange, UnitScaling
@@ -85,6 +85,7 @@ class StackNetwork(ConstructedNetwork):
         super().__init__()
         check_layers(layers)
         check_sizes(replicas=replicas)
+        check_margin(margin, torch.float64)  # not only in `build`, after the limit is trained
         self.scaling = UnitScaling(domain, target_range, replicas)
         self.layers = list(layers)
         self.bounded = bounded

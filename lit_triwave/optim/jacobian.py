@@ -8,6 +8,8 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from lit_triwave.nn.bank import TriangleBank
+
 
 @runtime_checkable
 class AnalyticJacobian(Protocol):
@@ -37,7 +39,7 @@ def jacobian(
 
     Replicas share no parameters, so one derivative of the *sum* of their outputs contains the rows of all replicas. For
     this project's networks a single backward sweep over the samples writes the rows, see `AnalyticJacobian`.
-    For other modules `torch.func` computes them.
+    For other modules `torch.func` computes them. It cannot do so while a bank's peaks are the parameters.
 
     Args:
         network: a module from (B, …) to (B, R); all its parameters have a leading dimension R. Parameters that
@@ -49,6 +51,9 @@ def jacobian(
     Returns:
         The outputs, shape (R, B), and the derivatives, shape (R, P, B); P runs over `network.parameters()`, each
         flattened.
+
+    Raises:
+        TypeError: `torch.func` is needed, and a bank in the network is not released.
     """
     parameters = dict(network.named_parameters())
     replicas = len(next(iter(parameters.values())))
@@ -67,6 +72,12 @@ def jacobian(
 
 
 def _generic(network: nn.Module, x: Tensor, rows: dict[str, Tensor]) -> Tensor:
+    if any(isinstance(module, TriangleBank) and module.released is None for module in network.modules()):
+        # The gradient of the waves is written by hand, for autograd only.
+        raise TypeError(
+            f"{type(network).__name__} must have a method jacobian_rows, or its banks must be released: torch.func "
+            "cannot differentiate by peaks"
+        )
     parameters = {name: p.detach() for name, p in network.named_parameters()}
 
     def total(parameters: dict[str, Tensor], sample: Tensor) -> tuple[Tensor, Tensor]:

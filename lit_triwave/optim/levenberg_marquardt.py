@@ -17,6 +17,18 @@ DAMPING_LIMITS = (1e-12, 1e4)
 loss."""
 
 
+def check_positive(**options: float | Sequence[float]) -> None:
+    """Refuses numbers that are not positive, and lists that are empty or have such a number.
+
+    Raises:
+        ValueError: an option is refused; the message names it.
+    """
+    for name, given in options.items():
+        values = given if isinstance(given, Sequence) else [given]
+        if not values or not all(value > 0 for value in values):
+            raise ValueError(f"{name} must be above 0, got {given}")
+
+
 class LevenbergMarquardt(Optimizer):
     """Levenberg–Marquardt with kicks, for R independent small networks (replicas) trained side by side.
 
@@ -55,8 +67,8 @@ class LevenbergMarquardt(Optimizer):
         round_length: steps between kicks, ≥ 1; 0 for no kicks.
         kick_scales: standard deviations of the relative noise, used in turn.
         kick_share: share of the weights that a kick changes, in (0, 1]; a kick changes at least one weight.
-        exchange: share of the replicas, 0 to 1/2, that start every third round from the point of a better replica: the
-            worst from the best, the second worst from the second best, and so on. 0 keeps replicas independent.
+        exchange: share of the replicas, 0 to 1/2, that start every third round from the point of a better replica. The
+            worst starts from the best, the second worst from the second best, and so on. 0 keeps replicas independent.
         groups: number of groups of consecutive replicas, of equal size, within which replicas exchange points. R must
             be a multiple of it.
         seed: seed of the kicks.
@@ -88,19 +100,16 @@ class LevenbergMarquardt(Optimizer):
         groups: int = 1,
         seed: int = 0,
     ) -> None:
-        positive: dict[str, Sequence[float]] = {
-            "damping": [damping],
-            "damping_factors": damping_factors,
-            "diagonal_floor": [diagonal_floor],
-            "step_lengths": step_lengths,
-            "kick_scales": kick_scales,
-            "kick_share": [kick_share],
-            "warmup": [warmup],
-            "groups": [groups],
-        }
-        for name, values in positive.items():
-            if not values or not all(value > 0 for value in values):
-                raise ValueError(f"{name} must be above 0, got {values}")
+        check_positive(
+            damping=damping,
+            damping_factors=damping_factors,
+            diagonal_floor=diagonal_floor,
+            step_lengths=step_lengths,
+            kick_scales=kick_scales,
+            kick_share=kick_share,
+            warmup=warmup,
+            groups=groups,
+        )
         if round_length < 0:
             raise ValueError(f"round_length must be at least 0, got {round_length}")
         for name, share in {"diagonal_floor": diagonal_floor, "kick_share": kick_share}.items():
@@ -126,11 +135,12 @@ class LevenbergMarquardt(Optimizer):
         }
         super().__init__(params, options)
         if len(self.param_groups) > 1:
-            raise ValueError("params must be one group, as a step couples all parameters of a replica")
+            count = len(self.param_groups)
+            raise ValueError(f"params must be one group, as a step couples all parameters of a replica, got {count}")
         replicas = {p.shape[:1] for p in self._params}
         if len(replicas) > 1 or torch.Size() in replicas:
             shapes = ", ".join(str(tuple(p.shape)) for p in self._params)
-            raise ValueError(f"parameters of shapes {shapes}: the first dimension of all must be the replicas")
+            raise ValueError(f"params must all have the replicas as their first dimension, got shapes {shapes}")
         if len(self._params[0]) % groups:
             raise ValueError(f"groups must divide the {len(self._params[0])} replicas, got {groups}")
 

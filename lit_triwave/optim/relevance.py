@@ -15,8 +15,9 @@ PENALTY_LIMITS = (1e-12, 1e2)
 def weight_groups(network: StackNetwork) -> Tensor:
     """Returns the group of each parameter of a stack's limit, (P,) int64, in the order of `VariableProjection`.
 
-    The groups are: the weights on each input, the weights on earlier neurons, the shifts, the output's weights on the
-    inputs, and the output's weights on the neurons of each layer. The output's bias is group 0 and has no penalty.
+    The hidden layers have one group for the weights on each input, one for the weights on earlier neurons, and one for
+    the shifts. The output's weights on the inputs are a group, and so are those on the neurons of each layer. The
+    output's bias is group 0 and has no penalty.
     """
     inputs, found = network.scaling.in_features, []
     for weight in network.projection:

@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from lit_triwave.construction.quadratic import Layers
 from lit_triwave.nn.stack import StackNetwork
+from lit_triwave.optim.levenberg_marquardt import check_positive
 from lit_triwave.optim.limit_problem import RIDGE, LimitProblem
 from lit_triwave.optim.relevance import first_penalty, renewed_penalty
 from lit_triwave.optim.saved_rows import check_rows
@@ -67,8 +68,7 @@ class VariableProjection(Optimizer):
         accelerated: bool = True,
         relevance: bool = False,
     ) -> None:
-        if not damping > 0 or not damping_factors or not all(factor > 0 for factor in damping_factors):
-            raise ValueError(f"damping and damping_factors must be above 0, got {damping} and {damping_factors}")
+        check_positive(damping=damping, damping_factors=damping_factors)
         if halving < 0 or groups < 1:
             name, value, least = ("halving", halving, 0) if halving < 0 else ("groups", groups, 1)
             raise ValueError(f"{name} must be at least {least}, got {value}")

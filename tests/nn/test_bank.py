@@ -182,7 +182,7 @@ def test_half_is_set_exactly_from_any_precision(margin: float) -> None:
 def test_peaks_at_or_beyond_the_margin_are_refused(value: float) -> None:
     bank = TriangleBank(2, 3, margin=0.05, dtype=F64)
     before = bank.peaks.clone()
-    with pytest.raises(ValueError, match=r"between 0\.05 and 0\.95"):
+    with pytest.raises(ValueError, match=r"above 0\.05 and below 0\.95, got"):
         bank.peaks = torch.tensor([0.5, 0.5, value, 0.5], dtype=F64)
     assert torch.equal(bank.peaks, before)
 

@@ -291,6 +291,11 @@ def test_a_depth_beyond_float64_is_refused(depth: int) -> None:
         new_stack([2]).build(depth)
 
 
+def test_a_margin_is_refused_before_the_limit_is_trained() -> None:
+    with pytest.raises(ValueError, match=r"margin must be in \[2e-16, 0.5\), got 0.7"):
+        StackNetwork({"x": (0.0, 1.0)}, margin=0.7)
+
+
 def test_the_average_of_members_is_their_mean() -> None:
     members, mean = new_stack([2, 3], replicas=6), new_stack([6, 9], replicas=2)
     torch.nn.init.normal_(members.output_weight)

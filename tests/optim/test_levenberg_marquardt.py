@@ -122,6 +122,24 @@ def test_jacobian_of_every_wiring_equals_autograd(wiring: Wiring, release: str) 
     assert (rows.abs().amax((0, 2)) > 0).float().mean() > 0.5
 
 
+def test_a_network_of_peaks_without_its_own_jacobian_is_refused_by_name() -> None:
+    class Wrapped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = peaks_network("single", True, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            values: Tensor = self.inner(x)
+            return values
+
+    network = Wrapped()
+    x = points(network.inner)
+    with pytest.raises(TypeError, match="Wrapped must have a method jacobian_rows"):
+        jacobian(network, x)
+    network.inner.release()
+    torch.testing.assert_close(jacobian(network, x)[1], jacobian(network.inner, x)[1])
+
+
 def test_jacobian_stops_where_the_composition_clamps() -> None:
     network = triangle_network("composition")
     with torch.no_grad():
@@ -360,8 +378,8 @@ def test_an_interrupt_leaves_the_best_point_in_the_parameters() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"damping": 0.0}, "damping"),
-        ({"damping_factors": []}, "damping_factors"),
+        ({"damping": 0.0}, "damping must be above 0, got 0.0"),
+        ({"damping_factors": []}, r"damping_factors must be above 0, got \[\]"),
         ({"exchange": 0.6}, "exchange must be between 0 and 1/2, got 0.6"),
         ({"groups": 2}, "groups must divide the 3 replicas, got 2"),
         ({"kick_share": 1.5}, "kick_share"),
@@ -374,7 +392,7 @@ def test_refuses_bad_options_by_name(options: dict[str, Any], message: str) -> N
 
 
 def test_refuses_parameters_without_common_replicas_and_foreign_problems() -> None:
-    with pytest.raises(ValueError, match="first dimension"):
+    with pytest.raises(ValueError, match="params must all have the replicas as their first dimension"):
         LevenbergMarquardt([nn.Parameter(torch.zeros(3, 2)), nn.Parameter(torch.zeros(4))])
     network = triangle_network("single")
     x = points(network)
