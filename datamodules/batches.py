@@ -76,7 +76,7 @@ class ShardedBatches(Sampler[Shard]):
             if self.batch_size > size:
                 raise ValueError(f"batch_size must be at most the number of training images, {size}, got {batch_size}")
         elif last == "spread" and size < world_size:
-            raise ValueError(f"{size} images cannot be shared among {world_size} devices: use fewer devices")
+            raise ValueError(f"ranks must be at most the number of images, {size}, got {world_size}: use fewer devices")
         elif last == "keep" and not allow_empty:
             check_shares(size, self.batch_size, world_size)
 
@@ -133,7 +133,9 @@ def check_fractions(val_fraction: float, test_fraction: float) -> None:
         if not 0 <= fraction < 1:
             raise ValueError(f"{key} must be in [0, 1), got {fraction}")
     if val_fraction + test_fraction >= 1:
-        raise ValueError(f"val_fraction {val_fraction} and test_fraction {test_fraction} must sum to less than 1")
+        raise ValueError(
+            f"val_fraction and test_fraction must sum to less than 1, got {val_fraction} and {test_fraction}"
+        )
 
 
 def check_shares(size: int, batch_size: int | None, ranks: int) -> None:
@@ -142,8 +144,8 @@ def check_shares(size: int, batch_size: int | None, ranks: int) -> None:
     smallest = size % batch_size or batch_size
     if smallest < ranks:
         raise ValueError(
-            f"batch_size {batch_size} leaves a batch of {smallest} of {size} training points, fewer than the "
-            f"{ranks} ranks: choose another batch_size or fewer devices"
+            f"batch_size must give each batch at least one point for each of the {ranks} ranks, got {batch_size}, "
+            f"which leaves a batch of {smallest} of {size} points: choose another batch_size or fewer devices"
         )
 
 

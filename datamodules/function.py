@@ -29,9 +29,9 @@ _FREE_KNOT_CELLS = 100_000  # of the midpoint rule
 class FunctionDataModule(RegressionDataModule):
     """Points of y = expression(inputs) on a box, after the paper's protocol (METHOD section 5).
 
-    Dense regime: the test points are a separate grid (20 001 points for one input, 201 for each axis for two) or, for
-    more inputs, 20 000 random points. Validation points choose the best of many seeds, so they are neither training nor
-    test points. They are random. There are as many as training points, but at least 500 and at most 20 000.
+    Dense regime: the test points are a separate grid, with 20 001 points for one input and 201 on each axis for two.
+    For more inputs, they are 20 000 random points. Validation points choose the best of many seeds, so they are neither
+    training nor test points. They are random, and as many as the training points, but at least 500 and at most 20 000.
 
     Sparse regime: the test points are the centres of 10 equal cells an axis, which lie between the training points. The
     training points are also the validation points, because no other points of the function may be used.
@@ -93,8 +93,8 @@ class FunctionDataModule(RegressionDataModule):
             if row is not None:
                 where = ", ".join(f"{name}={value:g}" for name, value in zip(domain, x[row].tolist(), strict=True))
                 raise ValueError(
-                    f"expression {function.text!r} is {y[row]:g} at {where}, a {split} point: it must be finite on the "
-                    "whole domain"
+                    f"expression {function.text!r} must be finite on the whole domain, got {y[row]:g} at {where}, a "
+                    f"{split} point"
                 )
             return Points(x, y)
 
@@ -180,8 +180,8 @@ def _check_bounded(function: Any, domain: _Domain, points: Points) -> None:
         where = ", ".join(f"{name}={place:.6g}" for name, place in zip(domain, at.tolist(), strict=True))
         what = "grows without bound" if grows else f"reaches {largest:.1e}, 1e12 times its usual values,"
         raise ValueError(
-            f"expression {function.text!r} {what} near {where}: it must be bounded on the whole domain; "
-            "choose a domain without this place"
+            f"expression {function.text!r} must be bounded on the whole domain, but it {what} near {where}: choose a "
+            "domain without this place"
         )
 
 

@@ -45,7 +45,8 @@ class Points(Dataset[Batch]):
     def __init__(self, x: Tensor, y: Tensor) -> None:
         if x.ndim != 2 or y.ndim not in (1, 2) or y.shape[:1] != x.shape[:1] or len(y) == 0:
             raise ValueError(
-                f"points need x of shape (n, in_features) and y of (n,) or (n, F), got {(*x.shape,)}, {(*y.shape,)}"
+                "points must have x of shape (n, in_features) and y of shape (n,) or (n, F), n at least 1, got "
+                f"{(*x.shape,)} and {(*y.shape,)}"
             )
         self.x = x.double()
         self.y = y.double()
@@ -195,14 +196,17 @@ class RegressionDataModule(ResumableDataModule):
 
     def _check_points(self, split: str, points: Points) -> None:
         if points.x.shape[1] != len(self.domain):
-            raise ValueError(f"the {split} points have {points.x.shape[1]} inputs, the domain has {len(self.domain)}")
+            inputs = f"{len(self.domain)} input{'s' * (len(self.domain) > 1)}"
+            raise ValueError(f"{split} points must have the {inputs} of domain, got {points.x.shape[1]}")
         columns = {f"input {name}": points.x[:, j] for j, name in enumerate(self.domain)}
         if split != "predict":
             columns["target"] = points.y if points.y.ndim == 1 else points.y.sum(1)  # not finite where one is not
         for name, column in columns.items():
             row = first_true(~column.isfinite())
             if row is not None:
-                raise ValueError(f"non-finite {name} {column[row]:g} at row {row} (from 0) of the {split} points")
+                raise ValueError(
+                    f"{name} of the {split} points must be finite, got {column[row]:g} at row {row} (from 0)"
+                )
 
 
 def side_by_side(parts: Sequence[RegressionDataModule], repeats: int = 1) -> RegressionDataModule:
@@ -233,15 +237,15 @@ def side_by_side(parts: Sequence[RegressionDataModule], repeats: int = 1) -> Reg
 def check_domain(domain: dict[str, tuple[float, float]]) -> None:
     """Raises ValueError unless there is an input and every (lower, upper) is finite with lower < upper."""
     if not domain:
-        raise ValueError("domain is empty: give each input its bounds, e.g. {x: [0, 1]}")
+        raise ValueError("domain must have the bounds of each input, such as {x: [0, 1]}, got {}")
     for name, bounds in domain.items():
         if len(bounds) != 2:
-            raise ValueError(f"domain of {name}: give two numbers, lower and upper, got {list(bounds)}")
+            raise ValueError(f"domain of {name} must be two numbers, lower and upper, got {list(bounds)}")
         lower, upper = float(bounds[0]), float(bounds[1])
         if not abs(upper - lower) < float("inf"):  # also false for nan
-            raise ValueError(f"domain of {name}: bounds and their distance must be finite, got {lower} and {upper}")
+            raise ValueError(f"domain of {name} must have finite bounds and a finite length, got {lower} and {upper}")
         if lower >= upper:
-            raise ValueError(f"domain of {name}: lower {lower} must be below upper {upper}")
+            raise ValueError(f"domain of {name} must have lower < upper, got {lower} and {upper}")
 
 
 def first_true(mask: Tensor) -> int | None:

@@ -20,9 +20,9 @@ class ResumableDataModule(LightningDataModule):
     are not counted. The samplers depend only on (seed, epoch) and count global batches. So the epoch and the number of
     batches are the whole state, for every rank.
 
-    This module's `state_dict` saves the state in checkpoints. Lightning restores a loader only if nothing has asked for
-    the number of steps before (but schedules do), and it lets workers begin with the order of epoch 0
-    (https://github.com/Lightning-AI/pytorch-lightning/issues/20550).
+    This module's `state_dict` saves the state in checkpoints. Lightning's own mechanism is not used for two reasons
+    (https://github.com/Lightning-AI/pytorch-lightning/issues/20550). It restores a loader only if nothing has asked for
+    the number of steps before, but schedules do. And it lets workers begin with the order of epoch 0.
 
     A digest of the training samples tells a resumed run that the files have changed since.
 

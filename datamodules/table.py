@@ -327,8 +327,8 @@ def _drawn(count: int, val_fraction: float, test_fraction: float, seed: int) -> 
     n_train = count - n_val - n_test
     if n_train < 2:
         raise ValueError(
-            f"val_fraction {val_fraction} and test_fraction {test_fraction} leave {n_train} of {count} rows for "
-            "training: at least 2 are needed"
+            f"val_fraction and test_fraction must leave at least 2 rows for training, got {val_fraction} and "
+            f"{test_fraction}, which leave {n_train} of {count}"
         )
     train, val, test = torch.split(order, [n_train, n_val, n_test])
     return train.sort().values, val.sort().values, test.sort().values

@@ -26,8 +26,8 @@ _DUE = 1
 class StageCheckpoint(RunCheckpoint):
     """Keeps `checkpoints/last.ckpt`, and `checkpoints/pretrained.ckpt` from the last epoch of pretraining.
 
-    `last.ckpt` is also saved inside an epoch: after some time, before a stop after a signal, and at the step at which
-    `max_steps` or `max_time` ends the run. All ranks save at the same step. At the last step of an epoch, the save
+    `last.ckpt` is also saved inside an epoch. This happens after some time, when a signal stops the run, and when
+    `max_steps` or `max_time` ends it. All ranks save at the same step. At the last step of an epoch, the save
     waits for the validation and the end of the epoch; otherwise a resumed run would leave them out.
 
     When a rewound run saves its first step, everything recorded after the checkpoint from which it resumed is deleted.

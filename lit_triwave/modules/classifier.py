@@ -272,8 +272,8 @@ class ImageClassifier(StagedModule):
         """Raises TriwaveError for labels that are not classes of the head."""
         if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < self.num_classes:
             raise TriwaveError(
-                f"labels from {int(labels.min())} to {int(labels.max())}: the model has {self.num_classes} classes, "
-                f"0 to {self.num_classes - 1}"
+                f"labels must be from 0 to {self.num_classes - 1}, as the model has {self.num_classes} classes, got "
+                f"{int(labels.min())} to {int(labels.max())}"
             )
 
     def _evaluate(self, name: str, batch: Batch, batch_idx: int) -> Tensor:

@@ -77,7 +77,8 @@ class LimitStage:
         """Returns the least-squares problem of one iteration.
 
         Args:
-            x, y: all points of this rank, (M, in_features), and targets of each trained replica, (M, 1) or (M, R · M).
+            x, y: all n points of this rank, (n, in_features), and the targets of each trained replica, (n, 1) or
+                (n, R · M).
             reduce, validation: see `LimitProblem`.
             ranks: processes that share the points.
         """
@@ -177,7 +178,10 @@ def check_points(layers: Sequence[int], inputs: int, points: int | None, limit: 
     count = stack_parameters(inputs, layers)
     if points is not None and count > points and not limit.regularized:
         advice = named if chosen else f"fewer or smaller layers, {named}, or null, which chooses"
-        raise TriwaveError(f"layers {layers} have {count} parameters, more than the {points} {known}: take {advice}")
+        raise TriwaveError(
+            f"layers must have at most one parameter for each of the {points} {known}, got {layers} with {count}: take "
+            f"{advice}"
+        )
 
 
 def refuse_stack_options(

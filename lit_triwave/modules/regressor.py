@@ -183,7 +183,8 @@ class FunctionRegressor(ReplicatedModule):
         else:
             if pretrain.epochs:
                 raise ValueError(
-                    f"initialization {initialization!r} has no peaks to pretrain: set pretrain.epochs to 0"
+                    f"pretrain.epochs must be 0 for initialization {initialization!r}, which has no peaks to pretrain, "
+                    f"got {pretrain.epochs}"
                 )
             assert depth is not None
             self.network = DenseNetwork(

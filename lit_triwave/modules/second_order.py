@@ -71,6 +71,6 @@ def _check_one_batch(module: ReplicatedModule) -> None:
         # Only these stages let the user set the number of samples that are differentiated at a time.
         bound = f"{stage}.chunk bounds the memory" if stage != "pretrain" else "memory stays bounded"
         raise TriwaveError(
-            f"{stage} takes all training points in one batch, not in {trainer.num_training_batches // passes}: set "
-            f"data.batch_size to null ({bound})"
+            f"data.batch_size must be null for stage {stage}, which takes all training points in one batch, got "
+            f"{trainer.num_training_batches // passes} batches: {bound}"
         )

@@ -31,7 +31,7 @@ class Stage:
 
     Args:
         epochs: length of the stage; 0 leaves the stage out.
-        lr: highest learning rate, > 0. Not used by `LevenbergMarquardt`.
+        lr: highest learning rate, > 0 and finite. Not used by `LevenbergMarquardt`.
         optimizer: name of any class in `torch.optim`. `pretrain` of function regression also takes
             `"LevenbergMarquardt"`: one step an epoch, on all training points, without learning rate and schedule.
         options: further arguments of the optimizer. The defaults of `LevenbergMarquardt` are `PEAK_OPTIONS`.
@@ -55,9 +55,9 @@ class Stage:
         if self.epochs < 0:
             raise ValueError(f"epochs must be at least 0, got {self.epochs}")
         if not (self.lr > 0 and math.isfinite(self.lr)):
-            raise ValueError(f"lr must be above 0, got {self.lr}")
+            raise ValueError(f"lr must be above 0 and finite, got {self.lr}")
         if not 0 <= self.warmup <= 1:
-            raise ValueError(f"warmup must be a share between 0 and 1, got {self.warmup}")
+            raise ValueError(f"warmup must be in [0, 1], got {self.warmup}")
         if self.schedule not in get_args(Schedule):
             raise ValueError(f"schedule must be one of {', '.join(get_args(Schedule))}, got {self.schedule!r}")
         if self.second_order:
@@ -103,8 +103,10 @@ class Stage:
             raise ValueError(self._unsuitable(error)) from error
 
     def _unsuitable(self, error: Exception) -> str:
-        options = f"options {self.options} do not suit" if self.options else "optimizer must suit the parameters, got"
-        return f"{options} torch.optim.{self.optimizer}: {_why(error)}"
+        name = f"torch.optim.{self.optimizer}"
+        if not self.options:
+            return f"optimizer must suit the parameters, got {name}: {_why(error)}"
+        return f"options must suit {name}, got {self.options}: {_why(error)}"
 
     def configure(self, parameters: Parameters, steps: int, begun: int = 0) -> tuple[Optimizer, LambdaLR | None]:
         """Returns the stage's optimizer, and its schedule in optimizer steps; a second-order optimizer has no schedule.
@@ -189,7 +191,7 @@ class Limit:
             tensors = cast(Iterable[nn.Parameter], parameters)
             return VariableProjection(tensors, halving=self.halving, **self.options), None
         except TypeError as error:
-            raise ValueError(f"options {self.options} do not suit VariableProjection: {_why(error)}") from error
+            raise ValueError(f"options must suit VariableProjection, got {self.options}: {_why(error)}") from error
 
 
 @dataclass
@@ -246,7 +248,7 @@ def configure_second_order(parameters: Parameters, options: dict[str, Any], **mo
         return LevenbergMarquardt(cast(Iterable[nn.Parameter], parameters), **more, **options)
     except TypeError as error:
         raise ValueError(
-            f"options {options} do not suit LevenbergMarquardt: {_why(error)}; options {{}} takes its defaults"
+            f"options must suit LevenbergMarquardt, got {options}: {_why(error)}; options {{}} takes its defaults"
         ) from error
 
 

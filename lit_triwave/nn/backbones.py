@@ -50,8 +50,8 @@ class SmallCNN(nn.Sequential):
         fan_in, height, width = image_shape
         if not channels or min(height, width) < 1 << len(channels):
             raise ValueError(
-                f"channels must name one to {min(height, width).bit_length() - 1} blocks for images of "
-                f"{height} × {width}, each of which halves them, got {list(channels)}"
+                f"channels must have 1 to {min(height, width).bit_length() - 1} entries for images of "
+                f"{height} × {width}, which each block halves, got {list(channels)}"
             )
         check_sizes(convolutions=convolutions, channels=min(channels))
         layers: list[nn.Module] = []
@@ -138,7 +138,9 @@ def backbone_modules(network: nn.Module) -> list[nn.Module]:
     modules = dict(network.named_modules())
     places = [name for name, module in modules.items() if is_linear(module)]
     if not places:
-        raise ValueError(f"freeze_backbone needs a model that ends in dense layers, got {type(network).__name__}")
+        raise ValueError(
+            f"freeze_backbone must be false for a {type(network).__name__}, which has no dense layer, got true"
+        )
     place = places[-1]
     around = modules[place.rpartition(".")[0]]
     same = around.children() if isinstance(around, nn.Sequential) else ()

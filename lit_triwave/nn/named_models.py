@@ -94,12 +94,13 @@ class NamedModel:
         state, own = _read_weights(path), self.model.state_dict()
         unfit = [key for key in own if key not in state] or [key for key in state if key not in self._keys]
         if unfit:
-            raise ValueError(f"weights {path} are not of {self.name}: {unfit[0]} is only in one of the two")
+            there = f"it {'also has' if unfit[0] in state else 'has no'} {unfit[0]}"
+            raise ValueError(f"weights must be those of {self.name}, got {path}: {there}")
         for key, value in own.items():
             if value.shape != state[key].shape:
                 raise ValueError(
-                    f"weights {path}: {key} is {tuple(state[key].shape)} there and {tuple(value.shape)} here; the data "
-                    f"has {self.num_classes} classes"
+                    f"weights must fit the model, got {path}: {key} is {tuple(state[key].shape)} in the file and "
+                    f"{tuple(value.shape)} in the model of {self.num_classes} classes"
                 )
         self.model.load_state_dict({key: state[key] for key in own})
 
@@ -202,7 +203,8 @@ def _torchvision(
     from torchvision import models
 
     if image_shape[0] != 3:
-        raise ValueError(f"backbone {name!r} takes images of 3 channels, these have {image_shape[0]}: take cnn or none")
+        count = f"{image_shape[0]} channel{'s' * (image_shape[0] > 1)}"
+        raise ValueError(f"backbone must be cnn or none for images of {count}, got {name!r}, which takes 3")
     arguments = torchvision_options(name, image_shape, options)
     return lambda: models.get_model(name, weights=None, num_classes=num_classes, **arguments)
 

@@ -76,7 +76,8 @@ class TriangleNetwork(ConstructedNetwork):
         self.scaling = UnitScaling(domain, target_range, replicas)
         m = self.scaling.in_features
         if wiring == "single" and m > 1:
-            raise ValueError(f"wiring 'single' takes one input, not {m} ({', '.join(domain)}): use sum or composition")
+            named = ", ".join(domain)
+            raise ValueError(f"wiring must be difference, sum or composition for the inputs {named}, got 'single'")
         bank_options: dict[str, Any] = {
             "theorem31": theorem31,
             "margin": margin,

@@ -41,8 +41,8 @@ def replace_dense(
     new last layer takes `num_nets` inputs. Dropout between the two stays. VGG-16's 25088 → 4096 → 4096 → 1000 becomes
     25088 → 1024 subnetworks, 4096 wide → 1000.
 
-    Layers of tokens (batch, tokens, features) and of images whose channels come last can be replaced too: name the
-    block of a transformer or of a ConvNeXt, or give the block as `model`.
+    Layers of tokens (batch, tokens, features) and of images whose channels come last can be replaced too. For these,
+    name the block of a transformer or of a ConvNeXt, or give the block as `model`.
 
     Args:
         model: any model of torchvision, or your own model.
@@ -175,7 +175,7 @@ def _check_exchangeable(model: nn.Module, names: Sequence[str], linears: Sequenc
         if isinstance(linear, nn.LazyLinear):
             raise ValueError(f"{place!r} is an nn.LazyLinear without weights yet: run the model on a batch first")
         if "weight" not in linear._parameters or parametrize.is_parametrized(linear):
-            raise ValueError(f"{place!r} is parametrized, as by a weight norm: parametrized layers can't be replaced")
+            raise ValueError(f"{place!r} is parametrized, as by a weight norm: parametrized layers cannot be replaced")
         if not linear.weight.is_floating_point():
             raise ValueError(f"{place!r} must have real weights, got {linear.weight.dtype}")
     for place, (one, two) in zip(names[1:], itertools.pairwise(linears), strict=True):
@@ -208,7 +208,9 @@ def _chain_of(stack: nn.Sequential, name: str) -> DenseChain:
     if BlockDiagonalLayers.__name__ in strange:
         raise ValueError(f"classifier {name!r}: its dense layers are already replaced by subnetworks")
     if strange:
-        raise ValueError(f"classifier {name!r} has {', '.join(strange)} between its dense layers: can't be replaced")
+        raise ValueError(
+            f"classifier {name!r} has {', '.join(strange)} between its dense layers: they cannot be replaced"
+        )
     return DenseChain(steps, keys)
 
 

@@ -60,7 +60,7 @@ class UnitScaling(nn.Module):
         bounds = torch.tensor([tuple(map(float, ends)) for ends in domain.values()], dtype=torch.float64)
         for name, (low, high) in zip(domain, bounds.tolist(), strict=True):
             if not low < high or not bounds.isfinite().all():
-                raise ValueError(f"domain of {name}: lower {low} must be below upper {high}, both finite")
+                raise ValueError(f"domain of {name} must have lower < upper, both finite, got {low} and {high}")
         targets = target_count(target_range)
         ends = torch.tensor([_checked(pair) for pair in range_pairs(target_range)], dtype=torch.float64)
         if replicas % targets:
@@ -122,8 +122,11 @@ def target_count(target_range: TargetRange) -> int:
 
 def _checked(ends: Sequence[float]) -> tuple[float, float]:
     if len(ends) != 2 or not -math.inf < ends[0] < ends[1] < math.inf:
-        raise ValueError(f"target_range {tuple(ends)}: (lowest, highest), the first below the second, finite")
+        raise ValueError(f"target_range must be (lowest, highest), both finite, lowest < highest, got {tuple(ends)}")
     low, high = map(float, ends)
     if not 1e-100 < high - low < 1e100:
-        raise ValueError(f"target_range {low:g} to {high:g}: squared errors would leave float64; rescale the targets")
+        raise ValueError(
+            f"target_range must be from 1e-100 to 1e+100 long, got {low:g} to {high:g}: squared errors would leave "
+            "float64; rescale the targets"
+        )
     return low, high

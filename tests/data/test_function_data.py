@@ -213,7 +213,9 @@ def test_order_depends_on_seed_and_epoch_only():
 
 
 def test_training_refuses_batches_smaller_than_the_number_of_ranks():
-    with pytest.raises(ValueError, match="a batch of 1 of 9 training points, fewer than the 2 ranks"):
+    with pytest.raises(
+        ValueError, match="at least one point for each of the 2 ranks, got 4, which leaves a batch of 1"
+    ):
         ShardedBatches(9, 4, world_size=2)
 
 
@@ -272,13 +274,16 @@ def test_a_trainer_permutes_each_epoch_anew_and_predicts_every_point_in_order():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"domain": {}}, "domain is empty"),
-        ({"domain": {"x": (1, -1)}}, "domain of x: lower 1.0 must be below upper -1.0"),
-        ({"domain": {"x": (1, 1)}}, "domain of x: lower 1.0 must be below upper 1.0"),
-        ({"domain": {"x": (0, float("inf"))}}, "domain of x: bounds and their distance must be finite"),
-        ({"domain": {"x": (float("nan"), 1)}}, "domain of x: bounds and their distance must be finite"),
-        ({"domain": {"x": (-1e308, 1e308)}}, "domain of x: bounds and their distance must be finite"),
-        ({"domain": {"x": (0, 1, 2)}}, "domain of x: give two numbers"),
+        ({"domain": {}}, r"domain must have the bounds of each input, such as \{x: \[0, 1\]\}, got \{\}"),
+        ({"domain": {"x": (1, -1)}}, "domain of x must have lower < upper, got 1.0 and -1.0"),
+        ({"domain": {"x": (1, 1)}}, "domain of x must have lower < upper, got 1.0 and 1.0"),
+        (
+            {"domain": {"x": (0, float("inf"))}},
+            "domain of x must have finite bounds and a finite length, got 0.0 and inf",
+        ),
+        ({"domain": {"x": (float("nan"), 1)}}, "domain of x must have finite bounds"),
+        ({"domain": {"x": (-1e308, 1e308)}}, "domain of x must have finite bounds"),
+        ({"domain": {"x": (0, 1, 2)}}, "domain of x must be two numbers, lower and upper, got"),
         ({"domain": {"t": (0, 1)}}, "unknown symbol 'x'; the symbols are t"),
         ({"expression": "x +"}, "position"),
         ({"regime": "thin"}, "regime must be dense or sparse, got 'thin'"),
@@ -294,9 +299,12 @@ def test_a_trainer_permutes_each_epoch_anew_and_predicts_every_point_in_order():
         ({"noise": float("nan")}, "noise must be"),
         ({"batch_size": 0}, "batch_size must be at least 1, .* got 0"),
         ({"seed": -1}, "seed must be at least 0, got -1"),
-        ({"expression": "log(x)", "domain": {"x": (-1, 1)}}, r"'log\(x\)' is nan at x=-1, a training point"),
-        ({"expression": "1/x"}, "'1/x' is inf at x=0, a training point"),
-        ({"expression": "1/(x - 0.5)"}, "is inf at x=0.5, a test point"),
+        ({"expression": "log(x)", "domain": {"x": (-1, 1)}}, r"'log\(x\)' must be .*, got nan at x=-1, a training"),
+        (
+            {"expression": "1/x"},
+            "expression '1/x' must be finite on the whole domain, got inf at x=0, a training point",
+        ),
+        ({"expression": "1/(x - 0.5)"}, "got inf at x=0.5, a test point"),
     ],
 )
 def test_a_bad_argument_is_refused_in_one_line_that_names_it(arguments, message):
@@ -314,14 +322,14 @@ def test_values_that_are_not_finite_are_named(split, column):
         assert RegressionDataModule(UNIT, **splits).free_knot_mse(4) is None
     else:
         name = "input x" if column == "input" else column
-        with pytest.raises(ValueError, match=f"non-finite {name} nan at row 17 .* of the {split} points"):
+        with pytest.raises(ValueError, match=f"{name} of the {split} points must be finite, got nan at row 17"):
             RegressionDataModule(UNIT, **splits)
 
 
 def test_points_must_fit_together():
     with pytest.raises(ValueError, match=r"\(30, 1\), \(29,\)"):
         Points(torch.rand(30, 1), torch.rand(29))
-    with pytest.raises(ValueError, match="2 inputs, the domain has 1"):
+    with pytest.raises(ValueError, match="must have the 1 input of domain, got 2"):
         RegressionDataModule(UNIT, *[Points(torch.rand(30, 2), torch.rand(30))] * 3)
 
 

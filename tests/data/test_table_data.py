@@ -100,7 +100,10 @@ def test_predicting_at_no_rows_is_refused(table, tmp_path):
         ({"test_fraction": -0.1}, r"test_fraction must be in \[0, 1\), got -0.1"),
         ({"val_fraction": float("nan")}, "val_fraction must be"),
         ({"val_fraction": 0.5, "test_fraction": 0.5}, "sum to less than 1"),
-        ({"val_fraction": 0.49, "test_fraction": 0.5}, "leave 0 of 40 rows for training"),
+        (
+            {"val_fraction": 0.49, "test_fraction": 0.5},
+            "must leave at least 2 rows for training, got 0.49 and 0.5, which leave 0 of 40",
+        ),
         ({"batch_size": 0}, "batch_size must be at least 1"),
         ({"seed": -1}, "seed must be at least 0"),
         ({"path": "data.xlsx"}, "path must be a text file, such as .csv, or .parquet, got data.xlsx: save it"),

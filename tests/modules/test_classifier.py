@@ -231,8 +231,8 @@ def test_a_loss_that_is_not_finite_is_named_and_the_last_good_checkpoint_kept(di
             "schedule must be one of constant, cosine, step, got 'cosin'; did",
         ),
         (["--trainer.precision", "bf16-mix"], "error: trainer.precision must be one of "),
-        (["--model.backbone", "vgg16_bn"], "takes images of 3 channels"),
-        (["--model.channels", "[4,4,4,4]"], "channels must name one to 3 blocks for images of 8 × 8"),
+        (["--model.backbone", "vgg16_bn"], "backbone must be cnn or none for images of 1 channel, got 'vgg16_bn'"),
+        (["--model.channels", "[4,4,4,4]"], "channels must have 1 to 3 entries for images of 8 × 8"),
         (["--model.label_smoothing", "1.5"], "label_smoothing must be in [0, 1), got 1.5"),
         (["--model.num_net", "3"], "did you mean 'model.num_nets'?"),
         (["--data.shift", "5"], "shift must be from 0 to 4, got 5.0"),
@@ -251,7 +251,7 @@ def test_a_bad_value_gets_one_line_that_names_it(digits, args: list[str], says: 
 def test_labels_without_a_class_are_refused(digits, monkeypatch, capsys) -> None:
     monkeypatch.setattr(DigitsDataModule, "num_classes", 8)
     digits("r", code=1)
-    assert "labels from 0 to 9: the model has 8 classes" in capsys.readouterr().err
+    assert "labels must be from 0 to 7, as the model has 8 classes, got 0 to 9" in capsys.readouterr().err
 
 
 def test_torchvision_models_get_any_head_and_local_weights(tmp_path: Path) -> None:
@@ -269,10 +269,12 @@ def test_torchvision_models_get_any_head_and_local_weights(tmp_path: Path) -> No
     tuned = classifier(**shape, weights=str(tmp_path / "seven.pt"))  # its classifier goes, so its classes do not matter
     first = torch.load(tmp_path / "seven.pt", weights_only=True)["features.0.weight"]
     assert torch.equal(tuned.network.backbone.features[0].weight, first)
-    with pytest.raises(ValueError, match=r"classifier.6.* is \(7, ?.* there and \(5, ?.* here; the data has 5 classes"):
+    with pytest.raises(
+        ValueError, match=r"classifier.6.* is \(7, ?.* in the file and \(5, ?.* in the model of 5 classes"
+    ):
         classifier(**shape, head="original", pretrain=none, weights=str(tmp_path / "seven.pt"))
     torch.save(squeezenet1_0().state_dict(), tmp_path / "other.pt")
-    with pytest.raises(ValueError, match="are not of alexnet"):
+    with pytest.raises(ValueError, match="weights must be those of alexnet, got"):
         classifier(**shape, weights=str(tmp_path / "other.pt"))
     with pytest.raises(ValueError, match="no hidden dense layers"):
         classifier(**shape | {"backbone": "resnet18"}, head="replaced")

@@ -170,18 +170,18 @@ def test_test_and_predict_take_a_stack(product: Path) -> None:
     ("options", "message"),
     [
         (["--model.layers", "[2, 0]"], "layers must be numbers from 1 to 4096"),
-        (["--model.layers", "[60, 60]"], "more than the 200 training points"),
+        (["--model.layers", "[60, 60]"], "layers must have at most one parameter for each of the 200 training points"),
         (
             ["--model.limit.max_points", "5"],
-            "have 23 parameters, more than the 5 points of limit.max_points: take fewer",
+            "for each of the 5 points of limit.max_points, got [2, 2] with 23: take fewer",
         ),
         (
             ["--model.layers", "null", "--data.points", "5"],
-            "layers [1] have 7 parameters, more than the 5 training points: take more points",
+            "for each of the 5 training points, got [1] with 7: take more points",
         ),
         (["--model.depth", "40"], "depth of a stack must be 1 to 26"),
-        (["--data.domain", "{x: [1, 1], y: [0, 1]}"], "must be below upper"),
-        (["--data.expression", "x/y"], "grows without bound near"),
+        (["--data.domain", "{x: [1, 1], y: [0, 1]}"], "domain of x must have lower < upper, got 1.0 and 1.0"),
+        (["--data.expression", "x/y"], "must be bounded on the whole domain, but it grows without bound near"),
         (["--data.expression", "log(x+1) + y"], "must be finite on the whole domain"),
         (["--model.wiring", "difference", "--model.layers", "null"], "only a stack has a limit"),
         (["--model.limit.epochs", "0"], "limit.epochs must be at least 1"),
@@ -270,7 +270,7 @@ def test_a_saved_run_of_few_points_opens_and_resumes_and_a_new_one_is_refused(pr
     module = load_module(tmp_path / "old.ckpt").module
     module.check_start()
     new = FunctionRegressor(**module.hparams, limit=module.stages["limit"])
-    with pytest.raises(TriwaveError, match="have 23 parameters, more than the 5 points of limit.max_points"):
+    with pytest.raises(TriwaveError, match=r"for each of the 5 points of limit.max_points, got .* with 23"):
         new.check_start()
 
 

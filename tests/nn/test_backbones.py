@@ -144,7 +144,7 @@ def test_options_reach_the_model_and_a_vit_gets_the_size_of_the_images() -> None
         ("timm/x", {"backbone_options": {"pretrained": True}}, "not have pretrained: give a file as weights"),
         ("timm/x", {"backbone_options": {"features_only": True}}, "features_only: the features are found without it"),
         ("squeezenet1_1", {"image_shape": (3, 32, 32), "head": "original", "freeze_backbone": True},
-         "freeze_backbone needs a model that ends in dense layers"),
+         "freeze_backbone must be false for a SqueezeNet, which has no dense layer, got true"),
         ("none", {"freeze_backbone": True}, "freeze_backbone must be false for backbone 'none'"),
     ],
 )  # fmt: skip
@@ -212,7 +212,7 @@ def test_weights_of_a_file_are_loaded_in_the_forms_that_they_come_in(tmp_path: P
     model = classifier("mynets.Net", weights=str(tmp_path / "w.pt"))
     assert torch.equal(model.network.backbone.fc1.weight, source["fc1.weight"])
     torch.save({"conv.weight": torch.zeros(2)}, tmp_path / "w.pt")
-    with pytest.raises(ValueError, match="w.pt are not of mynets.Net: .* is only in one of the two"):
+    with pytest.raises(ValueError, match="weights must be those of mynets.Net, got .*w.pt: it has no body.weight"):
         classifier("mynets.Net", weights=str(tmp_path / "w.pt"))
 
 

@@ -138,13 +138,19 @@ def stack() -> nn.Sequential:
     ("make", "says"),
     [
         (lambda: BlockDiagonalHead(64, 10, 8, 2.5), r"depth must be a whole number, got 2.5 \(float\)"),
-        (lambda: BlockDiagonalHead(64, 10, squsah="hard"), "squsah: no option .*; did you mean 'squash'?"),
+        (
+            lambda: BlockDiagonalHead(64, 10, squsah="hard"),
+            "options must be among .*, got squsah; did you mean 'squash'?",
+        ),
         (lambda: DenseHead(64, 10, width="8"), r"width must be a whole number, got '8' \(str\)"),
         (lambda: TriangleBank(3, True), r"depth must be a whole number, got True \(bool\)"),
         (lambda: replace_dense(stack(), depth="5"), "depth must be a whole number, got '5'"),
         (lambda: replace_dense(stack(), depth=2, num_nets=8.0), "num_nets must be a whole number, got 8.0"),
         (lambda: replace_dense(stack(), depth=2, keep=1.5), "keep must be a whole number, got 1.5"),
-        (lambda: replace_dense(stack(), depth=2, release="foo"), "release: no option of the subnetworks; one of"),
+        (
+            lambda: replace_dense(stack(), depth=2, release="foo"),
+            "options must be among num_nets, depth, start, .*, got release",
+        ),
         (lambda: replace_dense(None, depth=2), "model must be an nn.Module, got None"),
     ],
 )

@@ -206,7 +206,7 @@ def tied() -> nn.Module:
         (lambda: nn.ModuleDict({"a": nn.Linear(4, 2), "b": nn.Linear(4, 3)}), "it only contains modules, without a"),
         (
             lambda: nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(4, 8)), nn.ReLU(), nn.Linear(8, 2)),
-            "parametrized layers can't be replaced",
+            "parametrized layers cannot be replaced",
         ),
         (
             lambda: nn.Sequential(nn.Linear(4, 8, dtype=torch.complex64), nn.Tanh(), nn.Linear(8, 2)),
