@@ -24,7 +24,7 @@ _MEANING = {
     "start": "start",
     "scale": "scale",
 }
-"""What a fitted value of a column is called in an error."""
+"""Key of a column's fitted value ↦ its name in an error."""
 
 
 class TableDataModule(RegressionDataModule):

@@ -259,7 +259,7 @@ class TableFile:
         """Returns a column as numbers, NaN where there is none, (rows,) float64.
 
         Args:
-            name: of the column.
+            name: name of the column.
             is_target: whether it is a target, and so cannot be a category.
 
         Raises:

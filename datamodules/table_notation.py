@@ -1,4 +1,4 @@
-"""What to do about text in a table that stands for numbers or times."""
+"""Advice about text in a table that stands for numbers or times."""
 
 from __future__ import annotations
 

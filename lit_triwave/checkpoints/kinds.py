@@ -22,7 +22,7 @@ def short(value: Any) -> str:
 
 
 def is_count(value: Any) -> bool:
-    """Whether a value is a whole number that something may be counted by."""
+    """Whether a value is a whole number from 0 to 2^53 − 1."""
     return isinstance(value, int) and is_number(value) and 0 <= value < _MOST
 
 
@@ -37,7 +37,7 @@ def check_like(name: str, saved: Any, own: Any, strict: bool = False) -> None:
     Args:
         name: name of the value, for the error.
         saved: the value in a checkpoint.
-        own: the value of the fresh object. None and empty containers say nothing about what comes later.
+        own: the value of the fresh object. None accepts every value, and an empty container any content.
         strict: refuses keys that are missing or new, and counts that are not whole numbers from 0. Otherwise another
             version may have other keys, and only those in both are compared.
 

@@ -44,7 +44,7 @@ def load_checkpoint(path: Path, fits: bool = False) -> dict[str, Any]:
     The file's checksums find every damage that changes its content. The file's size limits the memory that is needed.
 
     Args:
-        path: of the checkpoint.
+        path: path of the checkpoint.
         fits: whether it is read to resume a run, for the advice in an error.
 
     Raises:
@@ -216,14 +216,14 @@ def check_weights(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> Non
 
 
 def check_buffers(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
-    """Refuses values that no training changes and that the module was built with others of.
+    """Refuses scalings that differ from the module's own, and signs and variances that no training can produce.
 
     Args:
         state: state dict of a checkpoint.
         own: state dict of the module that was built with the same arguments.
 
     Raises:
-        ValueError: a tensor has a wrong dtype; the message names it.
+        ValueError: a tensor has a wrong value; the message names it.
     """
     for name, value in state.items():
         if name.startswith("network.scaling.") and name in own:
@@ -288,6 +288,7 @@ def _offer(path: Path, fits: bool) -> str:
 def logged_steps(checkpoint: Mapping[str, Any]) -> int:
     """Returns the steps up to a checkpoint through all stages, as metrics.csv and Weights & Biases count them.
 
-    Lightning's own count restarts at the polish."""
+    Lightning's own count restarted at second-order stages in earlier versions.
+    """
     loop = checkpoint.get("loops", {}).get("fit_loop", {}).get("epoch_loop.state_dict", {})
     return int(loop.get("_batches_that_stepped", checkpoint.get("global_step", 0)))

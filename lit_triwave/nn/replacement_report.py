@@ -1,4 +1,4 @@
-"""What `replace_dense` did to a model: its report, with the costs of the classifier before and after."""
+"""The report of `replace_dense`: the replaced layers, and the costs of the classifier before and after."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ def named_domain(domain: Domain | Sequence[Sequence[float]]) -> Domain:
 
 
 def interval(lower: float, upper: float) -> str:
-    """Returns an interval as text, with as many digits as tell its ends apart, at least six."""
+    """Returns an interval as text, with six digits, or as many more as it takes to distinguish its ends."""
     digits = next((digits for digits in range(6, 17) if f"{lower:.{digits}g}" != f"{upper:.{digits}g}"), 17)
     return f"[{lower:.{digits}g}, {upper:.{digits}g}]"
 

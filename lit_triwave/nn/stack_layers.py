@@ -19,7 +19,7 @@ NOISY_LAYERS, SMALL_NOISY_LAYERS = (4, 3), (3, 2)
 POINTS_PER_PARAMETER = 4
 """Least points for each parameter. With fewer, a stack fits their noise."""
 EXACT_POINTS = 1.2
-"""The same for points without noise: on 30 to 300 points, the largest layers with so many were always the best."""
+"""The same for points without noise. On 30 to 300 points, the largest layers that leave this many were the best."""
 
 
 def check_layers(layers: Sequence[int]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 _MAY_BE_LOST = ("loss", "held", "penalty")
-"""What may be NaN for a replica whose error has left the finite numbers."""
+"""Tensors that may be NaN for a replica whose error is no longer finite."""
 
 
 def check_rows(
