@@ -127,6 +127,13 @@ def main(args: Sequence[str] | None = None) -> int:
     if args[0] == "--version":
         print(__version__)
         return 0
+    known = [*_LIGHTNING_COMMANDS, *_COMMANDS]
+    if not args[0].startswith("-") and args[0] not in known:
+        from lit_triwave.errors import did_you_mean
+
+        near = did_you_mean(args[0], known)
+        print(f"error: the command must be one of {', '.join(known)}, got {args[0]}{near}", file=sys.stderr)
+        return 2
     if not any(isinstance(finder, OwnDataModules) for finder in sys.meta_path):
         sys.meta_path.insert(0, OwnDataModules())
     with nullcontext() if args[0] in _PRINTERS else _lasting_screen():
@@ -141,7 +148,7 @@ def _run(args: list[str], started: float) -> int:
         try:
             if args[0] != "compare":  # which needs no Lightning
                 import_module("lit_triwave.commands.quick_imports").import_lightning()
-            folder = args[0].replace("-", "_") if args[0] in _COMMANDS else "fit"  # whose parser refuses other names
+            folder = args[0].replace("-", "_") if args[0] in _COMMANDS else "fit"
             run = import_module(f"lit_triwave.commands.{folder}.command").run
         except ModuleNotFoundError as error:
             print(

@@ -37,7 +37,7 @@ class Saved:
         run: "model", "data" and "seed_everything" of the run (`same_run.identity_of`); {} if the file does not have
             them.
         epoch: epoch of the last step, from 0.
-        step: optimizer steps through all stages; earlier versions counted first-order and second-order steps separately.
+        step: optimizer steps through all stages; earlier versions counted first-order and second-order ones separately.
         columns: the conversion of a table's columns to the network's inputs, as plain data; [] for other data.
         classes: names of the class folders of images; [] for other data.
     """

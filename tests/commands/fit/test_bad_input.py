@@ -25,6 +25,14 @@ from tests.conftest import PIXEL, REPOSITORY
 CONFIG = ["--config", "configs/functions/x3_minus_x.yaml"]
 
 
+def test_an_unknown_command_is_refused_with_all_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["exprot"]) == 2
+    assert capsys.readouterr().err == (
+        "error: the command must be one of fit, validate, test, predict, sweep, reproduce, compare-heads, inspect, "
+        "export, compare, got exprot; did you mean 'export'?\n"
+    )
+
+
 @pytest.fixture(autouse=True)
 def _in_the_repository(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(REPOSITORY)
