@@ -276,9 +276,9 @@ def read_image(path: str) -> Tensor:
 def read_with_pillow(path: str) -> Tensor:
     """Reads an image file of any mode like `read_image`; from an animation it takes the first image.
 
-    Values of 16 bits are divided by 257. Floating values are taken to be in [0, 1] or else in [0, 255], and 32-bit
-    integers in [0, 255] or else in [0, 65535]: the first range that holds all values of the image. If none does, the
-    image's own range is taken. Transparent parts become white.
+    Values of 16 bits are divided by 257. Floating values are scaled from [0, 1] or, if one is larger, from [0, 255]. In
+    the same way 32-bit integers are scaled from [0, 255] or [0, 65535]. An image with other values is scaled from its
+    own range. Transparent parts become white.
     """
     from PIL import Image, UnidentifiedImageError
     from torchvision.transforms.v2.functional import pil_to_tensor

@@ -130,10 +130,10 @@ def remarks(comparison: Comparison, most: int | None = MOST_NOTES) -> list[str]:
     halved = sum(any(halves(run) for run in row.runs) for row in rows)
     if halved:
         best = "test/mse_min"
-        shown_by = f"the best seeds are compared ({best})" if main == best else f"--metrics {best} is more telling"
+        then = f"the best seeds are compared ({best})" if main == best else f"--metrics {best} is more telling"
         lines.append(
             f"{halved} of {len(rows)} rows stopped their worse seeds early (limit.halving): their means and spreads "
-            f"say little: {shown_by}."
+            f"say little, so {then}."
         )
     return lines + notes(comparison, most)
 
