@@ -255,6 +255,7 @@ class ImageFolderDataModule(ImageDataModule):
 
     @cached_property
     def training_digest(self) -> str:
+        """Digest of the names and labels of the training images; their content is not read."""
         files = self.train_files
         return hashlib.sha256(b"\0".join(files.paths.tolist()) + files.labels.numpy().tobytes()).hexdigest()
 

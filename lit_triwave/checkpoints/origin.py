@@ -73,7 +73,7 @@ class Origin:
         return int(self.content.get("epoch", -1))
 
     def beside(self, name: str) -> Path | None:
-        """Returns the checkpoint with a name beside the starting checkpoint; None if there is none."""
+        """Returns the checkpoint `name` in the folder of the starting checkpoint; None if there is none."""
         path = self.path.parent / f"{name}.ckpt" if self.path is not None else None
         return path if path is not None and path.is_file() else None
 
@@ -88,7 +88,7 @@ class Origin:
         return logged_steps(other) <= self.step and repr(before) == repr(rows[: len(before)])
 
     def file_with(self, callback: str, state: Mapping[str, Any], name: str) -> Path | None:
-        """Returns the checkpoint with a name beside the starting one if a callback has this state in it, else None."""
+        """Returns the checkpoint `name` beside the starting one if it has this state of a callback, else None."""
         path = self.beside(name)
         with suppress(TriwaveError):
             if path is not None and load_checkpoint(path).get("callbacks", {}).get(callback) == state:
