@@ -19,7 +19,7 @@ from lit_triwave.errors import TriwaveError, did_you_mean, reason
 from lit_triwave.modules.stages import Limit, Polish, Stage
 from lit_triwave.nn.named_models import is_class_path
 from lit_triwave.nn.scaling import UnitScaling
-from lit_triwave.nn.size_checks import bounded_memory
+from lit_triwave.nn.sizes import bounded_memory
 from lit_triwave.tracking.run_files import run_folder_of
 
 _SPARE_BYTES = 1 << 29

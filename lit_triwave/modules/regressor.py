@@ -23,7 +23,7 @@ from lit_triwave.nn.bank import Release
 from lit_triwave.nn.baselines import RAAI_SHARE, DenseNetwork
 from lit_triwave.nn.networks import TriangleNetwork, Wiring
 from lit_triwave.nn.scaling import TargetRange, named_domain, target_count
-from lit_triwave.nn.size_checks import check_sizes
+from lit_triwave.nn.sizes import check_sizes
 from lit_triwave.nn.stack import StackNetwork, check_depth
 from lit_triwave.nn.stack_layers import is_steep
 

@@ -12,7 +12,7 @@ from lit_triwave.nn.dense_chains import is_linear
 from lit_triwave.nn.heads import BlockDiagonalHead, BlockDiagonalLayers, DenseHead
 from lit_triwave.nn.named_models import NamedModel, output_shape
 from lit_triwave.nn.replacement import replace_dense
-from lit_triwave.nn.size_checks import check_sizes
+from lit_triwave.nn.sizes import check_sizes
 
 
 class Pixels(nn.Flatten):

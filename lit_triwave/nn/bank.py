@@ -18,7 +18,7 @@ from lit_triwave.construction.triangle import (
     theorem31_scales,
     wave_form,
 )
-from lit_triwave.nn.size_checks import check_sizes
+from lit_triwave.nn.sizes import check_sizes
 
 Curvature = Literal["convex", "concave"]
 Curvatures = Curvature | Sequence["Curvatures"]

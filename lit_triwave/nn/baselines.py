@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lit_triwave.construction import dense
 from lit_triwave.nn.derivatives import Layer, Rows, backward_sweep, forward_sweep
 from lit_triwave.nn.scaling import Domain, TargetRange, UnitScaling
-from lit_triwave.nn.size_checks import check_sizes
+from lit_triwave.nn.sizes import check_sizes
 
 RandomStart = Literal["kaiming", "rai", "raai"]
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from lit_triwave.construction import dense
 from lit_triwave.errors import did_you_mean
 from lit_triwave.nn.bank import WIDEST, Curvature, Release, TriangleBank
-from lit_triwave.nn.size_checks import check_sizes
+from lit_triwave.nn.sizes import check_sizes
 
 Squash = Literal["normal", "sigmoid", "hard"]
 Start = Literal["random", "quadratic"]

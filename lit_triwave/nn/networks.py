@@ -13,7 +13,7 @@ from lit_triwave.nn.bank import Curvatures, TriangleBank, wave_signs
 from lit_triwave.nn.constructed import ConstructedNetwork, WiredBank
 from lit_triwave.nn.derivatives import Rows, bank_sweep
 from lit_triwave.nn.scaling import Domain, TargetRange, UnitScaling
-from lit_triwave.nn.size_checks import check_sizes
+from lit_triwave.nn.sizes import check_sizes
 
 Wiring = Literal["single", "difference", "sum", "composition"]
 

@@ -21,7 +21,7 @@ from lit_triwave.nn.dense_chains import (
 )
 from lit_triwave.nn.heads import BlockDiagonalLayers, check_options
 from lit_triwave.nn.replacement_report import Replacement, added_cost, dense_cost, released_cost
-from lit_triwave.nn.size_checks import check_sizes
+from lit_triwave.nn.sizes import check_sizes
 
 
 def replace_dense(

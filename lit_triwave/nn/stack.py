@@ -14,7 +14,7 @@ from lit_triwave.nn.bank import TriangleBank, check_margin
 from lit_triwave.nn.constructed import ConstructedNetwork, WiredBank
 from lit_triwave.nn.derivatives import Rows, bank_sweep
 from lit_triwave.nn.scaling import Domain, TargetRange, UnitScaling
-from lit_triwave.nn.size_checks import check_sizes
+from lit_triwave.nn.sizes import check_sizes
 from lit_triwave.nn.stack_layers import check_layers
 from lit_triwave.nn.stack_ranges import argument_ranges, sobol_points
 

@@ -21,7 +21,7 @@ from lit_triwave.callbacks.loss_history import EpochHistory, validation_images
 from lit_triwave.commands.compare_heads.report import CONSTRUCTED, Results
 from lit_triwave.commands.config_checks import LINKS
 from lit_triwave.commands.parser import known_classes
-from lit_triwave.commands.unrecorded_trainer import UNRECORDED
+from lit_triwave.commands.trainer_options import UNRECORDED
 from lit_triwave.errors import TriwaveError
 from lit_triwave.files import open_folder, write_json
 from lit_triwave.modules.classifier import ImageClassifier

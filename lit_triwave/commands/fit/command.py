@@ -66,7 +66,7 @@ from lit_triwave.modules.stages import Limit, Polish, Stage
 from lit_triwave.modules.trainer_support import Fit, check_callbacks, check_options, own_defaults
 from lit_triwave.modules.trainer_values import check_values
 from lit_triwave.nn.networks import TriangleNetwork
-from lit_triwave.nn.size_checks import available_memory, bounded_memory
+from lit_triwave.nn.sizes import available_memory, bounded_memory
 from lit_triwave.tracking.config_yaml import SaveFitConfig
 from lit_triwave.tracking.flat_config import plain
 from lit_triwave.tracking.loggers import finish_wandb

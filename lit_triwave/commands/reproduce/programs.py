@@ -16,7 +16,7 @@ from datamodules import FunctionDataModule
 from datamodules.regression import side_by_side
 from lit_triwave.commands.reproduce.methods import METHODS, STEPS_PER_EPOCH
 from lit_triwave.commands.reproduce.paper import DEPTH, DEPTHS, FUNCTIONS, STACK_DEPTHS, Table
-from lit_triwave.commands.unrecorded_trainer import UNRECORDED
+from lit_triwave.commands.trainer_options import UNRECORDED
 from lit_triwave.modules.metrics import dead
 from lit_triwave.modules.regressor import FunctionRegressor
 from lit_triwave.modules.stages import Stage
