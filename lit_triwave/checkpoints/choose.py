@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,6 +52,8 @@ def choose_checkpoint(asked: str | None, run: Namespace, fits: bool) -> Chosen:
     if kept:
         experiment = Path(run.root).expanduser() / run.experiment
         path = checkpoint_file(experiment / run.id, kept) if run.id else newest_checkpoint(experiment, kept)
+        if path is not None and not path.is_file() and os.path.lexists(path):  # a run must not restart for it
+            raise TriwaveError(f"checkpoint {path} must be a file, got something else or a link without a target")
         path = path if path is not None and path.is_file() else None
         where = f"{Path(run.root) / run.experiment / (run.id or '*')}/checkpoints"
         # A job that is always submitted with `--ckpt_path last --run.id ID` may have been killed before its first save.

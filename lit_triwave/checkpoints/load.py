@@ -182,10 +182,10 @@ def _check_content(content: Any, nodes: int) -> None:
         if name not in NUMBERS or not is_count(epochs) or epochs > content["epoch"] + 1:
             raise TriwaveError(f"stage_epochs must be of stages that have ended, got {name!r}: {short(epochs)}")
     for row in run.get("rows", []):
-        step, metrics = row
-        if not is_count(step) or not all(isinstance(name, str) for name in metrics):
+        pair = isinstance(row, (list, tuple)) and len(row) == 2 and isinstance(row[1], dict)
+        if not pair or not is_count(row[0]) or not all(isinstance(name, str) for name in row[1]):
             raise TriwaveError(f"run.rows must be steps and metrics, got {short(row)}")
-        for name, value in metrics.items():
+        for name, value in row[1].items():
             if not isinstance(value, (int, float, str)):
                 raise TriwaveError(f"run.rows must have a number for {name}, got {short(value)}")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +72,7 @@ def check_same_run(
     _check_kind(path, checkpoint, model)
     check_weights(checkpoint["state_dict"], model.state_dict())
     if identity is None or isinstance(model, StagedModule):  # a module of the user may resume with any weights
-        _check_finite(checkpoint["state_dict"])
+        _check_finite(checkpoint["state_dict"], {name for name, _ in model.named_parameters()})
     if identity is not None:
         _check_optimizers(checkpoint, model)
         _check_steps(checkpoint, model)
@@ -97,22 +97,27 @@ def _check_kind(path: Path, checkpoint: dict[str, Any], model: LightningModule) 
         raise TriwaveError(f"checkpoint {path} must be of a {kind}, got {got}")
 
 
-def _check_finite(state: dict[str, torch.Tensor]) -> None:
-    """Refuses weights that are not finite, because they cannot be evaluated."""
-    lost = [name for name, value in state.items() if name.startswith("network.") and not value.isfinite().all()]
+def _check_finite(state: dict[str, torch.Tensor], parameters: Set[str]) -> None:
+    """Refuses weights that are not finite, because they cannot be evaluated. Buffers of the user may be infinite."""
+    weights = {name: value for name, value in state.items() if name.startswith("network.") or name in parameters}
+    lost = [name for name, value in weights.items() if not value.isfinite().all()]
     if lost:
         raise ValueError(f"weights of the checkpoint must be finite, got NaN or infinity in {some(lost)}")
 
 
 def _check_optimizers(checkpoint: dict[str, Any], model: LightningModule) -> None:
     """Refuses a checkpoint without the state of an optimizer, because training would start with a new optimizer."""
-    if not isinstance(model, StagedModule) or (model.ends_stage(checkpoint["epoch"]) and not model.continuous):
+    staged = isinstance(model, StagedModule)
+    if isinstance(model, StagedModule) and model.ends_stage(checkpoint["epoch"]) and not model.continuous:
         return  # the next stage has an optimizer of its own
-    states = checkpoint.get("optimizer_states") or [{"state": {}, "param_groups": [{"betas": ()}]}]
-    for state in states:
-        keeps = any({"betas", "damping"} & group.keys() or group.get("momentum") for group in state["param_groups"])
-        if keeps and not state["state"]:
-            raise ValueError("optimizer_states of the checkpoint must have the state of each optimizer, got none")
+    kept = []  # for each optimizer with a state, whether it is there
+    for state in checkpoint.get("optimizer_states") or [{"state": {}, "param_groups": [{"betas": ()}]}] * staged:
+        if any({"betas", "damping"} & group.keys() or group.get("momentum") for group in state["param_groups"]):
+            kept.append(bool(state["state"]))
+    # In a module of the user, one of several optimizers may not have made a step yet.
+    fits = all(kept) if staged else any(kept) or not kept or not checkpoint["global_step"]
+    if not fits:
+        raise ValueError("optimizer_states of the checkpoint must have the state of each optimizer, got none")
 
 
 def _check_steps(checkpoint: dict[str, Any], model: LightningModule) -> None:

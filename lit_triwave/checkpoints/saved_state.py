@@ -52,13 +52,16 @@ class SavedStateCheck(Callback):
         weights = {value.dtype for value in content["state_dict"].values() if value.is_floating_point()}
         with reading(self._path, fits=True):
             states, saved = content["optimizer_states"], content["lr_schedulers"]
-            if staged and (len(states), len(saved)) != (1, len(schedules)):
-                counts = f"{len(states)} and {len(saved)}"
-                raise ValueError(f"optimizer_states and lr_schedulers must be 1 and {len(schedules)}, got {counts}")
-            for number, (state, optimizer) in enumerate(zip(states, trainer.optimizers, strict=False)):
+            needed, found = (len(trainer.optimizers), len(schedules)), (len(states), len(saved))
+            if found != needed:  # Lightning would begin the missing ones again from their start
+                counts = "optimizer_states and lr_schedulers must be {} and {}, got {} and {}"
+                raise ValueError(counts.format(*needed, *found))
+            for number, (state, optimizer) in enumerate(zip(states, trainer.optimizers, strict=True)):
                 check_optimizer(f"optimizer_states.{number}", state, optimizer, weights)
-            for number, (state, schedule) in enumerate(zip(saved, schedules, strict=False)):
+            for number, (state, schedule) in enumerate(zip(saved, schedules, strict=True)):
                 check_like(f"lr_schedulers.{number}", state, schedule.state_dict())
+                if "last_epoch" in schedule.state_dict() and "last_epoch" not in state:
+                    raise ValueError(f"lr_schedulers.{number} must have a last_epoch, got {short(state)}")
                 _check_names(f"lr_schedulers.{number}", state, schedule)
             if staged:
                 assert isinstance(pl_module, StagedModule)

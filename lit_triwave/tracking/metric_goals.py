@@ -124,5 +124,5 @@ def shown(name: str, value: float) -> str:
 
 def nines(value: float) -> str:
     """Returns a value near 1, such as R², with all of its nines and one digit more; at least four decimals."""
-    digits = 4 if not value < 1 else min(16, max(4, 2 - math.floor(math.log10(1 - value))))
+    digits = 4 if not -math.inf < value < 1 else min(16, max(4, 2 - math.floor(math.log10(1 - value))))
     return f"{value:.{digits}f}"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -39,6 +41,7 @@ FORGED: list[tuple[str, str, Any, str]] = [
     ("last", "global_step", 999, "as in loops, got 999"),
     ("last", "stage_epochs", {"oops": 3}, "stage_epochs must be of stages that have ended, got 'oops'"),
     ("last", "run/rows/0/0", 999, "run.rows must be of the 5 steps in loops, got step 999"),
+    ("last", "run/rows", [[1]], "run.rows must be steps and metrics, got [1]"),
     ("last", "run/rows/0/1", {"a": None}, "run.rows must have a number for a, got nothing"),
     ("last", "FunctionDataModule", {"epoch": 99}, "epoch of the data must be 5 as in loops, got 99"),
     ("last", f"{STATE}/lowest", lambda value: value * torch.nan, "lowest must be finite, at least 0, got nan"),
@@ -153,3 +156,34 @@ def test_only_a_usable_checkpoint_of_the_same_run_is_offered(run: Path, capsys: 
     forge(run, "last", "epoch", 7)
     assert main(["inspect", str(run)]) == 1
     assert "whole" not in capsys.readouterr().err
+
+
+def test_a_test_whose_outputs_are_infinite_leaves_no_result_of_an_earlier_one(run: Path) -> None:
+    summary = json.loads((run / "summary.json").read_text()) | {"test/r2": 0.9, "test/of_before": 0.1, "layers": "4-4"}
+    (run / "summary.json").write_text(json.dumps(summary))
+    path = forge(run, "last", "state_dict/network.bank.output_weight", lambda value: value * 1e307)
+    assert (
+        main(["test", "--config", str(run / "config.yaml"), "--run.wandb", "disabled", "--ckpt_path", str(path)]) == 0
+    )
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["test/mse"] is None and summary["test/r2"] is None
+    assert "test/of_before" not in summary and summary["layers"] == "4-4"
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe", "link"])
+def test_a_run_does_not_restart_because_its_checkpoint_is_no_file(
+    kind: str, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = run / "checkpoints" / "last.ckpt"
+    path.unlink()
+    make: dict[str, Callable[[], None]] = {
+        "folder": path.mkdir,
+        "pipe": lambda: os.mkfifo(path),
+        "link": lambda: path.symlink_to("elsewhere.ckpt"),
+    }
+    make[kind]()
+    before = files(run)
+    place = ["--run.root", str(run.parents[1]), "--run.experiment", run.parent.name, "--run.id", run.name]
+    assert main(["fit", "--config", str(run / "config.yaml"), *place, "--ckpt_path", "last"]) == 1
+    assert f"checkpoint {path} must be a file" in capsys.readouterr().err
+    assert files(run) == before

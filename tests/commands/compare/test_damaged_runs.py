@@ -26,6 +26,7 @@ BAD_RECORDS: dict[str, tuple[Any, str]] = {
     "surrogate": ('{"config": {"a": "\\ud800"}}', "its texts must be Unicode, got half of a pair"),
     "large": (b" " * 9_000_000, "it must have at most 8 MB"),
     "many": (json.dumps({"config": {"a": [0] * 30_000}}), "it must have at most 20000 values"),
+    "long": (RUN | {"tags": ["y" * 20_000]}, "a text must have at most 10000 characters, got 20000"),
     "list": ("[1]", "it must be a mapping"),
     "wandb_id": (RUN | {"wandb_id": ["a"]}, "wandb_id must be a text, got ['a']"),
     "id": (RUN | {"id": {"a": 1}}, "id must be a text, got {'a': 1}"),

@@ -156,6 +156,50 @@ def test_own_module_is_trained_tested_and_resumed(tmp_path: Path, capsys: pytest
     assert "for a model with a `monitor`" in capsys.readouterr().err
 
 
+class Scheduled(Net):
+    """A module with a schedule."""
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.Adam(self.parameters(), 0.01)
+        return {"optimizer": optimizer, "lr_scheduler": torch.optim.lr_scheduler.StepLR(optimizer, 1)}
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "says"),
+    [
+        ("optimizer_states", [], "optimizer_states and lr_schedulers must be 1 and 1, got 0 and 1"),
+        ("lr_schedulers", [], "optimizer_states and lr_schedulers must be 1 and 1, got 1 and 0"),
+        ("lr_schedulers", [{}], "lr_schedulers.0 must have a last_epoch, got {}"),
+        ("state", {}, "optimizer_states of the checkpoint must have the state of each optimizer, got none"),
+    ],
+)
+def test_own_module_never_resumes_with_a_new_optimizer_or_schedule(
+    field: str, value: Any, says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["fit", *own(tmp_path, Scheduled, "--trainer.max_epochs", "1")]) == 0
+    path = tmp_path / "own" / "a" / "checkpoints" / "last.ckpt"
+    content = torch.load(path, weights_only=True)
+    (content if field != "state" else content["optimizer_states"][0])[field] = value
+    torch.save(content, path)
+    assert main(["fit", *own(tmp_path, Scheduled, "--trainer.max_epochs", "2", "--ckpt_path", "last")]) == 1
+    assert says in capsys.readouterr().err
+
+
+def test_own_module_with_weights_that_are_not_finite_is_not_tested(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["fit", *own(tmp_path, Net, "--trainer.max_epochs", "1")]) == 0
+    path = tmp_path / "own" / "a" / "checkpoints" / "last.ckpt"
+    content = torch.load(path, weights_only=True)
+    content["state_dict"]["layers.0.weight"][0] = torch.nan
+    torch.save(content, path)
+    for command in ("test", "predict"):
+        assert main([command, *own(tmp_path, Net)]) == 1
+        assert "weights of the checkpoint must be finite, got NaN or infinity in layers.0.weight" in (
+            capsys.readouterr().err
+        )
+
+
 def test_own_module_needs_neither_arguments_nor_a_test(tmp_path: Path) -> None:
     for epochs, more in (("1", []), ("2", ["--ckpt_path", "last"])):
         assert main(["fit", *own(tmp_path, Untested, "--trainer.max_epochs", epochs, *more, data=TrainOnly)]) == 0

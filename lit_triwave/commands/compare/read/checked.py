@@ -19,6 +19,8 @@ _MOST_BYTES = 8_000_000
 _MOST_VALUES = 20_000
 _LONGEST_WORD = 10_000
 """Most characters of a word without quotes; YAML would take long to test a longer one for a number."""
+_LONGEST_TEXT = 10_000
+"""Most characters of a text; a table would be as wide. An expression has at most 1000."""
 _DEEPEST = 50
 _LARGEST = 1 << 63
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -131,6 +133,8 @@ def _check_values(content: dict[str, Any]) -> None:
         elif isinstance(value, list):
             pending += [(item, depth + 1) for item in value]
         elif isinstance(value, str):
+            if len(value) > _LONGEST_TEXT:
+                raise ValueError(f"a text must have at most {_LONGEST_TEXT} characters, got {len(value)}")
             if any("\ud800" <= letter <= "\udfff" for letter in value if not value.isascii()):
                 raise ValueError("its texts must be Unicode, got half of a pair")
         elif isinstance(value, int) and abs(value) >= _LARGEST:
