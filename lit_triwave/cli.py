@@ -7,7 +7,7 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from importlib import import_module
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
@@ -66,10 +66,11 @@ class _LastingStream:
 
     Args:
         stream: standard output or standard error.
+        ignored: errors that are ignored; another one is raised once.
     """
 
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
+    def __init__(self, stream: TextIO, ignored: type[OSError]) -> None:
+        self._stream, self._ignored = stream, ignored
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
@@ -87,19 +88,24 @@ class _LastingStream:
     def _muted(self) -> Iterator[None]:
         try:
             yield
-        except OSError:  # for what is still in the buffer, too
+        except OSError as error:  # for what is still in the buffer, too
             os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+            if not isinstance(error, self._ignored):
+                error.strerror = f"standard output cannot be written: {error.strerror}"
+                raise
 
 
 @contextmanager
-def _lasting_screen() -> Iterator[None]:
+def _lasting_screen(ignored: type[OSError]) -> Iterator[None]:
     """Lets a command or a run continue when nobody can read its output any more."""
     before = sys.stdout, sys.stderr
     # A stream that was closed from the start is None, and print ignores it.
-    sys.stdout, sys.stderr = (stream and _LastingStream(stream) for stream in before)
+    sys.stdout, sys.stderr = (stream and _LastingStream(stream, ignored) for stream in before)
     try:
         yield
     finally:
+        for stream in filter(None, (sys.stdout, sys.stderr)):
+            stream.flush()  # Python would do it later, and report an error itself
         sys.stdout, sys.stderr = before
 
 
@@ -121,11 +127,9 @@ def main(args: Sequence[str] | None = None) -> int:
         if any("\ud800" <= letter <= "\udfff" for letter in word):  # how Python reads bytes that are no text
             print(f"error: the command line must be text in UTF-8, got {word!a}", file=sys.stderr)
             return 2
-    if not args or args[0] in ("-h", "--help"):
-        print(_HELP)
-        return 0
-    if args[0] == "--version":
-        print(__version__)
+    if not args or args[0] in ("-h", "--help", "--version"):
+        with _lasting_screen(OSError):
+            print(__version__ if args and args[0] == "--version" else _HELP)
         return 0
     known = [*_LIGHTNING_COMMANDS, *_COMMANDS]
     if not args[0].startswith("-") and args[0] not in known:
@@ -136,7 +140,7 @@ def main(args: Sequence[str] | None = None) -> int:
         return 2
     if not any(isinstance(finder, OwnDataModules) for finder in sys.meta_path):
         sys.meta_path.insert(0, OwnDataModules())
-    with nullcontext() if args[0] in _PRINTERS else _lasting_screen():
+    with _lasting_screen(BrokenPipeError if args[0] in _PRINTERS else OSError):
         return _run(args, started)
 
 
@@ -156,7 +160,9 @@ def _run(args: list[str], started: float) -> int:
                 file=sys.stderr,
             )
             return 1
-        return int(run(args[1:] if args[0] in _COMMANDS else args, started))
+        code = int(run(args[1:] if args[0] in _COMMANDS else args, started))
+        print(end="", flush=True)  # an error of the last output is reported below
+        return code
     except KeyboardInterrupt:
         return interrupted()
     except SystemExit as stop:

@@ -125,7 +125,7 @@ def _format_of(out: Path | None) -> str:
 
 
 def _put(write: Callable[[TextIO], None], out: Path | None) -> None:
-    """Writes to a file, completely or not at all, or to standard output, whose reader may end early."""
+    """Writes to a file, completely or not at all, or to standard output."""
     if out is not None:
         if out.is_dir():
             raise TriwaveError(f"--out must be a file, got the folder {out}")
@@ -133,13 +133,7 @@ def _put(write: Callable[[TextIO], None], out: Path | None) -> None:
         with written_whole(out) as partial, partial.open("w", encoding="utf-8") as file:
             write(file)
         return
-    try:
-        write(sys.stdout)
-        sys.stdout.flush()
-    except BrokenPipeError:  # `compare … | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except OSError as error:
-        raise TriwaveError(f"standard output cannot be written: {error.strerror}") from error
+    write(sys.stdout)
 
 
 def _same_place(one: TextIO, other: TextIO) -> bool:

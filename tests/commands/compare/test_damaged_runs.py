@@ -174,6 +174,28 @@ def test_a_copy_with_a_damaged_file_is_named_by_its_folder_and_its_reason_is_sai
     command = [sys.executable, "-m", "lit_triwave", "compare", str(tmp_path)]
     both = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=60)
     assert both.stdout.count("x3/b: summary.json is damaged") == 1
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize(
+    ("command", "code", "says"),
+    [
+        ("compare", 1, "error: standard output cannot be written: No space left on device\n"),
+        ("--version", 0, ""),
+        ("--help", 0, ""),
+    ],
+)
+def test_output_that_cannot_be_written_is_told_in_one_line(
+    command: str, code: int, says: str, unbuffered: str, tmp_path: Path
+) -> None:
+    write_run(tmp_path / "x3" / "a", summary={"test/mse": 1.0})
+    words = [sys.executable, "-m", "lit_triwave", command, *[str(tmp_path)] * (command == "compare")]
+    environment = os.environ | {"PYTHONUNBUFFERED": unbuffered}
     with open("/dev/full", "w") as full:
-        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
-    assert done.returncode == 1 and "standard output cannot be written: No space left on device" in done.stderr
+        done = subprocess.run(words, env=environment, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (code, says)
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(words, env=environment, stdout=writing, stderr=subprocess.PIPE, text=True, timeout=60)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (0, "")
