@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
@@ -63,7 +63,11 @@ class Interruption(Callback):
 
     `StageCheckpoint` carries out the request on all ranks. A second signal, except SIGUSR1, stops at once. Before
     training, the first signal also stops at once, because there is nothing to save. After training, a run finishes
-    figures and summary after Ctrl-C; the other signals stop it at once, because they mean that time is short.
+    figures and summary after Ctrl-C; the other signals stop it at once, because they mean that time is short. Commands
+    without a training are stopped at once by each signal.
+
+    Args:
+        numbers: signals that it receives.
 
     Attributes:
         requested: the signal that asked for the stop, or None.
@@ -73,7 +77,8 @@ class Interruption(Callback):
         over: whether the work that a first signal could end is done and the process is about to leave.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, numbers: Sequence[signal.Signals] = SIGNALS) -> None:
+        self._numbers = numbers
         self.requested: signal.Signals | None = None
         self.at_once = False
         self.begun = False
@@ -143,7 +148,7 @@ class Interruption(Callback):
         if threading.current_thread() is threading.main_thread():
             if sys.unraisablehook != self._repeat:
                 self._report, sys.unraisablehook = sys.unraisablehook, self._repeat
-            for number in SIGNALS:
+            for number in self._numbers:
                 # `nohup` lets a run outlive its terminal.
                 if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
                     signal.signal(number, self._handle)
@@ -154,6 +159,12 @@ class Interruption(Callback):
         self.begun = True
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.install()
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.install()
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.install()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

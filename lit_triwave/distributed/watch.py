@@ -42,9 +42,7 @@ Abandon = Callable[[signal.Signals], int]
 
 
 @contextmanager
-def ranks_end_together(
-    trainer: Trainer, interruption: Interruption | None, abandon: Abandon | None, most: float
-) -> Iterator[None]:
+def ranks_end_together(trainer: Trainer, interruption: Interruption, abandon: Abandon, most: float) -> Iterator[None]:
     """Ends all ranks that Lightning started on this machine if one of them is gone, and reports which one.
 
     Otherwise the ranks may wait for it for half an hour. Under SLURM, `srun --kill-on-bad-exit` does the same. Before
@@ -53,7 +51,7 @@ def ranks_end_together(
 
     Args:
         trainer: the trainer that runs inside the block.
-        interruption: the `Interruption` of a fit; None for other commands.
+        interruption: the `Interruption` of the command.
         abandon: called for a signal that a blocked main thread cannot handle.
         most: seconds that ranks wait for one that does not answer.
 
@@ -87,7 +85,7 @@ class _Watch:
 
     Args:
         trainer: the trainer, which runs in the main thread.
-        interruption: tells whether the main thread has handled a signal; None for commands other than `fit`.
+        interruption: tells whether the main thread has handled a signal.
         abandon: see `ranks_end_together`.
         most: see `ranks_end_together`.
         arrived: returns the signals since its last call.
@@ -96,8 +94,8 @@ class _Watch:
     def __init__(
         self,
         trainer: Trainer,
-        interruption: Interruption | None,
-        abandon: Abandon | None,
+        interruption: Interruption,
+        abandon: Abandon,
         most: float,
         arrived: Callable[[], list[signal.Signals]],
     ) -> None:
@@ -131,8 +129,6 @@ class _Watch:
 
     def _leaves(self) -> bool:
         """Whether a signal is ending this process before its first step; ends it if the main thread is blocked."""
-        if self.interruption is None or self.abandon is None:
-            return False
         for number in self.arrived():
             now = time.monotonic()
             repeats = number == REQUEUE_SIGNAL or (number != signal.SIGINT and now - self.since < SAME_SECONDS)
@@ -155,13 +151,13 @@ class _Watch:
         blocked = self.interruption.requested is None and waited > _BLOCKED_SECONDS
         # SIGUSR1 waits for the first step, which does not come while the ranks wait for each other.
         waiting = self.pending == REQUEUE_SIGNAL and self._meeting() and waited > _MEET_SECONDS
-        if blocked or waiting:
+        if (blocked or waiting) and launcher() is None:  # the first rank ends the others
             self._end(self.pending)
         return True
 
     def _end(self, number: signal.Signals | None) -> None:
         """Ends the ranks of this machine in place of the main thread."""
-        assert number is not None and self.abandon is not None
+        assert number is not None
         _kill_children(self.trainer)
         os._exit(self.abandon(number))
 

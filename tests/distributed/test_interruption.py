@@ -5,6 +5,7 @@ import os
 import re
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -302,3 +303,21 @@ def test_a_signal_to_one_of_two_ranks_stops_both_at_the_same_step(tmp_path: Path
     assert state(run)["global_step"] == 2 * 5 + 2
     assert ends("--ckpt_path", str(run / "checkpoints" / "last.ckpt")) == [0, 0]
     assert_ends_alike(run.with_name("whole"), run)
+
+
+@in_processes
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_a_signal_ends_a_test_whose_ranks_wait_for_each_other(name: str, trained, tmp_path: Path) -> None:
+    run = trained("r")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = str(server.getsockname()[1])
+    job = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    job |= {"TORCHELASTIC_RUN_ID": "test", "GROUP_RANK": "0", "RANK": "0", "LOCAL_RANK": "0"}  # rank 1 never comes
+    words = ["test", "--config", str(run / "config.yaml"), "--ckpt_path", str(run / "checkpoints" / "last.ckpt")]
+    command = start_command([*words, "--trainer.devices", "2", "--trainer.strategy", "ddp"], tmp_path / "said", **job)
+    while "waiting at 127.0.0.1" not in command.err.read_text() and command.process.exitcode is None:
+        time.sleep(0.05)
+    command.send(signal.Signals[name])
+    done = command.wait(20)
+    assert done.returncode == 130
+    assert done.stderr.splitlines()[-1] == "interrupted"

@@ -53,10 +53,10 @@ from lit_triwave.commands.fit.start_report import place, say_unsaved, say_what_d
 from lit_triwave.commands.parser import OneLineParser, known_classes
 from lit_triwave.commands.quiet import quiet
 from lit_triwave.distributed.cluster import check_meeting_point, cluster_environment, leave_ranks, one_message, requeued
-from lit_triwave.distributed.interruption import keeps_interrupts
+from lit_triwave.distributed.interruption import Interruption, keeps_interrupts
 from lit_triwave.distributed.launcher import LAUNCHER_VARIABLE, announce_launcher
 from lit_triwave.distributed.ranks import say
-from lit_triwave.distributed.signals import INTERRUPTED, REQUEUE, REQUEUE_SIGNAL, SIGNALS
+from lit_triwave.distributed.signals import END_SIGNALS, INTERRUPTED, REQUEUE, REQUEUE_SIGNAL, SIGNALS, interrupted
 from lit_triwave.distributed.sync_batch_norm import SynchronizedBatchNorms
 from lit_triwave.distributed.watch import ranks_end_together
 from lit_triwave.errors import TriwaveError, printable
@@ -94,6 +94,7 @@ class TriwaveCLI(LightningCLI):
         self.started = started
         self.kept = kept
         self.session: FitSession | None = None
+        self.interruption = Interruption((signal.SIGINT, *END_SIGNALS))  # that of a fit replaces it
         self._words = options["args"]
         self._asked = next(iter(self._words), "")
         super().__init__(LightningModule, LightningDataModule, **options)
@@ -179,7 +180,11 @@ class TriwaveCLI(LightningCLI):
         if fits:
             self.session = self._open_session(run)
             best = best_checkpoint(self.model, self.session.origin)
-            callbacks += [self.session.interruption, *best, self.session.checkpoints]
+            self.interruption = self.session.interruption
+            callbacks += [self.interruption, *best, self.session.checkpoints]
+        else:
+            self.interruption.install()
+            callbacks.append(self.interruption)
         announce_launcher()
         folder = results_folder(run.folder, None if fits else self.chosen.path)
         predicts = self.subcommand == "predict"
@@ -267,13 +272,13 @@ class TriwaveCLI(LightningCLI):
 
     def _run_subcommand(self, subcommand: str) -> None:
         session = self.session
-        interruption, abandon = (session.interruption, session.abandon) if session else (None, None)
+        abandon = session.abandon if session else lambda number: interrupted()
         recorded = session.recorded(self.trainer, self.model) if session else nullcontext()
         restored = reading(self.chosen.path, within="restore", fits=subcommand == "fit")
         most = self.config[subcommand].run.rank_seconds
-        with ranks_end_together(self.trainer, interruption, abandon, most), recorded, restored:
+        with ranks_end_together(self.trainer, self.interruption, abandon, most), recorded, restored:
             if session is None:
-                with keeps_interrupts():
+                with keeps_interrupts(self.interruption):
                     super()._run_subcommand(subcommand)
                 return
             try:
