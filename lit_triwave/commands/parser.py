@@ -13,7 +13,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from lit_triwave.commands.config_files import config_paths
 from lit_triwave.distributed.ranks import leave_it_to_the_first_rank
-from lit_triwave.errors import condense, did_you_mean
+from lit_triwave.errors import condense, did_you_mean, printable
 
 _UNKNOWN = re.compile(
     r"Option '([\w.]+)' is not accepted|accept option '([\w.]+)'|unrecognized arguments: --([\w.]+)|key '([\w.]+)'"
@@ -88,7 +88,7 @@ class OneLineParser(LightningArgumentParser):
             if given:
                 text = f"{missing[1]} must name a class, got nothing: add {missing[1]}.class_path to the config"
         leave_it_to_the_first_rank()
-        self.exit(2, f"error: {text}\n")
+        self.exit(2, f"error: {printable(text)}\n")
         raise SystemExit(2)  # `exit` does not return; its annotation does not say so
 
     def _domain(self) -> str:

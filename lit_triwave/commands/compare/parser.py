@@ -6,7 +6,7 @@ import argparse
 import re
 from typing import Any, NoReturn
 
-from lit_triwave.errors import did_you_mean
+from lit_triwave.errors import did_you_mean, printable
 
 
 class QuickParser(argparse.ArgumentParser):
@@ -27,4 +27,4 @@ class QuickParser(argparse.ArgumentParser):
             )
         elif unknown:
             text += did_you_mean(unknown[1], self._option_string_actions)
-        self.exit(2, f"error: {text}\n")
+        self.exit(2, f"error: {printable(text)}\n")

@@ -118,6 +118,8 @@ def refuse(capsys: pytest.CaptureFixture[str], root: Path, *args: str, left: boo
         (["--data.noise", "-1"], "noise"),
         (["--run.id", "a\x1b[31mb"], "control characters or / \\ # ? % :, got 'a\\x1b[31mb'"),
         (["--run.group", "a\x1bb"], "without control characters, got 'a\\x1bb'"),
+        (["--run.tags", '["a\x1bb"]'], 'got ["a\\x1bb"]'),
+        (["--model.a\x1bb", "3"], "a\\x1bb"),
         (["--run.id", "a/b"], "run.id must be 1 to 100 characters"),
         (["--run.checkpoint_every", "0"], "run.checkpoint_every must be at least 1, got 0"),
         (["--trainer.devices", "2", "--trainer.strategy", "fsdp"], "fsdp"),
