@@ -247,7 +247,7 @@ def test_a_missing_or_broken_config_is_named(tmp_path: Path, capsys) -> None:
     misspelt.write_text(Path("configs/functions/x3_minus_x.yaml").read_text().replace("replicas", "replica"))
     assert "did you mean 'replicas'?" in refuse(capsys, tmp_path, "fit", "--config", str(misspelt))
     assert "a config is needed" in refuse(capsys, tmp_path, "fit")
-    assert "'fitt'" in refuse(capsys, tmp_path, "fitt")
+    assert "got fitt; did you mean 'fit'?" in refuse(capsys, tmp_path, "fitt")
 
 
 @pytest.mark.parametrize(
