@@ -250,7 +250,8 @@ class TableFile:
                 hint = f": set sep to {in_quotes(sign[1] or sign[2]) if sign else 'the sign between them'}"
             if all(re.fullmatch(r"\(.+, .+\)", other) for other in known):  # how pandas writes names of two levels
                 hint = ": join the levels of its names before it is saved, as in df.columns = df.columns.map('_'.join)"
-            if self.is_text and not hint and known[0][:1] in _COMMENT_SIGNS:
+            has_title = len(known) > 1 and all(other.startswith("Unnamed: ") for other in known[1:])
+            if self.is_text and not hint and (has_title or known[0][:1] in _COMMENT_SIGNS):
                 hint = self._header_hint([])
             raise ValueError(f"{self.path} has no column {name!r}; its columns are {some(known, 20)}{hint}")
         return self.frame[name]

@@ -22,7 +22,9 @@ _DURATIONS = "durations: replace it by numbers, such as the seconds or the hours
 def how_to_read(text: str) -> str:
     """Returns what to do about a text that is a number in another notation, as the end of an error; else ""."""
     text = text.strip()
-    if re.fullmatch(r"[-+]?\d{1,3}(\.\d{3})+,\d+", text):
+    if re.fullmatch(r"[−–]\s?[\d.,]+|\([\d.,]+\)", text):
+        return ": write a - before negative numbers"
+    if re.fullmatch(r"[-+]?\d{1,3}((\.\d{3})+,\d+|(\.\d{3}){2,})", text):
         return ": set decimal to ',' and thousands to '.'"
     if re.fullmatch(r"[-+]?[\d.]*,[\d,]+(\.\d+)?", text):
         return ": set decimal or thousands to ','"
@@ -30,7 +32,7 @@ def how_to_read(text: str) -> str:
     if groups:
         comma = "decimal to ',' and " if groups[4] == "," else ""
         return f": set {comma}thousands to the sign between the digits{_in_bash(groups[1])}"
-    if re.fullmatch(r"\W{0,2}[-+]?[\d.]+(e[-+]?\d+)?\s?(%|\W|[A-Za-z€$£°]{1,3})?", text):
+    if re.fullmatch(r"\W{0,2}[-+]?[\d.,]*\d[\d.,]*(e[-+]?\d+)?\s?(%|\W|[A-Za-z€$£°]{1,3})?", text):
         return ": write the numbers without signs and units"
     return ""
 
