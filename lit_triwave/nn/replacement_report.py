@@ -101,7 +101,8 @@ def dense_cost(stack: nn.Module, without: nn.Module | None = None) -> Cost:
     """Returns the cost of a classifier's layers, except one."""
     skipped = set(without.modules()) if without is not None else set()
     kept = [module for module in stack.modules() if module not in skipped]
-    parameters = sum(p.numel() for module in kept for p in module.parameters(recurse=False))
+    # Tied weights are one parameter.
+    parameters = sum(p.numel() for p in {p for module in kept for p in module.parameters(recurse=False)})
     # A layer at several places is applied at each, with the same parameters.
     applied = [module for _, module in stack.named_modules(remove_duplicate=False) if module not in skipped]
     return Cost(parameters, sum(m.weight.numel() for m in applied if isinstance(m, nn.Linear)))

@@ -153,6 +153,21 @@ def test_a_model_in_half_precision_stays_one() -> None:
     assert model(torch.rand(4, 6, dtype=torch.bfloat16)).dtype == torch.bfloat16
 
 
+def test_weights_that_replaced_layers_share_are_one_parameter_in_the_report() -> None:
+    model = nn.Sequential(
+        nn.Linear(20, 32), nn.ReLU(), nn.Linear(32, 20), nn.ReLU(), nn.Linear(20, 32), nn.ReLU(), nn.Linear(32, 4)
+    )
+    model[4].weight = model[0].weight
+    before = sum(parameter.numel() for parameter in model.parameters())
+    report = replace_dense(model, depth=3)
+    for bank in model.modules():
+        if isinstance(bank, TriangleBank):
+            bank.release()
+    now = sum(parameter.numel() for parameter in model.parameters())
+    assert report.model_parameters["before"] == report.before.parameters == before
+    assert now in report.model_parameters.values()
+
+
 def test_names_of_layers_stay() -> None:
     layers = OrderedDict(fc1=nn.Linear(4, 8), act=nn.ReLU(), drop=nn.Dropout(), fc2=nn.Linear(8, 2), end=nn.Softmax(1))
     model = nn.Sequential(layers)
