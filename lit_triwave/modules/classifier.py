@@ -218,9 +218,9 @@ class ImageClassifier(StagedModule):
         torch.manual_seed(random.Random(purpose).getrandbits(63))
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        images, labels = batch
+        images, labels = _split(batch)
         if batch_idx == 0:
-            self._check_labels(labels)
+            self._check_batch(images, labels)
         target = labels
         if self.mixing is not None:
             images, target = self.mixing(images, labels)
@@ -268,8 +268,20 @@ class ImageClassifier(StagedModule):
                 f"lower {self.stage}.lr"
             )
 
-    def _check_labels(self, labels: Tensor) -> None:
-        """Raises TriwaveError for labels that are not classes of the head."""
+    def _check_batch(self, images: Tensor, labels: Tensor) -> None:
+        """Raises TriwaveError for images or labels that the network does not take."""
+        own, channels = next(self.parameters()).dtype, self.image_shape[0]
+        fits = images.is_floating_point() and torch.promote_types(images.dtype, own) == own
+        if images.ndim != 4 or images.shape[1] != channels or not fits:
+            raise TriwaveError(
+                f"images must have shape (batch, {channels}, height, width) and {str(own).removeprefix('torch.')}, got "
+                f"{tuple(images.shape)} and {str(images.dtype).removeprefix('torch.')}"
+            )
+        if labels.shape != images.shape[:1] or labels.dtype not in (torch.long, torch.uint8):
+            raise TriwaveError(
+                f"labels must have shape ({len(images)},) and int64, got {tuple(labels.shape)} and "
+                f"{str(labels.dtype).removeprefix('torch.')}"
+            )
         if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < self.num_classes:
             raise TriwaveError(
                 f"labels must be from 0 to {self.num_classes - 1}, as the model has {self.num_classes} classes, got "
@@ -277,9 +289,9 @@ class ImageClassifier(StagedModule):
             )
 
     def _evaluate(self, name: str, batch: Batch, batch_idx: int) -> Tensor:
-        images, labels = batch
+        images, labels = _split(batch)
         if batch_idx == 0:
-            self._check_labels(labels)
+            self._check_batch(images, labels)
         logits: Tensor = self(images).float()
         if len(labels):
             self.losses[name].update(functional.cross_entropy(logits, labels), len(labels))
@@ -312,9 +324,26 @@ class ImageClassifier(StagedModule):
         self.confusion = self.trainer.strategy.reduce(self.confusion, reduce_op="sum")
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        images, labels = batch
+        images, labels = _split(batch)
         confidence, prediction = self(images).float().softmax(1).max(1)
         return {"label": labels, "prediction": prediction, "confidence": confidence}
+
+
+def _split(batch: Any) -> Batch:
+    """Returns the images and labels of a batch.
+
+    Args:
+        batch: (images, labels); for a prediction also only images, with -1 as labels.
+
+    Raises:
+        TypeError: the batch is something else, such as a dictionary.
+    """
+    parts = batch if isinstance(batch, (tuple, list)) else [batch]
+    if len(parts) not in (1, 2) or not all(isinstance(part, Tensor) for part in parts):
+        kinds = ", ".join(type(part).__name__ for part in parts) or "nothing"
+        raise TypeError(f"a batch must be (images, labels), two tensors, got {kinds}")
+    images = parts[0]
+    return images, parts[1] if len(parts) == 2 else images.new_full((len(images),), -1, dtype=torch.long)
 
 
 def _mixing(mixup: float, cutmix: float, num_classes: int) -> Any:

@@ -33,6 +33,8 @@ LIMIT_EPOCHS = 100
 MOST_PIECES = 1 << 14
 """Largest number of linear pieces that is counted for a stack of width at most `_WIDTH`; its layers multiply them."""
 _WIDTH = 64
+_ROUNDING = 1e-6
+"""Share of a domain by which float32 may leave it."""
 DEFAULT_LIMIT = Limit()
 DEFAULT_PRETRAIN = Stage(epochs=500, lr=0.1, options={"betas": [0.9, 0.99]})
 DEFAULT_POLISH = Polish(epochs=0)
@@ -217,6 +219,8 @@ class FunctionRegressor(ReplicatedModule):
 
     def training_step(self, batch: Sequence[Any], batch_idx: int) -> dict[str, Tensor]:
         x, y, weight = split_batch(batch)
+        if self.current_epoch == batch_idx == 0 and not isinstance(self.network, DenseNetwork):  # which does not clamp
+            self._report_outside(x)
         if self.stages[self.stage].second_order:
             if self._limit is not None and self.stage == "limit":
                 mse = limit_step(self, self._limit, x, y, batch_idx)
@@ -235,6 +239,17 @@ class FunctionRegressor(ReplicatedModule):
         if self.is_logged(batch_idx):
             self.log_seeds("train/mse", mse)
         return {"loss": loss, "mse": mse}
+
+    def _report_outside(self, x: Tensor) -> None:
+        """Prints how many inputs of a batch are outside the domain, as with a default domain and a user's own data."""
+        u = self.network.scaling.inputs(x)
+        count = int(((u < -_ROUNDING) | (u > 1 + _ROUNDING)).any(1).sum())
+        if count:
+            ranges = ", ".join(f"{name} in [{low:g}, {high:g}]" for name, (low, high) in self.hparams["domain"].items())
+            say(
+                f"{count} of the first {len(x)} training points are outside the domain, {ranges}: the network takes "
+                "them to its nearest end"
+            )
 
     def _make_stack(self, layers: list[int]) -> None:
         """Makes the network and the stage `limit` of a stack with these layers."""
@@ -303,8 +318,9 @@ class FunctionRegressor(ReplicatedModule):
                 self.hparams["data_degree"],
             )
             variables = "1 input" if inputs == 1 else f"{inputs} inputs"
+            points = f" and {self.hparams['data_points']} training points" if self.hparams["data_points"] else ""
             need = f"; a polynomial would need degree {degree}" if is_steep(inputs, degree) else ""
-            say(f"layers {layers}, chosen for {variables} and {self.hparams['data_points']} training points{need}")
+            say(f"layers {layers}, chosen for {variables}{points}{need}")
 
     def check_trainer(self, trainer: Trainer, fits: bool) -> None:
         if trainer.precision not in ("64-true", "32-true", "bf16-mixed", "16-mixed"):

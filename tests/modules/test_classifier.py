@@ -9,14 +9,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning.pytorch import Trainer
 from matplotlib.figure import Figure
 from PIL import Image
 from torch.nn.functional import pad
+from torch.utils.data import DataLoader, TensorDataset
 
 from datamodules.augmentation import Distortion
 from datamodules.digits import DigitsDataModule
 from lit_triwave import ImageClassifier
 from lit_triwave.cli import main
+from lit_triwave.errors import TriwaveError
 from lit_triwave.modules.stages import Stage
 from tests.conftest import REPOSITORY, save_a_pixel
 from tests.faults import signal_at
@@ -252,6 +255,48 @@ def test_labels_without_a_class_are_refused(digits, monkeypatch, capsys) -> None
     monkeypatch.setattr(DigitsDataModule, "num_classes", 8)
     digits("r", code=1)
     assert "labels must be from 0 to 7, as the model has 8 classes, got 0 to 9" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "says"),
+    [
+        (torch.rand(8, 3, 8, 8), torch.rand(8), r"labels must have shape \(8,\) and int64, got \(8,\) and float32"),
+        (torch.rand(8, 3, 8, 8), torch.ones(8, 4, dtype=torch.long), r"got \(8, 4\) and int64"),
+        (torch.rand(8, 3, 8, 8), torch.ones(8, dtype=torch.int32), "and int32"),
+        (torch.rand(8, 3, 8, 8) > 0, torch.ones(8, dtype=torch.long), "height, width. and float32, got .* and bool"),
+        (torch.rand(8, 3, 8, 8).double(), torch.ones(8, dtype=torch.long), "and float32, got .* and float64"),
+        (torch.rand(8, 1, 8, 8), torch.ones(8, dtype=torch.long), r"must have shape \(batch, 3, height, width\)"),
+    ],
+)
+def test_a_batch_of_ones_own_that_does_not_fit_is_refused_by_its_shape_and_type(images, labels, says: str) -> None:
+    with pytest.raises(TriwaveError, match=says):
+        fitted(images, labels)
+
+
+def test_a_batch_that_is_no_pair_of_images_and_labels_is_refused() -> None:
+    images = torch.rand(8, 3, 8, 8)
+    with pytest.raises(TypeError, match="a batch must be .images, labels., two tensors, got Tensor, Tensor, Tensor"):
+        fitted(images, images, images)
+
+
+def test_a_trainer_of_ones_own_predicts_images_without_labels() -> None:
+    images, labels = torch.rand(8, 3, 8, 8), torch.randint(4, (8,))
+    trainer = fitted(images, labels)
+    for batches in (DataLoader(TensorDataset(images), batch_size=4), DataLoader(images, batch_size=4)):
+        found = trainer.predict(trainer.lightning_module, batches)
+        assert torch.cat([part["label"] for part in found]).tolist() == [-1] * 8
+
+
+def fitted(*tensors: torch.Tensor) -> Trainer:
+    """Fits batches of tensors with a Trainer in Python, without the command line."""
+    stage = Stage(epochs=1, lr=0.01, optimizer="AdamW")
+    module = ImageClassifier(
+        channels=[4], num_nets=4, depth=3, num_classes=4, image_shape=(3, 8, 8), pretrain=stage, train=stage
+    )
+    quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
+    trainer = Trainer(accelerator="cpu", max_epochs=-1, **quiet)
+    trainer.fit(module, *[DataLoader(TensorDataset(*tensors), batch_size=8)] * 2)
+    return trainer
 
 
 def test_torchvision_models_get_any_head_and_local_weights(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from lit_triwave import FunctionRegressor, Polish, Stage
+from lit_triwave import FunctionRegressor, Limit, Polish, Stage
 from lit_triwave.cli import main
 from lit_triwave.commands.compare.read.run_folders import read_run_folder
 from lit_triwave.errors import TrainingDiverged
@@ -314,6 +314,20 @@ def test_a_trainer_of_ones_own_takes_x_and_y_of_any_form() -> None:
         found.append(module.train_mse)
     assert found[0].isfinite().all()
     assert all(torch.equal(mse, found[0]) for mse in found)
+
+
+def test_training_points_outside_the_domain_are_reported(capsys) -> None:
+    fitted(regressor())
+    assert "outside" not in capsys.readouterr().out
+    fitted(regressor(), x=3 * X)
+    said = [line for line in capsys.readouterr().out.splitlines() if "outside" in line]
+    reported = "42 of the first 64 training points are outside the domain, x in [-1, 1]"
+    assert said == [f"{reported}: the network takes them to its nearest end"]
+
+
+def test_a_stack_does_not_name_a_number_of_points_that_it_does_not_know(capsys) -> None:
+    fitted(regressor(1, wiring="stack", limit=Limit(epochs=1)))
+    assert "None" not in capsys.readouterr().out
 
 
 def test_a_batch_that_is_no_pair_of_tensors_is_refused_by_its_kind() -> None:
