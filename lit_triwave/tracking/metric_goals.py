@@ -108,6 +108,9 @@ def title(name: str, unit: bool = False) -> str:
     """
     metric = _metric(name)
     split = name.partition("/")[0] if "/" in name else ""
+    own = SPLIT.match(name)
+    if own and not split and metric in _METRICS.values():  # train_loss, as many name it
+        split = own[1]
     words = f"{_SPLITS.get(split, split)} {metric.title}".strip()
     if name.count("/") > 1:
         words += f" of {name.partition('/')[2].rpartition('/')[0]}"

@@ -17,6 +17,7 @@ from lit_triwave.tracking.metric_goals import goal, shown, title
         ("test/r2", "max", "test R²", 1 - 2.5e-9, "0.99999999750"),
         ("fit_seconds", "min", "time of the steps", 7.49, "7.5 s"),
         ("parameters", "min", "parameters", 12345, "12,345"),
+        ("train_loss", "min", "training loss", 0.25, "0.2500"),
         ("linear_regions/final", None, "linear_regions final", 32, "32"),
     ],
 )
