@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from datamodules.batches import check_fractions
 from datamodules.image_files import ClassFolders, ImageFiles, ListedFiles, has_images
 from datamodules.images import ImageBatch, ImageDataModule, listed
-from lit_triwave.errors import TriwaveError
+from lit_triwave.errors import TriwaveError, has_control_characters
 
 AutoAugment = Literal["none", "trivial", "rand"]
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # torchvision's, of ImageNet's training images
@@ -175,7 +175,7 @@ class ImageFolderDataModule(ImageDataModule):
         for split in given.values():
             check_same_classes(root, train, split, allow_empty)
             split.relabel(train.classes)
-        check_two_classes(root, train)
+        check_classes(root, train)
         kinds = ("val", "test")
         wanted = [0.0 if kind in given else share for kind, share in zip(kinds, shares, strict=True)]
         *drawn, train = train.drawn(wanted, seed)
@@ -343,8 +343,11 @@ def check_same_classes(root: Path, train: ClassFolders, other: ClassFolders, som
         raise ValueError(f"{root}: {folders} must have the same class folders: {'; '.join(differing)}{advice}")
 
 
-def check_two_classes(root: Path, train: ClassFolders) -> None:
-    """Raises ValueError for a single class."""
+def check_classes(root: Path, train: ClassFolders) -> None:
+    """Raises ValueError for a single class, and for a name of a class that a terminal would execute."""
+    for name in train.classes:
+        if has_control_characters(name):
+            raise ValueError(f"{root}: class folders must have no control characters, got {name!r}")
     if len(train.classes) < 2:
         raise ValueError(
             f"{root}: {train.folder.name}/ must have two or more class folders, it has one ({listed(train.classes)})"

@@ -13,9 +13,9 @@ from datamodules.image_folder import (
     STD,
     AutoAugment,
     ImageFolderDataModule,
+    check_classes,
     check_folder,
     check_same_classes,
-    check_two_classes,
 )
 from datamodules.images import listed
 
@@ -109,7 +109,7 @@ class ImageNetDataModule(ImageFolderDataModule):
     ) -> tuple[ClassFolders, ClassFolders, ClassFolders]:
         train, val = _class_folders(self.root, allow_empty)
         check_same_classes(self.root, train, val)
-        check_two_classes(self.root, train)
+        check_classes(self.root, train)
         self.places["test"] = self.places["val"]
         return train, val, val
 

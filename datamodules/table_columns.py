@@ -13,7 +13,7 @@ from torch import Tensor
 from datamodules.regression import first_true
 from datamodules.table_files import TableFile
 from datamodules.table_notation import how_to_read, notation, time_advice
-from lit_triwave.errors import some
+from lit_triwave.errors import has_control_characters, some
 
 if TYPE_CHECKING:
     import pandas
@@ -101,6 +101,12 @@ class InputColumns:
                 self.state.append({"name": name, "kind": kind, "categories": known})
             else:
                 self.state.append({"name": name, "kind": "number"})
+        words = [word for column in self.state for word in column.get("categories", [])]
+        for name in (*names, *targets, *words):
+            if has_control_characters(name):
+                raise ValueError(
+                    f"{file.path}: names of columns and categories must have no control characters, got {name!r}"
+                )
 
     @property
     def names(self) -> list[str]:

@@ -72,6 +72,11 @@ def printable(text: str) -> str:
     return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
 
 
+def has_control_characters(text: str) -> bool:
+    """Whether a text has control characters, which a terminal would execute, other than line breaks and tabs."""
+    return re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", text) is not None
+
+
 def reason(error: BaseException, room: int = 150) -> str:
     """Returns an error's message in one line of at most `room` characters; its class if it has no message."""
     plain = re.sub(r"\x1b?\[[0-9;]*m", "", str(error))  # without colours

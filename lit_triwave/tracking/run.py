@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from lit_triwave.errors import TriwaveError
+from lit_triwave.errors import TriwaveError, has_control_characters
 from lit_triwave.files import ANOTHER_ROOT, open_folder, written_whole
 from lit_triwave.tracking.private_paths import hidden
 from lit_triwave.tracking.run_files import WANDB_ID, run_folder_of
@@ -97,6 +97,8 @@ class Run:
                 raise ValueError(f"{name} must be {what}, got {word!r}")
         if not self.root:
             raise ValueError("run.root must be a folder, got '': use . for the current one")
+        if has_control_characters(self.root):
+            raise ValueError(f"run.root must have no control characters, got {self.root!r}")
         if self.checkpoint_every < 1:
             raise ValueError(f"run.checkpoint_every must be at least 1, got {self.checkpoint_every}")
         if not self.rank_seconds > 0:

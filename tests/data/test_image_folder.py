@@ -196,6 +196,12 @@ def test_classes_with_too_few_images_to_split_are_refused(tmp_path: Path) -> Non
         module(tmp_path)
 
 
+def test_a_class_folder_that_a_terminal_would_execute_is_refused(tmp_path: Path) -> None:
+    write_folder(tmp_path, {"blue": 4, "\x1b[31mred": 4})
+    with pytest.raises(ValueError, match=r"class folders must have no control characters, got '\\x1b\[31mred'"):
+        module(tmp_path)
+
+
 def test_a_folder_is_fitted_and_files_are_predicted_by_name_with_and_without_labels(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

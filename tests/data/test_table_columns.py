@@ -163,3 +163,13 @@ def test_a_prediction_with_another_replacement_of_missing_values_is_told_which(t
     assert "column 'a' must be as in the checkpoint: its replacement of missing values is " in line
     assert line.endswith(" here: give the data and options of the training")
     assert "pretrained.ckpt" not in line
+
+
+@pytest.mark.parametrize("inputs", [["\x1b[31mred"], ["word"]])
+def test_names_that_a_terminal_would_execute_are_refused(tmp_path, inputs):
+    path = write(tmp_path, "\x1b[31mred,word,first\tline,out\n" + "1,a\x9bb,3,4\n2,c,5,6\n" * 4)
+    with pytest.raises(
+        ValueError, match=r"names of columns and categories must have no control characters, got '.*\\x"
+    ):
+        TableDataModule(path, inputs, "out")
+    assert TableDataModule(path, ["first\tline"], "out").columns.names == ["first\tline"]

@@ -72,6 +72,7 @@ def refuse(capsys: pytest.CaptureFixture[str], root: Path, *args: str, left: boo
         (["--run.id", "a#b"], "# ? % :, got 'a#b'"),
         (["--run.project", "a/b c"], "run.project must be 1 to 128 characters"),
         (["--run.root", ""], "run.root must be a folder, got ''"),
+        (["--run.root", "a\x1b[31mb"], "run.root must have no control characters, got 'a\\x1b[31mb'"),
         (["--model.replicas", "null"], "model.replicas must be a whole number, got null"),
         (["--model.recruit", "[1]"], "recruit must be true or false, got [1]"),
         (["--model.pretrain", "[]"], "model.pretrain must be a mapping, such as epochs: 10, got []"),
