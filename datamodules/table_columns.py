@@ -101,8 +101,8 @@ class InputColumns:
                 self.state.append({"name": name, "kind": kind, "categories": known})
             else:
                 self.state.append({"name": name, "kind": "number"})
-        words = [word for column in self.state for word in column.get("categories", [])]
-        for name in (*names, *targets, *words):
+        categories = [word for column in self.state for word in column.get("categories", [])]
+        for name in (*names, *targets, *categories):
             if has_control_characters(name):
                 raise ValueError(
                     f"{file.path}: names of columns and categories must have no control characters, got {name!r}"
