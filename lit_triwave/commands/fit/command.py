@@ -239,6 +239,12 @@ class TriwaveCLI(LightningCLI):
                 if fits and type(self.datamodule).__module__.startswith("datamodules.") and "run" in self.checkpoint:
                     state = self.checkpoint.get(type(self.datamodule).__qualname__)
                     self.datamodule.check_state(state, *next_batch(self.checkpoint))
+                most, trained = config.trainer.max_epochs, next_batch(self.checkpoint)[0] if fits else 0
+                if most is not None and 0 <= most < trained:
+                    raise TriwaveError(
+                        f"trainer.max_epochs must be at least {trained}, as many epochs as checkpoint "
+                        f"{self.chosen.path} has trained, got {most}"
+                    )
         if fits:
             monitored(self.model)
             given = self.config_init[self.subcommand].trainer

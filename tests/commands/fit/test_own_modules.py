@@ -271,6 +271,15 @@ def test_own_module_whose_callback_watches_nothing_leaves_no_run(
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_run_is_not_resumed_with_fewer_epochs_than_it_has_trained(tmp_path: Path, capsys) -> None:
+    assert main(["fit", *own(tmp_path, Net, "--trainer.max_epochs", "3")]) == 0
+    capsys.readouterr()
+    assert main(["fit", *own(tmp_path, Net, "--trainer.max_epochs", "1", "--ckpt_path", "last")]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: trainer.max_epochs must be at least 3, as many epochs as checkpoint ")
+    assert line.endswith("last.ckpt has trained, got 1")
+
+
 def test_the_metrics_of_a_fit_are_those_that_are_logged() -> None:
     for module in (regressor(), regressor(target_range=[(0, 1), (0, 2)])):
         y = Y if module.num_targets == 1 else torch.cat([Y, 2 * Y], 1)
