@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import runpy
+import signal
 import socket
 import subprocess
 import sys
@@ -143,6 +144,7 @@ def _run(args: list[str], folder: Path, script: Path | None, environment: dict[s
     os.environ.clear()
     os.environ.update(environment)  # the server has that of its own start
     os.chdir(folder)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # tests that run under nohup ignore it
     rank_zero_only.rank = int(environment.get("RANK", "0"))  # Lightning reads it when it is imported
     Figure.savefig = save_a_pixel  # type: ignore[method-assign,assignment]
     sys.argv[1:] = args

@@ -99,7 +99,8 @@ class RunSummary(Callback, ABC):
         if self.fitted or not old:
             new |= {"wall_seconds": self.seconds, "fit_seconds": self.fit_seconds, "seed": self.seed}
         # A result that this test does not have must not stay from an earlier one.
-        summary = {name: value for name, value in old.items() if not name.startswith("test/")} | new
+        kept = {name: value for name, value in old.items() if name in new or not name.startswith("test/")}
+        summary = kept | new
         self.path.parent.mkdir(parents=True, exist_ok=True)
         write_json(self.path, summary)
         for logger in trainer.loggers:

@@ -101,7 +101,7 @@ FORGED = {
     "loops": ({"loops": {"fit_loop": {"a": {"total": {"ready": -1}}}}}, "loops.fit_loop must have state_dict, "),
     "loops' kind": ({"loops": {"fit_loop": None}}, "loops.fit_loop must be a mapping, got nothing"),
     "no run": ({"run": None}, "run must be a mapping, got nothing"),
-    "rows": ({"run": {"rows": [3]}}, "its content is not what a run saves"),
+    "rows": ({"run": {"rows": [3]}}, "run.rows must be steps and metrics, got 3"),
     "bomb": ({"hyper_parameters": {"depth": shared(12)}}, "its content is not what a run saves"),
     "hyperparameters' kind": ({"hyper_parameters": []}, "hyper_parameters must be a mapping, got []"),
 }
@@ -109,7 +109,7 @@ RESUMED = {
     "no optimizer": ({"optimizer_states": []}, "optimizer_states of the checkpoint must have the state of each"),
     "other optimizer": ({"optimizer_states": [{"state": {}, "param_groups": [{"betas": 1}]}]}, "optimizer_states of"),
     "no groups": ({"optimizer_states": [{}]}, "its content is not what a run saves: it has no 'param_groups'"),
-    "schedules": ({"lr_schedulers": [{}]}, "its content is not what a run saves"),
+    "schedules": ({"lr_schedulers": [{}]}, "lr_schedulers.0 must have a last_epoch, got {}"),
     "another class": (
         {"hyper_parameters": {"_class_path": "lit_triwave.modules.ImageClassifier"}},
         "must be of a Func",

@@ -327,7 +327,7 @@ def test_values_that_are_not_finite_are_named(split, column):
 
 
 def test_points_must_fit_together():
-    with pytest.raises(ValueError, match=r"\(30, 1\), \(29,\)"):
+    with pytest.raises(ValueError, match=r"got \(30, 1\) and \(29,\)"):
         Points(torch.rand(30, 1), torch.rand(29))
     with pytest.raises(ValueError, match="must have the 1 input of domain, got 2"):
         RegressionDataModule(UNIT, *[Points(torch.rand(30, 2), torch.rand(30))] * 3)
