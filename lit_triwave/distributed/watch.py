@@ -33,8 +33,8 @@ _BLOCKED_SECONDS = 1.0
 """A main thread that has not handled a signal after this time is blocked in a library, perhaps for half an hour."""
 _MEET_SECONDS = 5.0
 """If ranks need longer than this to find each other, they print what they wait for."""
-_LEAVE_SECONDS = 7.0
-"""Time for the main thread to leave after a second signal."""
+_LEAVE_SECONDS = 6.0
+"""Time for the main thread to leave after a second signal. All ranks must be gone in 10 s, also on a busy machine."""
 _TURN_SECONDS = 1.0
 """Seconds that each rank of a machine waits for the rank before it to act."""
 Abandon = Callable[[signal.Signals], int]
