@@ -72,6 +72,11 @@ def printable(text: str) -> str:
     return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
 
 
+def dtype_name(dtype: object) -> str:
+    """Returns the name of a dtype of torch without its module, such as float32."""
+    return str(dtype).removeprefix("torch.")
+
+
 def has_control_characters(text: str) -> bool:
     """Whether a text has control characters, which a terminal would execute, other than line breaks and tabs."""
     return re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", text) is not None

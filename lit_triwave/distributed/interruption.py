@@ -33,21 +33,21 @@ _REPEAT_SECONDS = 0.05
 
 
 @contextmanager
-def keeps_interrupts(interruption: Interruption | None = None) -> Iterator[None]:
+def keeps_interrupts(interruption: Interruption) -> Iterator[None]:
     """Raises the exception of a signal again if another error has replaced it.
 
     After Ctrl-C while the loader workers start, Lightning closes an iterator that does not exist yet. Compiled code,
     such as matplotlib's, replaces an exception that comes while it calls Python: "Invalid bounding box".
 
     Args:
-        interruption: the handlers that raise the exceptions; None if there are none.
+        interruption: the handlers that raise the exceptions.
     """
     try:
         yield
     except Exception as error:
         if isinstance(error.__context__, KeyboardInterrupt):
             raise KeyboardInterrupt from error
-        replaced = interruption and interruption.just_raised()
+        replaced = interruption.just_raised()
         if replaced and error is not replaced:
             raise replaced from error
         raise

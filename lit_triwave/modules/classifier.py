@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchmetrics import MeanMetric
 
-from lit_triwave.errors import TrainingDiverged, TriwaveError
+from lit_triwave.errors import TrainingDiverged, TriwaveError, dtype_name
 from lit_triwave.modules.metrics import classification_metrics
 from lit_triwave.modules.staged import StagedModule
 from lit_triwave.modules.stages import Parameters, Stage
@@ -274,13 +274,13 @@ class ImageClassifier(StagedModule):
         fits = images.is_floating_point() and torch.promote_types(images.dtype, own) == own
         if images.ndim != 4 or images.shape[1] != channels or not fits:
             raise TriwaveError(
-                f"images must have shape (batch, {channels}, height, width) and {str(own).removeprefix('torch.')}, got "
-                f"{tuple(images.shape)} and {str(images.dtype).removeprefix('torch.')}"
+                f"images must have shape (batch, {channels}, height, width) and {dtype_name(own)}, got "
+                f"{tuple(images.shape)} and {dtype_name(images.dtype)}"
             )
         if labels.shape != images.shape[:1] or labels.dtype not in (torch.long, torch.uint8):
             raise TriwaveError(
                 f"labels must have shape ({len(images)},) and int64, got {tuple(labels.shape)} and "
-                f"{str(labels.dtype).removeprefix('torch.')}"
+                f"{dtype_name(labels.dtype)}"
             )
         if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < self.num_classes:
             raise TriwaveError(

@@ -214,7 +214,7 @@ class VariableProjection(Optimizer):
             .clamp_min(torch.finfo(gram.dtype).tiny)
             .rsqrt()
         )
-        gram = gram.mul_(unit[:, :, None]).mul_(unit[:, None])
+        gram.mul_(unit[:, :, None]).mul_(unit[:, None])
         gradient = (gradient * unit)[..., None]
         best, loss = start, equations.loss
         aim = loss + (weight * start.square()).sum(1)

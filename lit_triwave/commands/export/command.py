@@ -25,7 +25,7 @@ from lit_triwave.commands.export.plain import plain_network
 from lit_triwave.commands.export.verify import Difference, compare, sample_inputs
 from lit_triwave.commands.parser import OneLineParser
 from lit_triwave.commands.quiet import quiet
-from lit_triwave.errors import TriwaveError, did_you_mean
+from lit_triwave.errors import TriwaveError, did_you_mean, dtype_name
 from lit_triwave.files import file_size, open_folder, write_json, written_whole
 from lit_triwave.nn.named_models import torchvision_options
 from lit_triwave.nn.scaling import interval
@@ -137,8 +137,8 @@ def _describe(saved: Saved, networks: Sequence[int], dtype: torch.dtype, arithme
         "title": _title(saved),
         "lit_triwave": version("lit_triwave"),
         "stage": saved.module.trained_stage,
-        "dtype": _dtype_name(dtype),
-        "arithmetic": _dtype_name(arithmetic),
+        "dtype": dtype_name(dtype),
+        "arithmetic": dtype_name(arithmetic),
     }
     backbone = None
     if saved.is_function:
@@ -166,11 +166,6 @@ def _describe(saved: Saved, networks: Sequence[int], dtype: torch.dtype, arithme
         about=about,
         backbone=backbone,
     )
-
-
-def _dtype_name(dtype: torch.dtype) -> str:
-    """Returns the name of a dtype: float32 or float64."""
-    return str(dtype).removeprefix("torch.")
 
 
 def _title(saved: Saved) -> str:
