@@ -14,7 +14,7 @@ from torch.quasirandom import SobolEngine
 
 from datamodules.batches import check_batches
 from datamodules.batches import seeded_generator as generator
-from datamodules.expressions import parse_expression
+from datamodules.expressions import Expression, ExpressionError, parse_expression
 from datamodules.regression import Points, RegressionDataModule, check_domain, first_true
 
 _Domain = dict[str, tuple[float, float]]
@@ -73,7 +73,7 @@ class FunctionDataModule(RegressionDataModule):
     ) -> None:
         check_domain(domain)
         check_batches(batch_size, seed)
-        function = parse_expression(expression, list(domain))
+        function = _parsed(expression, list(domain))
         if regime not in ("dense", "sparse"):
             raise ValueError(f"regime must be dense or sparse, got {regime!r}")
         if test_sampling not in ("regular", "random"):
@@ -147,6 +147,17 @@ class FunctionDataModule(RegressionDataModule):
         curvature = self.expression.second_derivative(x)
         curvature = curvature[curvature.isfinite()]
         return free_knot_limit(curvature, upper - lower, segments) if len(curvature) else None
+
+
+def _parsed(expression: str, variables: list[str]) -> Expression:
+    """Parses the expression; an error names the option."""
+    try:
+        return parse_expression(expression, variables)
+    except ExpressionError as error:
+        said = str(error)
+        raise ExpressionError(
+            said if said.startswith(("expression ", "variable")) else f"expression: {said}"
+        ) from error
 
 
 def _check_bounded(function: Any, domain: _Domain, points: Points) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ EXTENSIONS = (
     *(".webp", ".xbm", ".xpm"),
 )
 """Ends of the names of image files, in small or capital letters."""
+_BESIDE = (".csv", ".db", ".ini", ".json", ".md", ".txt", ".xml", ".yaml", ".yml")
+"""Ends of the names of files that are often beside images, such as labels and `Thumbs.db`."""
 
 
 class ListedFiles:
@@ -78,6 +81,7 @@ class ClassFolders(ListedFiles):
 
     Attributes:
         classes: names of the class folders.
+        others: end of the name ↦ number of files in the class folders that are no images, without those of `_BESIDE`.
 
     Raises:
         ValueError: the folder has another content; the message says what was found, without the path to it.
@@ -93,7 +97,8 @@ class ClassFolders(ListedFiles):
         if not self.classes:
             found = f"{len(names)} files ({listed(names, 2)})" if names else "nothing"
             raise ValueError(f"{_name(folder)}/ must have one folder for each class, it contains {found}")
-        files = [sorted(_images(folder / name)) for name in self.classes]
+        self.others: Counter[str] = Counter()
+        files = [sorted(_images(folder / name, others=self.others)) for name in self.classes]
         empty = [name for name, inside in zip(self.classes, files, strict=True) if not inside]
         if len(empty) == len(self.classes):
             raise ValueError(f"{_name(folder)}/ has {len(empty)} class folders, but no image in them{_others(folder)}")
@@ -185,16 +190,20 @@ def _others(folder: Path) -> str:
     return f", only files that end in {listed(sorted(ends))}" if ends else ""
 
 
-def _images(folder: str | Path, inside: str = "") -> Iterator[str]:
-    """Yields the paths of all images below a folder, relative to it."""
+def _images(folder: str | Path, inside: str = "", others: Counter[str] | None = None) -> Iterator[str]:
+    """Yields the paths of all images below a folder, relative to it; counts the ends of other files' names."""
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.name.startswith("."):
                 continue
             if entry.is_dir():
-                yield from _images(entry.path, f"{inside}{entry.name}/")
+                yield from _images(entry.path, f"{inside}{entry.name}/", others)
             elif entry.name.lower().endswith(EXTENSIONS):
                 yield inside + entry.name
+            elif others is not None:
+                end = os.path.splitext(entry.name)[1].lower()
+                if end not in _BESIDE:
+                    others[end] += 1
 
 
 class ImageFiles(Dataset[ImageBatch]):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -187,6 +188,11 @@ class ImageFolderDataModule(ImageDataModule):
                     raise ValueError(
                         f"data.root {root}: no image is left for {kind}: it must have three or more of a class"
                     )
+        self.remarks += _left_out([train, *(split for kind, split in given.items() if kind in folders)])
+        for kind, split, share in zip(kinds, drawn, wanted, strict=True):
+            without = [name for label, name in enumerate(train.classes) if not (split.labels == label).any()]
+            if share and without:
+                self.remarks.append(f"no {kind} image for {listed(without)}: too few images of a class to draw one")
         if "train" not in folders:
             self.places["train"] = "the training images"
         unused = _unused(root, folders)
@@ -358,6 +364,15 @@ def _unused(root: Path, folders: Mapping[str, Path]) -> list[str]:
     """Returns the folders with images beside those of the splits."""
     beside = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
     return [f"{path.name}/" for path in beside if folders and path not in folders.values() and has_images(path)]
+
+
+def _left_out(splits: Sequence[ClassFolders]) -> list[str]:
+    """Returns a line about the files in the class folders that are not read as images; [] if there are none."""
+    others = sum((split.others for split in splits), Counter[str]())
+    if not others:
+        return []
+    ends = listed([end or "without such an end" for end in others])
+    return [f"not read: {others.total()} files in the class folders ({ends}): save images as .jpg or .png"]
 
 
 def _split_folders(root: Path) -> dict[str, Path]:

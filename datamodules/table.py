@@ -15,6 +15,8 @@ from datamodules.table_files import TableFile
 from lit_triwave.errors import TriwaveError, some
 
 _MIN_ROWS = 4
+_FEW_COPIES = 0.01
+"""Up to this share, test rows that are equal to training rows change the test error little."""
 _SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "test"}
 _SPLITS |= dict.fromkeys(("val", "valid", "validation"), "val")
 _MEANING = {
@@ -62,6 +64,8 @@ class TableDataModule(RegressionDataModule):
         comment: sign that begins a comment; on the command line it needs two pairs of quotes, `"'#'"`.
         thousands: sign between groups of three digits.
         na_values: further words or numbers for a missing value, one or a list, such as `-` or `[-999, "?"]`.
+        keep_default_na: whether the words that pandas knows, such as `NA` and `null`, stand for missing values. Empty
+            cells and `na_values` always do.
         compression: compression of the file.
         batch_size: training rows in a global batch, over all ranks together; None for all of them.
         seed: seed of the split and of the order of the training rows, at least 0.
@@ -97,6 +101,7 @@ class TableDataModule(RegressionDataModule):
         comment: str | None = None,
         thousands: str | None = None,
         na_values: list[str | int | float] | str | int | float | None = None,
+        keep_default_na: bool = True,
         compression: str | None = None,
         batch_size: int | None = None,
         seed: int = 0,
@@ -118,7 +123,8 @@ class TableDataModule(RegressionDataModule):
             "encoding": encoding,
             "comment": _unquoted(comment),
             "thousands": _unquoted(thousands),
-            "na_values": _na_words(na_values),
+            "na_values": _na_words(na_values, keep_default_na),
+            "keep_default_na": None if keep_default_na else False,
             "compression": compression,
         }
         file = TableFile(path, named, self._options)
@@ -126,7 +132,7 @@ class TableDataModule(RegressionDataModule):
             raise ValueError(f"{path} must have at least {_MIN_ROWS} rows, got {len(file)}")
         self._targets, self._outside = targets, outside
         self.columns = InputColumns(file, inputs, categorical or [], ordinal or [], missing, targets, uneven)
-        self.remarks: list[str] = []
+        self.remarks: list[str] = file.remarks([column["name"] for column in self.columns.state] + targets)
         raw, y, kept = self._rows(file)
         if test_path is not None:
             test_fraction = 0.0
@@ -161,7 +167,14 @@ class TableDataModule(RegressionDataModule):
                     "takes them to its nearest end"
                 )
         predicted = None
-        if test_path is None and not len(test):
+        if test_path is not None or len(test):
+            copies = _count_copies(points(train), tested)
+            if copies > _FEW_COPIES * len(tested):
+                self.remarks.append(
+                    f"{copies} of {len(tested)} test rows are equal to training rows in all inputs and targets: if "
+                    "they are copies, remove them, as test errors are too low with them"
+                )
+        else:
             self.remarks.append("no rows are held out for the test: test errors are those of the training rows")
         if predict_path is not None:
             self._asked, predicted, self._asked_rows = self._other(predict_path, domain=domain)
@@ -296,8 +309,8 @@ def _unquoted(sign: str | None) -> str | None:
     return sign.strip("'\"") or sign if sign else sign
 
 
-def _na_words(given: list[str | int | float] | str | int | float | None) -> list[str] | None:
-    """Returns the words for a missing value in the form that pandas takes.
+def _na_words(given: list[str | int | float] | str | int | float | None, keep_default: bool) -> list[str] | None:
+    """Returns the words for a missing value in the form that pandas takes; without its own ones, an empty cell is one.
 
     Raises:
         ValueError: a list that YAML could not read became one word.
@@ -306,9 +319,10 @@ def _na_words(given: list[str | int | float] | str | int | float | None) -> list
         raise ValueError(
             f"na_values must be a word or a list of words, got {given}: put signs in quotes, as in [NA, '?']"
         )
-    if given is None:
+    if given is None and keep_default:
         return None
-    words = given if isinstance(given, list) else [given]
+    words = given if isinstance(given, list) else [] if given is None else [given]
+    words = words if keep_default else [*words, ""]
     return [_unquoted(word) or word if isinstance(word, str) else str(word) for word in words]
 
 
@@ -365,6 +379,18 @@ def _range(column: Tensor, path: str, name: str) -> tuple[float, float]:
     if lower == upper:
         raise ValueError(f"{path}: input column {name!r} is constant ({lower:g}): leave it out of inputs")
     return lower, upper
+
+
+def _count_copies(train: Points, test: Points) -> int:
+    """Returns how many test rows are equal to a training row in inputs and targets."""
+    import pandas
+    from pandas.util import hash_pandas_object
+
+    train_rows, test_rows = (
+        hash_pandas_object(pandas.DataFrame(torch.cat([part.x, part.y.reshape(len(part), -1)], 1).numpy()), index=False)
+        for part in (train, test)
+    )
+    return int(test_rows.isin(train_rows).sum())
 
 
 def _digest(inputs: Any, targets: Tensor) -> str:

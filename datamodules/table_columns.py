@@ -144,9 +144,12 @@ class InputColumns:
             name = raw.columns[int(gone[row].int().argmax())]
             others = int(gone.any(1).sum()) - 1
             more = {0: "", 1: " (1 more row has one)"}.get(others, f" ({others} more rows have one)")
+            is_number = any(one["name"] == name and one["kind"] == "number" for one in self.state)
+            word = "" if is_number else file.missing_word(name, row)
+            hint = f"; if {word!r} is no missing value, set keep_default_na to false" if word else ""
             raise ValueError(
                 f"{file.path}: missing value in column {name!r} at {file.position(row)}{more}: correct it, or set "
-                "missing to drop, median or mean"
+                f"missing to drop, median or mean{hint}"
             )
         return ~gone.any(1) if self.missing == "drop" else torch.ones(len(raw), dtype=torch.bool)
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from datamodules.regression import first_true
-from datamodules.table_notation import OR_CATEGORIES, how_to_read, in_quotes, time_advice
+from datamodules.table_notation import OR_CATEGORIES, has_german_thousands, how_to_read, in_quotes, time_advice
 from lit_triwave.errors import did_you_mean, reason, some
 
 if TYPE_CHECKING:
@@ -34,6 +34,8 @@ _SIGNS = ("decimal", "thousands", "comment")
 """Options that are one sign."""
 _NO_SEPARATOR = "\x1f"  # occurs in no table
 _AS_WRITTEN: dict[str, Any] = {"dtype": str, "keep_default_na": False, "na_values": []}
+_FIRST = 1000
+"""Number of rows in which the form of numbers is looked at."""
 _NOT_NUMBERS = "if the column has categories, name it in categorical"
 
 
@@ -57,6 +59,7 @@ class TableFile:
     frame: pandas.DataFrame
     _names: list[str]
     _sep: str
+    _reading: dict[str, Any]
 
     def __init__(self, path: str, wanted: list[str], options: dict[str, Any]) -> None:
         self.path, self._options = path, options
@@ -124,6 +127,7 @@ class TableFile:
         # Names may contain blanks, so blanks are the separator only if this gives all wanted names.
         self._sep = max(candidates, key=lambda s: (len({*wanted} & {*headers[s]}), len(headers[s]) * (s != r"\s+")))
         options = {name: value for name, value in self._options.items() if name != "sep" and value is not None}
+        self._reading = options
         if self._engine(self._sep) == "c":
             options["low_memory"] = False
             # Numbers keep their last digit, so that a domain is the same in every file. pandas 3.1 does so by default.
@@ -255,6 +259,31 @@ class TableFile:
                 hint = self._header_hint([])
             raise ValueError(f"{self.path} has no column {name!r}; its columns are {some(known, 20)}{hint}")
         return self.frame[name]
+
+    def written(self, name: str, rows: int) -> list[str]:
+        """Returns the first cells of a column of a text file as they are written, without blanks at the ends."""
+        words = self._read(self._sep, **self._reading | _AS_WRITTEN, nrows=rows)
+        words.columns = [str(key).strip() for key in words.columns]  # type: ignore[assignment]
+        return [str(word).strip() for word in words[name].fillna("")]
+
+    def missing_word(self, name: str, row: int) -> str:
+        """Returns the word in a cell that counts as missing, as in `NA`; "" if the cell is empty."""
+        return self.written(name, row + 1)[row] if self.is_text else ""
+
+    def remarks(self, names: list[str]) -> list[str]:
+        """Returns a line about columns whose numbers may have been meant otherwise."""
+        if not self.is_text or self._sep != ";" or self._options.get("thousands") or self._options.get("decimal"):
+            return []
+        import pandas
+
+        floats = [name for name in names if pandas.api.types.is_float_dtype(self.frame[name])]
+        doubtful = [name for name in floats if has_german_thousands(self.written(name, _FIRST))]
+        if not doubtful:
+            return []
+        return [
+            f"{self.path}: {some(doubtful)}: all numbers have the form of 1.234: if the point separates thousands, set "
+            "decimal to ',' and thousands to '.'"
+        ]
 
     def numbers(self, name: str, is_target: bool = False) -> Tensor:
         """Returns a column as numbers, NaN where there is none, (rows,) float64.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -13,10 +14,18 @@ if TYPE_CHECKING:
 _CLOCK = r"\s*\d{1,2}:[0-5]\d(:[0-5]\d(\.\d+)?)?(\s?[AaPp]\.?[Mm]\.?)?\s*"
 _DURATION = r"\s*-?(\d+ days?,? \+?\d{1,2}:\d\d:\d\d(\.\d+)?|P(\d+D)?T?(\d+H)?(\d+M)?(\d+(\.\d+)?S)?)\s*"
 _MONTH = r"\s*(19|20)\d\d[-/.](0[1-9]|1[0-2])\s*"
+_MONTH_NAME = r"(?i:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]{0,6}\.?"
+_NAMED_MONTH = rf"\s*({_MONTH_NAME}[\s\-/,']*((19|20)\d\d|\d\d)|((19|20)\d\d|\d\d)[\s\-/,']*{_MONTH_NAME})\s*"
+_QUARTER = r"\s*((19|20)\d\d[\s\-/]?[Qq][1-4]|[Qq][1-4][\s\-/]?(19|20)\d\d)\s*"
 _DATES = "dates: replace it by numbers, such as the days since the first date, the month or the day of the week"
 OR_CATEGORIES = ", or name it in categorical"
 _TIMES = "times of day: replace it by numbers, such as the hours since midnight" + OR_CATEGORIES
 _DURATIONS = "durations: replace it by numbers, such as the seconds or the hours"
+_TIME_PATTERNS = (
+    (_CLOCK, _TIMES),
+    (_DURATION, _DURATIONS),
+    (rf"{_MONTH}|{_NAMED_MONTH}|{_QUARTER}", _DATES),
+)
 
 
 def how_to_read(text: str) -> str:
@@ -35,6 +44,14 @@ def how_to_read(text: str) -> str:
     if re.fullmatch(r"\W{0,2}[-+]?[\d.,]*\d[\d.,]*(e[-+]?\d+)?\s?(%|\W|[A-Za-z€$£°]{1,3})?", text):
         return ": write the numbers without signs and units"
     return ""
+
+
+def has_german_thousands(texts: Iterable[str]) -> bool:
+    """Whether numbers look like 1.234 and 567, where a point may separate thousands; 0.5 and 1.25 do not."""
+    found = [text.strip() for text in texts]
+    return any("." in text for text in found) and all(
+        re.fullmatch(r"-?[1-9]\d{0,2}(\.\d{3})*|0?", text) for text in found
+    )
 
 
 def in_quotes(sign: str) -> str:
@@ -72,7 +89,7 @@ def time_advice(column: pandas.Series[Any]) -> str:
     if not (kind.is_object_dtype(column) or kind.is_string_dtype(column)):
         return ""
     texts = column.dropna().astype(str).drop_duplicates().head(100)
-    for pattern, advice in ((_CLOCK, _TIMES), (_DURATION, _DURATIONS), (_MONTH, _DATES)):
+    for pattern, advice in _TIME_PATTERNS:
         if len(texts) and texts.str.fullmatch(pattern).all():
             return advice
     # Three groups of digits, or two beside a month's name: "18-25" is an age, not the 25th of a month.

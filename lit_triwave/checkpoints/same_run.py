@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Sequence, Set
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import torch
@@ -190,11 +192,19 @@ def _run_differences(checkpoint: dict[str, Any], here: dict[str, Any]) -> list[_
         later += ("model.limit",)
     known = [key for key in here if key in there]  # earlier versions saved less
     one, two = (hidden(flat({key: run[key] for key in known})) for run in (there, here))
+    one = _defaults(here["data"]) | one
     return [
         (name.replace(".init_args", ""), one.get(name), two.get(name))
         for name in {**one, **two}
         if one.get(name) != two.get(name) and name not in free and not name.startswith(later)
     ]
+
+
+def _defaults(data: dict[str, Any]) -> dict[str, Any]:
+    """Returns the defaults of the data's options: an earlier version that has saved no value knew no other."""
+    parameters = inspect.signature(resolve_name(data["class_path"])).parameters.values()
+    known = {one.name: one.default for one in parameters if one.name in data.get("init_args", {})}
+    return flat({"data": {"init_args": plain({k: v for k, v in known.items() if v is not inspect.Parameter.empty})}})
 
 
 class RunRecord(Callback):

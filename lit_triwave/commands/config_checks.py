@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import types
 import typing
@@ -13,6 +14,7 @@ from lightning.pytorch import LightningDataModule, LightningModule
 
 from lit_triwave.errors import KIND_WORDS, TriwaveError
 from lit_triwave.modules.staged import STAGES, StagedModule
+from lit_triwave.modules.stages import Limit, Polish, Stage
 from lit_triwave.tracking.flat_config import plain
 
 LINKS = {
@@ -28,6 +30,8 @@ LINKS = {
 """Arguments of a module that come from the data: attribute of the data ↦ argument of the module.
 
 jsonargparse leaves out links whose ends the chosen classes do not have."""
+_KINDS = {"limit": Limit, "pretrain": Stage, "train": Stage, "polish": Polish}
+"""Name of a stage ↦ class of its options."""
 
 
 def check_links(config: Namespace, model: LightningModule, data: LightningDataModule) -> None:
@@ -95,13 +99,15 @@ def _takes_null(hint: Any) -> bool:
 
 
 def check_stages(config: dict[str, Any]) -> None:
-    """Refuses a stage that is no mapping, which jsonargparse accepts.
+    """Refuses a stage that is no mapping, which jsonargparse accepts, or has a value out of range.
+
+    A `Stage` does not know its name, so its error is raised here with it.
 
     Args:
         config: config of a run, nested, in plain containers.
 
     Raises:
-        TriwaveError: a stage is no mapping; the message names it.
+        TriwaveError: a stage cannot be used; the message names it.
     """
     model = config.get("model") or {}
     if not model or not issubclass(resolve_name(model["class_path"]), StagedModule):
@@ -109,3 +115,9 @@ def check_stages(config: dict[str, Any]) -> None:
     for name, value in (model.get("init_args") or {}).items():
         if name in STAGES and not isinstance(value, dict):
             raise TriwaveError(f"model.{name} must be a mapping, such as epochs: 10, got {value}")
+        kind: Any = _KINDS.get(name)
+        if kind and {*value} <= {field.name for field in dataclasses.fields(kind)}:
+            try:
+                kind(**value)
+            except ValueError as error:
+                raise TriwaveError(f"{name}.{str(error).removeprefix(f'{name}.')}") from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -89,6 +89,7 @@ def replace_dense(
     last_hidden = len(steps) - 1 - steps[::-1].index(names[-2])
     stays = [place for place, one in inner.items() if isinstance(one, DROPOUTS) and place in steps[last_hidden:]]
     gone = {place: type(one).__name__ for place, one in inner.items() if place not in stays}
+    _check_no_hooks({place: model.get_submodule(place) for place in (*names, *gone)})
     # For an nn.Sequential the costs include all its modules, for other models only the dense layers.
     whole = nn.ModuleList(map(model.get_submodule, chain.steps)) if stack is None else stack
     before, model_before = dense_cost(whole), sum(p.numel() for p in model.parameters())
@@ -188,6 +189,13 @@ def _check_exchangeable(model: nn.Module, names: Sequence[str], linears: Sequenc
         for parameter in module.parameters(recurse=False):
             if id(parameter) in own:
                 raise ValueError(f"{own[id(parameter)]!r} must not share its weights, {key!r} has them too")
+
+
+def _check_no_hooks(replaced: Mapping[str, nn.Module]) -> None:
+    """Raises ValueError if a module has hooks, because they would be lost with it."""
+    for place, module in replaced.items():
+        if any(held for name, held in vars(module).items() if name.endswith("_hooks") and "state_dict" not in name):
+            raise ValueError(f"{place!r} has hooks, which would be lost: register them after the replacement")
 
 
 def _chain_of(stack: nn.Sequential, name: str) -> DenseChain:

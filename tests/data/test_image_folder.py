@@ -97,6 +97,18 @@ def test_files_of_other_kinds_are_named_where_no_image_is_found(tmp_path: Path, 
         ImageFolderDataModule("")
 
 
+def test_files_that_are_left_out_and_classes_without_an_image_in_a_split_are_named(tmp_path: Path) -> None:
+    write_folder(tmp_path, {"cat": 11, "dog": 11, "fox": 2, "gnu": 1})
+    for name in ("cat/1.HEIC", "cat/2.jxl", "dog/old/3.heic", "dog/scan", "dog/Thumbs.db", "dog/labels.csv"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    assert module(tmp_path).remarks == [
+        "not read: 4 files in the class folders (.heic, .jxl, without such an end): save images as .jpg or .png",
+        "no val image for gnu: too few images of a class to draw one",
+        "no test image for fox, gnu: too few images of a class to draw one",
+    ]
+
+
 @pytest.mark.parametrize("kind", ["ico", "pcx", "dib", "sgi", "jpe", "apng"])
 def test_files_of_any_usual_kind_are_images(tmp_path: Path, kind: str) -> None:
     write_folder(tmp_path, {"cat": 3, "dog": 3})

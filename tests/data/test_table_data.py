@@ -3,6 +3,7 @@
 import runpy
 import sys
 
+import pandas
 import pytest
 import torch
 
@@ -134,6 +135,20 @@ def test_test_rows_outside_the_domain_are_said(table, tmp_path):
     assert "test.csv: 2 of 5 rows are outside the domain of" in remark
 
 
+def test_test_rows_that_are_copies_of_training_rows_are_counted(table, tmp_path):
+    says = "test rows are equal to training rows in all inputs and targets: if they are copies, remove them"
+    path = save(table, tmp_path)
+    other = save(table.head(5).assign(a=[0.5, 0.5, *table["a"][2:5]]), tmp_path, "test.csv")
+    found = [TableDataModule(path, ["a", "b"], "out", test_path=one, val_fraction=0).remarks for one in (path, other)]
+    assert [[line[:19] for line in lines if says in line] for lines in found] == [
+        [f"40 of 40 {says[:10]}"],
+        [f"3 of 5 {says[:12]}"],
+    ]
+    assert TableDataModule(path, ["a", "b"], "out").remarks == []
+    twice = save(pandas.concat([table, table]), tmp_path, "twice.csv")
+    assert any(says in line for line in TableDataModule(twice, ["a", "b"], "out").remarks)
+
+
 def test_several_targets_are_columns_in_their_own_units(table, tmp_path):
     data = TableDataModule(save(table, tmp_path), ["a", "b"], ["out", "count"])
     assert data.train_set.y.shape == (32, 2) and data.target_names == ["out", "count"]
@@ -193,3 +208,19 @@ def test_a_table_that_has_changed_is_told_from_that_of_the_checkpoint(tmp_path, 
     write(tmp_path, "\n".join(["a,out", *rows, "5,9"]) + "\n")  # a row more, and the range of the target
     assert main(["fit", *command, *last]) == 1
     assert "last.ckpt is of other data: target_range is " in capsys.readouterr().err
+
+
+def test_a_run_of_a_version_without_an_option_resumes_with_its_default(tmp_path, capsys):
+    path = write(tmp_path, "\n".join(["a,out", *(f"{a},{a % 3}" for a in range(12))]) + "\n")
+    command = ["fit", "--config", "table.yaml", "--data.path", path, "--data.inputs", "[a]", "--data.target", "out"]
+    command += ["--run.root", str(tmp_path / "runs"), "--run.wandb", "disabled", "--model.layers", "[2]"]
+    command += ["--model.members", "1", "--model.limit.epochs", "2"]
+    assert main([*command, "--run.id", "r", "--trainer.max_epochs", "1"]) == 0
+    last = tmp_path / "runs" / "table" / "r" / "checkpoints" / "last.ckpt"
+    content = torch.load(last, weights_only=True)
+    del content["run"]["data"]["init_args"]["keep_default_na"]
+    torch.save(content, last)
+    command += ["--ckpt_path", str(last)]
+    assert main([*command, "--data.keep_default_na", "false"]) == 1
+    assert "of another config: data.keep_default_na is True there and False here" in capsys.readouterr().err
+    assert main(command) == 0

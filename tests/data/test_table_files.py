@@ -157,6 +157,9 @@ def test_dates_are_not_numbers(table, tmp_path):
         ([f"PT{hour}H30M" for hour in range(20)], "has durations: replace it by numbers"),
         ([f"April {day + 1:02d}, 2020" for day in range(20)], "has dates: replace it by numbers"),
         ([f"2020-{month % 12 + 1:02d}" for month in range(20)], "has dates: replace it by numbers"),
+        (["Jan 2020", "march 2021", "Sept. 2021", "2019 Dec"] * 5, "has dates: replace it by numbers"),
+        (["Jan-20", "Feb-20", "21-May", "Jun '21"] * 5, "has dates: replace it by numbers"),
+        (["2020Q1", "2020-q2", "Q3 2020", "2020 Q4"] * 5, "has dates: replace it by numbers"),
         (
             [[hour, 1] for hour in range(20)],
             r"'\[0 1\]' at row 1 .*: put each of its elements into a column of its own",
@@ -184,6 +187,31 @@ def test_one_word_or_number_or_several_stand_for_a_missing_value(words, tmp_path
     path = write(tmp_path, f"a,out\n1.5,10\n2.5,1200\n{gone},7\n3.5,30\n4.5,40\n")
     data = TableDataModule(path, ["a"], "out", na_values=words, missing="drop", val_fraction=0, test_fraction=0)
     assert data.train_set.x.flatten().tolist() == [1.5, 2.5, 3.5, 4.5]
+
+
+def test_a_word_that_pandas_takes_for_missing_can_be_a_category(tmp_path):
+    regions = ["NA", "EU", "AS", "", "NA", "EU"]
+    path = write(tmp_path, "region,a,out\n" + "".join(f"{one},{i},{i}\n" for i, one in enumerate(regions)))
+    with pytest.raises(ValueError, match=r"'region' at line 2 \(2 more .*; if 'NA' is no missing value, set keep_defa"):
+        TableDataModule(path, ["region", "a"], "out")
+    data = TableDataModule(path, ["region", "a"], "out", keep_default_na=False, missing="drop")
+    assert data.columns.names == ["region=AS", "region=EU", "region=NA", "a"]
+    assert data.remarks == [f"{path}: 1 of 6 rows dropped, as an input is missing"]  # the empty cell
+
+
+@pytest.mark.parametrize(
+    ("cells", "is_doubtful"),
+    [("1.234 567 98.000", True), ("1.234 0.567 2", False), ("1.5 2.25 3", False), ("1.234 2.5 3", False)],
+)
+def test_numbers_in_the_form_of_german_thousands_are_named(tmp_path, cells, is_doubtful):
+    rows = "".join(f"{i};{cell}\n" for i, cell in enumerate(cells.split() * 4))
+    path = write(tmp_path, "a;out\n" + rows)
+    remarks = TableDataModule(path, ["a"], "out").remarks
+    assert (
+        any("out: all numbers have the form of 1.234: if the point separates" in one for one in remarks) == is_doubtful
+    )
+    for options in ({"decimal": "."}, {"decimal": ",", "thousands": "."}):
+        assert TableDataModule(path, ["a"], "out", **options).remarks == []
 
 
 PAIRS = [(1.5, 10.0), (2.5, 1200.0), (3.5, 30.0), (4.5, 40.0)]

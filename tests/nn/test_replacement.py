@@ -202,6 +202,12 @@ def tied() -> nn.Module:
     return nn.Sequential(nn.Sequential(model[0], nn.Softmax(1)), model[1], nn.ReLU(), model[3])
 
 
+def hooked(place: int) -> nn.Module:
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    model[place].register_forward_hook(lambda module, args, output: output)
+    return model
+
+
 @pytest.mark.parametrize(
     ("model", "says"),
     [
@@ -223,6 +229,8 @@ def tied() -> nn.Module:
             lambda: nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(4, 8)), nn.ReLU(), nn.Linear(8, 2)),
             "parametrized layers cannot be replaced",
         ),
+        (lambda: hooked(0), "'0' has hooks, which would be lost: register them after the replacement"),
+        (lambda: hooked(1), "'1' has hooks, which would be lost"),
         (
             lambda: nn.Sequential(nn.Linear(4, 8, dtype=torch.complex64), nn.Tanh(), nn.Linear(8, 2)),
             "'0' must have real weights, got torch.complex64",

@@ -46,7 +46,7 @@ from lit_triwave.commands.fit.callbacks import (
     let_spikes_resume,
     place_checkpoints,
 )
-from lit_triwave.commands.fit.ending import cut_short
+from lit_triwave.commands.fit.ending import cut_short, remarks
 from lit_triwave.commands.fit.fields_help import describe_options, fields_help
 from lit_triwave.commands.fit.session import FitSession, wandb_loggers
 from lit_triwave.commands.fit.start_report import place, say_unsaved, say_what_differs, start_block
@@ -311,6 +311,8 @@ class TriwaveCLI(LightningCLI):
                 self.trainer, self.model, as_list(self.config_init["fit"].trainer.callbacks)
             )
         self._session.report_cut(self.trainer)
+        for line in remarks(self.trainer, self.model):
+            say(line)
         if self._session.stopped is None:
             say_unsaved(self.trainer, as_list(self.config_init["fit"].trainer.callbacks))
 

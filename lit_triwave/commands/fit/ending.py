@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -31,6 +32,22 @@ def cut_short(trainer: Trainer, module: LightningModule, own: Iterable[Callback]
     ended = _ended(trainer, module, own) if isinstance(module, StagedModule) else _ended_before(trainer, own)
     found = [ended, *_left_out(trainer)]
     return "; ".join(filter(None, found))
+
+
+def remarks(trainer: Trainer, module: LightningModule) -> list[str]:
+    """Returns lines about an intended end of a module without stages, which prints nothing itself: where a callback
+    ended it, and what it has logged that is not finite."""
+    if isinstance(module, StagedModule):
+        return []
+    epochs, most = trainer.current_epoch, trainer.max_epochs or 0
+    found = []
+    if trainer.should_stop and 0 < epochs < most and not _bound(trainer, ()):
+        stopped = [type(one).__name__ for one in trainer.early_stopping_callbacks if one.stopped_epoch]
+        found.append(f"{', '.join(stopped) or 'a callback'} ended training in epoch {epochs}/{most}")
+    values = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    return found + [
+        f"{name} is {value} in the last epoch" for name, value in values.items() if not math.isfinite(value)
+    ]
 
 
 def _left_out(trainer: Trainer) -> list[str]:

@@ -92,12 +92,12 @@ def refuse(capsys: pytest.CaptureFixture[str], root: Path, *args: str, left: boo
         (["--model.replicas", "-3"], "replicas must be at least 1, got -3"),
         (["--model.wiring", "chain"], "wiring"),
         (["--model.margin", "0.5"], "0.5), got 0.5"),
-        (["--model.pretrain.lr", "-1"], "lr must be above 0 and finite, got -1.0"),
-        (["--model.train.epochs", "-1"], "epochs must be at least 0, got -1"),
+        (["--model.pretrain.lr", "-1"], "error: pretrain.lr must be above 0 and finite, got -1.0"),
+        (["--model.train.epochs", "-1"], "error: train.epochs must be at least 0, got -1"),
         (["--model.train.optimizer", "Adamm"], "got 'Adamm'"),
         (
             ["--model.train.options", "{beta: 3}"],
-            "options must suit torch.optim.Adam, got {'beta': 3}: it has no option 'beta'",
+            "train.options must suit torch.optim.Adam, got {'beta': 3}: it has no option 'beta'",
         ),
         (
             ["--model.initialization", "kaiming"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -205,6 +206,26 @@ def test_own_module_needs_neither_arguments_nor_a_test(tmp_path: Path) -> None:
         assert main(["fit", *own(tmp_path, Untested, "--trainer.max_epochs", epochs, *more, data=TrainOnly)]) == 0
     assert torch.load(tmp_path / "own" / "a" / "checkpoints" / "last.ckpt", weights_only=True)["epoch"] == 1
     assert read_run_folder(tmp_path / "own" / "a").state == "finished"
+
+
+class Lost(Net):
+    """Its loss is not a number, and its weights stay finite."""
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        self.log("train/loss", math.nan)
+        return 0 * self.layers(batch[0]).sum()
+
+
+def test_what_own_module_does_not_say_itself_is_said_at_its_end(tmp_path: Path, capsys) -> None:
+    epochs = ["--trainer.max_epochs", "9"]
+    stop = ["--trainer.callbacks", "EarlyStopping", "--trainer.callbacks.monitor", "val/loss"]
+    assert main(["fit", *own(tmp_path, Lost, *epochs, *stop)]) == 0
+    said = capsys.readouterr().out
+    assert "EarlyStopping ended training in epoch 4/9\n" in said
+    assert "train/loss is nan in the last epoch\n" in said
+    assert main(["fit", *own(tmp_path / "whole", Net, *epochs)]) == 0
+    assert "in the last epoch" not in (whole := capsys.readouterr().out)
+    assert "ended training" not in whole
 
 
 def test_own_module_that_a_bound_ends_before_its_epochs_is_cut_short(tmp_path: Path) -> None:
