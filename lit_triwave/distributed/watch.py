@@ -24,7 +24,7 @@ from lit_triwave.distributed.cluster import LOST
 from lit_triwave.distributed.heartbeats import Heartbeats
 from lit_triwave.distributed.interruption import SAME_SECONDS, Interruption
 from lit_triwave.distributed.launcher import WATCH_SECONDS, launcher, outlive_launcher
-from lit_triwave.distributed.signals import REQUEUE_SIGNAL, SIGNALS
+from lit_triwave.distributed.signals import REQUEUE_SIGNAL, SIGNALS, interrupted
 from lit_triwave.errors import TriwaveError
 
 _GONE_SECONDS = 3.0
@@ -77,6 +77,9 @@ def ranks_end_together(trainer: Trainer, interruption: Interruption, abandon: Ab
         finally:
             watch.over.set()
             watch.heartbeats.remove()
+            if watch.second < math.inf and launcher() is not None:
+                # Only the first rank has something to save. The end of Python takes seconds on a busy machine.
+                os._exit(interrupted())
             outlive_launcher()
 
 

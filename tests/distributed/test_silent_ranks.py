@@ -9,6 +9,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -102,6 +103,24 @@ def test_a_second_signal_also_ends_a_stopped_first_rank(
         second.run()
     assert left.value.code == 130 and stopped.wait(10) == -signal.SIGKILL
     assert "error: rank 0 has not answered for 60 s" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_after_a_second_signal_other_ranks_than_the_first_leave_without_the_end_of_python(
+    silent: Path, stopped: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    monkeypatch.setenv(LAUNCHER_VARIABLE, str(stopped.pid))
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    arriving = [[signal.SIGINT] * count]
+    monkeypatch.setattr(watch, "_signals", lambda: nullcontext(lambda: arriving.pop() if arriving else []))
+    trainer = watching(silent, stopped, 600, [], []).trainer
+    with (
+        pytest.raises(SystemExit if count == 2 else KeyboardInterrupt) as left,
+        watch.ranks_end_together(trainer, Interruption(), lambda number: 0, 600),
+    ):
+        time.sleep(5 * watch.WATCH_SECONDS)
+        raise KeyboardInterrupt
+    assert count == 1 or left.value.code == 130
 
 
 def test_a_rank_that_lets_the_others_wait_for_too_long_ends_the_run(
