@@ -10,7 +10,7 @@ from torch import nn
 
 from lit_triwave.nn.dense_chains import is_linear
 from lit_triwave.nn.heads import BlockDiagonalHead, BlockDiagonalLayers, DenseHead
-from lit_triwave.nn.named_models import NamedModel, output_shape
+from lit_triwave.nn.named_models import BUILT_IN, NamedModel, output_shape
 from lit_triwave.nn.replacement import replace_dense
 from lit_triwave.nn.sizes import check_sizes
 
@@ -86,7 +86,7 @@ def build_network(
     nets = 64 if num_nets is None else num_nets
     own_classifier = head in ("replaced", "original")
     features: nn.Module
-    if backbone in ("none", "cnn"):
+    if backbone in BUILT_IN:
         if own_classifier:
             raise ValueError(
                 f"head must be block_diagonal or dense for backbone {backbone!r}, which has no classifier, got {head!r}"

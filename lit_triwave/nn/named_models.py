@@ -16,6 +16,8 @@ from torch.nn.parameter import is_lazy
 
 from lit_triwave.errors import did_you_mean, reason, some
 
+BUILT_IN = ("cnn", "none")
+"""Names of the backbones that this project has itself."""
 _TIMM = "timm/"
 _INSTALL_TIMM = "pip install 'lit_triwave[timm]'"
 _INSTEAD = {
@@ -204,7 +206,7 @@ def _torchvision(
 
     if image_shape[0] != 3:
         count = f"{image_shape[0]} channel{'s' * (image_shape[0] > 1)}"
-        raise ValueError(f"backbone must be cnn or none for images of {count}, got {name!r}, which takes 3")
+        raise ValueError(f"backbone must be {' or '.join(BUILT_IN)} for images of {count}, got {name!r}, which takes 3")
     arguments = torchvision_options(name, image_shape, options)
     return lambda: models.get_model(name, weights=None, num_classes=num_classes, **arguments)
 
@@ -219,16 +221,17 @@ def _timm(name: str, num_classes: int, image_shape: Sequence[int], options: Mapp
             raise ValueError(f"backbone {name!r} needs timm: {_INSTALL_TIMM}") from None
         from torchvision import models
 
-        near = did_you_mean(name, [*models.list_models(models), "cnn", "none"], most=3)
+        near = did_you_mean(name, [*models.list_models(models), *BUILT_IN], most=3)
         raise ValueError(
-            "backbone must be cnn, none, a model of torchvision such as vgg16_bn, a class path, or with "
+            f"backbone must be {', '.join(BUILT_IN)}, a model of torchvision such as vgg16_bn, a class path, or with "
             f"{_INSTALL_TIMM} a model of timm, got {name!r}{near}"
         ) from None
     if not is_model(short):
-        known = [*([] if name.startswith(_TIMM) else ["cnn", "none"]), *timm.list_models()]
+        known = [*(() if name.startswith(_TIMM) else BUILT_IN), *timm.list_models()]
         near = did_you_mean(short, known, most=3)
         raise ValueError(
-            f"backbone must be cnn, none, a model of torchvision or timm, or a class path, got {name!r}{near}"
+            f"backbone must be {', '.join(BUILT_IN)}, a model of torchvision or timm, or a class path, "
+            f"got {name!r}{near}"
         )
     try:
         config = timm.get_pretrained_cfg(short)

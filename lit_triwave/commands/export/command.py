@@ -27,7 +27,7 @@ from lit_triwave.commands.parser import OneLineParser
 from lit_triwave.commands.quiet import quiet
 from lit_triwave.errors import TriwaveError, did_you_mean, dtype_name
 from lit_triwave.files import file_size, open_folder, write_json, written_whole
-from lit_triwave.nn.named_models import torchvision_options
+from lit_triwave.nn.named_models import BUILT_IN, torchvision_options
 from lit_triwave.nn.scaling import interval
 
 _ARITHMETIC = {"float32": torch.float32, "float64": torch.float64}
@@ -153,7 +153,7 @@ def _describe(saved: Saved, networks: Sequence[int], dtype: torch.dtype, arithme
     else:
         classes = saved.class_names
         about |= {"image_shape": list(arguments["image_shape"]), "classes": classes, "pixels": _pixels(saved)}
-        if arguments["backbone"] not in ("none", "cnn"):
+        if arguments["backbone"] not in BUILT_IN:
             backbone = {"name": arguments["backbone"], "num_classes": arguments["num_classes"]}
             given = arguments.get("backbone_options") or {}
             backbone["options"] = torchvision_options(arguments["backbone"], arguments["image_shape"], given)
