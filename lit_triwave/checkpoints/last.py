@@ -56,6 +56,7 @@ class StageCheckpoint(RunCheckpoint):
         self.origin = origin
         self.settled = self.lasting = False
         self._due = origin.branches or origin.rewinds  # at once
+        self._replaces_last = origin.replaces_last
         self._pretrained = False  # whether this process has saved pretrained.ckpt
         self._cut = False  # whether the trainer ends the run inside this epoch
         self.seconds = seconds
@@ -113,9 +114,11 @@ class StageCheckpoint(RunCheckpoint):
             self._save(trainer, pl_module, request)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.settled or not self.origin.branches or trainer.fast_dev_run:  # type: ignore[attr-defined]
+        if self.settled or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
-        # A branch with nothing left to train ends where it starts.
+        if not self.origin.branches and not self._replaces_last:
+            return
+        # With nothing left to train, a branch ends where it starts, and a damaged last checkpoint is replaced.
         if trainer.is_global_zero and self.origin.path is not None:
             take_over(self.origin.path, self.path("last"))
         for callback in trainer.checkpoint_callbacks:

@@ -58,6 +58,17 @@ class Origin:
             return False
 
     @property
+    def replaces_last(self) -> bool:
+        """Whether the run's own last checkpoint cannot be read, and the fit starts from another one of the run."""
+        if not self.rewinds or not self.last.is_file():
+            return False
+        try:
+            load_checkpoint(self.last)
+        except TriwaveError:
+            return True
+        return False
+
+    @property
     def last(self) -> Path:
         """Path of the run's own last checkpoint, which need not exist."""
         return checkpoint_file(self.folder)

@@ -196,6 +196,22 @@ def test_a_branch_with_nothing_left_to_train_ends_where_it_starts(fit, trained) 
     assert_ends_alike(run, branch)
 
 
+def test_a_run_with_nothing_left_to_train_replaces_its_damaged_last_checkpoint(fit, trained) -> None:
+    run = trained("r", *EACH)
+    whole, last = run / "checkpoints" / "best.ckpt", run / "checkpoints" / "last.ckpt"
+    content = last.read_bytes()
+    whole.unlink()
+    whole.write_bytes(content)
+    last.write_bytes(content[: len(content) // 2])
+    fit("", *EACH, "--ckpt_path", str(whole))
+    assert checkpoint(run, "last")["epoch"] == checkpoint(run)["epoch"]
+    last.unlink()
+    last.write_bytes(content)
+    before = last.stat().st_ino
+    fit("", *EACH, "--ckpt_path", str(whole))
+    assert last.stat().st_ino == before  # one that can be read stays
+
+
 SHORT = ["--model.pretrain.epochs", "1", "--model.train.epochs", "1"]
 
 

@@ -84,6 +84,9 @@ def test_an_unmatched_quote_is_refused_before_submitting_and_in_the_task(place: 
     [
         ("configs/x3_minus_x.yaml --model.depth 6 # as in the paper", "line 3: a comment must have a line of its own"),
         ("''", "line 3: no such config: an empty word"),
+        ("no\x1b[31m.yaml", "line 3: no such config: no?[31m.yaml"),
+        ("configs/x3_minus_x.yaml '\x1b[31m", "must have a second one, got configs/x3_minus_x.yaml '?[31m"),
+        ("configs/x3_minus_x.yaml '#\x1b[31m'", "a line of its own, got #?[31m"),
         ("configs/x3_minus_x.yaml --run.group a\0b", "must be a text"),
     ],
 )
