@@ -276,7 +276,8 @@ class TableFile:
             return []
         import pandas
 
-        floats = [name for name in names if pandas.api.types.is_float_dtype(self.frame[name])]
+        kind = pandas.api.types
+        floats = [name for name in names if name in self.frame.columns and kind.is_float_dtype(self.frame[name])]
         doubtful = [name for name in floats if has_german_thousands(self.written(name, _FIRST))]
         if not doubtful:
             return []

@@ -212,6 +212,8 @@ def test_numbers_in_the_form_of_german_thousands_are_named(tmp_path, cells, is_d
     )
     for options in ({"decimal": "."}, {"decimal": ",", "thousands": "."}):
         assert TableDataModule(path, ["a"], "out", **options).remarks == []
+    with pytest.raises(ValueError, match="has no column 'oot'"):
+        TableDataModule(path, ["a"], "oot")
 
 
 PAIRS = [(1.5, 10.0), (2.5, 1200.0), (3.5, 30.0), (4.5, 40.0)]
