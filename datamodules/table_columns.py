@@ -79,7 +79,7 @@ class InputColumns:
             used &= file.column(name).notna().to_numpy(dtype=bool)
         for name in names:
             column = file.column(name)
-            if name in (*categorical, *ordinal) or _is_category(column):
+            if name in (*categorical, *ordinal) or _is_category(file, column):
                 words = _words(column)[used].dropna()
                 known = sorted({str(value) for value in words})
                 if name in ordinal:
@@ -261,7 +261,7 @@ def _crowded_end(values: numpy.ndarray[Any, Any]) -> float | None:
     return float(low if middle - low < high - middle else high)
 
 
-def _is_category(column: pandas.Series[Any]) -> bool:
+def _is_category(file: TableFile, column: pandas.Series[Any]) -> bool:
     """Whether a column has words or booleans; dates and a mixture with numbers are refused when they are read."""
     import pandas
 
@@ -275,7 +275,9 @@ def _is_category(column: pandas.Series[Any]) -> bool:
     if found == "boolean":
         return True
     # Lists, bytes and other types of Parquet are neither.
-    return found == "string" and bool(pandas.to_numeric(values, errors="coerce").isna().all())
+    if found != "string" or not pandas.to_numeric(values, errors="coerce").isna().all():
+        return False
+    return bool(file.as_numbers(values).isna().all())
 
 
 def _in_order(words: list[str]) -> list[str]:

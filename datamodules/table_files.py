@@ -308,7 +308,7 @@ class TableFile:
             or kind.is_string_dtype(column)
             or isinstance(column.dtype, pandas.CategoricalDtype)
         ):
-            numbers = pandas.to_numeric(column.astype(object), errors="coerce")
+            numbers = self.as_numbers(column)
             row = first_true(_mask(numbers.isna() & column.notna()))
             if row is not None:
                 value = str(column.iloc[row])
@@ -321,7 +321,7 @@ class TableFile:
                     quoted = f", as {word}" if word.startswith('"') else ""
                     parts = [_MISSING_WORD + quoted] if mostly_numbers else []
                     parts += ["targets must be numbers"] if is_target else [_NOT_NUMBERS]
-                    hint = how_to_read(value) or f": {'; '.join(parts)}"
+                    hint = self._points_hint(value) or how_to_read(value) or f": {'; '.join(parts)}"
                 raise ValueError(
                     f"{self.path}: column {name!r} is not numeric: {value[:40]!r} at {self.position(row)}{hint}"
                 )
@@ -335,6 +335,27 @@ class TableFile:
                 f"{self.path}: non-finite value {values[row]:g} in column {name!r} at {self.position(row)}"
             )
         return values
+
+    def as_numbers(self, column: pandas.Series[Any]) -> pandas.Series[Any]:
+        """Returns the cells of a column of text as numbers, NaN where one is none. Pandas itself leaves all cells of a
+        column with one word in it as they are written."""
+        import pandas
+
+        decimal, thousands = self._options.get("decimal") or ".", self._options.get("thousands")
+        words = column.astype(object)
+        if self.is_text and (decimal != "." or thousands):
+            words = words.map(lambda word: _with_point(word, decimal, thousands) if isinstance(word, str) else word)
+        numbers: pandas.Series[Any] = pandas.to_numeric(words, errors="coerce")
+        return numbers
+
+    def _points_hint(self, text: str) -> str:
+        """Returns what to do about a number with points if the decimal sign is another, as the end of an error."""
+        decimal = self._options.get("decimal") or "."
+        if decimal == "." or not re.fullmatch(r"\s*[-+]?\d+(\.\d+)+\s*", text):
+            return ""
+        if re.fullmatch(r"\s*[-+]?\d{1,3}(\.\d{3})+\s*", text):
+            return ": set thousands to '.'"
+        return f": write it with the sign {decimal!r}, which decimal is"
 
     def position(self, row: int) -> str:
         """Describes where a user finds a row (from 0): by its line where lines can be counted."""
@@ -369,6 +390,12 @@ def _is_encoding(name: str) -> bool:
     except LookupError:
         return False
     return True
+
+
+def _with_point(word: str, decimal: str, thousands: str | None) -> str:
+    """Returns a number with a decimal point and without groups; a point of another meaning makes it no number."""
+    word = word.replace(thousands, "") if thousands else word
+    return word if decimal == "." else word.replace(".", "?").replace(decimal, ".")
 
 
 def _mask(column: pandas.Series[Any]) -> Tensor:

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 _CLOCK = r"\s*\d{1,2}:[0-5]\d(:[0-5]\d(\.\d+)?)?(\s?[AaPp]\.?[Mm]\.?)?\s*"
 _DURATION = r"\s*-?(\d+ days?,? \+?\d{1,2}:\d\d:\d\d(\.\d+)?|P(\d+D)?T?(\d+H)?(\d+M)?(\d+(\.\d+)?S)?)\s*"
-_MONTH = r"\s*(19|20)\d\d[-/.](0[1-9]|1[0-2])\s*"
-_MONTH_NAME = r"(?i:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]{0,6}\.?"
+_MONTH = r"\s*((19|20)\d\d[-/.](0[1-9]|1[0-2])|(0?[1-9]|1[0-2])[-/.](19|20)\d\d|(19|20)\d\d-?[WM]\d\d)\s*"
+_MONTH_NAME = r"(?i:jan|feb|mar|mär|apr|may|mai|jun|jul|aug|sep|oct|okt|nov|dec|dez)[a-z]{0,6}\.?"
 _NAMED_MONTH = rf"\s*({_MONTH_NAME}[\s\-/,']*((19|20)\d\d|\d\d)|((19|20)\d\d|\d\d)[\s\-/,']*{_MONTH_NAME})\s*"
 _QUARTER = r"\s*((19|20)\d\d[\s\-/]?[Qq][1-4]|[Qq][1-4][\s\-/]?(19|20)\d\d)\s*"
 _DATES = "dates: replace it by numbers, such as the days since the first date, the month or the day of the week"

@@ -160,6 +160,8 @@ def test_dates_are_not_numbers(table, tmp_path):
         (["Jan 2020", "march 2021", "Sept. 2021", "2019 Dec"] * 5, "has dates: replace it by numbers"),
         (["Jan-20", "Feb-20", "21-May", "Jun '21"] * 5, "has dates: replace it by numbers"),
         (["2020Q1", "2020-q2", "Q3 2020", "2020 Q4"] * 5, "has dates: replace it by numbers"),
+        (["Mai 2020", "März 2021", "2019 Okt", "Dez. 20"] * 5, "has dates: replace it by numbers"),
+        (["01/2020", "12/2021", "2020M03", "2020-W53"] * 5, "has dates: replace it by numbers"),
         (
             [[hour, 1] for hour in range(20)],
             r"'\[0 1\]' at row 1 .*: put each of its elements into a column of its own",
@@ -214,6 +216,21 @@ def test_numbers_in_the_form_of_german_thousands_are_named(tmp_path, cells, is_d
         assert TableDataModule(path, ["a"], "out", **options).remarks == []
     with pytest.raises(ValueError, match="has no column 'oot'"):
         TableDataModule(path, ["a"], "oot")
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "message"),
+    [
+        ("a;out\n1,5;2\n2,5;3\n1,5;4\nlost;5\n", {"decimal": ","}, "'a' is not numeric: 'lost' at line 5: if"),
+        ("a;out\n1,5;2\n2,5;3\n1,5;4\n2;1.234,5\n", {"decimal": ","}, "'1.234,5' at line 5: set decimal to ',' and"),
+        ("a;out\n1,5;1.234\n2,5;3.456\n3,5;4.001\n4,5;5\n", {"decimal": ","}, "'1.234' .*: set thousands to '.'$"),
+        ("a;out\n1.5;2\n1.5;3\n0.5;4\n0.5;5\n", {"decimal": ","}, "'a' .*: write it with the sign ',', which dec"),
+        ("a;out\n1,500;2\n2;3\n3;4\nlost;5\n", {"thousands": ","}, "'a' is not numeric: 'lost' at line 5: if"),
+    ],
+)
+def test_a_word_in_a_column_does_not_change_how_its_numbers_are_read(tmp_path, text, options, message):
+    with pytest.raises(ValueError, match=message):
+        TableDataModule(write(tmp_path, text), ["a"], "out", **options)
 
 
 PAIRS = [(1.5, 10.0), (2.5, 1200.0), (3.5, 30.0), (4.5, 40.0)]
