@@ -192,9 +192,11 @@ def _check_exchangeable(model: nn.Module, names: Sequence[str], linears: Sequenc
 
 
 def _check_no_hooks(replaced: Mapping[str, nn.Module]) -> None:
-    """Raises ValueError if a module has hooks, because they would be lost with it."""
+    """Raises ValueError if a module or one of its parameters has hooks, because they would be lost with it."""
     for place, module in replaced.items():
-        if any(held for name, held in vars(module).items() if name.endswith("_hooks") and "state_dict" not in name):
+        own = [held for name, held in vars(module).items() if name.endswith("_hooks") and "state_dict" not in name]
+        own += [held for one in module.parameters() for held in (one._backward_hooks, one._post_accumulate_grad_hooks)]
+        if any(own):
             raise ValueError(f"{place!r} has hooks, which would be lost: register them after the replacement")
 
 

@@ -208,6 +208,12 @@ def hooked(place: int) -> nn.Module:
     return model
 
 
+def hooked_weight(register: str) -> nn.Module:
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    getattr(model[0].weight, register)(lambda grad: None)
+    return model
+
+
 @pytest.mark.parametrize(
     ("model", "says"),
     [
@@ -231,6 +237,8 @@ def hooked(place: int) -> nn.Module:
         ),
         (lambda: hooked(0), "'0' has hooks, which would be lost: register them after the replacement"),
         (lambda: hooked(1), "'1' has hooks, which would be lost"),
+        (lambda: hooked_weight("register_hook"), "'0' has hooks, which would be lost"),
+        (lambda: hooked_weight("register_post_accumulate_grad_hook"), "'0' has hooks, which would be lost"),
         (
             lambda: nn.Sequential(nn.Linear(4, 8, dtype=torch.complex64), nn.Tanh(), nn.Linear(8, 2)),
             "'0' must have real weights, got torch.complex64",
