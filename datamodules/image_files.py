@@ -105,7 +105,7 @@ class ClassFolders(ListedFiles):
         if empty and not allow_empty:
             raise ValueError(
                 f"{_name(folder)}/ has {len(empty)} of {len(self.classes)} class folders without images "
-                f"({listed(empty)}; data.allow_empty_classes: true accepts them)"
+                f"({listed(empty)}{_others(folder / empty[0])}; data.allow_empty_classes: true accepts them)"
             )
         pairs = zip(self.classes, files, strict=True)
         labels = torch.arange(len(files)).repeat_interleave(torch.tensor([len(inside) for inside in files]))

@@ -132,6 +132,9 @@ class FunctionRegressor(ReplicatedModule):
         data_degree: int | None = None,
         data_noise: float | None = None,
     ) -> None:
+        for name, given, kind in (("limit", limit, Limit), ("polish", polish, Polish)):
+            if not isinstance(given, kind):
+                raise TypeError(f"{name} must be a {kind.__name__}, such as {kind.__name__}(epochs=10), got {given!r}")
         stacked = wiring == "stack" and initialization == "constructed"
         domain = named_domain(domain or {"x": (0.0, 1.0)})
         check_sizes(members=members)

@@ -70,6 +70,9 @@ class StagedModule(LightningModule):
         limit: Limit | None = None,
     ) -> None:
         super().__init__()
+        for name, given in {"pretrain": pretrain, "train": train}.items():
+            if not isinstance(given, Stage):
+                raise TypeError(f"{name} must be a Stage, such as Stage(epochs=100), got {given!r}")
         if train.second_order:
             raise ValueError(f"train.optimizer must be a class in torch.optim, got {train.optimizer}: use polish")
         self.stages: dict[StageName, Any] = {

@@ -20,6 +20,8 @@ def named_domain(domain: Domain | Sequence[Sequence[float]]) -> Domain:
     """Returns the bounds with the names of the inputs. Inputs of a list without names are `x`, or `x1`, `x2`, …"""
     if isinstance(domain, Mapping):
         return domain
+    if any(isinstance(end, (int, float)) for end in domain):
+        raise ValueError(f"domain must have (lower, upper) for each input, such as [(0, 1)], got {domain}")
     names = ["x"] if len(domain) == 1 else [f"x{number}" for number in range(1, len(domain) + 1)]
     return dict(zip(names, domain, strict=True))
 

@@ -93,6 +93,10 @@ def test_files_of_other_kinds_are_named_where_no_image_is_found(tmp_path: Path, 
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match=rf"data.root \.: {tmp_path.name}{says}"):
         module(Path("."))
+    write_folder(tmp_path / "mixed", {"fox": 3, "gnu": 3})
+    shutil.copytree("cat", "mixed/cat")
+    with pytest.raises(ValueError, match=r"1 of 3 class folders without images \(cat, only files that end in .heic; "):
+        module(tmp_path / "mixed")
     with pytest.raises(ValueError, match="data.root must name a folder, got ''"):
         ImageFolderDataModule("")
 

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from lit_triwave import FunctionRegressor
 from lit_triwave.modules.stages import Stage
 
 # What a warm-up starts from instead of zero.
@@ -158,3 +159,19 @@ def test_a_resumed_optimizer_makes_the_same_steps(name: str) -> None:
         step(whole, first)
         step(resumed, second)
     assert torch.equal(whole, resumed)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"pretrain": {"epochs": 2}}, "pretrain must be a Stage, such as Stage(epochs=100), got {'epochs': 2}"),
+        ({"train": 3}, "train must be a Stage, such as Stage(epochs=100), got 3"),
+        ({"polish": {"epochs": 2}}, "polish must be a Polish, such as Polish(epochs=10), got {'epochs': 2}"),
+        ({"limit": {}}, "limit must be a Limit, such as Limit(epochs=10), got {}"),
+        ({"domain": [0, 1]}, "domain must have (lower, upper) for each input, such as [(0, 1)], got [0, 1]"),
+    ],
+)
+def test_an_argument_of_another_kind_is_named(options: dict[str, Any], message: str) -> None:
+    with pytest.raises((TypeError, ValueError)) as raised:
+        FunctionRegressor(**options)
+    assert str(raised.value) == message
