@@ -75,9 +75,6 @@ def check_same_run(
     check_weights(checkpoint["state_dict"], model.state_dict())
     if identity is None or isinstance(model, StagedModule):  # a module of the user may resume with any weights
         _check_finite(checkpoint["state_dict"], {name for name, _ in model.named_parameters()})
-    if identity is not None:
-        _check_optimizers(checkpoint, model)
-        _check_steps(checkpoint, model)
     differing = _run_differences(checkpoint, identity) if identity is not None else []
     free = () if identity is not None else _TRAINING_ONLY
     differing += _model_differences(checkpoint, model, (*free, *linked))
@@ -85,6 +82,9 @@ def check_same_run(
     differing = differing or _model_differences(checkpoint, model, free)
     if differing:
         raise TriwaveError(f"checkpoint {path} is of {what}: {_in_words(differing, _ROOM - len(str(path)))}")
+    if identity is not None:
+        _check_optimizers(checkpoint, model)
+        _check_steps(checkpoint, model)
     if isinstance(model, StagedModule):
         check_buffers(checkpoint["state_dict"], model.state_dict())
 

@@ -224,3 +224,5 @@ def test_a_run_of_a_version_without_an_option_resumes_with_its_default(tmp_path,
     assert main([*command, "--data.keep_default_na", "false"]) == 1
     assert "of another config: data.keep_default_na is True there and False here" in capsys.readouterr().err
     assert main(command) == 0
+    assert main([*command, "--model.limit.epochs", "3"]) == 1  # the stage is over
+    assert "of another config: model.limit.epochs is 2 there and 3 here" in capsys.readouterr().err
