@@ -192,7 +192,7 @@ def _run_differences(checkpoint: dict[str, Any], here: dict[str, Any]) -> list[_
         later += ("model.limit",)
     known = [key for key in here if key in there]  # earlier versions saved less
     one, two = (hidden(flat({key: run[key] for key in known})) for run in (there, here))
-    one = _defaults(here["data"]) | one
+    one |= {name: value for name, value in _defaults(here["data"]).items() if name not in one}
     return [
         (name.replace(".init_args", ""), one.get(name), two.get(name))
         for name in {**one, **two}
@@ -203,8 +203,10 @@ def _run_differences(checkpoint: dict[str, Any], here: dict[str, Any]) -> list[_
 def _defaults(data: dict[str, Any]) -> dict[str, Any]:
     """Returns the defaults of the data's options: an earlier version that has saved no value knew no other."""
     parameters = inspect.signature(resolve_name(data["class_path"])).parameters.values()
-    known = {one.name: one.default for one in parameters if one.name in data.get("init_args", {})}
-    return flat({"data": {"init_args": plain({k: v for k, v in known.items() if v is not inspect.Parameter.empty})}})
+    known = {one.name: one.default for one in parameters if one.name in (data.get("init_args") or {})}
+    return flat(
+        {name: plain(value) for name, value in known.items() if value is not inspect.Parameter.empty}, "data.init_args."
+    )
 
 
 class RunRecord(Callback):
