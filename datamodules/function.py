@@ -16,6 +16,7 @@ from datamodules.batches import check_batches
 from datamodules.batches import seeded_generator as generator
 from datamodules.expressions import Expression, ExpressionError, parse_expression
 from datamodules.regression import Points, RegressionDataModule, check_domain, first_true
+from lit_triwave.errors import some
 
 _Domain = dict[str, tuple[float, float]]
 
@@ -53,6 +54,9 @@ class FunctionDataModule(RegressionDataModule):
         batch_size: training points in a global batch, over all ranks together; None for all of them.
         seed: seed of random points, noise and the order of the training points, at least 0.
 
+    Attributes:
+        remarks: lines with remarks about the data for the user.
+
     Raises:
         ValueError: an argument is out of range, or the expression is not finite on the domain.
         ExpressionError: the expression cannot be read.
@@ -74,6 +78,8 @@ class FunctionDataModule(RegressionDataModule):
         check_domain(domain)
         check_batches(batch_size, seed)
         function = _parsed(expression, list(domain))
+        unused = [name for name in domain if name not in function.program]
+        self.remarks = [f"data.domain has {some(unused)}, which the expression does not use"] if unused else []
         if regime not in ("dense", "sparse"):
             raise ValueError(f"regime must be dense or sparse, got {regime!r}")
         if test_sampling not in ("regular", "random"):

@@ -363,3 +363,9 @@ def test_chebyshev_points_lie_half_way_between_sobol_points_and_the_arcsine_dens
     # (u + sin²(π u / 2)) / 2 = 0.05 at u = 0.0831; the uniform points are stretched by a hundredth at both ends.
     outer = (denser <= 0.05) | (denser >= 0.95)
     assert outer.double().mean().item() == pytest.approx(2 * (0.0831 + 0.01) / 1.02, abs=2e-3)
+
+
+def test_variables_of_the_domain_that_the_expression_does_not_use_are_named() -> None:
+    domain = {"x": (0.0, 1.0), "y": (0.0, 1.0), "e": (0.0, 1.0)}
+    found = [FunctionDataModule(text, domain, sampling="sobol", points=50).remarks for text in ("x * y + e", "sin(y)")]
+    assert found == [[], ["data.domain has x, e, which the expression does not use"]]
