@@ -132,7 +132,7 @@ class TableDataModule(RegressionDataModule):
             raise ValueError(f"{path} must have at least {_MIN_ROWS} rows, got {len(file)}")
         self._targets, self._outside = targets, outside
         self.columns = InputColumns(file, inputs, categorical or [], ordinal or [], missing, targets, uneven)
-        self.remarks: list[str] = file.remarks([column["name"] for column in self.columns.state] + targets)
+        self.remarks: list[str] = file.remarks([*inputs, *targets])
         raw, y, kept = self._rows(file)
         if test_path is not None:
             test_fraction = 0.0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -46,11 +46,10 @@ def how_to_read(text: str) -> str:
     return ""
 
 
-def has_german_thousands(texts: Iterable[str]) -> bool:
+def has_german_thousands(texts: Sequence[str]) -> bool:
     """Whether numbers look like 1.234 and 567, where a point may separate thousands; 0.5 and 1.25 do not."""
-    found = [text.strip() for text in texts]
-    return any("." in text for text in found) and all(
-        re.fullmatch(r"-?[1-9]\d{0,2}(\.\d{3})*|0?", text) for text in found
+    return any("." in text for text in texts) and all(
+        re.fullmatch(r"-?[1-9]\d{0,2}(\.\d{3})*|0?", text) for text in texts
     )
 
 

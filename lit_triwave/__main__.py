@@ -16,13 +16,15 @@ def _leave() -> None:
 
     If a file is still open for writing, Python ends as usual, because it then writes what is not yet in the file.
     """
+    if not _codes:
+        return
     streams = [stream for stream in (sys.__stdout__, sys.__stderr__) if stream is not None]
     own = [id(stream.buffer) for stream in streams]
     # Not `isinstance`, which would run code of the objects.
     files: list[io.BufferedWriter] = [
         one for one in gc.get_objects() if issubclass(type(one), (io.BufferedWriter, io.BufferedRandom))
     ]
-    if not _codes or any(not one.closed and id(one) not in own for one in files):
+    if any(not one.closed and id(one) not in own for one in files):
         return
     for stream in streams:
         with suppress(OSError, ValueError):

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -50,23 +51,23 @@ class Origin:
     @property
     def discards_steps(self) -> bool:
         """Whether the run has made steps after the checkpoint, which rewinding discards."""
-        if not self.rewinds or not self.last.is_file():
-            return False
-        try:
-            return logged_steps(load_checkpoint(self.last)) > self.step
-        except TriwaveError:  # not a checkpoint: no such steps are known
-            return False
+        return self._last_step is not None and self._last_step > self.step
 
     @property
     def replaces_last(self) -> bool:
         """Whether the run's own last checkpoint cannot be read, and the fit starts from another one of the run."""
+        return self.rewinds and self.last.is_file() and self._last_step is None
+
+    @cached_property
+    def _last_step(self) -> int | None:
+        """Number of steps of the run's own last checkpoint if the fit starts from another one of the run; None if it
+        cannot be read."""
         if not self.rewinds or not self.last.is_file():
-            return False
+            return None
         try:
-            load_checkpoint(self.last)
-        except TriwaveError:
-            return True
-        return False
+            return logged_steps(load_checkpoint(self.last))
+        except TriwaveError:  # not a checkpoint: no such steps are known
+            return None
 
     @property
     def last(self) -> Path:
