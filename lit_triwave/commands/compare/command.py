@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TextIO
 
@@ -16,7 +17,7 @@ from lit_triwave.commands.compare.parser import QuickParser
 from lit_triwave.commands.compare.read.sources import read_all
 from lit_triwave.commands.compare.show import writers
 from lit_triwave.commands.compare.table.fields import Fields
-from lit_triwave.commands.compare.table.selection import parse_conditions, select, select_rows
+from lit_triwave.commands.compare.table.selection import parse_condition, select, select_rows
 from lit_triwave.commands.compare.table.table import HEADERS, Comparison, compare
 from lit_triwave.commands.compare.table.verdict import notes
 from lit_triwave.errors import TriwaveError, did_you_mean
@@ -55,10 +56,12 @@ def run(args: Sequence[str], started: float) -> int:
     asked = _parser().parse_args(list(args))
     form = asked.format or _format_of(asked.out)
     said: list[str] = []
-    with _Bars() as bars:
-        runs = read_all(asked.runs, bars.advance("runs"), said)
+    terminal = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=terminal, transient=True, disable=not terminal.is_terminal) as bars:
+        runs = read_all(asked.runs, _advance(bars, "runs"), said)
         fields = Fields(runs)
-        conditions = parse_conditions(asked.where, fields)
+        conditions = [parse_condition(text, fields) for text in asked.where]
         runs = select(runs, conditions)
         by = [fields.find(name, "--group-by") for name in asked.group_by]
         metrics = [fields.find(name, "--metrics", fields.metrics) for name in asked.metrics]
@@ -66,29 +69,30 @@ def run(args: Sequence[str], started: float) -> int:
         comparison = compare(runs, fields, by, list(dict.fromkeys(metrics)), sort, asked.descending)
         comparison.said = said
         comparison = select_rows(comparison, conditions)
-        drawn = asked.figures or form == "html"
-        curves = None
-        if drawn:
+        write = _WRITERS.get(form)
+        if asked.figures or write is None:
             from lit_triwave.commands.compare.show.curves import read_curves
 
-            curves = read_curves(comparison, bars.advance("curves"))
+            curves = read_curves(comparison, _advance(bars, "curves"))
     files: list[Path] = []
     if asked.figures:
         from lit_triwave.commands.compare.show.figures import write_figures
 
-        assert curves is not None
         open_folder(asked.figures, "give another to --figures")
         files += write_figures(comparison, curves, asked.figures)
-    if form == "html":
-        from lit_triwave.commands.compare.show.page import page
+    if write is None:
+        from lit_triwave.commands.compare.show.page import write_page
 
-        assert curves is not None
-        text = page(comparison, curves)
-        _put(lambda file: _write(file, text), asked.out)
+        write = partial(write_page, curves)
+    if asked.out:
+        if asked.out.is_dir():
+            raise TriwaveError(f"--out must be a file, got the folder {asked.out}")
+        open_folder(asked.out.parent, "give another --out")
+        with written_whole(asked.out) as place, place.open("w", encoding="utf-8") as file:
+            write(comparison, file)
+        files.append(asked.out)
     else:
-        write = _WRITERS[form]
-        _put(lambda file: write(comparison, file), asked.out)
-    files += [asked.out] if asked.out else []
+        write(comparison, sys.stdout)
     for path in filter(Path.is_file, files):  # not pipes
         print(f"written  {path}, {file_size(path)}", file=sys.stdout if asked.out else sys.stderr)
     # A table shows the notes itself.
@@ -104,10 +108,7 @@ _WRITERS: dict[str, Callable[[Comparison, TextIO], None]] = {
     "csv": writers.write_csv,
     "json": writers.write_json,
 }
-
-
-def _write(file: TextIO, text: str) -> None:
-    file.write(text)
+"""Writers of the formats but html, whose module takes half a second to import."""
 
 
 def _format_of(out: Path | None) -> str:
@@ -124,18 +125,6 @@ def _format_of(out: Path | None) -> str:
     return _ENDINGS[out.suffix.lower()]
 
 
-def _put(write: Callable[[TextIO], None], out: Path | None) -> None:
-    """Writes to a file, completely or not at all, or to standard output."""
-    if out is not None:
-        if out.is_dir():
-            raise TriwaveError(f"--out must be a file, got the folder {out}")
-        open_folder(out.parent, "give another --out")
-        with written_whole(out) as partial, partial.open("w", encoding="utf-8") as file:
-            write(file)
-        return
-    write(sys.stdout)
-
-
 def _same_place(one: TextIO, other: TextIO) -> bool:
     """Whether two streams are read together, on a terminal or in a file."""
     try:
@@ -144,22 +133,7 @@ def _same_place(one: TextIO, other: TextIO) -> bool:
         return False
 
 
-class _Bars:
-    """Shows the progress of reading, on a terminal."""
-
-    def __init__(self) -> None:
-        console = Console(stderr=True)
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        self._progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
-
-    def __enter__(self) -> _Bars:
-        self._progress.__enter__()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._progress.stop()
-
-    def advance(self, name: str) -> Callable[[int, int], None]:
-        """Returns a function that is called with the number of finished items and the total."""
-        task = self._progress.add_task(name, total=None)
-        return lambda done, total: self._progress.update(task, completed=done, total=total)
+def _advance(bars: Progress, name: str) -> Callable[[int, int], None]:
+    """Adds a bar; returns a function that is called with the number of finished items and the total."""
+    task = bars.add_task(name, total=None)
+    return lambda done, total: bars.update(task, completed=done, total=total)

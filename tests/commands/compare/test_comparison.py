@@ -245,8 +245,7 @@ def test_the_band_of_a_run_of_many_seeds_reaches_from_the_lowest_to_the_highest(
     rows = "step,val/mse_min,val/mse_mean,val/mse_max\n" + "".join(f"{n},{n + 1},{n + 2},{n + 9}\n" for n in range(5))
     runs = [read_run_folder(write_run(tmp_path / "a" / name, {}, {"test/mse": 1.0}, metrics=rows)) for name in "ab"]
     for some in (runs[:1], runs):
-        (curve,) = read_curves(compare(some, Fields(some)), lambda done, total: None).curves
-        assert curve is not None
+        (curve,) = read_curves(compare(some, Fields(some)), lambda done, total: None).by_row.values()
         assert (curve.low.tolist(), curve.mean.tolist()) == ([1, 2, 3, 4, 5], [2, 3, 4, 5, 6])
         assert curve.high.tolist() == [9, 10, 11, 12, 13]
 

@@ -12,7 +12,7 @@ from matplotlib.text import Text
 
 from lit_triwave.cli import main
 from lit_triwave.commands.compare.read.run_folders import read_run_folder
-from lit_triwave.commands.compare.show.charts import coloured
+from lit_triwave.commands.compare.show.charts import colours
 from lit_triwave.commands.compare.show.curves import Curves, read_curves
 from lit_triwave.commands.compare.show.figures import cost_figure, curves_figure, parallel_figure
 from lit_triwave.commands.compare.table.fields import Fields
@@ -30,7 +30,7 @@ def comparison_of(root: Path) -> tuple[Comparison, Curves]:
 def drawn_figures(root: Path) -> dict[str, Figure]:
     """The figures of all runs under a folder, laid out."""
     comparison, curves = comparison_of(root)
-    best = coloured(comparison, curves)
+    best = colours(comparison, curves)
     figures = {"curves": curves_figure(comparison, curves, best), "parallel": parallel_figure(comparison)}
     figures |= {cost: cost_figure(comparison, cost, best) for cost in ("parameters", "fit_seconds")}
     there = {name: figure for name, figure in figures.items() if figure is not None}

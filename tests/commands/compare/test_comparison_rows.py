@@ -92,7 +92,7 @@ def test_in_parallel_coordinates_the_darkest_line_is_the_lowest_error_of_whateve
         write_run(tmp_path / "all" / name, {"data.expression": expression, "model.f": name}, {"test/mse": error})
     runs = [read_run_folder(tmp_path / "all" / name) for name in errors]
     comparison = compare(runs, Fields(runs))
-    assert [comparison.rows[number].name[-1] for number in parallel_rows(comparison)] == ["c", "d", "a", "b"]
+    assert [row.name[-1] for row in parallel_rows(comparison)] == ["c", "d", "a", "b"]
     assert [row.name[-1] for row in comparison.best()] == ["a", "c"]
 
 

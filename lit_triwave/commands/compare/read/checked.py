@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 import os
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import yaml
 
@@ -26,20 +24,6 @@ _LARGEST = 1 << 63
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
-@contextmanager
-def open_regular(path: Path) -> Iterator[BinaryIO]:
-    """Opens a file to be read as bytes.
-
-    Raises:
-        OSError: it cannot be read.
-        ValueError: it is not a regular file. A pipe would wait for a writer.
-    """
-    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise ValueError("it must be a regular file")
-        yield file
-
-
 def read_bytes(path: Path, most: int = _MOST_BYTES) -> bytes:
     """Returns the content of a file of at most `most` bytes.
 
@@ -47,7 +31,9 @@ def read_bytes(path: Path, most: int = _MOST_BYTES) -> bytes:
         OSError: it cannot be read.
         ValueError: it is not a regular file, or larger.
     """
-    with open_regular(path) as file:
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise ValueError("it must be a regular file")  # a pipe would wait for a writer
         content = file.read(most + 1)
     if len(content) > most:
         raise ValueError(f"it must have at most {most / 1e6:.0f} MB")

@@ -14,7 +14,7 @@ RUNNING_SECONDS = 600.0
 """A run without an end is still running if its files changed within this time; checkpoints are saved each minute."""
 
 
-@dataclass
+@dataclass(eq=False)
 class ComparedRun:
     """A run on disk, in an offline W&B file or on W&B's server."""
 

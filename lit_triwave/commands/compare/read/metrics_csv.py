@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from codecs import getincrementaldecoder
 from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
 
-from lit_triwave.commands.compare.read.checked import open_regular, read_bytes, what_fails
+from lit_triwave.commands.compare.read.checked import read_bytes, what_fails
 from lit_triwave.errors import printable
 
-_NAN = float("nan")
 _MOST_BYTES = 32_000_000
 """Most bytes of a file. Its cells take about thirty times its size in memory."""
-_LOOKED_AT = 4096
 _COUNTS = {"epoch", "step", "stage"}
 _OF_NUMBERS = b"0123456789.+-eE,\r\n" + b"nanif"  # also nan and inf
 _LAST_STEP = 1 << 53
@@ -31,48 +28,29 @@ class MetricsFile:
 
     def __init__(self, path: Path, notes: list[str]) -> None:
         self.path, self.notes = path, notes
-        try:
-            with open_regular(path) as file:
-                content = file.read(_MOST_BYTES)
-            if "\0" in getincrementaldecoder("utf-8")().decode(content[:_LOOKED_AT]):
-                raise ValueError("it must be text")
-            if len(content) < _MOST_BYTES and _has_odd_rows(content):
-                self()  # notes which rows; a table has many runs, so not all cells of each are read
-        except FileNotFoundError:
-            pass
-        except (OSError, ValueError) as error:
-            self._note(f"{path.name} is damaged ({what_fails(error)})")
+        if not self._is_large() and _has_odd_rows(self._content()):
+            self()  # notes which rows; a table has many runs, so not all cells of each are read
 
-    def __call__(self) -> dict[str, np.ndarray]:
-        """Returns column name ↦ values by logged row, float64 of shape (rows,), NaN where nothing was logged."""
-        return self.columns(None)
+    def __call__(self, names: Collection[str] | None = None) -> dict[str, np.ndarray]:
+        """Returns column name ↦ values by logged row, float64 of shape (rows,), NaN where nothing was logged.
 
-    def columns(self, names: Collection[str] | None) -> dict[str, np.ndarray]:
-        """Returns the same for some columns only, which is faster; for all columns with None."""
-        try:
-            if self.path.stat().st_size > _MOST_BYTES:
-                self._note(f"{self.path.name} has more than {_MOST_BYTES / 1e6:.0f} MB and is left out")
-                return {}
-            text = read_bytes(self.path, _MOST_BYTES).decode()
-        except FileNotFoundError:
+        Args:
+            names: columns to read, which is faster than to read all; None for all.
+        """
+        if self._is_large():
+            self._note(f"{self.path.name} has more than {_MOST_BYTES / 1e6:.0f} MB and is left out")
             return {}
-        except (OSError, ValueError) as error:  # ValueError: not text
-            self._note(f"{self.path.name} is damaged ({what_fails(error)})")
-            return {}
+        text = self._content().decode()
         header, *lines = text.splitlines() or [""]
         known = header.split(",")
         # All cells as one list: several times faster than the csv module, because most cells are blank.
         cells = ",".join(lines).split(",") if lines else []
         if len(cells) != len(known) * len(lines):
-            cells, lines = self._whole(lines, len(known), text.endswith("\n"))
+            cells = self._whole(lines, len(known), text.endswith("\n"))
         columns = {}
         for place, name in enumerate(known):
             if name and (names is None or name in names):
-                column = cells[place :: len(known)]
-                try:
-                    columns[name] = np.array([float(cell) if cell else _NAN for cell in column])
-                except ValueError:
-                    columns[name] = self._numbers(name, column)
+                columns[name] = self._numbers(name, cells[place :: len(known)])
         for name in _COUNTS & columns.keys():
             odd = (columns[name] < 0) | (columns[name] > _LAST_STEP)
             if odd.any():
@@ -84,8 +62,24 @@ class MetricsFile:
         if text not in self.notes:
             self.notes.append(text)
 
-    def _whole(self, lines: list[str], width: int, ended: bool) -> tuple[list[str], list[str]]:
-        """Returns the cells of the rows that have as many cells as there are columns, and these rows.
+    def _is_large(self) -> bool:
+        return self.path.is_file() and self.path.stat().st_size > _MOST_BYTES
+
+    def _content(self) -> bytes:
+        """Returns the text in the file; nothing if it is missing or, with a note, if it cannot be read."""
+        try:
+            content = read_bytes(self.path, _MOST_BYTES)
+            if "\0" in content.decode():
+                raise ValueError("it must be text")
+            return content
+        except FileNotFoundError:
+            pass
+        except (OSError, ValueError) as error:
+            self._note(f"{self.path.name} is damaged ({what_fails(error)})")
+        return b""
+
+    def _whole(self, lines: list[str], width: int, ended: bool) -> list[str]:
+        """Returns the cells of the rows that have as many cells as there are columns.
 
         If the last row has not `ended`, it may still be being written, and its missing cells are no damage.
         """
@@ -93,18 +87,18 @@ class MetricsFile:
         damaged = sum(line.count(",") != width - 1 for line in lines[: None if ended else -1])
         if damaged:
             self._note(f"{self.path.name} is damaged ({damaged} of {len(lines)} rows left out)")
-        return ",".join(whole).split(",") if whole else [], whole
+        return ",".join(whole).split(",") if whole else []
 
     def _numbers(self, name: str, column: list[str]) -> np.ndarray:
-        """Returns a column with NaN for the cells that are not numbers."""
-        values = []
-        for cell in column:
+        """Returns a column with NaN for blank cells and, with a note, for cells that are not numbers."""
+        values = np.full(len(column), np.nan)
+        for place, cell in enumerate(column):
             try:
-                values.append(float(cell) if cell else _NAN)
+                if cell:
+                    values[place] = float(cell)
             except ValueError:
-                values.append(_NAN)
                 self._note(f"{self.path.name} is damaged ({printable(name[:40])} is '{printable(cell[:20])}')")
-        return np.array(values)
+        return values
 
 
 def _has_odd_rows(content: bytes) -> bool:

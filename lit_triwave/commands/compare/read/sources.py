@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from importlib import import_module
 from pathlib import Path
 
 from lit_triwave.commands.compare.read.compared_run import ComparedRun
@@ -19,7 +18,7 @@ def read_all(addresses: Sequence[str], advance: Callable[[int, int], None], skip
 
     Args:
         addresses: run folders, folders of run folders, offline W&B runs, `wandb:ENTITY/PROJECT[?group=…]`.
-        advance: called with the numbers of run folders read so far and in total.
+        advance: called with the numbers of runs read so far and in total.
         skipped: list to which a note on each unreadable folder or W&B file is added.
 
     Raises:
@@ -28,18 +27,13 @@ def read_all(addresses: Sequence[str], advance: Callable[[int, int], None], skip
     parts: list[ComparedRun | Path] = []
     for address in addresses:
         parts += _read_wandb(address, skipped) if _is_wandb(address) else _folders(address, skipped)
-    total = sum(isinstance(part, Path) for part in parts)
     runs: dict[Path | str, ComparedRun] = {}
-    done = 0
-    for part in parts:
-        if isinstance(part, Path):
-            place = part.resolve()
-            if place not in runs:
-                runs[place] = read_run_folder(part)
-            done += 1
-            advance(done, total)
-        else:
+    for done, part in enumerate(parts, start=1):
+        if isinstance(part, ComparedRun):
             runs.setdefault(part.source, part)
+        elif part.resolve() not in runs:
+            runs[part.resolve()] = read_run_folder(part)
+        advance(done, len(parts))
     # A run folder has more content than its W&B copy.
     on_disk = {run.wandb_id for place, run in runs.items() if isinstance(place, Path) and run.wandb_id}
     skipped[:] = map(printable, skipped)
@@ -58,22 +52,22 @@ def _is_wandb(address: str) -> bool:
 def _read_wandb(address: str, skipped: list[str]) -> list[ComparedRun]:
     # Imported only if needed, because W&B's client takes seconds.
     if address.startswith(HOSTED):
-        hosted: list[ComparedRun] = import_module("lit_triwave.commands.compare.read.wandb_server").read_hosted(address)
-        return hosted
-    offline: list[ComparedRun] = import_module("lit_triwave.commands.compare.read.wandb_offline").read_offline(
-        Path(address), skipped
-    )
-    return offline
+        from lit_triwave.commands.compare.read.wandb_server import read_hosted
+
+        return read_hosted(address)
+    from lit_triwave.commands.compare.read.wandb_offline import read_offline
+
+    return read_offline(Path(address), skipped)
 
 
 def _folders(address: str, skipped: list[str]) -> Sequence[ComparedRun | Path]:
     """Returns the run folders in a folder, or if there are none, the offline W&B runs in it."""
     path = Path(address)
     looks = f"a run's folder has {', '.join(RUN_MARKS[:-1])} or {RUN_MARKS[-1]}, as runs/<experiment>/<run id>/ does"
-    if not path.exists():
-        raise TriwaveError(f"{address} must be a folder, but there is none; {looks}")
     if not path.is_dir():
-        raise TriwaveError(f"{address} must be a folder, got a file; {looks}")
+        raise TriwaveError(
+            f"{address} must be a folder, {'got a file' if path.exists() else 'but there is none'}; {looks}"
+        )
     found = find_run_folders(path, skipped)
     if found:
         return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,16 +14,14 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from lit_triwave.commands.compare.show.charts import (
-    COLORS,
     COSTS,
-    ceiling,
-    coloured,
+    colours,
     curves_ceiling,
     drawing_order,
-    is_error,
     is_wide,
     labels,
     line_widths,
+    main_scale,
     number_text,
     parallel_axes,
     parallel_rows,
@@ -31,6 +29,7 @@ from lit_triwave.commands.compare.show.charts import (
 )
 from lit_triwave.commands.compare.show.curves import Curves
 from lit_triwave.commands.compare.table.cells import in_lines
+from lit_triwave.commands.compare.table.rows import Row
 from lit_triwave.commands.compare.table.table import Comparison
 from lit_triwave.figures.style import BLUE, GREY, decades_grid, new_figure
 from lit_triwave.files import written_whole
@@ -54,7 +53,7 @@ def write_figures(comparison: Comparison, curves: Curves, folder: Path) -> list[
     Returns:
         The written files.
     """
-    best = coloured(comparison, curves)
+    best = colours(comparison, curves)
     drawn = {"curves": curves_figure(comparison, curves, best), "parallel": parallel_figure(comparison)}
     for name, cost in (("parameters", "parameters"), ("time", "fit_seconds")):
         drawn[name] = cost_figure(comparison, cost, best)
@@ -69,87 +68,84 @@ def write_figures(comparison: Comparison, curves: Curves, folder: Path) -> list[
     return written
 
 
-def curves_figure(comparison: Comparison, curves: Curves, best: Sequence[int]) -> Figure | None:
+def curves_figure(comparison: Comparison, curves: Curves, best: Mapping[Row, str]) -> Figure | None:
     """Draws means over seeds with bands from lowest to highest; unfinished runs are dashed. None without curves.
 
     Args:
         comparison: the rows to draw.
         curves: the learning curves of these rows.
-        best: numbers of the coloured rows.
+        best: colours of the best rows.
     """
-    order = [number for number in drawing_order(comparison) if curves.curves[number] is not None]
-    if not order:
+    if not curves.by_row:
         return None
     names = _names(comparison)
-    colors = {number: color for number, color in zip(best, COLORS, strict=False) if number in order}
     figure, (ax,) = new_figure(size=_SIZE)
-    others = [number for number in order if number not in colors]
-    for number in others[:: -(-len(others) // _MOST_GREY) or 1]:
-        curve = curves.curves[number]
-        assert curve is not None
+    others = [row for row in drawing_order(comparison) if row in curves.by_row and row not in best]
+    for row in others[:: -(-len(others) // _MOST_GREY) or 1]:
+        curve = curves.by_row[row]
         ax.plot(curve.steps, curve.mean, color=GREY, linewidth=0.6, alpha=0.35, zorder=1)
-    band = max(0.05, 0.18 - 0.03 * (len(colors) - 1))  # many bands would hide each other
+    widths = line_widths(curves, best, 1.5, 2.5)
+    band = max(0.05, 0.18 - 0.03 * (len(widths) - 1))  # many bands would hide each other
     handles: list[Artist] = []
-    widths = line_widths(curves, list(colors), 1.5, 2.5)
-    for number, color in reversed(colors.items()):
-        curve = curves.curves[number]
-        assert curve is not None
-        style = {"linestyle": "-" if comparison.rows[number].finished else "--", "linewidth": widths[number]}
-        style |= {"marker": "o" if len(curve.steps) < 30 else "", "markersize": 3}
+    for row, width in reversed(widths.items()):
+        curve, color = curves.by_row[row], best[row]
+        dash, marker = "-" if row.finished else "--", "o" if len(curve.steps) < 30 else ""
         ax.fill_between(curve.steps, curve.low, curve.high, color=color, alpha=band, linewidth=0, zorder=2)
-        handles += ax.plot(curve.steps, curve.mean, color=color, label=names[number], zorder=3, **style)  # type: ignore[arg-type]
+        line = ax.plot(curve.steps, curve.mean, color=color, linestyle=dash, marker=marker, markersize=3, zorder=3)
+        line[0].set(linewidth=width, label=names[row])
+        handles += line
     if curves.logarithmic:
-        lows = np.concatenate([curve.low for curve in curves.curves if curve is not None])
+        lows = np.concatenate([curve.low for curve in curves.by_row.values()])
         _logarithmic(ax, lows, curves_ceiling(curves))
-    scale = ", logarithmic" if curves.logarithmic else ""
-    ax.set(xlabel="training step", ylabel=f"{curves.metric}{scale}")
+    ax.set(xlabel="training step", ylabel=_scaled(curves.metric, curves.logarithmic))
     ax.set_title("Learning curves, mean and range over seeds", loc="left", fontsize=11)
     _legend(figure, handles[::-1], Line2D([], [], color=GREY, linewidth=1.2), len(others))
     return figure
 
 
-def cost_figure(comparison: Comparison, cost: str, best: Sequence[int]) -> Figure | None:
+def cost_figure(comparison: Comparison, cost: str, best: Mapping[Row, str]) -> Figure | None:
     """Draws the main metric, mean ± standard error, against parameters or time. None if no row has both.
 
     Args:
         comparison: the rows to draw.
         cost: one of `COSTS`.
-        best: numbers of the coloured rows.
+        best: colours of the best rows.
     """
     found = points(comparison, cost)
-    if not found.rows:
+    if not found:
         return None
     names = _names(comparison)
-    place_of = {number: place for place, number in enumerate(found.rows)}
-    colors = {number: color for number, color in zip(best, COLORS, strict=False) if number in place_of}
     figure, (ax,) = new_figure(size=_SIZE)
-    grey = [place for number, place in place_of.items() if number not in colors]
-    if grey:
-        ax.plot(found.x[grey], found.y[grey], "o", color=GREY, markersize=3.5, alpha=0.5, zorder=1)
-    logarithmic = is_error(comparison, found.y)
+    grey = [(x, y) for row, (x, y, _) in found.items() if row not in best]
+    ax.plot(*np.reshape(grey, (-1, 2)).T, "o", color=GREY, markersize=3.5, alpha=0.5, zorder=1)
     handles: list[Artist] = []
-    for number, color in colors.items():
-        place = place_of[number]
-        x, y, error = found.x[place], found.y[place], found.error[place]
-        ax.errorbar(x, y, error, fmt="none", ecolor=color, capsize=3, zorder=2)
-        handles += ax.plot(x, y, "o", color=color, markersize=5.5, label=names[number], zorder=3)
+    for row in [row for row in best if row in found]:
+        x, y, error = found[row]
+        ax.errorbar(x, y, error, fmt="none", ecolor=best[row], capsize=3, zorder=2)
+        handles += ax.plot(x, y, "o", color=best[row], markersize=5.5, label=names[row], zorder=3)
     ax.margins(0.08)
     ax.ticklabel_format(useOffset=False)
+    logarithmic, top = main_scale(comparison)
     if logarithmic:
-        _logarithmic(ax, found.y - np.minimum(found.error, 0.9 * found.y), ceiling(found.y))
-    if is_wide(found.x, 10.0):
+        _logarithmic(ax, np.array([y - min(error, 0.9 * y) for _, y, error in found.values()]), top)
+    if is_wide([x for x, _, _ in found.values()]):
         ax.set_xscale("log")
-    scale = ", logarithmic" if logarithmic else ""
     title = f"{comparison.main} against {metric_title(cost)}, mean ± standard error over seeds"
-    ax.set(xlabel=COSTS[cost], ylabel=f"{comparison.main}{scale}")
+    ax.set(xlabel=COSTS[cost], ylabel=_scaled(comparison.main, logarithmic))
     ax.set_title(title, loc="left", fontsize=11)
     _legend(figure, handles, Line2D([], [], color=GREY, marker="o", linestyle="", markersize=4), len(grey))
     return figure
 
 
-def _names(comparison: Comparison) -> list[str]:
+def _scaled(metric: str, logarithmic: bool) -> str:
+    """Returns the title of a metric's axis."""
+    return f"{metric}, logarithmic" if logarithmic else metric
+
+
+def _names(comparison: Comparison) -> dict[Row, str]:
     """Returns the names of the rows for the legend, in lines."""
-    return [in_lines(name, _LEGEND_CHARACTERS) for name in labels(comparison, 2 * _LEGEND_CHARACTERS - 16)]
+    names = labels(comparison, 2 * _LEGEND_CHARACTERS - 16)
+    return {row: in_lines(name, _LEGEND_CHARACTERS) for row, name in names.items()}
 
 
 def _logarithmic(ax: Axes, lows: np.ndarray, top: float | None) -> None:
@@ -172,20 +168,19 @@ def _legend(figure: Figure, best: Sequence[Artist], grey: Artist, others: int) -
 def parallel_figure(comparison: Comparison) -> Figure | None:
     """Draws a line for each row through its fields to the main metric, which colours it. None without two axes."""
     order = parallel_rows(comparison)
-    axes = parallel_axes(comparison, order) if order else []
+    axes = parallel_axes(comparison, order)
     if len(axes) < 2:
         return None
     figure, (ax,) = new_figure(size=(max(7.0, 1.45 * len(axes)), 4.6))
-    best_first = np.linspace(0.0, 0.92, max(2, len(order)))
-    colors = colormaps["viridis"]
+    colors = colormaps["viridis"](np.linspace(0.0, 0.92, max(2, len(order))))
     strength = 0.75 if len(order) <= 60 else 0.35
-    for place in reversed(range(len(order))):
-        line = [axis.places[place] for axis in axes]
-        ax.plot(line, color=colors(best_first[place]), linewidth=1.0, alpha=strength, zorder=2)
-    best = set(comparison.best())
-    bold = [place for place, number in enumerate(order) if comparison.rows[number] in best]
-    for place in bold:
-        ax.plot([axis.places[place] for axis in axes], color=BLUE, linewidth=2.4, zorder=4)
+    lines = list(zip(*(axis.places for axis in axes), strict=True))
+    for line, color in reversed(list(zip(lines, colors, strict=False))):
+        ax.plot(line, color=color, linewidth=1.0, alpha=strength, zorder=2)
+    best = comparison.best()
+    bold = [line for row, line in zip(order, lines, strict=True) if row in best]
+    for line in bold:
+        ax.plot(line, color=BLUE, linewidth=2.4, zorder=4)
     for x, axis in enumerate(axes):
         ax.axvline(x, color="#3c4046", linewidth=0.9, zorder=3)
         for y, text in axis.ticks.items():

@@ -7,22 +7,21 @@ import math
 import re
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 
 from lit_triwave.commands.compare.show.charts import (
     COLORS,
     COSTS,
-    ceiling,
-    coloured,
+    colours,
     curves_ceiling,
     drawable,
     drawing_order,
-    is_error,
     is_wide,
     labels,
     line_widths,
+    main_scale,
     number_text,
     parallel_axes,
     parallel_rows,
@@ -41,40 +40,37 @@ _MANY = 100
 """With more rows than this, curves have half as many points."""
 
 
-def page(comparison: Comparison, curves: Curves) -> str:
-    """Returns the whole HTML file: table, charts and plotly.js itself.
+def write_page(curves: Curves, comparison: Comparison, file: TextIO) -> None:
+    """Writes the whole HTML file: table, charts and plotly.js itself.
 
     Args:
+        curves: the learning curves of the rows.
         comparison: the rows to show.
-        curves: the learning curves of these rows.
+        file: the stream to write to.
     """
     from plotly.offline import get_plotlyjs
 
-    main = comparison.main or ""
-    means = points(comparison, main).y
-    top = ceiling(means) if is_error(comparison, means) else None
+    number = {row: place for place, row in enumerate(comparison.rows)}
+    logarithmic, top = main_scale(comparison)
     costs = {cost: _cost(comparison, cost, top) for cost in COSTS}
     parallel = parallel_rows(comparison)
-    axes = parallel_axes(comparison, parallel) if parallel else []
+    axes = [
+        {"title": axis.title, "places": np.round(axis.places, 4).tolist(), "ticks": list(axis.ticks.items())}
+        for axis in parallel_axes(comparison, parallel)
+    ]
     data = {
         "colors": COLORS,
-        "order": drawing_order(comparison),
-        "drawable": drawable(comparison, curves),
-        "labels": labels(comparison, _LONGEST_LABEL),
+        "order": [number[row] for row in drawing_order(comparison)],
+        "drawable": [number[row] for row in drawable(comparison, curves)],
+        "labels": list(labels(comparison, _LONGEST_LABEL).values()),
         "finished": [row.finished for row in comparison.rows],
-        "main": main,
-        "mainLog": is_error(comparison, means),
-        "curves": _curves(curves) | {"widths": line_widths(curves, coloured(comparison, curves), 2, 3)},
+        "main": comparison.main,
+        "mainLog": logarithmic,
+        "curves": _curves(comparison, curves),
         "costs": costs,
-        "parallel": {
-            "rows": parallel,
-            "axes": [
-                {"title": axis.title, "places": np.round(axis.places, 4).tolist(), "ticks": list(axis.ticks.items())}
-                for axis in axes
-            ],
-        },
+        "parallel": {"rows": [number[row] for row in parallel], "axes": axes},
     }
-    against = f"{main} against {{}}, mean ± standard error over seeds{_omitted(top)}"
+    against = f"{comparison.main} against {{}}, mean ± standard error over seeds{_omitted(top)}"
     charts = {
         "curves": "Learning curves: mean and range over seeds, the best rows in colour. Click rows of the table to add "
         f"theirs{_omitted(curves_ceiling(curves))}.",
@@ -97,7 +93,7 @@ def page(comparison: Comparison, curves: Curves) -> str:
         "plotly": get_plotlyjs().replace("</script", "<\\/script"),
         "data": _json(data),
     }
-    return re.sub(r"@(\w+)@", lambda match: parts[match[1]], _file("page.html"))
+    file.write(re.sub(r"@(\w+)@", lambda match: parts[match[1]], _file("page.html")))
 
 
 def _file(name: str) -> str:
@@ -118,39 +114,45 @@ def _omitted(top: float | None) -> str:
     return "" if top is None else f"; diverged values above {number_text(top)} are not shown"
 
 
-def _rounded(values: np.ndarray, top: float = math.inf) -> list[float | None]:
-    """Returns values with four digits, enough for a picture; None for those that are not finite or above `top`."""
-    return [float(f"{value:.4g}") if math.isfinite(value) and value <= top else None for value in values.tolist()]
+def _rounded(value: float, top: float = math.inf) -> float | None:
+    """Returns a value with four digits, enough for a picture; None if it is not finite or above `top`."""
+    return float(f"{value:.4g}") if math.isfinite(value) and value <= top else None
 
 
 def _cost(comparison: Comparison, cost: str, top: float | None) -> dict[str, Any]:
     """Returns the points of a chart by number of the row, each as [cost, metric, standard error]."""
     found = points(comparison, cost)
-    columns = (_rounded(found.x), _rounded(found.y, math.inf if top is None else top), _rounded(found.error))
-    drawn = dict(zip(found.rows, zip(*columns, strict=True), strict=True))
-    return {"name": COSTS[cost], "log": is_wide(found.x), "points": drawn}
+    tops = (math.inf, math.inf if top is None else top, math.inf)
+    drawn = {n: [*map(_rounded, found[row], tops)] for n, row in enumerate(comparison.rows) if row in found}
+    return {"name": COSTS[cost], "log": is_wide([x for x, _, _ in found.values()]), "points": drawn}
 
 
-def _curves(curves: Curves) -> dict[str, Any]:
-    """Returns the curves by number of the row, and the grids of steps that rows with equal steps share.
+def _curves(comparison: Comparison, curves: Curves) -> dict[str, Any]:
+    """Returns the curves and their widths by number of the row, and the grids of steps that rows share.
 
     A curve is [number of its grid, mean, low, high].
     """
     top = curves_ceiling(curves) or math.inf
-    grids: dict[bytes, int] = {}
-    steps: list[list[float]] = []
+    widths = line_widths(curves, colours(comparison, curves), 2, 3)
+    grids: dict[tuple[float, ...], int] = {}
     lines: dict[int, Any] = {}
-    every = 2 if len(curves.curves) > _MANY else 1
-    for number, curve in enumerate(curves.curves):
-        if curve is None or not len(curve.steps):
+    every = 2 if len(comparison.rows) > _MANY else 1
+    for number, row in enumerate(comparison.rows):
+        if row not in curves.by_row:
             continue
+        curve = curves.by_row[row]
         kept = slice((len(curve.steps) - 1) % every, None, every)  # the last point is one of them
-        grid = grids.setdefault(curve.steps[kept].tobytes(), len(grids))
-        if grid == len(steps):
-            steps.append([float(f"{step:.6g}") for step in curve.steps[kept].tolist()])
-        band = (_rounded(np.minimum(values[kept], top)) for values in (curve.low, curve.high))
-        lines[number] = [grid, _rounded(curve.mean[kept], top), *band]
-    return {"metric": curves.metric, "log": curves.logarithmic, "steps": steps, "lines": lines}
+        grid = tuple(float(f"{step:.6g}") for step in curve.steps[kept].tolist())
+        drawn = (curve.mean, np.minimum(curve.low, top), np.minimum(curve.high, top))
+        values = ([_rounded(value, top) for value in line[kept].tolist()] for line in drawn)
+        lines[number] = [grids.setdefault(grid, len(grids)), *values]
+    return {
+        "metric": curves.metric,
+        "log": curves.logarithmic,
+        "steps": list(grids),
+        "lines": lines,
+        "widths": {number: widths[row] for number, row in enumerate(comparison.rows) if row in widths},
+    }
 
 
 def _table(comparison: Comparison) -> str:

@@ -45,9 +45,8 @@ def write_markdown(comparison: Comparison, file: TextIO) -> None:
     header, body = comparison.cells(columns)
     rows = [header, ["---"] * len(header)]
     for cells in body:
-        bold = cells[0].text.startswith(BEST)
-        texts = [_escaped(cell.text) for cell in cells]
-        rows.append([f"**{text}**" if bold and text else text for text in texts])
+        bold = "**" if cells[0].text.startswith(BEST) else ""
+        rows.append([f"{bold}{_escaped(cell.text)}{bold}" if cell.text else "" for cell in cells])
     file.writelines(f"| {' | '.join(cells)} |\n" for cells in rows)
     file.writelines(f"\n{_escaped(line)}\n" for line in [*verdict(comparison), *remarks(comparison), *others])
 
@@ -66,7 +65,7 @@ def write_csv(comparison: Comparison, file: TextIO) -> None:
     writer.writerow(["name", "experiment", "state", "source", "tags", "row", "counted", "notes", *names])
     for number, row in enumerate(comparison.rows, start=1):
         for run in [*row.runs, *row.repeated]:
-            counted = row.finished and not any(run is other for other in row.repeated)
+            counted = row.finished and run not in row.repeated
             own = [run.name, run.experiment, run.state, hidden(run.source), "; ".join(run.tags), number, counted]
             values = run.summary | run.about | run.config
             writer.writerow([*own, "; ".join(run.notes), *(_plain(values.get(name)) for name in names)])
@@ -83,7 +82,7 @@ def write_json(comparison: Comparison, file: TextIO) -> None:
     """Writes runs and rows with every field and metric, and the sentences."""
     best = set(comparison.best())
     content = {
-        "main_metric": comparison.main,
+        "main_metric": comparison.main or None,
         "verdict": verdict(comparison),
         "remarks": remarks(comparison, most=None),
         "rows": [_row(comparison, row) | {"best": row in best} for row in comparison.rows],
@@ -94,8 +93,7 @@ def write_json(comparison: Comparison, file: TextIO) -> None:
 
 
 def _row(comparison: Comparison, row: Row) -> dict[str, Any]:
-    samples = {name: row.sample(name) for name in comparison.fields.metrics} if row.finished else {}
-    samples |= {name: row.sample(name) for name in comparison.metrics} if row.finished else {}
+    names = dict.fromkeys([*comparison.fields.metrics, *comparison.metrics]) if row.finished else {}
     return {
         "name": row.name,
         "state": row.state,
@@ -105,8 +103,8 @@ def _row(comparison: Comparison, row: Row) -> dict[str, Any]:
         "not_counted_again": [run.name for run in row.repeated],
         "metrics": {
             name: asdict(sample) | {"standard_error": sample.error}
-            for name, sample in samples.items()
-            if sample is not None
+            for name in names
+            if (sample := row.sample(name)) is not None
         },
     }
 

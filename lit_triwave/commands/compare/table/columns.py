@@ -18,7 +18,7 @@ def most_varied(rows: Sequence[Row], names: Sequence[str], most: int, enough: bo
 
     Args:
         rows: the rows to distinguish.
-        names: full names of the fields to choose from.
+        names: full names of the fields to choose from. Those that are equal in all rows are never chosen.
         most: number of fields, at most.
         enough: whether to stop once the chosen fields distinguish all rows that can be distinguished.
 
@@ -26,7 +26,7 @@ def most_varied(rows: Sequence[Row], names: Sequence[str], most: int, enough: bo
         The fields of `_ABOUT` and `_NEXT` first, the others in the order of `names`.
     """
     values = {name: [comparable(row.values.get(name)) for row in rows] for name in names}
-    varied = [name for name in names if len(set(values[name])) > 1]
+    names = [name for name in names if len(set(values[name])) > 1]
     apart = len(set(zip(*values.values(), strict=True)))
     told: list[Hashable] = [()] * len(rows)
     best: list[str] = []
@@ -41,7 +41,7 @@ def most_varied(rows: Sequence[Row], names: Sequence[str], most: int, enough: bo
         told = [numbers.setdefault(pair, len(numbers)) for pair in zip(told, values[name], strict=True)]
 
     for name in (*_ABOUT, *_NEXT):
-        if name in varied and len(best) < most and (name in _ABOUT or with_(name) > len(set(told))):
+        if name in names and len(best) < most and (name in _ABOUT or with_(name) > len(set(told))):
             take(name)
     first = list(best)
     while len(best) < min(most, len(names)) and not (enough and len(set(told)) == apart):

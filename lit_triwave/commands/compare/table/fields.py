@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 from lit_triwave.commands.compare.read.compared_run import ComparedRun
@@ -45,18 +45,12 @@ class Fields:
         metrics: names in the summaries whose values are numbers, in order of appearance.
     """
 
-    def __init__(self, runs: Iterable[ComparedRun]) -> None:
-        config: dict[str, None] = {}
-        summary: dict[str, None] = {}
-        numbers: dict[str, None] = {}
-        about: dict[str, None] = {}
-        for run in runs:
-            config.update(dict.fromkeys(run.config))
-            summary.update(dict.fromkeys(run.summary))
-            about.update(dict.fromkeys(run.about))
-            numbers.update(dict.fromkeys(name for name, value in run.summary.items() if is_number(value)))
-        self.config = list(config)
-        self.metrics = list(numbers)
+    def __init__(self, runs: Sequence[ComparedRun]) -> None:
+        config, summary, about = (
+            dict.fromkeys(name for run in runs for name in getattr(run, part))
+            for part in ("config", "summary", "about")
+        )
+        self.metrics = [name for name in summary if any(is_number(run.summary.get(name)) for run in runs)]
         self.names = list(dict.fromkeys([*OWN, *config, *summary]))
         self._meant: dict[str, list[str]] = {}  # short name ↦ full ones
         for name in self.names:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -49,7 +49,7 @@ class Row:
     @cached_property
     def target(self) -> Hashable:
         """Key that is equal for rows of the same functions or data sets."""
-        return frozenset(_target(run) for run in self.runs)
+        return frozenset(_key(run, is_target) for run in self.runs)
 
     @cached_property
     def name(self) -> str:
@@ -61,12 +61,16 @@ class Row:
 
     def sample(self, metric: str) -> Sample | None:
         """Returns a metric over all seeds of the row; None if no run has it or if it is not finite for a run."""
-        if metric not in self._samples and self.lost(metric):
-            self._samples[metric] = None
         if metric not in self._samples:
             again = [averaged([sample_of(run, metric) for run in runs], metric) for runs in self.same_again]
-            self._samples[metric] = pooled([sample for sample in again if sample is not None], metric)
+            self._samples[metric] = None if self.lost(metric) else pooled(again, metric)
         return self._samples[metric]
+
+    def known_sample(self, metric: str) -> Sample:
+        """Returns a metric that the row is known to have, such as the main metric of a ranked row."""
+        sample = self.sample(metric)
+        assert sample is not None
+        return sample
 
     @cached_property
     def same_again(self) -> list[list[ComparedRun]]:
@@ -105,15 +109,10 @@ def is_target(name: str) -> bool:
     return name in TARGET or name.startswith("data.domain.")
 
 
-def _target(run: ComparedRun) -> Hashable:
-    """Returns a key for the function and its domain, or for the data set."""
-    return tuple((name, comparable(run.config[name])) for name in sorted(run.config) if is_target(name))
-
-
-def _setting(run: ComparedRun) -> Hashable:
-    """Returns a key that is equal for runs that share a row by default: everything that affects results but seeds."""
-    kept = sorted(name for name, value in run.config.items() if value is not None and _is_relevant(name))
-    return run.experiment, tuple((name, comparable(run.config[name])) for name in kept)
+def _key(run: ComparedRun, wanted: Callable[[str], bool]) -> Hashable:
+    """Returns a key that is equal for runs with the same values of the wanted fields; null is like no such field."""
+    fields = sorted(run.config.items())
+    return tuple((name, comparable(value)) for name, value in fields if value is not None and wanted(name))
 
 
 def differing(runs: Sequence[ComparedRun]) -> list[str]:
@@ -152,30 +151,20 @@ def make_rows(runs: Sequence[ComparedRun], by: Sequence[str], columns: Sequence[
     for run in runs:
         alike: Hashable = tuple(comparable(value_of(run, name)) for name in by)
         if run.state != "finished" or not (run.config or by):
-            alike = (id(run), alike)
+            alike = run  # a row of its own
         groups.setdefault(alike, []).append(run)
     rows = []
     for group in groups.values():
-        counted, repeated = _without_copies(group)
-        values = {name: _common([value_of(run, name) for run in counted]) for name in columns}
+        # Of several copies of a run, the one with most results is included, the last of equal ones.
+        fullest = {_identity(run): run for run in sorted(group, key=lambda run: len(run.summary))}
+        counted = [run for run in group if fullest[_identity(run)] is run]
+        repeated = [run for run in group if fullest[_identity(run)] is not run]
+        values = {}
+        for name in columns:
+            found = [value_of(run, name) for run in counted]
+            values[name] = found[0] if len(set(map(comparable, found))) == 1 else None
         rows.append(Row(counted, values, repeated))
     return rows
-
-
-def _common(values: Sequence[Any]) -> Any:
-    """Returns the common value of all, None if they differ."""
-    return values[0] if len({comparable(value) for value in values}) == 1 else None
-
-
-def _without_copies(runs: Sequence[ComparedRun]) -> tuple[list[ComparedRun], list[ComparedRun]]:
-    """Returns the runs, each once, and their copies; the copy with most results is kept, the last of equal ones."""
-    fullest: dict[Hashable, ComparedRun] = {}
-    for run in runs:
-        other = fullest.get(_identity(run))
-        if other is None or len(run.summary) >= len(other.summary):
-            fullest[_identity(run)] = run
-    counted = [run for run in runs if fullest[_identity(run)] is run]
-    return counted, [run for run in runs if fullest[_identity(run)] is not run]
 
 
 def _identity(run: ComparedRun) -> Hashable:
@@ -187,6 +176,5 @@ def _whole_config(run: ComparedRun) -> Hashable:
     """Returns a key for config and seeds; it is unique if the run drew its seed."""
     seed = run.config.get("seed_everything")
     if isinstance(seed, bool) or seed is None:  # each run draws its own seed
-        return id(run)
-    seeds = tuple((name, comparable(value)) for name, value in sorted(run.config.items()) if _is_seed(name))
-    return _setting(run), seeds
+        return run
+    return run.experiment, _key(run, lambda name: _is_relevant(name) or _is_seed(name))

@@ -129,16 +129,12 @@ def _alike(value: Any, wanted: Any) -> bool:
     return not isinstance(wanted, list) and _equal(value, "null" if wanted is None else str(wanted))
 
 
-def parse_conditions(texts: Sequence[str], fields: Fields) -> list[Condition]:
-    """Parses the conditions of a command line.
+def parse_condition(text: str, fields: Fields) -> Condition:
+    """Parses a condition of the command line.
 
     Raises:
-        TriwaveError: a condition is not FIELD OP VALUE or names an unknown field.
+        TriwaveError: it is not FIELD OP VALUE or names an unknown field.
     """
-    return [_parse(text, fields) for text in texts]
-
-
-def _parse(text: str, fields: Fields) -> Condition:
     match = _CONDITION.fullmatch(text)
     if match is None or not match[1]:
         # A shell interprets an unquoted > or <.

@@ -77,21 +77,21 @@ def _number(run: ComparedRun, name: str) -> float | None:
     return float(value) if is_number(value) and math.isfinite(value) else None
 
 
-def pooled(samples: Sequence[Sample], metric: str) -> Sample | None:
+def pooled(of_runs: Sequence[Sample | None], metric: str) -> Sample | None:
     """Returns all seeds of several runs as one sample.
 
     The squared deviations within runs and those of the runs' means from the common mean add up, as in an analysis of
     variance. For a minimum over seeds, the result is the minimum over all runs.
 
     Args:
-        samples: one sample for each run.
+        of_runs: one sample for each run, None if it lacks the metric.
         metric: name of the metric.
     """
+    samples = [sample for sample in of_runs if sample is not None]
     if not samples:
         return None
     n = sum(sample.n for sample in samples)
-    bests = [sample.best for sample in samples if sample.best is not None]
-    best = None if not bests else max(bests) if goal(metric) == "max" else min(bests)
+    best = _best(samples, metric)
     if metric.endswith("_min"):
         return Sample(n, min(sample.mean for sample in samples), None, best)
     mean = math.fsum(sample.n * sample.mean for sample in samples) / n
@@ -113,13 +113,18 @@ def averaged(samples: Sequence[Sample | None], metric: str) -> Sample | None:
     if len(known) < 2:
         return known[0] if known else None
     deviations = [sample.deviation for sample in known if sample.deviation is not None]
-    bests = [sample.best for sample in known if sample.best is not None]
     return Sample(
         max(sample.n for sample in known),
         math.fsum(sample.mean for sample in known) / len(known),
         math.sqrt(math.fsum(value**2 for value in deviations) / len(deviations)) if deviations else None,
-        (max if goal(metric) == "max" else min)(bests, default=None),
+        _best(known, metric),
     )
+
+
+def _best(samples: Sequence[Sample], metric: str) -> float | None:
+    """Returns the best seed of some samples, None if it is unknown."""
+    bests = [sample.best for sample in samples if sample.best is not None]
+    return (max if goal(metric) == "max" else min)(bests, default=None)
 
 
 def welch(one: Sample, other: Sample) -> float | None:

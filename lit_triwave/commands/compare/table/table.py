@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -75,9 +74,9 @@ class Comparison:
         return [name for name in self.columns if not (named and name == "experiment")]
 
     @property
-    def main(self) -> str | None:
-        """The metric by which the best row of each target is found; None without any metric."""
-        return self.metrics[0] if self.metrics else None
+    def main(self) -> str:
+        """The metric by which the best row of each target is found; "" without any metric."""
+        return self.metrics[0] if self.metrics else ""
 
     def goal(self, metric: str) -> Goal | None:
         """Returns whether lower or higher values of a metric are better, by its name or by what a run says of it."""
@@ -93,29 +92,24 @@ class Comparison:
 
         If the metric has no known goal, the rows keep their order.
         """
-        main = self.main
         targets: dict[Hashable, list[Row]] = {}
         for row in self.rows:
-            if main is not None and row.finished and row.sample(main) is not None:
+            if row.finished and row.sample(self.main) is not None:
                 targets.setdefault(row.target, []).append(row)
         return [self.best_first(rows) for rows in targets.values()]
 
     def best_first(self, rows: Sequence[Row]) -> list[Row]:
         """Returns rows that have the main metric, best value first; in their order if the metric has no goal."""
-        sign = {"max": -1.0, "min": 1.0}.get(self.goal(self.main or "") or "", 0.0)
-        return sorted(rows, key=lambda row: sign * self._mean(row))
+        sign = {"max": -1.0, "min": 1.0, None: 0.0}[self.goal(self.main)]
+        return sorted(rows, key=lambda row: sign * row.known_sample(self.main).mean)
 
     def ranked(self) -> list[Row]:
         """Returns the rows of `by_target` in one list, target after target."""
         return [row for rows in self.by_target() for row in rows]
 
-    def _mean(self, row: Row) -> float:
-        sample = row.sample(self.main or "")
-        return math.inf if sample is None else sample.mean
-
     def best(self) -> list[Row]:
         """Returns the best row of each target; a target with a single row has one only if there is no other target."""
-        if self.main is None or self.goal(self.main) is None:
+        if self.goal(self.main) is None:
             return []
         targets = self.by_target()
         return [rows[0] for rows in targets if len(rows) > 1 or len(targets) == 1]
@@ -141,11 +135,10 @@ class Comparison:
         Args:
             columns: full names of the fields to show, some of `self.columns`.
         """
-        lowest = {metric for metric in self.metrics if self.has_lowest(metric)}
+        lowest = [LOWEST] * self._has_lowest()
         unfinished = not all(row.finished for row in self.rows)
         header = ["run", *(self.fields.short(name) for name in columns), *["state"] * unfinished, "seeds"]
-        for metric in self.metrics:
-            header += [metric, *[LOWEST] * (metric in lowest)]
+        header += [*self.metrics[:1], *lowest, *self.metrics[1:]]
         best = set(self.best())
         body = []
         for row in self.rows:
@@ -157,16 +150,15 @@ class Comparison:
             for metric in self.metrics:
                 sample = row.sample(metric) if row.finished else None
                 cells.append(Cell(self.text(row, metric), sample.mean if sample else None))
-                if metric in lowest:
-                    lowest_of = sample.best if sample is not None else None
-                    several = sample is not None and sample.n > 1 and lowest_of is not None
-                    cells.append(Cell(number(lowest_of) if several else "", lowest_of))  # type: ignore[arg-type]
+                if lowest and metric == self.main:
+                    best_of = sample.best if sample is not None and sample.n > 1 else None
+                    cells.append(Cell("" if best_of is None else number(best_of), best_of))
             body.append(cells)
         return header, body
 
     def value(self, row: Row, name: str) -> Any:
         """Returns a row's value of a field, a metric, or one of `HEADERS`; None if it has none."""
-        sample = row.sample(self.main or "" if name == LOWEST else name)
+        sample = row.sample(self.main if name == LOWEST else name)
         if name == LOWEST:
             return sample.best if sample is not None and row.finished else None
         if name == "seeds":
@@ -177,22 +169,20 @@ class Comparison:
 
     def of_rows(self, rows: list[Row]) -> Comparison:
         """Returns the comparison of some of the rows, with the fields in which they differ and their metrics."""
-        kept = {id(run) for row in rows for run in (*row.runs, *row.repeated)}
+        kept = {run for row in rows for run in (*row.runs, *row.repeated)}
         varied = [name for name in self.columns if len({comparable(row.values.get(name)) for row in rows}) > 1]
         there = [name for name in self.metrics[1:] if any(row.sample(name) for row in rows)]
         return replace(
             self,
-            runs=[run for run in self.runs if id(run) in kept],
+            runs=[run for run in self.runs if run in kept],
             rows=rows,
             columns=self.columns if self.grouped else varied,
             metrics=[*self.metrics[:1], *there],
         )
 
-    def has_lowest(self, metric: str) -> bool:
-        """Returns whether the lowest seed is shown beside the mean: for the main metric if it is an error."""
-        if metric != self.main or goal(metric) != "min" or "/" not in metric:
-            return False
-        samples = [row.sample(metric) for row in self.rows]
+    def _has_lowest(self) -> bool:
+        """Returns whether the lowest seed is shown beside the mean of the main metric, which has to be an error."""
+        samples = [row.sample(self.main) for row in self.rows if goal(self.main) == "min" and "/" in self.main]
         return any(sample is not None and sample.best is not None and sample.n > 1 for sample in samples)
 
     def text(self, row: Row, metric: str) -> str:
@@ -202,17 +192,13 @@ class Comparison:
             return mean_and_error(sample) if sample is not None else "not finite" if row.lost(metric) else ""
         if sample is not None:
             return f"({number(sample.mean)})"
-        name, value = _last_logged(row.runs[0], metric)
-        return "" if name is None else f"({number(value)} {name})"
+        name = _last_logged(row.runs[0], metric)
+        return f"({number(row.runs[0].summary[name])} {name})" if name else ""
 
 
-def _last_logged(run: ComparedRun, metric: str) -> tuple[str | None, float]:
-    """Returns name and value of what an unfinished run last logged for a metric; (None, NaN) if nothing."""
-    for name in stand_ins(metric):
-        value = run.summary.get(name)
-        if is_number(value):
-            return name, float(value)
-    return None, math.nan
+def _last_logged(run: ComparedRun, metric: str) -> str | None:
+    """Returns the name of what an unfinished run last logged for a metric; None if nothing."""
+    return next((name for name in stand_ins(metric) if is_number(run.summary.get(name))), None)
 
 
 def stand_ins(metric: str) -> list[str]:
@@ -241,20 +227,16 @@ def compare(
             sorted by the main metric, best first, target by target.
         descending: whether the order is reversed.
     """
-    apart = differing(runs)
-    columns = list(by) or apart
-    rows = make_rows(runs, columns, [*dict.fromkeys([*columns, *([sort] if sort else [])])])
+    columns = list(by) or differing(runs)
+    rows = make_rows(runs, columns, [*columns, *([sort] if sort else [])])
     comparison = Comparison(runs, fields, rows, columns, list(metrics) or _default_metrics(runs), bool(by))
     comparison.asked = bool(metrics)
+    first = comparison.ranked()[:: -1 if descending else 1]
     if sort:
         there = [row for row in rows if comparison.value(row, sort) is not None]
-        there.sort(key=lambda row: _order(comparison.value(row, sort)), reverse=descending)
-        comparison.rows = there + [row for row in rows if comparison.value(row, sort) is None]
-    else:
-        ranked = comparison.ranked()
-        ranked = ranked[::-1] if descending else ranked
-        known = set(ranked)
-        comparison.rows = ranked + [row for row in rows if row not in known]
+        first = sorted(there, key=lambda row: _order(comparison.value(row, sort)), reverse=descending)
+    known = set(first)
+    comparison.rows = first + [row for row in rows if row not in known]
     return comparison
 
 
@@ -273,7 +255,7 @@ def _default_metrics(runs: Sequence[ComparedRun]) -> list[str]:
     ]
     if not any(finished.values()) and (metrics := _own_metrics(own)):
         return metrics
-    logged = {name: sum(_last_logged(run, name)[0] is not None for run in runs) for name in _MAIN}
+    logged = {name: sum(_last_logged(run, name) is not None for run in runs) for name in _MAIN}
     meant = {name: sum(_has_kind(run, name) for run in runs) for name in _MAIN}
     if not any([*finished.values(), *logged.values(), *meant.values()]):
         return []

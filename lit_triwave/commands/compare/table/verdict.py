@@ -9,7 +9,7 @@ from lit_triwave.commands.compare.read.compared_run import ComparedRun
 from lit_triwave.commands.compare.table.cells import mean_and_error, number, shown
 from lit_triwave.commands.compare.table.fields import value_of
 from lit_triwave.commands.compare.table.rows import TARGET, Row, differing, is_target
-from lit_triwave.commands.compare.table.statistics import Sample, halves, welch
+from lit_triwave.commands.compare.table.statistics import halves, welch
 from lit_triwave.commands.compare.table.table import Comparison
 from lit_triwave.errors import is_number, some
 from lit_triwave.tracking.private_paths import hidden
@@ -31,7 +31,7 @@ def verdict(comparison: Comparison) -> list[str]:
     """
     main = comparison.main
     targets = comparison.by_target()
-    if main is None or not targets:
+    if not targets:
         return [f"No row is the best: no finished run has a finite {main or 'metric'}."]
     if comparison.goal(main) is None:
         return [f"No row is the best: it is not known whether a high or a low {main} is better."]
@@ -55,8 +55,8 @@ def _of_target(comparison: Comparison, ranked: Sequence[Row], beginning: str) ->
     name = comparison.label(ranked[0], columns)
     if len(ranked) == 1:
         return f"{beginning}: {name}, the only finished row, so there is nothing to compare."
-    main = comparison.main or ""
-    one, other = (_sample(row, main) for row in ranked[:2])
+    main = comparison.main
+    one, other = (row.known_sample(main) for row in ranked[:2])
     lead = abs(one.mean - other.mean)
     text = f"{beginning}: {name}, {mean_and_error(one)}; "
     text += f"its lead over the next, {comparison.label(ranked[1], columns)}, is {number(lead)}"
@@ -72,12 +72,6 @@ def _of_target(comparison: Comparison, ranked: Sequence[Row], beginning: str) ->
     text = f"{text}, {larger} than the seeds' spread (Welch's t-test, {n}, p = {p:.2g}"
     chosen = f", not corrected for choosing among {len(ranked)} rows" if len(ranked) > 2 else ""
     return f"{text}{chosen})."
-
-
-def _sample(row: Row, metric: str) -> Sample:
-    sample = row.sample(metric)
-    assert sample is not None  # ranked rows have the main metric
-    return sample
 
 
 def _target_names(rows: Sequence[Row]) -> list[str]:
@@ -108,8 +102,8 @@ def remarks(comparison: Comparison, most: int | None = MOST_NOTES) -> list[str]:
         )
     without = [row for row in rows if row.finished and main and row.sample(main) is None]
     if without and comparison.by_target():
-        names = [run.name for row in without for run in row.lost(main or "")]
-        names += [row.name for row in without if not row.lost(main or "")]
+        names = [run.name for row in without for run in row.lost(main)]
+        names += [row.name for row in without if not row.lost(main)]
         lines.append(f"{main} is missing or not finite, so not compared (--metrics names another): {some(names)}.")
     mixed = [difference for row in rows if (difference := [*_mixed_code(row), *differing(row.runs)])]
     if mixed:
