@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -64,15 +64,17 @@ def relu_shares(network: nn.Sequential, x: Tensor) -> list[Tensor]:
     Returns:
         One tensor for each ReLU layer, shape (neurons,), float64, 0 to 1.
     """
-    parts = []
-    for part in x.split(SAMPLES):  # type: ignore[no-untyped-call]
-        counts, h = [], part
-        for layer in network:
-            h = layer(h)
-            if isinstance(layer, nn.ReLU):
-                counts.append((h > 0).double().sum(0))
-        parts.append(counts)
-    return [torch.stack(counts).sum(0) / len(x) for counts in zip(*parts, strict=True)]
+    parts = x.split(SAMPLES)  # type: ignore[no-untyped-call]
+    counts = [[(h > 0).double().sum(0) for h in relu_outputs(network, part)] for part in parts]
+    return [torch.stack(of_layer).sum(0) / len(x) for of_layer in zip(*counts, strict=True)]
+
+
+def relu_outputs(network: nn.Sequential, x: Tensor) -> Iterator[Tensor]:
+    """Yields the output of each ReLU layer, shape (n, neurons), for inputs x, shape (n, in_features)."""
+    for layer in network:
+        x = layer(x)
+        if isinstance(layer, nn.ReLU):
+            yield x
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from lit_triwave.analysis.costs import count_parameters
 from lit_triwave.checkpoints.rebuild import Saved, load_module
-from lit_triwave.commands.inspect.drawing import COUNTED, chosen, draw, state
+from lit_triwave.commands.inspect.drawing import draw, state
 from lit_triwave.commands.inspect.figures import plural
 from lit_triwave.commands.inspect.finite import healthy_seed, lost_seeds
 from lit_triwave.commands.inspect.peaks_table import peaks_tables
@@ -52,13 +52,12 @@ def run(args: Sequence[str], started: float) -> int:
         active = activity(saved, seed)
     except TriwaveError as error:
         remarks.append(f"dead units are unknown: {error}")
-    counts = [] if saved.is_function or not parts else parts[0].regions(chosen(len(parts[0].labels), COUNTED))
     console = Console()
-    console.print(_facts(saved, seed, parts, counts, active, lost))
+    console.print(_facts(saved, seed, parts, active, lost))
     for part in parts:
         for shown in peaks_tables(saved, part, console):
             console.print(shown)
-    for name, figure in draw(saved, seed, parts, counts, active, remarks):
+    for name, figure in draw(saved, seed, parts, active, remarks):
         with written_whole(folder / f"{name}.png") as partial:
             figure.savefig(partial, format="png")
         print(folder / f"{name}.png")
@@ -67,14 +66,7 @@ def run(args: Sequence[str], started: float) -> int:
     return 0
 
 
-def _facts(
-    saved: Saved,
-    seed: int,
-    parts: Sequence[Group],
-    counts: Sequence[int],
-    active: Activity | None,
-    lost: dict[int, str],
-) -> Table:
+def _facts(saved: Saved, seed: int, parts: Sequence[Group], active: Activity | None, lost: dict[int, str]) -> Table:
     """Returns the facts about a checkpoint as a table of names and values."""
     table = Table(show_header=False, title=str(saved.path), title_justify="left")
     table.add_column(style="bold")
@@ -85,8 +77,11 @@ def _facts(
     if isinstance(saved.module, FunctionRegressor):
         table.add_row("linear regions", _function_regions(saved.module, seed, lost))
     elif parts:
+        counts = list(parts[0].counts.values())
         which = "" if len(counts) == len(parts[0].labels) else f" of {len(counts)} of them"
-        table.add_row(f"linear regions of a subnetwork{which}", _spread(counts, 1 << parts[0].bank.depth))
+        middle = float(torch.tensor(counts, dtype=torch.float64).quantile(0.5))
+        now = f"{min(counts)} to {max(counts)}, median {middle:g}; by construction {1 << parts[0].bank.depth}"
+        table.add_row(f"linear regions of a subnetwork{which}", now)
     if active is not None:
         bends = active.neurons - active.dead - active.linear
         table.add_row("hidden neurons", f"{active.neurons}, on {active.on}:")
@@ -154,7 +149,7 @@ def _network_facts(saved: Saved, seed: int, parts: Sequence[Group], lost: dict[i
         )
 
 
-def _function_regions(module: FunctionRegressor, seed: int, lost: Collection[int] = ()) -> str:
+def _function_regions(module: FunctionRegressor, seed: int, lost: Collection[int]) -> str:
     """Returns the linear pieces of one seed before the release and now, and of all finite seeds where that is quick."""
     along = "" if module.network.scaling.in_features == 1 else ", along the domain's diagonal"
     before = int(module.pretrain_regions[seed])
@@ -184,10 +179,3 @@ def _release_facts(saved: Saved, part: Group) -> Iterator[tuple[str, str]]:
     share = part.off_diagonal()
     if share is not None:
         yield f"between subnetworks{name}", f"{100 * share:.2g} % of the hidden matrices' squared weights"
-
-
-def _spread(counts: Sequence[int], constructed: int) -> str:
-    """Returns the lowest, highest and median count, and the count by construction."""
-    values = torch.tensor(counts, dtype=torch.float64)
-    now = f"{min(counts)} to {max(counts)}, median {float(values.quantile(0.5)):g}"
-    return f"{now}; by construction {constructed}"

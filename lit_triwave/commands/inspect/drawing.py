@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from dataclasses import replace
 
 import torch
-from torch import Tensor, nn
+from matplotlib.figure import Figure
 
 from datamodules import FunctionDataModule
+from lit_triwave.analysis.dead_units import relu_outputs
 from lit_triwave.analysis.regions import TooManyPieces, breakpoints
 from lit_triwave.checkpoints.rebuild import Saved
 from lit_triwave.commands.inspect import figures
-from lit_triwave.commands.inspect.subnetworks import Group, head_layers
+from lit_triwave.commands.inspect.subnetworks import Group, chosen, head_layers
 from lit_triwave.commands.inspect.units import Activity
 from lit_triwave.errors import TriwaveError
 from lit_triwave.modules.regressor import FunctionRegressor
 from lit_triwave.nn.baselines import DenseNetwork
 from lit_triwave.nn.heads import SQUASHES
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 _POINTS = 2001  # of each curve
 _CELLS = 10_000  # of the domain, for the optimal density of breakpoints
@@ -28,11 +26,11 @@ _SHOWN_ROWS, _SHOWN_ACTIVATIONS = 4, 16  # most subnetworks in a figure
 _SCALED = "each as a share of its largest value"
 _REACH = 3.0  # range of z to either side of its mean, in standard deviations
 
-_Drawing = tuple[str, "Figure"]
+_Drawing = tuple[str, Figure]
 
 
 def draw(
-    saved: Saved, seed: int, parts: Sequence[Group], counts: Sequence[int], active: Activity | None, remarks: list[str]
+    saved: Saved, seed: int, parts: Sequence[Group], active: Activity | None, remarks: list[str]
 ) -> Iterator[_Drawing]:
     """Yields the figures of a checkpoint with their names.
 
@@ -40,7 +38,6 @@ def draw(
         saved: the checkpoint.
         seed: seed of a function's network.
         parts: the checkpoint's banks.
-        counts: linear pieces of the subnetworks of a head that `chosen` returns.
         active: the hidden neurons; None if they are unknown.
         remarks: a list to which reasons for missing figures are added.
     """
@@ -57,11 +54,13 @@ def draw(
         except TriwaveError as error:
             remarks.append(f"no breakpoints.png: {error}")
     elif parts:
-        yield "activations", _activation_functions(saved, parts[0], counts)
+        yield "activations", _activation_functions(saved, parts[0])
         when = "" if parts[0].bank.released is None else f" at the release; now {state(parts[0])}"
         title = f"{_title_start(saved, seed)}: peaks of the head's subnetworks{when}"
-        before = 1 << parts[0].bank.depth
-        yield "peaks", figures.peaks_figure(parts[0].peaks, counts, before, title)
+        yield (
+            "peaks",
+            figures.peaks_figure(parts[0].peaks, [*parts[0].counts.values()], 1 << parts[0].bank.depth, title),
+        )
     if active is not None and not saved.is_function:
         title = f"{_title_start(saved, seed)}: {active.dead} of {active.neurons} hidden neurons dead, "
         title += f"{active.linear} never zero"
@@ -90,9 +89,9 @@ def state(group: Group) -> str:
     return "peaks" if group.bank.released is None else f"released as {group.bank.released}"
 
 
-def chosen(count: int, most: int) -> list[int]:
-    """Returns at most `most` numbers from 0 … count − 1, evenly spaced."""
-    return torch.linspace(0, count - 1, min(count, most)).round().long().tolist()
+def _state_shown(group: Group) -> str:
+    """Returns the end of a title that says in which state of a bank its subnetworks are drawn."""
+    return f" ({state(group)}{', inputs of the others at 1/2' * (group.bank.released == 'dense')})"
 
 
 def _layer_figures(saved: Saved, seed: int, parts: Sequence[Group]) -> Iterator[_Drawing]:
@@ -121,10 +120,7 @@ def _layer_figures(saved: Saved, seed: int, parts: Sequence[Group]) -> Iterator[
         title = f"{_title_start(saved, seed)}: waves of the peaks{' at the release' * released}{some}"
         yield "waves", figures.waves_figure(waves, numbers, title)
     if released:
-        others = ", inputs of the others at 1/2" if parts[0].bank.released == "dense" else ""
-        title = (
-            f"{_title_start(saved, seed)}: values of the hidden neurons{some}, {_SCALED} ({state(parts[0])}{others})"
-        )
+        title = f"{_title_start(saved, seed)}: values of the hidden neurons{some}, {_SCALED}{_state_shown(parts[0])}"
         yield "neurons", figures.neurons_figure(neurons, numbers, title)
 
 
@@ -137,13 +133,13 @@ def _layer_functions(saved: Saved, seed: int, parts: Sequence[Group]) -> Figure:
         row = []
         for j in chosen(len(part.labels), figures.MAX_COLUMNS):
             name, low, high = part.axis[j]
-            row.append(figures.Function(part.labels[j], name, low + (high - low) * u, part.outputs(j, u)))
+            row.append(figures.Row(part.labels[j], name, [(low + (high - low) * u, part.outputs(j, u))]))
         rows.append(row)
     title = f"{_title_start(saved, seed)}: functions of one variable in each layer, on the range of their argument"
     if any(len(row) < len(part.labels) for row, part in zip(rows, parts, strict=True)):
         title += f", at most {figures.MAX_COLUMNS} of a layer"
     if parts[0].bank.released:
-        title += f" ({state(parts[0])}{', inputs of the others at 1/2' * (parts[0].bank.released == 'dense')})"
+        title += _state_shown(parts[0])
     return figures.functions_figure(rows, title)
 
 
@@ -154,17 +150,11 @@ def _baseline_neurons(saved: Saved, seed: int) -> Figure:
     plain = saved.module.network.to_sequential(seed)  # type: ignore[operator]
     low = float(saved.scaling.lower)
     x = torch.linspace(low, low + float(saved.scaling.span), _POINTS, dtype=saved.dtype)
-    h: Tensor = x[:, None]
-    layers = []
-    for layer in plain:
-        h = layer(h)
-        if isinstance(layer, nn.ReLU):
-            layers.append(h)
+    layers = list(relu_outputs(plain, x[:, None]))
     numbers = figures.shown_layers(len(layers))
     row = figures.Row("", name, [(x, layers[i]) for i in numbers])
-    return figures.neurons_figure(
-        [row], numbers, f"{_title_start(saved, seed)}: values of the hidden neurons, {_SCALED}"
-    )
+    title = f"{_title_start(saved, seed)}: values of the hidden neurons, {_SCALED}"
+    return figures.neurons_figure([row], numbers, title)
 
 
 def _breakpoints_against_curvature(saved: Saved, seed: int) -> Figure:
@@ -193,11 +183,10 @@ def _breakpoints_against_curvature(saved: Saved, seed: int) -> Figure:
 
 
 @torch.no_grad()
-def _activation_functions(saved: Saved, part: Group, counts: Sequence[int]) -> Figure:
+def _activation_functions(saved: Saved, part: Group) -> Figure:
     """Draws the head's subnetworks as activation functions of their batch-normalised projection."""
     head = head_layers(saved)[0]
     squash = SQUASHES[head.squash]
-    pieces = dict(zip(chosen(len(part.labels), COUNTED), counts, strict=True))
     curves = []
     numbers = chosen(len(part.labels), _SHOWN_ACTIVATIONS)
     for j in numbers:
@@ -206,15 +195,8 @@ def _activation_functions(saved: Saved, part: Group, counts: Sequence[int]) -> F
         u = squash(z)
         then = None
         if part.constructed is not None and part.bank.released is not None:
-            before = Group(part.constructed, part.name, part.labels, part.axis, part.shares, None)
-            then = before.outputs(j, u)
-        curves.append(figures.ActivationCurve(j, z, part.outputs(j, u), then, mean, deviation, pieces.get(j)))
-    others = "; inputs of the other subnetworks at 1/2" if part.bank.released == "dense" else ""
+            then = replace(part, bank=part.constructed).outputs(j, u)
+        curves.append(figures.ActivationCurve(j, z, part.outputs(j, u), then, mean, deviation, part.counts.get(j)))
     which = _share_of(len(numbers), len(part.labels)).removeprefix(" of ") or "subnetworks"
     title = f"{_title_start(saved, 0)}: activation functions of the head: {head.squash} squash, then {which}"
-    title += f" ({state(part)}{others})"
-    return figures.activations_figure(curves, title)
-
-
-COUNTED = 128
-"""Most subnetworks of a head whose linear pieces are counted."""
+    return figures.activations_figure(curves, title + _state_shown(part))

@@ -63,14 +63,9 @@ def left_out(numbers: Sequence[int], name: str, first: int = 0) -> str:
         first: number of the first layer in titles, 0 or 1.
     """
     missing = [i + first for i in range(numbers[-1]) if i not in numbers]
-    if not missing:
-        return ""
-    which = (
-        f" {missing[0]}"
-        if len(missing) == 1
-        else f"s {missing[0]} {'and' if len(missing) == 2 else 'to'} {missing[-1]}"
-    )
-    return f", without {name}{which}"
+    if len(missing) < 2:
+        return f", without {name} {missing[0]}" if missing else ""
+    return f", without {name}s {missing[0]} {'and' if len(missing) == 2 else 'to'} {missing[-1]}"
 
 
 def plural(count: int, name: str) -> str:
@@ -86,14 +81,19 @@ def _grid(rows: Sequence[Row], headings: Sequence[str], title: str) -> tuple[Fig
     for line, row in zip(table, rows, strict=True):
         line[0].set_ylabel(row.label)
         for ax in line:
-            ax.tick_params(labelsize=7)
-            ax.xaxis.set_major_locator(MaxNLocator(3))
-            ax.yaxis.set_major_locator(MaxNLocator(3))
-            ax.set_xlabel(row.axis, fontsize=8, labelpad=1)
+            _small(ax, row.axis)
     for ax, heading in zip(table[0], headings, strict=True):
         ax.set_title(heading, fontsize=9)
     titled(figure, title)
     return figure, table
+
+
+def _small(ax: Axes, name: str) -> None:
+    """Gives a small panel few ticks, and the name of its input."""
+    ax.tick_params(labelsize=7)
+    ax.xaxis.set_major_locator(MaxNLocator(3))
+    ax.yaxis.set_major_locator(MaxNLocator(3))
+    ax.set_xlabel(name, fontsize=8, labelpad=1)
 
 
 def waves_figure(rows: Sequence[Row], numbers: Sequence[int], title: str) -> Figure:
@@ -113,28 +113,11 @@ def waves_figure(rows: Sequence[Row], numbers: Sequence[int], title: str) -> Fig
     return figure
 
 
-@dataclass
-class Function:
-    """A function of one variable in a layer of a stack.
-
-    Attributes:
-        label: name of the function's value, such as "q1.2".
-        axis: name of its argument, such as "v1.2".
-        v: arguments over the range that they take, shape (points,).
-        q: values of the function, shape (points,).
-    """
-
-    label: str
-    axis: str
-    v: Tensor
-    q: Tensor
-
-
-def functions_figure(rows: Sequence[Sequence[Function]], title: str) -> Figure:
+def functions_figure(rows: Sequence[Sequence[Row]], title: str) -> Figure:
     """Draws the functions of one variable of a stack, one row of panels for each layer, beside their squares.
 
     Args:
-        rows: for each layer, the functions to show.
+        rows: for each layer, the functions to show, as rows of a single layer with a single curve.
         title: title of the figure.
     """
     shown = shown_layers(len(rows), _MOST_ROWS)
@@ -144,15 +127,10 @@ def functions_figure(rows: Sequence[Sequence[Function]], title: str) -> Figure:
     for place, i in enumerate(shown):
         line = axes[place * columns : (place + 1) * columns]
         for ax, function in zip(line, rows[i], strict=False):
-            ax.plot(function.v, function.q, color=BLUE, linewidth=1.4, label="learned function")
-            square = function.v.square()
-            ax.plot(
-                function.v, square, color=ORANGE, linewidth=1.0, linestyle="--", label="v², from which it was built"
-            )
-            ax.tick_params(labelsize=7)
-            ax.xaxis.set_major_locator(MaxNLocator(3))
-            ax.yaxis.set_major_locator(MaxNLocator(3))
-            ax.set_xlabel(function.axis, fontsize=8, labelpad=1)
+            ((v, q),) = function.layers
+            ax.plot(v, q, color=BLUE, linewidth=1.4, label="learned function")
+            ax.plot(v, v.square(), "--", color=ORANGE, linewidth=1.0, label="v², from which it was built")
+            _small(ax, function.axis)
             ax.set_ylabel(function.label, fontsize=8, labelpad=4)
         for ax in line[len(rows[i]) :]:
             ax.set_visible(False)
@@ -222,9 +200,8 @@ def breakpoints_figure(x: Tensor, curvature: Tensor, kinks: Tensor, name: str, t
     counts.yaxis.set_major_locator(MaxNLocator(integer=True))
     counts.set_ylim(top=1.25 * counts.get_ylim()[1])  # room for the legend
     counts.legend(framealpha=0.9, edgecolor="white", fontsize=8)
-    ends = torch.tensor([low, high], dtype=kinks.dtype)
-    steps = torch.cat([ends[:1], kinks, ends[1:]])
-    running.plot(steps, [0, *range(1, len(kinks) + 1), len(kinks)], drawstyle="steps-post", color=BLUE, linewidth=1.4)
+    steps, numbers = [low, *kinks.tolist(), high], [*range(len(kinks) + 1), len(kinks)]
+    running.plot(steps, numbers, drawstyle="steps-post", color=BLUE, linewidth=1.4)
     running.plot(x, optimal.cumsum(0) * width * len(kinks), color=ORANGE, linewidth=1.6)
     running.set(xlabel=name, ylabel=f"breakpoints up to this {name}")
     running.yaxis.set_major_locator(MaxNLocator(integer=True))

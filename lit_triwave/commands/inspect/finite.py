@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from torch import Tensor
-
 from lit_triwave.checkpoints.rebuild import Saved
 from lit_triwave.errors import TriwaveError
 from lit_triwave.modules.regressor import FunctionRegressor
@@ -23,18 +21,11 @@ def lost_seeds(saved: Saved) -> dict[int, str]:
     for name, value in saved.module.state_dict().items():
         if not name.startswith(_NETWORK):  # for example errors of the seeds, which are NaN until they are known
             continue
-        for seed in _bad_seeds(value, saved.is_function and not name.startswith(_SHARED), saved.seeds):
+        by_seed = saved.is_function and not name.startswith(_SHARED) and value.numel()
+        finite = value.isfinite().reshape(saved.seeds if by_seed else 1, -1).all(1).expand(saved.seeds)
+        for seed in (~finite).nonzero().flatten().tolist():
             found.setdefault(seed, name)
     return found
-
-
-def _bad_seeds(value: Tensor, by_seed: bool, seeds: int) -> list[int]:
-    """Returns the seeds whose part of a tensor is not finite; all seeds or none if they share the tensor."""
-    finite = value.isfinite()
-    if by_seed and value.numel():
-        bad: list[int] = (~finite.reshape(seeds, -1).all(1)).nonzero().flatten().tolist()
-        return bad
-    return [] if bool(finite.all()) else list(range(seeds))
 
 
 def healthy_seed(saved: Saved, asked: int | None, lost: dict[int, str], target: str | None = None) -> int:

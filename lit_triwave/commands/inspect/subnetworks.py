@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from lit_triwave.analysis.dead_units import relu_outputs
 from lit_triwave.analysis.regions import count_linear_regions
 from lit_triwave.checkpoints.rebuild import Saved, load_module
 from lit_triwave.construction import dense
@@ -20,6 +20,8 @@ from lit_triwave.nn.bank import TriangleBank
 from lit_triwave.nn.constructed import ConstructedNetwork, WiredBank
 from lit_triwave.nn.heads import BlockDiagonalLayers
 
+_COUNTED = 128
+"""Most subnetworks of a bank whose linear pieces are counted."""
 _MIDDLE = 0.5
 """Value of the other inputs while one input varies, where a dense release connects subnetworks."""
 
@@ -92,34 +94,29 @@ class Group:
         weight, bias = whole[-1]
         return [*whole[:-1], (weight[number : number + 1], bias[number : number + 1])]
 
-    def sequential(self, number: int) -> nn.Sequential:
-        """Returns `layers` as modules; after the release in the bank's precision."""
-        bank = self.bank
-        return dense.sequential(self.layers(number)).to(torch.float64 if bank.released is None else bank.sign.dtype)
-
     def neurons(self, number: int, u: Tensor) -> list[Tensor]:
         """Returns the hidden neurons of one subnetwork at u, shape (points,): shape (points, 4) for each layer."""
-        h, found = u.double()[:, None], []
-        for weight, bias in self.layers(number)[:-1]:
-            h = (h @ weight.T + bias).relu()
-            first = 4 * number if weight.shape[0] > 4 else 0
-            found.append(h[:, first : first + 4])
-        return found
+        first = 4 * number if self.bank.released == "dense" else 0
+        hidden = relu_outputs(dense.sequential(self.layers(number)), u.double()[:, None])
+        return [h[:, first : first + 4].detach() for h in hidden]
 
     def outputs(self, number: int, u: Tensor) -> Tensor:
         """Returns one subnetwork's output at u, shape (points,): shape (points,)."""
         y: Tensor = dense.sequential(self.layers(number))(u.double()[:, None]).detach()
         return y[:, 0]
 
-    def regions(self, numbers: Sequence[int]) -> list[int]:
-        """Returns the exact number of linear pieces on [0, 1] of some subnetworks."""
-        return [count_linear_regions(self.sequential(number)) for number in numbers]
+    @cached_property
+    def counts(self) -> dict[int, int]:
+        """The exact number of linear pieces on [0, 1] of at most `_COUNTED` subnetworks, by their numbers."""
+        dtype = torch.float64 if self.bank.released is None else self.bank.sign.dtype
+        numbers = chosen(len(self.labels), _COUNTED)
+        return {n: count_linear_regions(dense.sequential(self.layers(n)).to(dtype)) for n in numbers}
 
     def distance(self, recruited: bool) -> dict[str, float]:
         """Returns ‖now − then‖ / ‖then‖ of each kind of weights since the release; an empty dict if it is unknown."""
         if self.bank.released is None or self.constructed is None:
             return {}
-        then = _copy_of(self.constructed)
+        then = copy.deepcopy(self.constructed)
         then.release(self.bank.released, recruited)
         found = {}
         for name in ("input", "hidden", "output"):
@@ -141,34 +138,20 @@ class Group:
         return float(1 - blocks.sum() / squares.sum()) if squares.numel() else 0.0
 
 
-def _copy_of(bank: TriangleBank) -> TriangleBank:
-    """Returns a bank with the same shape, stage and parameters."""
-    other = TriangleBank(
-        bank.shape,
-        bank.depth,
-        theorem31=bank.theorem31,
-        margin=bank.margin,
-        generator=torch.Generator(),
-        dtype=bank.sign.dtype,
-    )
-    other.load_state_dict(bank.state_dict())
-    return other
+def chosen(count: int, most: int) -> list[int]:
+    """Returns at most `most` numbers from 0 … count − 1, evenly spaced."""
+    return torch.linspace(0, count - 1, min(count, most)).round().long().tolist()
 
 
 def groups(saved: Saved, seed: int) -> list[Group]:
     """Returns the banks of a checkpoint for one seed; an empty list for networks with a random start."""
     before = _construction(saved)
-    network = saved.module.network
+    network, banks = saved.module.network, saved.module.banks
+    earlier = [None] * len(banks) if before is None else before.module.banks
     if isinstance(network, ConstructedNetwork):
-        earlier: Any = None if before is None else before.module.network.wired_banks(before.variables, seed)  # type: ignore[operator]
-        found = network.wired_banks(saved.variables, seed)
-        return [_wired_group(wired, None if not earlier else earlier[i].bank, seed) for i, wired in enumerate(found)]
-    heads = head_layers(saved)
-    earlier_heads = head_layers(before) if before is not None else [None] * len(heads)
-    return [
-        _head_group(head.bank, None if then is None else then.bank)
-        for head, then in zip(heads, earlier_heads, strict=True)
-    ]
+        wired_banks = network.wired_banks(saved.variables, seed)
+        return [_wired_group(wired, then, seed) for wired, then in zip(wired_banks, earlier, strict=True)]
+    return [_head_group(bank, then) for bank, then in zip(banks, earlier, strict=True)]
 
 
 def _wired_group(wired: WiredBank, before: TriangleBank | None, seed: int) -> Group:
@@ -205,13 +188,10 @@ def _construction(saved: Saved) -> Saved | None:
         other = load_module(beside)
     except TriwaveError:
         return None
+    pairs = zip(other.module.banks, banks, strict=False)
     same = len(other.module.banks) == len(banks) and all(
-        then.released is None and then.peaks.shape == now.peaks.shape and _same_peaks(then.peaks, now.peaks)
-        for then, now in zip(other.module.banks, banks, strict=True)
+        # NaN, as in seeds that were lost before the release, equals NaN.
+        then.released is None and torch.equal(then.peaks.nan_to_num(), now.peaks.nan_to_num())
+        for then, now in pairs
     )
     return other if same else None
-
-
-def _same_peaks(then: Tensor, now: Tensor) -> bool:
-    """Returns whether the peaks are equal; NaN, as in seeds that were lost before the release, equals NaN."""
-    return torch.equal(then.nan_to_num(), now.nan_to_num())

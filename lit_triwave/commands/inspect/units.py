@@ -11,9 +11,9 @@ from torch import Tensor
 from datamodules import DigitsDataModule
 from lit_triwave.analysis.dead_units import hidden_shares, relu_shares
 from lit_triwave.checkpoints.rebuild import Saved
-from lit_triwave.commands.inspect.subnetworks import head_layers
 from lit_triwave.errors import TriwaveError, reason
 from lit_triwave.modules.regressor import FunctionRegressor
+from lit_triwave.nn.bank import TriangleBank
 from lit_triwave.nn.heads import DenseHead
 
 _DOMAIN_POINTS = 20_001
@@ -59,11 +59,9 @@ def activity(saved: Saved, seed: int) -> Activity:
         plain = saved.module.plain(seed)
         return Activity(hidden_shares(saved.module.network, plain, x.to(next(plain.parameters()))), on)
     images, on = _some_images(saved)
-    heads: list[Any] = [head.bank for head in head_layers(saved)]
-    heads += [module for module in saved.module.modules() if isinstance(module, DenseHead)]
-    if not heads:
+    head: Any = next((m for m in saved.module.modules() if isinstance(m, TriangleBank | DenseHead)), None)
+    if head is None:
         raise TriwaveError("the head is torchvision's own, without ReLUs of this project")
-    head = heads[0]
     inputs: list[Tensor] = []
     hook = head.register_forward_pre_hook(lambda module, args: inputs.append(args[0]))
     for batch in torch.split(images.to(saved.dtype), 100):

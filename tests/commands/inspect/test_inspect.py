@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from PIL import Image
 from lit_triwave.checkpoints.rebuild import load_module
 from lit_triwave.cli import main
 from lit_triwave.commands.inspect import figures
-from lit_triwave.commands.inspect.drawing import COUNTED, chosen, draw
+from lit_triwave.commands.inspect.drawing import draw
 from lit_triwave.commands.inspect.subnetworks import Group, groups
 from lit_triwave.commands.inspect.units import activity
 from lit_triwave.construction.triangle import waves
@@ -146,9 +147,7 @@ def test_moved_weights_are_measured_from_the_construction(runs) -> None:
 
 
 def released(bank: Any) -> Any:
-    from lit_triwave.commands.inspect.subnetworks import _copy_of
-
-    other = _copy_of(bank)
+    other = copy.deepcopy(bank)
     other.release("blocks")
     return other
 
@@ -334,7 +333,7 @@ def test_float32_peaks_have_all_pieces_and_no_more() -> None:
     torch.manual_seed(0)
     bank = TriangleBank(64, 5, dtype=torch.float32)
     group = Group(bank, "subnetworks", [""] * 64, [("z", 0.0, 1.0)] * 64, [[j] for j in range(64)], bank)
-    assert group.regions(range(64)) == [32] * 64
+    assert list(group.counts.values()) == [32] * 64
 
 
 def drawn(checkpoint: Path, seed: int | None = None) -> tuple[dict[str, Any], list[str]]:
@@ -342,9 +341,8 @@ def drawn(checkpoint: Path, seed: int | None = None) -> tuple[dict[str, Any], li
     saved = load_module(checkpoint)
     number = saved.seed(seed)
     parts = groups(saved, number)
-    counts = [] if saved.is_function or not parts else parts[0].regions(chosen(len(parts[0].labels), COUNTED))
     remarks: list[str] = []
-    return dict(draw(saved, number, parts, counts, None, remarks)), remarks
+    return dict(draw(saved, number, parts, None, remarks)), remarks
 
 
 def title_of(figure: Any) -> str:
