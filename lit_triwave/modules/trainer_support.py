@@ -1,6 +1,6 @@
-"""Tables of all options of Lightning's `Trainer` and all its callbacks: what each does here, or why it is refused.
+"""Options of Lightning's `Trainer` and its callbacks: what they do here if it is not the same, or why they are refused.
 
-They make the refusals, and a test checks that `docs/reference/trainer.md` agrees with them.
+A test checks that `docs/reference/trainer.md` agrees.
 """
 
 from __future__ import annotations
@@ -42,22 +42,26 @@ class Fit:
     metrics: tuple[str, ...] = ()
 
 
+_Refusal = Callable[[Any, Fit], str]
+"""Returns what a value must be, or why a callback is refused, and what to do; "" if it is accepted."""
+
+
 @dataclass(frozen=True)
 class Row:
-    """An option or a callback.
+    """An option.
 
     Attributes:
-        here: what it does here, for the documentation.
-        refusal: function of a value that returns what the value must be, and what to do; "" for an accepted value.
+        here: what it does here, for the help and the documentation.
+        refusal: whether a value is refused.
         default: default of this project, if it is not Lightning's.
     """
 
-    here: str = AS_DOCUMENTED
-    refusal: Callable[[Any, Fit], str] = lambda value, fit: ""
+    here: str
+    refusal: _Refusal = lambda value, fit: ""
     default: Any = _UNCHANGED
 
 
-def _first_order(fits: Callable[[Any], bool], needed: str) -> Callable[[Any, Fit], str]:
+def _first_order(fits: Callable[[Any], bool], needed: str) -> _Refusal:
     def refusal(value: Any, fit: Fit) -> str:
         if not fit.second_order or fits(value):
             return ""
@@ -75,29 +79,19 @@ def _train_batches(value: Any, fit: Fit) -> str:
     return _some_batches(value, fit)
 
 
-def _must_be(needed: Any, then: str) -> Callable[[Any, Fit], str]:
-    def refusal(value: Any, fit: Fit) -> str:
-        return "" if value in (needed, None) else f"must be {_word(needed)}, got {_word(value)}: {then}"
-
-    return refusal
-
-
 def _word(value: Any) -> str:
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _overfit(value: Any, fit: Fit) -> str:
-    if not value or not fit.shares_batches:
-        return ""
-    return f"must be 0, got {value}: configs/debug/overfit.yaml trains on one batch of this project's data modules"
+def _must_be(needed: Any, then: str, own_data: bool = False) -> _Refusal:
+    """Refuses all other values than `needed` and None; with `own_data`, only for this project's data modules."""
 
+    def refusal(value: Any, fit: Fit) -> str:
+        if value in (needed, None) or (own_data and not fit.shares_batches):
+            return ""
+        return f"must be {_word(needed)}, got {_word(value)}: {then}"
 
-def _distributed_sampler(value: Any, fit: Fit) -> str:
-    if not value or not fit.shares_batches:
-        return ""
-    return (
-        "must be false for this project's data modules, got true: they share their batches among the ranks themselves"
-    )
+    return refusal
 
 
 def _min_epochs(value: Any, fit: Fit) -> str:
@@ -115,8 +109,6 @@ OPTIONS: dict[str, Row] = {
         "one device or `ddp`; strategies that shard parameters are refused for modules with stages, because each stage "
         "has its own parameters; those that spawn or fork processes (`ddp_spawn`) are refused for all"
     ),
-    "devices": Row(),
-    "num_nodes": Row(),
     "precision": Row(
         f"{AS_DOCUMENTED} for classifiers. Functions take `64-true` (in the configs), `32-true`, `bf16-mixed` or "
         "`16-mixed`. On CPUs, `16-mixed` is `bf16-mixed`, and a line says so. On a GPU, `16-mixed` is refused with "
@@ -141,8 +133,10 @@ OPTIONS: dict[str, Row] = {
     "limit_train_batches": Row(f"{AS_DOCUMENTED}; {_CUT}; a share below 1 is {_ONE_STEP}", _train_batches),
     "limit_val_batches": Row(f"{AS_DOCUMENTED}; with 0 there is no `best.ckpt`"),
     "limit_test_batches": Row(f"{AS_DOCUMENTED}; {_CUT}"),
-    "limit_predict_batches": Row(),
-    "overfit_batches": Row("refused with this project's data modules: use `configs/debug/overfit.yaml`", _overfit),
+    "overfit_batches": Row(
+        "refused with this project's data modules: use `configs/debug/overfit.yaml`",
+        _must_be(0, "configs/debug/overfit.yaml trains on one batch of this project's data modules", own_data=True),
+    ),
     "val_check_interval": Row(f"{AS_DOCUMENTED}; validations inside an epoch do not choose `best.ckpt`"),
     "check_val_every_n_epoch": Row(
         f"{AS_DOCUMENTED}; a function's epoch is often one step, and classifiers have 1 in their configs", default=50
@@ -162,89 +156,55 @@ OPTIONS: dict[str, Row] = {
         f"{AS_DOCUMENTED}; for functions, the norm is computed for each seed separately; {_ONE_STEP}",
         _first_order(lambda value: not value, "null"),
     ),
-    "gradient_clip_algorithm": Row(),
-    "deterministic": Row(),
-    "benchmark": Row(),
-    "inference_mode": Row(),
     "use_distributed_sampler": Row(
         "`true` is refused with this project's data modules, which share their batches among ranks themselves; for "
         "your own data modules the default is `true`",
-        _distributed_sampler,
+        _must_be(False, "this project's data modules share their batches among the ranks themselves", own_data=True),
         default=False,
     ),
     "profiler": Row(f"{AS_DOCUMENTED}; if no file is given, the report is printed at the end"),
-    "detect_anomaly": Row(),
     "barebones": Row(
         "`true` is refused: it has neither checkpoints nor `metrics.csv`",
         _must_be(False, "python -m benchmarks.loop measures the loop alone"),
     ),
     "plugins": Row("your plugins are added; a `CheckpointIO` is refused, because runs have their own"),
     "sync_batchnorm": Row("`true`: several ranks train as one process does", default=True),
-    "reload_dataloaders_every_n_epochs": Row(),
     "default_root_dir": Row(
         "refused: it is the run folder", _must_be(None, "run.root, run.experiment and run.id choose the run folder")
     ),
-    "enable_autolog_hparams": Row(),
     "model_registry": Row("refused", _must_be(None, "run.artifact uploads a run's best checkpoint")),
 }
-"""All options of `Trainer`."""
+"""Options of `Trainer` that do not just what Lightning documents, or have another default."""
 
 
-def _refused(why: str) -> Row:
-    return Row(f"refused: {why}", lambda value, fit: why if fit.stages else "")
+def _in_stages(why: str) -> _Refusal:
+    return lambda value, fit: why if fit.stages else ""
 
 
-_OTHER_PARAMETERS = "later stages train other parameters"
-CALLBACKS: dict[str, Row] = {
-    "BackboneFinetuning": _refused("each stage makes its own optimizer"),
-    "BaseFinetuning": _refused("each stage makes its own optimizer"),
-    "BasePredictionWriter": Row(),
-    "BatchSizeFinder": Row(
-        "refused, also for your own modules: set `data.batch_size`",
-        lambda value, fit: "tuners are not supported: set data.batch_size",
+_own_optimizer = _in_stages("each stage makes its own optimizer")
+_other_parameters = _in_stages("later stages train other parameters")
+
+CALLBACKS: dict[str, _Refusal] = {
+    "BackboneFinetuning": _own_optimizer,
+    "BaseFinetuning": _own_optimizer,
+    "BatchSizeFinder": lambda value, fit: "tuners are not supported: set data.batch_size",
+    "DeviceStatsMonitor": lambda value, fit: (
+        "cpu_stats needs psutil (pip install psutil)" if value._cpu_stats and not PSUTIL else ""
     ),
-    "Callback": Row(),
-    "Checkpoint": Row(),
-    "DeviceStatsMonitor": Row(
-        f"{AS_DOCUMENTED}; needs `psutil` for CPUs",
-        lambda value, fit: "cpu_stats needs psutil (pip install psutil)" if value._cpu_stats and not PSUTIL else "",
+    "EMAWeightAveraging": _other_parameters,
+    "GradientAccumulationScheduler": _in_stages("a stage's schedule spans a known number of steps"),
+    "LearningRateFinder": lambda value, fit: (
+        f"tuners are not supported: {'each stage has its own lr' if fit.stages else 'set the learning rate'}"
     ),
-    "EMAWeightAveraging": _refused(_OTHER_PARAMETERS),
-    "EarlyStopping": Row(
-        "ends the current stage; the next stage begins with the full patience. In the last stage it ends the run. "
-        "`check_on_train_epoch_end: true` is refused"
+    "ModelPruning": _other_parameters,
+    # Lightning's `fit` would resume from its file without being asked.
+    "OnExceptionCheckpoint": lambda value, fit: (
+        "fit would resume from its file, set run.checkpoint_seconds" if fit.has_run else ""
     ),
-    "GradientAccumulationScheduler": _refused("a stage's schedule spans a known number of steps"),
-    "LambdaCallback": Row(f"{AS_DOCUMENTED}, in Python"),
-    "LearningRateFinder": Row(
-        "refused, also for your own modules: each stage has its own learning rate",
-        lambda value, fit: (
-            f"tuners are not supported: {'each stage has its own lr' if fit.stages else 'set the learning rate'}"
-        ),
-    ),
-    "LearningRateMonitor": Row(f"{AS_DOCUMENTED}; the rate of Levenberg–Marquardt is always 1"),
-    "ModelCheckpoint": Row(
-        f"{AS_DOCUMENTED}; without `dirpath` it writes to `checkpoints/model_checkpoint/` in the run folder; a "
-        "line says so if it has saved nothing"
-    ),
-    "ModelPruning": _refused(_OTHER_PARAMETERS),
-    "ModelSummary": Row(),
-    "OnExceptionCheckpoint": Row(
-        "refused in runs: Lightning's `fit` would resume from its file without being asked; `run.checkpoint_seconds` "
-        "says how often `last.ckpt` is saved",
-        lambda value, fit: "fit would resume from its file, set run.checkpoint_seconds" if fit.has_run else "",
-    ),
-    "ProgressBar": Row("replaces this project's progress bar"),
-    "RichModelSummary": Row(),
-    "RichProgressBar": Row("replaces this project's progress bar"),
-    "SpikeDetection": Row(),
-    "StochasticWeightAveraging": _refused(_OTHER_PARAMETERS),
-    "TQDMProgressBar": Row("replaces this project's progress bar"),
-    "ThroughputMonitor": Row(f"{AS_DOCUMENTED}, in Python"),
-    "Timer": Row(f"{AS_DOCUMENTED}; {_CUT}"),
-    "WeightAveraging": _refused(_OTHER_PARAMETERS),
+    "StochasticWeightAveraging": _other_parameters,
+    "WeightAveraging": _other_parameters,
 }
-"""All callbacks of `lightning.pytorch.callbacks`. A plain "refused" means refused for modules with stages."""
+"""Callbacks that are refused in some fits."""
 
 
 _DIAGNOSTICS = ("stage", "dead_units", "linear_regions/count")
@@ -263,8 +223,7 @@ def check_options(options: Mapping[str, Any], fit: Fit) -> None:
     """
     check_values(options)
     for name, value in options.items():
-        row = OPTIONS.get(name, Row())
-        refusal = row.refusal(value, fit)
+        refusal = OPTIONS[name].refusal(value, fit) if name in OPTIONS else ""
         if refusal:
             raise TriwaveError(f"trainer.{name} {refusal}")
 
@@ -273,16 +232,15 @@ def check_callbacks(given: Sequence[Callback], fit: Fit) -> None:
     """Refuses callbacks that cannot do what Lightning documents.
 
     Args:
-        given: callbacks of the trainer. A subclass of the user is treated as its nearest base class in the table.
+        given: callbacks of the trainer. A subclass of the user is treated as its nearest base class of Lightning.
         fit: the fit for which they are given.
 
     Raises:
         TriwaveError: a callback is refused; the message names it.
     """
     for callback in given:
-        bases = (base.__name__ for base in type(callback).__mro__ if base is getattr(callbacks, base.__name__, None))
-        name = next(bases, "Callback")
-        refusal = CALLBACKS[name].refusal(callback, fit) if name in CALLBACKS else ""
+        names = (base.__name__ for base in type(callback).__mro__ if base is getattr(callbacks, base.__name__, None))
+        refusal = next((CALLBACKS[name](callback, fit) for name in names if name in CALLBACKS), "")
         if refusal:
             raise TriwaveError(f"trainer.callbacks must have no {type(callback).__name__}: {refusal}")
     _check_monitors(given, fit.metrics)
@@ -310,10 +268,3 @@ def _check_monitors(given: Sequence[Callback], metrics: tuple[str, ...]) -> None
 def own_defaults() -> dict[str, Any]:
     """Returns the options whose default is not Lightning's default."""
     return {name: row.default for name, row in OPTIONS.items() if row.default is not _UNCHANGED}
-
-
-def table(rows: Mapping[str, Row]) -> list[str]:
-    """Returns the rows of a table in Markdown, for the documentation: name, default if any row has one, and meaning."""
-    defaults = {name: _word(row.default) for name, row in rows.items() if row.default is not _UNCHANGED}
-    middle = {name: f" {f'`{defaults[name]}`' if name in defaults else ''} |" if defaults else "" for name in rows}
-    return [f"| `{name}` |{middle[name]} {row.here} |" for name, row in rows.items()]

@@ -14,7 +14,7 @@ from jsonargparse import ArgumentParser
 import datamodules
 from lit_triwave import modules
 from lit_triwave.commands.config_checks import LINKS
-from lit_triwave.modules.trainer_support import AS_DOCUMENTED, OPTIONS
+from lit_triwave.modules.trainer_support import OPTIONS
 
 _BASES = ("RegressionDataModule", "StagedModule")
 """Base classes, which no config names."""
@@ -24,9 +24,8 @@ def describe_options(parser: ArgumentParser) -> None:
     """Adds to the help of each trainer option what it does here, if this is more than Lightning's text says."""
     for action in parser._actions:
         part, _, name = action.dest.partition(".")
-        here = OPTIONS[name].here if part == "trainer" and name in OPTIONS else AS_DOCUMENTED
-        if here != AS_DOCUMENTED:
-            action.help = f"{action.help} Here: {here}."
+        if part == "trainer" and name in OPTIONS:
+            action.help = f"{action.help} Here: {OPTIONS[name].here}."
 
 
 def fields_help(words: Sequence[str]) -> str:
