@@ -16,34 +16,11 @@ from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from lit_triwave.errors import reason
 from lit_triwave.nn.heads import BlockDiagonalLayers
 
-BETWEEN = (
-    nn.ReLU,
-    nn.ReLU6,
-    nn.LeakyReLU,
-    nn.PReLU,
-    nn.RReLU,
-    nn.ELU,
-    nn.SELU,
-    nn.CELU,
-    nn.GELU,
-    nn.SiLU,
-    nn.Mish,
-    nn.Softplus,
-    nn.Hardswish,
-    nn.Hardtanh,
-    nn.Tanh,
-    nn.Sigmoid,
-    nn.Dropout,
-    nn.AlphaDropout,
-    nn.BatchNorm1d,
-    nn.SyncBatchNorm,
-    nn.LayerNorm,
-    nn.RMSNorm,
-    nn.Identity,
-)
-"""Modules that may be between dense layers. They belong to the layer before them and are removed with it."""
 DROPOUTS = (nn.Dropout, nn.AlphaDropout)
 """Modules between dense layers that are kept if they come after the last hidden layer."""
+BETWEEN = (*DROPOUTS, nn.RReLU, nn.PReLU, nn.BatchNorm1d, nn.SyncBatchNorm, nn.LayerNorm, nn.RMSNorm)
+"""Modules that may be between dense layers, although they are random, have parameters or are not elementwise. They
+belong to the layer before them and are removed with it."""
 TRANSFORMER_LAYERS = (nn.TransformerEncoderLayer, nn.TransformerDecoderLayer)
 """PyTorch's own layers, whose `forward` cannot be traced: `linear2(dropout(activation(linear1(x))))`."""
 _MOST_QUESTIONS = 100
@@ -69,11 +46,8 @@ class DenseChain:
 
     def within(self, prefix: str) -> DenseChain:
         """Returns the chain with its names in the outer module, where its own module is at `prefix`."""
-        if not prefix:
-            return self
-        return DenseChain(
-            [f"{prefix}.{name}" for name in self.steps], [f"{prefix}.{name}" for name in self.linears], self.kept
-        )
+        start = f"{prefix}." if prefix else ""
+        return DenseChain([start + name for name in self.steps], [start + name for name in self.linears], self.kept)
 
 
 def is_linear(module: nn.Module) -> bool:
@@ -87,7 +61,7 @@ def elementwise(apply: Callable[[Tensor], Any]) -> bool:
     order = torch.tensor([(7 * i + 5) % 24 for i in range(24)], device="cpu")
     try:
         with torch.no_grad():
-            y, z = apply(x), apply(x.flatten()[order].reshape(x.shape))
+            y, z = apply(x.clone()), apply(x.flatten()[order].reshape(x.shape))  # some work in place
         return y.shape == x.shape and torch.allclose(z.flatten(), y.flatten()[order])
     except Exception:  # the function does not take one tensor of any shape
         return False
@@ -95,10 +69,11 @@ def elementwise(apply: Callable[[Tensor], Any]) -> bool:
 
 def may_stand_between(module: nn.Module) -> bool:
     """Whether a module may be between dense layers: an activation, norm or dropout, of PyTorch or of the user."""
-    if isinstance(module, BETWEEN):
-        return True
-    plain = not [*module.parameters(), *module.buffers()]
-    return plain and elementwise(module)
+    return isinstance(module, BETWEEN) or (not _has_tensors(module) and elementwise(module))
+
+
+def _has_tensors(module: nn.Module) -> bool:
+    return bool([*module.parameters(), *module.buffers()])
 
 
 def find_chain(model: nn.Module) -> DenseChain:
@@ -230,10 +205,8 @@ def _chain_in(graph: fx.Graph, owner: nn.Module, place: str) -> _Found:
     shared = {str(node.target) for node in graph.nodes if node.op == "call_module" and node not in inside}
     own = [node for node in paths[0] if node.op == "call_module" and str(node.target) not in shared]
     for node in paths[0]:
-        if node.op == "call_module" and node not in own:
-            module = modules[str(node.target)]
-            if [*module.parameters(), *module.buffers()]:
-                raise ValueError(f"{node.target!r}, between its dense layers, is applied at several places")
+        if node.op == "call_module" and node not in own and _has_tensors(modules[str(node.target)]):
+            raise ValueError(f"{node.target!r}, between its dense layers, is applied at several places")
     kept = dict.fromkeys(_called(node, modules) for node in paths[0] if node not in own)
     return DenseChain([str(node.target) for node in own], linears[0], list(kept)), "", True
 
@@ -270,13 +243,12 @@ def _is_elementwise_call(node: fx.Node) -> bool:
     """Whether a function or method is elementwise on its only tensor."""
     if node.target in _RANDOM:
         return True
-    rest, options = node.args[1:], dict(node.kwargs)
     if not node.args or not isinstance(node.args[0], fx.Node):
         return False
     if node.op == "call_method":
-        return elementwise(lambda x: getattr(x, str(node.target))(*rest, **options))
+        return elementwise(lambda x: getattr(x, str(node.target))(*node.args[1:], **node.kwargs))
     function: Any = node.target
-    return elementwise(lambda x: function(x.clone(), *rest, **options))  # some work in place
+    return elementwise(lambda x: function(x, *node.args[1:], **node.kwargs))
 
 
 def _called(node: fx.Node, modules: dict[str, nn.Module]) -> str:

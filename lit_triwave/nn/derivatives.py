@@ -7,7 +7,7 @@ All replicas are computed at once, and samples are the last dimension.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -62,18 +62,8 @@ def backward_sweep(
     return g
 
 
-class BankSweep(Protocol):
-    """A forward and a backward sweep through the subnetworks of a bank of shape (R, n)."""
-
-    def forward(self, u: Tensor) -> Tensor:
-        """u, shape (R, n, B) in [0, 1] ↦ the subnetworks' outputs, (R, n, B)."""
-
-    def backward(self, g: Tensor, *, to_input: bool = True) -> Tensor:
-        """Writes the derivatives, after `forward`; arguments and result as in `backward_sweep`, shapes (R, n, B)."""
-
-
-def bank_sweep(bank: TriangleBank, prefix: str, rows: Rows) -> BankSweep:
-    """The sweep through a bank, before or after its release.
+def bank_sweep(bank: TriangleBank, prefix: str, rows: Rows) -> WaveSweep | LayerSweep:
+    """Returns a forward and a backward sweep through the subnetworks of a bank, before or after its release.
 
     Args:
         bank: a bank of shape (R, n), with peaks or released weights.
@@ -98,7 +88,7 @@ class WaveSweep:
         self._waves: list[Tensor] = []
 
     def forward(self, u: Tensor) -> Tensor:
-        """See `BankSweep`."""
+        """u, shape (R, n, B) in [0, 1] ↦ the subnetworks' outputs, (R, n, B)."""
         y = torch.addcmul(self._bank.alpha[..., None], self._bank.beta[..., None], u)
         self._waves = [u]
         for peak, coefficient in zip(self._peaks[:-1], self._coefficients, strict=True):
@@ -107,7 +97,7 @@ class WaveSweep:
         return y
 
     def backward(self, g: Tensor, *, to_input: bool = True) -> Tensor:
-        """See `BankSweep`."""
+        """Writes the derivatives, after `forward`; arguments and result as in `backward_sweep`, shapes (R, n, B)."""
         bank, peaks, waves = self._bank, self._peaks, self._waves
         of_peaks, of_scales = self._rows["peak_logits"], self._rows["log_scales"]
         self._rows["alpha"].copy_(g)
@@ -157,12 +147,12 @@ class LayerSweep:
         self._activations: list[Tensor] = []
 
     def forward(self, u: Tensor) -> Tensor:
-        """See `BankSweep`."""
+        """See `WaveSweep`."""
         self._activations = forward_sweep(self._layers, u[:, :, None] if self._blocks else u)
         y = self._activations[-1]
         return y[:, :, 0] if self._blocks else y
 
     def backward(self, g: Tensor, *, to_input: bool = True) -> Tensor:
-        """See `BankSweep`."""
+        """See `WaveSweep`."""
         g = backward_sweep(self._layers, self._activations, g[:, :, None] if self._blocks else g, to_input=to_input)
         return g[:, :, 0] if self._blocks and to_input else g

@@ -79,10 +79,10 @@ class NamedModel:
         """
         if not self.classifies:
             return
-        if self.name.startswith(_TIMM) or hasattr(self.model, "reset_classifier"):
+        if hasattr(self.model, "reset_classifier"):  # as all of timm's have
             self.model.reset_classifier(0)  # type: ignore[operator]
         else:
-            self.model, _ = cut_classifier(self.model, self.num_classes)
+            cut_classifier(self.model, self.num_classes)
 
     def load(self, path: str) -> None:
         """Loads the weights from a file. The file may have the weights of a classifier that was removed, or not.
@@ -316,8 +316,8 @@ def _why_unreadable(file: Path, error: Exception) -> str:
     return "it is a file of another kind"
 
 
-def cut_classifier(model: nn.Module, num_classes: int) -> tuple[nn.Module, int]:
-    """Removes the dense layers at a model's end, in place, and returns the model and its number of features.
+def cut_classifier(model: nn.Module, num_classes: int) -> None:
+    """Removes the dense layers at a model's end, in place.
 
     A convolution with an output for each class, with which SqueezeNet ends, is removed too.
 
@@ -326,21 +326,17 @@ def cut_classifier(model: nn.Module, num_classes: int) -> tuple[nn.Module, int]:
     """
     for name, module in model.named_modules():
         if isinstance(module, nn.Conv2d) and module.out_channels == num_classes and _ends_in(model, name):
-            setattr(model.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2], nn.Identity())
-            return model, module.in_channels
-    linears = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear)]
-    if not linears or not _ends_in(model, linears[-1][0]):
+            model.set_submodule(name, nn.Identity())
+            return
+    linears = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    if not linears or not _ends_in(model, linears[-1]):
         raise ValueError(f"{type(model).__name__} does not end in a dense layer: no head can take its place")
-    parent, _, key = linears[-1][0].rpartition(".")
+    parent = linears[-1].rpartition(".")[0]
     owner = model.get_submodule(parent)
-    if not isinstance(owner, nn.Sequential) or owner is model:
-        features = linears[-1][1].in_features
-        setattr(owner, key, nn.Identity())
-        return model, features
-    places: Sequence[int] = [i for i, layer in enumerate(owner) if isinstance(layer, nn.Linear)]
-    features = owner[places[0]].in_features  # type: ignore[assignment]
-    del owner[places[0] :]
-    return model, features
+    if parent and isinstance(owner, nn.Sequential):
+        del owner[next(i for i, layer in enumerate(owner) if isinstance(layer, nn.Linear)) :]
+    else:
+        model.set_submodule(linears[-1], nn.Identity())
 
 
 def _ends_in(model: nn.Module, name: str) -> bool:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import operator
 import re
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -27,15 +27,11 @@ def check_sizes(least: int = 1, most: int = _LARGEST, **sizes: Any) -> None:
         ValueError: a value is out of bounds.
     """
     for name, value in sizes.items():
-        try:
-            number = operator.index(value)
-        except TypeError:
-            number = None
-        if number is None or isinstance(value, bool):
+        if isinstance(value, bool) or not isinstance(value, Integral):
             raise TypeError(f"{name} must be a whole number, got {value!r} ({type(value).__name__})")
-        if number < least:
+        if value < least:
             raise ValueError(f"{name} must be at least {least}, got {value}")
-        if number > most:
+        if value > most:
             raise ValueError(f"{name} must be at most {most}, got {value}")
 
 
