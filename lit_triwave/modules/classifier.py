@@ -125,9 +125,9 @@ class ImageClassifier(StagedModule):
             raise ValueError("freeze_backbone must be false for backbone 'none', which has nothing to train, got true")
         if num_classes is None or image_shape is None:
             raise ValueError("num_classes and image_shape must be given, or be attributes of the data")
-        for name, share in {"label_smoothing": label_smoothing, "dropout": dropout}.items():
-            if not 0 <= share < 1:
-                raise ValueError(f"{name} must be in [0, 1), got {share}")
+        for name, value in {"label_smoothing": label_smoothing, "dropout": dropout}.items():
+            if not 0 <= value < 1:
+                raise ValueError(f"{name} must be in [0, 1), got {value}")
         for name, value in {"mixup": mixup, "cutmix": cutmix}.items():
             if not value >= 0:
                 raise ValueError(f"{name} must be at least 0, got {value}")
@@ -168,8 +168,7 @@ class ImageClassifier(StagedModule):
         self.losses: Any = nn.ModuleDict({name: MeanMetric() for name in metrics})
         self.results: dict[str, float] = {}
         self.confusion: Tensor | None = None
-        self._unchecked: list[tuple[int, float]] = []  # (step, learning rate) since the last check of the loss
-        self._unchecked_losses: list[Tensor] = []
+        self._unchecked: list[tuple[int, float, Tensor]] = []  # (step, learning rate, loss) since the last check
 
     def forward(self, images: Tensor) -> Tensor:
         """Maps normalised images (batch, C, H, W) to logits (batch, num_classes)."""
@@ -190,7 +189,7 @@ class ImageClassifier(StagedModule):
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
-        if self.trainer.precision in ("64-true",):
+        if self.trainer.precision == "64-true":
             self.double()
         if self.compiled:
             self.network.compile()
@@ -226,8 +225,7 @@ class ImageClassifier(StagedModule):
             images, target = self.mixing(images, labels)
         loss = functional.cross_entropy(self(images).float(), target, label_smoothing=self.label_smoothing)
         value = loss.detach()
-        self._unchecked.append((self.global_step, self.trainer.optimizers[0].param_groups[0]["lr"]))
-        self._unchecked_losses.append(value)
+        self._unchecked.append((self.global_step, self.trainer.optimizers[0].param_groups[0]["lr"], value))
         # Reading a loss waits for the device. On a GPU it is read only in steps in which Lightning reads it anyway.
         logged = self.is_logged(batch_idx)
         if self.device.type == "cpu" or logged or len(self._unchecked) >= 50:
@@ -240,12 +238,11 @@ class ImageClassifier(StagedModule):
         """Raises TrainingDiverged on all ranks if a loss since the last call was not finite on any rank."""
         if not self._unchecked:
             return
-        infinite: Any = (~torch.stack(self._unchecked_losses).isfinite()).float()
+        unchecked, self._unchecked = self._unchecked, []
+        infinite: Any = (~torch.stack([loss for _, _, loss in unchecked]).isfinite()).float()
         bad = self.trainer.strategy.reduce(infinite, reduce_op="sum").nonzero().flatten().tolist()
-        steps = self._unchecked
-        self._unchecked, self._unchecked_losses = [], []
         if bad:
-            step, rate = steps[bad[0]]
+            step, rate, _ = unchecked[bad[0]]
             advice = f": try a lower {self.stage}.lr" if rate else ""
             if step == 0:  # no step was taken, so no learning rate is to blame
                 advice = ": the first batch or the model's weights may have values that are not finite"

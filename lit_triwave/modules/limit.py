@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,7 +13,6 @@ from lit_triwave.errors import TriwaveError
 from lit_triwave.modules.stages import Limit
 from lit_triwave.nn.stack import DEEPEST_STACK, StackNetwork
 from lit_triwave.nn.stack_layers import check_layers, choose_layers, stack_parameters
-from lit_triwave.optim.limit_problem import LimitProblem
 
 NOISY_SHARE = 1e-3
 """Share of the limit's error that the construction may add if this error is mostly noise."""
@@ -64,38 +63,6 @@ class LimitStage:
             made = StackNetwork(**self._member, replicas=replicas, generator=generator)
             self._trained = made.to(self._network.output_weight)
         return self._trained
-
-    def problem(
-        self,
-        x: Tensor,
-        y: Tensor,
-        *,
-        reduce: Callable[[Tensor], Tensor],
-        validation: Callable[[], Tensor] | None,
-        ranks: int = 1,
-    ) -> LimitProblem:
-        """Returns the least-squares problem of one iteration.
-
-        Args:
-            x, y: all n points of this rank, (n, in_features), and the targets of each trained replica, (n, 1) or
-                (n, R · M).
-            reduce, validation: see `LimitProblem`.
-            ranks: processes that share the points.
-        """
-        most = self._options.max_points
-        if most is not None:  # the same points in each iteration, an equal number on each rank
-            order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
-            chosen = order[: max(1, most // ranks)].to(x.device)
-            x, y = x[chosen], y[chosen]
-        return LimitProblem(
-            self.trained,
-            x,
-            y,
-            chunk=self._options.chunk,
-            reduce=reduce,
-            validation=validation,
-            average=None if self.trained is self._network else self._network,
-        )
 
     def depth(self, network: StackNetwork, errors: Tensor, replicas: Sequence[int]) -> int:
         """Returns the depth of the build: the given one, or the smallest that is enough for some replicas' errors.
@@ -155,11 +122,11 @@ def stack_layers(
     Raises:
         ValueError: the given layers are not valid.
     """
+    if layers is not None:
+        check_layers(layers)
+        return list(layers)
     used = points if limit.max_points is None else min(limit.max_points, points or limit.max_points)
-    noisy = limit.regularized
-    found = list(layers) if layers is not None else choose_layers(inputs, used, noisy, degree, exact)
-    check_layers(found)
-    return found
+    return choose_layers(inputs, used, limit.regularized, degree, exact)
 
 
 def check_points(layers: Sequence[int], inputs: int, points: int | None, limit: Limit, chosen: bool) -> None:

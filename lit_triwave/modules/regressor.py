@@ -224,22 +224,22 @@ class FunctionRegressor(ReplicatedModule):
         x, y, weight = split_batch(batch)
         if self.current_epoch == batch_idx == 0 and not isinstance(self.network, DenseNetwork):  # which does not clamp
             self._report_outside(x)
-        if self.stages[self.stage].second_order:
-            if self._limit is not None and self.stage == "limit":
-                mse = limit_step(self, self._limit, x, y, batch_idx)
-            else:
-                mse = second_order_step(self, x, y, batch_idx)
-            if self.is_logged(batch_idx):
-                self.log_seeds("train/mse", mse)
-            return {"loss": mse.sum(), "mse": mse}
-        mse = (self(x) - self.targets(y)).square().mean(0)
-        loss = weight * (mse / self.network.scaling.scale.square()).sum()
-        # Reading a value waits for the GPU, so the check is only in steps in which the loss is read anyway. A loss that
-        # is not finite does not become finite again.
-        if (self.device.type == "cpu" or self.is_logged(batch_idx)) and not loss.isfinite():
-            self.diverged(mse, batch_idx)
-        mse = self.trainer.strategy.reduce(weight * mse.detach(), reduce_op="mean")  # mean over the global batch
-        if self.is_logged(batch_idx):
+        logged = self.is_logged(batch_idx)
+        if self._limit is not None and self.stage == "limit":
+            mse = limit_step(self, self._limit, x, y, batch_idx)
+            loss = mse.sum()
+        elif self.stages[self.stage].second_order:
+            mse = second_order_step(self, x, y, batch_idx)
+            loss = mse.sum()
+        else:
+            mse = (self(x) - self.targets(y)).square().mean(0)
+            loss = weight * (mse / self.network.scaling.scale.square()).sum()
+            # Reading a value waits for the GPU, so the check is only in steps in which the loss is read anyway. A loss
+            # that is not finite does not become finite again.
+            if (self.device.type == "cpu" or logged) and not loss.isfinite():
+                self.diverged(mse, batch_idx)
+            mse = self.trainer.strategy.reduce(weight * mse.detach(), reduce_op="mean")  # mean over the global batch
+        if logged:
             self.log_seeds("train/mse", mse)
         return {"loss": loss, "mse": mse}
 
@@ -315,15 +315,12 @@ class FunctionRegressor(ReplicatedModule):
     def on_fit_start(self) -> None:
         self.check_start()
         if self.chosen_layers and self.stage == "limit":
-            layers, inputs, degree = (
-                self.hparams["layers"],
-                self.network.scaling.in_features,
-                self.hparams["data_degree"],
-            )
+            options, inputs = self.hparams, self.network.scaling.in_features
             variables = "1 input" if inputs == 1 else f"{inputs} inputs"
-            points = f" and {self.hparams['data_points']} training points" if self.hparams["data_points"] else ""
+            points = f" and {options['data_points']} training points" if options["data_points"] else ""
+            degree = options["data_degree"]
             need = f"; a polynomial would need degree {degree}" if is_steep(inputs, degree) else ""
-            say(f"layers {layers}, chosen for {variables}{points}{need}")
+            say(f"layers {options['layers']}, chosen for {variables}{points}{need}")
 
     def check_trainer(self, trainer: Trainer, fits: bool) -> None:
         if trainer.precision not in ("64-true", "32-true", "bf16-mixed", "16-mixed"):

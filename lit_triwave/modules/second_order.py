@@ -11,6 +11,7 @@ from lit_triwave.errors import TriwaveError
 from lit_triwave.modules.limit import LimitStage
 from lit_triwave.modules.replicas import ReplicatedModule
 from lit_triwave.optim import LeastSquares
+from lit_triwave.optim.limit_problem import LimitProblem
 
 
 def second_order_step(module: ReplicatedModule, x: Tensor, y: Tensor, batch_idx: int) -> Tensor:
@@ -45,14 +46,22 @@ def second_order_step(module: ReplicatedModule, x: Tensor, y: Tensor, batch_idx:
 def limit_step(module: ReplicatedModule, stage: LimitStage, x: Tensor, y: Tensor, batch_idx: int) -> Tensor:
     """Takes one iteration of the stage `limit`; for arguments, result and errors see `second_order_step`."""
     _check_one_batch(module)
+    options, trained, network = module.stages["limit"], stage.trained, module.network
     loaders, optimizer = module.validation_loaders(), module.optimizers()
-    dtype = module.network.scaling.lower.dtype
-    problem = stage.problem(
-        x.to(dtype),
-        module.targets(y.to(dtype), stage.trained),
+    dtype = network.scaling.lower.dtype
+    x, y = x.to(dtype), module.targets(y.to(dtype), trained)
+    if options.max_points is not None:  # the same points in each iteration, an equal number on each rank
+        order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
+        chosen = order[: max(1, options.max_points // module.trainer.world_size)].to(x.device)
+        x, y = x[chosen], y[chosen]
+    problem = LimitProblem(
+        trained,
+        x,
+        y,
+        chunk=options.chunk,
         reduce=module.sum_over_ranks,
-        validation=None if loaders is None else lambda: module.mse_over(loaders, stage.trained),
-        ranks=module.trainer.world_size,
+        validation=None if loaders is None else lambda: module.mse_over(loaders, trained),
+        average=None if trained is network else network,  # type: ignore[arg-type]
     )
     module.trainer.optimizers[0].param_groups[0]["groups"] = module.num_targets
     mse: Tensor = optimizer.step(lambda: problem)  # type: ignore[union-attr, assignment]

@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, cast, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import nn
@@ -14,6 +14,8 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from lit_triwave.errors import KIND_WORDS
+from lit_triwave.optim import LevenbergMarquardt
+from lit_triwave.optim.variable_projection import VariableProjection
 
 Schedule = Literal["constant", "cosine", "step"]
 Parameters = Iterable[nn.Parameter] | Iterable[dict[str, Any]]
@@ -50,6 +52,7 @@ class Stage:
     options: dict[str, Any] = field(default_factory=dict)
     schedule: Schedule = "cosine"
     warmup: float = 0.1
+    chunk: ClassVar[int] = CHUNK
 
     def __post_init__(self) -> None:
         if self.epochs < 0:
@@ -74,11 +77,6 @@ class Stage:
     def second_order(self) -> bool:
         """Whether the optimizer needs the derivatives of each sample, not only the gradient of their mean."""
         return self.optimizer == SECOND_ORDER
-
-    @property
-    def chunk(self) -> int:
-        """Number of samples whose derivatives a second-order step has in memory at a time."""
-        return CHUNK
 
     def _try_optimizer(self) -> None:
         """Refuses an optimizer or its options before the run starts, not at the start of the stage.
@@ -120,7 +118,7 @@ class Stage:
             ValueError: the optimizer refuses its options.
         """
         if self.second_order:
-            return configure_second_order(parameters, PEAK_OPTIONS | self.options), None
+            return _second_order(LevenbergMarquardt, parameters, PEAK_OPTIONS | self.options), None
         try:
             optimizer = getattr(torch.optim, self.optimizer)(parameters, lr=self.lr, **self.options)
         except Exception as error:  # an IndexError, too, for a list that is too short
@@ -185,13 +183,7 @@ class Limit:
         Raises:
             ValueError: the optimizer refuses its options.
         """
-        from lit_triwave.optim.variable_projection import VariableProjection
-
-        try:
-            tensors = cast(Iterable[nn.Parameter], parameters)
-            return VariableProjection(tensors, halving=self.halving, **self.options), None
-        except TypeError as error:
-            raise ValueError(f"options must suit VariableProjection, got {self.options}: {_why(error)}") from error
+        return _second_order(VariableProjection, parameters, self.options, halving=self.halving), None
 
 
 @dataclass
@@ -233,22 +225,21 @@ class Polish:
         Raises:
             ValueError: the optimizer refuses its options.
         """
-        return configure_second_order(parameters, self.options, exchange=self.exchange, seed=self.seed), None
+        more = {"exchange": self.exchange, "seed": self.seed}
+        return _second_order(LevenbergMarquardt, parameters, self.options, **more), None
 
 
-def configure_second_order(parameters: Parameters, options: dict[str, Any], **more: Any) -> Optimizer:
-    """Returns a `LevenbergMarquardt` with the options of a config.
+def _second_order(kind: type[Optimizer], parameters: Parameters, options: dict[str, Any], **more: Any) -> Optimizer:
+    """Returns a second-order optimizer with the options of a config.
 
     Raises:
         ValueError: the optimizer refuses its options.
     """
-    from lit_triwave.optim import LevenbergMarquardt
-
     try:
-        return LevenbergMarquardt(cast(Iterable[nn.Parameter], parameters), **more, **options)
+        return kind(parameters, **more, **options)
     except TypeError as error:
         raise ValueError(
-            f"options must suit LevenbergMarquardt, got {options}: {_why(error)}; options {{}} takes its defaults"
+            f"options must suit {kind.__name__}, got {options}: {_why(error)}; options {{}} takes its defaults"
         ) from error
 
 

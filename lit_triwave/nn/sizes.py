@@ -27,7 +27,8 @@ def check_sizes(least: int = 1, most: int = _LARGEST, **sizes: Any) -> None:
         ValueError: a value is out of bounds.
     """
     for name, value in sizes.items():
-        if isinstance(value, bool) or not isinstance(value, Integral):
+        is_whole = isinstance(value, Integral) and not isinstance(value, bool)
+        if not is_whole:
             raise TypeError(f"{name} must be a whole number, got {value!r} ({type(value).__name__})")
         if value < least:
             raise ValueError(f"{name} must be at least {least}, got {value}")

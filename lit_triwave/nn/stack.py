@@ -15,7 +15,7 @@ from lit_triwave.nn.constructed import ConstructedNetwork, WiredBank
 from lit_triwave.nn.derivatives import Rows, bank_sweep
 from lit_triwave.nn.scaling import Domain, TargetRange, UnitScaling
 from lit_triwave.nn.sizes import check_sizes
-from lit_triwave.nn.stack_layers import check_layers
+from lit_triwave.nn.stack_layers import check_layers, stack_parameters
 from lit_triwave.nn.stack_ranges import argument_ranges, sobol_points
 
 DEEPEST_STACK = 26
@@ -116,8 +116,7 @@ class StackNetwork(ConstructedNetwork):
     @property
     def limit_parameters(self) -> int:
         """Number of parameters of one replica's limit network."""
-        parts = (*self.projection, *self.shift, self.output_weight, self.output_bias)
-        return sum(p[0].numel() for p in parts)
+        return stack_parameters(self.scaling.in_features, self.layers)
 
     @property
     def limit_layers(self) -> Layers:
@@ -146,7 +145,7 @@ class StackNetwork(ConstructedNetwork):
         return self.scaling.outputs(self._bounds(y).T)
 
     def _bounds(self, y: Tensor) -> Tensor:
-        """Clamps outputs in units of the target range, if the network is bounded."""
+        """Clamps outputs, in units of the target range, of a bounded network."""
         return y.clamp(-OUTPUT_MARGIN, 1 + OUTPUT_MARGIN) if self.bounded else y
 
     @torch.no_grad()

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import NamedTuple, Protocol, runtime_checkable
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -11,34 +11,13 @@ from torch import Tensor, nn
 from lit_triwave.nn.bank import TriangleBank
 
 
-@runtime_checkable
-class AnalyticJacobian(Protocol):
-    """A network that writes its own Jacobian, such as `TriangleNetwork` and `DenseNetwork`."""
-
-    def jacobian_rows(self, x: Tensor, rows: Mapping[str, Tensor]) -> Tensor:
-        """Writes the derivatives at x, shape (B, …), and returns the values.
-
-        Args:
-            x: the samples.
-            rows: parameter name ↦ memory for its derivatives, shape (*parameter, B).
-
-        Returns:
-            Shape (R, B).
-        """
-
-
-def parameter_count(network: nn.Module) -> int:
-    """Returns P, the number of parameters of one replica."""
-    return sum(p[0].numel() for p in network.parameters())
-
-
-def jacobian(
-    network: nn.Module, x: Tensor, out: Tensor | None = None, *, analytic: bool = True
-) -> tuple[Tensor, Tensor]:
+def jacobian(network: Any, x: Tensor, out: Tensor | None = None, *, analytic: bool = True) -> tuple[Tensor, Tensor]:
     """Returns the outputs of all replicas and their derivatives by all parameters.
 
     Replicas share no parameters, so one derivative of the *sum* of their outputs contains the rows of all replicas. For
-    this project's networks a single backward sweep over the samples writes the rows, see `AnalyticJacobian`.
+    this project's networks a single backward sweep over the samples writes the rows, in the method
+    `jacobian_rows(x, rows)`. `rows` maps the name of a parameter to memory for its derivatives, shape (*parameter, B);
+    the method returns the outputs, (R, B).
     For other modules `torch.func` computes them. It cannot do so while a bank's peaks are the parameters.
 
     Args:
@@ -66,7 +45,7 @@ def jacobian(
         for (name, p), part in zip(parameters.items(), torch.split(rows, sizes, 1), strict=True)
     }
     with torch.no_grad():
-        if analytic and isinstance(network, AnalyticJacobian):
+        if analytic and hasattr(network, "jacobian_rows"):
             return network.jacobian_rows(x, views), rows
         return _generic(network, x, views), rows
 
@@ -89,8 +68,8 @@ def _generic(network: nn.Module, x: Tensor, rows: dict[str, Tensor]) -> Tensor:
         gradients, values = torch.func.vmap(derivative, in_dims=(None, 0))(parameters, x)
     for name, gradient in gradients.items():
         rows[name].copy_(gradient.movedim(0, -1))
-    result: Tensor = values.T
-    return result
+    outputs: Tensor = values.T
+    return outputs
 
 
 GRAM_BLOCK = 128
@@ -188,10 +167,9 @@ class LeastSquares:
     def normal_equations(self) -> NormalEquations:
         """Returns the mean squared error of each replica, with gradient and Gram matrix."""
         first = next(self.network.parameters())
-        replicas, parameters = len(first), parameter_count(self.network)
-        size = min(self.chunk, len(self.inputs))
+        replicas, parameters = len(first), sum(p[0].numel() for p in self.network.parameters())
         if self._memory is None:
-            self._memory = first.new_empty(replicas * parameters * size)
+            self._memory = first.new_empty(replicas * parameters * min(self.chunk, len(self.inputs)))
         loss = first.new_zeros(replicas)
         gradient = first.new_zeros(replicas, parameters)
         gram = first.new_zeros(replicas, parameters, parameters)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lit_triwave.optim.jacobian import NormalEquations
-from lit_triwave.optim.saved_rows import check_rows
+from lit_triwave.optim.saved_rows import check_rows, read_rows, write_rows
 
 DAMPING_LIMITS = (1e-12, 1e4)
 """Range of the damping. Below it, rounding of float64 hides the damping; above it, steps are too short to change the
@@ -158,15 +158,6 @@ class LevenbergMarquardt(Optimizer):
     def _params(self) -> list[nn.Parameter]:
         return self.param_groups[0]["params"]  # type: ignore[no-any-return]
 
-    def _read(self) -> Tensor:
-        """Returns the parameters, one row for each replica, (R, P)."""
-        return torch.cat([p.flatten(1) if p.ndim > 1 else p[:, None] for p in self._params], 1)
-
-    def _write(self, weights: Tensor) -> None:
-        parts = torch.split(weights, [p[0].numel() for p in self._params], 1)
-        for p, part in zip(self._params, parts, strict=True):
-            p.copy_(part.view_as(p))
-
     @torch.no_grad()
     def step(self, closure: Callable[[], Any]) -> Tensor:  # type: ignore[override]
         """Moves every replica by one iteration.
@@ -182,7 +173,7 @@ class LevenbergMarquardt(Optimizer):
             ValueError: the normal equations and the parameters have different sizes.
         """
         options, state = self.param_groups[0], self.state[self._params[0]]
-        best = self._read()
+        best = read_rows(self._params)
         if not state:
             state["step"] = 0
             state["excursion"] = best.clone()
@@ -192,14 +183,14 @@ class LevenbergMarquardt(Optimizer):
         if options["round_length"] and since >= 0 and since % options["round_length"] == 0:
             state["excursion"] = self._kick(best, state["lowest"], since // options["round_length"])
             state["damping"].fill_(options["damping"])
-        self._write(state["excursion"])
+        write_rows(self._params, state["excursion"])
         try:
             loss, weights = self._iterate(closure, state)
         except BaseException:
-            self._write(best)  # after an interrupt, too, the parameters must be the best point
+            write_rows(self._params, best)  # after an interrupt, too, the parameters must be the best point
             raise
         lower = loss < state["lowest"]
-        self._write(torch.where(lower[:, None], weights, best))
+        write_rows(self._params, torch.where(lower[:, None], weights, best))
         state["excursion"] = weights
         state["lowest"] = torch.where(lower, loss, state["lowest"])
         state["step"] += 1
@@ -234,7 +225,7 @@ class LevenbergMarquardt(Optimizer):
             direction = -torch.cholesky_solve(gradient, cholesky)[..., 0] * unit
             for length in options["step_lengths"]:
                 trial = start + length * direction
-                self._write(trial)
+                write_rows(self._params, trial)
                 trial_loss: Tensor = closure()
                 lower = (trial_loss < loss) & (info == 0)
                 loss = torch.where(lower, trial_loss, loss)

@@ -1,14 +1,26 @@
-"""Checks the saved state of an optimizer that moves many replicas at once."""
+"""The parameters of many replicas as rows of one tensor, and checks of rows that were saved."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 _MAY_BE_LOST = ("loss", "held", "penalty")
 """Tensors that may be NaN for a replica whose error is no longer finite."""
+
+
+def read_rows(parameters: Iterable[Tensor]) -> Tensor:
+    """Returns parameters with a leading dimension R as one row for each replica, (R, P), without a graph."""
+    return torch.cat([p.detach().unsqueeze(-1).flatten(1) for p in parameters], 1)
+
+
+def write_rows(parameters: Sequence[Tensor], rows: Tensor) -> None:
+    """Copies rows, (R, P), to the parameters that `read_rows` read."""
+    for p, part in zip(parameters, torch.split(rows, [p[0].numel() for p in parameters], 1), strict=True):
+        p.copy_(part.view_as(p))
 
 
 def check_rows(

@@ -14,7 +14,7 @@ from lit_triwave.nn.stack import StackNetwork
 from lit_triwave.optim.levenberg_marquardt import check_positive
 from lit_triwave.optim.limit_problem import RIDGE, LimitProblem
 from lit_triwave.optim.relevance import first_penalty, renewed_penalty
-from lit_triwave.optim.saved_rows import check_rows
+from lit_triwave.optim.saved_rows import check_rows, read_rows, write_rows
 
 DAMPING_LIMITS = (1e-15, 1e6)
 EXACT_ROUNDOFFS = 64
@@ -131,10 +131,10 @@ class VariableProjection(Optimizer):
             state["damping"] = torch.full_like(like, options["damping"])
             state["lowest"] = torch.full_like(like, torch.inf)  # lowest error on the validation or training data
             state["loss"] = torch.full_like(like, torch.inf)
-            state["iterate"] = self._read(network)
+            state["iterate"] = read_rows(_parameters(network))
             if problem.average is not None:
                 state["kept"] = state["iterate"]  # a resumed run's members begin without their parameters
-        kept = state["kept"] if problem.average is not None else self._read(network)
+        kept = state["kept"] if problem.average is not None else read_rows(_parameters(network))
         iterate: Tensor = state["iterate"]
         active = self._active(state, options)
         if not len(active):
@@ -155,16 +155,16 @@ class VariableProjection(Optimizer):
         chooses = state["loss"]
         if problem.validation is not None:
             try:
-                self._write(network, iterate)
+                write_rows(_parameters(network), iterate)
                 chooses = problem.validation().to(key.dtype)
             except BaseException:
-                self._write(network, kept)  # after an interrupt, too, the parameters are the best ones
+                write_rows(_parameters(network), kept)  # after an interrupt, too, the parameters are the best ones
                 raise
             if penalty is not None:
                 state["held"] = chooses / problem.scale
         lower = chooses < state["lowest"]
         kept = torch.where(lower[:, None], iterate, kept)
-        self._write(network, kept)
+        write_rows(_parameters(network), kept)
         if problem.average is not None:
             state["kept"] = kept
             problem.average.average(network)
@@ -247,20 +247,6 @@ class VariableProjection(Optimizer):
         return best, loss, found.clamp(*DAMPING_LIMITS), penalty
 
     @staticmethod
-    def _parameters(network: StackNetwork) -> list[nn.Parameter]:
-        return [*network.projection, *network.shift, network.output_weight, network.output_bias]
-
-    def _read(self, network: StackNetwork) -> Tensor:
-        parts = [p.detach() for p in self._parameters(network)]
-        return torch.cat([p.flatten(1) if p.ndim > 1 else p[:, None] for p in parts], 1)
-
-    def _write(self, network: StackNetwork, values: Tensor) -> None:
-        parameters = self._parameters(network)
-        parts = torch.split(values, [p[0].numel() for p in parameters], 1)
-        for p, part in zip(parameters, parts, strict=True):
-            p.copy_(part.reshape(p.shape))
-
-    @staticmethod
     def _split(network: StackNetwork, values: Tensor) -> tuple[Layers, Tensor]:
         """Returns (W_l, b_l) of each layer, and output weights and bias (A, F)."""
         shapes = [p.shape[1:] for p in (*network.projection, *network.shift)]
@@ -269,3 +255,7 @@ class VariableProjection(Optimizer):
         tensors = [part.reshape(len(values), *shape) for part, shape in zip(parts, shapes, strict=False)]
         half = len(tensors) // 2
         return list(zip(tensors[:half], tensors[half:], strict=True)), parts[-1]
+
+
+def _parameters(network: StackNetwork) -> list[nn.Parameter]:
+    return [*network.projection, *network.shift, network.output_weight, network.output_bias]
