@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 import random
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from lit_triwave.errors import check_choice, check_least
 
 Crop = Literal["none", "translate", "pad_crop"]
 
@@ -72,11 +74,8 @@ class Augmentation:
     cutout: int = 0
 
     def __post_init__(self) -> None:
-        if self.crop not in get_args(Crop):
-            raise ValueError(f"crop must be one of {', '.join(get_args(Crop))}, got {self.crop!r}")
-        for name, value in (("pixels", self.pixels), ("cutout", self.cutout)):
-            if value < 0:
-                raise ValueError(f"{name} must be at least 0, got {value}")
+        check_choice(Crop, crop=self.crop)
+        check_least(0, pixels=self.pixels, cutout=self.cutout)
 
     def check(self, height: int, width: int) -> None:
         """Raises ValueError if the images are too small for a shift or a cutout."""

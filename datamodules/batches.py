@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Sampler
 
+from lit_triwave.errors import check_least
+
 
 class Shard(NamedTuple):
     """One rank's share of a global batch.
@@ -119,8 +121,7 @@ def check_batches(batch_size: int | None, seed: int) -> None:
     """Raises ValueError unless batch_size is None or at least 1 and seed is at least 0."""
     if batch_size is not None and batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, or null for all points at once, got {batch_size}")
-    if seed < 0:
-        raise ValueError(f"seed must be at least 0, got {seed}")
+    check_least(0, seed=seed)
 
 
 def check_fractions(val_fraction: float, test_fraction: float) -> None:

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from datamodules.augmentation import Augmentation, Crop, PixelTable
 from datamodules.batches import Shard, seeded_generator
 from datamodules.images import ImageBatch, ImageDataModule, listed, transformed
-from lit_triwave.errors import reason
+from lit_triwave.errors import check_least, reason
 
 _LAYOUT = "cifar-10-batches-py/ with data_batch_1 to data_batch_5, test_batch and batches.meta"
 _CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
@@ -157,8 +157,7 @@ class CIFAR10DataModule(ImageDataModule):
         super().__init__(batch_size, eval_batch_size, workers, channels_last, seed, mean, std)
         self.augmentation = Augmentation(flip, crop, pixels, cutout)
         self.augmentation.check(*self.image_shape[1:])
-        if val_images < 0:
-            raise ValueError(f"val_images must be at least 0, got {val_images}")
+        check_least(0, val_images=val_images)
         self.root = Path(root).expanduser()
         self.download = download
         self.val_images = val_images
@@ -198,14 +197,8 @@ class CIFAR10DataModule(ImageDataModule):
         val, train = order[: self.val_images].sort().values, order[self.val_images :].sort().values
         device = self.trainer.strategy.root_device if self.trainer and self.on_device else torch.device("cpu")
         color, augmentation = self.mean_color, self.augmentation
-        self.train_set: Dataset[ImageBatch]
-        if self.on_device:
-            self.train_set = DeviceImages(
-                images[train].to(device), labels[train].to(device), color, augmentation, self.seed
-            )
-        else:
-            self.train_set = WorkerImages(images[train], labels[train], color, augmentation, self.seed)
-        self.train_size = len(train)
+        kind = DeviceImages if self.on_device else WorkerImages
+        self.train_set = kind(images[train].to(device), labels[train].to(device), color, augmentation, self.seed)
         self.val_set = DeviceImages(images[val].to(device), labels[val].to(device), color)
         images, labels = self._read(train=False)
         self.test_set = DeviceImages(images.to(device), labels.to(device), color)
@@ -235,7 +228,7 @@ class CIFAR10DataModule(ImageDataModule):
 
     def train_dataloader(self) -> DataLoader[ImageBatch]:
         """Shuffled, augmented global batches, shared among the ranks."""
-        return self.training_loader(self.train_set, self.train_size, 0 if self.on_device else self.worker_count())
+        return self.training_loader(self.train_set, len(self.train_set), 0 if self.on_device else self.worker_count())
 
     def val_dataloader(self) -> DataLoader[ImageBatch] | list[Any]:
         """The held-out training images, each on one rank; nothing if there are none."""

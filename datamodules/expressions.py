@@ -34,23 +34,8 @@ class Operation(NamedTuple):
     function: Callable[..., Tensor]
 
 
-_UNARY = [
-    "sin",
-    "cos",
-    "tan",
-    "asin",
-    "acos",
-    "atan",
-    "sinh",
-    "cosh",
-    "tanh",
-    "exp",
-    "log",
-    "sqrt",
-    "abs",
-    "erf",
-    "sign",
-]
+_UNARY = ["sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "tanh"]
+_UNARY += ["exp", "log", "sqrt", "abs", "erf", "sign"]
 FUNCTIONS: dict[str, Operation] = {name: Operation(1, getattr(torch, name)) for name in _UNARY}
 FUNCTIONS |= {"min": Operation(2, torch.minimum), "max": Operation(2, torch.maximum)}
 

@@ -16,7 +16,7 @@ from datamodules.batches import check_batches
 from datamodules.batches import seeded_generator as generator
 from datamodules.expressions import Expression, ExpressionError, parse_expression
 from datamodules.regression import Points, RegressionDataModule, check_domain, first_true
-from lit_triwave.errors import some
+from lit_triwave.errors import check_least, some
 
 _Domain = dict[str, tuple[float, float]]
 
@@ -89,9 +89,7 @@ class FunctionDataModule(RegressionDataModule):
         if points == "auto":
             points = _POINTS_OF_ONE if len(domain) == 1 else _POINTS_OF_MORE
         points = (500 if regime == "dense" else 10) if points is None else points
-        for key, count in {"points": points, "test_points": test_points}.items():
-            if count is not None and count < 2:
-                raise ValueError(f"{key} must be at least 2, got {count}")
+        check_least(2, points=points, test_points=test_points)
 
         def sample(split: str, x: Tensor) -> Points:
             y = function(x)
@@ -218,8 +216,7 @@ def free_knot_limit(second_derivative: Tensor, length: float, segments: int) -> 
     Raises:
         ValueError: segments is below 1.
     """
-    if segments < 1:
-        raise ValueError(f"segments must be at least 1, got {segments}")
+    check_least(1, segments=segments)
     # In NumPy: the last digit of PyTorch's sum depends on the number of threads.
     integral = length * float((second_derivative.abs().double().numpy() ** (2 / 5)).mean())
     return integral**5 / (720 * segments**4 * length)

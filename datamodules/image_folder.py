@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from torch.utils.data import DataLoader
@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 from datamodules.batches import check_fractions
 from datamodules.image_files import ClassFolders, ImageFiles, ListedFiles, has_images
 from datamodules.images import ImageBatch, ImageDataModule, listed
-from lit_triwave.errors import TriwaveError, has_control_characters
+from lit_triwave.errors import TriwaveError, check_choice, check_least, has_control_characters
 
 AutoAugment = Literal["none", "trivial", "rand"]
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # torchvision's, of ImageNet's training images
@@ -102,14 +102,12 @@ class ImageFolderDataModule(ImageDataModule):
         super().__init__(
             1 if batch_size is None else batch_size, eval_batch_size, workers, channels_last, seed, mean, std
         )
-        if image_size < 1:
-            raise ValueError(f"image_size must be at least 1, got {image_size}")
+        check_least(1, image_size=image_size, per_class=per_class)
         if resize is not None and resize < image_size:
             raise ValueError(f"resize must be at least image_size, {image_size}, got {resize}")
         if not 0 < crop_scale <= 1:
             raise ValueError(f"crop_scale must be in (0, 1], got {crop_scale}")
-        if auto_augment not in get_args(AutoAugment):
-            raise ValueError(f"auto_augment must be one of {', '.join(get_args(AutoAugment))}, got {auto_augment!r}")
+        check_choice(AutoAugment, auto_augment=auto_augment)
         if not 0 <= erase <= 1:
             raise ValueError(f"erase must be in [0, 1], got {erase}")
         check_fractions(val_fraction, test_fraction)
@@ -117,8 +115,6 @@ class ImageFolderDataModule(ImageDataModule):
             raise ValueError(f"fraction must be in (0, 1], got {fraction}")
         if per_class is not None and fraction != 1:
             raise ValueError(f"fraction must be 1 where per_class is given, got {fraction}")
-        if per_class is not None and per_class < 1:
-            raise ValueError(f"per_class must be at least 1, got {per_class}")
         for name, path in {"root": root, "predict_path": predict_path}.items():
             if path == "":
                 raise ValueError(f"data.{name} must name a folder, got ''")
@@ -300,13 +296,8 @@ class ImageFolderDataModule(ImageDataModule):
         assert trainer is not None
         if trainer.training:
             return trainer.is_last_batch
-        loops: dict[str, Any] = {
-            "fit": trainer.fit_loop.epoch_loop.val_loop,
-            "validate": trainer.validate_loop,
-            "test": trainer.test_loop,
-            "predict": trainer.predict_loop,
-        }
-        return bool(loops[str(trainer.state.fn and trainer.state.fn.value)].batch_progress.is_last_batch)
+        loop: Any = trainer.predict_loop if trainer.predicting else trainer._evaluation_loop
+        return bool(loop.batch_progress.is_last_batch)
 
     def _report(self) -> None:
         """Prints how many images could not be read in the epoch, on all ranks together."""

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from datamodules.augmentation import image_seed
 from datamodules.batches import check_batches, check_equal_shares, seeded_generator
 from datamodules.resumable import ResumableDataModule
-from lit_triwave.errors import some
+from lit_triwave.errors import check_least, some
 
 _MAX_WORKERS = 16  # more workers are rarely faster, and each is a process
 
@@ -97,8 +97,7 @@ class ImageDataModule(ResumableDataModule):
     ) -> None:
         super().__init__()
         check_batches(batch_size, seed)
-        if eval_batch_size < 1:
-            raise ValueError(f"eval_batch_size must be at least 1, got {eval_batch_size}")
+        check_least(1, eval_batch_size=eval_batch_size)
         if workers is not None and workers < 0:
             raise ValueError(f"workers must be at least 0, or null for a share of the CPU cores, got {workers}")
         self.batch_size = batch_size
@@ -129,13 +128,12 @@ class ImageDataModule(ResumableDataModule):
 
     def _options(self, workers: int) -> dict[str, Any]:
         pinned = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda" and workers > 0
-        # A separate generator, because a loader would draw a seed for its workers from the global one.
-        generator = seeded_generator(self.seed, "workers")
         return {
             "num_workers": workers,
             "persistent_workers": workers > 0,
             "pin_memory": pinned,
-            "generator": generator,
+            # A separate generator, because a loader would draw a seed for its workers from the global one.
+            "generator": seeded_generator(self.seed, "workers"),
             "worker_init_fn": end_with_trainer,
         }
 

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from datamodules.batches import Shard, check_batches, check_shares, seeded_generator
 from datamodules.resumable import ResumableDataModule
+from lit_triwave.errors import check_least
 
 _EVALUATION_BATCH = 65_536  # points; limits the memory of an evaluation and has no other effect
 _CURVATURE_POINTS = 100_000  # more points do not change the sign of a fitted curvature
@@ -97,8 +98,7 @@ class RegressionDataModule(ResumableDataModule):
     ) -> None:
         super().__init__()
         check_batches(batch_size, seed)
-        if repeats < 1:
-            raise ValueError(f"repeats must be at least 1, got {repeats}")
+        check_least(1, repeats=repeats)
         self.repeats = repeats
         check_domain(domain)
         self.domain: dict[str, tuple[float, float]] = {n: (float(lo), float(hi)) for n, (lo, hi) in domain.items()}
@@ -160,19 +160,20 @@ class RegressionDataModule(ResumableDataModule):
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Shuffled global batches of `batch_size`, or one batch of everything, shared among the ranks."""
-        return self._loader(self.train_set, self.batch_size, training=True)
+        sampler = self.sharded(len(self.train_set), self.batch_size, shuffle=True, repeats=self.repeats)
+        return self.resumable_loader(self.train_set, sampler)
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """The validation points in order, each on one rank."""
-        return self._loader(self.val_set, _EVALUATION_BATCH)
+        return self._evaluation(self.val_set)
 
     def test_dataloader(self) -> DataLoader[Batch]:
         """The test points in order, each on one rank."""
-        return self._loader(self.test_set, _EVALUATION_BATCH)
+        return self._evaluation(self.test_set)
 
     def predict_dataloader(self) -> DataLoader[Batch]:
         """The points to predict at, in order, each on one rank."""
-        return self._loader(self.predict_set, _EVALUATION_BATCH)
+        return self._evaluation(self.predict_set)
 
     def prediction_columns(self) -> dict[str, list[Any]]:
         """Returns the columns beside the predictions: the inputs and, if known, the target."""
@@ -187,12 +188,10 @@ class RegressionDataModule(ResumableDataModule):
     def check_ranks(self, ranks: int) -> None:
         check_shares(len(self.train_set), self.batch_size, ranks)
 
-    def _loader(self, points: Points, batch_size: int | None, training: bool = False) -> DataLoader[Batch]:
-        if training:
-            sampler = self.sharded(len(points), batch_size, shuffle=True, repeats=self.repeats)
-            return self.resumable_loader(points, sampler)
+    def _evaluation(self, points: Points) -> DataLoader[Batch]:
+        sampler = self.sharded(len(points), _EVALUATION_BATCH, allow_empty=True)
         # batch_size=None: the sampler yields whole shards, each indexes the points once, and nothing is collated.
-        return DataLoader(points, batch_size=None, sampler=self.sharded(len(points), batch_size, allow_empty=True))
+        return DataLoader(points, batch_size=None, sampler=sampler)
 
     def _check_points(self, split: str, points: Points) -> None:
         if points.x.shape[1] != len(self.domain):

@@ -97,20 +97,18 @@ class ResumableDataModule(LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the epoch and, inside one, the position in it, and the digest of the training samples."""
-        if self._train_loader is None or self.trainer is None:
+        loader, trainer = self._train_loader, self.trainer
+        if loader is None or trainer is None:
             return {}
-        digest = self.training_digest
-        return self._position() | ({} if digest is None else {"samples": digest})
-
-    def _position(self) -> dict[str, Any]:
-        assert self.trainer is not None
-        loader = self._train_loader
         epoch = loader.sampler.epoch
         # A callback may end an epoch before its last batch. A new loader begins the next epoch.
-        progress: Any = self.trainer.fit_loop.epoch_progress.current
-        if self.trainer.is_last_batch or progress.processed > epoch:
-            return {"epoch": epoch + 1}
-        return {"epoch": epoch, "loader": loader.state_dict(), **self._counted_in(loader)}
+        progress: Any = trainer.fit_loop.epoch_progress.current
+        if trainer.is_last_batch or progress.processed > epoch:
+            state = {"epoch": epoch + 1}
+        else:
+            state = {"epoch": epoch, "loader": loader.state_dict(), **self._counted_in(loader)}
+        digest = self.training_digest
+        return state if digest is None else state | {"samples": digest}
 
     @staticmethod
     def check_state(state: Any, epoch: int, batches: int) -> None:

@@ -255,10 +255,8 @@ class TableDataModule(RegressionDataModule):
         names += [name for name in self._targets if name in self._asked.frame.columns]
         rows = self._asked_rows
         chosen = self._asked.frame[names].iloc[rows.numpy()].astype(object)
-        columns: dict[str, list[Any]] = {"row" if "row" not in names else "row_number": (rows + 1).tolist()}
-        for name in names:
-            columns[name] = chosen[name].where(chosen[name].notna(), "").tolist()
-        return columns
+        numbers = {"row" if "row" not in names else "row_number": (rows + 1).tolist()}
+        return numbers | {name: chosen[name].where(chosen[name].notna(), "").tolist() for name in names}
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the position in the epoch and the fitted values of the columns."""

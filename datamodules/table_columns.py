@@ -1,4 +1,4 @@
-"""Columns of a table as numbers: categories and missing values, by scikit-learn's transformers."""
+"""Columns of a table as numbers: categories and missing values."""
 
 from __future__ import annotations
 
@@ -197,21 +197,21 @@ class InputColumns:
 
     def encode(self, raw: pandas.DataFrame) -> Tensor:
         """Returns the network's inputs, (rows, inputs) float64. Missing values must have a replacement."""
-        from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder
+        import pandas
 
         parts = []
         for column in self.state:
-            values: Any = raw[[column["name"]]]
+            values: Any = raw[column["name"]]
             if "missing" in column:
                 values = values.fillna(column["missing"])
-            if column["kind"] == "onehot":
-                encoder = OneHotEncoder(categories=[column["categories"]], drop="if_binary", sparse_output=False)
-                values = encoder.fit_transform(values.astype(object))
-            elif column["kind"] != "number":
-                values = OrdinalEncoder(categories=[column["categories"]]).fit_transform(values.astype(object))
+            if column["kind"] != "number":
+                known = column["categories"]
+                values = pandas.Index(known, dtype=object).get_indexer(values.astype(object))
+                if column["kind"] == "onehot":
+                    values = numpy.eye(len(known))[values, _dropped(known) :]
             if "scale" in column:
                 values = numpy.arcsinh((values - column["start"]) / column["scale"])
-            parts.append(torch.from_numpy(numpy.array(values, dtype="float64")))
+            parts.append(torch.from_numpy(numpy.array(values, dtype="float64").reshape(len(raw), -1)))
         return torch.cat(parts, 1)
 
     def as_read(self, name: str, *values: float) -> tuple[str, list[float]]:
@@ -309,4 +309,9 @@ def _encoded_names(column: dict[str, Any]) -> list[str]:
     if column["kind"] != "onehot":
         return [f"asinh {column['name']}" if "scale" in column else column["name"]]
     known = column["categories"]
-    return [f"{column['name']}={word}" for word in (known[1:] if len(known) == 2 else known)]
+    return [f"{column['name']}={word}" for word in known[_dropped(known) :]]
+
+
+def _dropped(categories: list[str]) -> int:
+    """Returns how many of the first categories have no column: of two, the second says all."""
+    return 1 if len(categories) == 2 else 0

@@ -57,13 +57,13 @@ class TableFile:
     """
 
     frame: pandas.DataFrame
-    _names: list[str]
-    _sep: str
     _reading: dict[str, Any]
 
     def __init__(self, path: str, wanted: list[str], options: dict[str, Any]) -> None:
         self.path, self._options = path, options
         self._file = Path(path).expanduser()
+        self._names: list[str] = []
+        self._sep = ","
         compression = options.get("compression")
         if compression is not None and compression not in _COMPRESSIONS:
             raise ValueError(f"compression must be one of {', '.join(_COMPRESSIONS)}, got {compression!r}")
@@ -76,21 +76,25 @@ class TableFile:
             raise ValueError(f"path must be a text file, such as .csv, or .parquet, got {path}: save it as one of them")
         if not self._file.is_file():
             raise FileNotFoundError(f"{path} is not a file" if self._file.exists() else f"{path}: no such file")
-        if options.get("encoding") is not None and not _is_encoding(options["encoding"]):
-            raise ValueError(f"encoding must be such as utf-8, utf-16 or latin-1, got {options['encoding']!r}")
+        encoding = options.get("encoding") or "UTF-8"
+        try:
+            codecs.lookup(encoding)
+        except LookupError:
+            raise ValueError(f"encoding must be such as utf-8, utf-16 or latin-1, got {encoding!r}") from None
         with self._file.open("rb") as content:
-            magic = content.read(len(_PARQUET_MAGIC))
-        self.is_text = self._file.suffix.lower() not in _PARQUET and magic != _PARQUET_MAGIC
+            start = content.read(1000)
+        self.is_text = self._file.suffix.lower() not in _PARQUET and not start.startswith(_PARQUET_MAGIC)
         from pandas.errors import EmptyDataError
 
         try:
             header = self._read_text(wanted) if self.is_text else self._read_parquet()
         except UnicodeError:
-            if self._is_binary():
+            is_utf16 = start[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+            if b"\0" in start and not is_utf16:
                 raise ValueError(f"{path} must be a table, got a binary file: save it as .csv or .parquet") from None
-            as_text = f"text in {options.get('encoding') or 'UTF-8'}"
+            others = "utf-16" if is_utf16 else "latin-1 or utf-16"
             raise ValueError(
-                f"{path} cannot be read as {as_text}: set encoding to the file's, such as {self._encodings()}"
+                f"{path} cannot be read as text in {encoding}: set encoding to the file's, such as {others}"
             ) from None
         except EmptyDataError:
             raise ValueError(f"{path} is empty: it must have a header and rows") from None
@@ -120,7 +124,6 @@ class TableFile:
         """Reads the rows; returns the names in the header."""
         import pandas
 
-        self._names, self._sep = [], ","
         given = self._options.get("sep")
         candidates = _SEPARATORS if given is None else (str(given).replace("\\t", "\t"),)
         headers = {sep: self._header(sep) for sep in candidates}
@@ -171,22 +174,11 @@ class TableFile:
             return self.frame.index.nlevels > 1 or not (re.match(r'"\d+"', line) and line.count('"') < every)
         return False
 
-    def _is_binary(self) -> bool:
-        """Whether the file has zeros, and is no text in UTF-16, which has such in each letter."""
-        with self._file.open("rb") as content:
-            start = content.read(1000)
-        return b"\0" in start and start[:2] not in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-
     def _comma_hint(self) -> str:
         """Returns what to do if every field was split in two, as the end of an error; else ""."""
         if self._sep == "," and self.frame.index.nlevels == len(self._names):
             return ": where numbers have a decimal comma, another sign must separate them, or quotes be around them"
         return ""
-
-    def _encodings(self) -> str:
-        """Returns the encodings that a file may have if the given one is wrong, from its first two bytes."""
-        with self._file.open("rb") as content:
-            return "utf-16" if content.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "latin-1 or utf-16"
 
     @staticmethod
     def _numbers_hint(header: list[str]) -> str:
@@ -382,14 +374,6 @@ class TableFile:
                 # Like pandas: a row of empty fields is a row, a line of blanks is none.
                 if (len(record) > 1 or "".join(record).strip()) and not (comment and record[0].startswith(comment)):
                     yield begin, record
-
-
-def _is_encoding(name: str) -> bool:
-    try:
-        codecs.lookup(name)
-    except LookupError:
-        return False
-    return True
 
 
 def _with_point(word: str, decimal: str, thousands: str | None) -> str:

@@ -8,7 +8,7 @@ import resource
 import signal
 from collections.abc import Iterable, Sequence
 from textwrap import shorten
-from typing import Any, TypeGuard
+from typing import Any, TypeGuard, get_args
 
 
 class TriwaveError(Exception):
@@ -50,6 +50,20 @@ KIND_WORDS |= {"list": "a list", "dict": "a mapping", "NoneType": "null"}
 def is_number(value: Any) -> TypeGuard[int | float]:
     """Whether a value is a number, which true and false are not."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def check_choice(choices: Any, **options: Any) -> None:
+    """Raises ValueError for an option that is none of the `choices`, a `Literal`."""
+    for name, value in options.items():
+        if value not in get_args(choices):
+            raise ValueError(f"{name} must be one of {', '.join(get_args(choices))}, got {value!r}")
+
+
+def check_least(least: int, **options: int | None) -> None:
+    """Raises ValueError for a number below `least`; None is accepted."""
+    for name, value in options.items():
+        if value is not None and value < least:
+            raise ValueError(f"{name} must be at least {least}, got {value}")
 
 
 def did_you_mean(name: str, known: Iterable[str], most: int = 1) -> str:

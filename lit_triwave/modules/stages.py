@@ -6,14 +6,14 @@ import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from lit_triwave.errors import KIND_WORDS
+from lit_triwave.errors import KIND_WORDS, check_choice, check_least
 from lit_triwave.optim import LevenbergMarquardt
 from lit_triwave.optim.variable_projection import VariableProjection
 
@@ -55,14 +55,12 @@ class Stage:
     chunk: ClassVar[int] = CHUNK
 
     def __post_init__(self) -> None:
-        if self.epochs < 0:
-            raise ValueError(f"epochs must be at least 0, got {self.epochs}")
+        check_least(0, epochs=self.epochs)
         if not (self.lr > 0 and math.isfinite(self.lr)):
             raise ValueError(f"lr must be above 0 and finite, got {self.lr}")
         if not 0 <= self.warmup <= 1:
             raise ValueError(f"warmup must be in [0, 1], got {self.warmup}")
-        if self.schedule not in get_args(Schedule):
-            raise ValueError(f"schedule must be one of {', '.join(get_args(Schedule))}, got {self.schedule!r}")
+        check_choice(Schedule, schedule=self.schedule)
         if self.second_order:
             self.configure([nn.Parameter(torch.zeros(_replicas(self.options), 1))], steps=1)
             return
@@ -164,12 +162,8 @@ class Limit:
     second_order: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if self.epochs is not None and self.epochs < 0:
-            raise ValueError(f"limit.epochs must be at least 0, got {self.epochs}")
-        if self.chunk < 1:
-            raise ValueError(f"limit.chunk must be at least 1, got {self.chunk}")
-        if self.max_points is not None and self.max_points < 1:
-            raise ValueError(f"limit.max_points must be at least 1, or null for all, got {self.max_points}")
+        check_least(0, epochs=self.epochs)
+        check_least(1, chunk=self.chunk, max_points=self.max_points)
         self.configure([nn.Parameter(torch.zeros(1, 1))], steps=1)
 
     @property
@@ -213,10 +207,8 @@ class Polish:
     second_order: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if self.epochs < 0:
-            raise ValueError(f"polish.epochs must be at least 0, got {self.epochs}")
-        if self.chunk < 1:
-            raise ValueError(f"polish.chunk must be at least 1, got {self.chunk}")
+        check_least(0, epochs=self.epochs)
+        check_least(1, chunk=self.chunk)
         self.configure([nn.Parameter(torch.zeros(_replicas(self.options), 1))], steps=1)
 
     def configure(self, parameters: Parameters, steps: int, begun: int = 0) -> tuple[Optimizer, LambdaLR | None]:

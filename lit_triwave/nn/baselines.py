@@ -5,12 +5,13 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from lit_triwave.construction import dense
+from lit_triwave.errors import check_choice
 from lit_triwave.nn.derivatives import Layer, Rows, backward_sweep, forward_sweep
 from lit_triwave.nn.scaling import Domain, TargetRange, UnitScaling
 from lit_triwave.nn.sizes import check_sizes
@@ -97,10 +98,7 @@ class DenseNetwork(nn.Module):
     ) -> None:
         super().__init__()
         check_sizes(width=width, depth=depth, replicas=replicas)
-        if initialization not in get_args(RandomStart):
-            raise ValueError(
-                f"initialization must be one of {', '.join(get_args(RandomStart))}, got {initialization!r}"
-            )
+        check_choice(RandomStart, initialization=initialization)
         if not 0 <= raai_share <= 1:
             raise ValueError(f"raai_share must be in [0, 1], got {raai_share}")
         self.scaling = UnitScaling(domain, target_range, replicas)

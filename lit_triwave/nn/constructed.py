@@ -13,6 +13,9 @@ from lit_triwave.construction import dense
 from lit_triwave.nn.bank import Release, TriangleBank
 from lit_triwave.nn.scaling import UnitScaling
 
+BankLayers = Callable[[TriangleBank], list[dense.Affine]]
+"""Returns a bank of shape (n,) as affine maps."""
+
 
 @dataclass(frozen=True)
 class WiredBank:
@@ -83,16 +86,13 @@ class ConstructedNetwork(nn.Module, ABC):
 
     @abstractmethod
     def affine_layers(
-        self,
-        replica: int,
-        bank_layers: Callable[[TriangleBank], list[dense.Affine]] = TriangleBank.affine_layers,
-        clamped: bool = False,
+        self, replica: int, bank_layers: BankLayers = TriangleBank.affine_layers, clamped: bool = False
     ) -> list[dense.Affine]:
         """One replica as affine maps with a ReLU between, from (batch, in_features) to (batch, 1).
 
         Args:
             replica: 0 to R − 1.
-            bank_layers: function that returns a bank of shape (n,) as affine maps.
+            bank_layers: computes the affine maps of a bank.
             clamped: clamp inputs to the domain, as `forward` does.
         """
 

@@ -272,8 +272,7 @@ def _check_uses(
                 raise ValueError(f"the output of {name!r} is also used by {_called(others[0], modules)}")
     inside = {node for path in paths for node in path}
     for node in graph.nodes:
-        shared = next((name for name in linears[0] if str(node.target) == name), None)
-        if node.op == "call_module" and shared and node not in inside:
-            raise ValueError(f"{shared!r} is applied at several places")
+        if node.op == "call_module" and str(node.target) in linears[0] and node not in inside:
+            raise ValueError(f"{node.target!r} is applied at several places")
         if node.op == "get_attr" and any(str(node.target).startswith(f"{name}.") for name in linears[0]):
             raise ValueError(f"{node.target} is read by the model's forward")

@@ -6,14 +6,14 @@ import inspect
 import itertools
 from collections.abc import Callable
 from contextlib import nullcontext
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from lit_triwave.construction import dense
-from lit_triwave.errors import did_you_mean
+from lit_triwave.errors import check_choice, did_you_mean
 from lit_triwave.nn.bank import WIDEST, Curvature, Release, TriangleBank
 from lit_triwave.nn.sizes import check_sizes
 
@@ -84,9 +84,8 @@ class BlockDiagonalLayers(nn.Module):
         super().__init__()
         check_sizes(in_features=in_features)
         check_sizes(most=WIDEST, num_nets=num_nets)
-        for name, value, known in (("squash", squash, Squash), ("start", start, Start)):
-            if value not in get_args(known):
-                raise ValueError(f"{name} must be one of {', '.join(get_args(known))}, got {value!r}")
+        check_choice(Squash, squash=squash)
+        check_choice(Start, start=start)
         self.squash: Squash = squash
         self.projection = nn.Linear(in_features, num_nets, bias=False)  # the norm has the bias
         self.norm = nn.BatchNorm1d(num_nets, momentum=checked_momentum(norm_momentum))

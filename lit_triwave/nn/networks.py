@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, Literal, get_args
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from lit_triwave.construction import dense
+from lit_triwave.errors import check_choice
 from lit_triwave.nn.bank import Curvatures, TriangleBank, wave_signs
-from lit_triwave.nn.constructed import ConstructedNetwork, WiredBank
+from lit_triwave.nn.constructed import BankLayers, ConstructedNetwork, WiredBank
 from lit_triwave.nn.derivatives import Rows, bank_sweep
 from lit_triwave.nn.scaling import Domain, TargetRange, UnitScaling
 from lit_triwave.nn.sizes import check_sizes
@@ -68,8 +69,7 @@ class TriangleNetwork(ConstructedNetwork):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        if wiring not in get_args(Wiring):
-            raise ValueError(f"wiring must be one of {', '.join(get_args(Wiring))}, got {wiring!r}")
+        check_choice(Wiring, wiring=wiring)
         check_sizes(replicas=replicas)
         wave_signs(curvature)  # refuses a wrong curvature even if the wiring does not use it
         self.wiring = wiring
@@ -160,10 +160,7 @@ class TriangleNetwork(ConstructedNetwork):
         return self.scaling.outputs(y)
 
     def affine_layers(
-        self,
-        replica: int,
-        bank_layers: Callable[[TriangleBank], list[dense.Affine]] = TriangleBank.affine_layers,
-        clamped: bool = False,
+        self, replica: int, bank_layers: BankLayers = TriangleBank.affine_layers, clamped: bool = False
     ) -> list[dense.Affine]:
         picks = torch.eye(self.scaling.in_features).to(self.output_sign)[self.coordinate]
         none, combine = picks.new_zeros(len(picks)), self.output_sign[None]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lit_triwave.construction import dense
 from lit_triwave.construction.quadratic import Layers, construction_mse, quadratic_features, quadratic_sensitivities
 from lit_triwave.nn.bank import TriangleBank, check_margin
-from lit_triwave.nn.constructed import ConstructedNetwork, WiredBank
+from lit_triwave.nn.constructed import BankLayers, ConstructedNetwork, WiredBank
 from lit_triwave.nn.derivatives import Rows, bank_sweep
 from lit_triwave.nn.scaling import Domain, TargetRange, UnitScaling
 from lit_triwave.nn.sizes import check_sizes
@@ -264,10 +264,7 @@ class StackNetwork(ConstructedNetwork):
         self.bank, self.depth = nn.ModuleList(), None
 
     def affine_layers(
-        self,
-        replica: int,
-        bank_layers: Callable[[TriangleBank], list[dense.Affine]] = TriangleBank.affine_layers,
-        clamped: bool = False,
+        self, replica: int, bank_layers: BankLayers = TriangleBank.affine_layers, clamped: bool = False
     ) -> list[dense.Affine]:
         """See `ConstructedNetwork`.
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from lit_triwave.errors import check_least
 from lit_triwave.nn.bank import TriangleBank
 
 
@@ -141,8 +142,7 @@ class LeastSquares:
     ) -> None:
         if len(inputs) != len(targets) or not len(inputs):
             raise ValueError(f"inputs and targets must be as many, at least 1, got {len(inputs)} and {len(targets)}")
-        if chunk < 1:
-            raise ValueError(f"chunk must be at least 1, got {chunk}")
+        check_least(1, chunk=chunk)
         self.network = network
         self.inputs = inputs
         self.targets = targets.T.contiguous() if targets.ndim > 1 else targets[None]  # (R or 1, M)

@@ -9,12 +9,16 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from lit_triwave.errors import check_least
 from lit_triwave.optim.jacobian import NormalEquations
 from lit_triwave.optim.saved_rows import check_rows, read_rows, write_rows
 
 DAMPING_LIMITS = (1e-12, 1e4)
 """Range of the damping. Below it, rounding of float64 hides the damping; above it, steps are too short to change the
 loss."""
+
+UNUSED_OPTIONS = {"lr": 1.0, "weight_decay": 0.0}
+"""Lightning's `LearningRateMonitor` reads these of every optimizer; no step uses them."""
 
 
 def check_positive(**options: float | Sequence[float]) -> None:
@@ -110,8 +114,7 @@ class LevenbergMarquardt(Optimizer):
             warmup=warmup,
             groups=groups,
         )
-        if round_length < 0:
-            raise ValueError(f"round_length must be at least 0, got {round_length}")
+        check_least(0, round_length=round_length)
         for name, share in {"diagonal_floor": diagonal_floor, "kick_share": kick_share}.items():
             if share > 1:
                 raise ValueError(f"{name} must be at most 1, got {share}")
@@ -129,9 +132,7 @@ class LevenbergMarquardt(Optimizer):
             "exchange": exchange,
             "groups": groups,
             "seed": seed,
-            # Lightning's `LearningRateMonitor` reads these of every optimizer; no step uses them.
-            "lr": 1.0,
-            "weight_decay": 0.0,
+            **UNUSED_OPTIONS,
         }
         super().__init__(params, options)
         if len(self.param_groups) > 1:

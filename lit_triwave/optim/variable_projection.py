@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lit_triwave.construction.quadratic import Layers
+from lit_triwave.errors import check_least
 from lit_triwave.nn.stack import StackNetwork
-from lit_triwave.optim.levenberg_marquardt import check_positive
+from lit_triwave.optim.levenberg_marquardt import UNUSED_OPTIONS, check_positive
 from lit_triwave.optim.limit_problem import RIDGE, LimitProblem
 from lit_triwave.optim.relevance import first_penalty, renewed_penalty
 from lit_triwave.optim.saved_rows import check_rows, read_rows, write_rows
@@ -69,9 +70,8 @@ class VariableProjection(Optimizer):
         relevance: bool = False,
     ) -> None:
         check_positive(damping=damping, damping_factors=damping_factors)
-        if halving < 0 or groups < 1:
-            name, value, least = ("halving", halving, 0) if halving < 0 else ("groups", groups, 1)
-            raise ValueError(f"{name} must be at least {least}, got {value}")
+        check_least(0, halving=halving)
+        check_least(1, groups=groups)
         options: dict[str, Any] = {
             "damping": damping,
             "damping_factors": list(damping_factors),
@@ -79,9 +79,7 @@ class VariableProjection(Optimizer):
             "groups": groups,
             "accelerated": accelerated,
             "relevance": relevance,
-            # Lightning's `LearningRateMonitor` reads these of every optimizer; no step uses them.
-            "lr": 1.0,
-            "weight_decay": 0.0,
+            **UNUSED_OPTIONS,
         }
         super().__init__(params, options)
 
