@@ -110,21 +110,14 @@ class Expression:
             f''(x) of shape (...), without a graph; inf or nan where it is not defined, 0 at the kinks of abs, min, max.
 
         Raises:
-            ValueError: the expression has several variables, or x has another shape.
+            ValueError: the expression has several variables.
         """
         if len(self.variables) != 1:
             raise ValueError(f"second_derivative needs one variable, {self.text!r} has {len(self.variables)}")
-        with torch.inference_mode(False), torch.enable_grad():
-            x = x.detach().clone().requires_grad_()
-            derivative = self(x)
-            for _ in range(2):
-                if not derivative.requires_grad:  # a constant or, the second time, a linear function
-                    return torch.zeros_like(x[..., 0])
-                (slope,) = torch.autograd.grad(derivative.sum(), x, create_graph=True, allow_unused=True)
-                if slope is None:
-                    return torch.zeros_like(x[..., 0])
-                derivative = slope[..., 0]
-        return derivative.detach()
+        with torch.inference_mode(False):
+            second = torch.func.vmap(torch.func.grad(torch.func.grad(lambda at: self(at[None]))))
+            values: Tensor = second(x.detach().clone().flatten())
+        return values.view(x.shape[:-1])
 
 
 def parse_expression(text: str, variables: Sequence[str]) -> Expression:

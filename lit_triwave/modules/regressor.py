@@ -338,24 +338,26 @@ class FunctionRegressor(ReplicatedModule):
     @torch.no_grad()
     def on_stage_end(self) -> None:
         """Computes the exact training error of each seed, the best seed and, after pretraining, the region counts."""
-        train = self.check_finite()
-        loaders = self.validation_loaders()
-        errors = train if loaders is None else self.mse_over(loaders)
-        self.best_replica = self.lowest(errors)
+        self._measure()
         if self.stage == "limit":
-            self.limit_mse = train
+            self.limit_mse = self.train_mse
             if self.ends_stage(self.current_epoch):
                 self.enter_stage("pretrain")  # even if it has no epochs: the run continues with a ReLU network
-                train = self.check_finite()
-                self.built_mse = train.clone()
-                errors = train if loaders is None else self.mse_over(loaders)
-                self.best_replica = self.lowest(errors)
+                self._measure()
+                self.built_mse = self.train_mse.clone()
         elif self.stage == "pretrain":
-            self.pretrain_mse = train
-            regions = [self.linear_regions(seed) or 0 for seed in range(len(train))]
+            self.pretrain_mse = self.train_mse
+            regions = [self.linear_regions(seed) or 0 for seed in range(self.network.replicas)]
             self.pretrain_regions = torch.tensor(regions, device=self.device)
+
+    def _measure(self) -> None:
+        """Computes the training error of each seed, the best seed, and the lowest validation error."""
+        errors = self.train_mse = self.check_finite()
+        loaders = self.validation_loaders()
+        if loaders is not None:
+            errors = self.mse_over(loaders)
+        self.best_replica = self.lowest(errors)
         self._end_mse = None if loaders is None else float(self.lowest_mean(errors))
-        self.train_mse = train
 
     def end_of_stage(self, metric: str) -> float | None:
         return self._end_mse if metric == self.monitor else None

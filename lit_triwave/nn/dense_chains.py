@@ -38,16 +38,20 @@ class DenseChain:
         steps: names of the layers, and of the modules between them that have no other use, in the order of their use.
         linears: the dense layers among the steps.
         kept: names of the functions between the layers, which stay in the model's `forward`.
+        stack: name of the `nn.Sequential` of which the steps are children; None for any other module.
     """
 
     steps: list[str]
     linears: list[str]
     kept: list[str] = field(default_factory=list)
+    stack: str | None = None
 
     def within(self, prefix: str) -> DenseChain:
         """Returns the chain with its names in the outer module, where its own module is at `prefix`."""
         start = f"{prefix}." if prefix else ""
-        return DenseChain([start + name for name in self.steps], [start + name for name in self.linears], self.kept)
+        steps, linears = ([start + name for name in names] for names in (self.steps, self.linears))
+        stack = None if self.stack is None else (start + self.stack).removesuffix(".")
+        return DenseChain(steps, linears, self.kept, stack)
 
 
 def is_linear(module: nn.Module) -> bool:
@@ -77,7 +81,7 @@ def _has_tensors(module: nn.Module) -> bool:
 
 
 def find_chain(model: nn.Module) -> DenseChain:
-    """Finds the dense layers at the end of a model, by tracing the `forward` methods that apply them.
+    """Finds the dense layers at the end of a model: in an `nn.Sequential`, or by tracing the `forward` methods.
 
     Args:
         model: a model of any class. Its `forward` must not decide by values or shapes of its inputs.
@@ -93,6 +97,10 @@ def find_chain(model: nn.Module) -> DenseChain:
     if not names:
         raise ValueError("it has no dense layer")
     place = names[-1]
+    parent = place.rpartition(".")[0]
+    listed = _listed(model.get_submodule(parent), parent)
+    if listed is not None:
+        return listed.within(parent)
     why = "it only contains modules, without a forward"
     while True:
         place = place.rpartition(".")[0]
@@ -108,6 +116,27 @@ def find_chain(model: nn.Module) -> DenseChain:
         if not place:
             break
     raise ValueError(why)
+
+
+def _listed(owner: nn.Module, place: str) -> DenseChain | None:
+    """Returns the dense layers of an `nn.Sequential` and what is between them; None if it has fewer than two.
+
+    Raises:
+        ValueError: something else than activations, norms and dropouts is between them.
+    """
+    if type(owner).forward is not nn.Sequential.forward:
+        return None
+    held = {key: layer for key, layer in owner._modules.items() if layer is not None}
+    keys = [key for key, layer in held.items() if isinstance(layer, nn.Linear)]
+    steps = list(held)[list(held).index(keys[0]) : list(held).index(keys[-1]) + 1]
+    between = [held[key] for key in steps if key not in keys]
+    name = repr(place) if place else "the model"
+    if any(isinstance(layer, BlockDiagonalLayers) for layer in (between if len(keys) > 1 else held.values())):
+        raise ValueError(f"the dense layers of {name} are already replaced by subnetworks")
+    strange = [type(layer).__name__ for layer in between if not may_stand_between(layer)]
+    if strange:
+        raise ValueError(f"{name} has {', '.join(strange)} between its dense layers")
+    return DenseChain(steps, keys, stack="") if len(keys) > 1 else None
 
 
 class _Tracer(fx.Tracer):

@@ -16,8 +16,6 @@ from lit_triwave.nn.dense_chains import (
     TRANSFORMER_LAYERS,
     DenseChain,
     find_chain,
-    is_linear,
-    may_stand_between,
 )
 from lit_triwave.nn.heads import BlockDiagonalLayers, check_options
 from lit_triwave.nn.replacement_report import Replacement, added_cost, dense_cost, released_cost
@@ -71,8 +69,8 @@ def replace_dense(
         raise ValueError("model must be an nn.Module, got a ScriptModule: replace before torch.jit.script")
     if classifier is not None and classifier not in dict(model.named_modules()):
         raise ValueError(f"classifier must be the name of a module of the model, got {classifier!r}")
-    name, stack = _find_sequential(model, classifier)
-    chain = _traced_chain(model, classifier) if stack is None else _chain_of(stack, name).within(name)
+    chain = _found_chain(model, classifier)
+    stack: Any = None if chain.stack is None else model.get_submodule(chain.stack)
     if not keep < len(chain.linears) - 1:
         raise ValueError(f"keep must be below the number of hidden layers, {len(chain.linears) - 1}, got {keep}")
     names = chain.linears[keep:]
@@ -99,7 +97,7 @@ def replace_dense(
         whole, first = nn.ModuleList(map(model.get_submodule, chain.steps)), names[0]
     else:
         first = _restack(stack, [place.rpartition(".")[2] for place in (names[0], *stays, names[-1])], layers, last)
-        first = f"{name}.{first}" if name else first
+        first = f"{chain.stack}.{first}" if chain.stack else first
     others = dense_cost(whole, without=layers)
     return Replacement(
         layers={place: (one.in_features, one.out_features) for place, one in zip(names[:-1], linears, strict=False)},
@@ -200,87 +198,26 @@ def _check_no_hooks(replaced: Mapping[str, nn.Module]) -> None:
             raise ValueError(f"{place!r} has hooks, which would be lost: register them after the replacement")
 
 
-def _chain_of(stack: nn.Sequential, name: str) -> DenseChain:
-    """Returns the dense layers of an `nn.Sequential`, and what is between them.
-
-    Raises:
-        ValueError: something else than activations, norms and dropouts is between them.
-    """
-    held = dict(stack._modules)
-    keys = [key for key, layer in held.items() if isinstance(layer, nn.Linear)]
-    order = list(held)
-    steps = order[order.index(keys[0]) : order.index(keys[-1]) + 1]
-    strange = [
-        type(layer).__name__
-        for key in steps
-        if (layer := held[key]) is not None and key not in keys and not may_stand_between(layer)
-    ]
-    if BlockDiagonalLayers.__name__ in strange:
-        raise ValueError(f"classifier {name!r}: its dense layers are already replaced by subnetworks")
-    if strange:
-        raise ValueError(
-            f"classifier {name!r} has {', '.join(strange)} between its dense layers: they cannot be replaced"
-        )
-    return DenseChain(steps, keys)
-
-
-def _traced_chain(model: nn.Module, classifier: str | None) -> DenseChain:
-    """Returns the dense layers at the end of a model, or of the named module in it, as its `forward` applies them.
+def _found_chain(model: nn.Module, classifier: str | None) -> DenseChain:
+    """Returns the dense layers at the end of a model, or of the named module in it.
 
     Raises:
         ValueError: there are none that can be replaced.
     """
     place = classifier or ""
-    root = model.get_submodule(place)
     try:
-        return find_chain(root).within(place)
+        return find_chain(model.get_submodule(place)).within(place)
     except ValueError as error:
         what = f"classifier {classifier!r}" if classifier else type(model).__name__
-        found = [key for key, part in model.named_modules() if key and _might_be_replaced(part)]
-        advice = f"; inside it could be named as classifier: {found[-1]!r}" if found and not classifier else ""
+        inside = [] if classifier else [(key, part) for key, part in model.named_modules() if key]
+        found = next((key for key, part in reversed(inside) if _can_be_replaced(part)), "")
+        advice = f"; inside it could be named as classifier: {found!r}" if found else ""
         raise ValueError(f"{what} has no hidden dense layers to replace: {error}{advice}") from error
 
 
-def _might_be_replaced(module: nn.Module) -> bool:
-    """Whether a module seems to have hidden dense layers."""
-    count = sum(is_linear(child) for child in module.children())
-    if isinstance(module, (nn.ModuleList, nn.ModuleDict)):
+def _can_be_replaced(module: nn.Module) -> bool:
+    try:
+        find_chain(module)
+    except ValueError:
         return False
-    return count > 1 and (isinstance(module, (nn.Sequential, *TRANSFORMER_LAYERS)) or count == 2)
-
-
-def _find_sequential(model: nn.Module, name: str | None = None) -> tuple[str, nn.Sequential | None]:
-    """Finds the `nn.Sequential` that contains the model's last `nn.Linear` and one or more before it.
-
-    Args:
-        model: the model to search.
-        name: name of a module of the model, which then is the only candidate; None searches for it.
-
-    Returns:
-        Its name and the module; None if there is none.
-
-    Raises:
-        ValueError: its dense layers are replaced already.
-    """
-    modules = dict(model.named_modules())
-    last = [module for module in modules.values() if is_linear(module)][-1:]
-    candidates = modules if name is None else {name: modules[name]}
-    if name is None:  # blocks of a transformer also contain dense layers, but not the model's last one
-        candidates = {key: module for key, module in modules.items() if set(last) & set(module.children())}
-    found = [key for key, module in candidates.items() if _hidden_linears(module) > 0]
-    done = [
-        key for key, module in candidates.items() if any(isinstance(c, BlockDiagonalLayers) for c in module.children())
-    ]
-    if not found and done:
-        raise ValueError(f"classifier {done[-1]!r}: its dense layers are already replaced by subnetworks")
-    if not found:
-        return "", None
-    stack = modules[found[-1]]
-    assert isinstance(stack, nn.Sequential)
-    return found[-1], stack
-
-
-def _hidden_linears(module: nn.Module) -> int:
-    """Returns the number of dense layers of an `nn.Sequential` before its last one."""
-    plain = isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward
-    return sum(isinstance(child, nn.Linear) for child in module._modules.values()) - 1 if plain else -1
+    return True

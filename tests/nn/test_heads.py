@@ -295,7 +295,7 @@ def test_the_report_counts_the_whole_model_and_a_second_replacement_says_that_it
     model = nn.Sequential(OrderedDict(features=nn.Conv2d(2, 2, 3), classifier=nn.Sequential(*dense)))
     before = sum(p.numel() for p in model.parameters())
     report = replace_dense(model, depth=2, keep=keep)
-    with pytest.raises(ValueError, match="'classifier': its dense layers are already replaced by subnetworks"):
+    with pytest.raises(ValueError, match="the dense layers of 'classifier' are already replaced by subnetworks"):
         replace_dense(model, depth=2)
     model.classifier.get_submodule(str(2 * keep)).release()
     after = sum(p.numel() for p in model.parameters())
