@@ -18,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -142,17 +143,14 @@ def _linear(line: _Line, layer: nn.Linear) -> _Line:
     size = weight.abs()
     jump_terms = line.jump.abs() @ size
     value, value_error = _values(line, torch.cat([weight.T, bias[:, None]], 1), _VALUE_ROUNDINGS * roundoff)
-    return _Line(
-        position=line.position,
+    jump = line.jump @ weight
+    return replace(
+        line,
         value=value,
         value_error=value_error,
-        width=line.width,
-        width_error=line.width_error,
-        jump=line.jump @ weight,
+        jump=jump,
         jump_error=line.jump_error @ size + _JUMP_ROUNDINGS * roundoff * jump_terms,
-        unit=line.unit,
-        unit_error=line.unit_error,
-        made=torch.zeros(len(line.unit), weight.shape[1], dtype=torch.bool),
+        made=torch.zeros_like(jump, dtype=torch.bool),
         roundoff=roundoff,
     )
 
@@ -223,10 +221,7 @@ def _cut(line: _Line, zeros: Tensor) -> _Line:
     a, b = line.value[piece, neuron].abs(), line.value[piece + 1, neuron].abs()
     from_left, from_right = a / (a + b), b / (a + b)  # both are kept, because 1 − x is inaccurate for the smaller one
     spread = (line.value_error[piece, neuron] * from_right + line.value_error[piece + 1, neuron] * from_left) / (a + b)
-    # Lexicographic order: sorted by the last key first.
-    order = from_right.argsort(descending=True)
-    order = order[from_left[order].argsort(stable=True)]
-    order = order[piece[order].argsort(stable=True)]
+    order = torch.from_numpy(np.lexsort([-from_right, from_left, piece]))  # by the piece, then from the left
     piece, neuron, from_left, from_right, spread = (
         t[order] for t in (piece, neuron, from_left, from_right, spread + _VALUE_ROUNDINGS * _FLOAT64_ROUNDOFF)
     )
@@ -256,20 +251,14 @@ def _cut(line: _Line, zeros: Tensor) -> _Line:
     jump_error = torch.where(zero_of, jump * (rise_error + unit_error[:, None]), 0.0)
     jump_error[at, neuron] = 0.0
 
-    # Indices of the old and of the new points among all points.
+    # The order of old points and, behind them, new ones: a new one follows the left end of its piece.
     points = len(line.position)
-    new = piece + 1 + at
-    old = torch.arange(points) + torch.searchsorted(piece, torch.arange(points))
+    all_points, inner_points = (
+        torch.cat([torch.arange(first, points - first), piece]).argsort(stable=True) for first in (0, 1)
+    )
 
-    def merge(before: Tensor, added: Tensor) -> Tensor:
-        merged = before.new_empty(points + len(new), *before.shape[1:])
-        merged[old], merged[new] = before, added
-        return merged
-
-    def merge_inner(before: Tensor, added: Tensor) -> Tensor:
-        merged = before.new_empty(points + len(new) - 2, *before.shape[1:])
-        merged[old[1:-1] - 1], merged[new - 1] = before, added
-        return merged
+    def merge(before: Tensor, added: Tensor, order: Tensor = all_points) -> Tensor:
+        return torch.cat([before, added])[order]
 
     start, stop = line.position[piece], line.position[piece + 1]
     span = stop - start
@@ -291,11 +280,11 @@ def _cut(line: _Line, zeros: Tensor) -> _Line:
         value_error=merge(line.value_error, error),
         width=line.width[parent] * fraction,
         width_error=line.width_error[parent] + (shift[1:] + shift[:-1]) / fraction + 2 * _FLOAT64_ROUNDOFF,
-        jump=merge_inner(line.jump, jump),
-        jump_error=merge_inner(line.jump_error, jump_error),
-        unit=merge_inner(line.unit, unit / line.width[piece]),
-        unit_error=merge_inner(line.unit_error, unit_error + line.width_error[piece]),
-        made=merge_inner(line.made, zero_of),
+        jump=merge(line.jump, jump, inner_points),
+        jump_error=merge(line.jump_error, jump_error, inner_points),
+        unit=merge(line.unit, unit / line.width[piece], inner_points),
+        unit_error=merge(line.unit_error, unit_error + line.width_error[piece], inner_points),
+        made=merge(line.made, zero_of, inner_points),
     )
 
 
