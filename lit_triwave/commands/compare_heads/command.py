@@ -13,31 +13,18 @@ from lit_triwave.commands.quiet import quiet
 from lit_triwave.errors import TriwaveError
 
 
-def compare_heads(
-    config: str, seeds: int = 10, own_splits: bool = False, out: str | None = None, overwrite: bool = False
-) -> None:
-    """Trains the constructed head of a config and dense heads, each with many seeds.
-
-    Args:
-        config: YAML file of a `fit` with an `ImageClassifier` whose head is block_diagonal.
-        seeds: number of seeds, from 0 on; at least 1.
-        own_splits: whether each seed has its own split of the images, if the data can be split. The spread is larger
-            then, because splits differ more than starts.
-        out: folder of the results; by default runs/compare_heads/<name of the config>. Finished runs in it are kept.
-        overwrite: whether runs of another config in the folder are deleted.
-    """
-
-
 def run(args: Sequence[str], started: float) -> int:
     """Runs `compare-heads` with its command line; returns the exit code."""
     quiet()
-    parser = OneLineParser(prog="python -m lit_triwave compare-heads", description=compare_heads.__doc__)
-    parser.classes = (compare_heads,)  # type: ignore[assignment]
-    parser.add_argument("--config", type=str, required=True, help="YAML file of a fit with a block_diagonal head")
-    parser.add_argument("--seeds", type=int, default=10, help="number of seeds, from 0 on")
-    parser.add_argument("--own_splits", action="store_true", help="use another split of the images for each seed")
-    parser.add_argument("--out", type=str, help="folder of the results")
-    parser.add_argument("--overwrite", action="store_true", help="delete runs of another config in the folder")
+    description = "Trains the constructed head of a config and dense heads, each with many seeds."
+    parser = OneLineParser(prog="python -m lit_triwave compare-heads", description=description)
+    add = parser.add_argument
+    add("--config", type=str, required=True, help="YAML file of a fit of an ImageClassifier with a block_diagonal head")
+    add("--seeds", type=int, default=10, help="number of seeds, from 0 on")
+    splits = "use another split of the images for each seed, if the data can be split: their spread is larger"
+    add("--own_splits", action="store_true", help=splits)
+    add("--out", type=str, help="folder of the results; by default runs/compare_heads/<config>. Finished runs are kept")
+    add("--overwrite", action="store_true", help="delete runs of another config in the folder")
     asked = parser.parse_args(list(args))
     if asked.seeds < 1:
         raise TriwaveError(f"--seeds must be at least 1, got {asked.seeds}")

@@ -41,10 +41,9 @@ def _heads_figure(curves: Mapping[str, Tensor], first: str, title: str) -> Figur
         for name, color in zip([first, *names], (BLUE, ORANGE, GREY), strict=False):
             error = (100 - curves[name]).clamp_min(0)
             epochs = range(1, error.shape[1] + 1)
-            label = "batch norm" if name.endswith("batch norm") else "no batch norm"
-            ax.plot(
-                epochs, error.mean(0), color=color, linewidth=1.6, label=name if name == first else f"dense, {label}"
-            )
+            norm = "batch norm" if name.endswith("batch norm") else "no batch norm"
+            label = name if name == first else f"dense, {norm}"
+            ax.plot(epochs, error.mean(0), color=color, linewidth=1.6, label=label)
             ax.fill_between(epochs, error.amin(0), error.amax(0), color=color, alpha=0.15, linewidth=0)
         ax.set_yscale("symlog", linthresh=1)
         ticks = [0, 0.5, 1, 2, 5, 10, 20, 50]
@@ -68,23 +67,18 @@ def write_results(results: Results, folder: Path, config: Path, own_splits: bool
     epochs = len(next(iter(curves.values()))[0])
     shown = [epoch for epoch in _SHOWN_EPOCHS if epoch < epochs] + [epochs]
     images = results[CONSTRUCTED][0]["images"]
-    header = [
-        "head",
-        "parameters",
-        "processor, s",
-        *(f"epoch {epoch}" for epoch in shown),
-        *(["test"] if images != "test" else []),
-    ]
+    other = images != "test"  # the curves are not those of the test images
+    header = ["head", "parameters", "processor, s", *(f"epoch {epoch}" for epoch in shown), *["test"] * other]
     rows = []
     for name, runs in results.items():
         values = [curves[name][:, epoch - 1] for epoch in shown]
-        values += [100 * torch.tensor([r["test/accuracy"] for r in runs])] if images != "test" else []
+        values += [100 * torch.tensor([r["test/accuracy"] for r in runs])] * other
         seconds = sum(r["processor_seconds"] for r in runs) / len(runs)
         rows.append([name, f"{runs[0]['parameters']:,}", f"{seconds:.1f}", *map(_mean_and_spread, values)])
     seeds = len(results[CONSTRUCTED])
     of = ("mean ± standard deviation of " if seeds > 1 else "") + _of_seeds(seeds)
     of += ", each with its own split" if own_splits and seeds > 1 else ""
-    last = "" if images == "test" else " and, at the end, on the test images"
+    last = " and, at the end, on the test images" if other else ""
     title = f"{config.name}: accuracy in % on the {images} images after some epochs{last}, {of}"
     lead = verdict(curves, shown)
     table = Table(title=title)
@@ -130,8 +124,6 @@ def verdict(curves: dict[str, torch.Tensor], epochs: Sequence[int]) -> str:
         behind = sum(own > value for value in means.values())
         gap = own - means[best]
         place = f"{abs(gap):.2f} points {'above' if gap > 0 else 'below'}" if gap else "level with"
-        parts.append(
-            f"after epoch {epoch} it is ahead of {behind} of {len(means)} dense heads, {place} the best of them "
-            f"({best})"
-        )
+        rank = f"ahead of {behind} of {len(means)} dense heads, {place} the best of them ({best})"
+        parts.append(f"after epoch {epoch} it is {rank}")
     return "The constructed head: " + "; ".join(parts) + "."

@@ -29,7 +29,6 @@ from lit_triwave.modules.stages import Stage
 from lit_triwave.nn.heads import BlockDiagonalHead
 from lit_triwave.tracking.run import Run
 
-_RIVALS = ("equal parameters", "equal width", "equal depth")
 _RECORD = 3
 """Version of the records of runs; records of other versions are not used."""
 LINE_SECONDS = 30.0
@@ -66,10 +65,8 @@ class Cells:
         model = self.config.model
         head = model.init_args.get("head")
         if head != "block_diagonal":
-            raise TriwaveError(
-                f"{path}: `head` of an ImageClassifier must be block_diagonal, got "
-                f"{head or model.class_path.rsplit('.', 1)[-1]}"
-            )
+            got = head or model.class_path.rpartition(".")[2]
+            raise TriwaveError(f"{path}: `head` of an ImageClassifier must be block_diagonal, got {got}")
         self.own_splits = own_splits and "split_seed" in self.config.data.init_args
         text = f"{_RECORD} {self.own_splits} {parser.dump(self.config, skip_none=False)}"
         self.fingerprint = hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -115,8 +112,7 @@ def _rivals(head: BlockDiagonalHead, arguments: Namespace) -> dict[str, dict[str
     epochs = arguments.pretrain.epochs + arguments.train.epochs
     whole = {"pretrain.epochs": 0, "train.epochs": epochs, "head": "dense"}
     result: dict[str, dict[str, Any]] = {CONSTRUCTED: {}}
-    for name in _RIVALS:
-        neurons, depth = sizes[name]
+    for name, (neurons, depth) in sizes.items():
         for norm in (False, True):
             label = f"dense, {name}" + (" + batch norm" if norm else "")
             result[label] = whole | {"width": neurons, "depth": depth, "batch_norm": norm}
@@ -152,7 +148,8 @@ def train_missing(cells: Cells, folder: Path, seeds: int) -> Results:
     kept = {run for run, file in files.items() if file.is_file()}
     if kept:
         print(f"{len(kept)} of {len(files)} runs are kept from before", flush=True)
-    with _Progress(len(files)) as progress:
+    progress = _Progress(len(files))
+    with progress.bars:
         for (name, seed), file in files.items():
             progress.begin(name, seed)
             if (name, seed) not in kept:
@@ -179,13 +176,6 @@ class _Progress(Callback):
         self.epochs = self.bars.add_task("", total=None)
         self.run = ""
         self.said = time.monotonic()
-
-    def __enter__(self) -> _Progress:
-        self.bars.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.bars.stop()
 
     def begin(self, name: str, seed: int) -> None:
         """Begins a run."""
