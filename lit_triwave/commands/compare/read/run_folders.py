@@ -7,6 +7,7 @@ import os
 import re
 import time
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
@@ -15,29 +16,17 @@ from lit_triwave.commands.compare.read.checked import read_mapping, what_fails
 from lit_triwave.commands.compare.read.compared_run import RUNNING_SECONDS, ComparedRun
 from lit_triwave.commands.compare.read.metrics_csv import MetricsFile, last_values
 from lit_triwave.errors import printable
+from lit_triwave.tracking import run_files
 from lit_triwave.tracking.flat_config import describes_run, flat, short_names
 from lit_triwave.tracking.metric_goals import never_negative
-from lit_triwave.tracking.run_files import (
-    ABOUT_FIELDS,
-    CONFIG_YAML,
-    CUT_SHORT,
-    METRICS_CSV,
-    RUN_JSON,
-    RUN_MARKS,
-    SCHEMA,
-    STATES,
-    SUMMARY_JSON,
-    TRACKED_FIELDS,
-    WRITTEN_BY_FIT,
-)
 
 _RECORD: dict[str, type | Collection[str]] = {
     **dict.fromkeys(("experiment", "id", "wandb_id", "group", "job_type", "started", "ended"), str),
-    **dict.fromkeys(("config", *TRACKED_FIELDS), dict),
+    **dict.fromkeys(("config", *run_files.TRACKED_FIELDS), dict),
     "cut_short": str,
     "tags": list,
     "schema": int,
-    "state": STATES,
+    "state": run_files.STATES,
 }
 """Fields of `run.json` ↦ their kind, or the texts that they may be."""
 _WORDS = {str: "a text", dict: "a mapping", list: "a list", int: "a whole number"}
@@ -79,21 +68,14 @@ def _below(root: Path, skipped: list[str]) -> Iterator[Path]:
         if (status.st_dev, status.st_ino) in seen:  # links may go in circles
             continue
         seen.add((status.st_dev, status.st_ino))
-        if any(entry.name in RUN_MARKS for entry in entries):
+        if any(entry.name in run_files.RUN_MARKS for entry in entries):
             yield folder
             continue
-        inner = (entry for entry in entries if _is_folder(entry) and not _WANDB_FOLDER.fullmatch(entry.name))
+        inner = (entry for entry in entries if os.path.isdir(entry) and not _WANDB_FOLDER.fullmatch(entry.name))
         for entry in inner:
             levels = left - 1 if left is not None else _BELOW_LINK if entry.is_symlink() else None
             if levels is None or levels >= 0:
                 pending.append((Path(entry.path), levels))
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link that may not be followed
-        return False
 
 
 def read_run_folder(folder: Path) -> ComparedRun:
@@ -103,33 +85,33 @@ def read_run_folder(folder: Path) -> ComparedRun:
         folder: a folder with at least one of `RUN_MARKS`.
     """
     notes: list[str] = []
-    record = mapping_in(folder / RUN_JSON, notes, _RECORD)
-    summary = mapping_in(folder / SUMMARY_JSON, notes, {"schema": int})
+    record = mapping_in(folder / run_files.RUN_JSON, notes, _RECORD)
+    summary = mapping_in(folder / run_files.SUMMARY_JSON, notes, {"schema": int})
     config = record.get("config")
     if config is None:
-        said = mapping_in(folder / CONFIG_YAML, notes, {})
+        said = mapping_in(folder / run_files.CONFIG_YAML, notes, {})
         config = {name: value for name, value in short_names(flat(said)).items() if describes_run(name)}
     for name in [name for name, value in summary.items() if not _is_result(name, value)]:
         bounds = "from 0 to" if never_negative(name) else "below"
         got = shorten(repr(summary.pop(name)), 40)
         what = f"{printable(name)} must be a number {bounds} {_LARGEST:g}, got {got}"
-        notes.append(f"{SUMMARY_JSON} is damaged ({what})")
-    history = MetricsFile(folder / METRICS_CSV, notes)
+        notes.append(f"{run_files.SUMMARY_JSON} is damaged ({what})")
+    history = MetricsFile(folder / run_files.METRICS_CSV, notes)
     damaged = bool(notes)
     newest = max(record.get("schema") or 1, summary.get("schema") or 1)
-    if newest > SCHEMA:
+    if newest > run_files.SCHEMA:
         notes.append(f"written by a newer lit_triwave (schema {newest})")
     experiment = record.get("experiment") or folder.absolute().parent.name
-    state = record.get("state") or ("finished" if (folder / SUMMARY_JSON).is_file() else "running")
+    state = record.get("state") or ("finished" if (folder / run_files.SUMMARY_JSON).is_file() else "running")
     if state == "running" and not _is_fresh(folder):
         state = "cut off"
     if state == "finished" and not damaged and not summary.keys() - {"schema"}:
-        there = (folder / SUMMARY_JSON).is_file()
-        notes.append(f"{SUMMARY_JSON} is damaged (it has no results)" if there else f"{SUMMARY_JSON} is missing")
+        there = (folder / run_files.SUMMARY_JSON).is_file()
+        notes.append(f"{run_files.SUMMARY_JSON} is {'damaged (it has no results)' if there else 'missing'}")
         damaged = True
     if damaged:
         state = "damaged"  # whether it was finished, or its result, is not known
-    if state == CUT_SHORT and record.get("cut_short"):
+    if state == run_files.CUT_SHORT and record.get("cut_short"):
         notes.append(f"cut short: {printable(record['cut_short'])}")
     if state != "finished":
         summary = last_values(history()) | summary
@@ -143,7 +125,7 @@ def read_run_folder(folder: Path) -> ComparedRun:
         history=history,
         notes=notes,
         tags=[str(tag) for tag in record.get("tags") or []],
-        about=flat({name: record[name] for name in ABOUT_FIELDS if record.get(name) is not None}),
+        about=flat({name: record[name] for name in run_files.ABOUT_FIELDS if record.get(name) is not None}),
         wandb_id=record.get("wandb_id"),
     )
 
@@ -190,11 +172,9 @@ def mapping_in(path: Path, notes: list[str], kinds: Mapping[str, type | Collecti
 def _is_fresh(folder: Path) -> bool:
     """Returns whether a file that `fit` writes while it runs changed within the last minutes."""
     since = time.time() - RUNNING_SECONDS
-    for pattern in WRITTEN_BY_FIT:
+    for pattern in run_files.WRITTEN_BY_FIT:
         for path in folder.glob(pattern):
-            try:
+            with suppress(OSError):  # a checkpoint that has just been replaced
                 if path.stat().st_mtime >= since:
                     return True
-            except OSError:  # a checkpoint that has just been replaced
-                continue
     return False

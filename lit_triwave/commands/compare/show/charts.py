@@ -153,13 +153,18 @@ def parallel_axes(comparison: Comparison, rows: Sequence[Row]) -> list[Axis]:
     """Returns axes of the fields that best distinguish the rows, and of the main metric as the last one.
 
     Args:
-        comparison: the rows to draw.
+        comparison: the comparison of the rows and others.
         rows: the rows to draw, all of which have the main metric.
+
+    Returns:
+        At least two axes; [] if the rows differ in no field.
     """
     names = most_varied(rows, comparison.columns, _MOST_AXES)
+    if not names:
+        return []
     means = [row.known_sample(comparison.main).mean for row in rows]
     fields = [_field_axis(comparison.fields.short(name), [row.values.get(name) for row in rows]) for name in names]
-    return [*fields, _number_axis(comparison.main, means, *main_scale(comparison))] if rows else []
+    return [*fields, _number_axis(comparison.main, means, *main_scale(comparison))]
 
 
 def _field_axis(name: str, values: Sequence[Any]) -> Axis:

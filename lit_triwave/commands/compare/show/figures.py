@@ -13,20 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from lit_triwave.commands.compare.show.charts import (
-    COSTS,
-    colours,
-    curves_ceiling,
-    drawing_order,
-    is_wide,
-    labels,
-    line_widths,
-    main_scale,
-    number_text,
-    parallel_axes,
-    parallel_rows,
-    points,
-)
+from lit_triwave.commands.compare.show import charts
 from lit_triwave.commands.compare.show.curves import Curves
 from lit_triwave.commands.compare.table.cells import in_lines
 from lit_triwave.commands.compare.table.rows import Row
@@ -53,7 +40,7 @@ def write_figures(comparison: Comparison, curves: Curves, folder: Path) -> list[
     Returns:
         The written files.
     """
-    best = colours(comparison, curves)
+    best = charts.colours(comparison, curves)
     drawn = {"curves": curves_figure(comparison, curves, best), "parallel": parallel_figure(comparison)}
     for name, cost in (("parameters", "parameters"), ("time", "fit_seconds")):
         drawn[name] = cost_figure(comparison, cost, best)
@@ -80,11 +67,11 @@ def curves_figure(comparison: Comparison, curves: Curves, best: Mapping[Row, str
         return None
     names = _names(comparison)
     figure, (ax,) = new_figure(size=_SIZE)
-    others = [row for row in drawing_order(comparison) if row in curves.by_row and row not in best]
+    others = [row for row in charts.drawing_order(comparison) if row in curves.by_row and row not in best]
     for row in others[:: -(-len(others) // _MOST_GREY) or 1]:
         curve = curves.by_row[row]
         ax.plot(curve.steps, curve.mean, color=GREY, linewidth=0.6, alpha=0.35, zorder=1)
-    widths = line_widths(curves, best, 1.5, 2.5)
+    widths = charts.line_widths(curves, best, 1.5, 2.5)
     band = max(0.05, 0.18 - 0.03 * (len(widths) - 1))  # many bands would hide each other
     handles: list[Artist] = []
     for row, width in reversed(widths.items()):
@@ -96,7 +83,7 @@ def curves_figure(comparison: Comparison, curves: Curves, best: Mapping[Row, str
         handles += line
     if curves.logarithmic:
         lows = np.concatenate([curve.low for curve in curves.by_row.values()])
-        _logarithmic(ax, lows, curves_ceiling(curves))
+        _logarithmic(ax, lows, charts.curves_ceiling(curves))
     ax.set(xlabel="training step", ylabel=_scaled(curves.metric, curves.logarithmic))
     ax.set_title("Learning curves, mean and range over seeds", loc="left", fontsize=11)
     _legend(figure, handles[::-1], Line2D([], [], color=GREY, linewidth=1.2), len(others))
@@ -111,7 +98,7 @@ def cost_figure(comparison: Comparison, cost: str, best: Mapping[Row, str]) -> F
         cost: one of `COSTS`.
         best: colours of the best rows.
     """
-    found = points(comparison, cost)
+    found = charts.points(comparison, cost)
     if not found:
         return None
     names = _names(comparison)
@@ -125,13 +112,13 @@ def cost_figure(comparison: Comparison, cost: str, best: Mapping[Row, str]) -> F
         handles += ax.plot(x, y, "o", color=best[row], markersize=5.5, label=names[row], zorder=3)
     ax.margins(0.08)
     ax.ticklabel_format(useOffset=False)
-    logarithmic, top = main_scale(comparison)
+    logarithmic, top = charts.main_scale(comparison)
     if logarithmic:
         _logarithmic(ax, np.array([y - min(error, 0.9 * y) for _, y, error in found.values()]), top)
-    if is_wide([x for x, _, _ in found.values()]):
+    if charts.is_wide([x for x, _, _ in found.values()]):
         ax.set_xscale("log")
     title = f"{comparison.main} against {metric_title(cost)}, mean ± standard error over seeds"
-    ax.set(xlabel=COSTS[cost], ylabel=_scaled(comparison.main, logarithmic))
+    ax.set(xlabel=charts.COSTS[cost], ylabel=_scaled(comparison.main, logarithmic))
     ax.set_title(title, loc="left", fontsize=11)
     _legend(figure, handles, Line2D([], [], color=GREY, marker="o", linestyle="", markersize=4), len(grey))
     return figure
@@ -144,7 +131,7 @@ def _scaled(metric: str, logarithmic: bool) -> str:
 
 def _names(comparison: Comparison) -> dict[Row, str]:
     """Returns the names of the rows for the legend, in lines."""
-    names = labels(comparison, 2 * _LEGEND_CHARACTERS - 16)
+    names = charts.labels(comparison, 2 * _LEGEND_CHARACTERS - 16)
     return {row: in_lines(name, _LEGEND_CHARACTERS) for row, name in names.items()}
 
 
@@ -154,7 +141,7 @@ def _logarithmic(ax: Axes, lows: np.ndarray, top: float | None) -> None:
     if top is not None:
         shown = lows[(lows > 0) & (lows <= top)]
         ax.set_ylim(shown.min(initial=top) / 3, top * 10)
-        omitted = f"diverged values above {number_text(top)} are not shown"
+        omitted = f"diverged values above {charts.number_text(top)} are not shown"
         ax.text(0.99, 0.98, omitted, transform=ax.transAxes, ha="right", va="top", fontsize=8, color=GREY)
 
 
@@ -167,9 +154,9 @@ def _legend(figure: Figure, best: Sequence[Artist], grey: Artist, others: int) -
 
 def parallel_figure(comparison: Comparison) -> Figure | None:
     """Draws a line for each row through its fields to the main metric, which colours it. None without two axes."""
-    order = parallel_rows(comparison)
-    axes = parallel_axes(comparison, order)
-    if len(axes) < 2:
+    order = charts.parallel_rows(comparison)
+    axes = charts.parallel_axes(comparison, order)
+    if not axes:
         return None
     figure, (ax,) = new_figure(size=(max(7.0, 1.45 * len(axes)), 4.6))
     colors = colormaps["viridis"](np.linspace(0.0, 0.92, max(2, len(order))))

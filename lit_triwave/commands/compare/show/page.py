@@ -11,22 +11,7 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from lit_triwave.commands.compare.show.charts import (
-    COLORS,
-    COSTS,
-    colours,
-    curves_ceiling,
-    drawable,
-    drawing_order,
-    is_wide,
-    labels,
-    line_widths,
-    main_scale,
-    number_text,
-    parallel_axes,
-    parallel_rows,
-    points,
-)
+from lit_triwave.commands.compare.show import charts
 from lit_triwave.commands.compare.show.curves import Curves
 from lit_triwave.commands.compare.table.columns import most_varied
 from lit_triwave.commands.compare.table.table import BEST, Comparison
@@ -51,18 +36,18 @@ def write_page(curves: Curves, comparison: Comparison, file: TextIO) -> None:
     from plotly.offline import get_plotlyjs
 
     number = {row: place for place, row in enumerate(comparison.rows)}
-    logarithmic, top = main_scale(comparison)
-    costs = {cost: _cost(comparison, cost, top) for cost in COSTS}
-    parallel = parallel_rows(comparison)
+    logarithmic, top = charts.main_scale(comparison)
+    costs = {cost: _cost(comparison, cost, top) for cost in charts.COSTS}
+    parallel = charts.parallel_rows(comparison)
     axes = [
         {"title": axis.title, "places": np.round(axis.places, 4).tolist(), "ticks": list(axis.ticks.items())}
-        for axis in parallel_axes(comparison, parallel)
+        for axis in charts.parallel_axes(comparison, parallel)
     ]
     data = {
-        "colors": COLORS,
-        "order": [number[row] for row in drawing_order(comparison)],
-        "drawable": [number[row] for row in drawable(comparison, curves)],
-        "labels": list(labels(comparison, _LONGEST_LABEL).values()),
+        "colors": charts.COLORS,
+        "order": [number[row] for row in charts.drawing_order(comparison)],
+        "drawable": [number[row] for row in charts.drawable(comparison, curves)],
+        "labels": list(charts.labels(comparison, _LONGEST_LABEL).values()),
         "finished": [row.finished for row in comparison.rows],
         "main": comparison.main,
         "mainLog": logarithmic,
@@ -71,22 +56,21 @@ def write_page(curves: Curves, comparison: Comparison, file: TextIO) -> None:
         "parallel": {"rows": [number[row] for row in parallel], "axes": axes},
     }
     against = f"{comparison.main} against {{}}, mean ± standard error over seeds{_omitted(top)}"
-    charts = {
+    captions = {
         "curves": "Learning curves: mean and range over seeds, the best rows in colour. Click rows of the table to add "
-        f"theirs{_omitted(curves_ceiling(curves))}.",
+        f"theirs{_omitted(charts.curves_ceiling(curves))}.",
         "parameters": against.format("parameters"),
         "fit_seconds": against.format("the time of the steps"),
         "parallel": "Parallel coordinates: a line for each row, dark is best. Drag along an axis to pick lines, its "
         "title to move it. Without WebGL the browser draws none; compare --figures draws them as PNG.",
     }
-    drawn = {"curves": bool(curves.metric), "parallel": len(axes) > 1}
-    drawn |= {cost: bool(content["points"]) for cost, content in costs.items()}
+    drawn = {"curves": curves.by_row, "parallel": axes} | {cost: content["points"] for cost, content in costs.items()}
     experiments = list(dict.fromkeys(run.experiment for run in comparison.runs))
     parts = {
         "title": escape(f"{len(comparison.runs)} runs of {some(experiments)}"),
         "verdict": "<br>".join(map(escape, verdict(comparison))),
         "remarks": "\n".join(f'<p class="remark">{escape(line)}</p>' for line in remarks(comparison)),
-        "charts": "\n".join(_chart(name, caption, drawn[name]) for name, caption in charts.items()),
+        "charts": "\n".join(_chart(name, caption, bool(drawn[name])) for name, caption in captions.items()),
         "table": _table(comparison),
         "style": _file("page.css"),
         "script": _file("page.js"),
@@ -111,7 +95,7 @@ def _chart(name: str, caption: str, drawn: bool) -> str:
 
 
 def _omitted(top: float | None) -> str:
-    return "" if top is None else f"; diverged values above {number_text(top)} are not shown"
+    return "" if top is None else f"; diverged values above {charts.number_text(top)} are not shown"
 
 
 def _rounded(value: float, top: float = math.inf) -> float | None:
@@ -121,10 +105,10 @@ def _rounded(value: float, top: float = math.inf) -> float | None:
 
 def _cost(comparison: Comparison, cost: str, top: float | None) -> dict[str, Any]:
     """Returns the points of a chart by number of the row, each as [cost, metric, standard error]."""
-    found = points(comparison, cost)
+    found = charts.points(comparison, cost)
     tops = (math.inf, math.inf if top is None else top, math.inf)
     drawn = {n: [*map(_rounded, found[row], tops)] for n, row in enumerate(comparison.rows) if row in found}
-    return {"name": COSTS[cost], "log": is_wide([x for x, _, _ in found.values()]), "points": drawn}
+    return {"name": charts.COSTS[cost], "log": charts.is_wide([x for x, _, _ in found.values()]), "points": drawn}
 
 
 def _curves(comparison: Comparison, curves: Curves) -> dict[str, Any]:
@@ -132,8 +116,8 @@ def _curves(comparison: Comparison, curves: Curves) -> dict[str, Any]:
 
     A curve is [number of its grid, mean, low, high].
     """
-    top = curves_ceiling(curves) or math.inf
-    widths = line_widths(curves, colours(comparison, curves), 2, 3)
+    top = charts.curves_ceiling(curves) or math.inf
+    widths = charts.line_widths(curves, charts.colours(comparison, curves), 2, 3)
     grids: dict[tuple[float, ...], int] = {}
     lines: dict[int, Any] = {}
     every = 2 if len(comparison.rows) > _MANY else 1

@@ -26,15 +26,9 @@ _MOST_OMITTED = 8
 """Omitted columns that are named."""
 
 
-def write_screen(comparison: Comparison, columns: list[str], others: Sequence[str], file: TextIO) -> None:
-    """Writes a table that fits the terminal; without a terminal, the table is as wide as needed.
-
-    Args:
-        comparison: the rows to show.
-        columns: full names of the fields that are shown if there is room.
-        others: sentences about further fields.
-        file: the stream to write to.
-    """
+def write_screen(comparison: Comparison, file: TextIO) -> None:
+    """Writes a table that fits the terminal; without a terminal, the table is as wide as needed."""
+    columns, others = comparison.few_columns()
     console = Console(file=file, highlight=False, markup=False)
     grid = _grid(comparison, columns, wrapped=False)
     omitted: list[str] = []

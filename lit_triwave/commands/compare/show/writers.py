@@ -1,4 +1,4 @@
-"""Writes a comparison as text: for the screen, as Markdown, CSV and JSON."""
+"""Writes a comparison as Markdown, CSV and JSON."""
 
 from __future__ import annotations
 
@@ -8,9 +8,6 @@ from dataclasses import asdict
 from typing import Any, TextIO
 
 from lit_triwave.commands.compare.read.compared_run import ComparedRun
-from lit_triwave.commands.compare.show import screen
-from lit_triwave.commands.compare.table.cells import shown
-from lit_triwave.commands.compare.table.columns import most_varied
 from lit_triwave.commands.compare.table.fields import OWN
 from lit_triwave.commands.compare.table.rows import Row
 from lit_triwave.commands.compare.table.table import BEST, Comparison
@@ -18,30 +15,10 @@ from lit_triwave.commands.compare.table.verdict import remarks, verdict
 from lit_triwave.files import finite
 from lit_triwave.tracking.private_paths import hidden
 
-_MOST_COLUMNS = 6
-"""Fields shown on the screen and in Markdown unless the user chose them; CSV, JSON and HTML have all."""
-
-
-def _columns(comparison: Comparison) -> tuple[list[str], list[str]]:
-    """Returns the fields to show, and a sentence about the others if there are any."""
-    if comparison.grouped:
-        return comparison.columns, []
-    there = [name for name in comparison.apart if any(shown(row.values.get(name)) for row in comparison.rows)]
-    columns = most_varied(comparison.rows, there, _MOST_COLUMNS)
-    left = len(comparison.apart) - len(columns)
-    more = "1 more field differs" if left == 1 else f"{left} more fields differ"
-    others = [f"{more}; use --format csv, json or html to see all, or --group-by to choose."] if left else []
-    return columns, others
-
-
-def write_screen(comparison: Comparison, file: TextIO) -> None:
-    """Writes a table that fits the terminal; without a terminal, it is as wide as needed."""
-    screen.write_screen(comparison, *_columns(comparison), file)
-
 
 def write_markdown(comparison: Comparison, file: TextIO) -> None:
     """Writes a Markdown table with the best rows in bold, and the sentences below it."""
-    columns, others = _columns(comparison)
+    columns, others = comparison.few_columns()
     header, body = comparison.cells(columns)
     rows = [header, ["---"] * len(header)]
     for cells in body:

@@ -26,6 +26,8 @@ LOWEST = "lowest"
 """Header of the column with the lowest seed's value, beside the mean over seeds."""
 HEADERS = ("run", "seeds", LOWEST)
 """Headers of columns that are not fields; rows can be sorted by them too."""
+_MOST_COLUMNS = 6
+"""Fields shown on the screen and in Markdown unless the user chose them; CSV, JSON and HTML have all."""
 _MOST_TELLING = 6
 """Fields in a row's label, at most."""
 
@@ -117,6 +119,17 @@ class Comparison:
     def telling(self, rows: Sequence[Row]) -> list[str]:
         """Returns the fields that identify each of some rows: the user's choice, or those that distinguish best."""
         return self.columns if self.grouped else most_varied(rows, self.columns, _MOST_TELLING, enough=True)
+
+    def few_columns(self) -> tuple[list[str], list[str]]:
+        """Returns the fields shown on the screen and in Markdown, and a sentence about the others if there are any."""
+        if self.grouped:
+            return self.columns, []
+        there = [name for name in self.apart if any(shown(row.values.get(name)) for row in self.rows)]
+        columns = most_varied(self.rows, there, _MOST_COLUMNS)
+        left = len(self.apart) - len(columns)
+        more = "1 more field differs" if left == 1 else f"{left} more fields differ"
+        others = [f"{more}; use --format csv, json or html to see all, or --group-by to choose."] if left else []
+        return columns, others
 
     def label(self, row: Row, columns: Sequence[str], longest: int = 90) -> str:
         """Returns what distinguishes a row, such as "depth 5, blocks", or its name if no field does."""

@@ -140,12 +140,7 @@ def notes(comparison: Comparison, most: int | None = MOST_NOTES) -> list[str]:
     ]
     found += comparison.said
     more = len(found[most:]) if most else 0
-    said = (
-        "1 more note; use --format json to see it."
-        if more == 1
-        else f"{more} more notes; use --format json to see them."
-    )
-    return found[:most] + [said] * bool(more)
+    return found[:most] + [f"more notes: {more}; use --format json to see all."] * bool(more)
 
 
 def _mixed_code(row: Row) -> list[str]:
