@@ -16,7 +16,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 
 import numpy as np
 import torch
@@ -316,9 +315,7 @@ def _ends(
     """Returns both ends, shape (in_features,), and whether they were given as numbers."""
     start, end = (torch.as_tensor(x, dtype=torch.float64).detach().cpu() for x in (lower, upper))
     if start.ndim > 1 or start.shape != end.shape:
-        raise ValueError(
-            f"`lower` and `upper` must be numbers or points of one length, got {_shape(start)} and {_shape(end)}"
-        )
+        raise ValueError(f"`lower` and `upper` must be numbers or points of one length, got {lower} and {upper}")
     if not (start.isfinite().all() and end.isfinite().all()):
         raise ValueError(f"`lower` and `upper` must be finite, got {lower} and {upper}")
     if start.ndim == 0 and start >= end:
@@ -326,10 +323,6 @@ def _ends(
     if start.equal(end):
         raise ValueError(f"`lower` and `upper` must differ, got {lower} for both")
     return start.reshape(-1), end.reshape(-1), start.ndim == 0
-
-
-def _shape(x: Tensor) -> str:
-    return f"shape {tuple(x.shape)}" if x.ndim else "a number"
 
 
 def _check(layers: list[nn.Module], features: int) -> None:
@@ -341,14 +334,11 @@ def _check(layers: list[nn.Module], features: int) -> None:
         raise ValueError(
             f"`lower` and `upper` must have {linear[0].in_features} coordinates like the inputs of `f`, got {features}"
         )
-    for i, (layer, following) in enumerate(pairwise(linear)):
-        if layer.out_features != following.in_features:
-            raise ValueError(
-                f"Linear {i + 1} must have as many inputs as Linear {i} has outputs, {layer.out_features}, "
-                f"got {following.in_features}"
-            )
     if linear[-1].out_features != 1:
         raise ValueError(f"`f` must have one output, got {linear[-1].out_features}")
     for i, layer in enumerate(linear):
+        if i and layer.in_features != linear[i - 1].out_features:
+            before = f"Linear {i - 1} has outputs, {linear[i - 1].out_features}"
+            raise ValueError(f"Linear {i} must have as many inputs as {before}, got {layer.in_features}")
         if not all(parameter.isfinite().all() for parameter in (layer.weight, layer.bias) if parameter is not None):
             raise ValueError(f"the weights of Linear {i} must be finite, got NaN or infinity")

@@ -100,7 +100,7 @@ def test_runs_of_a_project_are_read_with_their_configs_and_histories(server: Wan
     ("address", "says"),
     [
         ("wandb:project", "address must be wandb:ENTITY/PROJECT or wandb:ENTITY/PROJECT?group=NAME, got wandb:project"),
-        (f"{ADDRESS}?gruop=x", "filter must be group, got gruop"),
+        (f"{ADDRESS}?gruop=x", f"wandb:ENTITY/PROJECT?group=NAME, got {ADDRESS}?gruop=x"),
         (f"{ADDRESS}?group=absent", "must contain runs, but there are none in this group"),
         (f"wandb:{ENTITY}/absent", f"no such W&B project {ENTITY}/absent"),
     ],

@@ -55,7 +55,7 @@ def run(args: Sequence[str], started: float) -> int:
     console = Console()
     console.print(_facts(saved, seed, parts, active, lost))
     for part in parts:
-        for shown in peaks_tables(saved, part, console):
+        for shown in peaks_tables(part, console):
             console.print(shown)
     for name, figure in draw(saved, seed, parts, active, remarks):
         with written_whole(folder / f"{name}.png") as partial:
@@ -158,7 +158,7 @@ def _function_regions(module: FunctionRegressor, seed: int, lost: Collection[int
         return f"more than {module.most_pieces(module.plain(seed)):,}, not counted{along}"
     text = f"{count}{along}"
     if before and module.network.parameterization == "weights":
-        text = f"{before} at the end of pretraining, {text.replace(along, '')} now{along}"
+        text = f"{before} at the end of pretraining, {count} now{along}"
     seeds = module.network.replicas
     if module.network.segments is not None and 1 < seeds <= _ALL_SEEDS >> min(12, module.hparams["depth"]):
         counts = [module.linear_regions(number) or 0 for number in range(seeds) if number not in lost]

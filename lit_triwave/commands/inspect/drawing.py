@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import torch
 from matplotlib.figure import Figure
+from torch import Tensor
 
 from datamodules import FunctionDataModule
 from lit_triwave.analysis.dead_units import relu_outputs
@@ -102,26 +103,29 @@ def _layer_figures(saved: Saved, seed: int, parts: Sequence[Group]) -> Iterator[
     depth = parts[0].bank.depth
     numbers = figures.shown_layers(depth)
     u = torch.linspace(0, 1, _POINTS, dtype=torch.float64)
-    waves, neurons = [], []
     most = _SHOWN_ROWS if len(parts) == 1 else _SHOWN_ROWS - 1
     some = _share_of(min(most, len(parts[0].labels)), len(parts[0].labels))
-    for part in parts:
-        for j in chosen(len(part.labels), most):
-            name, low, high = part.axis[j]
-            label = part.labels[j] if saved.is_function else f"subnetwork {part.labels[j]}"
-            span = high - low
-            waves.append(figures.Row(label, name, [(low + span * x, w) for x, w in (part.wave(j, i) for i in numbers)]))
-            held = part.neurons(j, u)
-            neurons.append(figures.Row(label, name, [(low + span * u, held[i]) for i in numbers]))
-    released = parts[0].bank.released is not None
+    shown = [(part, j) for part in parts for j in chosen(len(part.labels), most)]
     if parts[0].squares:
         yield "functions", _layer_functions(saved, seed, parts)
     else:
-        title = f"{_title_start(saved, seed)}: waves of the peaks{' at the release' * released}{some}"
-        yield "waves", figures.waves_figure(waves, numbers, title)
-    if released:
+        waves = [_row(part, j, [part.wave(j, i) for i in numbers]) for part, j in shown]
+        then = "" if parts[0].bank.released is None else " at the release"
+        yield (
+            "waves",
+            figures.waves_figure(waves, numbers, f"{_title_start(saved, seed)}: waves of the peaks{then}{some}"),
+        )
+    if parts[0].bank.released is not None:
+        values = [(part, j, part.neurons(j, u)) for part, j in shown]
+        neurons = [_row(part, j, [(u, layers[i]) for i in numbers]) for part, j, layers in values]
         title = f"{_title_start(saved, seed)}: values of the hidden neurons{some}, {_SCALED}{_state_shown(parts[0])}"
         yield "neurons", figures.neurons_figure(neurons, numbers, title)
+
+
+def _row(part: Group, j: int, curves: Sequence[tuple[Tensor, Tensor]]) -> figures.Row:
+    """Returns a subnetwork as a row of a figure, from inputs in [0, 1] and values in each layer."""
+    name, low, high = part.axis[j]
+    return figures.Row(part.labels[j], name, [(low + (high - low) * u, values) for u, values in curves])
 
 
 @torch.no_grad()
@@ -130,11 +134,8 @@ def _layer_functions(saved: Saved, seed: int, parts: Sequence[Group]) -> Figure:
     u = torch.linspace(0, 1, _POINTS, dtype=torch.float64)
     rows = []
     for part in parts:
-        row = []
-        for j in chosen(len(part.labels), figures.MAX_COLUMNS):
-            name, low, high = part.axis[j]
-            row.append(figures.Row(part.labels[j], name, [(low + (high - low) * u, part.outputs(j, u))]))
-        rows.append(row)
+        numbers = chosen(len(part.labels), figures.MAX_COLUMNS)
+        rows.append([_row(part, j, [(u, part.outputs(j, u))]) for j in numbers])
     title = f"{_title_start(saved, seed)}: functions of one variable in each layer, on the range of their argument"
     if any(len(row) < len(part.labels) for row, part in zip(rows, parts, strict=True)):
         title += f", at most {figures.MAX_COLUMNS} of a layer"

@@ -11,7 +11,6 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
-from lit_triwave.checkpoints.rebuild import Saved
 from lit_triwave.commands.inspect.subnetworks import Group
 
 _LISTED = 6  # most subnetworks whose peaks are shown one by one
@@ -20,12 +19,11 @@ _ROUNDING = 1e-6
 _Line = tuple[str, str, list[str]]
 
 
-def peaks_tables(saved: Saved, part: Group, console: Console) -> Iterator[Text | Table]:
+def peaks_tables(part: Group, console: Console) -> Iterator[Text | Table]:
     """Yields a title and the tables of peaks and scales: of each, or quantiles over many.
 
     Args:
-        saved: the checkpoint.
-        part: one of its banks.
+        part: one of a checkpoint's banks.
         console: shows the tables; waves that do not fit into its width get a further table.
     """
     moment = "" if part.bank.released is None else " at the release"
@@ -37,7 +35,7 @@ def peaks_tables(saved: Saved, part: Group, console: Console) -> Iterator[Text |
     unit = "" if part.scales_known else ", in units of s_0 (Theorem 3.1)"
     what = f"peaks a_i and scales s_i{moment}{unit}" if _scales_shown(part) else f"peaks a_i{moment}"
     yield Text(what, style="italic")
-    sections, waves = _lines(saved, part), part.bank.depth + 1
+    sections, waves = _lines(part), part.bank.depth + 1
     for parts in range(1, waves + 1):
         together = -(-waves // parts)
         tables = [_waves_table(sections, range(i, min(i + together, waves))) for i in range(0, waves, together)]
@@ -58,7 +56,7 @@ def _scales_shown(part: Group) -> bool:
     return part.scales_known or part.bank.theorem31
 
 
-def _lines(saved: Saved, part: Group) -> list[list[_Line]]:
+def _lines(part: Group) -> list[list[_Line]]:
     """Returns the rows in sections: label, symbol, and a cell for each wave."""
     kinds = [("a", part.peaks, "{:.3f}")] + ([("s", part.scales, "{:.2g}")] if _scales_shown(part) else [])
     n = len(part.labels)
@@ -75,8 +73,7 @@ def _lines(saved: Saved, part: Group) -> list[list[_Line]]:
         many += line(label, {symbol: values.quantile(level, 0) for symbol, values, _ in kinds})
     single: list[_Line] = []
     for number in range(n if n <= _LISTED else 3):
-        label = part.labels[number] if saved.is_function else f"number {number}"
-        single += line(label, {symbol: values[number] for symbol, values, _ in kinds})
+        single += line(part.labels[number], {symbol: values[number] for symbol, values, _ in kinds})
     return [section for section in (many, single) if section]
 
 

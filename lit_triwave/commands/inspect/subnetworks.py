@@ -165,7 +165,7 @@ def _head_group(bank: TriangleBank, before: TriangleBank | None) -> Group:
     """The subnetworks of a classifier's constructed layer."""
     n = bank.shape.numel()
     axis = [("input, squashed", 0.0, 1.0)] * n
-    return Group(bank, "subnetworks", [str(j) for j in range(n)], axis, [[j] for j in range(n)], before)
+    return Group(bank, "subnetworks", [f"subnetwork {j}" for j in range(n)], axis, [[j] for j in range(n)], before)
 
 
 def head_layers(saved: Saved) -> list[BlockDiagonalLayers]:

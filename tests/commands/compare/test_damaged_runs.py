@@ -28,8 +28,8 @@ BAD_RECORDS: dict[str, tuple[Any, str]] = {
     "many": (json.dumps({"config": {"a": [0] * 30_000}}), "it must have at most 20000 values"),
     "long": (RUN | {"tags": ["y" * 20_000]}, "a text must have at most 10000 characters, got 20000"),
     "list": ("[1]", "it must be a mapping"),
-    "wandb_id": (RUN | {"wandb_id": ["a"]}, "wandb_id must be a text, got ['a']"),
-    "id": (RUN | {"id": {"a": 1}}, "id must be a text, got {'a': 1}"),
+    "wandb_id": (RUN | {"wandb_id": ["a"]}, "wandb_id must be text, got ['a']"),
+    "id": (RUN | {"id": {"a": 1}}, "id must be text, got {'a': 1}"),
     "state": (
         RUN | {"state": "happy"},
         "state must be one of running, finished, cut short, stopped, failed, got 'happy'",

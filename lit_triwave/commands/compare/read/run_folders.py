@@ -15,7 +15,7 @@ from typing import Any
 from lit_triwave.commands.compare.read.checked import read_mapping, what_fails
 from lit_triwave.commands.compare.read.compared_run import RUNNING_SECONDS, ComparedRun
 from lit_triwave.commands.compare.read.metrics_csv import MetricsFile, last_values
-from lit_triwave.errors import printable
+from lit_triwave.errors import KIND_WORDS, printable
 from lit_triwave.tracking import run_files
 from lit_triwave.tracking.flat_config import describes_run, flat, short_names
 from lit_triwave.tracking.metric_goals import never_negative
@@ -29,7 +29,6 @@ _RECORD: dict[str, type | Collection[str]] = {
     "state": run_files.STATES,
 }
 """Fields of `run.json` ↦ their kind, or the texts that they may be."""
-_WORDS = {str: "a text", dict: "a mapping", list: "a list", int: "a whole number"}
 _NEVER_NULL = ("experiment", "id", "started", "config", "versions", "hardware", "tags", "schema", "state")
 """Fields of `run.json` that have a value in every version, if they are there at all."""
 _LARGEST = 1e100
@@ -161,7 +160,7 @@ def mapping_in(path: Path, notes: list[str], kinds: Mapping[str, type | Collecti
     for name, kind in kinds.items():
         value = content.get(name)
         if isinstance(kind, type):
-            fits, words = isinstance(value, kind), _WORDS[kind]
+            fits, words = isinstance(value, kind), KIND_WORDS[kind.__name__]
         else:
             fits, words = value in tuple(kind), f"one of {', '.join(kind)}"
         if name in content and not fits and (value is not None or name in _NEVER_NULL):

@@ -8,18 +8,18 @@ import re
 from contextlib import redirect_stderr
 from functools import partial
 from typing import Any
-from urllib.parse import parse_qsl
+from urllib.parse import unquote_plus
 
 import numpy as np
 
 from lit_triwave.commands.compare.read.compared_run import ComparedRun
 from lit_triwave.commands.compare.read.sources import HOSTED
 from lit_triwave.commands.compare.read.wandb_fields import about, columns, flat_config, flat_summary
-from lit_triwave.errors import TriwaveError, did_you_mean, reason
+from lit_triwave.errors import TriwaveError, reason
 from lit_triwave.tracking.run_files import CUT_SHORT
 from lit_triwave.tracking.wandb_settings import has_login
 
-_FILTERS = ("group",)
+_ADDRESS = re.compile(HOSTED + r"([^/?]+/[^/?]+)(?:\?group=(.*))?")
 REACH_SECONDS = 10
 """Longest time to the first answer of the server; W&B's client would try for minutes."""
 _PAGE_SECONDS = 60
@@ -56,14 +56,10 @@ def _parsed(address: str) -> tuple[str, str | None]:
     Raises:
         TriwaveError: the address has another form.
     """
-    path, _, query = address.removeprefix(HOSTED).partition("?")
-    if len([part for part in path.split("/") if part]) != 2 or path.count("/") != 1:
+    parts = _ADDRESS.fullmatch(address)
+    if not parts:
         raise TriwaveError(f"address must be wandb:ENTITY/PROJECT or wandb:ENTITY/PROJECT?group=NAME, got {address}")
-    filters = dict(parse_qsl(query, keep_blank_values=True))
-    for key in filters:
-        if key not in _FILTERS:
-            raise TriwaveError(f"filter must be group, got {key}, in {address}{did_you_mean(key, _FILTERS)}")
-    return path, filters.get("group")
+    return parts[1], parts[2] and unquote_plus(parts[2])
 
 
 def _fetch(address: str, path: str, filters: dict[str, Any]) -> list[Any]:

@@ -51,13 +51,15 @@ class Condition:
 
     def of(self, value: Any) -> bool:
         """Returns whether a value meets the condition; None, a missing value, meets only !=."""
-        if isinstance(value, list) and self.operator in ("=", "!=", "~"):
-            found = any(self._of_one(item, "=" if self.operator == "!=" else self.operator) for item in value)
-            found |= self.operator != "~" and (shown(value) == self.value or _alike(value, _listed(self.value)))
-            return found != (self.operator == "!=")
-        return self._of_one(value, self.operator)
+        if self.operator == "!=":
+            return not self._meets(value, "=")
+        return self._meets(value, self.operator)
 
-    def _of_one(self, value: Any, sign: str) -> bool:
+    def _meets(self, value: Any, sign: str) -> bool:
+        """Returns whether a value, or one of the items of a list, meets the condition with a sign other than !=."""
+        if isinstance(value, list) and sign in ("=", "~"):
+            whole = sign == "=" and (shown(value) == self.value or _alike(value, _listed(self.value)))
+            return whole or any(self._meets(item, sign) for item in value)
         if sign == "~":
             return value is not None and self.value.lower() in str(value).lower()
         if sign in _ORDERS:
@@ -65,7 +67,7 @@ class Condition:
                 return _ORDERS[sign](value, _TIME.sub(r"\1T", self.value))
             asked = _number(self.value)
             return asked is not None and is_number(value) and _ORDERS[sign](value, asked)
-        return _equal(value, self.value) == (sign == "=")
+        return _equal(value, self.value)
 
     def check_order(self, values: Iterable[Any]) -> None:
         """Checks that < and > can compare the values of the field with that of the condition.

@@ -19,6 +19,7 @@ _MAIN = ("test/accuracy", "test/mse")
 """Candidates for the main metric, unless the user names one."""
 _BESIDES = ("test/accuracy", "test/mse", "test/max_error", "test/r2", "test/loss", "parameters", "fit_seconds")
 """Metrics shown besides the main one, unless the user names others."""
+_OURS = "lit_triwave."
 _MOST_OWN = 4
 """Most metrics of a user's module that are shown, unless the user names some."""
 BEST = "★"
@@ -260,19 +261,16 @@ def _default_metrics(runs: Sequence[ComparedRun]) -> list[str]:
     seeds early, the best seeds are compared, since the mean is one over seeds that were not trained.
     """
     done = [run for run in runs if run.state == "finished"]
-    finished = {name: sum(is_number(run.summary.get(name)) for run in done) for name in _MAIN}
-    own = [
-        run
-        for run in done or runs
-        if not str(run.config.get("model.class_path", "lit_triwave.")).startswith("lit_triwave.")
-    ]
-    if not any(finished.values()) and (metrics := _own_metrics(own)):
-        return metrics
-    logged = {name: sum(_last_logged(run, name) is not None for run in runs) for name in _MAIN}
-    meant = {name: sum(_has_kind(run, name) for run in runs) for name in _MAIN}
-    if not any([*finished.values(), *logged.values(), *meant.values()]):
-        return []
-    first = max(_MAIN, key=lambda name: (finished[name], logged[name], meant[name]))
+
+    def evidence(name: str) -> tuple[int, int, int]:
+        finished = sum(is_number(run.summary.get(name)) for run in done)
+        logged = sum(_last_logged(run, name) is not None for run in runs)
+        return finished, logged, sum(_has_kind(run, name) for run in runs)
+
+    first = max(_MAIN, key=evidence)
+    own = [] if evidence(first)[0] else _own_metrics(done or runs)
+    if own or not any(evidence(first)):
+        return own
     there = [name for name in _BESIDES if any(is_number(run.summary.get(name)) for run in runs)]
     if first == "test/mse" and any(halves(run) for run in done):
         first = "test/mse_min"
@@ -284,6 +282,7 @@ def _own_metrics(runs: Sequence[ComparedRun]) -> list[str]:
 
     The main metric is their `monitor`, or else the first metric with a known direction, losses last.
     """
+    runs = [run for run in runs if not str(run.config.get("model.class_path", _OURS)).startswith(_OURS)]
     names = dict.fromkeys(name for run in runs for name, value in run.summary.items() if is_number(value))
     splits = {name: match[1] for name in names if (match := SPLIT.match(name))}
     split = next((one for one in ("test", "val", "valid", "validation") if one in splits.values()), None)
@@ -298,7 +297,7 @@ def _own_metrics(runs: Sequence[ComparedRun]) -> list[str]:
 def _has_kind(run: ComparedRun, metric: str) -> bool:
     """Returns whether the model of a run is of the kind that has this metric."""
     kind = str(run.config.get("model.class_path", ""))
-    return kind.startswith("lit_triwave.") and kind.endswith("Classifier" if metric == "test/accuracy" else "Regressor")
+    return kind.startswith(_OURS) and kind.endswith("Classifier" if metric == "test/accuracy" else "Regressor")
 
 
 def _order(value: Any) -> tuple[int, float, str]:
