@@ -32,7 +32,7 @@ def peaks_tables(part: Group, console: Console) -> Iterator[Text | Table]:
             f"{part.name}: all peaks a_i = 1/2, each scale s_i a quarter of the last{moment}, as built", "italic"
         )
         return
-    unit = "" if part.scales_known else ", in units of s_0 (Theorem 3.1)"
+    unit = ", in units of s_0 (Theorem 3.1)" if part.constructed is None else ""
     what = f"peaks a_i and scales s_i{moment}{unit}" if _scales_shown(part) else f"peaks a_i{moment}"
     yield Text(what, style="italic")
     sections, waves = _lines(part), part.bank.depth + 1
@@ -53,7 +53,7 @@ def _as_built(part: Group) -> bool:
 
 def _scales_shown(part: Group) -> bool:
     """Returns whether the scales are known, at least in units of the first one."""
-    return part.scales_known or part.bank.theorem31
+    return part.constructed is not None or part.bank.theorem31
 
 
 def _lines(part: Group) -> list[list[_Line]]:

@@ -63,11 +63,6 @@ class Group:
             return self.constructed.scales.detach().double()
         return theorem31_scales(self.peaks, torch.ones_like(self.peaks[:, 0]))
 
-    @property
-    def scales_known(self) -> bool:
-        """Whether all scales are known, and not only their ratios by Theorem 3.1."""
-        return self.constructed is not None
-
     def wave(self, number: int, i: int) -> tuple[Tensor, Tensor]:
         """Returns the wave W_i of a subnetwork: the ends of its 2^(i+1) pieces and its values there, 0 or 1."""
         ends = nodes(self.peaks[number, : i + 1])

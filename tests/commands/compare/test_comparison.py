@@ -164,6 +164,8 @@ def test_the_columns_shown_tell_the_rows_apart(tmp_path: Path, capsys: pytest.Ca
         (["scales=[ .03,0.1 ]"], 6),
         (["scales!=[0.03, 0.1]"], 6),
         (["scales=0.1"], 12),
+        (["layers=[]"], 12),
+        (["layers!=abc"], 12),
         (["lr=1e-3", "fit_seconds>4"], 4),
         (["release='blocks'", 'depth = "5"'], 3),
     ],
@@ -175,7 +177,7 @@ def test_conditions_leave_the_runs_that_meet_them(
         record = json.loads(path.read_text())
         late = record["config"]["model.depth"] == 6
         record |= {"started": f"2026-11-25T1{int(late)}:00:00Z"}
-        record["config"]["model.scales"] = [0.03, 0.1] if late else [0.1]
+        record["config"] |= {"model.scales": [0.03, 0.1] if late else [0.1], "model.layers": []}
         path.write_text(json.dumps(record))
     assert len(compared(capsys, sweep, "--where", *conditions)["runs"]) == left
 

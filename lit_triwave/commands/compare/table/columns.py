@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 
 from lit_triwave.commands.compare.table.fields import comparable
 from lit_triwave.commands.compare.table.rows import Row
@@ -27,28 +27,21 @@ def most_varied(rows: Sequence[Row], names: Sequence[str], most: int, enough: bo
     """
     values = {name: [comparable(row.values.get(name)) for row in rows] for name in names}
     names = [name for name in names if len(set(values[name])) > 1]
-    apart = len(set(zip(*values.values(), strict=True)))
-    told: list[Hashable] = [()] * len(rows)
     best: list[str] = []
 
-    def with_(name: str) -> int:
-        return len(set(zip(told, values[name], strict=True)))
-
-    def take(name: str) -> None:
-        nonlocal told
-        best.append(name)
-        numbers: dict[Hashable, int] = {}  # numbers as keys, because tuples would grow with each field
-        told = [numbers.setdefault(pair, len(numbers)) for pair in zip(told, values[name], strict=True)]
+    def groups(fields: Sequence[str]) -> int:
+        """Returns the number of groups of rows that the fields distinguish."""
+        return len(set(zip(*(values[name] for name in fields), strict=True)))
 
     for name in (*_ABOUT, *_NEXT):
-        if name in names and len(best) < most and (name in _ABOUT or with_(name) > len(set(told))):
-            take(name)
+        if name in names and len(best) < most and (name in _ABOUT or groups([*best, name]) > groups(best)):
+            best.append(name)
     first = list(best)
-    while len(best) < min(most, len(names)) and not (enough and len(set(told)) == apart):
+    while len(best) < min(most, len(names)) and not (enough and groups(best) == groups(names)):
         left = [name for name in names if name not in best]
-        if "experiment" in left and with_("experiment") == len(set(told)):  # it adds only a name
-            left = [name for name in left if name != "experiment"]
+        if "experiment" in left and groups([*best, "experiment"]) == groups(best):
+            left.remove("experiment")  # it adds only a name
         if not left:
             break
-        take(max(left, key=lambda name: (with_(name), len(set(values[name])))))
+        best.append(max(left, key=lambda name: (groups([*best, name]), len(set(values[name])))))
     return first + [name for name in names if name in best[len(first) :]]

@@ -58,7 +58,7 @@ class Condition:
     def _meets(self, value: Any, sign: str) -> bool:
         """Returns whether a value, or one of the items of a list, meets the condition with a sign other than !=."""
         if isinstance(value, list) and sign in ("=", "~"):
-            whole = sign == "=" and (shown(value) == self.value or _alike(value, _listed(self.value)))
+            whole = sign == "=" and _equal(value, self.value)
             return whole or any(self._meets(item, sign) for item in value)
         if sign == "~":
             return value is not None and self.value.lower() in str(value).lower()
@@ -105,6 +105,10 @@ def _number(text: str) -> float | None:
 
 
 def _equal(value: Any, text: str) -> bool:
+    if isinstance(value, list):
+        wanted = _listed(text)
+        same_length = wanted is not None and len(wanted) == len(value)
+        return shown(value) == text or (same_length and all(map(_equal, value, map(str, wanted or []))))
     if is_number(value):
         return bool(value == _number(text))
     if value is None:
@@ -114,21 +118,13 @@ def _equal(value: Any, text: str) -> bool:
     return text in (str(value), shown(value))
 
 
-def _listed(text: str) -> Any:
-    """Parses a YAML list; returns any other text unchanged."""
-    if not re.fullmatch(r"\[.*\]", text, flags=re.DOTALL):
-        return text
+def _listed(text: str) -> list[Any] | None:
+    """Returns the items of a list in YAML; None for any other text."""
     try:
-        return yaml.safe_load(text)
+        items = yaml.safe_load(text) if text.startswith("[") else None
     except yaml.YAMLError:
-        return text
-
-
-def _alike(value: Any, wanted: Any) -> bool:
-    """Returns whether a list has the wanted items, in order."""
-    if isinstance(value, list) and isinstance(wanted, list):
-        return len(value) == len(wanted) and all(map(_alike, value, wanted))
-    return not isinstance(wanted, list) and _equal(value, "null" if wanted is None else str(wanted))
+        return None
+    return items if isinstance(items, list) else None
 
 
 def parse_condition(text: str, fields: Fields) -> Condition:
