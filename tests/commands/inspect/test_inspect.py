@@ -125,10 +125,10 @@ def test_scales_are_those_before_the_release_or_relative_ones(runs, tmp_path: Pa
     seed = last.seed()
     (known,) = groups(last, seed)
     constructed = load_module(run / "checkpoints" / "pretrained.ckpt").module.network.bank
-    assert known.scales_known and torch.equal(known.scales, constructed.scales[seed])
+    assert known.constructed is not None and torch.equal(known.scales, constructed.scales[seed])
     loose = shutil.copy(run / "checkpoints" / "last.ckpt", tmp_path / "loose.ckpt")
     (relative,) = groups(load_module(loose), seed)
-    assert not relative.scales_known and relative.distance(recruited=False) == {}
+    assert relative.constructed is None and relative.distance(recruited=False) == {}
     torch.testing.assert_close(relative.scales, known.scales / known.scales[:, :1])
 
 
