@@ -4,16 +4,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lit_triwave.analysis.regions import breakpoints, count_linear_regions
-    from lit_triwave.modules.classifier import ImageClassifier
-    from lit_triwave.modules.regressor import FunctionRegressor
-    from lit_triwave.modules.staged import StagedModule
-    from lit_triwave.modules.stages import Limit, Polish, Stage
-    from lit_triwave.nn.bank import TriangleBank
-    from lit_triwave.nn.baselines import DenseNetwork
-    from lit_triwave.nn.heads import BlockDiagonalHead
-    from lit_triwave.nn.networks import TriangleNetwork
-    from lit_triwave.nn.replacement import replace_dense
+    from lit_triwave.analysis.regions import breakpoints as breakpoints
+    from lit_triwave.analysis.regions import count_linear_regions as count_linear_regions
+    from lit_triwave.modules.classifier import ImageClassifier as ImageClassifier
+    from lit_triwave.modules.regressor import FunctionRegressor as FunctionRegressor
+    from lit_triwave.modules.staged import StagedModule as StagedModule
+    from lit_triwave.modules.stages import Limit as Limit
+    from lit_triwave.modules.stages import Polish as Polish
+    from lit_triwave.modules.stages import Stage as Stage
+    from lit_triwave.nn.bank import TriangleBank as TriangleBank
+    from lit_triwave.nn.baselines import DenseNetwork as DenseNetwork
+    from lit_triwave.nn.heads import BlockDiagonalHead as BlockDiagonalHead
+    from lit_triwave.nn.networks import TriangleNetwork as TriangleNetwork
+    from lit_triwave.nn.replacement import replace_dense as replace_dense
 
 __version__ = "0.1.0"
 
@@ -33,21 +36,7 @@ _HOME = {
     "replace_dense": "nn.replacement",
 }
 
-__all__ = [
-    "BlockDiagonalHead",
-    "DenseNetwork",
-    "FunctionRegressor",
-    "ImageClassifier",
-    "Limit",
-    "Polish",
-    "Stage",
-    "StagedModule",
-    "TriangleBank",
-    "TriangleNetwork",
-    "breakpoints",
-    "count_linear_regions",
-    "replace_dense",
-]
+__all__ = [*_HOME]
 
 
 def __getattr__(name: str) -> Any:

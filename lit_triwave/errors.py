@@ -40,8 +40,9 @@ _NO_MEMORY = re.compile(
 _CLEAR = (TriwaveError, ValueError, OSError, ImportError, RuntimeError)
 _NO_MATCH = "Does not validate against"
 # Lines that jsonargparse adds around the important line if an argument may have several types.
-_AROUND = ("Subtypes:", "Errors:", "Given value")
-_WRAPPING = (_NO_MATCH, *_AROUND, "Expected a <class 'NoneType'>")
+_WRAPPING = (_NO_MATCH, "Subtypes:", "Errors:", "Given value")
+_GIVEN = re.compile(r"(?:Given value|Got value): ?(.*)")
+_NO_CLASS = re.compile(r"Expected (?:a )?dot import path string: (.*)|Given value: \{'class_path': ([^'].*?), '")
 KIND_WORDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text"}
 KIND_WORDS |= {"list": "a list", "dict": "a mapping", "NoneType": "null"}
 """Name of a Python class ↦ word for its values in messages."""
@@ -108,44 +109,44 @@ def reason(error: BaseException, room: int = 150) -> str:
 
 def condense(message: str) -> str:
     """Returns the important part of a message of jsonargparse, in one line."""
-    known = _wrong_choice(message) or _wrong_kind(message) or _wrong_class(message)
+    keys = re.findall(r'Parser key "([\w.]+)":', message)
+    known = ""
+    if keys:
+        known = _wrong_choice(keys[-1], message) or _wrong_kind(keys[-1], message) or _wrong_class(keys[-1], message)
     if known:
         return known
-    lines = (line.strip().removeprefix("- ").strip() for line in message.splitlines())
-    text = " ".join(line for line in lines if line and not line.startswith(_WRAPPING))
+    text = " ".join(line for line in _important(message) if not line.startswith("Expected a <class 'NoneType'>"))
     text = re.sub(r"Problem with given class_path '([\w.]+)':", r"\1:", text)
     return re.sub(r'Parser key "([\w.]+)":', r"\1:", text)
 
 
-def _wrong_choice(message: str) -> str:
+def _important(message: str) -> list[str]:
+    """Returns the lines of a message of jsonargparse, without those around the important ones."""
+    lines = (line.strip().removeprefix("- ").strip() for line in message.splitlines())
+    return [line for line in lines if line and not line.startswith(_WRAPPING)]
+
+
+def _wrong_choice(key: str, message: str) -> str:
     """Rewrites a message about a value that a `Literal` does not have; "" for any other message."""
     groups = re.findall(r"Expected a typing\.Literal\[(.*)\]", message)
-    given = re.search(r"(?:Given value|Got value): (.*)", message)
-    keys = re.findall(r'Parser key "([\w.]+)":', message)
-    if not (groups and given and keys):
+    given = _GIVEN.search(message)
+    if not (groups and given):
         return ""
     choices = list(dict.fromkeys(choice.strip(" '") for group in groups for choice in group.split(",")))
     value = given[1].strip()
-    return f"{keys[-1]} must be one of {', '.join(choices)}, got '{value}'{did_you_mean(value, choices)}"
+    return f"{key} must be one of {', '.join(choices)}, got '{value}'{did_you_mean(value, choices)}"
 
 
-def _wrong_kind(message: str) -> str:
+def _wrong_kind(key: str, message: str) -> str:
     """Rewrites a message about a value of a wrong type, such as a list for a number; "" for any other message."""
-    keys = re.findall(r'Parser key "([\w.]+)":', message)
-    no_class = re.search(
-        r"Expected (?:a )?dot import path string: (.*)|Given value: \{'class_path': ([^'].*?), '", message
-    )
-    if keys and no_class:
-        return f"class_path of {keys[-1]} must name a class, got {no_class[1] or no_class[2]}"
-    given = re.search(r"(?:Given value|Got value): ?(.*)", message)
-    if not (keys and given):
-        return ""
-    lines = (line.strip().removeprefix("- ") for line in message.splitlines())
-    errors = [line for line in lines if line and not line.startswith(("Parser key", _NO_MATCH, *_AROUND))]
-    found = [re.match(r"Expected an? <class '(\w+)'>|Expected <class '(\w+)'>", line) for line in errors]
-    kinds = [match[1] or match[2] for match in found if match]
-    words = list(dict.fromkeys(KIND_WORDS[kind] for kind in kinds if kind in KIND_WORDS))
-    if not words or len(kinds) < len(errors):
+    no_class = _NO_CLASS.search(message)
+    if no_class:
+        return f"class_path of {key} must name a class, got {no_class[1] or no_class[2]}"
+    given = _GIVEN.search(message)
+    errors = [line for line in _important(message) if not line.startswith("Parser key")]
+    found = [re.match(r"Expected (?:an? )?<class '(\w+)'>", line) for line in errors]
+    words = list(dict.fromkeys(KIND_WORDS[match[1]] for match in found if match and match[1] in KIND_WORDS))
+    if not (given and words and all(found)):
         return ""
     value, advice = given[1] or repr(""), ""
     if "text" in words and re.fullmatch(r"[\w.+-]+|\{.*", value):  # YAML reads `on` as True and `a: 0` as a mapping
@@ -154,19 +155,19 @@ def _wrong_kind(message: str) -> str:
         advice = ": put names with signs such as # in quotes"
     elif "a list" in words and not re.search(r"[][{}:]", value):
         advice = f": write [{value}]"
-    return f"{keys[-1]} must be {' or '.join(words)}, got {value}{advice}"
+    return f"{key} must be {' or '.join(words)}, got {value}{advice}"
 
 
-def _wrong_class(message: str) -> str:
+def _wrong_class(key: str, message: str) -> str:
     """Rewords a message about a class that cannot be imported, or is of another kind; "" for any other message."""
     given = re.search(r"Expected a path but (\S+) either not accessible", message)
-    keys = re.findall(r'Parser key "([\w.]+)":', message)
     base = re.search(r"does not correspond to a subclass of (\w+)", message)
     absent = re.search(r"Problem with given class_path '[\w.]+':\s+(No module named .*|module '.*' has no .*)", message)
-    if not (given and keys and (base or absent)):
-        return ""
-    kind, why = (base[1], "") if base else ("class", f": {absent[1]}" if absent else "")
-    return f"class_path of {keys[-1]} must name a {kind}, got {given[1]}{why}"
+    if given and base:
+        return f"class_path of {key} must name a {base[1]}, got {given[1]}"
+    if given and absent:
+        return f"class_path of {key} must name a class, got {given[1]}: {absent[1]}"
+    return ""
 
 
 def out_of_memory(error: BaseException) -> bool:

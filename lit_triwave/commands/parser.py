@@ -24,6 +24,8 @@ _NAME = re.compile(r"(?<![\w.])[^\W\d]\w*")
 _NO_CLASS = re.compile(r"class_path of (?:trainer\.)?(\w+) must name a class, got (\w+)$")
 _HOMES = {"callbacks": callbacks, "logger": loggers, "plugins": plugins, "profiler": profilers, "strategy": strategies}
 """Option of the trainer ↦ the module with Lightning's classes for it."""
+FLAG: dict[str, Any] = {"type": bool, "nargs": "?", "const": True, "default": False}
+"""Arguments of `add_argument` for an option that is given alone, or with true or false."""
 _PARTS = ("model", "data", "run", "trainer")
 """Parts of a config."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -12,18 +12,10 @@ from typing import Any
 import torch
 
 from lit_triwave.checkpoints.rebuild import Saved, load_module
-from lit_triwave.commands.export.formats import (
-    FORMATS,
-    SUFFIXES,
-    Exported,
-    Format,
-    write_onnx,
-    write_program,
-    write_torch,
-)
+from lit_triwave.commands.export.formats import SUFFIXES, WRITERS, Exported
 from lit_triwave.commands.export.plain import plain_network
 from lit_triwave.commands.export.verify import Difference, compare, sample_inputs
-from lit_triwave.commands.parser import OneLineParser
+from lit_triwave.commands.parser import FLAG, OneLineParser
 from lit_triwave.commands.quiet import quiet
 from lit_triwave.errors import TriwaveError, did_you_mean, dtype_name
 from lit_triwave.files import file_size, open_folder, write_json, written_whole
@@ -60,28 +52,19 @@ def _parse(args: Sequence[str]) -> Any:
     )
     parser.add_argument("--out", type=str, help="file to write; by default exported/ in the run's folder")
     parser.add_argument("--seed", type=int, help="seed of a function's network, from 0; by default the best one")
-    parser.add_argument(
-        "--float32",
-        type=bool,
-        nargs="?",
-        const=True,
-        default=False,
-        help="float32 inputs and outputs, also for a float64 model",
-    )
+    parser.add_argument("--float32", **FLAG, help="float32 inputs and outputs, also for a float64 model")
     parser.add_argument(
         "--arithmetic",
         type=str,
         help="float32 or float64: precision of the computation; by default float64 for functions, that of the training "
         "for classifiers",
     )
-    parser.add_argument("--overwrite", type=bool, nargs="?", const=True, default=False, help="replace existing files")
+    parser.add_argument("--overwrite", **FLAG, help="replace existing files")
     options = parser.parse_args(list(args))
-    if options.format not in FORMATS:
-        near = did_you_mean(options.format, FORMATS)
-        parser.error(f"--format must be one of {', '.join(FORMATS)}, got {options.format}{near}")
-    if options.arithmetic not in (None, *_ARITHMETIC):
-        near = did_you_mean(options.arithmetic, _ARITHMETIC)
-        parser.error(f"--arithmetic must be one of {', '.join(_ARITHMETIC)}, got {options.arithmetic}{near}")
+    for name, known in {"format": [*SUFFIXES], "arithmetic": [*_ARITHMETIC]}.items():
+        value = options[name]
+        if value is not None and value not in known:
+            parser.error(f"--{name} must be one of {', '.join(known)}, got {value}{did_you_mean(value, known)}")
     suffix = SUFFIXES[options.format]
     if options.out and Path(options.out).suffix != suffix:
         parser.error(f"--out must end in {suffix} for --format {options.format}, got {options.out}")
@@ -144,15 +127,12 @@ def _describe(saved: Saved, networks: Sequence[int], dtype: torch.dtype, arithme
     if saved.is_function:
         scaling = saved.scaling
         ends = torch.stack([scaling.lower, scaling.lower + scaling.span], 1).tolist()
-        about |= {
-            "domain": dict(zip(saved.variables, ends, strict=True)),
-            "target": _target(saved),
-            "seed": _seeds(saved, networks),
-        }
+        about["domain"] = dict(zip(saved.variables, ends, strict=True))
+        about |= {"target": _target(saved), "seed": _seeds(saved, networks)}
         about["outside"] = "clamped to the domain" if arguments["initialization"] == "constructed" else "extrapolated"
     else:
-        classes = saved.class_names
-        about |= {"image_shape": list(arguments["image_shape"]), "classes": classes, "pixels": _pixels(saved)}
+        about |= {"image_shape": list(arguments["image_shape"]), "classes": saved.class_names}
+        about["pixels"] = _pixels(saved)
         if arguments["backbone"] not in BUILT_IN:
             backbone = {"name": arguments["backbone"], "num_classes": arguments["num_classes"]}
             given = arguments.get("backbone_options") or {}
@@ -198,10 +178,9 @@ def _description(saved: Saved) -> dict[str, Any]:
 
 def _holds(file: Path, content: dict[str, Any]) -> bool:
     """Whether a JSON file already has this content."""
-    try:
+    with suppress(OSError, ValueError):
         return bool(json.loads(file.read_text()) == content)
-    except (OSError, ValueError):
-        return False
+    return False
 
 
 def _seeds(saved: Saved, networks: Sequence[int]) -> int | list[int]:
@@ -210,9 +189,7 @@ def _seeds(saved: Saved, networks: Sequence[int]) -> int | list[int]:
     return networks[0] if len(networks) == 1 else [network % each for network in networks]
 
 
-def _write(
-    saved: Saved, networks: Sequence[int], exported: Exported, kind: Format, paths: Sequence[Path]
-) -> Difference:
+def _write(saved: Saved, networks: Sequence[int], exported: Exported, kind: str, paths: Sequence[Path]) -> Difference:
     """Writes the files, completely or not at all, and only if the network loaded from them equals the model.
 
     Raises:
@@ -221,16 +198,13 @@ def _write(
     with ExitStack() as stack:
         partial = [stack.enter_context(written_whole(path)) for path in paths]
         try:
-            if kind == "torch":
-                evaluate = write_torch(exported, partial[0], partial[1], paths[0])
-            else:
-                evaluate = (write_program if kind == "program" else write_onnx)(exported, partial[0])
+            evaluate = WRITERS[kind](exported, partial, paths[0])
             if saved.columns:
                 write_json(partial[-1], _description(saved))
         except OSError as error:
             raise TriwaveError(f"{paths[0]} cannot be written: {error.strerror or error}") from error
         difference = compare(saved, networks, evaluate, exported.example.dtype, exported.arithmetic)
-        if not difference.acceptable:
+        if not difference.share <= difference.limit:  # also if an output is NaN
             raise TriwaveError(
                 f"not written: the {kind} file differs from the model by {difference.share:.1e} of {_unit(saved)}, "
                 f"allowed is {difference.limit:.1e}"
@@ -242,22 +216,21 @@ def _report(
     saved: Saved, networks: Sequence[int], exported: Exported, paths: Sequence[Path], difference: Difference
 ) -> str:
     """Returns the report on what was written, in aligned lines."""
-    dtype = exported.about["dtype"]
+    about, dtype = exported.about, exported.about["dtype"]
     what = "points" if saved.is_function else "images"
     found = f"{difference.largest:.1e} on {difference.samples} random {what}: {difference.share:.1e} of {_unit(saved)}"
     rows = [("exported", f"{saved.path}, {_place(saved, networks)}")]
     rows += [("written", f"{path}, {file_size(path)}") for path in paths]
     sizes = ", ".join(["batch", *map(str, exported.example.shape[1:])])
     if saved.is_function:
-        ranges = ", ".join(f"{name} in {interval(*ends)}" for name, ends in exported.about["domain"].items())
-        rows.append(("input", f"{exported.input} ({sizes}) {dtype}: {ranges}; outside {exported.about['outside']}"))
-        outputs = f"{exported.output} (batch, {len(networks)}) {dtype}"
-        rows.append(("output", f"{outputs}: {saved.target or 'the target'}"))
+        ranges = ", ".join(f"{name} in {interval(*ends)}" for name, ends in about["domain"].items())
+        accepted, count = f"{ranges}; outside {about['outside']}", len(networks)
     else:
-        rows.append(("input", f"{exported.input} ({sizes}) {dtype}: pixels {exported.about['pixels']}"))
-        rows.append(("output", f"{exported.output} (batch, {len(exported.about['classes'])}) {dtype}"))
-    rows.append(("arithmetic", exported.about["arithmetic"]))
-    rows.append(("difference", found))
+        accepted, count = f"pixels {about['pixels']}", len(about["classes"])
+    rows.append(("input", f"{exported.input} ({sizes}) {dtype}: {accepted}"))
+    meaning = f": {saved.target or 'the target'}" if saved.is_function else ""
+    rows.append(("output", f"{exported.output} (batch, {count}) {dtype}{meaning}"))
+    rows += [("arithmetic", about["arithmetic"]), ("difference", found)]
     if difference.share > 1e-6 or (saved.dtype == torch.float32 and difference.rounding > 1e-6):
         rows.append(("", f"the model itself in float32 differs from float64 by {difference.rounding:.1e}"))
     return "\n".join(f"{name:<14}{value}" for name, value in rows)

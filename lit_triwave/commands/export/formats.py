@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,9 +18,8 @@ from torch import Tensor, nn
 from lit_triwave.commands.export.script import script
 from lit_triwave.errors import TriwaveError, reason
 
-Format = Literal["torch", "program", "onnx"]
-FORMATS: tuple[Format, ...] = get_args(Format)
-SUFFIXES: dict[Format, str] = {"torch": ".pt", "program": ".pt2", "onnx": ".onnx"}
+SUFFIXES = {"torch": ".pt", "program": ".pt2", "onnx": ".onnx"}
+"""Name of a format ↦ ending of its file."""
 _ONNX_BYTES = 2_000_000_000  # largest size of a protocol buffer
 
 Evaluate = Callable[[Tensor], Tensor]
@@ -56,17 +55,9 @@ class Exported:
         return ({0: torch.export.Dim("batch")},)
 
 
-def write_torch(exported: Exported, path: Path, script_path: Path, final: Path) -> Evaluate:
-    """Writes a state dict, and beside it the Python file that builds the network.
-
-    Args:
-        exported: the network.
-        path, script_path: files to write.
-        final: final name of the file with the weights.
-
-    Returns:
-        The network as loaded by the script.
-    """
+def _write_torch(exported: Exported, paths: Sequence[Path], final: Path) -> Evaluate:
+    """Writes a state dict, and beside it the Python file that builds the network."""
+    path, script_path = paths[:2]
     torch.save(exported.network.state_dict(), path)
     shape = ", ".join(["batch", *map(str, exported.example.shape[1:])])
     call = f"{exported.output} = network({exported.input})"
@@ -80,19 +71,19 @@ def write_torch(exported: Exported, path: Path, script_path: Path, final: Path) 
     return network
 
 
-def write_program(exported: Exported, path: Path) -> Evaluate:
-    """Writes a `torch.export` program; returns it as loaded again."""
+def _write_program(exported: Exported, paths: Sequence[Path], final: Path) -> Evaluate:
+    """Writes a `torch.export` program."""
     with _quietly():
         program = torch.export.export(exported.network, (exported.example,), dynamic_shapes=exported.dynamic)
         for node in program.graph.nodes:  # removes paths of this machine
             node.meta.pop("stack_trace", None)
-        torch.export.save(program, path, extra_files={"about.json": _as_json(exported.about)})
-        module: nn.Module = torch.export.load(path).module()
+        torch.export.save(program, paths[0], extra_files={"about.json": _as_json(exported.about)})
+        module: nn.Module = torch.export.load(paths[0]).module()
     return module
 
 
-def write_onnx(exported: Exported, path: Path) -> Evaluate:
-    """Writes an ONNX model; returns it as run by onnxruntime.
+def _write_onnx(exported: Exported, paths: Sequence[Path], final: Path) -> Evaluate:
+    """Writes an ONNX model, which onnxruntime runs.
 
     Raises:
         TriwaveError: a package is missing, the model is too large, or onnxruntime cannot run it.
@@ -123,9 +114,9 @@ def write_onnx(exported: Exported, path: Path) -> Evaluate:
     for part in (model.graph, *model.graph.node, *model.functions, *model.graph.value_info):
         del part.metadata_props[:]  # removes paths of this machine
     onnx.helper.set_model_props(model, {key: _as_json(value) for key, value in exported.about.items()})
-    onnx.save(model, str(path))
+    onnx.save(model, str(paths[0]))
     try:
-        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(str(paths[0]), providers=["CPUExecutionProvider"])
     except Exception as error:
         advice = ""
         if exported.arithmetic == torch.float64:
@@ -142,15 +133,20 @@ def _as_json(value: Any) -> str:
 @contextmanager
 def _quietly() -> Iterator[None]:
     """Suppresses the output of torch's exporters."""
-    names = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir", "torch.onnx._internal.exporter._registration")
-    loggers = [logging.getLogger(name) for name in names]
-    levels = [logger.level for logger in loggers]
     with warnings.catch_warnings(), redirect_stdout(StringIO()):
         warnings.simplefilter("ignore")
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
+        logging.disable(logging.WARNING)
         try:
             yield
         finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
+            logging.disable(logging.NOTSET)
+
+
+WRITERS: dict[str, Callable[[Exported, Sequence[Path], Path], Evaluate]] = {
+    "torch": _write_torch,
+    "program": _write_program,
+    "onnx": _write_onnx,
+}
+"""Name of a format ↦ function that writes a network to files; returns the network as loaded from them.
+
+Its arguments are the network, the temporary files to write, and the final name of the first of them."""

@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from lit_triwave.checkpoints.rebuild import Saved
 from lit_triwave.construction import dense
@@ -18,17 +18,17 @@ from lit_triwave.nn.constructed import ConstructedNetwork
 from lit_triwave.nn.heads import BlockDiagonalHead, BlockDiagonalLayers, DenseHead
 
 
+# A script of `--format torch` contains the source of these two classes, so they use only `torch` and `nn`.
 class NormalCDF(nn.Module):
     """The normal distribution function. PyTorch has a function for it, but no module."""
 
-    def forward(self, z: Tensor) -> Tensor:
+    def forward(self, z: torch.Tensor) -> torch.Tensor:
         """Returns the probabilities, elementwise, for any shape."""
-        share: Tensor = torch.special.ndtr(z)
-        return share
+        return torch.special.ndtr(z)
 
 
 class InFloat64(nn.Module):
-    """A network that computes in float64, for inputs and outputs of any precision.
+    """A network that computes in float64; outputs have the precision of the inputs.
 
     Args:
         layers: the network, in float64.
@@ -38,9 +38,9 @@ class InFloat64(nn.Module):
         super().__init__()
         self.layers = layers
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Returns the outputs of `layers` in the precision of the inputs."""
-        y: Tensor = self.layers(x.double()).to(x.dtype)
+        y: torch.Tensor = self.layers(x.double()).to(x.dtype)
         return y
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -49,28 +50,6 @@ if __name__ == "__main__":
     print(load())
 '''
 
-_IN_FLOAT64 = '''
-class InFloat64(nn.Module):
-    """Computes in float64; outputs have the precision of the inputs."""
-
-    def __init__(self, layers: nn.Module) -> None:
-        super().__init__()
-        self.layers = layers
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.layers(x.double()).to(x.dtype)
-
-'''
-
-_NORMAL_CDF = '''
-class NormalCDF(nn.Module):
-    """The normal distribution function."""
-
-    def forward(self, z: torch.Tensor) -> torch.Tensor:
-        return torch.special.ndtr(z)
-
-'''
-
 
 def script(
     network: nn.Module, weights: Path, backbone: Mapping[str, Any] | None, about: Mapping[str, Any], example: str
@@ -89,6 +68,7 @@ def script(
     """
     lines = [f"    return {_expression(network, 1)}"] if backbone is None else list(_with_backbone(network, backbone))
     body = "\n".join(lines)
+    own = [kind for kind in (InFloat64, NormalCDF) if f"{kind.__name__}(" in body]
     return _SCRIPT.format(
         title=about["title"],
         needs=" with torchvision" if backbone else "",
@@ -97,7 +77,7 @@ def script(
         imports="from torchvision import models\n" if backbone else "",
         weights=weights.name,
         about=_literal(about),
-        classes=(_IN_FLOAT64 if "InFloat64(" in body else "") + (_NORMAL_CDF if "NormalCDF()" in body else ""),
+        classes="".join(f"\n{inspect.getsource(kind)}\n" for kind in own),
         body=body,
         dtype=next(network.parameters()).dtype,
     )

@@ -14,7 +14,7 @@ from lit_triwave.commands.export.formats import Evaluate
 from lit_triwave.errors import TriwaveError
 
 _TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-12}
-"""Largest acceptable difference, in units of `Difference.unit`."""
+"""Largest acceptable `Difference.share`."""
 _ROUNDINGS = 4.0
 """Largest acceptable difference in float32, as a multiple of the difference between the model in float32 and float64.
 With peaks near 0 or 1, a few rounding errors are more than 1e-6."""
@@ -30,31 +30,21 @@ class Difference:
     """The largest difference of an exported network from the model.
 
     Attributes:
-        largest: the difference, in units of the outputs.
-        unit: for a function, the range of the targets; with several targets, the range of the target with the largest
-            `share`. For a classifier, the largest logit, but at least 1, because probabilities depend on the absolute
-            error of logits.
-        limit: largest acceptable difference, in units of `unit`.
+        largest: the difference in units of the outputs, of the output with the largest `share`.
+        share: the difference, for a function in units of its target's range. For a classifier it is in units of the
+            largest logit, but at least 1, because probabilities depend on the absolute error of logits. NaN or infinity
+            if an output is not finite.
+        limit: largest acceptable `share`.
         samples: number of compared samples.
-        rounding: largest difference between the model in the precision of the export's inputs and in float64, in
-            units of `unit`.
+        rounding: largest difference between the model in the precision of the export's inputs and in float64, in the
+            units of `share`.
     """
 
     largest: float
-    unit: float
+    share: float
     limit: float
     samples: int
     rounding: float
-
-    @property
-    def share(self) -> float:
-        """The difference in units of `unit`."""
-        return self.largest / self.unit
-
-    @property
-    def acceptable(self) -> bool:
-        """Whether the difference is within the limit; it is not if an output is NaN or infinite."""
-        return self.share <= self.limit
 
 
 def sample_inputs(saved: Saved, dtype: torch.dtype) -> Tensor:
@@ -100,22 +90,20 @@ def compare(
     expected = rounded if saved.dtype == arithmetic == torch.float32 else exact
     found = torch.cat([exported(x), exported(x[-1:])]).double()
     if not expected.isfinite().all():
-        raise TriwaveError(
-            f"{saved.path}: the model's outputs must be finite, got NaN or infinity; export an earlier checkpoint"
-        )
+        raise TriwaveError(f"{saved.path} must have finite outputs, got NaN or infinity; export an earlier checkpoint")
     unit = expected.abs().max().clamp_min(1)
     if saved.is_function:
         unit = saved.scaling.scale.double().expand(saved.seeds)[[*networks]]
     differences = (found - torch.cat([expected, expected[-1:]])).abs().amax(0)  # of each output
-    worst = int((differences / unit).argmax())  # also finds a difference that is not finite
+    shares = differences / unit
+    worst = int(shares.argmax())  # also finds a difference that is not finite
     rounding = float(((rounded - exact).abs() / unit).max())
     limit = _TOLERANCE[dtype]
     if arithmetic == torch.float32:
         limit = max(limit, _ROUNDINGS * rounding)
-    elif saved.is_function and float((differences / unit).max()) > limit:  # rare, because it evaluates the model again
+    elif saved.is_function and float(shares[worst]) > limit:  # rare, because it evaluates the model again
         limit = max(limit, _LAST_PLACES * float((_last_places(saved, networks, x, exact) / unit).max()))
-    one = float(unit.reshape(-1)[worst % unit.numel()])
-    return Difference(float(differences[worst]), one, limit, len(x), rounding)
+    return Difference(float(differences[worst]), float(shares[worst]), limit, len(x), rounding)
 
 
 def _last_places(saved: Saved, networks: Sequence[int], x: Tensor, exact: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from lit_triwave.commands.parser import OneLineParser
+from lit_triwave.commands.parser import FLAG, OneLineParser
 from lit_triwave.commands.quiet import quiet
 from lit_triwave.commands.reproduce import figures, report
 from lit_triwave.commands.reproduce.methods import METHODS, TABLE_METHODS
@@ -69,9 +69,7 @@ def _parse(args: Sequence[str]) -> Any:
     parser.add_argument("--polish", type=bool, default=True, help="include our methods: polish and limit")
     parser.add_argument("--jobs", type=int, default=cores(), help="processes that train at once")
     parser.add_argument("--out", type=str, default="runs/reproduction", help="folder of the results")
-    parser.add_argument(
-        "--overwrite", type=bool, nargs="?", const=True, default=False, help="delete the results in --out"
-    )
+    parser.add_argument("--overwrite", **FLAG, help="delete the results in --out")
     parser.add_argument("--page", type=str, help="also write the page to this file, and its figures beside it")
     options = parser.parse_args(list(args))
     if options.seed < 0:
