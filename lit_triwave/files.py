@@ -18,7 +18,7 @@ ANOTHER_ROOT = "set run.root to another"
 
 
 @contextmanager
-def writable(folder: Path, advice: str = ANOTHER_ROOT, name: str = "run folder") -> Iterator[None]:
+def writable(folder: Path, advice: str, name: str) -> Iterator[None]:
     """Turns an OSError in the block into a TriwaveError that names the folder and says what to do."""
     try:
         yield
@@ -93,6 +93,15 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     with written_whole(path) as partial, partial.open("w") as file:
         json.dump(finite(content), file, indent=2, allow_nan=False)
         file.write("\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Returns the mapping in a JSON file; {} if there is none that can be read."""
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def finite(value: Any) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -111,11 +111,12 @@ class ClassificationDiagnostics(Diagnostics):
             self._watch = HeadWatch(module.network)
             self._watch.start()
 
-    def _share(self, over_ranks: Callable[[Tensor], Tensor]) -> float | None:
-        share = self._watch.share(over_ranks) if self._watch else None
-        if self._watch:
-            self._watch.stop()
-        self._watch = None
+    def _share(self, trainer: Trainer) -> float | None:
+        watch, self._watch = self._watch, None
+        if watch is None:
+            return None
+        share = watch.share(partial(trainer.strategy.reduce, reduce_op="sum"))
+        watch.stop()
         return share
 
     def on_validation_start(self, trainer: Trainer, pl_module: ImageClassifier) -> None:  # type: ignore[override]
@@ -127,20 +128,15 @@ class ClassificationDiagnostics(Diagnostics):
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: ImageClassifier) -> None:  # type: ignore[override]
         super().on_test_epoch_end(trainer, pl_module)
-        self.dead_units = self._share(_summed(trainer))
+        self.dead_units = self._share(trainer)
 
     def diagnose(self, trainer: Trainer, module: ImageClassifier) -> None:
-        share = self._share(_summed(trainer))
+        share = self._share(trainer)
         if share is not None:
             self._log(module, "dead_units", share)
         banks = [bank for bank in module.banks if bank.released != "dense" and 1 << bank.depth <= _MOST_PIECES]
         if banks and trainer.is_global_zero and _is_counted(trainer, module):
             self._log(module, "linear_regions/count", sum(map(_mean_regions, banks)) / len(banks))
-
-
-def _summed(trainer: Trainer) -> Callable[[Tensor], Tensor]:
-    """Returns a function that sums a tensor over all ranks."""
-    return lambda values: trainer.strategy.reduce(values, reduce_op="sum")  # type: ignore[return-value]
 
 
 def _mean_regions(bank: TriangleBank) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -18,10 +17,10 @@ from rich.table import Table
 from lit_triwave.analysis.costs import count_parameters, multiply_adds
 from lit_triwave.callbacks.diagnostics import ClassificationDiagnostics
 from lit_triwave.callbacks.loss_history import validation_images
-from lit_triwave.files import write_json
+from lit_triwave.files import read_json, write_json
 from lit_triwave.tracking.metric_goals import shown, title
 from lit_triwave.tracking.run_files import SCHEMA, SUMMARY_JSON
-from lit_triwave.tracking.wandb_rows import WandbRows
+from lit_triwave.tracking.wandb_rows import wandb_loggers
 
 if TYPE_CHECKING:
     from lit_triwave.modules.classifier import ImageClassifier
@@ -94,7 +93,7 @@ class RunSummary(Callback, ABC):
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.is_global_zero:
             return
-        old = json.loads(self.path.read_text()) if self.path.is_file() else {}
+        old = read_json(self.path)
         new = {"schema": SCHEMA} | self.summarize(trainer.datamodule, pl_module)  # type: ignore[attr-defined]
         if self.fitted or not old:
             new |= {"wall_seconds": self.seconds, "fit_seconds": self.fit_seconds, "seed": self.seed}
@@ -103,9 +102,8 @@ class RunSummary(Callback, ABC):
         summary = kept | new
         self.path.parent.mkdir(parents=True, exist_ok=True)
         write_json(self.path, summary)
-        for logger in trainer.loggers:
-            if isinstance(logger, WandbRows):
-                logger.log_summary(summary)
+        for logger in wandb_loggers(trainer):
+            logger.log_summary(summary)
         _end_bar(trainer, pl_module)
         print(self.path.parent, flush=True)
         table = self.table(summary, trainer.datamodule, pl_module)  # type: ignore[attr-defined]
@@ -119,6 +117,13 @@ class RunSummary(Callback, ABC):
     def remarks(self, summary: dict[str, Any], data: Any, module: Any) -> list[str]:
         """Lines to print below the table."""
         return []
+
+
+def _two_columns() -> Table:
+    table = Table(show_header=False)
+    table.add_column()
+    table.add_column(justify="right")
+    return table
 
 
 def _end_bar(trainer: Trainer, module: LightningModule) -> None:
@@ -164,9 +169,7 @@ class ClassificationSummary(RunSummary):
 
     def table(self, summary: dict[str, Any], data: Any, module: ImageClassifier) -> Table:
         """Returns the table, with shares in per cent."""
-        table = Table(show_header=False)
-        table.add_column()
-        table.add_column(justify="right")
+        table = _two_columns()
         key = "test" if "test/accuracy" in summary else "val"
         table.title = None if key == "test" else f"on the {validation_images(data)} images"
         for name in ("accuracy", *["top5_accuracy"] * (module.num_classes > 5), "loss", "calibration_error"):
@@ -189,9 +192,7 @@ class LoggedSummary(RunSummary):
         return {name: float(value) if isinstance(value, torch.Tensor) else value for name, value in found.items()}
 
     def table(self, summary: dict[str, Any], data: Any, module: LightningModule) -> Table:
-        table = Table(show_header=False)
-        table.add_column()
-        table.add_column(justify="right")
+        table = _two_columns()
         known = {"schema", "wall_seconds", "fit_seconds", "seed", "stage", "monitor", "mode"}
         titles = Counter(title(name) for name in summary)
         for name, value in summary.items():

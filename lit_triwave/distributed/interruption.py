@@ -86,7 +86,7 @@ class Interruption(Callback):
         self.over = False
         self._since = 0.0  # time of the request
         self._left = -math.inf  # time of the last KeyboardInterrupt
-        self._raised: tuple[float, Interrupted | KeyboardInterrupt] | None = None  # when, and the last exception
+        self._raised: tuple[float, Interrupted | KeyboardInterrupt | None] = -math.inf, None  # when, last exception
         self._report = sys.unraisablehook
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
@@ -116,9 +116,8 @@ class Interruption(Callback):
 
     def just_raised(self) -> Interrupted | KeyboardInterrupt | None:
         """Returns the exception that a handler raised a moment ago, else None."""
-        if self._raised is None or time.monotonic() - self._raised[0] > _REPLACED_SECONDS:
-            return None
-        return self._raised[1]
+        since, error = self._raised
+        return None if time.monotonic() - since > _REPLACED_SECONDS else error
 
     def _repeat(self, dropped: sys.UnraisableHookArgs) -> None:
         """Sends a signal again: Python drops the exception of a handler that runs while an object is destroyed."""
@@ -161,11 +160,7 @@ class Interruption(Callback):
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.install()
 
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.install()
-
-    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.install()
+    on_validation_start = on_predict_start = on_test_start
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.trained = True

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from subprocess import Popen
 
@@ -83,34 +84,25 @@ def ranks_end_together(trainer: Trainer, interruption: Interruption, abandon: Ab
             outlive_launcher()
 
 
+@dataclass
 class _Watch:
-    """The work of the second thread.
+    """The work of the second thread; `arrived` returns the signals since its last call."""
 
-    Args:
-        trainer: the trainer, which runs in the main thread.
-        interruption: tells whether the main thread has handled a signal.
-        abandon: see `ranks_end_together`.
-        most: see `ranks_end_together`.
-        arrived: returns the signals since its last call.
-    """
+    trainer: Trainer
+    interruption: Interruption
+    abandon: Abandon
+    most: float
+    arrived: Callable[[], list[signal.Signals]]
+    over: threading.Event = field(default_factory=threading.Event)
+    begun: float = field(default_factory=time.monotonic)
+    said = False
+    pending: signal.Signals | None = None  # the first signal
+    since = 0.0  # its time
+    second = math.inf  # time of the second signal
 
-    def __init__(
-        self,
-        trainer: Trainer,
-        interruption: Interruption,
-        abandon: Abandon,
-        most: float,
-        arrived: Callable[[], list[signal.Signals]],
-    ) -> None:
+    def __post_init__(self) -> None:
+        trainer = self.trainer
         self.heartbeats = Heartbeats(Path(trainer.default_root_dir), trainer.global_rank, trainer.world_size)
-        self.most = most
-        self.trainer, self.interruption, self.abandon, self.arrived = trainer, interruption, abandon, arrived
-        self.over = threading.Event()
-        self.begun = time.monotonic()
-        self.said = False
-        self.pending: signal.Signals | None = None
-        self.since = 0.0
-        self.second = math.inf  # time of the second signal
 
     def run(self) -> None:
         """Looks ten times a second until the run is over."""

@@ -5,6 +5,7 @@ Not the library filelock: it empties the file that names the first process, and 
 
 from __future__ import annotations
 
+import fcntl
 import os
 import time
 from collections.abc import Iterator
@@ -13,11 +14,6 @@ from pathlib import Path
 
 from lit_triwave.errors import TriwaveError
 from lit_triwave.tracking.run_files import LOCK_FILE
-
-try:
-    import fcntl
-except ImportError:  # systems other than Unix have no locks of this kind
-    fcntl = None  # type: ignore[assignment]
 
 PATIENCE_SECONDS = 2.0
 """Time for another process to finish exiting."""
@@ -32,8 +28,7 @@ def _close_inherited() -> None:
         os.close(_held.pop())
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_close_inherited)
+os.register_at_fork(after_in_child=_close_inherited)
 
 
 @contextmanager
@@ -54,9 +49,8 @@ def locked(folder: Path, patience: float = PATIENCE_SECONDS) -> Iterator[None]:
     until = time.monotonic() + patience
     while (file := _take(path)) is None:
         if time.monotonic() > until:
-            raise TriwaveError(
-                f"run {folder} is in use by process {_owner(path)}: wait for its end, or give another --run.id"
-            )
+            owner = _owner(path)
+            raise TriwaveError(f"run {folder} is in use by process {owner}: wait for its end, or give another --run.id")
         time.sleep(_POLL_SECONDS)
     _held.add(file)
     try:
@@ -99,8 +93,7 @@ def _take(path: Path) -> int | None:
         except FileNotFoundError:  # another process has just removed the folder
             continue
         try:
-            if fcntl is not None:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(file)
             return None

@@ -38,28 +38,25 @@ def make_loggers(run: Run, wandb_id: str, rows: Sequence[Row] = (), tags: Sequen
     if mode != "disabled":
         os.environ.pop("WANDB_MODE", None)  # the mode is decided here, and W&B would read the variable again
         try:
-            loggers.append(_start_wandb(run, wandb_id, mode, why, rows, tags))
+            experiment = _start_wandb(run, wandb_id, mode, why, tags)
+            loggers.append(WandbRows(run, experiment, _last_sent(run, wandb_id, experiment), rows))
         except Exception as error:  # an error of tracking must not end a run
             say(f"Weights & Biases: left out ({reason(error)})")
     return loggers
 
 
-def _start_wandb(
-    run: Run, wandb_id: str, mode: WandbMode, why: str, rows: Sequence[Row] = (), tags: Sequence[str] = ()
-) -> WandbRows:
-    """Starts or resumes the W&B run; offline if there is no login or the server cannot be reached."""
-    experiment = _init_wandb(run, wandb_id, mode, why, tags)
-    sent = -1
-    if experiment is not None:
-        # The server knows the last step online; `step` is right only once something is logged.
-        next_step = max(experiment.step, experiment.starting_step)
-        there = next_step - 1 if experiment.resumed else -1
-        sent = max(there, last_step(run.folder, wandb_id) if experiment.offline else -1)
-    return WandbRows(run, experiment, sent, rows)
+def _last_sent(run: Run, wandb_id: str, experiment: Any) -> int:
+    """Returns the last step that W&B has; -1 if it has none, and on ranks other than the first."""
+    if experiment is None:
+        return -1
+    # The server knows the last step online; `step` is right only once something is logged.
+    there = max(experiment.step, experiment.starting_step) - 1 if experiment.resumed else -1
+    return max(there, last_step(run.folder, wandb_id) if experiment.offline else -1)
 
 
 @rank_zero_only
-def _init_wandb(run: Run, wandb_id: str, mode: WandbMode, why: str, tags: Sequence[str]) -> Any:
+def _start_wandb(run: Run, wandb_id: str, mode: WandbMode, why: str, tags: Sequence[str]) -> Any:
+    """Starts or resumes the W&B run; offline if there is no login or the server cannot be reached."""
     import wandb
 
     def init(mode: Literal["online", "offline"]) -> Any:

@@ -28,9 +28,8 @@ class MetricsCSV(CSVLogger):
     """
 
     def __init__(self, run: Run, rows: Sequence[Row] = ()) -> None:
-        super().__init__(
-            run.folder.parent.parent, run.experiment or "", version=run.id, flush_logs_every_n_steps=_FLUSH_EVERY
-        )
+        root = run.folder.parent.parent
+        super().__init__(root, run.experiment or "", version=run.id, flush_logs_every_n_steps=_FLUSH_EVERY)
         self.rows: list[Row] = []
         for step, metrics in rows:
             self.log_metrics(metrics, step)

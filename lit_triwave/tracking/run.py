@@ -6,15 +6,14 @@ import math
 import os
 import re
 import secrets
-import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from lit_triwave.errors import TriwaveError, has_control_characters
-from lit_triwave.files import ANOTHER_ROOT, open_folder, written_whole
+from lit_triwave.errors import has_control_characters
+from lit_triwave.files import written_whole
 from lit_triwave.tracking.private_paths import hidden
 from lit_triwave.tracking.run_files import WANDB_ID, run_folder_of
 
@@ -78,23 +77,16 @@ class Run:
             self.group, group = variables.get("WANDB_RUN_GROUP") or None, "WANDB_RUN_GROUP"
         # These go to Weights & Biases and are never opened as paths, so they must not name the home folder.
         self.group, self.job_type, self.tags = hidden([self.group, self.job_type, list(self.tags)])
-        if not (
-            re.fullmatch(r"[^/\\#?%:]{1,128}", self.project) and self.project.isprintable() and self.project.strip()
-        ):
-            what = "without control characters or / \\ # ? % :"
-            raise ValueError(f"{project} must be 1 to {LONGEST_NAME} characters, {what}, got {self.project!r}")
+        what = "without control characters or / \\ # ? % :"
+        _check_text(project, self.project, LONGEST_NAME, r"(?!\s*$)[^/\\#?%:]+", what)
         for name, value in {"run.experiment": self.experiment, "run.id": self.id}.items():
-            fits = value is None or re.fullmatch(r"(?!\.+$)[^/\\#?%:\s]{1,100}", value)
-            if value is not None and not (fits and value.isprintable()):
-                what = "not only dots, without spaces, control characters or / \\ # ? % :"
-                raise ValueError(f"{name} must be 1 to 100 characters, {what}, got {value!r}")
+            what = "not only dots, without spaces, control characters or / \\ # ? % :"
+            _check_text(name, value, 100, r"(?!\.+$)[^/\\#?%:\s]+", what)
         words = {group: self.group, "run.job_type": self.job_type}
         words |= {f"run.tags, number {number}": tag for number, tag in enumerate(self.tags, start=1)}
         for name, word in words.items():
             most = LONGEST_NAME if name == group else LONGEST_TAG
-            if word is not None and not (re.fullmatch(r"\S(.*\S)?", word) and len(word) <= most and word.isprintable()):
-                what = f"1 to {most} characters in one line, without control characters"
-                raise ValueError(f"{name} must be {what}, got {word!r}")
+            _check_text(name, word, most, r"\S(.*\S)?", "in one line, without control characters")
         if not self.root:
             raise ValueError("run.root must be a folder, got '': use . for the current one")
         if has_control_characters(self.root):
@@ -112,11 +104,15 @@ class Run:
         return Path(self.root).expanduser() / self.experiment / self.id
 
 
+def _check_text(name: str, text: str | None, most: int, pattern: str, what: str) -> None:
+    """Refuses a text that does not fit its pattern, is too long, or has characters that cannot be printed."""
+    if text is not None and not (re.fullmatch(pattern, text) and len(text) <= most and text.isprintable()):
+        raise ValueError(f"{name} must be 1 to {most} characters, {what}, got {text!r}")
+
+
 def _disabled_by_variable() -> bool:
-    return os.environ.get("WANDB_MODE", "").lower() == "disabled" or os.environ.get("WANDB_DISABLED", "").lower() in (
-        "true",
-        "1",
-    )
+    mode, disabled = (os.environ.get(name, "").lower() for name in ("WANDB_MODE", "WANDB_DISABLED"))
+    return mode == "disabled" or disabled in ("true", "1")
 
 
 def given_run_id() -> str | None:
@@ -164,24 +160,6 @@ def wandb_id(folder: Path, checkpoint: dict[str, Any] | None, new: bool = False)
 def swept() -> bool:
     """Whether `wandb agent` started this process for one run of a W&B sweep."""
     return bool(os.environ.get("WANDB_SWEEP_ID"))
-
-
-def open_run_folder(folder: Path, needed: int = 0) -> None:
-    """Makes a run's folder and checks that it can be written and has enough room.
-
-    Args:
-        folder: folder of the run; created with its parents.
-        needed: bytes that the run will write.
-
-    Raises:
-        TriwaveError: it cannot be written, or has too little room.
-    """
-    open_folder(folder, ANOTHER_ROOT, "run folder")
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise TriwaveError(
-            f"run folder {folder} must have {needed / 1e6:.0f} MB free, got {free / 1e6:.0f} MB; {ANOTHER_ROOT}"
-        )
 
 
 def place_run(run: Run, checkpoint: Path | None, branches: bool = False) -> Run:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Literal, get_args
 
 CONFIG_YAML = "config.yaml"
 HPARAMS_YAML = "hparams.yaml"
@@ -33,8 +34,10 @@ WRITTEN_BY_FIT = (RUN_JSON, METRICS_CSV, CONFIG_YAML, LOCK_FILE, f"{CHECKPOINTS}
 
 CUT_SHORT = "cut short"
 """State of a run that ended without an error, but before the end of its stages or without a part of its data."""
-STATES = ("running", "finished", CUT_SHORT, "stopped", "failed")
-"""States of a run in `run.json`."""
+State = Literal["running", "finished", "cut short", "stopped", "failed"]
+"""State of a run in `run.json`. `stopped` means stopped by a signal and ready to resume. A killed run stays
+`running`."""
+STATES: tuple[State, ...] = get_args(State)
 SCHEMA = 2
 """Version of the layout of `run.json` and `summary.json`."""
 TRACKED_FIELDS = ("git", "versions", "hardware", "branched_from", "cut_short")

@@ -11,9 +11,8 @@ from lightning.pytorch import LightningModule
 from lit_triwave.distributed.cluster import requeued
 from lit_triwave.distributed.heartbeats import RANKS_FOLDER
 from lit_triwave.errors import TriwaveError
-from lit_triwave.files import writable, written_whole
+from lit_triwave.files import ANOTHER_ROOT, open_folder, writable, written_whole
 from lit_triwave.tracking.lock import PATIENCE_SECONDS, locked
-from lit_triwave.tracking.run import open_run_folder
 from lit_triwave.tracking.run_files import BEFORE_FIRST_STEP, CHECKPOINTS, LOCK_FILE, WANDB_RUNS
 
 _REPORTING_BYTES = 20_000_000
@@ -51,17 +50,14 @@ class FitFolder:
         """
         created = not self.path.is_dir()
         try:
-            with writable(self.path):
+            with writable(self.path, ANOTHER_ROOT, "run folder"):
                 kept.enter_context(locked(self.path, _LOST_NODE_SECONDS if requeued() else PATIENCE_SECONDS))
         except TriwaveError:  # a full disk leaves an empty folder; another process's is not empty
             self._remove_empty()
             raise
         self.created = created  # only after the lock: before it, another process may have created the folder
-        if (
-            not created
-            and not begun
-            and any(path.name not in (LOCK_FILE, RANKS_FOLDER) for path in self.path.iterdir())
-        ):
+        others = [path for path in self.path.iterdir() if path.name not in (LOCK_FILE, RANKS_FOLDER)]
+        if others and not created and not begun:
             raise TriwaveError(f"run {self.path} exists: resume it with --ckpt_path, or give another --run.id")
         files = {name: self.path / name for name in BEFORE_FIRST_STEP}
         self._before = {name: file.read_bytes() if file.is_file() else None for name, file in files.items()}
@@ -71,11 +67,16 @@ class FitFolder:
         """Checks that there is enough room, and removes unfinished files of a process that was killed.
 
         Raises:
-            TriwaveError: there is too little room.
+            TriwaveError: the folder cannot be written, or has too little room.
         """
         parameters = sum(value.numel() * value.element_size() for value in model.parameters())
         # Three checkpoints and one that is being written, each with two further values per parameter for Adam.
-        open_run_folder(self.path, 12 * parameters + _REPORTING_BYTES)
+        needed = 12 * parameters + _REPORTING_BYTES
+        open_folder(self.path, ANOTHER_ROOT, "run folder")
+        free = shutil.disk_usage(self.path).free
+        if free < needed:
+            found = f"{needed / 1e6:.0f} MB free, got {free / 1e6:.0f} MB"
+            raise TriwaveError(f"run folder {self.path} must have {found}; {ANOTHER_ROOT}")
         for partial in (self.path / CHECKPOINTS).glob("*.partial"):
             partial.unlink(missing_ok=True)
         shutil.rmtree(self.path / RANKS_FOLDER, ignore_errors=True)  # from ranks that were killed

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import subprocess
@@ -11,19 +10,16 @@ from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from jsonargparse import Namespace
 from lightning.pytorch import Trainer
 
-from lit_triwave.files import finite, write_json
+from lit_triwave.files import finite, read_json, write_json
 from lit_triwave.tracking.flat_config import describes_run, flat, plain, short_names
 from lit_triwave.tracking.private_paths import hidden
 from lit_triwave.tracking.run import LONGEST_TAG, Run
-from lit_triwave.tracking.run_files import RUN_JSON, SCHEMA, TRACKED_FIELDS
-
-State = Literal["running", "finished", "cut short", "stopped", "failed"]
-"""State of a run. `stopped` means stopped by a signal and ready to resume. A killed run stays `running`."""
+from lit_triwave.tracking.run_files import RUN_JSON, SCHEMA, TRACKED_FIELDS, State
 
 _PACKAGES = ("lit_triwave", "torch", "lightning", "torchvision", "torchmetrics", "numpy", "wandb")
 _GIT_SECONDS = 5.0
@@ -112,11 +108,11 @@ def hardware(trainer: Trainer, devices: str) -> dict[str, Any]:
         trainer: trainer of the run.
         devices: devices in words, such as `8 × NVIDIA H100`.
     """
-    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 0
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return {
         "processor": processor(),
         "cores": cores(),
-        "memory_gb": round(pages / 2**30) or None,
+        "memory_gb": round(memory / 2**30) or None,
         "devices": devices,
         "ranks": trainer.world_size,
         "nodes": trainer.num_nodes,
@@ -180,7 +176,7 @@ class RunFile:
             "git": _git_state(),
             "versions": _versions(),
             "hardware": hardware,
-            "branched_from": branched_from or _earlier(self.path).get("branched_from"),
+            "branched_from": branched_from or read_json(self.path).get("branched_from"),
             "cut_short": None,
             "config": config,
         }
@@ -212,15 +208,6 @@ class RunFile:
         """The run's config for Weights & Biases: flat, with the same details, and with the costs of summary.json."""
         about = {name: self.content[name] for name in TRACKED_FIELDS if self.content[name]}
         return {**self.content["config"], **self.costs, **flat(about)}
-
-
-def _earlier(path: Path) -> dict[str, Any]:
-    """Returns the content of a `run.json`; {} if there is none that can be read."""
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
 
 
 def _now() -> str:

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
@@ -25,6 +26,11 @@ STEP = "trainer/global_step"
 """Name of the column with Lightning's step."""
 _LONGEST_NAME = 128
 """Characters of an artifact's name."""
+
+
+def wandb_loggers(trainer: Trainer) -> list[WandbRows]:
+    """Returns the trainer's loggers that send to Weights & Biases."""
+    return [logger for logger in trainer.loggers if isinstance(logger, WandbRows)]
 
 
 class WandbRows(WandbLogger):

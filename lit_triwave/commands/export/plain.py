@@ -24,7 +24,8 @@ class NormalCDF(nn.Module):
 
     def forward(self, z: torch.Tensor) -> torch.Tensor:
         """Returns the probabilities, elementwise, for any shape."""
-        return torch.special.ndtr(z)
+        share: torch.Tensor = torch.special.ndtr(z)
+        return share
 
 
 class InFloat64(nn.Module):

@@ -48,7 +48,7 @@ from lit_triwave.commands.fit.callbacks import (
 )
 from lit_triwave.commands.fit.ending import cut_short, remarks
 from lit_triwave.commands.fit.fields_help import describe_options, fields_help
-from lit_triwave.commands.fit.session import FitSession, wandb_loggers
+from lit_triwave.commands.fit.session import FitSession
 from lit_triwave.commands.fit.start_report import place, say_unsaved, say_what_differs, start_block
 from lit_triwave.commands.parser import OneLineParser, known_classes
 from lit_triwave.commands.quiet import quiet
@@ -73,6 +73,7 @@ from lit_triwave.tracking.loggers import finish_wandb
 from lit_triwave.tracking.private_paths import found
 from lit_triwave.tracking.run import RUN_ID_VARIABLE, Run, given_run_id, place_run
 from lit_triwave.tracking.run_files import CUT_SHORT, checkpoint_file, results_folder
+from lit_triwave.tracking.wandb_rows import wandb_loggers
 
 _MAX_EPOCHS = 1000
 """Lightning's default. Stages have their own length."""

@@ -23,10 +23,10 @@ from lit_triwave.distributed.signals import REQUEUE, REQUEUE_SIGNAL, interrupted
 from lit_triwave.errors import Interrupted, TrainingDiverged
 from lit_triwave.tracking.loggers import make_loggers
 from lit_triwave.tracking.run import SWEEP_VARIABLE, Run, wandb_id
-from lit_triwave.tracking.run_files import CONFIG_YAML, checkpoint_file
+from lit_triwave.tracking.run_files import CONFIG_YAML, State, checkpoint_file
 from lit_triwave.tracking.run_folder import FitFolder
-from lit_triwave.tracking.run_json import RunFile, State, flat_config, hardware, tags
-from lit_triwave.tracking.wandb_rows import WandbRows
+from lit_triwave.tracking.run_json import RunFile, flat_config, hardware, tags
+from lit_triwave.tracking.wandb_rows import wandb_loggers
 
 
 class FitSession:
@@ -190,8 +190,3 @@ class FitSession:
         config, last = self.run.folder / CONFIG_YAML, checkpoint_file(self.run.folder)
         command = ["python", "-m", "lit_triwave", "fit", "--config", str(config), "--ckpt_path", str(last)]
         return f"; resume with:\n{shlex.join(command)}"
-
-
-def wandb_loggers(trainer: Trainer) -> list[WandbRows]:
-    """Returns the trainer's loggers that send to Weights & Biases."""
-    return [logger for logger in trainer.loggers if isinstance(logger, WandbRows)]

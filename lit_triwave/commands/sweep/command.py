@@ -169,7 +169,7 @@ def _close(runs: list[Planned], sweep: Sweep, failed: dict[str, str]) -> None:
         best = (min if sweep.goal == "minimize" else max)(known, key=known.__getitem__)
         print(f"{'lowest' if sweep.goal == 'minimize' else 'highest'} {sweep.metric}: {known[best]:.4g}, {best}")
     elif values and sweep.metric:
-        there = {name for one in runs for name in one.metrics()}
+        there = {name for one in runs for name in one.summary}
         print(f"no run has the sweep's metric {sweep.metric}{did_you_mean(sweep.metric, sorted(there))}")
     folder = runs[0].folder.parent
     print(f"{len(values)} of {len(runs)} runs are finished; python -m lit_triwave compare {folder}", flush=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from lit_triwave.commands.config_checks import check_nulls
 from lit_triwave.commands.sweep.definition import Sweep
 from lit_triwave.commands.sweep.naming import arguments, configs_first, run_ids
 from lit_triwave.errors import TriwaveError
+from lit_triwave.files import read_json
 from lit_triwave.tracking.flat_config import DATA_ACCESS, describes_run, flat
 from lit_triwave.tracking.run import Run
 from lit_triwave.tracking.run_files import CONFIG_YAML, CUT_SHORT, METRICS_CSV, RUN_JSON, SUMMARY_JSON
@@ -42,10 +42,10 @@ class Planned:
     @property
     def state(self) -> Literal["finished", "begun", "new"]:
         """State of the run on disk. run.json decides, because a stopped run may also have a summary."""
-        record = self.folder / RUN_JSON
-        if record.is_file():
+        if (self.folder / RUN_JSON).is_file():
             # The limits in the sweep file would cut a resumed run short again.
-            return "finished" if json.loads(record.read_text()).get("state") in ("finished", CUT_SHORT) else "begun"
+            ended = read_json(self.folder / RUN_JSON).get("state") in ("finished", CUT_SHORT)
+            return "finished" if ended else "begun"
         if (self.folder / SUMMARY_JSON).is_file():
             return "finished"
         return "begun" if self.folder.is_dir() and any(self.folder.iterdir()) else "new"
@@ -58,15 +58,14 @@ class Planned:
         place = [word for word in place if word not in said]  # the words may contain it already
         return [*self.words, *place, f"--run.id={self.id}", *(["--ckpt_path=last"] if self.state == "begun" else [])]
 
-    def metrics(self) -> list[str]:
-        """Returns the keys of the run's summary."""
-        summary = self.folder / SUMMARY_JSON
-        return list(json.loads(summary.read_text())) if summary.is_file() else []
+    @property
+    def summary(self) -> dict[str, Any]:
+        """The run's summary; {} if there is none yet."""
+        return read_json(self.folder / SUMMARY_JSON)
 
     def metric(self, name: str | None) -> float | None:
         """Returns a number of the summary, or else its last value in metrics.csv; None if there is none."""
-        summary, metrics = self.folder / SUMMARY_JSON, self.folder / METRICS_CSV
-        value = json.loads(summary.read_text()).get(name) if summary.is_file() else None
+        value, metrics = self.summary.get(name or ""), self.folder / METRICS_CSV
         if value is None and metrics.is_file():
             with metrics.open(newline="") as file:
                 value = next((row[name] for row in reversed([*csv.DictReader(file)]) if row.get(name or "")), None)
