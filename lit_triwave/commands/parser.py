@@ -24,8 +24,6 @@ _NAME = re.compile(r"(?<![\w.])[^\W\d]\w*")
 _NO_CLASS = re.compile(r"class_path of (?:trainer\.)?(\w+) must name a class, got (\w+)$")
 _HOMES = {"callbacks": callbacks, "logger": loggers, "plugins": plugins, "profiler": profilers, "strategy": strategies}
 """Option of the trainer ↦ the module with Lightning's classes for it."""
-FLAG: dict[str, Any] = {"type": bool, "nargs": "?", "const": True, "default": False}
-"""Arguments of `add_argument` for an option that is given alone, or with true or false."""
 _PARTS = ("model", "data", "run", "trainer")
 """Parts of a config."""
 
@@ -118,8 +116,6 @@ class OneLineParser(LightningArgumentParser):
 
     def _part_with(self, names: Sequence[str]) -> str:
         """Returns the part of a config whose class has all of these arguments; "" if that is not clear."""
-        if "config" in names:  # an option of the command itself
-            return ""
         own = {"datamodules": "data", "lit_triwave": "model"}
         kinds = {kind: own.get(kind.__module__.partition(".")[0], "") for kind in self.classes} | self._lightnings()
         parts = {part for kind, part in kinds.items() if {*names} <= {*inspect.signature(kind).parameters}}

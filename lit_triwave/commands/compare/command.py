@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NoReturn, TextIO
+from typing import TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -21,7 +20,8 @@ from lit_triwave.commands.compare.table.fields import Fields
 from lit_triwave.commands.compare.table.selection import parse_condition, select, select_rows
 from lit_triwave.commands.compare.table.table import HEADERS, Comparison, compare
 from lit_triwave.commands.compare.table.verdict import notes
-from lit_triwave.errors import TriwaveError, did_you_mean, printable
+from lit_triwave.commands.quick_parser import QuickParser
+from lit_triwave.errors import TriwaveError, did_you_mean
 from lit_triwave.files import file_size, open_folder, written_whole
 
 _ENDINGS = {".txt": "table", ".md": "md", ".csv": "csv", ".json": "json", ".html": "html", ".htm": "html"}
@@ -35,26 +35,9 @@ a run's folder, a folder that contains runs at any depth (runs, runs/x3), an off
 wandb:ENTITY/PROJECT[?group=GROUP]"""
 
 
-class _Parser(argparse.ArgumentParser):
-    """Parser with errors in one line, without Lightning, which takes seconds to import."""
-
-    def error(self, message: str) -> NoReturn:
-        """Prints the error in one line and exits with code 2."""
-        text = message.removeprefix("argument ")
-        choice = re.fullmatch(r"(--\S+): invalid choice: '(.*)' \(choose from (.*)\)", text)
-        unknown = re.search(r"unrecognized arguments: (--[\w-]+)", text)
-        if choice:
-            choices = choice[3].replace("'", "")
-            near = did_you_mean(choice[2], choices.split(", "))
-            text = f"{choice[1]} must be one of {choices}, got {choice[2]}{near}"
-        elif unknown:
-            text += did_you_mean(unknown[1], self._option_string_actions)
-        self.exit(2, f"error: {printable(text)}\n")
-
-
 def _parser() -> argparse.ArgumentParser:
     """Returns the parser of the command's arguments."""
-    parser = _Parser(prog="python -m lit_triwave compare", description=_DESCRIPTION, allow_abbrev=False)
+    parser = QuickParser(prog="python -m lit_triwave compare", description=_DESCRIPTION)
     add = parser.add_argument
     where = 'only runs with FIELD OP VALUE, in quotes: "depth>=5"; OP is one of = != < <= > >= and ~, contains'
     add("runs", nargs="+", metavar="RUN", help=_RUNS)

@@ -15,9 +15,9 @@ from lit_triwave.checkpoints.rebuild import Saved, load_module
 from lit_triwave.commands.export.formats import SUFFIXES, WRITERS, Exported
 from lit_triwave.commands.export.plain import plain_network
 from lit_triwave.commands.export.verify import Difference, compare, sample_inputs
-from lit_triwave.commands.parser import FLAG, OneLineParser
+from lit_triwave.commands.quick_parser import FLAG, QuickParser, at_least
 from lit_triwave.commands.quiet import quiet
-from lit_triwave.errors import TriwaveError, did_you_mean, dtype_name
+from lit_triwave.errors import TriwaveError, dtype_name
 from lit_triwave.files import file_size, open_folder, write_json, written_whole
 from lit_triwave.nn.named_models import BUILT_IN, torchvision_options
 from lit_triwave.nn.scaling import interval
@@ -42,29 +42,26 @@ def run(args: Sequence[str], started: float) -> int:
 
 def _parse(args: Sequence[str]) -> Any:
     """Returns the command line as a namespace; exits with code 2 and one line if it is wrong."""
-    parser = OneLineParser(prog="python -m lit_triwave export", description=DESCRIPTION)
-    parser.add_argument("checkpoint", type=str, help="a .ckpt file, the folder of a run, or of an experiment")
+    parser = QuickParser(prog="python -m lit_triwave export", description=DESCRIPTION)
+    parser.add_argument("checkpoint", help="a .ckpt file, the folder of a run, or of an experiment")
     parser.add_argument(
         "--format",
-        type=str,
+        choices=[*SUFFIXES],
         default="torch",
         help="torch: weights and a Python file that builds the network; program: a torch.export program; onnx",
     )
-    parser.add_argument("--out", type=str, help="file to write; by default exported/ in the run's folder")
-    parser.add_argument("--seed", type=int, help="seed of a function's network, from 0; by default the best one")
+    parser.add_argument("--out", help="file to write; by default exported/ in the run's folder")
+    parser.add_argument(
+        "--seed", type=at_least(0), help="seed of a function's network, from 0; by default the best one"
+    )
     parser.add_argument("--float32", **FLAG, help="float32 inputs and outputs, also for a float64 model")
     parser.add_argument(
         "--arithmetic",
-        type=str,
-        help="float32 or float64: precision of the computation; by default float64 for functions, that of the training "
-        "for classifiers",
+        choices=[*_ARITHMETIC],
+        help="precision of the computation; by default float64 for functions, that of the training for classifiers",
     )
     parser.add_argument("--overwrite", **FLAG, help="replace existing files")
-    options = parser.parse_args(list(args))
-    for name, known in {"format": [*SUFFIXES], "arithmetic": [*_ARITHMETIC]}.items():
-        value = options[name]
-        if value is not None and value not in known:
-            parser.error(f"--{name} must be one of {', '.join(known)}, got {value}{did_you_mean(value, known)}")
+    options = parser.parse_args(args)
     suffix = SUFFIXES[options.format]
     if options.out and Path(options.out).suffix != suffix:
         parser.error(f"--out must end in {suffix} for --format {options.format}, got {options.out}")

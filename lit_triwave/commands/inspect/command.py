@@ -17,7 +17,7 @@ from lit_triwave.commands.inspect.finite import healthy_seed, lost_seeds
 from lit_triwave.commands.inspect.peaks_table import peaks_tables
 from lit_triwave.commands.inspect.subnetworks import Group, groups
 from lit_triwave.commands.inspect.units import Activity, activity
-from lit_triwave.commands.parser import OneLineParser
+from lit_triwave.commands.quick_parser import QuickParser, at_least
 from lit_triwave.commands.quiet import quiet
 from lit_triwave.errors import TriwaveError
 from lit_triwave.files import open_folder, written_whole
@@ -30,14 +30,14 @@ _ALL_SEEDS = 1 << 12  # most linear pieces, in all seeds together, that are coun
 
 def run(args: Sequence[str], started: float) -> int:
     """Runs `inspect` with its command line; returns the exit code."""
-    parser = OneLineParser(prog="python -m lit_triwave inspect", description=DESCRIPTION)
-    parser.add_argument("checkpoint", type=str, help="a .ckpt file, the folder of a run, or of an experiment")
+    parser = QuickParser(prog="python -m lit_triwave inspect", description=DESCRIPTION)
+    parser.add_argument("checkpoint", help="a .ckpt file, the folder of a run, or of an experiment")
+    parser.add_argument("--out", help="folder for the pictures; by default figures/inspect/ in the run's folder")
     parser.add_argument(
-        "--out", type=str, help="folder for the pictures; by default figures/inspect/ in the run's folder"
+        "--seed", type=at_least(0), help="seed of a function's network, from 0; by default the best one"
     )
-    parser.add_argument("--seed", type=int, help="seed of a function's network, from 0; by default the best one")
-    parser.add_argument("--target", type=str, help="of several targets, the one to show; by default the first")
-    options = parser.parse_args(list(args))
+    parser.add_argument("--target", help="of several targets, the one to show; by default the first")
+    options = parser.parse_args(args)
     quiet()
     saved = load_module(options.checkpoint)
     lost = lost_seeds(saved)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import signal
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from lit_triwave.commands.parser import FLAG, OneLineParser
+from lit_triwave.commands.quick_parser import FLAG, QuickParser, at_least, true_or_false
 from lit_triwave.commands.quiet import quiet
 from lit_triwave.commands.reproduce import figures, report
 from lit_triwave.commands.reproduce.methods import METHODS, TABLE_METHODS
@@ -60,37 +60,25 @@ def _interrupt(number: int, frame: Any) -> None:
 
 def _parse(args: Sequence[str]) -> Any:
     """Returns the command line as a namespace; exits with code 2 and one line if it is wrong."""
-    parser = OneLineParser(prog="python -m lit_triwave reproduce", description=DESCRIPTION)
-    parser.add_argument("--table", default="all", help=f"{', '.join(TABLES)} or all")
-    parser.add_argument("--seeds", type=int, default=30, help="networks in each cell")
-    parser.add_argument("--seed", type=int, default=0, help="of the initialisations")
-    parser.add_argument("--methods", nargs="+", type=str, help=f"among {', '.join(METHODS)}")
-    parser.add_argument("--functions", nargs="+", type=str, help=f"among {', '.join(FUNCTIONS)}")
-    parser.add_argument("--polish", type=bool, default=True, help="include our methods: polish and limit")
-    parser.add_argument("--jobs", type=int, default=cores(), help="processes that train at once")
-    parser.add_argument("--out", type=str, default="runs/reproduction", help="folder of the results")
+    parser = QuickParser(prog="python -m lit_triwave reproduce", description=DESCRIPTION)
+    parser.add_argument("--table", choices=[*TABLES, "all"], default="all", help="default %(default)s")
+    parser.add_argument("--seeds", type=at_least(1), default=30, help="networks in each cell; default %(default)s")
+    parser.add_argument("--seed", type=at_least(0), default=0, help="of the initialisations; default %(default)s")
+    parser.add_argument("--methods", nargs="+", default=[], help=f"among {', '.join(METHODS)}")
+    parser.add_argument("--functions", nargs="+", default=[], help=f"among {', '.join(FUNCTIONS)}")
+    parser.add_argument("--polish", type=true_or_false, default=True, help="include our methods, polish and limit")
+    parser.add_argument("--jobs", type=at_least(1), default=cores(), help="processes at once; default %(default)s")
+    parser.add_argument("--out", default="runs/reproduction", help="folder of the results; default %(default)s")
     parser.add_argument("--overwrite", **FLAG, help="delete the results in --out")
-    parser.add_argument("--page", type=str, help="also write the page to this file, and its figures beside it")
-    options = parser.parse_args(list(args))
-    if options.seed < 0:
-        parser.error(f"--seed must be at least 0, got {options.seed}")
-    for name in ("seeds", "jobs"):
-        if (value := getattr(options, name)) < 1:
-            parser.error(f"--{name} must be at least 1, got {value}")
-    known = {"--table": ([options.table], [*TABLES, "all"])}
-    known["--methods"] = (_words(options.methods), list(METHODS))
-    known["--functions"] = (_words(options.functions), list(FUNCTIONS))
-    for key, (given, names) in known.items():
-        for name in given:
-            if name not in names:
-                parser.error(f"{key} must be among {', '.join(names)}, got {name}{did_you_mean(name, names)}")
-    options.methods, options.functions = _words(options.methods), _words(options.functions)
+    parser.add_argument("--page", help="also write the page to this file, and its figures beside it")
+    options = parser.parse_args(args)
+    for key, known in {"methods": [*METHODS], "functions": [*FUNCTIONS]}.items():
+        words = ",".join(getattr(options, key)).split(",")  # separated by spaces or commas
+        setattr(options, key, [word for word in dict.fromkeys(words) if word])
+        for name in getattr(options, key):
+            if name not in known:
+                parser.error(f"--{key} must be among {', '.join(known)}, got {name}{did_you_mean(name, known)}")
     return options
-
-
-def _words(given: Iterable[str] | None) -> list[str]:
-    """Returns names that are separated by spaces or commas, each once."""
-    return list(dict.fromkeys(word for part in given or [] for word in part.split(",") if word))
 
 
 def _chosen_functions(table: str, names: list[str]) -> dict[Table, list[str]]:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lit_triwave.commands.parser import OneLineParser
+from lit_triwave.commands.quick_parser import QuickParser, at_least
 from lit_triwave.commands.quiet import quiet
 from lit_triwave.commands.sweep.definition import Sweep, read_sweep
 from lit_triwave.commands.sweep.plan import Planned, plan
@@ -25,8 +25,6 @@ DESCRIPTION = (
     "Makes the runs of a sweep file in W&B's format (grid or random), without W&B's server, as ordinary run folders in "
     "runs/<sweep>/. Further arguments, --KEY VALUE, go to every fit. The same command again resumes the sweep."
 )
-_OWN = ("--count", "--list")
-"""The command's own options; all others go to `fit`."""
 
 
 def run(args: Sequence[str], started: float) -> int:
@@ -68,28 +66,13 @@ def run(args: Sequence[str], started: float) -> int:
 
 def _parse(args: Sequence[str]) -> tuple[Any, list[str]]:
     """Returns the command's own arguments as a namespace, and the arguments for `fit`."""
-    parser = OneLineParser(prog="python -m lit_triwave sweep", description=DESCRIPTION)
-    parser.add_argument("file", type=str, help="sweep file, such as configs/sweeps/digits_heads.yaml")
-    parser.add_argument("--count", type=int, help="number of runs to make, from the first; by default all")
-    parser.add_argument("--list", type=str, help="write the unfinished runs to this file, for slurm/array.sbatch")
-    own: list[str] = []
-    overrides: list[str] = []
-    pending = list(args)
-    file = bool(pending) and not pending[0].startswith("-")
-    if file:
-        own.append(pending.pop(0))
-    while pending:
-        word = pending.pop(0)
-        if word in _OWN:
-            own += [word, *pending[:1]]
-            pending = pending[1:]
-        else:
-            (own if word.split("=")[0] in (*_OWN, "-h", "--help") else overrides).append(word)
-    if overrides and not file:
+    parser = QuickParser(prog="python -m lit_triwave sweep", description=DESCRIPTION)
+    parser.add_argument("file", help="sweep file, such as configs/sweeps/digits_heads.yaml")
+    parser.add_argument("--count", type=at_least(1), help="number of runs to make, from the first; by default all")
+    parser.add_argument("--list", help="write the unfinished runs to this file, for slurm/array.sbatch")
+    options, overrides = parser.parse_known_args(args)
+    if overrides and args[0].startswith("-"):
         parser.error("FILE must come first: python -m lit_triwave sweep FILE [--KEY VALUE ...]")
-    options = parser.parse_args(own)
-    if options.count is not None and options.count < 1:
-        parser.error(f"--count must be at least 1, got {options.count}")
     return options, overrides
 
 

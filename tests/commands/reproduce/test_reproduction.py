@@ -193,7 +193,7 @@ def test_a_folder_of_other_settings_or_other_files_is_refused(
         (
             ["--table", "denes"],
             2,
-            "--table must be among dense, sparse, nonconvex, depths, all, got denes; did you mean 'dense'?",
+            "--table must be one of dense, sparse, nonconvex, depths, all, got denes; did you mean 'dense'?",
         ),
         (["--seeds", "0"], 2, "--seeds must be at least 1, got 0"),
         (["--jobs", "0"], 2, "--jobs must be at least 1, got 0"),
