@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Sequence, Set
+from collections.abc import Iterable, Sequence, Set
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
@@ -55,7 +55,7 @@ def check_same_run(
     checkpoint: dict[str, Any],
     model: LightningModule,
     identity: dict[str, Any] | None,
-    linked: Sequence[str],
+    linked: Iterable[str],
 ) -> None:
     """Refuses a checkpoint of another model and, for a resumed run, of other data or other training.
 

@@ -33,13 +33,16 @@ def check_configs(words: Sequence[str]) -> None:
         check_config(path)
 
 
-def config_paths(words: Sequence[str]) -> Iterator[Path]:
-    """Yields the files that a command line gives as configs."""
-    for i, word in enumerate(words):
-        if word.startswith("--config="):
-            yield Path(word.removeprefix("--config=")).expanduser()
-        elif word in ("--config", "-c") and i + 1 < len(words):
-            yield Path(words[i + 1]).expanduser()
+def given_options(words: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Yields the options of a command line, `--config` also for `-c`, with their values."""
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        option, equals, value = word.partition("=")
+        yield "--config" if option == "-c" else option, value if equals else following
+
+
+def config_paths(words: Sequence[str]) -> list[Path]:
+    """Returns the files that a command line gives as configs."""
+    return [Path(value).expanduser() for option, value in given_options(words) if option == "--config" and value]
 
 
 def check_config(path: Path) -> None:

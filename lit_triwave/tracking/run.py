@@ -136,7 +136,7 @@ def new_run_id() -> str:
     return given_run_id() or f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
 
 
-def wandb_id(folder: Path, checkpoint: dict[str, Any] | None, new: bool = False) -> str:
+def wandb_id(folder: Path, checkpoint: Mapping[str, Any], new: bool = False) -> str:
     """Returns a run's id in Weights & Biases: the one in its folder or in its checkpoint, else a new one.
 
     It differs from the run's id, because another experiment of the same W&B project may have the same run id. Under
@@ -144,12 +144,12 @@ def wandb_id(folder: Path, checkpoint: dict[str, Any] | None, new: bool = False)
 
     Args:
         folder: folder of the run, with the file `wandb_id`.
-        checkpoint: content of the checkpoint from which the run resumes.
+        checkpoint: content of the checkpoint from which the run resumes; {} if it does not.
         new: whether to create a new id, because W&B cannot delete the steps of a run that is rewound.
     """
     file = folder / WANDB_ID
     # The folder has priority: a checkpoint may be from before the run was rewound.
-    kept = (file.read_text().strip() if file.is_file() else "") or (checkpoint or {}).get("run", {}).get("wandb_id")
+    kept = (file.read_text().strip() if file.is_file() else "") or checkpoint.get("run", {}).get("wandb_id")
     name: str = (swept() and os.environ.get("WANDB_RUN_ID")) or (not new and kept) or secrets.token_hex(4)
     if not file.is_file() or file.read_text().strip() != name:
         with written_whole(file) as partial:

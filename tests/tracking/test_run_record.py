@@ -260,9 +260,9 @@ def test_a_run_survives_the_end_of_wandbs_process(tmp_path: Path) -> None:
 
 def test_a_run_of_an_agent_has_the_agents_id(tmp_path: Path, monkeypatch) -> None:
     (tmp_path / "wandb_id").write_text("other\n")
-    assert wandb_id(tmp_path, None) == "other"
+    assert wandb_id(tmp_path, {}) == "other"
     monkeypatch.setenv("WANDB_RUN_ID", "given")
-    assert wandb_id(tmp_path, None) == "other"
+    assert wandb_id(tmp_path, {}) == "other"
     monkeypatch.setenv("WANDB_SWEEP_ID", "sweep")
     assert wandb_id(tmp_path, {"run": {"wandb_id": "other"}}) == "given"
     assert (tmp_path / "wandb_id").read_text().strip() == "given"

@@ -64,9 +64,8 @@ def check_loggers(loggers: Iterable[Any], run: Run) -> None:
         TriwaveError: there is a `WandbLogger` beside the run's own.
     """
     if any(isinstance(logger, WandbLogger) for logger in loggers) and wandb_mode(run.wandb)[0] != "disabled":
-        raise TriwaveError(
-            "trainer.logger must have no WandbLogger beside the run's own: leave it out, or set run.wandb to disabled"
-        )
+        advice = "leave it out, or set run.wandb to disabled"
+        raise TriwaveError(f"trainer.logger must have no WandbLogger beside the run's own: {advice}")
 
 
 def check_plugins(plugins: Iterable[Any]) -> None:
@@ -77,6 +76,5 @@ def check_plugins(plugins: Iterable[Any]) -> None:
     """
     for plugin in plugins:
         if isinstance(plugin, CheckpointIO):
-            raise TriwaveError(
-                f"trainer.plugins must have no CheckpointIO, got {type(plugin).__name__}: runs save files by their own"
-            )
+            name = type(plugin).__name__
+            raise TriwaveError(f"trainer.plugins must have no CheckpointIO, got {name}: runs save files by their own")

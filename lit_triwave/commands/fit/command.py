@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import Any
+from typing import Any, TypeVar
 
 from jsonargparse import Namespace
 from lightning.fabric.utilities.seed import max_seed_value
@@ -75,6 +75,7 @@ from lit_triwave.tracking.run import RUN_ID_VARIABLE, Run, given_run_id, place_r
 from lit_triwave.tracking.run_files import CUT_SHORT, checkpoint_file, results_folder
 from lit_triwave.tracking.wandb_rows import wandb_loggers
 
+_Kind = TypeVar("_Kind", bound=Callback)
 _MAX_EPOCHS = 1000
 """Lightning's default. Stages have their own length."""
 
@@ -163,6 +164,7 @@ class TriwaveCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Opens the run, then makes the trainer with the loggers and callbacks of the command."""
         self._bounded.close()  # the process of Weights & Biases would inherit it
+        self._own = as_list(self.config_init[self.subcommand].trainer.callbacks)
         config, fits = self.config_init[self.subcommand], self.subcommand == "fit"
         self.checkpoint = None if self.chosen.path is None else load_checkpoint(self.chosen.path, fits)
         staged = isinstance(self.model, StagedModule)
@@ -191,12 +193,11 @@ class TriwaveCLI(LightningCLI):
         predicts = self.subcommand == "predict"
         task = _reported_task(self.model, self.datamodule)
         callbacks += reporting(task, folder, config.seed_everything, self.started, predicts)
-        own = as_list(config.trainer.callbacks)
-        if predicts and task is None and not any(isinstance(one, BasePredictionWriter) for one in own):
+        if predicts and task is None and not self._has_own(BasePredictionWriter):
             say("predictions.csv is not written for your own module: add a BasePredictionWriter to trainer.callbacks")
-        if staged and config.trainer.enable_progress_bar is not False:
-            # Lightning takes one bar, and has its own for modules without stages.
-            callbacks += [] if any(isinstance(one, ProgressBar) for one in own) else [StageProgress()]
+        # Lightning takes one bar, and has its own for modules without stages.
+        if staged and config.trainer.enable_progress_bar is not False and not self._has_own(ProgressBar):
+            callbacks.append(StageProgress())
         self.trainer_defaults["callbacks"] = callbacks
         kwargs["default_root_dir"] = run.folder
         with self.session.undoes_a_failed_start() if self.session else nullcontext():
@@ -205,8 +206,8 @@ class TriwaveCLI(LightningCLI):
             if self.session is None:
                 kwargs["logger"] = False
             else:
-                place_checkpoints(own, run.folder)
-                let_spikes_resume(own)
+                place_checkpoints(self._own, run.folder)
+                let_spikes_resume(self._own)
                 rows: list[Any] = []
                 if config.trainer.logger is not False:
                     ours = self.session.loggers((self.checkpoint or {}).get("run", {}).get("rows", []))
@@ -223,6 +224,10 @@ class TriwaveCLI(LightningCLI):
                 self.datamodule.check_ranks(trainer.world_size)  # before the ranks are started
             return trainer
 
+    def _has_own(self, kind: type) -> bool:
+        """Whether the user has given a callback of this kind."""
+        return any(isinstance(one, kind) for one in self._own)
+
     def _checked_identity(self, fits: bool) -> dict[str, Any]:
         """Refuses arguments and checkpoints that contradict each other; returns the identity of the run."""
         config = self.config[self.subcommand]
@@ -231,32 +236,25 @@ class TriwaveCLI(LightningCLI):
         if self.checkpoint is not None and self.chosen.path is not None:
             with reading(self.chosen.path, fits=fits):
                 check_same_run(
-                    self.chosen.path,
-                    self.checkpoint,
-                    self.model,
-                    identity if fits else None,
-                    linked=list(LINKS.values()),
+                    self.chosen.path, self.checkpoint, self.model, identity if fits else None, LINKS.values()
                 )
                 if fits and type(self.datamodule).__module__.startswith("datamodules.") and "run" in self.checkpoint:
                     state = self.checkpoint.get(type(self.datamodule).__qualname__)
                     self.datamodule.check_state(state, *next_batch(self.checkpoint))
                 most, trained = config.trainer.max_epochs, next_batch(self.checkpoint)[0] if fits else 0
                 if most is not None and 0 <= most < trained:
-                    raise TriwaveError(
-                        f"trainer.max_epochs must be at least {trained}, as many epochs as checkpoint "
-                        f"{self.chosen.path} has trained, got {most}"
-                    )
+                    why = f"as many epochs as checkpoint {self.chosen.path} has trained"
+                    raise TriwaveError(f"trainer.max_epochs must be at least {trained}, {why}, got {most}")
         if fits:
             monitored(self.model)
             given = self.config_init[self.subcommand].trainer
             check_strategy(given.strategy, self.model)
             if isinstance(self.model, StagedModule):
                 self.model.check_start()
-            shares = isinstance(self.datamodule, ResumableDataModule)
             make = self.model.fit_kind if isinstance(self.model, StagedModule) else Fit
-            kind = make(shares_batches=shares, has_run=True)
+            kind = make(shares_batches=isinstance(self.datamodule, ResumableDataModule), has_run=True)
             check_options(vars(given), kind)
-            check_callbacks(as_list(given.callbacks), kind)
+            check_callbacks(self._own, kind)
             check_loggers(as_list(given.logger), config.run)
             check_plugins(as_list(given.plugins))
         return identity
@@ -271,11 +269,9 @@ class TriwaveCLI(LightningCLI):
         return session
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
-        arguments: dict[str, Any] = super()._prepare_subcommand_kwargs(subcommand)
-        arguments["ckpt_path"] = self.chosen.path
-        if subcommand in ("validate", "test"):
-            arguments["verbose"] = False  # the summary's table says more
-        return arguments
+        arguments: dict[str, Any] = super()._prepare_subcommand_kwargs(subcommand) | {"ckpt_path": self.chosen.path}
+        # The summary's table says more.
+        return arguments | {"verbose": False} if subcommand in ("validate", "test") else arguments
 
     def _run_subcommand(self, subcommand: str) -> None:
         session = self.session
@@ -308,14 +304,12 @@ class TriwaveCLI(LightningCLI):
             self.trainer.fit(**arguments)
             if self.trainer.num_training_batches == 0:
                 raise TriwaveError("nothing was trained: the training data have no batches")
-            self._session.cut_short = cut_short(
-                self.trainer, self.model, as_list(self.config_init["fit"].trainer.callbacks)
-            )
-        self._session.report_cut(self.trainer)
+            session.cut_short = cut_short(self.trainer, self.model, self._own)
+        session.report_cut(self.trainer)
         for line in remarks(self.trainer, self.model):
             say(line)
-        if self._session.stopped is None:
-            say_unsaved(self.trainer, as_list(self.config_init["fit"].trainer.callbacks))
+        if session.stopped is None:
+            say_unsaved(self.trainer, self._own)
 
     def after_fit(self) -> None:
         """Tests the trained model, also after Ctrl-C; the test draws the figures and writes the summary. After other
@@ -323,9 +317,8 @@ class TriwaveCLI(LightningCLI):
         session = self._session
         if self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
-        for one in self.trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(one, RegressionSummary):
-                one.unfinished = "stopped" if session.stopped else session.cut_short and CUT_SHORT
+        for summary in self._callbacks(RegressionSummary):
+            summary.unfinished = "stopped" if session.stopped else session.cut_short and CUT_SHORT
         if session.stopped is not None:
             if rank_zero_only.rank > 0:  # type: ignore[attr-defined]
                 signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the first rank may leave, see `run`
@@ -334,27 +327,26 @@ class TriwaveCLI(LightningCLI):
         if session.stopped in (None, signal.SIGINT) and _can_be_tested(self.model, self.datamodule):
             self.trainer.test(self._reported(), datamodule=self.datamodule, verbose=False)
         elif session.stopped is None:
-            for one in self.trainer.callbacks:  # type: ignore[attr-defined]
-                if isinstance(one, LoggedSummary):
-                    one.on_test_end(self.trainer, self.model)
+            for logged in self._callbacks(LoggedSummary):
+                logged.on_test_end(self.trainer, self.model)
         if session.run.artifact and session.stopped is None:
             for tracker in wandb_loggers(self.trainer):
                 tracker.log_checkpoint(checkpoint_file(session.run.folder, artifact_checkpoint(self.trainer)))
 
     def _reported(self) -> LightningModule:
         """Returns the network that validation chose, where a table has rows for it; else the one that training left."""
-        callbacks: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
         model: LightningModule = self.model
-        best = next((one for one in callbacks if isinstance(one, BestCheckpoint) and one.best_model_path), None)
+        best = next((one for one in self._callbacks(BestCheckpoint) if one.best_model_path), None)
         chooses = type(model) is modules.FunctionRegressor and getattr(self.datamodule, "validates", False)
         if best is None or not chooses or self._session.stopped is not None:
             return model
-        for one in callbacks:
-            if isinstance(one, RegressionSummary):
-                one.chosen = f"best.ckpt of {place(model, best.epoch)}"
-        if best.epoch != self.trainer.current_epoch - 1:
-            model = load_module(best.best_model_path).module
-        return model
+        for one in self._callbacks(RegressionSummary):
+            one.chosen = f"best.ckpt of {place(model, best.epoch)}"
+        return model if best.epoch == self.trainer.current_epoch - 1 else load_module(best.best_model_path).module
+
+    def _callbacks(self, kind: type[_Kind]) -> list[_Kind]:
+        """Returns the trainer's callbacks of a kind."""
+        return [one for one in self.trainer.callbacks if isinstance(one, kind)]  # type: ignore[attr-defined]
 
     @property
     def _session(self) -> FitSession:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -11,9 +10,6 @@ from lightning.pytorch.callbacks import Timer
 
 from lit_triwave.modules.stage_switch import asks_to_stop, time_is_up
 from lit_triwave.modules.staged import StagedModule
-
-_PARTS = ("limit_train_batches", "limit_test_batches", "overfit_batches")
-"""Options that leave out a part of the data, so that the results are not those of all data."""
 
 
 def cut_short(trainer: Trainer, module: LightningModule, own: Iterable[Callback] = ()) -> str:
@@ -30,8 +26,7 @@ def cut_short(trainer: Trainer, module: LightningModule, own: Iterable[Callback]
     if trainer.fast_dev_run:  # type: ignore[attr-defined]
         return "trainer.fast_dev_run: trained on a few batches"
     ended = _ended(trainer, module, own) if isinstance(module, StagedModule) else _ended_before(trainer, own)
-    found = [ended, *_left_out(trainer)]
-    return "; ".join(filter(None, found))
+    return "; ".join(filter(None, [ended, *_left_out(trainer)]))
 
 
 def remarks(trainer: Trainer, module: LightningModule) -> list[str]:
@@ -44,23 +39,22 @@ def remarks(trainer: Trainer, module: LightningModule) -> list[str]:
     if trainer.should_stop and 0 < epochs < most and not _bound(trainer, ()):
         stopped = [type(one).__name__ for one in trainer.early_stopping_callbacks if one.stopped_epoch]
         found.append(f"{', '.join(stopped) or 'a callback'} ended training in epoch {epochs}/{most}")
-    values = {name: float(value) for name, value in trainer.callback_metrics.items()}
-    return found + [
-        f"{name} is {value} in the last epoch" for name, value in values.items() if not math.isfinite(value)
-    ]
+    for name, value in trainer.callback_metrics.items():
+        if not value.isfinite():
+            found.append(f"{name} is {float(value)} in the last epoch")
+    return found
 
 
-def _left_out(trainer: Trainer) -> list[str]:
-    given: dict[str, Any] = {name: getattr(trainer, name) for name in _PARTS}
-    if given["overfit_batches"]:
-        del given["limit_train_batches"]  # Lightning has set it to the same
-    else:
-        del given["overfit_batches"]
-    return [
-        f"trainer.{name} {value} leaves out a part of the data"
-        for name, value in given.items()
-        if name == "overfit_batches" or not (_covers(trainer, name, value) if isinstance(value, int) else value == 1.0)
-    ]
+def _left_out(trainer: Any) -> list[str]:
+    """Returns the options that leave out a part of the data, so that the results are not those of all data."""
+    found = []
+    # Lightning sets the second to the same as the first.
+    for name in ("overfit_batches" if trainer.overfit_batches else "limit_train_batches", "limit_test_batches"):
+        value = getattr(trainer, name)
+        whole = _covers(trainer, name, value) if isinstance(value, int) else value == 1.0
+        if name == "overfit_batches" or not whole:
+            found.append(f"trainer.{name} {value} leaves out a part of the data")
+    return found
 
 
 def _covers(trainer: Any, name: str, batches: int) -> bool:
@@ -80,13 +74,9 @@ def _ended(trainer: Trainer, module: StagedModule, own: Iterable[Callback]) -> s
     chosen = any(asks_to_stop(one, module.first_epoch(module.stage)) for one in trainer.early_stopping_callbacks)
     if epochs >= module.total_epochs and (whole or chosen or not module.total_epochs):
         return ""
-    bound = _bound(trainer, own)
-    if bound:
-        what = bound
-    elif trainer.max_epochs is not None and epochs >= trainer.max_epochs:
+    what = _bound(trainer, own) or "a callback"
+    if what == "a callback" and trainer.max_epochs is not None and epochs >= trainer.max_epochs:
         what = f"trainer.max_epochs {trainer.max_epochs}"
-    else:
-        what = "a callback"
     return f"{what} ended training in {module.place(max(epochs - 1, 0))}"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from argparse import SUPPRESS
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
@@ -14,6 +14,7 @@ from jsonargparse import ArgumentParser
 import datamodules
 from lit_triwave import modules
 from lit_triwave.commands.config_checks import LINKS
+from lit_triwave.commands.config_files import given_options
 from lit_triwave.modules.trainer_support import OPTIONS
 
 _BASES = ("RegressionDataModule", "StagedModule")
@@ -49,8 +50,8 @@ def fields_help(words: Sequence[str]) -> str:
 def _named(words: Sequence[str], part: str, room: Any) -> dict[str, Any]:
     """Returns the class of the model or the data that a command line names last, by its path; {} if it names none."""
     found: Any = None
-    for option, value in _options(words):
-        if option in ("--config", "-c") and Path(value).is_file():
+    for option, value in given_options(words):
+        if option == "--config" and Path(value).is_file():
             content = yaml.safe_load(Path(value).read_text())
             asked = content.get(part) if isinstance(content, dict) else None
             found = (asked.get("class_path") if isinstance(asked, dict) else asked) or found
@@ -60,13 +61,6 @@ def _named(words: Sequence[str], part: str, room: Any) -> dict[str, Any]:
         return {}
     path = f"{room.__name__}.{found}" if found in room.__all__ else found
     return {path: resolve_name(path)}
-
-
-def _options(words: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Yields options and their values."""
-    for word, following in zip(words, [*words[1:], ""], strict=True):
-        option, equals, value = word.partition("=")
-        yield option, value if equals else following
 
 
 def _shipped(room: Any) -> dict[str, Any]:

@@ -80,20 +80,14 @@ class FitSession:
         Args:
             rows: rows logged before the checkpoint from which the run resumes.
         """
+        folder, origin = self.run.folder, self.origin
         if self._folder is not None:
-            self.wandb_id = self._choose_wandb_id()
+            rewinds = origin.discards_steps
+            if rewinds:
+                advice = "--run.id NAME would leave it as it is and train on as another run"
+                say(f"{folder} is rewound to step {origin.step}; {advice}")
+            self.wandb_id = wandb_id(folder, origin.content if origin.resumes else {}, new=rewinds)
         return make_loggers(self.run, self.wandb_id, rows, tags(self.run, self._config))
-
-    def _choose_wandb_id(self) -> str:
-        if not self.origin.resumes:
-            return wandb_id(self.run.folder, None)
-        rewinds = self.origin.discards_steps
-        if rewinds:
-            say(
-                f"{self.run.folder} is rewound to step {self.origin.step}; --run.id NAME would leave it as it is and "
-                "train on as another run"
-            )
-        return wandb_id(self.run.folder, dict(self.origin.content), new=rewinds)
 
     def recorded(self, trainer: Trainer, model: LightningModule) -> AbstractContextManager[None]:
         """Writes `run.json` during the run, on the first rank, and sends the same content to Weights & Biases."""

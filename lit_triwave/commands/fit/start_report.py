@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Iterable
 from pathlib import Path
+from socket import gethostname
 from typing import Any
 
 import torch
@@ -33,15 +33,21 @@ def start_block(
     """
     rows = {
         "run": f"{folder}, {_size(model)}",
-        "resumed from": "nothing, a new run" if resumed is None else _position(model, *resumed),
-        "nodes": f"{trainer.num_nodes} ({_nodes()})",
+        "resumed from": "nothing, a new run",
+        "nodes": f"{trainer.num_nodes} ({os.environ['SLURM_STEP_NODELIST'] if in_slurm_step() else gethostname()})",
         "ranks": f"{trainer.world_size}, {trainer.num_devices} on each node",
         "devices": devices(trainer),
         "strategy": _strategy(trainer),
         "precision": str(trainer.precision),
         "global batch": _global_batch(trainer, data),
-        "W&B": _tracking(trainer),
+        "W&B": "disabled",
     }
+    if resumed is not None:
+        path, checkpoint = resumed
+        rows["resumed from"] = f"{path}, {place(model, checkpoint['epoch'])}, step {checkpoint['global_step']}"
+    for logger in trainer.loggers:
+        if isinstance(logger, WandbLogger):
+            rows["W&B"] = f"run id {logger.version}"
     lines = [f"{name:<14}{value}" for name, value in rows.items()]
     return "\n".join([*lines, *(f"{'data':<14}{remark}" for remark in getattr(data, "remarks", ()))])
 
@@ -86,19 +92,9 @@ def _size(model: Any) -> str:
     return count if replicas == targets else f"{count} in each of {replicas // targets} seeds"
 
 
-def _position(model: Any, path: Path, checkpoint: Any) -> str:
-    """Returns the position of a checkpoint in its run."""
-    return f"{path}, {place(model, checkpoint['epoch'])}, step {checkpoint['global_step']}"
-
-
 def place(model: LightningModule, epoch: int) -> str:
     """Returns an epoch (from 0) in words, with its stage where the model has stages."""
     return model.place(epoch) if isinstance(model, StagedModule) else f"epoch {epoch + 1}"
-
-
-def _nodes() -> str:
-    """Returns the names of the nodes, as far as this process knows them."""
-    return os.environ["SLURM_STEP_NODELIST"] if in_slurm_step() else socket.gethostname()
 
 
 def devices(trainer: Trainer) -> str:
@@ -121,11 +117,3 @@ def _global_batch(trainer: Trainer, data: Any) -> str:
     size = getattr(data, "batch_size", "that of the data module")
     times = trainer.accumulate_grad_batches
     return ("all training points" if size is None else f"{size}") + (f" × {times} accumulated" if times > 1 else "")
-
-
-def _tracking(trainer: Trainer) -> str:
-    """Returns the id of the run in Weights & Biases."""
-    for logger in trainer.loggers:
-        if isinstance(logger, WandbLogger):
-            return f"run id {logger.version}"
-    return "disabled"
