@@ -9,7 +9,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from lit_triwave.checkpoints.kinds import is_count, is_finite, short
+from lit_triwave.checkpoints.kinds import is_count, is_finite, require, short
 from lit_triwave.checkpoints.origin import Origin, take_over
 from lit_triwave.distributed.ranks import say
 from lit_triwave.errors import TriwaveError
@@ -95,17 +95,16 @@ class BestCheckpoint(RunCheckpoint):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         score, epoch = state_dict["score"], state_dict["epoch"]
-        if not (epoch == -1 if score is None else is_finite(score) and is_count(epoch)):
-            raise ValueError(f"score and epoch of BestCheckpoint must be numbers, got {short(score)}, {short(epoch)}")
+        fits = epoch == -1 if score is None else is_finite(score) and is_count(epoch)
+        require(fits, "score and epoch of BestCheckpoint", "be numbers", f"{short(score)}, {short(epoch)}")
         self._score, self._epoch = score, epoch
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._begun = True
         if trainer.is_global_zero:
             self._source = self._best_so_far()
-        there, self._score, self._epoch = trainer.strategy.broadcast(
-            (self._source is not None, self._score, self._epoch)
-        )
+        known = self._source is not None, self._score, self._epoch
+        there, self._score, self._epoch = trainer.strategy.broadcast(known)
         self.best_model_path = str(self.path("best")) if there else ""
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

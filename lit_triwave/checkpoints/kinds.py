@@ -21,6 +21,22 @@ def short(value: Any) -> str:
     return "nothing" if value is None else shorten(repr(value), 40)
 
 
+def require(holds: Any, name: str, needed: str, found: Any) -> None:
+    """Refuses a value of a checkpoint.
+
+    Args:
+        holds: whether the value is as needed.
+        name: name of the value.
+        needed: what it must be, with the verb.
+        found: what it is.
+
+    Raises:
+        ValueError: it is not as needed.
+    """
+    if not holds:
+        raise ValueError(f"{name} must {needed}, got {found}")
+
+
 def is_count(value: Any) -> bool:
     """Whether a value is a whole number from 0 to 2^53 − 1."""
     return isinstance(value, int) and is_number(value) and 0 <= value < _MOST
@@ -45,13 +61,12 @@ def check_like(name: str, saved: Any, own: Any, strict: bool = False) -> None:
         ValueError: the kinds differ; the message names the innermost value.
     """
     needed = _needed(saved, own, strict)
-    if needed:
-        raise ValueError(f"{name} must be {needed}, got {short(saved)}")
+    require(not needed, name, f"be {needed}", short(saved))
     if isinstance(own, Mapping):
-        missing, new = own.keys() - saved.keys(), saved.keys() - own.keys()
-        if strict and own and (missing or new):
-            found = f"no {min(missing)}" if missing else f"also {short(min(new, key=str))}"
-            raise ValueError(f"{name} must have {', '.join(own)}, got {found}")
+        if strict and own:
+            missing, new = own.keys() - saved.keys(), saved.keys() - own.keys()
+            found = f"no {min(missing)}" if missing else f"also {short(min(new, key=str, default=None))}"
+            require(not missing and not new, name, f"have {', '.join(own)}", found)
         for key in own:
             if key in saved:
                 check_like(f"{name}.{key}", saved[key], own[key], strict)
@@ -70,11 +85,11 @@ def _needed(saved: Any, own: Any, strict: bool) -> str:
         return "" if fits else f"a tensor of {own.ndim} dimensions, {'floating-point' if kind else 'whole'} numbers"
     if isinstance(own, Mapping):
         return "" if isinstance(saved, Mapping) else KIND_WORDS["dict"]
+    if isinstance(own, (bool, str)):
+        return "" if isinstance(saved, type(own)) else KIND_WORDS[type(own).__name__]
     if isinstance(own, (list, tuple)):
         fits = isinstance(saved, (list, tuple)) and (not own or len(saved) == len(own))
         return "" if fits else "a list" + (f" of {len(own)}" if own else "")
-    if isinstance(own, (bool, str)):
-        return "" if isinstance(saved, type(own)) else KIND_WORDS[type(own).__name__]
     if isinstance(own, int) and strict:
         return "" if is_count(saved) else "a whole number from 0"
     if isinstance(own, (int, float)):

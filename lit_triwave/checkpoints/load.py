@@ -20,7 +20,7 @@ from zipfile import ZIP_STORED, ZipFile, is_zipfile
 import torch
 from torch import Tensor
 
-from lit_triwave.checkpoints.kinds import is_count, short
+from lit_triwave.checkpoints.kinds import is_count, require, short
 from lit_triwave.checkpoints.position import check_position
 from lit_triwave.errors import TriwaveError, out_of_memory, reason
 from lit_triwave.modules.replicas import BEST_NOW
@@ -83,9 +83,8 @@ def check_saved(path: Path, content: Mapping[str, Any]) -> None:
         TriwaveError: a part needs its own code to be read, such as a NumPy array; the message names it.
     """
     try:
-        _check_content(
-            torch.load(path, map_location="cpu", weights_only=True, mmap=True), _SHARED * path.stat().st_size
-        )
+        saved = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        _check_content(saved, _SHARED * path.stat().st_size)
     except UnpicklingError as error:
         name, value = _unreadable("", content)
         raise TriwaveError(
@@ -158,29 +157,26 @@ def _check_content(content: Any, nodes: int) -> None:
         elif isinstance(value, (list, tuple)):
             pending += [(name, item) for item in value]
         elif isinstance(value, Tensor):
-            if value.layout != torch.strided or value.is_meta:
-                raise TriwaveError(f"{name} must be a dense tensor, got {value.layout}")
+            require(value.layout == torch.strided and not value.is_meta, name, "be a dense tensor", value.layout)
             if value.numel() * value.element_size() > value.untyped_storage().nbytes():
                 raise TriwaveError(f"{name} must have all of its {value.numel()} values in the file")
-        elif part == "state_dict":
-            raise TriwaveError(f"{name} must be a tensor, got {short(value)}")
+        else:
+            require(part != "state_dict", name, "be a tensor", short(value))
     run = content["run"] if isinstance(content.get("run"), dict) else {}
     for section, kinds in ((content, _KINDS), (run, _RUN_KINDS)):
         for name, kind in kinds.items():
             value = section.get(name)
-            needed = name in _NEEDED or (name in section and (name, value) != ("wandb_id", None))
-            if needed and (not isinstance(value, kind) or isinstance(value, bool)):
-                raise TriwaveError(f"{name} must be {_WORDS[kind]}, got {short(value)}")
-            if isinstance(value, int) and value < 0:
-                raise TriwaveError(f"{name} must be at least 0, got {value}")
+            if name in _NEEDED or (name in section and (name, value) != ("wandb_id", None)):
+                fits = isinstance(value, kind) and not isinstance(value, bool)
+                require(fits, name, f"be {_WORDS[kind]}", short(value))
+            require(not isinstance(value, int) or value >= 0, name, "be at least 0", value)
     number = content["state_dict"].get("stage_number", torch.tensor(0)).tolist()
-    if number not in NUMBERS.values():
-        known = ", ".join(f"{n} ({name})" for name, n in NUMBERS.items())
-        raise TriwaveError(f"stage_number must be one of {known}, got {shorten(str(number), 40)}")
+    known = ", ".join(f"{n} ({name})" for name, n in NUMBERS.items())
+    require(number in NUMBERS.values(), "stage_number", f"be one of {known}", shorten(str(number), 40))
     check_position(content)
     for name, epochs in content.get("stage_epochs", {}).items():
-        if name not in NUMBERS or not is_count(epochs) or epochs > content["epoch"] + 1:
-            raise TriwaveError(f"stage_epochs must be of stages that have ended, got {name!r}: {short(epochs)}")
+        fits = name in NUMBERS and is_count(epochs) and epochs <= content["epoch"] + 1
+        require(fits, "stage_epochs", "be of stages that have ended", f"{name!r}: {short(epochs)}")
     for row in run.get("rows", []):
         pair = isinstance(row, (list, tuple)) and len(row) == 2 and isinstance(row[1], dict)
         if not pair or not is_count(row[0]) or not all(isinstance(name, str) for name in row[1]):
@@ -203,16 +199,15 @@ def check_weights(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> Non
         ValueError: a tensor has a wrong dtype; the message names it.
     """
     for name, value in state.items():
-        if value.is_floating_point() != (name not in own or own[name].is_floating_point()):
-            kind = "whole" if value.is_floating_point() else "floating-point"
-            raise ValueError(f"{name} of the checkpoint must be {kind} numbers, got {value.dtype}")
+        fits = value.is_floating_point() == (name not in own or own[name].is_floating_point())
+        kind = "whole" if value.is_floating_point() else "floating-point"
+        require(fits, f"{name} of the checkpoint", f"be {kind} numbers", value.dtype)
     weights = {
         name: state[name].dtype for name in state if name.startswith("network.") and state[name].is_floating_point()
     }
     usual = max([*weights.values()], key=[*weights.values()].count, default=None)
     for name, dtype in weights.items():
-        if dtype != usual:
-            raise ValueError(f"{name} of the checkpoint must be of {usual} as the others, got {dtype}")
+        require(dtype == usual, f"{name} of the checkpoint", f"be of {usual} as the others", dtype)
 
 
 def check_buffers(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
@@ -228,12 +223,11 @@ def check_buffers(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> Non
     for name, value in state.items():
         if name.startswith("network.scaling.") and name in own:
             fits = value.shape == own[name].shape and torch.allclose(value, own[name].to(value), atol=0)
-            if not fits:
-                raise ValueError(f"{name} must be {own[name].tolist()}, got {value.tolist()}")
-        elif name.endswith(".sign") and not (value.abs() == 1).all():
-            raise ValueError(f"{name} must be 1 or -1, got {value.flatten()[0]}")
-        elif name.endswith(".running_var") and (value < 0).any():
-            raise ValueError(f"{name} must be at least 0, got {value.amin()}")
+            require(fits, name, f"be {own[name].tolist()}", value.tolist())
+        elif name.endswith(".sign"):
+            require((value.abs() == 1).all(), name, "be 1 or -1", value.flatten()[0])
+        elif name.endswith(".running_var"):
+            require((value >= 0).all(), name, "be at least 0", value.amin())
 
 
 @contextmanager

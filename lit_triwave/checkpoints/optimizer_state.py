@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from lit_triwave.checkpoints.kinds import check_like, is_finite, short
+from lit_triwave.checkpoints.kinds import check_like, is_finite, require, short
 
 OTHER_STATES = (torch.optim.LBFGS, torch.optim.SparseAdam)
 """Optimizers whose state does not have the shapes of the parameters, or that take no ordinary gradients."""
@@ -31,9 +31,8 @@ def check_optimizer(name: str, saved: Mapping[str, Any], optimizer: Optimizer, w
     groups, own = saved["param_groups"], optimizer.state_dict()["param_groups"]
     check_like(f"{name}.param_groups", groups, own)
     for group, like in zip(groups, own, strict=True):
-        if group["params"] != like["params"]:
-            found = short(group["params"])
-            raise ValueError(f"{name}.param_groups must be of parameters {like['params']}, got {found}")
+        fits = group["params"] == like["params"]
+        require(fits, f"{name}.param_groups", f"be of parameters {like['params']}", short(group["params"]))
     of_torch = type(optimizer).__module__.startswith("torch.optim.") and not isinstance(optimizer, OTHER_STATES)
     if not of_torch and not type(optimizer).__module__.startswith("lit_triwave."):
         return
@@ -69,18 +68,16 @@ def _sized(value: Any, small: Tensor, parameter: Tensor) -> Any:
 def _check_state(name: str, saved: Any, own: Mapping[str, Any], weights: Set[torch.dtype]) -> None:
     """Refuses a parameter's state that its optimizer would not have."""
     missing = own.keys() - saved.keys()
-    if missing:
-        raise ValueError(f"{name} must have {', '.join(own)}, got no {min(missing)}")
+    require(not missing, name, f"have {', '.join(own)}", f"no {min(missing, default='')}")
     for key, like in own.items():
         value = saved[key]
         if isinstance(like, Tensor) and like.ndim:
             fits = isinstance(value, Tensor) and value.shape == like.shape and value.dtype in {like.dtype, *weights}
-            if not fits or not value.isfinite().all():
-                found = "NaN or infinity in it" if fits else short(value)
-                shape = tuple(like.shape)
-                raise ValueError(f"{name}.{key} must be finite numbers of {like.dtype}, shape {shape}, got {found}")
-        elif isinstance(like, (Tensor, int, float)) and not is_finite(plain_number(value)):
-            raise ValueError(f"{name}.{key} must be a finite number, got {short(value)}")
+            needed = f"be finite numbers of {like.dtype}, shape {tuple(like.shape)}"
+            found = "NaN or infinity in it" if fits else short(value)
+            require(fits and value.isfinite().all(), f"{name}.{key}", needed, found)
+        elif isinstance(like, (Tensor, int, float)):
+            require(is_finite(plain_number(value)), f"{name}.{key}", "be a finite number", short(value))
 
 
 def plain_number(value: Any) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 
 from lightning.pytorch.loops.fit_loop import _FitLoop
 
-from lit_triwave.checkpoints.kinds import check_like, short
+from lit_triwave.checkpoints.kinds import check_like, require, short
 
 
 def check_position(content: Mapping[str, Any]) -> None:
@@ -25,9 +25,8 @@ def check_position(content: Mapping[str, Any]) -> None:
     _check_order("loops.fit_loop", loop)
     epochs = loop["epoch_progress"]["current"]["completed"]
     for name, known in {"epoch": (epochs,), "global_step": optimizer_steps(content)}.items():
-        if content[name] not in known:
-            there = " or ".join(map(str, {*known}))
-            raise ValueError(f"{name} must be {there} as in loops, got {short(content[name])}")
+        there = " or ".join(map(str, {*known}))
+        require(content[name] in known, name, f"be {there} as in loops", short(content[name]))
 
 
 def optimizer_steps(content: Mapping[str, Any]) -> tuple[int, int]:
@@ -69,10 +68,8 @@ def _check_order(name: str, counts: Mapping[str, Any]) -> None:
     if "ready" in counts:
         most = dict.fromkeys(counts, counts["ready"]) | {"completed": counts.get("processed", counts["ready"])}
         for key, value in counts.items():
-            if value > most[key]:
-                raise ValueError(f"{name}.{key} must be at most {most[key]}, got {value}")
+            require(value <= most[key], f"{name}.{key}", f"be at most {most[key]}", value)
     # The total of a validation starts from 0 again, and that of second-order steps is set when a stage begins.
     if "current" in counts and not name.rpartition(".epoch_loop.")[2].startswith(("val_loop", "manual")):
         for key, value in counts["current"].items():
-            if value > counts["total"][key]:
-                raise ValueError(f"{name}.current.{key} must be at most its total, got {value}")
+            require(value <= counts["total"][key], f"{name}.current.{key}", "be at most its total", value)

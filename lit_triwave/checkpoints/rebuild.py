@@ -22,7 +22,10 @@ from lit_triwave.nn.scaling import UnitScaling
 from lit_triwave.nn.sizes import bounded_memory
 from lit_triwave.tracking.run_files import run_folder_of
 
+STAGE_KINDS: dict[str, Any] = {"limit": Limit, "pretrain": Stage, "train": Stage, "polish": Polish}
+"""Name of a stage ↦ class of its options."""
 _SPARE_BYTES = 1 << 29
+_OTHER_VERSION = "is of another version of lit_triwave"
 _COPIES = 10
 """Multiple of a file's size for the memory: the module is built in float64 and filled from a second copy."""
 
@@ -181,25 +184,19 @@ def _rebuilt(path: Path, content: dict[str, Any]) -> Saved:
     known = inspect.signature(kind).parameters
     foreign = [name for name in arguments if name not in known and not name.startswith("_")]
     if foreign:
-        raise TriwaveError(
-            f"checkpoint {path} is of another version of lit_triwave: {kind.__name__} has no {foreign[0]} here"
-        )
+        raise TriwaveError(f"checkpoint {path} {_OTHER_VERSION}: {kind.__name__} has no {foreign[0]} here")
     options = {name: value for name, value in arguments.items() if name in known} | _stages(run)
     if "weights" in options:
         options["weights"] = None  # the file may no longer exist, and the checkpoint replaces its weights
     if is_class_path(str(options.get("backbone", ""))):
-        raise TriwaveError(
-            f"checkpoint {path} has the backbone {options['backbone']}: only code of lit_triwave is imported here"
-        )
+        name = options["backbone"]
+        raise TriwaveError(f"checkpoint {path} has the backbone {name}: only code of lit_triwave is imported here")
     state = content["state_dict"]
     with torch.random.fork_rng(devices=[]):  # the random start is overwritten
         try:
             module = kind(**options)
         except TypeError as error:
-            what = f"its hyper_parameters are of other kinds than a {kind.__name__} takes"
-            raise TriwaveError(f"checkpoint {path} cannot be built here: {what}") from error
-        except ValueError as error:
-            raise TriwaveError(f"checkpoint {path} cannot be built here: {error}") from error
+            raise ValueError(f"hyper_parameters are of other kinds than a {kind.__name__} takes") from error
     module.on_load_checkpoint(content)
     module.to(_trained_dtype(state))
     check_weights(state, module.state_dict())
@@ -207,8 +204,7 @@ def _rebuilt(path: Path, content: dict[str, Any]) -> Saved:
     try:
         module.load_state_dict(state)
     except RuntimeError as error:
-        where = reason(error, 200)
-        raise TriwaveError(f"checkpoint {path} is of another version of lit_triwave: {where}") from error
+        raise TriwaveError(f"checkpoint {path} {_OTHER_VERSION}: {reason(error, 200)}") from error
     module.finish()
     data = content.get((run.get("data") or {}).get("class_path", "").rpartition(".")[2], {})
     columns, classes = (data.get(key, []) if isinstance(data, dict) else [] for key in ("columns", "classes"))
@@ -240,12 +236,7 @@ def _stages(run: dict[str, Any]) -> dict[str, Any]:
     """Returns the stages of a run as arguments of its module; stages of no epochs if the run is not recorded."""
     said = run.get("model", {})
     found: dict[str, Any] = {"pretrain": Stage(epochs=0), "train": Stage(epochs=0)}
-    found |= {name: Stage(**said[name]) for name in ("pretrain", "train") if said.get(name)}
-    if said.get("limit"):
-        found["limit"] = Limit(**said["limit"])
-    if said.get("polish"):
-        found["polish"] = Polish(**said["polish"])
-    return found
+    return found | {name: kind(**said[name]) for name, kind in STAGE_KINDS.items() if said.get(name)}
 
 
 def _trained_dtype(state: dict[str, Tensor]) -> torch.dtype:

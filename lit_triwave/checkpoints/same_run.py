@@ -13,6 +13,7 @@ import torch
 from jsonargparse import Namespace
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from lit_triwave.checkpoints.kinds import require
 from lit_triwave.checkpoints.load import check_buffers, check_weights, logged_steps
 from lit_triwave.checkpoints.position import optimizer_steps
 from lit_triwave.errors import TriwaveError, some
@@ -103,8 +104,7 @@ def _check_finite(state: dict[str, torch.Tensor], parameters: Set[str]) -> None:
     """Refuses weights that are not finite, because they cannot be evaluated. Buffers of the user may be infinite."""
     weights = {name: value for name, value in state.items() if name.startswith("network.") or name in parameters}
     lost = [name for name, value in weights.items() if not value.isfinite().all()]
-    if lost:
-        raise ValueError(f"weights of the checkpoint must be finite, got NaN or infinity in {some(lost)}")
+    require(not lost, "weights of the checkpoint", "be finite", f"NaN or infinity in {some(lost)}")
 
 
 def _check_optimizers(checkpoint: dict[str, Any], model: LightningModule) -> None:
@@ -118,8 +118,7 @@ def _check_optimizers(checkpoint: dict[str, Any], model: LightningModule) -> Non
             kept.append(bool(state["state"]))
     # In a module of the user, one of several optimizers may not have made a step yet.
     fits = all(kept) if staged else any(kept) or not kept or not checkpoint["global_step"]
-    if not fits:
-        raise ValueError("optimizer_states of the checkpoint must have the state of each optimizer, got none")
+    require(fits, "optimizer_states of the checkpoint", "have the state of each optimizer", "none")
 
 
 def _check_steps(checkpoint: dict[str, Any], model: LightningModule) -> None:
@@ -131,11 +130,10 @@ def _check_steps(checkpoint: dict[str, Any], model: LightningModule) -> None:
         return
     steps, made = logged_steps(checkpoint), optimizer_steps(checkpoint)
     # Inside an epoch the loop has not counted the last one yet; earlier versions counted second-order steps from 0.
-    if not any(0 <= known - steps <= 1 for known in (max(made), sum(made))):
-        raise ValueError(f"loops must be of the {max(made)} steps of the optimizers, got {steps}")
-    later = [step for step, _ in checkpoint.get("run", {}).get("rows", []) if step > steps]
-    if later:
-        raise ValueError(f"run.rows must be of the {steps} steps in loops, got step {later[0]}")
+    fits = any(0 <= known - steps <= 1 for known in (max(made), sum(made)))
+    require(fits, "loops", f"be of the {max(made)} steps of the optimizers", steps)
+    last = max((step for step, _ in checkpoint.get("run", {}).get("rows", [])), default=0)
+    require(last <= steps, "run.rows", f"be of the {steps} steps in loops", f"step {last}")
 
 
 def _in_words(differing: Sequence[_Difference], room: int) -> str:
@@ -204,9 +202,8 @@ def _defaults(data: dict[str, Any]) -> dict[str, Any]:
     """Returns the defaults of the data's options: an earlier version that has saved no value knew no other."""
     parameters = inspect.signature(resolve_name(data["class_path"])).parameters.values()
     known = {one.name: one.default for one in parameters if one.name in (data.get("init_args") or {})}
-    return flat(
-        {name: plain(value) for name, value in known.items() if value is not inspect.Parameter.empty}, "data.init_args."
-    )
+    given = {name: plain(value) for name, value in known.items() if value is not inspect.Parameter.empty}
+    return flat(given, "data.init_args.")
 
 
 class RunRecord(Callback):

@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 
-from lit_triwave.checkpoints.kinds import check_like, short
+from lit_triwave.checkpoints.kinds import check_like, require, short
 from lit_triwave.checkpoints.load import reading
 from lit_triwave.checkpoints.optimizer_state import OTHER_STATES, check_optimizer, plain_number
 from lit_triwave.modules.staged import STAGES, StagedModule
@@ -52,27 +52,22 @@ class SavedStateCheck(Callback):
         weights = {value.dtype for value in content["state_dict"].values() if value.is_floating_point()}
         with reading(self._path, fits=True):
             states, saved = content["optimizer_states"], content["lr_schedulers"]
-            needed, found = (len(trainer.optimizers), len(schedules)), (len(states), len(saved))
-            if found != needed:  # Lightning would begin the missing ones again from their start
-                counts = "optimizer_states and lr_schedulers must be {} and {}, got {} and {}"
-                raise ValueError(counts.format(*needed, *found))
+            needed = f"be {len(trainer.optimizers)} and {len(schedules)}"
+            fits = (len(states), len(saved)) == (len(trainer.optimizers), len(schedules))
+            # Lightning would begin the missing ones again from their start.
+            require(fits, "optimizer_states and lr_schedulers", needed, f"{len(states)} and {len(saved)}")
             for number, (state, optimizer) in enumerate(zip(states, trainer.optimizers, strict=True)):
                 check_optimizer(f"optimizer_states.{number}", state, optimizer, weights)
             for number, (state, schedule) in enumerate(zip(saved, schedules, strict=True)):
-                check_like(f"lr_schedulers.{number}", state, schedule.state_dict())
-                if "last_epoch" in schedule.state_dict() and "last_epoch" not in state:
-                    raise ValueError(f"lr_schedulers.{number} must have a last_epoch, got {short(state)}")
-                _check_names(f"lr_schedulers.{number}", state, schedule)
+                name, own = f"lr_schedulers.{number}", schedule.state_dict()
+                check_like(name, state, own)
+                require("last_epoch" not in own or "last_epoch" in state, name, "have a last_epoch", short(state))
+                for key in state.keys() - own.keys():  # a schedule loads every name as one of its attributes
+                    needed = f"be the state of a {type(schedule).__name__}"
+                    require(not hasattr(schedule, key), name, needed, f"also {key}")
             if staged:
                 assert isinstance(pl_module, StagedModule)
                 _check_stage(content, pl_module, trainer.optimizers[0])
-
-
-def _check_names(name: str, state: Mapping[str, Any], schedule: Any) -> None:
-    """Refuses names of methods, because a schedule loads every name as one of its attributes."""
-    for key in state.keys() - schedule.state_dict().keys():
-        if hasattr(schedule, key):
-            raise ValueError(f"{name} must be the state of a {type(schedule).__name__}, got also {key}")
 
 
 def _check_stage(content: Mapping[str, Any], module: StagedModule, optimizer: Any) -> None:
@@ -111,12 +106,10 @@ def _check_stage(content: Mapping[str, Any], module: StagedModule, optimizer: An
         optimizer.check_state("optimizer_states.0.state", state["state"], *module.optimizer_rows())
     elif module.task == "regression" and state["state"] and not isinstance(optimizer, OTHER_STATES):
         missing = trained - state["state"].keys()  # all of a function's parameters have gradients in each step
-        if missing:
-            raise ValueError(
-                f"optimizer_states.0.state must have all of {len(trained)} parameters, got no {min(missing)}"
-            )
+        needed = f"have all of {len(trained)} parameters"
+        require(not missing, "optimizer_states.0.state", needed, f"no {min(missing, default='')}")
 
 
 def _check_steps(name: str, found: Any, steps: int, exact: bool) -> None:
-    if found != steps if exact else not 0 <= found <= steps:
-        raise ValueError(f"{name} must be {'' if exact else 'at most '}{steps} as in loops, got {short(found)}")
+    fits = found == steps if exact else 0 <= found <= steps
+    require(fits, name, f"be {'' if exact else 'at most '}{steps} as in loops", short(found))

@@ -12,9 +12,9 @@ from typing import Any
 from jsonargparse import Namespace
 from lightning.pytorch import LightningDataModule, LightningModule
 
+from lit_triwave.checkpoints.rebuild import STAGE_KINDS
 from lit_triwave.errors import KIND_WORDS, TriwaveError
 from lit_triwave.modules.staged import STAGES, StagedModule
-from lit_triwave.modules.stages import Limit, Polish, Stage
 from lit_triwave.tracking.flat_config import plain
 
 LINKS = {
@@ -30,8 +30,6 @@ LINKS = {
 """Arguments of a module that come from the data: attribute of the data ↦ argument of the module.
 
 jsonargparse leaves out links whose ends the chosen classes do not have."""
-_KINDS = {"limit": Limit, "pretrain": Stage, "train": Stage, "polish": Polish}
-"""Name of a stage ↦ class of its options."""
 
 
 def check_links(config: Namespace, model: LightningModule, data: LightningDataModule) -> None:
@@ -115,7 +113,7 @@ def check_stages(config: dict[str, Any]) -> None:
     for name, value in (model.get("init_args") or {}).items():
         if name in STAGES and not isinstance(value, dict):
             raise TriwaveError(f"model.{name} must be a mapping, such as epochs: 10, got {value}")
-        kind: Any = _KINDS.get(name)
+        kind = STAGE_KINDS.get(name)
         if kind and {*value} <= {field.name for field in dataclasses.fields(kind)}:
             try:
                 kind(**value)
