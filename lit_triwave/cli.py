@@ -18,6 +18,7 @@ from typing import Any, TextIO
 from lit_triwave import __version__
 from lit_triwave.distributed.launcher import check_numbers, end_with_launcher
 from lit_triwave.distributed.signals import interrupted
+from lit_triwave.errors import did_you_mean, one_line
 
 _LIGHTNING_COMMANDS = {
     "fit": "train: initialise, pretrain the peaks, release and train the weights; then test, draw and summarise",
@@ -133,8 +134,6 @@ def main(args: Sequence[str] | None = None) -> int:
         return 0
     known = [*_LIGHTNING_COMMANDS, *_COMMANDS]
     if not args[0].startswith("-") and args[0] not in known:
-        from lit_triwave.errors import did_you_mean
-
         near = did_you_mean(args[0], known)
         print(f"error: the command must be one of {', '.join(known)}, got {args[0]}{near}", file=sys.stderr)
         return 2
@@ -155,10 +154,8 @@ def _run(args: list[str], started: float) -> int:
             folder = args[0].replace("-", "_") if args[0] in _COMMANDS else "fit"
             run = import_module(f"lit_triwave.commands.{folder}.command").run
         except ModuleNotFoundError as error:
-            print(
-                f"error: {error}: run `make setup` and use .venv/bin/python, or pip install lit_triwave",
-                file=sys.stderr,
-            )
+            advice = "run `make setup` and use .venv/bin/python, or pip install lit_triwave"
+            print(f"error: {error}: {advice}", file=sys.stderr)
             return 1
         code = int(run(args[1:] if args[0] in _COMMANDS else args, started))
         print(end="", flush=True)  # an error of the last output is reported below
@@ -173,8 +170,6 @@ def _run(args: list[str], started: float) -> int:
         if os.environ.get("LIT_TRIWAVE_DEBUG"):
             traceback.print_exc()
         else:
-            from lit_triwave.errors import one_line
-
             print(f"error: {one_line(error)}", file=sys.stderr)
         return 1
 

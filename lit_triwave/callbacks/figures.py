@@ -71,15 +71,12 @@ class RegressionFigures(RunFigures):
 
     @torch.no_grad()
     def draw(self, data: Any, module: FunctionRegressor) -> Iterator[tuple[str, Figure]]:
-        names = data.target_names
-        if len(names) == 1:
-            yield from self._draw_target(data, module, 0, data.target_name)
-            return
-        for t, name in enumerate(names):
+        for t, name in enumerate(data.target_names):
             # Numbered, because two targets' names may differ only in characters that a file's name cannot have.
             word = re.sub(r"[^\w.-]+", "_", name)
+            ending = f"_{t + 1}_{word}" if len(data.target_names) > 1 else ""
             for figure_name, figure in self._draw_target(data, module, t, name):
-                yield f"{figure_name}_{t + 1}_{word}", figure
+                yield figure_name + ending, figure
 
     def _draw_target(
         self, data: Any, module: FunctionRegressor, t: int, target_name: str
@@ -91,8 +88,7 @@ class RegressionFigures(RunFigures):
         step = -(-len(points) // _MAX_POINTS)
         x, target = points.x[::step], points.y.reshape(len(points), -1)[::step, t]
         prediction = module(x.to(module.device))[:, best].double().cpu()
-        mse = float((prediction - target).square().mean())
-        title = f"{target_name}: test MSE {mse:.2e}"
+        title = f"{target_name}: test MSE {float((prediction - target).square().mean()):.2e}"
         names = list(data.domain)
         limit: tuple[int, float] | None = None
         if len(names) == 1:
@@ -121,18 +117,14 @@ class RegressionFigures(RunFigures):
                 "train": "release of the weights",
                 "polish": "Levenberg–Marquardt",
             }
+            epochs, each = self.history.epochs, network.replicas // module.num_targets
             begins = {
                 label: float(module.first_epoch(name)) for name, label in labels.items() if module.stages[name].epochs
             }
-            switches = {label: epoch for label, epoch in begins.items() if 0 < epoch <= self.history.epochs[-1]}
-            each = network.replicas // module.num_targets
-            mse_of_seeds = self.history.mse[:, each * t : each * (t + 1)]
-            yield (
-                "loss",
-                plots.loss_figure(
-                    self.history.epochs, mse_of_seeds, best - each * t, switches, limit, f"{target_name}: training"
-                ),
-            )
+            switches = {label: epoch for label, epoch in begins.items() if 0 < epoch <= epochs[-1]}
+            mse = self.history.mse[:, each * t : each * (t + 1)]
+            title = f"{target_name}: training"
+            yield "loss", plots.loss_figure(epochs, mse, best - each * t, switches, limit, title)
 
 
 class ClassificationFigures(RunFigures):

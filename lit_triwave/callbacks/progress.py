@@ -50,11 +50,10 @@ class StageProgress(ProgressBar):
         done = trainer.current_epoch
         for name, stage in pl_module.stages.items():
             if stage.epochs:
-                completed = min(done, stage.epochs)
-                self._tasks[name] = self._progress.add_task(
-                    name, total=stage.epochs, completed=completed, start=False, loss=""
-                )
+                total, completed = stage.epochs, min(done, stage.epochs)
                 done -= completed
+                task = self._progress.add_task(name, total=total, completed=completed, start=False, loss="")
+                self._tasks[name] = task
         self._progress.start()
 
     def on_train_batch_end(  # type: ignore[override]

@@ -44,13 +44,67 @@ class RegressionSummary(RunSummary):
     chosen = unfinished = ""
 
     def summarize(self, data: Any, module: FunctionRegressor) -> dict[str, Any]:
-        return _regression_summary(data, module)
+        """Returns the flat summary of a tested function; errors are in units of the targets, MSEs in squared units."""
+        best, targets, test = module.best_replicas, module.num_targets, module.test_results
+        summary: dict[str, Any] = {"stage": module.trained_stage, "replicas": module.hparams["replicas"]}
+        if targets == 1:
+            summary["best_replica"] = best[0]
+        shares = _r2(test["test/mse"], data.test_set.y)
+        for name, values in (test | {"test/r2": shares}).items():
+            chosen = values[best]
+            if chosen.isnan().all():
+                continue  # the R² of constant targets
+            summary[name] = over_targets(name, chosen[~chosen.isnan()])
+            if targets > 1:
+                split, metric = name.split("/")
+                each = zip(data.target_names, chosen, strict=True)
+                summary |= {f"{split}/{target}/{metric}": value for target, value in each if not value.isnan()}
+
+        def over_seeds(name: str, values: torch.Tensor) -> None:
+            summary[name] = values[best].mean()
+            summary.update(spread(name, values, targets))
+
+        over_seeds("test/mse", test["test/mse"])
+        if summary["replicas"] > 1:
+            summary["test/mse_std"] = test["test/mse"].view(targets, -1).std(1).mean()
+        summary |= {"parameters": targets * module.trained_parameters}
+        if isinstance(module.network, StackNetwork):
+            summary["layers"] = "-".join(map(str, module.network.layers))
+            if module.limit_mse.isfinite().any():
+                over_seeds("limit/mse", module.limit_mse)
+                if module.built_mse.isfinite().any():
+                    over_seeds("built/mse", module.built_mse)
+                summary["limit/parameters"] = targets * module.network.limit_parameters
+        depth = getattr(module.network, "depth", None) or module.hparams["depth"]
+        if depth is not None:
+            summary["depth"] = depth
+        operations = multiply_adds(module)
+        summary["multiply_adds"] = None if operations is None else targets * operations
+        with torch.no_grad():
+            outputs = torch.cat([module(x.to(module.device)) for x in data.train_set.x.split(SAMPLES)])
+            train = (outputs - module.targets(data.train_set.y.to(module.device))).square().mean(0)
+        summary["dead"] = float(dead(outputs).double().mean())
+        plains = [module.plain(replica) for replica in best]
+        inputs = data.train_set.x[:: -(-len(data.train_set) // _DEAD_INPUTS)].to(plains[0][0].weight)
+        dead_units = [dead_share(module.network, plain, inputs) for plain in plains]
+        summary["dead_units"] = sum(dead_units) / targets
+        if module.pretrain_mse.isfinite().any():
+            over_seeds("pretrain/mse", module.pretrain_mse)
+            if module.pretrain_regions.all() and targets == 1:  # zero means too many to count
+                summary["linear_regions/pretrained"] = int(module.pretrain_regions[best[0]])
+                summary["linear_regions/pretrained_min"] = int(module.pretrain_regions.min())
+        over_seeds("train/mse", train)
+        regions = module.linear_regions(best[0]) if targets == 1 else None
+        if regions is not None:
+            summary["linear_regions/final"] = regions
+        # The limit for the current number of pieces: standard training can make more pieces than the depth gives.
+        limit = None if regions is None or module.network.segments is None else data.free_knot_mse(regions)
+        if limit is not None:
+            summary |= {"free_knot/mse": limit, "free_knot/segments": regions}
+        return {name: float(value) if isinstance(value, torch.Tensor) else value for name, value in summary.items()}
 
     def table(self, summary: dict[str, Any], data: Any, module: FunctionRegressor) -> Table:
-        inputs = len(module.diagonal[0])
-        table = _regression_table(
-            summary, module.hparams["replicas"], data.target_names, inputs, mean=not module.stops_seeds
-        )
+        table = _table(summary, data.target_names, module)
         if getattr(data, "validates", False) and not _has_later_stages(module):
             table.title = f"the iterate that is best on the {len(data.val_set)} validation rows"
         return table
@@ -72,17 +126,12 @@ class RegressionSummary(RunSummary):
             if "layers" in summary and ratio > _GAP and 1 - share > _SMALL:
                 return [f"the test error is {ratio:.0f} times the training error: try more points"]
             worst = summary["test/max_error"] / float(data.test_set.y.max() - data.test_set.y.min())
-            return (
-                [f"the largest test error is {worst:.0%} of the target range, perhaps at a jump"]
-                if worst > _JUMP
-                else []
-            )
+            jump = f"the largest test error is {worst:.0%} of the target range, perhaps at a jump"
+            return [jump] if worst > _JUMP else []
         stack = "" if "layers" in summary else "wiring stack (configs/stack.yaml), "
         advice = f"try {stack}more layers, or more points"
-        limit = summary.get("limit/mse_min", math.inf)
-        if (
-            module.hparams["depth"] is not None and summary["train/mse_min"] > 2 * limit
-        ):  # most of the error comes from the construction
+        built_badly = summary["train/mse_min"] > 2 * summary.get("limit/mse_min", math.inf)  # most of the error
+        if built_badly and module.hparams["depth"] is not None:
             advice = f"depth {summary['depth']:g} is too small, set model.depth to null, which chooses"
         if self.unfinished:
             advice = f"the run was {self.unfinished}"
@@ -95,67 +144,6 @@ class RegressionSummary(RunSummary):
 def _has_later_stages(module: FunctionRegressor) -> bool:
     """Whether anything is trained after the limit."""
     return any(module.stages[name].epochs for name in ("pretrain", "train", "polish"))
-
-
-def _regression_summary(data: Any, module: FunctionRegressor) -> dict[str, Any]:
-    """Returns the flat summary of a tested function; errors are in units of the targets, MSEs in squared units."""
-    best, targets, test = module.best_replicas, module.num_targets, module.test_results
-    summary: dict[str, Any] = {"stage": module.trained_stage, "replicas": module.hparams["replicas"]}
-    if targets == 1:
-        summary["best_replica"] = best[0]
-    shares = _r2(test["test/mse"], data.test_set.y)
-    for name, values in (test | {"test/r2": shares}).items():
-        chosen = values[best]
-        if chosen.isnan().all():
-            continue  # the R² of constant targets
-        summary[name] = over_targets(name, chosen[~chosen.isnan()])
-        if targets > 1:
-            split, metric = name.split("/")
-            each = zip(data.target_names, chosen, strict=True)
-            summary |= {f"{split}/{target}/{metric}": value for target, value in each if not value.isnan()}
-
-    def over_seeds(name: str, values: torch.Tensor) -> None:
-        summary[name] = values[best].mean()
-        summary.update(spread(name, values, targets))
-
-    over_seeds("test/mse", test["test/mse"])
-    if summary["replicas"] > 1:
-        summary["test/mse_std"] = test["test/mse"].view(targets, -1).std(1).mean()
-    summary |= {"parameters": targets * module.trained_parameters}
-    if isinstance(module.network, StackNetwork):
-        summary["layers"] = "-".join(map(str, module.network.layers))
-        if module.limit_mse.isfinite().any():
-            over_seeds("limit/mse", module.limit_mse)
-            if module.built_mse.isfinite().any():
-                over_seeds("built/mse", module.built_mse)
-            summary["limit/parameters"] = targets * module.network.limit_parameters
-    depth = getattr(module.network, "depth", None) or module.hparams["depth"]
-    if depth is not None:
-        summary["depth"] = depth
-    operations = multiply_adds(module)
-    summary["multiply_adds"] = None if operations is None else targets * operations
-    with torch.no_grad():
-        outputs = torch.cat([module(x.to(module.device)) for x in data.train_set.x.split(SAMPLES)])
-        train = (outputs - module.targets(data.train_set.y.to(module.device))).square().mean(0)
-    summary["dead"] = float(dead(outputs).double().mean())
-    plains = [module.plain(replica) for replica in best]
-    inputs = data.train_set.x[:: -(-len(data.train_set) // _DEAD_INPUTS)].to(plains[0][0].weight)
-    dead_units = [dead_share(module.network, plain, inputs) for plain in plains]
-    summary["dead_units"] = sum(dead_units) / targets
-    if module.pretrain_mse.isfinite().any():
-        over_seeds("pretrain/mse", module.pretrain_mse)
-        if module.pretrain_regions.all() and targets == 1:  # zero means too many to count
-            summary["linear_regions/pretrained"] = int(module.pretrain_regions[best[0]])
-            summary["linear_regions/pretrained_min"] = int(module.pretrain_regions.min())
-    over_seeds("train/mse", train)
-    regions = module.linear_regions(best[0]) if targets == 1 else None
-    if regions is not None:
-        summary["linear_regions/final"] = regions
-    # The limit for the current number of pieces: standard training can make more pieces than the depth gives.
-    limit = None if regions is None or module.network.segments is None else data.free_knot_mse(regions)
-    if limit is not None:
-        summary |= {"free_knot/mse": limit, "free_knot/segments": regions}
-    return {name: float(value) if isinstance(value, torch.Tensor) else value for name, value in summary.items()}
 
 
 def _raised(summary: dict[str, Any]) -> str:
@@ -190,8 +178,9 @@ def _r2(mse: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     return torch.where(variance > 0, 1 - mse / variance, torch.nan)
 
 
-def _regression_table(summary: dict[str, Any], replicas: int, targets: Sequence[str], inputs: int, mean: bool) -> Table:
-    """Returns the closing table of a function of so many inputs; lowest and, if asked for, mean are over seeds."""
+def _table(summary: dict[str, Any], targets: Sequence[str], module: FunctionRegressor) -> Table:
+    """Returns the closing table; lowest and, if no seed has been stopped, mean are over seeds."""
+    replicas, mean = module.hparams["replicas"], not module.stops_seeds
     if len(targets) > 1:
         return _targets_table(summary, replicas, targets)
     table = Table(show_header=replicas > 1)
@@ -210,13 +199,13 @@ def _regression_table(summary: dict[str, Any], replicas: int, targets: Sequence[
             lowest = summary[f"{key}_min"]
             every = summary.get(key, lowest), lowest, summary[f"{key}_mean"]
             row(title(key), *(shown(key, value) for value in every))
-    if "test/r2" in summary:
-        row(title("test/r2"), shown("test/r2", summary["test/r2"]))
-    if "test/max_error" in summary:
-        row(title("test/max_error"), shown("test/max_error", summary["test/max_error"]))
+    for key in ("test/r2", "test/max_error"):
+        if key in summary:
+            row(title(key), shown(key, summary[key]))
     regions = [f"{summary[key]}" for key in ("linear_regions/pretrained", "linear_regions/final") if key in summary]
     if regions:
-        where = "linear regions" if inputs == 1 else "linear regions, diagonal"  # counted along the domain's diagonal
+        # For several inputs, they are counted along the domain's diagonal.
+        where = "linear regions" if len(module.diagonal[0]) == 1 else "linear regions, diagonal"
         row(where + (", before → after" if len(regions) > 1 else ""), " → ".join(regions))
     if "free_knot/mse" in summary:
         row(f"free-knot limit, {summary['free_knot/segments']} segments", f"{summary['free_knot/mse']:.2e}")

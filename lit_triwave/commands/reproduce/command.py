@@ -118,8 +118,9 @@ def _train_all(todo: list[Program], results: Results, jobs: int) -> None:
     with Progress(
         *columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, disable=not console.is_terminal
     ) as bar:
-        task = bar.add_task("", total=sum(program.cost for program in todo))
-        bar.advance(task, sum(program.cost for program in todo) - sum(program.cost for program in left))
+        costs = {program.name: program.cost for program in todo}
+        task = bar.add_task("", total=sum(costs.values()))
+        bar.advance(task, sum(costs[name] for name in results.finished))
 
         def in_turn() -> Iterator[tuple[Program, dict[str, Any]]]:
             for program in left:
