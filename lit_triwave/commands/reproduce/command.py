@@ -143,15 +143,15 @@ def _title(program: Program) -> str:
 
 def _write_all(todo: list[Program], results: Results, command: str, page_file: str | None) -> None:
     """Shows the tables and writes them, the figures and the page."""
-    cells = results.cells(todo)
-    stats = {
-        table: {method: {c: statistics(cell) for c, cell in row.items()} for method, row in rows.items()}
-        for table, rows in cells.items()
-    }
+    seeds = results.seeds(todo)
+    stats = statistics(seeds)
     report.show(stats)
-    drawn = {report.TITLES[table]: (table, figures.boxes(table, cells[table])) for table in cells if table != "depths"}  # type: ignore[index,arg-type]
-    if "depths" in cells:
-        drawn[report.TITLES["depths"]] = ("depths", figures.depth_figure(cells["depths"]))
+    drawn = {}
+    for table, cells in stats.groupby("table", sort=False):
+        figure = (
+            figures.depth_figure(cells) if table == "depths" else figures.boxes(seeds[seeds["table"] == table], cells)
+        )
+        drawn[report.TITLES[str(table)]] = (table, figure)
     counts = figures.region_counts(min(30, results.settings["seeds"]))
     drawn["Linear regions at initialisation by depth"] = ("regions", figures.regions_figure(counts))
     facts = machine() | {
@@ -161,7 +161,8 @@ def _write_all(todo: list[Program], results: Results, command: str, page_file: s
     pages = {results.folder / "reproduction.md": results.folder / "figures"}
     if page_file:
         pages[Path(page_file)] = Path(page_file).with_name(f"{Path(page_file).stem}_figures")
-    regions = _pretrained_regions(todo, results)
+    counted = seeds[seeds["table"] != "nonconvex"].dropna(subset="regions")  # networks of one subnetwork
+    regions = {"networks": len(counted), "as_many": int((counted["regions"] == 2.0 ** counted["depth"]).sum())}
     for file, folder in pages.items():
         folder.mkdir(parents=True, exist_ok=True)
         links = {}
@@ -171,19 +172,11 @@ def _write_all(todo: list[Program], results: Results, command: str, page_file: s
             links[caption] = os.path.relpath(folder / f"{name}.png", file.parent)
         with written_whole(file) as partial:
             partial.write_text(page(command, facts, stats, links, regions))
-    report.write_csv(results.folder / "results.csv", stats)
-    write_json(results.folder / RESULTS_FILE, stats)
+    with written_whole(results.folder / "results.csv") as partial:
+        stats.to_csv(partial, index=False)
+    content: dict[str, Any] = {}
+    for cell in stats.to_dict("records"):
+        row = content.setdefault(cell["table"], {}).setdefault(cell["method"], {})
+        row[cell["column"]] = {name: cell[name] for name in report.STATISTICS}
+    write_json(results.folder / RESULTS_FILE, content)
     print(f"{results.folder}: {RESULTS_FILE}, results.csv, reproduction.md, figures/, seeds.json")
-
-
-def _pretrained_regions(todo: list[Program], results: Results) -> dict[str, int]:
-    """Returns how many pretrained networks of one subnetwork were counted, and how many of them have 2^d pieces."""
-    found = [
-        count == 2**program.depth
-        for program in todo
-        if program.table != "nonconvex"
-        for cells in results.finished[program.name]["cells"].values()
-        for cell in cells.values()
-        for count in cell.get("regions", [])
-    ]
-    return {"networks": len(found), "as_many": sum(found)}

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from matplotlib.figure import Figure
+from pandas import DataFrame
 
 from lit_triwave.analysis.regions import count_linear_regions
 from lit_triwave.commands.reproduce.methods import METHODS
-from lit_triwave.commands.reproduce.paper import DEPTHS, FUNCTIONS, Table, paper_figure
-from lit_triwave.commands.reproduce.report import TITLES, columns_of, label, limit
+from lit_triwave.commands.reproduce.paper import DEPTHS, FUNCTIONS
+from lit_triwave.commands.reproduce.report import TITLES, label
 from lit_triwave.figures.style import BLUE, GREY, ORANGE, decades_grid, new_figure
 from lit_triwave.nn.baselines import DenseNetwork
 from lit_triwave.nn.networks import TriangleNetwork
@@ -27,18 +29,19 @@ _SHORT = {
 }
 
 
-def boxes(table: Table, methods: Mapping[str, Mapping[str, Mapping[str, Sequence[Any]]]]) -> Figure:
+def boxes(seeds: DataFrame, stats: DataFrame) -> Figure:
     """Draws a box over the seeds for each method, one panel for each function, with the MSE on a log axis.
 
     Args:
-        table: name of the table.
-        methods: method ↦ column ↦ `mse`, the test MSE of each seed.
+        seeds: the table's rows of `Results.seeds`.
+        stats: the table's rows of `statistics`.
     """
-    columns = list(next(iter(methods.values())))
+    columns, methods = seeds["column"].unique(), seeds["method"].unique()
     legend: dict[str, Any] = {}
     figure, axes = new_figure(1, len(columns), (max(7.0, 0.9 + 0.62 * (len(methods) + 1) * len(columns)), 4.6))
     for ax, column in zip(axes, columns, strict=True):
-        values = [cells[column]["mse"] for cells in methods.values()]
+        here, cells = seeds[seeds["column"] == column], stats[stats["column"] == column]
+        values = [here["mse"][here["method"] == method] for method in methods]
         ax.boxplot(
             values,
             whis=(0, 100),  # from the best to the worst seed
@@ -49,12 +52,11 @@ def boxes(table: Table, methods: Mapping[str, Mapping[str, Mapping[str, Sequence
             capprops={"color": BLUE},
             medianprops={"color": BLUE, "linewidth": 1.6},
         )
-        for place, method in enumerate(methods, start=1):
-            paper = paper_figure("min", table, method, column)
-            if paper is not None:
+        for place, paper in enumerate(cells["paper_min"], start=1):
+            if not math.isnan(paper):
                 ax.hlines(paper, place - 0.42, place + 0.42, color=ORANGE, linewidth=2, label="paper, lowest")
-        bound = limit(table, column)
-        if bound is not None:
+        bound = cells["free_knot_limit"].iloc[0]
+        if not math.isnan(bound):
             ax.axhline(bound, color="black", linewidth=0.9, linestyle=":", label="free-knot limit")
         decades_grid(ax)
         ax.set_xticks(range(1, len(methods) + 1), [_SHORT[method] for method in methods], rotation=90)
@@ -62,20 +64,24 @@ def boxes(table: Table, methods: Mapping[str, Mapping[str, Mapping[str, Sequence
         handles, labels = ax.get_legend_handles_labels()
         legend |= dict(zip(labels, handles, strict=True))
     figure.legend(legend.values(), legend.keys(), loc="outside lower center", ncols=2, frameon=False)
-    figure.suptitle(f"{TITLES[table]}; {len(values[0])} seeds, lowest to highest")
+    figure.suptitle(f"{TITLES[seeds['table'].iloc[0]]}; {len(values[0])} seeds, lowest to highest")
     return figure
 
 
-def depth_figure(methods: Mapping[str, Mapping[str, Mapping[str, Sequence[Any]]]]) -> Figure:
-    """Draws the lowest MSE for x³ against the depth, with the free-knot limit, which falls by 16 with each layer."""
+def depth_figure(stats: DataFrame) -> Figure:
+    """Draws the lowest MSE for x³ against the depth, with the free-knot limit, which falls by 16 with each layer.
+
+    Args:
+        stats: the rows of `statistics` of the study by depth.
+    """
     figure, (ax,) = new_figure()
-    for (method, cells), color in zip(methods.items(), (BLUE, ORANGE, GREY), strict=False):
-        lowest = [min(cell["mse"]) for cell in cells.values()]
-        ax.plot([int(depth) for depth in cells], lowest, "o-", color=color, label=METHODS[method].label, markersize=4)
-    depths = [int(column) for column in columns_of(methods)]
-    ax.plot(depths, [limit("depths", str(d)) or 0 for d in depths], "k:", label="free-knot limit, ∝ 16$^{-d}$")
+    stats = stats.assign(depth=stats["column"].astype(int))
+    for (method, cells), color in zip(stats.groupby("method", sort=False), (BLUE, ORANGE, GREY), strict=False):
+        ax.plot(cells["depth"], cells["min"], "o-", color=color, label=METHODS[str(method)].label, markersize=4)
+    limits = stats.drop_duplicates("depth")
+    ax.plot(limits["depth"], limits["free_knot_limit"], "k:", label="free-knot limit, ∝ 16$^{-d}$")
     decades_grid(ax)
-    ax.set_xticks(depths)
+    ax.set_xticks(limits["depth"])
     ax.set(xlabel="depth d", ylabel="lowest test MSE", title=f"{FUNCTIONS['x3'].label} by depth")
     ax.legend(frameon=False)
     return figure

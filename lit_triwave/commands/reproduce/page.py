@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from pandas import DataFrame
+
 from lit_triwave.commands.reproduce.methods import METHODS, STEPS_PER_EPOCH
 from lit_triwave.commands.reproduce.paper import FUNCTIONS, TABLE_FUNCTIONS, Function
 from lit_triwave.commands.reproduce.programs import DEPTHS_SEEDS
-from lit_triwave.commands.reproduce.report import Stats, markdown, remarks
+from lit_triwave.commands.reproduce.report import markdown, remarks
 from lit_triwave.modules.stages import Limit
 
 _INTRODUCTION = """\
@@ -69,7 +71,7 @@ layer of its subnetworks divides the error of the construction by 16, until only
 
 
 def page(
-    command: str, facts: Mapping[str, str], stats: Stats, figures: Mapping[str, str], counts: Mapping[str, Any]
+    command: str, facts: Mapping[str, str], stats: DataFrame, figures: Mapping[str, str], counts: Mapping[str, Any]
 ) -> str:
     """Returns the whole page.
 
@@ -93,20 +95,19 @@ def page(
     return text
 
 
-def _recipes(stats: Stats) -> str:
+def _recipes(stats: DataFrame) -> str:
     """Returns the stages of every row as a table: full-batch steps and learning rates."""
     rows = ["| table | method | limit | pretraining | Adam | polish |", "|---|---|---:|---:|---:|---:|"]
-    for table, methods in stats.items():
-        for name in methods:
-            of_functions: dict[str, list[str]] = {}
-            for column in TABLE_FUNCTIONS[table]:  # type: ignore[index]
-                function = FUNCTIONS[column]
-                recipe = METHODS[name].recipe(table, function)  # type: ignore[arg-type]
-                cells = " | ".join(_stage(stage, function) for stage in recipe.values())
-                of_functions.setdefault(cells, []).append(function.label)
-            for cells, labels in of_functions.items():
-                where = table if len(of_functions) == 1 else f"{table}, {', '.join(labels)}"
-                rows.append(f"| {where} | {METHODS[name].label} | {cells} |")
+    for table, name in dict.fromkeys(zip(stats["table"], stats["method"], strict=True)):
+        of_functions: dict[str, list[str]] = {}
+        for column in TABLE_FUNCTIONS[table]:
+            function = FUNCTIONS[column]
+            recipe = METHODS[name].recipe(table, function)
+            cells = " | ".join(_stage(stage, function) for stage in recipe.values())
+            of_functions.setdefault(cells, []).append(function.label)
+        for cells, labels in of_functions.items():
+            where = table if len(of_functions) == 1 else f"{table}, {', '.join(labels)}"
+            rows.append(f"| {where} | {METHODS[name].label} | {cells} |")
     return "\n".join(rows)
 
 

@@ -162,6 +162,12 @@ def new_data(program: Program) -> Any:
     return side_by_side(parts, repeats=STEPS_PER_EPOCH)
 
 
+def free_knot_limit(table: str, column: str) -> float | None:
+    """Returns the free-knot limit of a column (METHOD section 6); None if it is unknown."""
+    function, depth = (column, DEPTH) if column in FUNCTIONS else ("x3", int(column))
+    return None if table == "sparse" else free_knot_mse(function, depth)
+
+
 @cache
 def free_knot_mse(function: str, depth: int) -> float | None:
     """Returns the free-knot limit for the segments of a depth (METHOD section 6); None for several variables."""

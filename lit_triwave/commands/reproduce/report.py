@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import csv
+import math
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
+from pandas import DataFrame
 from rich.console import Console
 from rich.table import Table as ScreenTable
 
 from lit_triwave.commands.reproduce.methods import METHODS
-from lit_triwave.commands.reproduce.paper import DEPTH, FUNCTIONS, Table, paper_figure
-from lit_triwave.commands.reproduce.programs import free_knot_mse
-from lit_triwave.files import written_whole
-
-Stats = Mapping[str, Mapping[str, Mapping[str, Mapping[str, float]]]]
-"""Table ↦ method ↦ column ↦ `min`, `mean`, `median`, `dead`."""
+from lit_triwave.commands.reproduce.paper import FUNCTIONS
 
 TITLES = {
     "dense": "Dense data: 500 equally spaced points",
@@ -33,56 +28,45 @@ def label(column: str) -> str:
     return FUNCTIONS[column].label if column in FUNCTIONS else f"depth {column}"
 
 
-def limit(table: Table, column: str) -> float | None:
-    """Returns the free-knot limit of a column (METHOD section 6); None if it is unknown."""
-    function, depth = (column, DEPTH) if column in FUNCTIONS else ("x3", int(column))
-    return None if table == "sparse" else free_knot_mse(function, depth)
-
-
-def columns_of(methods: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Returns the columns that at least one method of a table has; stacks have more depths than other methods."""
-    return list(dict.fromkeys(column for cells in methods.values() for column in cells))
-
-
-def lines(stats: Stats, table: Table, statistic: str) -> list[list[str]]:
+def lines(cells: DataFrame, statistic: str) -> list[list[str]]:
     """Returns one statistic of a table: a heading, a line for each method, and the limit below the lowest errors.
 
     The study by depth has a line for each depth instead, because there are many depths.
+
+    Args:
+        cells: the table's rows of `statistics`.
+        statistic: one of `STATISTICS`.
     """
-    methods = stats[table]
-    columns = columns_of(methods)
-    cited = any(paper_figure(statistic, table, m, c) is not None for m in methods for c in columns)
-    found = [[STATISTICS[statistic] + (" (the paper's)" if cited else ""), *map(label, columns)]]
-    for method, cells in methods.items():
-        found.append([METHODS[method].label, *(_entry(cells, table, method, c, statistic) for c in columns)])
-    limits = [limit(table, column) for column in columns]
-    if statistic == "min" and any(limits):
-        found.append(["free-knot limit", *("" if value is None else scientific(value) for value in limits)])
-    return [list(line) for line in zip(*found, strict=True)] if table == "depths" else found
+    entries = {(cell["method"], cell["column"]): _entry(cell, statistic) for cell in cells.to_dict("records")}
+    limits = dict(zip(cells["column"], cells["free_knot_limit"], strict=True))  # in the order of the columns
+    cited = statistic in ("min", "mean") and cells[f"paper_{statistic}"].notna().any()
+    found = [[STATISTICS[statistic] + (" (the paper's)" if cited else ""), *map(label, limits)]]
+    for method in cells["method"].unique():
+        found.append([METHODS[method].label, *(entries.get((method, column), "") for column in limits)])
+    if statistic == "min" and cells["free_knot_limit"].any():
+        found.append(["free-knot limit", *map(scientific, limits.values())])
+    return [list(line) for line in zip(*found, strict=True)] if "depths" in cells["table"].values else found
 
 
-def _entry(cells: Mapping[str, Mapping[str, float]], table: Table, method: str, column: str, statistic: str) -> str:
-    if column not in cells:
-        return ""
-    value = cells[column][statistic]
+def _entry(cell: Mapping[Any, Any], statistic: str) -> str:
     if statistic == "dead":
-        return f"{value:.0%}"
-    paper = paper_figure(statistic, table, method, column)
-    return scientific(value) + ("" if paper is None else f" ({scientific(paper)})")
+        return f"{cell['dead']:.0%}"
+    paper = scientific(cell.get(f"paper_{statistic}", math.nan))
+    return scientific(cell[statistic]) + (f" ({paper})" if paper else "")
 
 
 def scientific(value: float) -> str:
-    """Returns a number such as 1.23e-7."""
-    return re.sub(r"e([+-])0+(?=\d)", r"e\1", f"{value:.2e}")
+    """Returns a number such as 1.23e-7; "" for NaN."""
+    return "" if math.isnan(value) else re.sub(r"e([+-])0+(?=\d)", r"e\1", f"{value:.2e}")
 
 
-def show(stats: Stats) -> None:
+def show(stats: DataFrame) -> None:
     """Prints all tables."""
     console = Console()
-    for table in stats:
+    for table, cells in stats.groupby("table", sort=False):
         for statistic in STATISTICS:
-            heading, *rows = lines(stats, table, statistic)  # type: ignore[arg-type]
-            title = TITLES[table] if statistic == "min" else None
+            heading, *rows = lines(cells, statistic)
+            title = TITLES[str(table)] if statistic == "min" else None
             screen = ScreenTable(*heading, title=title, title_justify="left", title_style="bold")
             for column in screen.columns[1:]:
                 column.justify = "right"
@@ -91,49 +75,30 @@ def show(stats: Stats) -> None:
             console.print(screen)
 
 
-def markdown(stats: Stats) -> str:
+def markdown(stats: DataFrame) -> str:
     """Returns all tables as Markdown."""
     parts = []
-    for table in stats:
-        parts.append(f"## {TITLES[table]}\n")
+    for table, cells in stats.groupby("table", sort=False):
+        parts.append(f"## {TITLES[str(table)]}\n")
         for statistic in STATISTICS:
-            heading, *rows = lines(stats, table, statistic)  # type: ignore[arg-type]
+            heading, *rows = lines(cells, statistic)
             divider = ["---", *["---:"] * (len(heading) - 1)]
             parts.append("\n".join(f"| {' | '.join(row)} |" for row in (heading, divider, *rows)) + "\n")
     return "\n".join(parts)
 
 
-def remarks(stats: Stats) -> list[str]:
+def remarks(stats: DataFrame) -> list[str]:
     """Returns a sentence for each cell that is worse than the paper's, and for each baseline far from the paper's."""
     found = []
-    for table, method, column, values in _cells(stats):
+    for cell in stats.to_dict("records"):
+        method = METHODS[cell["method"]]
         for statistic in ("min", "mean"):
-            paper = paper_figure(statistic, table, method, column)
-            if paper is None:
-                continue
-            ratio = values[statistic] / paper
-            name = f"{table}, {METHODS[method].label}, {label(column)}, {STATISTICS[statistic]}"
-            figures = f"{scientific(values[statistic])}, the paper's {scientific(paper)}"
+            value, paper = cell[statistic], cell[f"paper_{statistic}"]
+            ratio = value / paper  # NaN where the paper has no value
+            name = f"{cell['table']}, {method.label}, {label(cell['column'])}, {STATISTICS[statistic]}"
+            figures = f"{scientific(value)}, the paper's {scientific(paper)}"
             if ratio > 1:
                 found.append(f"{name}: {figures} ({ratio:.2f} times as high).")
-            elif not METHODS[method].constructed and ratio < 1 / 5:
+            elif not method.constructed and ratio < 1 / 5:
                 found.append(f"{name}: {figures} ({1 / ratio:.0f} times lower: not the same baseline).")
     return found
-
-
-def write_csv(path: Path, stats: Stats) -> None:
-    """Writes the tables as CSV, with one line for each cell."""
-    with written_whole(path) as partial, partial.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["table", "method", "column", *STATISTICS, "paper_min", "paper_mean", "free_knot_limit"])
-        for table, method, column, values in _cells(stats):
-            papers = [paper_figure(statistic, table, method, column) for statistic in ("min", "mean")]
-            row: list[Any] = [table, method, column, *(values[s] for s in STATISTICS), *papers, limit(table, column)]
-            writer.writerow(row)
-
-
-def _cells(stats: Stats) -> Any:
-    for table, methods in stats.items():
-        for method, cells in methods.items():
-            for column, values in cells.items():
-                yield table, method, column, values

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+import math
 import platform
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
+from pandas import DataFrame, concat
 
-from lit_triwave.commands.reproduce.programs import Program
+from lit_triwave.commands.reproduce.paper import paper_figure
+from lit_triwave.commands.reproduce.programs import Program, free_knot_limit
 from lit_triwave.errors import TriwaveError
 from lit_triwave.files import open_folder, write_json
-from lit_triwave.modules.metrics import spread
 from lit_triwave.tracking.run_json import processor
 
 _SEEDS_FILE = "seeds.json"
@@ -44,9 +46,7 @@ class Results:
         self.path = folder / _SEEDS_FILE
         if folder.is_dir() and any(folder.iterdir()):
             if not self.path.is_file():
-                raise TriwaveError(
-                    f"--out must be a new folder or one with results, got {folder} with other files: give another --out"
-                )
+                raise TriwaveError(f"--out must be a new folder or one with results, got {folder} with other files")
             if overwrite:
                 # The tables first: without them, the folder is an unfinished run.
                 (folder / RESULTS_FILE).unlink(missing_ok=True)
@@ -65,16 +65,12 @@ class Results:
             raise TriwaveError(f"{self.path} is damaged: give another --out, or --overwrite") from error
         if (self.folder / RESULTS_FILE).is_file():
             raise TriwaveError(f"--out {self.folder} has a finished run: give another --out, or --overwrite")
-        differing = [
-            f"{name} {there.get(name)} there and {value} here"
-            for name, value in self.settings.items()
-            if there.get(name) != value
-        ]
-        if differing:
-            raise TriwaveError(
-                f"--out {self.folder} has an unfinished run of other settings ({'; '.join(differing)}): "
-                "give another --out, or --overwrite"
-            )
+        here = self.settings
+        other = {name: there.get(name) for name, value in here.items() if there.get(name) != value}
+        if other:
+            differing = "; ".join(f"{name} {value} there and {here[name]} here" for name, value in other.items())
+            what = f"an unfinished run of other settings ({differing})"
+            raise TriwaveError(f"--out {self.folder} has {what}: give another --out, or --overwrite")
 
     def add(self, program: Program, found: dict[str, Any]) -> None:
         """Adds a finished program and saves it."""
@@ -86,23 +82,32 @@ class Results:
         """Wall time of all finished programs in seconds."""
         return float(sum(found["seconds"] for found in self.finished.values()))
 
-    def cells(self, programs: list[Program]) -> dict[str, dict[str, dict[str, dict[str, list[Any]]]]]:
-        """Returns table ↦ method ↦ column ↦ `mse`, `dead` and, with pretraining, `regions` of all seeds."""
-        tables: dict[str, dict[str, dict[str, dict[str, list[Any]]]]] = {}
+    def seeds(self, programs: list[Program]) -> DataFrame:
+        """Returns a row for each network: table, method, column, depth, mse, dead and, with pretraining, regions."""
+        parts = []
         for program in programs:
             for method, columns in self.finished[program.name]["cells"].items():
-                row = tables.setdefault(program.table, {}).setdefault(method, {})
                 for column, found in columns.items():
-                    cell = row.setdefault(column, {})
-                    for name, values in found.items():
-                        cell.setdefault(name, []).extend(values)
-        return tables
+                    place = {"table": program.table, "method": method, "column": column, "depth": program.depth}
+                    parts.append(DataFrame({**place, "regions": math.nan, **found}))
+        whole: DataFrame = concat(parts)
+        return whole
 
 
-def statistics(cell: dict[str, list[Any]]) -> dict[str, float]:
-    """Returns the lowest, mean and median MSE over seeds, and the share of dead networks."""
-    values = {name.removeprefix("_"): float(v) for name, v in spread("", torch.tensor(cell["mse"])).items()}
-    return values | {"dead": sum(cell["dead"]) / len(cell["dead"])}
+def statistics(seeds: DataFrame) -> DataFrame:
+    """Returns a row for each cell: its table, method and column, and its statistics beside the paper's.
+
+    Returns:
+        `min`, `mean` and `median` of the MSE over seeds; the share of `dead` networks; `paper_min`, `paper_mean` and
+        `free_knot_limit` (METHOD section 6), which are NaN where they are unknown.
+    """
+    cells = seeds.groupby(["table", "method", "column"], sort=False)
+    found: DataFrame = cells["mse"].agg(["min", "mean", "median"]).assign(dead=cells["dead"].mean())
+    for statistic in ("min", "mean"):
+        found[f"paper_{statistic}"] = [paper_figure(statistic, *cell) or math.nan for cell in found.index]
+    found["free_knot_limit"] = [free_knot_limit(table, column) or math.nan for table, _, column in found.index]
+    known: DataFrame = found.reset_index()
+    return known
 
 
 def machine() -> dict[str, str]:

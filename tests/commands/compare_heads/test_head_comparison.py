@@ -140,13 +140,13 @@ def test_seeds_have_one_split_unless_their_own_are_asked_for(config: Path) -> No
     [
         (["--config", "absent.yaml"], "--config must be a file, got absent.yaml"),
         (["--config", "small.yaml", "--seeds", "0"], "--seeds must be at least 1, got 0"),
-        (["--config", "small.yaml", "--sedes", "3"], "did you mean 'seeds'?"),
+        (["--config", "small.yaml", "--sedes", "3"], "did you mean '--seeds'?"),
         (["--config", "small.yaml", "--out", "."], "must be a new folder or one of earlier results, got ."),
         (
             ["--config", str(REPOSITORY / "configs/baselines/digits.yaml")],
             "must be block_diagonal, got dense",
         ),
-        ([], "required: config"),
+        ([], "required: --config"),
     ],
 )
 def test_a_bad_argument_gets_one_line(config: Path, args: list[str], says: str, capsys) -> None:

@@ -10,6 +10,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from matplotlib.figure import Figure
@@ -22,6 +23,7 @@ from lit_triwave.commands.reproduce.methods import METHODS, TABLE_METHODS
 from lit_triwave.commands.reproduce.paper import FUNCTIONS, TABLE_FUNCTIONS, TABLES, Table, paper_figure
 from lit_triwave.commands.reproduce.programs import CHUNK, Program, free_knot_mse, programs, train
 from lit_triwave.commands.reproduce.report import remarks, scientific
+from lit_triwave.commands.reproduce.results import statistics
 
 pytestmark = [pytest.mark.filterwarnings(f"ignore:{message}") for message in QUIET]  # as `reproduce` does
 
@@ -285,11 +287,9 @@ def test_the_paper_gives_figures_for_the_cells_of_its_tables_only() -> None:
 
 
 def test_remarks_name_what_is_worse_than_the_paper_or_another_baseline() -> None:
-    def cell(low: float, mean: float) -> dict[str, float]:
-        return {"min": low, "mean": mean, "median": mean, "dead": 0.0}
-
-    stats = {"dense": {"kaiming": {"sin": cell(4.5e-6, 1)}, "theorem31": {"x3": cell(7.86e-8, 1.054e-6)}}}
-    better, worse = remarks(stats)
+    seeds = pd.DataFrame({"table": "dense", "method": ["kaiming", "kaiming", "theorem31", "theorem31"]})
+    seeds = seeds.assign(column=["sin", "sin", "x3", "x3"], mse=[4.5e-6, 2, 7.86e-8, 2.0294e-6], dead=False)
+    better, worse = remarks(statistics(seeds))
     assert "sin x" in better and "10 times lower" in better
     assert "x³" in worse and "mean" in worse and "2.00 times as high" in worse
 
