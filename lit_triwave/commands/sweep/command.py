@@ -31,15 +31,14 @@ def run(args: Sequence[str], started: float) -> int:
     """Runs `sweep` and returns the exit code: 1 if a run failed, 130 or 75 if a signal stopped it."""
     quiet()
     options, overrides = _parse(args)
-    steps = int(os.environ.get("SLURM_STEP_NUM_TASKS", "1"))
-    if steps > 1:
-        raise TriwaveError(
-            f"sweep must be one process, got {steps} tasks from srun; --list FILE makes jobs for slurm/array.sbatch"
-        )
+    tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS", "1"))
+    if tasks > 1:
+        advice = "--list FILE makes jobs for slurm/array.sbatch"
+        raise TriwaveError(f"sweep must be one process, got {tasks} tasks from srun; {advice}")
     sweep = read_sweep(Path(options.file))
     runs = plan(sweep, options.count, overrides)
-    for key in sweep.left_out:
-        print(f"{key} is ignored: only W&B's server can follow it")
+    if sweep.early_terminate:
+        print("early_terminate is ignored: only W&B's server can follow it")
     if options.list is not None:
         return _write_list(Path(options.list), runs, sweep)
     folder = runs[0].folder.parent
@@ -53,12 +52,9 @@ def run(args: Sequence[str], started: float) -> int:
     with stop.installed():
         failed = _run_all(runs, sweep, stop)
     if stop.requested is not None:
-        left = sum(one.state != "finished" for one in runs)
+        left = f"{sum(one.state != 'finished' for one in runs)} of {len(runs)} runs are left"
         command = shlex.join(["python", "-m", "lit_triwave", "sweep", *args])
-        print(
-            f"stopped by {stop.requested.name}, {left} of {len(runs)} runs are left; resume with:\n{command}",
-            flush=True,
-        )
+        print(f"stopped by {stop.requested.name}, {left}; resume with:\n{command}", flush=True)
         return REQUEUE if stop.requested == REQUEUE_SIGNAL else INTERRUPTED
     _close(runs, sweep, failed)
     return 1 if failed else 0
@@ -149,8 +145,9 @@ def _close(runs: list[Planned], sweep: Sweep, failed: dict[str, str]) -> None:
     values = {one.id: one.metric(sweep.metric) for one in runs if one.state == "finished"}
     known = {name: value for name, value in values.items() if value is not None}
     if known:
-        best = (min if sweep.goal == "minimize" else max)(known, key=known.__getitem__)
-        print(f"{'lowest' if sweep.goal == 'minimize' else 'highest'} {sweep.metric}: {known[best]:.4g}, {best}")
+        choose, word = (min, "lowest") if sweep.goal == "minimize" else (max, "highest")
+        best = choose(known, key=known.__getitem__)
+        print(f"{word} {sweep.metric}: {known[best]:.4g}, {best}")
     elif values and sweep.metric:
         there = {name for one in runs for name in one.summary}
         print(f"no run has the sweep's metric {sweep.metric}{did_you_mean(sweep.metric, sorted(there))}")

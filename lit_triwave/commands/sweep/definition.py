@@ -37,7 +37,7 @@ class Sweep:
         metric: key of the summary to compare runs by; None if the file names none.
         goal: `minimize` or `maximize`.
         run_cap: most runs to make; None for no limit.
-        left_out: keys of the file that only W&B's server can follow.
+        early_terminate: whether the file says which runs to stop early, which only W&B's server can do.
     """
 
     path: Path
@@ -48,7 +48,7 @@ class Sweep:
     metric: str | None
     goal: str
     run_cap: int | None
-    left_out: list[str]
+    early_terminate: bool
 
     def values(self, count: int | None) -> Iterator[dict[str, Any]]:
         """Yields the values of each run, name ↦ value: the same runs in the same order every time.
@@ -63,14 +63,12 @@ class Sweep:
         names = [parameter.name for parameter in self.parameters]
         if self.method == "grid":
             grid = itertools.product(*(parameter.grid() for parameter in self.parameters))
-            yield from (
-                dict(zip(names, point, strict=True)) for point in itertools.islice(grid, min(limits, default=None))
-            )
+            for point in itertools.islice(grid, min(limits, default=None)):
+                yield dict(zip(names, point, strict=True))
             return
         if not limits:
-            raise TriwaveError(
-                f"{self.path}: method: random needs a number of runs; give --count N, or set run_cap in the file"
-            )
+            advice = "give --count N, or set run_cap in the file"
+            raise TriwaveError(f"{self.path}: method: random needs a number of runs; {advice}")
         for number in range(min(limits)):
             generator = np.random.default_rng([0, number])  # further runs do not change these
             yield {parameter.name: parameter.draw(generator) for parameter in self.parameters}
@@ -89,13 +87,10 @@ def read_sweep(path: Path) -> Sweep:
     Raises:
         TriwaveError: the file is not a sweep file, or needs W&B's server.
     """
+    if path.is_dir():
+        raise TriwaveError(f"{path}: a folder, where a sweep's YAML file is expected, as in configs/sweeps/")
     if not path.is_file():
-        what = (
-            "a folder, where a sweep's YAML file is expected, as in configs/sweeps/"
-            if path.is_dir()
-            else "no such file"
-        )
-        raise TriwaveError(f"{path}: {what}")
+        raise TriwaveError(f"{path}: no such file")
     try:
         content = yaml.safe_load(path.read_text())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -117,26 +112,23 @@ def _checked(path: Path, content: dict[str, Any]) -> Sweep:
     for key in content:
         if key not in _KEYS:
             raise TriwaveError(f"unknown key {key!r}{did_you_mean(str(key), _KEYS)}")
-    method = content["method"]
+    method, methods = content["method"], ("grid", "random")
     if method == "bayes":
         raise TriwaveError("`method` must be grid or random, got bayes, which needs W&B's server (wandb sweep FILE)")
-    if method not in ("grid", "random"):
-        raise TriwaveError(
-            f"`method` must be grid or random, got {method!r}{did_you_mean(str(method), ('grid', 'random'))}"
-        )
+    if method not in methods:
+        raise TriwaveError(f"`method` must be grid or random, got {method!r}{did_you_mean(str(method), methods)}")
     metric = content.get("metric") or {}
     goal = metric.get("goal", "minimize") if isinstance(metric, dict) else None
     if goal not in ("minimize", "maximize"):
-        raise TriwaveError(
-            f"`metric` must be {{name: test/mse, goal: minimize}}, or with goal: maximize, got {metric!r}"
-        )
+        needed = "{name: test/mse, goal: minimize}, or with goal: maximize"
+        raise TriwaveError(f"`metric` must be {needed}, got {metric!r}")
     cap = content.get("run_cap")
     if cap is not None and (isinstance(cap, bool) or not isinstance(cap, int) or cap < 1):
         raise TriwaveError(f"`run_cap` must be a whole number, at least 1, got {cap!r}")
     before, after = _fit_arguments(content.get("command"))
     swept = parameters(content["parameters"])
-    left_out = [key for key in ("early_terminate",) if content.get(key)]
-    return Sweep(path, method, swept, before, after, metric.get("name"), goal, cap, left_out)
+    stops = bool(content.get("early_terminate"))
+    return Sweep(path, method, swept, before, after, metric.get("name"), goal, cap, stops)
 
 
 def _fit_arguments(command: Any) -> tuple[list[str], list[str]]:
@@ -148,9 +140,8 @@ def _fit_arguments(command: Any) -> tuple[list[str], list[str]]:
     words = [str(word) for word in command] if isinstance(command, list) else []
     if "fit" not in words or "lit_triwave" not in words[: words.index("fit")]:
         raise TriwaveError(f"`command` must run lit_triwave fit: {_COMMAND}")
-    words = [
-        re.sub(r"\$\{envvar:(\w+)\}", lambda m: os.environ.get(m[1], m[1]), w) for w in words[words.index("fit") + 1 :]
-    ]
+    words = words[words.index("fit") + 1 :]
+    words = [re.sub(r"\$\{envvar:(\w+)\}", lambda found: os.environ.get(found[1], found[1]), word) for word in words]
     unknown = [word for word in words if word.startswith("${") and word != _ARGUMENTS]
     if unknown or words.count(_ARGUMENTS) != 1:
         raise TriwaveError(f"`command` must have ${{args}} once{f', got {unknown[0]}' if unknown else ''}: {_COMMAND}")

@@ -24,11 +24,9 @@ def run_ids(runs: Sequence[dict[str, Any]]) -> list[str]:
     last = Counter(name.rpartition(".")[2] for name in (runs[0] if runs else {}))
     ids = []
     for run in runs:
-        parts = []
-        for name, value in run.items():
-            short = name.rpartition(".")[2]
-            parts.append(f"{short if last[short] == 1 else name}={_readable(value)}")
-        ids.append("-".join(parts))
+        shorts = {name: name.rpartition(".")[2] for name in run}
+        names = {name: short if last[short] == 1 else name for name, short in shorts.items()}
+        ids.append("-".join(f"{names[name]}={_readable(value)}" for name, value in run.items()))
     alike = Counter(ids)
     return [
         name if alike[name] == 1 and len(name) <= _LONGEST else f"{name[: _LONGEST - 9]}-{_digest(run)}"

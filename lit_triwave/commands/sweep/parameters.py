@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -55,7 +55,7 @@ class Parameter:
 
     name: str
     distribution: str
-    settings: dict[str, Any] = field(default_factory=dict)
+    settings: dict[str, Any]
 
     @property
     def continuous(self) -> bool:
@@ -72,9 +72,8 @@ class Parameter:
         if self.continuous:
             raise TriwaveError(f"parameter {self.name}: a grid must have a list of values, got {self.distribution}")
         if "probabilities" in s:
-            raise TriwaveError(
-                f"parameter {self.name}: a grid takes each value once; remove probabilities, or set method: random"
-            )
+            advice = "remove probabilities, or set method: random"
+            raise TriwaveError(f"parameter {self.name}: a grid takes each value once; {advice}")
         if self.distribution == "constant":
             return [s["value"]]
         if self.distribution == "categorical":
@@ -117,20 +116,19 @@ def parameters(entries: Any, prefix: str = "") -> list[Parameter]:
     for key, entry in entries.items():
         name = f"{prefix}{key}"
         if not isinstance(entry, dict):
-            raise TriwaveError(
-                f"parameter {name} must be {{value: …}}, {{values: […]}} or {{min: …, max: …}}, got {entry!r}"
-            )
+            kinds = "{value: …}, {values: […]} or {min: …, max: …}"
+            raise TriwaveError(f"parameter {name} must be {kinds}, got {entry!r}")
         if "parameters" in entry:
             found += parameters(entry["parameters"], f"{name}.")
             continue
         unknown = [other for other in entry if other not in _KEYS]
         if unknown:
             raise TriwaveError(f"parameter {name}: unknown key {unknown[0]!r}{did_you_mean(str(unknown[0]), _KEYS)}")
-        found.append(
-            _checked(
-                Parameter(name, _distribution(name, entry), {k: v for k, v in entry.items() if k != "distribution"})
-            )
-        )
+        kind, settings = _distribution(name, entry), {k: v for k, v in entry.items() if k != "distribution"}
+        problem = _problem(settings, kind)
+        if problem:
+            raise TriwaveError(f"parameter {name}: {problem}")
+        found.append(Parameter(name, kind, settings))
     return found
 
 
@@ -152,46 +150,37 @@ def _distribution(name: str, entry: dict[str, Any]) -> str:
         return "categorical"
     if "min" in entry and "max" in entry:
         kinds = {type(entry["min"]), type(entry["max"])}
-        if kinds == {int}:
-            return "int_uniform"
-        if kinds == {float}:
-            return "uniform"
-        raise TriwaveError(f"parameter {name}: min and max must both be whole numbers, or both have a decimal point")
+        if kinds not in ({int}, {float}):
+            raise TriwaveError(
+                f"parameter {name}: min and max must both be whole numbers, or both have a decimal point"
+            )
+        return "int_uniform" if kinds == {int} else "uniform"
     if "mu" in entry or "sigma" in entry:
         return "normal"
     raise TriwaveError(f"parameter {name} must have value, values, or min and max")
 
 
-def _checked(parameter: Parameter) -> Parameter:
-    """Returns a parameter whose settings are valid.
-
-    Raises:
-        TriwaveError: a setting is not valid.
-    """
-    s, kind = parameter.settings, parameter.distribution
-    start = f"parameter {parameter.name}: "
-    for key in _NEEDED[kind]:
-        if key not in s:
-            raise TriwaveError(f"{start}{kind} must have {' and '.join(_NEEDED[kind])}")
+def _problem(s: dict[str, Any], kind: str) -> str:
+    """Returns what is wrong with the settings of a parameter of this distribution; "" if nothing is."""
+    needed = _NEEDED[kind]
+    if not {*needed} <= s.keys():
+        return f"{kind} must have {' and '.join(needed)}"
     for key in ("min", "max", "mu", "sigma", "q", "a", "b"):
         if key in s and not is_number(s[key]):
             # PyYAML reads 1e-3 as a string.
-            raise TriwaveError(f"{start}{key} must be a number, got {s[key]!r}; YAML needs a point: 1.0e-3")
+            return f"{key} must be a number, got {s[key]!r}; YAML needs a point: 1.0e-3"
     if kind == "categorical":
         if not isinstance(s["values"], list) or not s["values"]:
-            raise TriwaveError(f"{start}values must be a list with at least one value, got {s['values']!r}")
+            return f"values must be a list with at least one value, got {s['values']!r}"
         odds = s.get("probabilities")
         if odds is not None and (len(odds) != len(s["values"]) or not math.isclose(sum(odds), 1, abs_tol=1e-6)):
-            raise TriwaveError(f"{start}probabilities must be one for each value with sum 1, got {odds}")
-    if "min" in _NEEDED[kind]:
+            return f"probabilities must be one for each value with sum 1, got {odds}"
+    if "min" in needed:
         if s["min"] > s["max"]:
-            raise TriwaveError(f"{start}min must not be above max, got {s['min']} and {s['max']}")
+            return f"min must not be above max, got {s['min']} and {s['max']}"
         if kind.endswith("log_uniform_values") and s["min"] <= 0:
-            raise TriwaveError(f"{start}min of {kind} must be above 0, got {s['min']}")
+            return f"min of {kind} must be above 0, got {s['min']}"
         if kind == "int_uniform" and not (isinstance(s["min"], int) and isinstance(s["max"], int)):
-            raise TriwaveError(
-                f"{start}min and max of int_uniform must be whole numbers, got {s['min']} and {s['max']}"
-            )
-    if s.get("q", 1) <= 0 or s.get("sigma", 1) <= 0 or min(s.get("a", 1), s.get("b", 1)) <= 0:
-        raise TriwaveError(f"{start}q, sigma, a and b must be above 0")
-    return parameter
+            return f"min and max of int_uniform must be whole numbers, got {s['min']} and {s['max']}"
+    positive = all(s.get(key, 1) > 0 for key in ("q", "sigma", "a", "b"))
+    return "" if positive else "q, sigma, a and b must be above 0"

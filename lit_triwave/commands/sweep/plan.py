@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
@@ -94,11 +95,10 @@ def plan(sweep: Sweep, count: int | None, overrides: Sequence[str]) -> list[Plan
             raise TriwaveError(f"--{name} cannot be given: each run of a sweep has its own")
     points = list(sweep.values(count))
     ids = run_ids(points)
-    if len(set(ids)) < len(ids):
-        twice = next(name for name in ids if ids.count(name) > 1)
-        raise TriwaveError(
-            f"{sweep.path}: values must differ between runs, got {twice.rpartition('-')[0]} twice; list each once"
-        )
+    for name, count in Counter(ids).items():
+        if count > 1:
+            twice = name.rpartition("-")[0]
+            raise TriwaveError(f"{sweep.path}: values must differ between runs, got {twice} twice; list each once")
     words = [configs_first([*sweep.before, *arguments(point), *sweep.after, *overrides]) for point in points]
     configs = _parse_all(sweep, points, words)
     first = configs[0]["run"]
@@ -165,7 +165,5 @@ def _refuse_other_runs(sweep: Sweep, runs: list[Planned]) -> None:
             if there.get(name) != here.get(name) and describes_run(name) and not name.startswith(free)
         ]
         if differing:
-            raise TriwaveError(
-                f"{run.folder} was made from another config: {'; '.join(differing[:3])}; "
-                "--run.experiment NAME starts another sweep"
-            )
+            what = f"was made from another config: {'; '.join(differing[:3])}"
+            raise TriwaveError(f"{run.folder} {what}; --run.experiment NAME starts another sweep")

@@ -75,8 +75,7 @@ class Stop:
             process.join()
         finally:
             self._group = None
-        code: int = process.exitcode
-        return code
+        return int(process.exitcode)
 
 
 def _own_process() -> bool:
