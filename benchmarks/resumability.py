@@ -58,7 +58,7 @@ class TimedCheckpoint(StageCheckpoint):
 
     def __init__(self, folder: Path) -> None:
         self.times: list[float] = []
-        super().__init__(Origin(folder), seconds=1e9, interruption=Interruption())
+        super().__init__(Origin(folder), every_n_epochs=100, seconds=1e9, interruption=Interruption())
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)

@@ -72,6 +72,7 @@ class BestCheckpoint(RunCheckpoint):
 
     Attributes:
         best_model_path: path of the file; "" while the run's history has no validation.
+        epoch: epoch of the file, from 0; −1 if there is none.
     """
 
     def __init__(self, monitor: str, mode: Goal, origin: Origin) -> None:
@@ -79,32 +80,27 @@ class BestCheckpoint(RunCheckpoint):
         self.origin = origin
         self._source: Path | None = None  # becomes the file at the first step
         self._score: float | None = None  # score of the file
-        self._epoch = -1  # epoch of the file
+        self.epoch = -1
         self._found: float | None = None  # value of the validation at the end of this epoch
         self._said = False  # whether the missing metric was reported
         self._begun = False  # whether training has begun
 
-    @property
-    def epoch(self) -> int:
-        """Epoch of the file, from 0; −1 if there is none."""
-        return self._epoch
-
     def state_dict(self) -> dict[str, Any]:
         """Returns epoch and score of the file, without the paths of this machine that Lightning would save."""
-        return {"score": self._score, "epoch": self._epoch}
+        return {"score": self._score, "epoch": self.epoch}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         score, epoch = state_dict["score"], state_dict["epoch"]
         fits = epoch == -1 if score is None else is_finite(score) and is_count(epoch)
         require(fits, "score and epoch of BestCheckpoint", "be numbers", f"{short(score)}, {short(epoch)}")
-        self._score, self._epoch = score, epoch
+        self._score, self.epoch = score, epoch
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._begun = True
         if trainer.is_global_zero:
             self._source = self._best_so_far()
-        known = self._source is not None, self._score, self._epoch
-        there, self._score, self._epoch = trainer.strategy.broadcast(known)
+        known = self._source is not None, self._score, self.epoch
+        there, self._score, self.epoch = trainer.strategy.broadcast(known)
         self.best_model_path = str(self.path("best")) if there else ""
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -116,10 +112,10 @@ class BestCheckpoint(RunCheckpoint):
         origin = self.origin
         if self._score is not None:
             found = origin.file_with(self.state_key, self.state_dict(), "best")
-            if found is not None or self._epoch == origin.epoch:
+            if found is not None or self.epoch == origin.epoch:
                 return found or origin.path
         self._score = origin.validation(str(self.monitor))
-        self._epoch = -1 if self._score is None else origin.epoch
+        self.epoch = -1 if self._score is None else origin.epoch
         return None if self._score is None else origin.path
 
     def settle(self) -> None:
@@ -149,7 +145,7 @@ class BestCheckpoint(RunCheckpoint):
         if found is None or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         if trainer.strategy.reduce_boolean_decision(self._improves(found)):
-            self._score, self._epoch = found, trainer.current_epoch
+            self._score, self.epoch = found, trainer.current_epoch
             self._save_checkpoint(trainer, str(self.path("best")))
             self._source = None
             self.best_model_path = str(self.path("best"))
@@ -158,12 +154,6 @@ class BestCheckpoint(RunCheckpoint):
         if self._score is None or not math.isfinite(found):
             return math.isfinite(found)
         return found > self._score if self.mode == "max" else found < self._score
-
-
-def artifact_checkpoint(trainer: Trainer) -> str:
-    """Returns the name of the checkpoint to upload for a finished run: `best` if there is one, else `last`."""
-    best = [callback for callback in trainer.checkpoint_callbacks if isinstance(callback, BestCheckpoint)]
-    return "best" if any(callback.best_model_path for callback in best) else "last"
 
 
 def monitored(model: LightningModule) -> tuple[str, Goal] | None:

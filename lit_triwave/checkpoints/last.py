@@ -45,13 +45,7 @@ class StageCheckpoint(RunCheckpoint):
         lasting: whether an epoch of this process is over, or a checkpoint of it saved.
     """
 
-    def __init__(
-        self,
-        origin: Origin,
-        every_n_epochs: int = 100,
-        seconds: float | None = None,
-        interruption: Interruption | None = None,
-    ) -> None:
+    def __init__(self, origin: Origin, every_n_epochs: int, seconds: float | None, interruption: Interruption) -> None:
         super().__init__("last", origin.folder, every_n_epochs=every_n_epochs)
         self.origin = origin
         self.settled = self.lasting = False
@@ -169,7 +163,7 @@ class StageCheckpoint(RunCheckpoint):
     def _agreed(self, trainer: Trainer) -> int:
         """Returns the most urgent request of any rank: 0 for none, `_DUE`, or `_DUE` and a signal's number."""
         late = self._due or (self.seconds is not None and time.monotonic() - self._saved_at >= self.seconds)
-        asked = self.interruption.requested if self.interruption else None
+        asked = self.interruption.requested
         request = _DUE + asked if asked else _DUE if late else 0
         if trainer.world_size > 1 and distributed.is_initialized():
             word = torch.tensor(request)

@@ -52,17 +52,14 @@ class _SLURMTasks(SLURMEnvironment):
 
     def validate_settings(self, num_devices: int, num_nodes: int) -> None:
         """Raises TriwaveError unless the trainer's nodes and devices are the step's nodes and tasks."""
-        nodes, tasks = int(os.environ["SLURM_STEP_NUM_NODES"]), _tasks_per_node(os.environ["SLURM_STEP_TASKS_PER_NODE"])
+        nodes = int(os.environ["SLURM_STEP_NUM_NODES"])
         if num_nodes != nodes:
             raise TriwaveError(f"trainer.num_nodes must be {nodes}, as srun --nodes, got {num_nodes}")
-        if set(tasks) != {num_devices}:
-            counts = " and ".join(str(count) for count in sorted(set(tasks)))
+        # SLURM's short form: 2(x3),1 is three nodes with 2 tasks and one with 1.
+        tasks = {int(count) for count in re.findall(r"(\d+)(?:\(x\d+\))?", os.environ["SLURM_STEP_TASKS_PER_NODE"])}
+        if tasks != {num_devices}:
+            counts = " and ".join(map(str, sorted(tasks)))
             raise TriwaveError(f"trainer.devices must be {counts}, the tasks on each node of srun, got {num_devices}")
-
-
-def _tasks_per_node(text: str) -> list[int]:
-    """Returns SLURM's short form as a list: `2(x3),1` ↦ [2, 2, 2, 1]."""
-    return [int(count) for count, times in re.findall(r"(\d+)(?:\(x(\d+)\))?", text) for _ in range(int(times or 1))]
 
 
 def in_slurm_step() -> bool:

@@ -137,7 +137,7 @@ class _Watch:
             if silent:
                 print(f"error: {silent}", file=sys.stderr, flush=True)
             _kill_launcher()
-            self._end(self.pending)
+            self._end()
         if self.interruption.at_once or self.second < math.inf:
             return True
         if self.pending is None or self.interruption.begun or self.interruption.trained:
@@ -147,14 +147,14 @@ class _Watch:
         # SIGUSR1 waits for the first step, which does not come while the ranks wait for each other.
         waiting = self.pending == REQUEUE_SIGNAL and self._meeting() and waited > _MEET_SECONDS
         if (blocked or waiting) and launcher() is None:  # the first rank ends the others
-            self._end(self.pending)
+            self._end()
         return True
 
-    def _end(self, number: signal.Signals | None) -> None:
+    def _end(self) -> None:
         """Ends the ranks of this machine in place of the main thread."""
-        assert number is not None
+        assert self.pending is not None
         _kill_children(self.trainer)
-        os._exit(self.abandon(number))
+        os._exit(self.abandon(self.pending))
 
     def _missing(self) -> str:
         """Returns which rank this one has waited for too long; "" if none. The ranks report it one after the other."""

@@ -46,9 +46,7 @@ class InFloat64(nn.Module):
 
 
 @torch.no_grad()
-def plain_network(
-    saved: Saved, networks: Sequence[int], dtype: torch.dtype | None = None, arithmetic: torch.dtype | None = None
-) -> nn.Module:
+def plain_network(saved: Saved, networks: Sequence[int], dtype: torch.dtype, arithmetic: torch.dtype) -> nn.Module:
     """Returns the network of a checkpoint in evaluation mode, made of PyTorch's own modules.
 
     Functions become only `nn.Linear` and `nn.ReLU`, with the clamp to the domain, so that they equal the model
@@ -58,18 +56,18 @@ def plain_network(
     Args:
         saved: the checkpoint.
         networks: index of a function's network for each target.
-        dtype: dtype of inputs and outputs; by default the model's dtype.
-        arithmetic: dtype of the parameters and of the computation; by default `dtype`. Float64 with float32 inputs
-            gives an `InFloat64`. In float32, two orders of the same computation differ by up to 2e-6.
+        dtype: dtype of inputs and outputs.
+        arithmetic: dtype of the parameters and of the computation. Float64 with float32 inputs gives an `InFloat64`. In
+            float32, two orders of the same computation differ by up to 2e-6.
 
     Returns:
         A network (batch, in_features) ↦ (batch, targets), or images (batch, C, H, W) ↦ logits (batch, classes).
     """
-    dtype = dtype or saved.dtype
-    arithmetic = arithmetic or dtype
     network = copy.deepcopy(saved.module.network)
     if isinstance(network, DenseNetwork):
-        layers = [_affine_layers(network.double().to_sequential(replica)) for replica in networks]
+        replicas = [network.double().to_sequential(replica) for replica in networks]
+        linear = [[layer for layer in each if isinstance(layer, nn.Linear)] for each in replicas]
+        layers: list[list[dense.Affine]] = [[(layer.weight, layer.bias) for layer in each] for each in linear]
         plain: nn.Module = dense.sequential(dense.of_same_inputs(layers))
     elif isinstance(network, ConstructedNetwork):
         layers = [network.double().affine_layers(replica, _bank_layers, clamped=True) for replica in networks]
@@ -78,10 +76,6 @@ def plain_network(
         plain = _without_ours(network)
     plain = plain.to(arithmetic)
     return (plain if arithmetic == dtype else InFloat64(plain)).eval().requires_grad_(False)
-
-
-def _affine_layers(network: nn.Sequential) -> list[dense.Affine]:
-    return [(layer.weight, layer.bias) for layer in network if isinstance(layer, nn.Linear)]
 
 
 def _without_ours(module: nn.Module) -> nn.Module:

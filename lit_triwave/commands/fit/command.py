@@ -28,7 +28,7 @@ from lit_triwave.callbacks.progress import StageProgress
 from lit_triwave.callbacks.regression_summary import RegressionSummary
 from lit_triwave.callbacks.reporting import reporting
 from lit_triwave.callbacks.summary import LoggedSummary
-from lit_triwave.checkpoints.best import BestCheckpoint, artifact_checkpoint, best_checkpoint, monitored
+from lit_triwave.checkpoints.best import BestCheckpoint, best_checkpoint, monitored
 from lit_triwave.checkpoints.choose import choose_checkpoint
 from lit_triwave.checkpoints.io import AtomicCheckpointIO
 from lit_triwave.checkpoints.load import load_checkpoint, reading
@@ -201,8 +201,10 @@ class TriwaveCLI(LightningCLI):
         self.trainer_defaults["callbacks"] = callbacks
         kwargs["default_root_dir"] = run.folder
         with self.session.undoes_a_failed_start() if self.session else nullcontext():
+            environment = cluster_environment(config.trainer.num_nodes, config.trainer.devices)
             kwargs["plugins"] = [*as_list(config.trainer.plugins), AtomicCheckpointIO()]
-            kwargs["plugins"] += _distributed_plugins(config.trainer)
+            kwargs["plugins"] += [] if environment is None else [environment]
+            kwargs["plugins"] += [SynchronizedBatchNorms()] if config.trainer.sync_batchnorm else []
             if self.session is None:
                 kwargs["logger"] = False
             else:
@@ -324,25 +326,33 @@ class TriwaveCLI(LightningCLI):
                 signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the first rank may leave, see `run`
             self.trainer.strategy.barrier()
             self.trainer.loggers = []  # a test before the run's end is not part of its history
-        if session.stopped in (None, signal.SIGINT) and _can_be_tested(self.model, self.datamodule):
+        # A module and data of the user may lack the methods that Lightning needs for a test.
+        tests = is_overridden("test_step", self.model) and is_overridden("test_dataloader", self.datamodule)
+        if session.stopped in (None, signal.SIGINT) and tests:
             self.trainer.test(self._reported(), datamodule=self.datamodule, verbose=False)
         elif session.stopped is None:
             for logged in self._callbacks(LoggedSummary):
                 logged.on_test_end(self.trainer, self.model)
         if session.run.artifact and session.stopped is None:
+            name = "last" if self._best is None else "best"
             for tracker in wandb_loggers(self.trainer):
-                tracker.log_checkpoint(checkpoint_file(session.run.folder, artifact_checkpoint(self.trainer)))
+                tracker.log_checkpoint(checkpoint_file(session.run.folder, name))
 
     def _reported(self) -> LightningModule:
         """Returns the network that validation chose, where a table has rows for it; else the one that training left."""
         model: LightningModule = self.model
-        best = next((one for one in self._callbacks(BestCheckpoint) if one.best_model_path), None)
+        best = self._best
         chooses = type(model) is modules.FunctionRegressor and getattr(self.datamodule, "validates", False)
         if best is None or not chooses or self._session.stopped is not None:
             return model
         for one in self._callbacks(RegressionSummary):
             one.chosen = f"best.ckpt of {place(model, best.epoch)}"
         return model if best.epoch == self.trainer.current_epoch - 1 else load_module(best.best_model_path).module
+
+    @property
+    def _best(self) -> BestCheckpoint | None:
+        """The callback with the best checkpoint; None if there is none."""
+        return next((one for one in self._callbacks(BestCheckpoint) if one.best_model_path), None)
 
     def _callbacks(self, kind: type[_Kind]) -> list[_Kind]:
         """Returns the trainer's callbacks of a kind."""
@@ -359,18 +369,6 @@ def _reported_task(model: LightningModule, data: LightningDataModule) -> str | N
     task = model.task if isinstance(model, StagedModule) else None  # in other modules `task` may mean anything
     known = isinstance(data, RegressionDataModule) if task == "regression" else hasattr(data, "class_names")
     return task if known else None
-
-
-def _can_be_tested(model: LightningModule, data: LightningDataModule) -> bool:
-    """Whether a module and data of the user have the methods that Lightning needs for a test."""
-    return is_overridden("test_step", model) and is_overridden("test_dataloader", data)
-
-
-def _distributed_plugins(trainer: Namespace) -> list[Any]:
-    """Returns the plugins by which processes find each other and batch norms share their statistics."""
-    environment = cluster_environment(trainer.num_nodes, trainer.devices)
-    found = [] if environment is None else [environment]
-    return [*found, SynchronizedBatchNorms()] if trainer.sync_batchnorm else found
 
 
 @one_message()
