@@ -135,10 +135,8 @@ class RegressionSummary(RunSummary):
             advice = f"depth {summary['depth']:g} is too small, set model.depth to null, which chooses"
         if self.unfinished:
             advice = f"the run was {self.unfinished}"
-        return [
-            f"warning: the best seed explains {max(share, 0):.1%} of the variance of {data.target_name}, less than "
-            f"{LEAST_R2:.0%}: {advice}"
-        ]
+        what = f"explains {max(share, 0):.1%} of the variance of {data.target_name}, less than {LEAST_R2:.0%}"
+        return [f"warning: the best seed {what}: {advice}"]
 
 
 def _has_later_stages(module: FunctionRegressor) -> bool:
@@ -155,10 +153,8 @@ def _raised(summary: dict[str, Any]) -> str:
     ):
         after = summary.get(key)
         if before is not None and after is not None and min(after, last) > RAISED * before:
-            return (
-                f"warning: stage {stage} raised the error from {before:.1e} to {after:.1e}: take best.ckpt "
-                f"(--ckpt_path best), a lower {stage}.lr, or {other}"
-            )
+            advice = f"take best.ckpt (--ckpt_path best), a lower {stage}.lr, or {other}"
+            return f"warning: stage {stage} raised the error from {before:.1e} to {after:.1e}: {advice}"
         before = before if after is None else after
     return ""
 

@@ -28,15 +28,9 @@ class RunCheckpoint(ModelCheckpoint):
     """
 
     def __init__(self, name: str, folder: Path, **options: Any) -> None:
-        super().__init__(
-            dirpath=folder / CHECKPOINTS,
-            filename=name,
-            save_top_k=1,
-            save_on_train_epoch_end=True,
-            enable_version_counter=False,
-            auto_insert_metric_name=False,
-            **options,
-        )
+        options |= {"save_top_k": 1, "save_on_train_epoch_end": True}
+        options |= {"enable_version_counter": False, "auto_insert_metric_name": False}
+        super().__init__(folder / CHECKPOINTS, name, **options)
 
     @property
     def state_key(self) -> str:
@@ -133,10 +127,8 @@ class BestCheckpoint(RunCheckpoint):
             if found is None and not self._said:
                 self._said = True
                 there = ", ".join(trainer.callback_metrics) or "nothing"
-                say(
-                    f"no best.ckpt: {type(pl_module).__name__}.monitor must be a metric that it logs by the end of a "
-                    f"validation ({there}), got {self.monitor}"
-                )
+                needed = f"must be a metric that it logs by the end of a validation ({there}), got {self.monitor}"
+                say(f"no best.ckpt: {type(pl_module).__name__}.monitor {needed}")
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         found, self._found = self._found, None
@@ -167,10 +159,8 @@ def monitored(model: LightningModule) -> tuple[str, Goal] | None:
         return None
     direction: Goal | None = mode if mode in ("min", "max") else goal(monitor)
     if direction is None:
-        raise TriwaveError(
-            f'{type(model).__name__}.mode must be "min" or "max", got {mode!r}: whether lower or higher values of its '
-            f"monitor {monitor} are better is not known"
-        )
+        why = f"whether lower or higher values of its monitor {monitor} are better is not known"
+        raise TriwaveError(f'{type(model).__name__}.mode must be "min" or "max", got {mode!r}: {why}')
     return monitor, direction
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
 
 from jsonargparse import Namespace
@@ -23,20 +22,7 @@ _MOST_NAMED = 8
 """Experiments that an error lists."""
 
 
-@dataclass(frozen=True)
-class Chosen:
-    """The start of a command.
-
-    Attributes:
-        path: path of the checkpoint; None for a run from its beginning.
-        restarts: whether the user wants to resume a run that has not saved a checkpoint yet.
-    """
-
-    path: Path | None = None
-    restarts: bool = False
-
-
-def choose_checkpoint(asked: str | None, run: Namespace, fits: bool) -> Chosen:
+def choose_checkpoint(asked: str | None, run: Namespace, fits: bool) -> tuple[Path | None, bool]:
     """Returns the checkpoint that the user means.
 
     Args:
@@ -44,6 +30,10 @@ def choose_checkpoint(asked: str | None, run: Namespace, fits: bool) -> Chosen:
             run that saved this checkpoint last. None means `last`, but for `fit` no checkpoint.
         run: settings of the user.
         fits: whether the command is `fit`.
+
+    Returns:
+        The path, which is None for a run from its beginning, and whether the user wants to resume a run that has not
+        saved a checkpoint yet.
 
     Raises:
         TriwaveError: there is no such checkpoint.
@@ -66,9 +56,9 @@ def choose_checkpoint(asked: str | None, run: Namespace, fits: bool) -> Chosen:
         if left is not None:
             say(f"a later run has saved no checkpoint: --run.id {left} --ckpt_path last starts it again")
         if path is None:
-            return Chosen(restarts=True)
+            return None, True
     elif asked is None:
-        return Chosen()
+        return None, False
     else:
         path = Path(asked)
         if not path.is_file():
@@ -76,7 +66,7 @@ def choose_checkpoint(asked: str | None, run: Namespace, fits: bool) -> Chosen:
     if fits and requeued():
         own = checkpoint_file(place_run(Run(**run.as_dict()), path, branches=True).folder)
         path = own if own.is_file() else path
-    return Chosen(path)
+    return path, False
 
 
 def find_checkpoint(place: str | Path) -> Path:
@@ -89,14 +79,13 @@ def find_checkpoint(place: str | Path) -> Path:
     if path.is_file():
         return path
     if not path.exists():
-        near = did_you_mean(path.name, [other.name for other in path.parent.glob("*")] if path.parent.is_dir() else [])
+        near = did_you_mean(path.name, [other.name for other in path.parent.glob("*")])
         raise TriwaveError(f"checkpoint {path}: no such file{near}")
     found = checkpoint_file(path) if checkpoint_file(path).is_file() else newest_checkpoint(path)
     if found is None:
         last = checkpoint_file(Path())
         within = sorted({file.parents[2].name for file in path.glob(f"*/*/{last}")})
         hint = f"; experiments in it: {some(within, _MOST_NAMED)}" if within else ""
-        raise TriwaveError(
-            f"{path} must be the folder of a run or an experiment, got no {last} or */{last} in it{hint}"
-        )
+        what = "the folder of a run or an experiment"
+        raise TriwaveError(f"{path} must be {what}, got no {last} or */{last} in it{hint}")
     return found

@@ -39,9 +39,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                     check_saved(partial, checkpoint)
                     self._checked = True
         except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
-            raise TriwaveError(
-                f"checkpoint {path} cannot be written ({reason(error)}); the one before is kept"
-            ) from error
+            what = f"cannot be written ({reason(error)}); the one before is kept"
+            raise TriwaveError(f"checkpoint {path} {what}") from error
 
     def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = True) -> Any:
         content = load_checkpoint(Path(path))

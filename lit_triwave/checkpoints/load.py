@@ -22,7 +22,7 @@ from torch import Tensor
 
 from lit_triwave.checkpoints.kinds import is_count, require, short
 from lit_triwave.checkpoints.position import check_position
-from lit_triwave.errors import TriwaveError, out_of_memory, reason
+from lit_triwave.errors import KIND_WORDS, TriwaveError, out_of_memory, reason
 from lit_triwave.modules.replicas import BEST_NOW
 from lit_triwave.modules.staged import NUMBERS
 from lit_triwave.tracking.run_files import CONFIG_YAML, run_folder_of
@@ -33,7 +33,6 @@ _KINDS |= {"hyper_parameters": dict, "callbacks": dict, "optimizer_states": list
 _KINDS |= {"stage_epochs": dict, "epoch_history": dict, BEST_NOW: list}
 _RUN_KINDS = {"model": dict, "data": dict, "rows": list, "wandb_id": str, "trainer": dict, "arithmetic": dict}
 """Parts of a checkpoint, and of its "run" ↦ their kind."""
-_WORDS = {dict: "a mapping", list: "a list", int: "a whole number", str: "a text"}
 _NO_RUN = "its content is not what a run saves"
 _SHARED = 10  # most values for each byte of a pickle; references to one object are few, so there are hardly more
 
@@ -95,10 +94,8 @@ def check_saved(path: Path, content: Mapping[str, Any]) -> None:
 
 def _unreadable(name: str, value: Any) -> tuple[str, Any]:
     """Returns the innermost part of a content that `weights_only` refuses, and its name."""
-    inner = {str(key): item for key, item in value.items()} if isinstance(value, Mapping) else {}
-    if isinstance(value, (list, tuple)):
-        inner = {str(number): item for number, item in enumerate(value)}
-    for key, item in inner.items():
+    value_of = dict(enumerate(value)) if isinstance(value, (list, tuple)) else value
+    for key, item in value_of.items() if isinstance(value_of, Mapping) else ():
         file = BytesIO()
         torch.save(item, file)
         file.seek(0)
@@ -168,7 +165,7 @@ def _check_content(content: Any, nodes: int) -> None:
             value = section.get(name)
             if name in _NEEDED or (name in section and (name, value) != ("wandb_id", None)):
                 fits = isinstance(value, kind) and not isinstance(value, bool)
-                require(fits, name, f"be {_WORDS[kind]}", short(value))
+                require(fits, name, f"be {KIND_WORDS[kind.__name__]}", short(value))
             require(not isinstance(value, int) or value >= 0, name, "be at least 0", value)
     number = content["state_dict"].get("stage_number", torch.tensor(0)).tolist()
     known = ", ".join(f"{n} ({name})" for name, n in NUMBERS.items())
@@ -202,9 +199,8 @@ def check_weights(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> Non
         fits = value.is_floating_point() == (name not in own or own[name].is_floating_point())
         kind = "whole" if value.is_floating_point() else "floating-point"
         require(fits, f"{name} of the checkpoint", f"be {kind} numbers", value.dtype)
-    weights = {
-        name: state[name].dtype for name in state if name.startswith("network.") and state[name].is_floating_point()
-    }
+    floats = (name for name, value in state.items() if name.startswith("network.") and value.is_floating_point())
+    weights = {name: state[name].dtype for name in floats}
     usual = max([*weights.values()], key=[*weights.values()].count, default=None)
     for name, dtype in weights.items():
         require(dtype == usual, f"{name} of the checkpoint", f"be of {usual} as the others", dtype)

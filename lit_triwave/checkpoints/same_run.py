@@ -21,17 +21,7 @@ from lit_triwave.modules.staged import NUMBERS, STAGES, StagedModule, stage_name
 from lit_triwave.tracking.flat_config import DATA_ACCESS, flat, plain
 from lit_triwave.tracking.private_paths import hidden
 
-_MAY_DIFFER = (
-    "limit",
-    "pretrain",
-    "train",
-    "polish",
-    "weights",
-    "compile",
-    "channels_last",
-    "_class_path",
-    "_instantiator",
-)
+_MAY_DIFFER = (*STAGES, "weights", "compile", "channels_last", "_class_path", "_instantiator")
 """Hyperparameters that a resumed run may change."""
 
 _TRAINER = (
@@ -92,9 +82,9 @@ def check_same_run(
 
 def _check_kind(path: Path, checkpoint: dict[str, Any], model: LightningModule) -> None:
     """Refuses hyperparameters of another class, because none could be compared."""
-    saved, own, kind = checkpoint.get("hyper_parameters") or {}, dict(model.hparams), type(model).__name__
+    saved, kind = checkpoint.get("hyper_parameters") or {}, type(model).__name__
     there = str(saved.get("_class_path", kind)).rpartition(".")[2]
-    named = {name for name in own if not name.startswith("_")}  # empty if a module of the user saves none
+    named = {name for name in model.hparams if not name.startswith("_")}  # empty if a module of the user saves none
     if there != kind or (named and not saved.keys() & named):
         got = there if there != kind else f"hyperparameters {some([*map(repr, saved)]) or 'of nothing'}"
         raise TriwaveError(f"checkpoint {path} must be of a {kind}, got {got}")
@@ -102,8 +92,8 @@ def _check_kind(path: Path, checkpoint: dict[str, Any], model: LightningModule) 
 
 def _check_finite(state: dict[str, torch.Tensor], parameters: Set[str]) -> None:
     """Refuses weights that are not finite, because they cannot be evaluated. Buffers of the user may be infinite."""
-    weights = {name: value for name, value in state.items() if name.startswith("network.") or name in parameters}
-    lost = [name for name, value in weights.items() if not value.isfinite().all()]
+    weights = [name for name in state if name.startswith("network.") or name in parameters]
+    lost = [name for name in weights if not state[name].isfinite().all()]
     require(not lost, "weights of the checkpoint", "be finite", f"NaN or infinity in {some(lost)}")
 
 
@@ -153,9 +143,9 @@ def _model_differences(
     """Returns the hyperparameters that differ, except those that may differ."""
     saved = checkpoint.get("hyper_parameters", {})
     domains = [there.get("domain") for there in (saved, model.hparams)]
-    inputs = [[*domain] if isinstance(domain, dict) else [] for domain in domains]
-    if "domain" not in leave_out and all(inputs) and inputs[0] != inputs[1]:  # what follows from them differs, too
-        return [("inputs", inputs[0], inputs[1])]
+    there, here = ([*domain] if isinstance(domain, dict) else [] for domain in domains)
+    if "domain" not in leave_out and there and here and there != here:  # what follows from them differs, too
+        return [("inputs", there, here)]
     return [
         (name, saved[name], value)
         for name, value in hidden(plain(dict(model.hparams))).items()

@@ -95,10 +95,9 @@ def cluster_environment(num_nodes: int, devices: Any) -> ClusterEnvironment | No
             tasks.validate_settings(int(devices), num_nodes)
         return tasks
     if num_nodes > 1 and "MASTER_ADDR" not in os.environ:
-        raise TriwaveError(
-            f"trainer.num_nodes must be 1 for a single process of SLURM job {os.environ['SLURM_JOB_ID']}, "
-            f"got {num_nodes}: start it by srun, or by sbatch slurm/fit.sbatch"
-        )
+        needed = f"must be 1 for a single process of SLURM job {os.environ['SLURM_JOB_ID']}"
+        advice = "start it by srun, or by sbatch slurm/fit.sbatch"
+        raise TriwaveError(f"trainer.num_nodes {needed}, got {num_nodes}: {advice}")
     return LightningEnvironment()
 
 
@@ -111,10 +110,9 @@ def check_meeting_point(trainer: Trainer) -> None:
     environment = getattr(trainer.strategy, "cluster_environment", None)
     known = {"MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys()
     if trainer.num_nodes > 1 and isinstance(environment, LightningEnvironment) and not known:
-        raise TriwaveError(
-            f"trainer.num_nodes must be 1 without the address of the first node, got {trainer.num_nodes}: start the "
-            "run by torchrun or srun, or set MASTER_ADDR, MASTER_PORT and NODE_RANK on each node"
-        )
+        needed = f"must be 1 without the address of the first node, got {trainer.num_nodes}"
+        advice = "start the run by torchrun or srun, or set MASTER_ADDR, MASTER_PORT and NODE_RANK on each node"
+        raise TriwaveError(f"trainer.num_nodes {needed}: {advice}")
     if environment is not None and trainer.world_size > 1:
         environment.validate_settings(trainer.num_devices, trainer.num_nodes)  # as Lightning does, when it starts ranks
         address = environment.main_address

@@ -71,10 +71,5 @@ def segments(folder: Path, wandb_id: str) -> list[Path]:
 
 def last_step(folder: Path, wandb_id: str) -> int:
     """Returns the last step in the files of a W&B run; -1 if there is none."""
-    steps = [
-        record.history.step.num
-        for path in segments(folder, wandb_id)
-        for record in records(path)
-        if record.HasField("history")
-    ]
-    return max(steps, default=-1)
+    found = (record for path in segments(folder, wandb_id) for record in records(path))
+    return max((record.history.step.num for record in found if record.HasField("history")), default=-1)

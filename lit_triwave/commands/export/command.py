@@ -51,9 +51,7 @@ def _parse(args: Sequence[str]) -> Any:
         help="torch: weights and a Python file that builds the network; program: a torch.export program; onnx",
     )
     parser.add_argument("--out", help="file to write; by default exported/ in the run's folder")
-    parser.add_argument(
-        "--seed", type=at_least(0), help="seed of a function's network, from 0; by default the best one"
-    )
+    parser.add_argument("--seed", type=at_least(0), help="seed of a function's network; by default the best one")
     parser.add_argument("--float32", **FLAG, help="float32 inputs and outputs, also for a float64 model")
     parser.add_argument(
         "--arithmetic",
@@ -202,10 +200,8 @@ def _write(saved: Saved, networks: Sequence[int], exported: Exported, kind: str,
             raise TriwaveError(f"{paths[0]} cannot be written: {error.strerror or error}") from error
         difference = compare(saved, networks, evaluate, exported.example.dtype, exported.arithmetic)
         if not difference.share <= difference.limit:  # also if an output is NaN
-            raise TriwaveError(
-                f"not written: the {kind} file differs from the model by {difference.share:.1e} of {_unit(saved)}, "
-                f"allowed is {difference.limit:.1e}"
-            )
+            found = f"{difference.share:.1e} of {_unit(saved)}, allowed is {difference.limit:.1e}"
+            raise TriwaveError(f"not written: the {kind} file differs from the model by {found}")
     return difference
 
 

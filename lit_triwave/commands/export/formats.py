@@ -95,11 +95,9 @@ def _write_onnx(exported: Exported, paths: Sequence[Path], final: Path) -> Evalu
     except ImportError as error:
         missing = getattr(error, "name", None) or "a part"
         raise TriwaveError(f"--format onnx: {missing} is not installed: pip install 'lit_triwave[onnx]'") from error
-    bytes_needed = sum(value.numel() * value.element_size() for value in exported.network.state_dict().values())
-    if bytes_needed > _ONNX_BYTES:
-        raise TriwaveError(
-            f"--format onnx: the weights must fit into 2 GB, got {bytes_needed / 1e9:.1f} GB: use --format program"
-        )
+    size = sum(value.numel() * value.element_size() for value in exported.network.state_dict().values())
+    if size > _ONNX_BYTES:
+        raise TriwaveError(f"--format onnx: the weights must fit into 2 GB, got {size / 1e9:.1f}: use --format program")
     with _quietly():
         program: Any = torch.onnx.export(
             exported.network,

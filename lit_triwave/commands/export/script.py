@@ -89,9 +89,8 @@ def _with_backbone(network: nn.Module, backbone: Mapping[str, Any]) -> Iterator[
     from torchvision import models
 
     if name not in models.list_models(models):
-        raise TriwaveError(
-            f"--format must be program or onnx for backbone {name}, got torch: its code is not torchvision's"
-        )
+        why = "its code is not torchvision's"
+        raise TriwaveError(f"--format must be program or onnx for backbone {name}, got torch: {why}")
     options = {"weights": None, "num_classes": classes} | backbone["options"]
     with torch.device("meta"):  # only its structure is needed
         fresh = models.get_model(name, **options)

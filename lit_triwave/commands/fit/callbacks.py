@@ -41,10 +41,9 @@ def place_checkpoints(callbacks: Iterable[Callback], folder: Path) -> None:
         if callback.dirpath is None:
             callback.dirpath = str(own / MODEL_CHECKPOINTS)
         elif Path(callback.dirpath).resolve() == own.resolve():
-            raise TriwaveError(
-                f"dirpath of {type(callback).__name__} must be another folder than that of the run's own checkpoints, "
-                f"got {own}: leave it out for {own / MODEL_CHECKPOINTS}"
-            )
+            needed = "must be another folder than that of the run's own checkpoints"
+            advice = f"leave it out for {own / MODEL_CHECKPOINTS}"
+            raise TriwaveError(f"dirpath of {type(callback).__name__} {needed}, got {own}: {advice}")
 
 
 def let_spikes_resume(callbacks: Iterable[Callback]) -> None:

@@ -90,6 +90,7 @@ class TriwaveCLI(LightningCLI):
 
     Attributes:
         session: state of a fit; None for the other commands.
+        start: path of the checkpoint; None for a run from its beginning.
     """
 
     def __init__(self, started: float, kept: ExitStack, **options: Any) -> None:
@@ -139,7 +140,7 @@ class TriwaveCLI(LightningCLI):
         if fits and asked is None and requeued():
             config.run.id = config.run.id or given_run_id()
             asked = "last" if config.run.id else None
-        self.chosen = choose_checkpoint(asked, config.run, fits)
+        self.start, self.restarts = choose_checkpoint(asked, config.run, fits)
 
     def instantiate_classes(self) -> None:
         """Builds data, model and trainer. If data or a model need too much memory, this is an error."""
@@ -166,20 +167,20 @@ class TriwaveCLI(LightningCLI):
         self._bounded.close()  # the process of Weights & Biases would inherit it
         self._own = as_list(self.config_init[self.subcommand].trainer.callbacks)
         config, fits = self.config_init[self.subcommand], self.subcommand == "fit"
-        self.checkpoint = None if self.chosen.path is None else load_checkpoint(self.chosen.path, fits)
+        self.checkpoint = None if self.start is None else load_checkpoint(self.start, fits)
         staged = isinstance(self.model, StagedModule)
         if staged and self.checkpoint:
-            with reading(self.chosen.path, fits=fits):
+            with reading(self.start, fits=fits):
                 self.model.on_load_checkpoint(self.checkpoint)  # where `EarlyStopping` ended its stages
         identity = self._checked_identity(fits)
         if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
             # Lightning does this later, and then a failed download would leave a run folder and a W&B run.
             self.datamodule.prepare_data()
-        run = place_run(config.run, self.chosen.path, branches=fits)
+        run = place_run(config.run, self.start, branches=fits)
         os.environ[RUN_ID_VARIABLE] = str(run.id)
         callbacks: list[Callback] = []
-        if self.chosen.path is not None and self.checkpoint is not None:
-            callbacks.append(SavedStateCheck(self.chosen.path, self.checkpoint))
+        if self.start is not None and self.checkpoint is not None:
+            callbacks.append(SavedStateCheck(self.start, self.checkpoint))
         if fits:
             self.session = self._open_session(run)
             best = best_checkpoint(self.model, self.session.origin)
@@ -189,7 +190,7 @@ class TriwaveCLI(LightningCLI):
             self.interruption.install()
             callbacks.append(self.interruption)
         announce_launcher()
-        folder = results_folder(run.folder, None if fits else self.chosen.path)
+        folder = results_folder(run.folder, None if fits else self.start)
         predicts = self.subcommand == "predict"
         task = _reported_task(self.model, self.datamodule)
         callbacks += reporting(task, folder, config.seed_everything, self.started, predicts)
@@ -235,17 +236,15 @@ class TriwaveCLI(LightningCLI):
         config = self.config[self.subcommand]
         check_links(config, self.model, self.datamodule)
         identity = identity_of(config)
-        if self.checkpoint is not None and self.chosen.path is not None:
-            with reading(self.chosen.path, fits=fits):
-                check_same_run(
-                    self.chosen.path, self.checkpoint, self.model, identity if fits else None, LINKS.values()
-                )
+        if self.checkpoint is not None and self.start is not None:
+            with reading(self.start, fits=fits):
+                check_same_run(self.start, self.checkpoint, self.model, identity if fits else None, LINKS.values())
                 if fits and type(self.datamodule).__module__.startswith("datamodules.") and "run" in self.checkpoint:
                     state = self.checkpoint.get(type(self.datamodule).__qualname__)
                     self.datamodule.check_state(state, *next_batch(self.checkpoint))
                 most, trained = config.trainer.max_epochs, next_batch(self.checkpoint)[0] if fits else 0
                 if most is not None and 0 <= most < trained:
-                    why = f"as many epochs as checkpoint {self.chosen.path} has trained"
+                    why = f"as many epochs as checkpoint {self.start} has trained"
                     raise TriwaveError(f"trainer.max_epochs must be at least {trained}, {why}, got {most}")
         if fits:
             monitored(self.model)
@@ -264,14 +263,14 @@ class TriwaveCLI(LightningCLI):
     def _open_session(self, run: Run) -> FitSession:
         saved = self.config["fit"].run  # for config.yaml
         saved.root, saved.experiment = run.root, run.experiment
-        origin = Origin(run.folder, self.chosen.path, self.checkpoint or {})
+        origin = Origin(run.folder, self.start, self.checkpoint or {})
         session = FitSession(run, origin, self.config["fit"], self.kept)
-        session.open(self.model, begun=origin.resumes or self.chosen.restarts)
+        session.open(self.model, begun=origin.resumes or self.restarts)
         session.interruption.install()
         return session
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
-        arguments: dict[str, Any] = super()._prepare_subcommand_kwargs(subcommand) | {"ckpt_path": self.chosen.path}
+        arguments: dict[str, Any] = super()._prepare_subcommand_kwargs(subcommand) | {"ckpt_path": self.start}
         # The summary's table says more.
         return arguments | {"verbose": False} if subcommand in ("validate", "test") else arguments
 
@@ -279,7 +278,7 @@ class TriwaveCLI(LightningCLI):
         session = self.session
         abandon = session.abandon if session else lambda number: interrupted()
         recorded = session.recorded(self.trainer, self.model) if session else nullcontext()
-        restored = reading(self.chosen.path, within="restore", fits=subcommand == "fit")
+        restored = reading(self.start, within="restore", fits=subcommand == "fit")
         most = self.config[subcommand].run.rank_seconds
         with ranks_end_together(self.trainer, self.interruption, abandon, most), recorded, restored:
             if session is None:
@@ -294,7 +293,7 @@ class TriwaveCLI(LightningCLI):
                 session.report_stop(f"{place(self.model, self.trainer.current_epoch)}, step {self.trainer.global_step}")
 
     def before_fit(self) -> None:
-        resumed = (self.chosen.path, self.checkpoint) if self.chosen.path and self.checkpoint else None
+        resumed = (self.start, self.checkpoint) if self.start and self.checkpoint else None
         say(start_block(self.trainer, self.model, self.datamodule, self._session.run.folder, resumed))
         if self.checkpoint and (differs := other_arithmetic(self.checkpoint, self.trainer)):
             say(printable(differs))

@@ -133,9 +133,8 @@ def programs(
             members = tuple(family)
             for group in groups:
                 for depth in depths(members[0]) if table == "depths" else [DEPTH]:
-                    found += [
-                        Program(table, members, group, size, chunk, depth, seed) for chunk, size in enumerate(chunks)
-                    ]
+                    for chunk, size in enumerate(chunks):
+                        found.append(Program(table, members, group, size, chunk, depth, seed))
     return found
 
 
@@ -147,18 +146,11 @@ def depths(method: str) -> range:
 def new_data(program: Program) -> Any:
     """Returns the data module of a program."""
     parts = []
-    for name in program.functions:
-        function = FUNCTIONS[name]
-        parts.append(
-            FunctionDataModule(
-                function.expression,
-                function.domain,
-                regime="sparse" if program.table == "sparse" else "dense",
-                points=program.points,
-                sampling="sobol" if function.random_points else "equally_spaced",
-                test_sampling="random" if function.random_points else "regular",
-            )
-        )
+    for function in (FUNCTIONS[name] for name in program.functions):
+        options: dict[str, Any] = {"regime": "sparse" if program.table == "sparse" else "dense"}
+        if function.random_points:
+            options |= {"sampling": "sobol", "test_sampling": "random"}
+        parts.append(FunctionDataModule(function.expression, function.domain, points=program.points, **options))
     return side_by_side(parts, repeats=STEPS_PER_EPOCH)
 
 
@@ -257,12 +249,5 @@ def _joined(program: Program, parts: list[FunctionRegressor], data: Any) -> Func
 
 
 def _trainer(step: Callback) -> Trainer:
-    return Trainer(
-        accelerator="cpu",
-        devices=1,
-        precision="64-true",
-        callbacks=[step],
-        limit_val_batches=0,
-        log_every_n_steps=1_000_000_000,
-        **UNRECORDED,
-    )
+    options = UNRECORDED | {"limit_val_batches": 0, "log_every_n_steps": 1_000_000_000}
+    return Trainer(accelerator="cpu", devices=1, precision="64-true", callbacks=[step], **options)
