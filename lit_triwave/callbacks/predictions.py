@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
+from torch import Tensor
 
 from lit_triwave.errors import TriwaveError
 from lit_triwave.files import written_whole
@@ -36,32 +37,33 @@ class PredictionCSV(BasePredictionWriter):
     def write_on_epoch_end(
         self, trainer: Trainer, pl_module: LightningModule, predictions: Sequence[Any], batch_indices: Sequence[Any]
     ) -> None:
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        computed: dict[str, list[float]] = {}
-        for key in predictions[0]:
-            found = torch.cat([batch[key] for batch in predictions])
-            if found.ndim == 1:
-                computed[key] = found.tolist()
-            elif key not in ("x", "target"):
-                each = zip(data.target_names, found.T.tolist(), strict=True)
-                computed |= {f"{key}_of_{target}": column for target, column in each}
-        computed.pop("target", None)  # it is one of the columns of the data
-        columns: dict[str, Sequence[Any]] = data.prediction_columns()
-        for name, values in computed.items():
-            free = name if name not in columns else f"{name}_of_{data.target_name}"
-            while free in columns:
-                free += "_"
-            columns[free] = values
-        self.write(columns, len(next(iter(computed.values()))))
-
-    def write(self, columns: dict[str, Sequence[Any]], count: int) -> None:
-        """Writes the first `count` rows; the trainer's `limit_predict_batches` may leave some out."""
+        found = {key: torch.cat([batch[key] for batch in predictions]) for key in predictions[0]}
+        columns = self.columns(trainer.datamodule, found)  # type: ignore[attr-defined]
+        count = len(next(iter(found.values())))  # the trainer's `limit_predict_batches` may leave some rows out
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with written_whole(self.path) as partial, partial.open("w", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(columns)
             writer.writerows(zip(*(values[:count] for values in columns.values()), strict=True))
         print(f"{count} predictions: {self.path}", flush=True)
+
+    def columns(self, data: Any, found: dict[str, Tensor]) -> dict[str, Sequence[Any]]:
+        """Returns the columns of the file from the predictions of all rows, name ↦ (rows,) or (rows, targets)."""
+        computed: dict[str, list[float]] = {}
+        for key, values in found.items():
+            if values.ndim == 1:
+                computed[key] = values.tolist()
+            elif key not in ("x", "target"):
+                each = zip(data.target_names, values.T.tolist(), strict=True)
+                computed |= {f"{key}_of_{target}": column for target, column in each}
+        computed.pop("target", None)  # it is one of the columns of the data
+        columns: dict[str, Sequence[Any]] = data.prediction_columns()
+        for name, column in computed.items():
+            free = name if name not in columns else f"{name}_of_{data.target_name}"
+            while free in columns:
+                free += "_"
+            columns[free] = column
+        return columns
 
 
 class ClassCSV(PredictionCSV):
@@ -70,15 +72,11 @@ class ClassCSV(PredictionCSV):
     Data without files have no `file`, and images without labels no `label`.
     """
 
-    def write_on_epoch_end(
-        self, trainer: Trainer, pl_module: LightningModule, predictions: Sequence[Any], batch_indices: Sequence[Any]
-    ) -> None:
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        found = {key: torch.cat([batch[key] for batch in predictions]).tolist() for key in predictions[0]}
+    def columns(self, data: Any, found: dict[str, Tensor]) -> dict[str, Sequence[Any]]:
         columns: dict[str, Sequence[Any]] = data.prediction_columns() if hasattr(data, "prediction_columns") else {}
         for key, values in found.items():
             if key == "confidence":
-                columns[key] = values
-            elif any(number >= 0 for number in values):  # −1 stands for no label
-                columns[key] = [data.class_names[number] for number in values]
-        self.write(columns, len(found["prediction"]))
+                columns[key] = values.tolist()
+            elif (values >= 0).any():  # −1 stands for no label
+                columns[key] = [data.class_names[number] for number in values.tolist()]
+        return columns

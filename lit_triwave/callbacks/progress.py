@@ -108,11 +108,8 @@ def _describe(outputs: Any, trainer: Trainer) -> str:
         return f"loss {loss:.3g}" + ("" if accuracy is None else f"  val accuracy {accuracy:.1%}")
     module: Any = trainer.lightning_module
     each = outputs["mse"].view(getattr(module, "num_targets", 1), -1)  # a row for each target
-    seeds = each.shape[1]
+    best, seeds = f"mse {each.amin(1).mean():.1e}", each.shape[1]
     if seeds == 1:
-        spread = ""
-    elif getattr(module, "stops_seeds", False):
-        spread = f" (best of {seeds} seeds)"
-    else:
-        spread = f" (mean of {seeds} seeds {each.mean():.1e})"
-    return f"mse {each.amin(1).mean():.1e}{spread}"
+        return best
+    stops = getattr(module, "stops_seeds", False)
+    return f"{best} (best of {seeds} seeds)" if stops else f"{best} (mean of {seeds} seeds {each.mean():.1e})"
