@@ -123,21 +123,21 @@ def check_meeting_point(trainer: Trainer) -> None:
 
 def _why_unknown(address: str) -> str:
     """Returns why the network does not know an address, "" if it does."""
-    found: list[str] = []
+    found = f"no name server has answered for {_ADDRESS_SECONDS:.0f} s"
 
     def ask() -> None:
+        nonlocal found
         try:
             socket.getaddrinfo(address, None)
+            found = ""
         except (OSError, UnicodeError) as error:  # a label that is too long has no encoding
-            found.append(getattr(error, "strerror", None) or "no name of a host")
-        else:
-            found.append("")
+            found = getattr(error, "strerror", None) or "no name of a host"
 
     # In a thread, because the system may wait for minutes for name servers that do not answer.
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
     thread.join(_ADDRESS_SECONDS)
-    return found[0] if found else f"no name server has answered for {_ADDRESS_SECONDS:.0f} s"
+    return found
 
 
 @contextmanager

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Iterable
 from pathlib import Path
-from socket import gethostname
 from typing import Any
 
 import torch
@@ -31,10 +31,11 @@ def start_block(
         folder: folder of the run.
         resumed: the checkpoint that the run starts from, and its content; None without one.
     """
+    nodes = os.environ["SLURM_STEP_NODELIST"] if in_slurm_step() else socket.gethostname()
     rows = {
         "run": f"{folder}, {_size(model)}",
         "resumed from": "nothing, a new run",
-        "nodes": f"{trainer.num_nodes} ({os.environ['SLURM_STEP_NODELIST'] if in_slurm_step() else gethostname()})",
+        "nodes": f"{trainer.num_nodes} ({nodes})",
         "ranks": f"{trainer.world_size}, {trainer.num_devices} on each node",
         "devices": devices(trainer),
         "strategy": _strategy(trainer),
