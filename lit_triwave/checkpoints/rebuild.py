@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from lit_triwave import modules
 from lit_triwave.analysis.costs import replicas_of
@@ -198,7 +197,8 @@ def _rebuilt(path: Path, content: dict[str, Any]) -> Saved:
         except TypeError as error:
             raise ValueError(f"hyper_parameters are of other kinds than a {kind.__name__} takes") from error
     module.on_load_checkpoint(content)
-    module.to(_trained_dtype(state))
+    double = any(value.dtype == torch.float64 for name, value in state.items() if name.startswith("network."))
+    module.to(torch.float64 if double else torch.float32)
     check_weights(state, module.state_dict())
     check_buffers(state, module.state_dict())
     try:
@@ -237,9 +237,3 @@ def _stages(run: dict[str, Any]) -> dict[str, Any]:
     said = run.get("model", {})
     found: dict[str, Any] = {"pretrain": Stage(epochs=0), "train": Stage(epochs=0)}
     return found | {name: kind(**said[name]) for name, kind in STAGE_KINDS.items() if said.get(name)}
-
-
-def _trained_dtype(state: dict[str, Tensor]) -> torch.dtype:
-    """Returns the precision of a network's state dict; float32 for half precision."""
-    dtypes = [value.dtype for name, value in state.items() if name.startswith("network.") and value.is_floating_point()]
-    return torch.float64 if torch.float64 in dtypes else torch.float32

@@ -76,7 +76,7 @@ def script(
         example=example,
         imports="from torchvision import models\n" if backbone else "",
         weights=weights.name,
-        about=_literal(about),
+        about="{\n" + "".join(f"    {key!r}: {value!r},\n" for key, value in about.items()) + "}",
         classes="".join(f"\n{inspect.getsource(kind)}\n" for kind in own),
         body=body,
         dtype=next(network.parameters()).dtype,
@@ -143,8 +143,3 @@ def _expression(module: nn.Module, depth: int = 0) -> str:
     if isinstance(module, nn.modules.batchnorm._BatchNorm):  # repr has arguments that older versions lack
         return f"nn.{kind}({module.num_features}, eps={module.eps}, momentum={module.momentum})"
     return f"nn.{kind}({module.extra_repr()})"
-
-
-def _literal(about: Mapping[str, Any]) -> str:
-    """Returns plain containers as Python code, one entry on each line."""
-    return "{\n" + "".join(f"    {key!r}: {value!r},\n" for key, value in about.items()) + "}"

@@ -37,11 +37,11 @@ def fields_help(words: Sequence[str]) -> str:
     """
     parts = {"model": modules, "data": datamodules}
     named = {part: _named(words, part, room) for part, room in parts.items()}
-    found = [
-        _fields(part, path, kind)
-        for part, room in parts.items()
-        for path, kind in (named[part] or _shipped(room)).items()
-    ]
+    found = []
+    for part, room in parts.items():
+        names = [name for name in room.__all__ if name not in _BASES]
+        shipped = {f"{room.__name__}.{name}": getattr(room, name) for name in names}
+        found += [_fields(part, path, kind) for path, kind in (named[part] or shipped).items()]
     if not any(named.values()):
         found.append("With --config FILE before --help, only the model and the data of that config are described.\n")
     return "\n".join([*found, "--print_config after all other arguments shows the value of every field.\n"])
@@ -61,10 +61,6 @@ def _named(words: Sequence[str], part: str, room: Any) -> dict[str, Any]:
         return {}
     path = f"{room.__name__}.{found}" if found in room.__all__ else found
     return {path: resolve_name(path)}
-
-
-def _shipped(room: Any) -> dict[str, Any]:
-    return {f"{room.__name__}.{name}": getattr(room, name) for name in room.__all__ if name not in _BASES}
 
 
 def _fields(part: str, path: str, kind: Any) -> str:

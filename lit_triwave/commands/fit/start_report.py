@@ -31,6 +31,8 @@ def start_block(
         folder: folder of the run.
         resumed: the checkpoint that the run starts from, and its content; None without one.
     """
+    size, times = getattr(data, "batch_size", "that of the data module"), trainer.accumulate_grad_batches
+    batch = "all training points" if size is None else size
     nodes = os.environ["SLURM_STEP_NODELIST"] if in_slurm_step() else socket.gethostname()
     rows = {
         "run": f"{folder}, {_size(model)}",
@@ -40,7 +42,7 @@ def start_block(
         "devices": devices(trainer),
         "strategy": _strategy(trainer),
         "precision": str(trainer.precision),
-        "global batch": _global_batch(trainer, data),
+        "global batch": f"{batch} × {times} accumulated" if times > 1 else f"{batch}",
         "W&B": "disabled",
     }
     if resumed is not None:
@@ -111,10 +113,3 @@ def _strategy(trainer: Trainer) -> str:
     if trainer.world_size == 1:
         return kind
     return f"{kind} ({'nccl' if trainer.strategy.root_device.type == 'cuda' else 'gloo'})"
-
-
-def _global_batch(trainer: Trainer, data: Any) -> str:
-    """Returns the samples of one optimizer step over all ranks."""
-    size = getattr(data, "batch_size", "that of the data module")
-    times = trainer.accumulate_grad_batches
-    return ("all training points" if size is None else f"{size}") + (f" × {times} accumulated" if times > 1 else "")

@@ -28,10 +28,11 @@ def run_ids(runs: Sequence[dict[str, Any]]) -> list[str]:
         names = {name: short if last[short] == 1 else name for name, short in shorts.items()}
         ids.append("-".join(f"{names[name]}={_readable(value)}" for name, value in run.items()))
     alike = Counter(ids)
-    return [
-        name if alike[name] == 1 and len(name) <= _LONGEST else f"{name[: _LONGEST - 9]}-{_digest(run)}"
-        for name, run in zip(ids, runs, strict=True)
-    ]
+    for number, (name, run) in enumerate(zip(ids, runs, strict=True)):
+        if alike[name] > 1 or len(name) > _LONGEST:
+            digest = hashlib.sha256(json.dumps(run, sort_keys=True, default=str).encode()).hexdigest()[:8]
+            ids[number] = f"{name[: _LONGEST - 9]}-{digest}"
+    return ids
 
 
 def _readable(value: Any) -> str:
@@ -39,11 +40,6 @@ def _readable(value: Any) -> str:
     text = value if isinstance(value, str) else _argument_value(value)
     text = re.sub(r"^(\./)?configs/|\.ya?ml$", "", text)
     return re.sub(r"[^\w.+-]+", "_", text.replace('"', "")).strip("_") or "_"
-
-
-def _digest(values: dict[str, Any]) -> str:
-    """Returns eight hexadecimal digits of a hash of the values."""
-    return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()[:8]
 
 
 def arguments(values: dict[str, Any]) -> list[str]:
@@ -58,13 +54,10 @@ def _argument_value(value: Any) -> str:
 
 def configs_first(words: Sequence[str]) -> list[str]:
     """Moves the config files of a command line to the front, because fields can only be set after them."""
-    front: list[str] = []
-    rest: list[str] = []
-    pending = list(words)
-    while pending:
-        word = pending.pop(0)
-        if word == "--config" and pending:
-            front.append(f"--config={pending.pop(0)}")
+    joined: list[str] = []
+    for word in words:
+        if joined and joined[-1] == "--config":
+            joined[-1] = f"--config={word}"
         else:
-            (front if word.startswith("--config=") else rest).append(word)
-    return [*front, *rest]
+            joined.append(word)
+    return sorted(joined, key=lambda word: not word.startswith("--config="))
