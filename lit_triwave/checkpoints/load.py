@@ -259,12 +259,7 @@ def _in_words(error: Exception) -> str:
 
 
 def _offer(path: Path, fits: bool) -> str:
-    """Returns the end of an error about a run's checkpoint: the newest whole one beside it, and how to resume from it.
-
-    Args:
-        path: path of the checkpoint that cannot be used.
-        fits: whether a run should be resumed.
-    """
+    """Returns the end of an error: the newest whole checkpoint beside that of a run, and how to resume from it."""
     run = run_folder_of(path)
     for other in [] if run is None else sorted(path.parent.glob("*.ckpt"), key=lambda file: -file.stat().st_mtime):
         with suppress(TriwaveError):

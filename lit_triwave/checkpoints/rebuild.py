@@ -213,11 +213,7 @@ def _rebuilt(path: Path, content: dict[str, Any]) -> Saved:
 
 
 def _module_class(path: Path, arguments: dict[str, Any]) -> Any:
-    """Returns the class in `lit_triwave.modules` of a checkpoint's module.
-
-    Raises:
-        TriwaveError: it was saved from another class.
-    """
+    """Returns the class in `lit_triwave.modules` of a checkpoint's module."""
     kinds = {name: kind for name in modules.__all__ if (kind := getattr(modules, name)).task}
     saved = str(arguments.get("_class_path", ""))
     if saved:

@@ -67,11 +67,7 @@ def _parse(args: Sequence[str]) -> Any:
 
 
 def _files(saved: Saved, options: Any) -> list[Path]:
-    """Returns the files to write.
-
-    Raises:
-        TriwaveError: a file exists already, or the folder cannot be written.
-    """
+    """Returns the files to write."""
     name = saved.path.stem + ("" if options.seed is None else f"-seed{options.seed}")
     folder = Path.cwd() if saved.run_folder is None else saved.run_folder / "exported"
     path = Path(options.out) if options.out else folder / f"{name}{SUFFIXES[options.format]}"
@@ -91,16 +87,7 @@ def _files(saved: Saved, options: Any) -> list[Path]:
 
 
 def _arithmetic(saved: Saved, dtype: torch.dtype, asked: str | None) -> torch.dtype:
-    """Returns the precision in which an export computes.
-
-    Args:
-        saved: the checkpoint.
-        dtype: dtype of inputs and outputs.
-        asked: the value of --arithmetic, or None.
-
-    Raises:
-        TriwaveError: float32 is given for inputs and outputs in float64.
-    """
+    """Returns the precision in which an export computes."""
     if asked is None:
         return torch.float64 if saved.is_function else dtype
     if asked == "float32" and dtype == torch.float64:
@@ -185,11 +172,7 @@ def _seeds(saved: Saved, networks: Sequence[int]) -> int | list[int]:
 
 
 def _write(saved: Saved, networks: Sequence[int], exported: Exported, kind: str, paths: Sequence[Path]) -> Difference:
-    """Writes the files, completely or not at all, and only if the network loaded from them equals the model.
-
-    Raises:
-        TriwaveError: a file cannot be written, or the loaded network differs from the model.
-    """
+    """Writes the files, completely or not at all, and only if the network loaded from them equals the model."""
     with ExitStack() as stack:
         partial = [stack.enter_context(written_whole(path)) for path in paths]
         try:

@@ -83,11 +83,7 @@ def _write_program(exported: Exported, paths: Sequence[Path], final: Path) -> Ev
 
 
 def _write_onnx(exported: Exported, paths: Sequence[Path], final: Path) -> Evaluate:
-    """Writes an ONNX model, which onnxruntime runs.
-
-    Raises:
-        TriwaveError: a package is missing, the model is too large, or onnxruntime cannot run it.
-    """
+    """Writes an ONNX model, which onnxruntime runs."""
     try:
         import onnx
         import onnxruntime

@@ -118,11 +118,7 @@ def _changes(fresh: nn.Module, module: nn.Module, path: str = "") -> Iterator[tu
 
 
 def _expression(module: nn.Module, depth: int = 0) -> str:
-    """Returns the Python expression that builds a module with random weights.
-
-    Raises:
-        TriwaveError: the module is not one of PyTorch's own.
-    """
+    """Returns the Python expression that builds a module with random weights."""
     kind = type(module).__name__
     if isinstance(module, NormalCDF):
         return "NormalCDF()"

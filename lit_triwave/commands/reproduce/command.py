@@ -82,11 +82,7 @@ def _parse(args: Sequence[str]) -> Any:
 
 
 def _chosen_functions(table: str, names: list[str]) -> dict[Table, list[str]]:
-    """Returns the chosen functions of each table.
-
-    Raises:
-        TriwaveError: the table has no such function.
-    """
+    """Returns the chosen functions of each table."""
     tables = TABLES if table == "all" else [name for name in TABLES if name == table]
     chosen = {name: [f for f in TABLE_FUNCTIONS[name] if not names or f in names] for name in tables}
     if table != "all":
@@ -98,11 +94,7 @@ def _chosen_functions(table: str, names: list[str]) -> dict[Table, list[str]]:
 
 
 def _chosen_methods(tables: list[Table], names: list[str], polish: bool) -> dict[Table, list[str]]:
-    """Returns the methods of each table: the chosen ones, or those of the paper and ours.
-
-    Raises:
-        TriwaveError: no method is left.
-    """
+    """Returns the methods of each table: the chosen ones, or those of the paper and ours."""
     wanted = {table: names or TABLE_METHODS[table] for table in tables}
     chosen = {table: [m for m in of_table if polish or not METHODS[m].ours] for table, of_table in wanted.items()}
     if not any(chosen.values()):

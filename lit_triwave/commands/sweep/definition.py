@@ -104,11 +104,7 @@ def read_sweep(path: Path) -> Sweep:
 
 
 def _checked(path: Path, content: dict[str, Any]) -> Sweep:
-    """Returns the sweep of a file's content.
-
-    Raises:
-        TriwaveError: see `read_sweep`.
-    """
+    """Returns the sweep of a file's content."""
     for key in content:
         if key not in _KEYS:
             raise TriwaveError(f"unknown key {key!r}{did_you_mean(str(key), _KEYS)}")
@@ -132,11 +128,7 @@ def _checked(path: Path, content: dict[str, Any]) -> Sweep:
 
 
 def _fit_arguments(command: Any) -> tuple[list[str], list[str]]:
-    """Returns the words between `fit` and `${args}`, and the words after it, with `${envvar:X}` replaced.
-
-    Raises:
-        TriwaveError: the command does not run this project's `fit`.
-    """
+    """Returns the words between `fit` and `${args}`, and the words after it, with `${envvar:X}` replaced."""
     words = [str(word) for word in command] if isinstance(command, list) else []
     if "fit" not in words or "lit_triwave" not in words[: words.index("fit")]:
         raise TriwaveError(f"`command` must run lit_triwave fit: {_COMMAND}")

@@ -133,11 +133,7 @@ def parameters(entries: Any, prefix: str = "") -> list[Parameter]:
 
 
 def _distribution(name: str, entry: dict[str, Any]) -> str:
-    """Returns the distribution of an entry, by W&B's rules if the entry does not name it.
-
-    Raises:
-        TriwaveError: the distribution is unknown or unclear.
-    """
+    """Returns the distribution of an entry, by W&B's rules if the entry does not name it."""
     given = entry.get("distribution")
     if given is not None:
         given = {"categorical_w_probabilities": "categorical"}.get(given, given)

@@ -111,11 +111,7 @@ def plan(sweep: Sweep, count: int | None, overrides: Sequence[str]) -> list[Plan
 
 
 def _parse_all(sweep: Sweep, points: list[dict[str, Any]], words: list[list[str]]) -> list[dict[str, Any]]:
-    """Returns configs of some runs that together have each value with each config file (parsing one takes 0.2 s).
-
-    Raises:
-        TriwaveError: `fit` refuses a run's arguments; the message is that of `fit`.
-    """
+    """Returns configs of some runs that together have each value with each config file (parsing one takes 0.2 s)."""
     continuous = {parameter.name for parameter in sweep.parameters if parameter.continuous}
     seen: set[tuple[str, str, str]] = set()
     configs = []
@@ -128,11 +124,7 @@ def _parse_all(sweep: Sweep, points: list[dict[str, Any]], words: list[list[str]
 
 
 def _parsed(words: Sequence[str]) -> dict[str, Any]:
-    """Returns the config that `fit` parses from its arguments.
-
-    Raises:
-        TriwaveError: `fit` refuses them.
-    """
+    """Returns the config that `fit` parses from its arguments."""
     output, errors = io.StringIO(), io.StringIO()
     with redirect_stdout(output), redirect_stderr(errors):
         code = main(["fit", *words, "--print_config"])
