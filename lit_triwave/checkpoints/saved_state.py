@@ -88,7 +88,9 @@ def _check_stage(content: Mapping[str, Any], module: StagedModule, optimizer: An
             known = {name: values[number] for name, values in rates.items()}
             if known["initial_lr"] != stage.lr or any(group[name] != value for name, value in known.items()):
                 where = f"optimizer_states.0.param_groups.{number}"
-                raise ValueError(f"{where} must have the learning rates {known} of its schedule, from {stage.lr} on")
+                raise ValueError(
+                    f"{where} must have the learning rates {known} of its schedule, which begins at {stage.lr}"
+                )
     scaled = "MixedPrecision" in content  # the gradient scaler leaves steps out
     # Adagrad makes all states before the first step; those of parameters without gradients stay at step 0.
     early = isinstance(optimizer, torch.optim.Adagrad)
