@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
+from pkgutil import resolve_name
 from types import ModuleType
 from typing import Any
 
@@ -26,25 +27,16 @@ _TRIED_WITHOUT_COMPILER = ("2.15.",)
 
 
 class _Late:
-    """Replaces an attribute of a module, which is imported when the attribute is used.
+    """Replaces `module:attribute`; the module is imported when the attribute is used."""
 
-    Args:
-        module: its full name.
-        name: name of the attribute.
-    """
-
-    def __init__(self, module: str, name: str) -> None:
-        self._place = module, name
+    def __init__(self, place: str) -> None:
+        self._place = place
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._real(), name)
+        return getattr(resolve_name(self._place), name)
 
     def __call__(self, *args: Any, **options: Any) -> Any:
-        return self._real()(*args, **options)
-
-    def _real(self) -> Any:
-        module, name = self._place
-        return getattr(import_module(module), name)
+        return resolve_name(self._place)(*args, **options)
 
 
 class _MadeByCompiler(type):
@@ -80,7 +72,7 @@ def _stand_ins() -> dict[str, dict[str, Any]]:
         "torchvision": ["transforms"],
         "torchvision.models": ["VGG16_Weights", "resnet50", "vgg16"],
     }
-    found: dict[str, dict[str, Any]] = {name: {part: _Late(name, part) for part in late[name]} for name in late}
+    found: dict[str, dict[str, Any]] = {name: {part: _Late(f"{name}:{part}") for part in late[name]} for name in late}
     if version("torch").startswith(_TRIED_WITHOUT_COMPILER):
         found[_COMPILER] = {"disable": _disable, "OptimizedModule": _MadeByCompiler("OptimizedModule", (), {})}
     return found

@@ -140,7 +140,6 @@ class RunFile:
     Args:
         run: the run that the file describes.
         config: flat config.
-        costs: parameters and multiply-adds of the network, see `analysis.costs`.
         wandb_id: id of the run in Weights & Biases; None without it.
         hardware: see `hardware`.
         branched_from: checkpoint of another run from which this run started, see `Origin.record`; None keeps the value
@@ -154,14 +153,12 @@ class RunFile:
         self,
         run: Run,
         config: dict[str, Any],
-        costs: dict[str, Any],
         wandb_id: str | None,
         hardware: dict[str, Any],
         branched_from: dict[str, Any] | None = None,
     ) -> None:
         self.path = run.folder / RUN_JSON
         self.void = False
-        self.costs = costs
         self.content: dict[str, Any] = {
             "schema": SCHEMA,
             "experiment": run.experiment,
@@ -205,9 +202,9 @@ class RunFile:
 
     @property
     def tracked(self) -> dict[str, Any]:
-        """The run's config for Weights & Biases: flat, with the same details, and with the costs of summary.json."""
+        """The run's config for Weights & Biases: flat, with the same details."""
         about = {name: self.content[name] for name in TRACKED_FIELDS if self.content[name]}
-        return {**self.content["config"], **self.costs, **flat(about)}
+        return {**self.content["config"], **flat(about)}
 
 
 def _now() -> str:

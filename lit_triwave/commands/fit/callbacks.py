@@ -1,4 +1,4 @@
-"""Makes the user's callbacks, loggers and plugins work together with those of a run."""
+"""Makes the user's callbacks, loggers and plugins work together with those of a run, and saves its config."""
 
 from __future__ import annotations
 
@@ -6,14 +6,17 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, SpikeDetection
+from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.plugins import CheckpointIO
 
 from lit_triwave.errors import TriwaveError
+from lit_triwave.files import written_whole
+from lit_triwave.tracking.private_paths import hidden
 from lit_triwave.tracking.run import Run
-from lit_triwave.tracking.run_files import CHECKPOINTS, MODEL_CHECKPOINTS
+from lit_triwave.tracking.run_files import CHECKPOINTS, CONFIG_YAML, MODEL_CHECKPOINTS
 from lit_triwave.tracking.wandb_settings import wandb_mode
 
 
@@ -77,3 +80,24 @@ def check_plugins(plugins: Iterable[Any]) -> None:
         if isinstance(plugin, CheckpointIO):
             name = type(plugin).__name__
             raise TriwaveError(f"trainer.plugins must have no CheckpointIO, got {name}: runs save files by their own")
+
+
+class SaveFitConfig(SaveConfigCallback):
+    """Saves `config.yaml` of a `fit`. An evaluation must not change it, because it describes how the run was made.
+
+    The run's id and checkpoint are left out, so that the saved config starts another run of the same experiment. The
+    user's name is also left out, see `private_paths`.
+    """
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage == "fit":
+            self.config = hidden(self.config.clone())
+            self.config.run.id = self.config.ckpt_path = None
+            super().setup(trainer, pl_module, stage)
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        # `save_to_log_dir` would leave half a file if the process were killed.
+        with written_whole(Path(trainer.default_root_dir) / CONFIG_YAML) as partial:
+            # The config was checked when it was parsed; a second check would take a tenth of a second.
+            options = {"skip_none": False, "skip_validation": True, "multifile": False}
+            self.parser.save(self.config, str(partial), overwrite=True, **options)

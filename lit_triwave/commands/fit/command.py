@@ -40,6 +40,7 @@ from lit_triwave.checkpoints.saved_state import SavedStateCheck
 from lit_triwave.commands.config_checks import LINKS, check_links, check_nulls, check_stages
 from lit_triwave.commands.config_files import check_configs
 from lit_triwave.commands.fit.callbacks import (
+    SaveFitConfig,
     as_list,
     check_loggers,
     check_plugins,
@@ -67,7 +68,6 @@ from lit_triwave.modules.trainer_support import Fit, check_callbacks, check_opti
 from lit_triwave.modules.trainer_values import check_values
 from lit_triwave.nn.networks import TriangleNetwork
 from lit_triwave.nn.sizes import available_memory, bounded_memory
-from lit_triwave.tracking.config_yaml import SaveFitConfig
 from lit_triwave.tracking.flat_config import plain
 from lit_triwave.tracking.loggers import finish_wandb
 from lit_triwave.tracking.private_paths import found

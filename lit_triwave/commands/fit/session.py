@@ -98,13 +98,13 @@ class FitSession:
             self._record = RunFile(
                 self.run,
                 self._config,
-                {"parameters": final_parameters(model), "multiply_adds": multiply_adds(model)},
                 self.wandb_id if trackers else None,
                 hardware(trainer, devices(trainer)),
                 self.origin.record(),
             )
+            costs = {"parameters": final_parameters(model), "multiply_adds": multiply_adds(model)}
             for tracker in trackers:
-                tracker.log_config(self._record.tracked)
+                tracker.log_config(costs | self._record.tracked)
         return self._record.kept(self._ended)
 
     def _ended(self) -> tuple[State, str]:

@@ -15,8 +15,8 @@ import yaml
 
 from lit_triwave.cli import main
 from lit_triwave.commands.sweep.definition import read_sweep
-from lit_triwave.commands.sweep.naming import run_ids
 from lit_triwave.commands.sweep.parameters import parameters
+from lit_triwave.commands.sweep.plan import run_ids
 from lit_triwave.commands.sweep.process import Stop
 from lit_triwave.tracking.lock import locked
 from lit_triwave.tracking.run import SWEEP_VARIABLE
