@@ -67,11 +67,9 @@ class StageProgress(ProgressBar):
         if self._progress is not None and (last or time.monotonic() >= self._next_refresh):
             self._next_refresh = time.monotonic() + _REFRESH_SECONDS
             epoch, name = self._epoch_in_stage(trainer, pl_module)
-            task = self._tasks.get(name)
-            if task is not None:
-                self._progress.start_task(task)
-                within = (batch_idx + 1) / float(trainer.num_training_batches)
-                self._progress.update(task, completed=int(epoch + within), loss=_describe(outputs, trainer))
+            task, within = self._tasks[name], (batch_idx + 1) / float(trainer.num_training_batches)
+            self._progress.start_task(task)
+            self._progress.update(task, completed=int(epoch + within), loss=_describe(outputs, trainer))
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: StagedModule) -> None:  # type: ignore[override]
         if not self.enabled or self.console.is_terminal:

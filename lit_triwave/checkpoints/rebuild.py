@@ -88,8 +88,7 @@ class Saved:
         if not self.is_function:
             return [self._checked(asked or 0, 1)]
         if asked is None:
-            found: list[int] = self.module.best_replicas
-            return found
+            return list(self.module.best_replicas)
         each = self.seeds // len(self.targets)
         return [self._checked(asked, each) + each * t for t in range(len(self.targets))]
 

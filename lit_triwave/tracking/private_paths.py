@@ -74,9 +74,7 @@ def _mapped(value: Any, change: Callable[[str], str]) -> Any:
     if isinstance(value, str):
         return change(str.__str__(value))  # Lightning has subclasses of str, which YAML cannot represent
     if isinstance(value, Namespace):
-        return Namespace(  # type: ignore[no-untyped-call]
-            **{key: _mapped(item, change) for key, item in vars(value).items()}
-        )
+        return Namespace(_mapped(vars(value), change))  # type: ignore[no-untyped-call]
     if isinstance(value, dict):
         return {key: _mapped(item, change) for key, item in value.items()}
     if type(value) in (list, tuple):

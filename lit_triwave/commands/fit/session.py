@@ -95,13 +95,8 @@ class FitSession:
             return nullcontext()
         with self.undoes_a_failed_start():
             trackers = wandb_loggers(trainer)
-            self._record = RunFile(
-                self.run,
-                self._config,
-                self.wandb_id if trackers else None,
-                hardware(trainer, devices(trainer)),
-                self.origin.record(),
-            )
+            wandb, machine = self.wandb_id if trackers else None, hardware(trainer, devices(trainer))
+            self._record = RunFile(self.run, self._config, wandb, machine, self.origin.record())
             costs = {"parameters": final_parameters(model), "multiply_adds": multiply_adds(model)}
             for tracker in trackers:
                 tracker.log_config(costs | self._record.tracked)

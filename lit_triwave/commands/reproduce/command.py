@@ -140,9 +140,8 @@ def _write_all(todo: list[Program], results: Results, command: str, page_file: s
     report.show(stats)
     drawn = {}
     for table, cells in stats.groupby("table", sort=False):
-        figure = (
-            figures.depth_figure(cells) if table == "depths" else figures.boxes(seeds[seeds["table"] == table], cells)
-        )
+        own = seeds[seeds["table"] == table]
+        figure = figures.depth_figure(cells) if table == "depths" else figures.boxes(own, cells)
         drawn[report.TITLES[str(table)]] = (table, figure)
     counts = figures.region_counts(min(30, results.settings["seeds"]))
     drawn["Linear regions at initialisation by depth"] = ("regions", figures.regions_figure(counts))

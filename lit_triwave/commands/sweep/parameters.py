@@ -147,9 +147,8 @@ def _distribution(name: str, entry: dict[str, Any]) -> str:
     if "min" in entry and "max" in entry:
         kinds = {type(entry["min"]), type(entry["max"])}
         if kinds not in ({int}, {float}):
-            raise TriwaveError(
-                f"parameter {name}: min and max must both be whole numbers, or both have a decimal point"
-            )
+            needed = "both be whole numbers, or both have a decimal point"
+            raise TriwaveError(f"parameter {name}: min and max must {needed}")
         return "int_uniform" if kinds == {int} else "uniform"
     if "mu" in entry or "sigma" in entry:
         return "normal"
