@@ -41,7 +41,7 @@ def run(args: Sequence[str], started: float) -> int:
     results = Results(Path(options.out), settings, options.overwrite)
     done = f", {len(results.finished)} of them finished already" if results.finished else ""
     print(f"{len(todo)} parts{done}; results go to {options.out}", flush=True)
-    before = signal.signal(signal.SIGTERM, _interrupt)
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         _train_all(todo, results, options.jobs)
         _write_all(todo, results, shlex.join(["python", "-m", "lit_triwave", "reproduce", *args]), options.page)
@@ -51,11 +51,6 @@ def run(args: Sequence[str], started: float) -> int:
     finally:
         signal.signal(signal.SIGTERM, before)
     return 0
-
-
-def _interrupt(number: int, frame: Any) -> None:
-    """Handles SIGTERM like Ctrl-C."""
-    raise KeyboardInterrupt
 
 
 def _parse(args: Sequence[str]) -> Any:
@@ -147,7 +142,7 @@ def _write_all(todo: list[Program], results: Results, command: str, page_file: s
     drawn["Linear regions at initialisation by depth"] = ("regions", figures.regions_figure(counts))
     facts = machine() | {
         "seeds": f"{results.settings['seeds']}, starts of --seed {results.settings['seed']}",
-        "training time": f"{results.seconds:.0f} s",
+        "training time": f"{sum(found['seconds'] for found in results.finished.values()):.0f} s",
     }
     pages = {results.folder / "reproduction.md": results.folder / "figures"}
     if page_file:

@@ -77,11 +77,6 @@ class Results:
         self.finished[program.name] = found
         write_json(self.path, {"settings": self.settings, "machine": machine(), "programs": self.finished})
 
-    @property
-    def seconds(self) -> float:
-        """Wall time of all finished programs in seconds."""
-        return float(sum(found["seconds"] for found in self.finished.values()))
-
     def seeds(self, programs: list[Program]) -> DataFrame:
         """Returns a row for each network: table, method, column, depth, mse, dead and, with pretraining, regions."""
         parts = []
