@@ -136,26 +136,20 @@ class TableDataModule(RegressionDataModule):
         raw, y, kept = self._rows(file)
         if test_path is not None:
             test_fraction = 0.0
-        train, val, test = (
-            kept[rows]
-            for rows in (
-                _drawn(len(kept), val_fraction, test_fraction, seed)
-                if split is None
-                else _assigned(file, split, kept, val_fraction, seed)
-            )
-        )
+        if split is None:
+            train, val, test = _drawn(len(kept), val_fraction, test_fraction, seed)
+        else:
+            train, val, test = _assigned(file, split, kept, val_fraction, seed)
         self._digest = _digest(raw.iloc[train.numpy()], y[train])
         self.columns.fit(raw.iloc[train.numpy()])
-        x = self.columns.encode(raw.iloc[kept.numpy()])
+        x = self.columns.encode(raw)
         domain = {name: _range(x[:, j], path, name) for j, name in enumerate(self.columns.names)}
         self.remarks += self.columns.remarks(domain, x)
-        place = torch.empty(len(file), dtype=torch.long)
-        place[kept] = torch.arange(len(kept))
 
         def points(rows: Tensor) -> Points:
-            return Points(x[place[rows]], y[rows]) if len(rows) else Points(x[place[train]], y[train])
+            return Points(x[rows], y[rows]) if len(rows) else Points(x[train], y[train])
 
-        self._asked, self._asked_rows = file, test if len(test) else train
+        self._asked, self._asked_rows = file, kept[test if len(test) else train]
         tested = points(test)
         if test_path is not None:
             self._asked, tested, self._asked_rows = self._other(test_path, needs_target=True)
@@ -194,7 +188,7 @@ class TableDataModule(RegressionDataModule):
         return self._targets
 
     def _rows(self, file: TableFile, needs_target: bool = True) -> tuple[Any, Tensor, Tensor]:
-        """Returns the inputs as in the file, the targets, (rows,) or (rows, F), and the indices of the usable rows,
+        """Returns the inputs of the n usable rows as in the file, their targets, (n,) or (n, F), and their indices,
         (n,) int64."""
         raw = self.columns.raw(file)
         usable = self.columns.present(file, raw)
@@ -226,7 +220,7 @@ class TableDataModule(RegressionDataModule):
         rows = usable.nonzero()[:, 0]
         if not len(rows):
             raise ValueError(f"{file.path} has no rows to use: values are missing in all of its {len(file)} rows")
-        return raw, y, rows
+        return raw.iloc[rows.numpy()], y[rows], rows
 
     def _other(
         self, path: str, needs_target: bool = False, domain: dict[str, tuple[float, float]] | None = None
@@ -236,7 +230,7 @@ class TableDataModule(RegressionDataModule):
         if not len(file):
             raise ValueError(f"{path} has no rows to {'test' if needs_target else 'predict'} at")
         raw, y, rows = self._rows(file, needs_target)
-        x = self.columns.encode(raw.iloc[rows.numpy()])
+        x = self.columns.encode(raw)
         for j, (name, (lower, upper)) in enumerate((domain or {}).items()):
             row = first_true((x[:, j] < lower) | (x[:, j] > upper))
             if row is not None and self._outside is None:
@@ -247,7 +241,7 @@ class TableDataModule(RegressionDataModule):
                     "outside: clamp takes the nearest value inside"
                 )
             x[:, j].clamp_(lower, upper)
-        return file, Points(x, y[rows]), rows
+        return file, Points(x, y), rows
 
     def prediction_columns(self) -> dict[str, list[Any]]:
         """Returns columns that identify the predicted rows: number in the file, inputs as read, and target."""

@@ -124,11 +124,8 @@ class InputColumns:
 
         columns: dict[str, Any] = {}
         for column in self.state:
-            name = column["name"]
-            if column["kind"] == "number":
-                columns[name] = file.numbers(name).numpy()
-                continue
-            columns[name] = _words(file.column(name))
+            name, is_number = column["name"], column["kind"] == "number"
+            columns[name] = file.numbers(name).numpy() if is_number else _words(file.column(name))
         found: pandas.DataFrame = pandas.DataFrame(columns)
         return found
 
@@ -184,16 +181,13 @@ class InputColumns:
                 column |= {"start": end, "scale": float(numpy.quantile(away[away > 0], 0.25))}
 
     def _fit_missing(self, raw: pandas.DataFrame) -> None:
-        from sklearn.impute import SimpleImputer
-
+        average = numpy.nanmedian if self.missing == "median" else numpy.nanmean
         for column in self.state:
-            number = column["kind"] == "number"
-            imputer = SimpleImputer(strategy=self.missing if number else "most_frequent")
-            values = raw[[column["name"]]]
-            if values.isna().to_numpy().all():
+            values = raw[column["name"]]
+            if values.isna().all():
                 raise ValueError(f"column {column['name']!r} has no value in the training rows: leave it out of inputs")
-            found = imputer.fit(values if number else values.astype(object)).statistics_[0]
-            column["missing"] = float(found) if number else str(found)
+            is_number = column["kind"] == "number"
+            column["missing"] = float(average(values.to_numpy())) if is_number else str(values.mode()[0])
 
     def encode(self, raw: pandas.DataFrame) -> Tensor:
         """Returns the network's inputs, (rows, inputs) float64. Missing values must have a replacement."""

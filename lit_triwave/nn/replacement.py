@@ -92,16 +92,15 @@ def replace_dense(
     whole = nn.ModuleList(map(model.get_submodule, chain.steps)) if stack is None else stack
     before, model_before = dense_cost(whole), sum(p.numel() for p in model.parameters())
     layers, last = _new_layers(linears, num_nets, depth, options)
+    _exchange(model, {**dict.fromkeys(gone), **dict.fromkeys(names), names[0]: layers, names[-1]: last})
     if stack is None:
-        _exchange(model, {**dict.fromkeys(gone), **dict.fromkeys(names), names[0]: layers, names[-1]: last})
-        whole, first = nn.ModuleList(map(model.get_submodule, chain.steps)), names[0]
+        whole = nn.ModuleList(map(model.get_submodule, chain.steps))
     else:
-        first = _restack(stack, [place.rpartition(".")[2] for place in (names[0], *stays, names[-1])], layers, last)
-        first = f"{chain.stack}.{first}" if chain.stack else first
+        _drop(stack, [place.rpartition(".")[2] for place in (*gone, *names[1:-1])])
     others = dense_cost(whole, without=layers)
     return Replacement(
         layers={place: (one.in_features, one.out_features) for place, one in zip(names[:-1], linears, strict=False)},
-        name=first,
+        name=names[0],
         num_nets=num_nets,
         depth=depth,
         before=before,
@@ -146,25 +145,15 @@ def _holds(module: nn.Module, parts: list[nn.Module | None]) -> bool:
     return any(part is one for part in parts if part is not None for one in module.modules())
 
 
-def _restack(stack: nn.Sequential, keys: Sequence[str], layers: nn.Module, last: nn.Module) -> str:
-    """Rebuilds an `nn.Sequential` with new layers and returns the key of the first of them.
-
-    Args:
-        stack: the module, which is changed in place. Numbers as keys are renumbered, other keys stay.
-        keys: keys of the first dense layer, of the modules that stay behind it, and of the last dense layer.
-        layers: the new module of the first key.
-        last: the new module of the last key.
-    """
-    held = dict(stack._modules)
-    order = list(held)
-    new = {key: held[key] for key in order[: order.index(keys[0])]} | {keys[0]: layers}
-    new |= {key: held[key] for key in keys[1:-1]} | {keys[-1]: last}
-    new |= {key: held[key] for key in order[order.index(keys[-1]) + 1 :]}
-    numbered = order == [str(i) for i in range(len(order))]
-    stack._modules.clear()
-    for i, (key, part) in enumerate(new.items()):
-        stack.add_module(str(i) if numbered else key, part)
-    return str(order.index(keys[0])) if numbered else keys[0]
+def _drop(stack: nn.Sequential, keys: Sequence[str]) -> None:
+    """Removes children of an `nn.Sequential`. If all keys are numbers they are renumbered; other keys stay."""
+    is_numbered = list(stack._modules) == [str(i) for i in range(len(stack))]
+    for key in keys:
+        delattr(stack, key)
+    if is_numbered:
+        left = list(stack)
+        stack._modules.clear()
+        stack.extend(left)
 
 
 def _check_exchangeable(model: nn.Module, names: Sequence[str], linears: Sequence[nn.Linear]) -> None:
