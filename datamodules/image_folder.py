@@ -176,16 +176,15 @@ class ImageFolderDataModule(ImageDataModule):
         kinds = ("val", "test")
         wanted = [0.0 if kind in given else share for kind, share in zip(kinds, shares, strict=True)]
         *drawn, train = train.drawn(wanted, seed)
+        self.remarks += _left_out([train, *given.values()])
         for kind, split, share in zip(kinds, drawn, wanted, strict=True):
             if kind not in given:
                 self.places[kind] = f"the {'validation' if kind == 'val' else 'test'} images"
                 given[kind] = split
-                if share and not len(split):
-                    raise ValueError(
-                        f"data.root {root}: no image is left for {kind}: it must have three or more of a class"
-                    )
-        self.remarks += _left_out([train, *(split for kind, split in given.items() if kind in folders)])
-        for kind, split, share in zip(kinds, drawn, wanted, strict=True):
+            if share and not len(split):
+                raise ValueError(
+                    f"data.root {root}: no image is left for {kind}: it must have three or more of a class"
+                )
             without = [name for label, name in enumerate(train.classes) if not (split.labels == label).any()]
             if share and without:
                 self.remarks.append(f"no {kind} image for {listed(without)}: too few images of a class to draw one")

@@ -12,7 +12,7 @@ from lit_triwave.distributed.ranks import say
 from lit_triwave.errors import TriwaveError
 from lit_triwave.modules.stages import Limit
 from lit_triwave.nn.stack import DEEPEST_STACK, StackNetwork
-from lit_triwave.nn.stack_layers import check_layers, choose_layers, stack_parameters
+from lit_triwave.nn.stack_layers import stack_parameters
 
 NOISY_SHARE = 1e-3
 """Share of the limit's error that the construction may add if this error is mostly noise."""
@@ -102,39 +102,15 @@ class LimitStage:
             )
 
 
-def stack_layers(
-    layers: Sequence[int] | None,
-    inputs: int,
-    points: int | None,
-    limit: Limit,
-    degree: int | None = None,
-    exact: bool = False,
-) -> list[int]:
-    """Returns the layers of a stack: the given ones, checked, or chosen ones.
-
-    Args:
-        layers: number of neurons of each layer; None chooses.
-        inputs: number of variables.
-        points: number of training points; None if not known.
-        limit: the stage that fits the points.
-        degree, exact: see `choose_layers`.
-
-    Raises:
-        ValueError: the given layers are not valid.
-    """
-    if layers is not None:
-        check_layers(layers)
-        return list(layers)
-    used = points if limit.max_points is None else min(limit.max_points, points or limit.max_points)
-    return choose_layers(inputs, used, limit.regularized, degree, exact)
-
-
 def check_points(layers: Sequence[int], inputs: int, points: int | None, limit: Limit, chosen: bool) -> None:
     """Refuses a limit that has more parameters than points.
 
     Args:
-        layers, inputs, points, limit: see `stack_layers`.
-        chosen: whether the layers were chosen by `stack_layers`.
+        layers: number of neurons of each layer.
+        inputs: number of variables.
+        points: number of training points; None if not known.
+        limit: the stage that fits the points.
+        chosen: whether the layers were chosen, not given.
 
     Raises:
         TriwaveError: there are more parameters than points, and no regularization.

@@ -14,7 +14,7 @@ from lit_triwave.analysis.costs import copied
 from lit_triwave.analysis.regions import TooManyPieces, count_linear_regions
 from lit_triwave.distributed.ranks import say
 from lit_triwave.errors import TriwaveError
-from lit_triwave.modules.limit import LimitStage, check_points, refuse_stack_options, stack_layers
+from lit_triwave.modules.limit import LimitStage, check_points, refuse_stack_options
 from lit_triwave.modules.replicas import ReplicatedModule, split_batch
 from lit_triwave.modules.second_order import limit_step, second_order_step
 from lit_triwave.modules.staged import StageName
@@ -25,7 +25,7 @@ from lit_triwave.nn.networks import TriangleNetwork, Wiring
 from lit_triwave.nn.scaling import TargetRange, named_domain, target_count
 from lit_triwave.nn.sizes import check_sizes
 from lit_triwave.nn.stack import StackNetwork, check_depth
-from lit_triwave.nn.stack_layers import is_steep
+from lit_triwave.nn.stack_layers import check_layers, choose_layers, is_steep
 
 MAX_DEPTH = 16
 DEFAULT_DEPTH = 5
@@ -139,8 +139,12 @@ class FunctionRegressor(ReplicatedModule):
         domain = named_domain(domain or {"x": (0.0, 1.0)})
         check_sizes(members=members)
         if stacked:
-            chosen, exact = layers is None, data_noise == 0
-            layers = stack_layers(layers, len(domain), data_points, limit, data_degree, exact)
+            chosen = layers is None
+            if layers is None:
+                most = limit.max_points
+                points = data_points if most is None else min(most, data_points or most)
+                layers = choose_layers(len(domain), points, limit.regularized, data_degree, exact=data_noise == 0)
+            check_layers(layers)
             if depth is not None:
                 check_depth(depth)
         else:
@@ -169,7 +173,7 @@ class FunctionRegressor(ReplicatedModule):
         self._limit: LimitStage | None = None
         if stacked:
             assert layers is not None
-            self._make_stack(layers)
+            self._make_stack(list(layers))
         elif initialization == "constructed":
             assert wiring != "stack" and depth is not None
             shapes: Any = curvature if curvature != "auto" else (data_curvature or "convex")
@@ -310,7 +314,7 @@ class FunctionRegressor(ReplicatedModule):
             state, members = checkpoint["state_dict"], self.hparams["members"]
             saved = [state.get(f"network.projection.{i}", state["stage_number"]).shape[1:2] for i in range(len(layers))]
             if saved == [(members * neurons,) for neurons in layers]:
-                self._make_stack(layers)
+                self._make_stack(list(layers))
 
     def on_fit_start(self) -> None:
         self.check_start()

@@ -133,24 +133,14 @@ class VariableProjection(Optimizer):
             if problem.average is not None:
                 state["kept"] = state["iterate"]  # a resumed run's members begin without their parameters
         kept = state["kept"] if problem.average is not None else read_rows(_parameters(network))
-        iterate: Tensor = state["iterate"]
         active = self._active(state, options)
         if not len(active):
             state["step"] += 1
             finished: Tensor = state["loss"] * problem.scale
             return finished
-        penalty = state["penalty"][active] if options["relevance"] else None
-        noise = state["held"][active] if "held" in state else None
-        moved, loss, damping, penalty = self._iterate(
-            problem, active, iterate[active], state["damping"][active], penalty, noise
-        )
-        if penalty is not None:
-            state["penalty"] = state["penalty"].index_copy(0, active, penalty)
-        iterate = iterate.index_copy(0, active, moved)
-        state["iterate"] = iterate
-        state["loss"] = state["loss"].index_copy(0, active, loss)
-        state["damping"] = state["damping"].index_copy(0, active, damping)
-        chooses = state["loss"]
+        for name, rows in self._iterate(problem, active, state).items():
+            state[name] = state[name].index_copy(0, active, rows)
+        iterate, chooses = state["iterate"], state["loss"]
         if problem.validation is not None:
             try:
                 write_rows(_parameters(network), iterate)
@@ -158,7 +148,7 @@ class VariableProjection(Optimizer):
             except BaseException:
                 write_rows(_parameters(network), kept)  # after an interrupt, too, the parameters are the best ones
                 raise
-            if penalty is not None:
+            if options["relevance"]:
                 state["held"] = chooses / problem.scale
         lower = chooses < state["lowest"]
         kept = torch.where(lower[:, None], iterate, kept)
@@ -188,17 +178,11 @@ class VariableProjection(Optimizer):
         moving: Tensor = chosen[~done[chosen]]
         return moving
 
-    def _iterate(
-        self,
-        problem: LimitProblem,
-        active: Tensor,
-        start: Tensor,
-        damping: Tensor,
-        penalty: Tensor | None,
-        noise: Tensor | None,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        """Makes one iteration; returns points (A, P), mean squared errors (A,), dampings (A,), penalties (A, P)."""
+    def _iterate(self, problem: LimitProblem, active: Tensor, state: dict[str, Any]) -> dict[str, Tensor]:
+        """Makes one iteration; returns the new rows of the state for the active replicas."""
         network, options = problem.network, self.param_groups[0]
+        start, damping = state["iterate"][active], state["damping"][active]
+        penalty: Tensor | None = state["penalty"][active] if options["relevance"] else None
         layers, output = self._split(network, start)
         equations = problem.normal_equations(layers, output, active)
         linear = output.shape[1]
@@ -240,9 +224,11 @@ class VariableProjection(Optimizer):
             best = torch.where(lower[:, None], trial, best)
             aim, loss = torch.where(lower, total, aim), torch.where(lower, error, loss)
             found = torch.where(lower, tried, found)
+        rows = {"iterate": best, "loss": loss, "damping": found.clamp(*DAMPING_LIMITS)}
         if penalty is not None:
-            penalty = renewed_penalty(network, gram, unit, penalty, best, loss, problem.count(), noise)
-        return best, loss, found.clamp(*DAMPING_LIMITS), penalty
+            held = state["held"][active] if "held" in state else None
+            rows["penalty"] = renewed_penalty(network, gram, unit, penalty, best, loss, problem.count(), held)
+        return rows
 
     @staticmethod
     def _split(network: StackNetwork, values: Tensor) -> tuple[Layers, Tensor]:
