@@ -35,6 +35,8 @@ MOST_PIECES = 1 << 14
 _WIDTH = 64
 _ROUNDING = 1e-6
 """Share of a domain by which float32 may leave it."""
+_ERRORS = {"limit_mse": False, "built_mse": False, "pretrain_mse": True, "train_mse": True}
+"""Training errors after the stages ↦ whether networks without a limit save them."""
 DEFAULT_LIMIT = Limit()
 DEFAULT_PRETRAIN = Stage(epochs=500, lr=0.1, options={"betas": [0.9, 0.99]})
 DEFAULT_POLISH = Polish(epochs=0)
@@ -206,20 +208,18 @@ class FunctionRegressor(ReplicatedModule):
                 raai_share=raai_share,
             )
         self.make_metrics()
-        # Results of the stages, for the summary of a resumed run.
-        unknown = torch.full((replicas,), torch.nan, dtype=torch.float64)
-        self.register_buffer("limit_mse", unknown, persistent=stacked)  # checkpoints of other networks do not have it
-        self.register_buffer("built_mse", unknown.clone(), persistent=stacked)
-        self.register_buffer("pretrain_mse", torch.full((replicas,), torch.nan, dtype=torch.float64))
+        # Results of the stages, for the summary of a resumed run. Only a stack's checkpoints have those of the limit.
+        for name, saved in _ERRORS.items():
+            unknown = torch.full((replicas,), torch.nan, dtype=torch.float64)
+            self.register_buffer(name, unknown, persistent=stacked or saved)
         self.register_buffer("pretrain_regions", torch.zeros(replicas, dtype=torch.long))
-        self.register_buffer("train_mse", torch.full((replicas,), torch.nan, dtype=torch.float64))
         self._loaded = False
         self._end_mse: float | None = None  # lowest validation error at the end of the last finished stage
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         if f"{prefix}limit_mse" in state_dict:  # only stacks have it; checkpoints of earlier versions do not
             state_dict.setdefault(f"{prefix}built_mse", torch.full_like(self.built_mse, torch.nan))
-        for name in ("limit_mse", "built_mse", "pretrain_mse", "train_mse"):
+        for name in _ERRORS:
             if f"{prefix}{name}" in state_dict:  # in the precision that they have, not in that of the weights
                 setattr(self, name, getattr(self, name).to(state_dict[f"{prefix}{name}"].dtype))
         super()._load_from_state_dict(state_dict, prefix, *args)

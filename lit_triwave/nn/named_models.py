@@ -260,12 +260,8 @@ def _own(
     taken = inspect.signature(kind).parameters
     known: dict[str, Any] = {"num_classes": num_classes, "image_shape": tuple(image_shape)}
     arguments = {key: value for key, value in known.items() if key in taken} | dict(options)
-    needed = [
-        key
-        for key, one in taken.items()
-        if one.default is one.empty and one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)
-    ]
-    missing = [key for key in needed if key not in arguments]
+    named = {key: one for key, one in taken.items() if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)}
+    missing = [key for key, one in named.items() if one.default is one.empty and key not in arguments]
     if missing:
         raise ValueError(f"backbone {name!r} needs {some(missing)}: give them in backbone_options")
     return lambda: kind(**arguments), "num_classes" in taken

@@ -247,15 +247,12 @@ class StackNetwork(ConstructedNetwork):
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         """Puts the network into the form in which the checkpoint was saved, then loads it."""
-        for name in ("peak_logits", "released_peaks"):
-            peaks = state_dict.get(f"{prefix}bank.0.{name}")
-            if peaks is not None:
-                self._remove_banks()
-                self._add_banks(peaks.shape[-1] - 1)
-                break
-        else:
-            if f"{prefix}output_weight" in state_dict:
-                self._remove_banks()
+        names = [f"{prefix}bank.0.{name}" for name in ("peak_logits", "released_peaks")]
+        peaks = [state_dict[name] for name in names if name in state_dict]
+        if peaks or f"{prefix}output_weight" in state_dict:
+            self._remove_banks()
+        if peaks:
+            self._add_banks(peaks[0].shape[-1] - 1)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _remove_banks(self) -> None:
