@@ -162,7 +162,8 @@ class CIFAR10DataModule(ImageDataModule):
         self.download = download
         self.val_images = val_images
         self.on_device = on_device
-        official = _official_checksums(self.source())
+        source = self.source()
+        official = dict([*source.train_list, *source.test_list, (source.meta["filename"], source.meta["md5"])])
         self.files = official if checksums is None else checksums
         missing = [name for name in official if name not in self.files]
         if missing:
@@ -272,8 +273,3 @@ class CIFAR10DataModule(ImageDataModule):
         fault = self._faults()
         if fault:
             raise ValueError(fault)
-
-
-def _official_checksums(source: Any) -> dict[str, str]:
-    """Returns the MD5 of each file, as torchvision knows them."""
-    return dict([*source.train_list, *source.test_list, (source.meta["filename"], source.meta["md5"])])

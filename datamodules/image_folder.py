@@ -205,8 +205,11 @@ class ImageFolderDataModule(ImageDataModule):
         from torchvision.transforms import v2
 
         size, scale = self.image_size, (self.crop_scale, 1.0)
-        cropped = [v2.RandomResizedCrop(size, scale=scale, antialias=True)] if self.crop_scale < 1 else self._middle()
-        steps: list[Any] = [*cropped, *([v2.RandomHorizontalFlip()] if self.flip else [])]
+        steps: list[Any] = [self.evaluation_transform()]
+        if self.crop_scale < 1:
+            steps = [v2.RandomResizedCrop(size, scale=scale, antialias=True)]
+        if self.flip:
+            steps.append(v2.RandomHorizontalFlip())
         if self.auto_augment != "none":
             steps.append(v2.TrivialAugmentWide() if self.auto_augment == "trivial" else v2.RandAugment())
         if self.erase:
@@ -217,12 +220,7 @@ class ImageFolderDataModule(ImageDataModule):
         """Returns resize and centre crop, for one uint8 image."""
         from torchvision.transforms import v2
 
-        return v2.Compose(self._middle())
-
-    def _middle(self) -> list[Any]:
-        from torchvision.transforms import v2
-
-        return [v2.Resize(self.resize, antialias=True), v2.CenterCrop(self.image_size)]
+        return v2.Compose([v2.Resize(self.resize, antialias=True), v2.CenterCrop(self.image_size)])
 
     def train_dataloader(self) -> DataLoader[ImageBatch]:
         """Shuffled, augmented global batches, shared among the ranks."""

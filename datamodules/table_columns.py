@@ -142,7 +142,7 @@ class InputColumns:
             others = int(gone.any(1).sum()) - 1
             more = {0: "", 1: " (1 more row has one)"}.get(others, f" ({others} more rows have one)")
             is_number = any(one["name"] == name and one["kind"] == "number" for one in self.state)
-            word = "" if is_number else file.missing_word(name, row)
+            word = file.written(name, row + 1)[row] if file.is_text and not is_number else ""  # such as `NA`
             hint = f"; if {word!r} is no missing value, set keep_default_na to false" if word else ""
             raise ValueError(
                 f"{file.path}: missing value in column {name!r} at {file.position(row)}{more}: correct it, or set "

@@ -126,7 +126,7 @@ class TableFile:
 
         given = self._options.get("sep")
         candidates = _SEPARATORS if given is None else (str(given).replace("\\t", "\t"),)
-        headers = {sep: self._header(sep) for sep in candidates}
+        headers = {sep: [str(name).strip() for name in self._first_lines(sep, 1).iloc[0]] for sep in candidates}
         # Names may contain blanks, so blanks are the separator only if this gives all wanted names.
         self._sep = max(candidates, key=lambda s: (len({*wanted} & {*headers[s]}), len(headers[s]) * (s != r"\s+")))
         options = {name: value for name, value in self._options.items() if name != "sep" and value is not None}
@@ -156,10 +156,6 @@ class TableFile:
         """Returns the header and the lines after it as text."""
         given = {name: self._options[name] for name in _HEADER_OPTIONS if self._options.get(name) is not None}
         return self._read(sep, header=None, nrows=count, **_AS_WRITTEN, **given, **options)
-
-    def _header(self, sep: str) -> list[str]:
-        """Returns the names in the first line, without the blanks around them."""
-        return [str(name).strip() for name in self._first_lines(sep, 1).iloc[0]]
 
     def _is_shifted(self) -> bool:
         """Whether pandas took the first fields of the rows as an index, because they have more fields than names."""
@@ -258,10 +254,6 @@ class TableFile:
         words.columns = [str(key).strip() for key in words.columns]  # type: ignore[assignment]
         return [str(word).strip() for word in words[name].fillna("")]
 
-    def missing_word(self, name: str, row: int) -> str:
-        """Returns the word in a cell that counts as missing, as in `NA`; "" if the cell is empty."""
-        return self.written(name, row + 1)[row] if self.is_text else ""
-
     def remarks(self, names: list[str]) -> list[str]:
         """Returns a line about columns whose numbers may have been meant otherwise."""
         if not self.is_text or self._sep != ";" or self._options.get("thousands") or self._options.get("decimal"):
@@ -301,7 +293,7 @@ class TableFile:
             or isinstance(column.dtype, pandas.CategoricalDtype)
         ):
             numbers = self.as_numbers(column)
-            row = first_true(_mask(numbers.isna() & column.notna()))
+            row = first_true(torch.from_numpy((numbers.isna() & column.notna()).to_numpy(dtype=bool, copy=True)))
             if row is not None:
                 value = str(column.iloc[row])
                 mostly_numbers = int(numbers.notna().sum()) > len(numbers) // 2
@@ -380,7 +372,3 @@ def _with_point(word: str, decimal: str, thousands: str | None) -> str:
     """Returns a number with a decimal point and without groups; a point of another meaning makes it no number."""
     word = word.replace(thousands, "") if thousands else word
     return word if decimal == "." else word.replace(".", "?").replace(decimal, ".")
-
-
-def _mask(column: pandas.Series[Any]) -> Tensor:
-    return torch.from_numpy(column.to_numpy(dtype=bool, copy=True))
