@@ -37,9 +37,7 @@ class Diagnostics(Callback):
     config decides which, so that a resumed run logs the same.
     """
 
-    def on_train_batch_start(  # type: ignore[override]
-        self, trainer: Trainer, pl_module: StagedModule, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
         if pl_module.is_logged(batch_idx):
             self._log(pl_module, "stage", pl_module.stage_number)
 

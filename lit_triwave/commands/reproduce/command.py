@@ -138,8 +138,8 @@ def _write_all(todo: list[Program], results: Results, command: str, page_file: s
         own = seeds[seeds["table"] == table]
         figure = figures.depth_figure(cells) if table == "depths" else figures.boxes(own, cells)
         drawn[report.TITLES[str(table)]] = (table, figure)
-    counts = figures.region_counts(min(30, results.settings["seeds"]))
-    drawn["Linear regions at initialisation by depth"] = ("regions", figures.regions_figure(counts))
+    at_start = figures.regions_figure(min(30, results.settings["seeds"]))
+    drawn["Linear regions at initialisation by depth"] = ("regions", at_start)
     facts = machine() | {
         "seeds": f"{results.settings['seeds']}, starts of --seed {results.settings['seed']}",
         "training time": f"{sum(found['seconds'] for found in results.finished.values()):.0f} s",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -87,31 +86,23 @@ def depth_figure(stats: DataFrame) -> Figure:
     return figure
 
 
-def region_counts(seeds: int) -> dict[str, list[list[int]]]:
-    """Counts the linear pieces on [0, 1] at initialisation: kind of network ↦ for each depth, a count for each seed."""
-    generator = torch.Generator().manual_seed(0)
-    counts: dict[str, list[list[int]]] = {"constructed": [], "Kaiming": []}
-    for depth in DEPTHS:
-        options: dict[str, Any] = {"depth": depth, "replicas": seeds, "generator": generator}
-        networks = {"constructed": TriangleNetwork({"x": (0, 1)}, **options)}
-        networks["Kaiming"] = DenseNetwork({"x": (0, 1)}, **options)  # type: ignore[assignment]
-        for name, network in networks.items():
-            counts[name].append([count_linear_regions(network.to_sequential(seed)) for seed in range(seeds)])
-    return counts
-
-
-def regions_figure(counts: Mapping[str, Sequence[Sequence[int]]]) -> Figure:
-    """Draws the linear regions against depth: the mean over seeds, with a band from the fewest to the most."""
+def regions_figure(seeds: int) -> Figure:
+    """Draws the linear regions on [0, 1] at initialisation against depth: the mean over seeds, and the range."""
     figure, (ax,) = new_figure()
-    for (name, of_depths), color in zip(counts.items(), (BLUE, ORANGE), strict=True):
-        pieces = torch.tensor(of_depths, dtype=torch.float64)
+    generator = torch.Generator().manual_seed(0)
+    kinds: dict[str, Any] = {"constructed": TriangleNetwork, "Kaiming": DenseNetwork}
+    for (name, kind), color in zip(kinds.items(), (BLUE, ORANGE), strict=True):
+        counts = []
+        for depth in DEPTHS:
+            network = kind({"x": (0, 1)}, depth=depth, replicas=seeds, generator=generator)
+            counts.append([count_linear_regions(network.to_sequential(seed)) for seed in range(seeds)])
+        pieces = torch.tensor(counts, dtype=torch.float64)
         ax.fill_between(DEPTHS, pieces.amin(1), pieces.amax(1), color=color, alpha=0.2, linewidth=0)
         ax.plot(list(DEPTHS), pieces.mean(1), "o-", color=color, markersize=4, label=f"{name}, 4 wide")
     ax.plot(list(DEPTHS), [2**d for d in DEPTHS], "k:", label="2$^d$")
     ax.set_yscale("log", base=2)
     ax.grid(True, which="major", axis="y", color="#e3e5e8", linewidth=0.8)
     ax.set_xticks(list(DEPTHS))
-    seeds = len(next(iter(counts.values()))[0])
     title = f"Linear regions at initialisation; {seeds} seeds, fewest to most"
     ax.set(xlabel="depth d", ylabel="linear regions on [0, 1]", title=title)
     ax.legend(frameon=False)
