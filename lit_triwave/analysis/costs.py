@@ -50,12 +50,11 @@ def final_parameters(module: Any) -> int | None:
             network = copied(network)
             network.build(module.hparams["depth"])
             count, banks = count_parameters(network), network.banks
-    if banks and module.stage_at(module.total_epochs) != "pretrain":
-        for bank in banks:
-            if bank.parameterization == "peaks":
-                released = copied(bank)
-                released.release(module.release_kind, module.recruit)
-                count += count_parameters(released) - count_parameters(bank)
+    for bank in banks:
+        if bank.parameterization == "peaks" and module.stage_at(module.total_epochs) != "pretrain":
+            released = copied(bank)
+            released.release(module.release_kind, module.recruit)
+            count += count_parameters(released) - count_parameters(bank)
     return count // replicas_of(module)
 
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -290,14 +291,14 @@ def _cut(line: _Line, zeros: Tensor) -> _Line:
 def _layers(f: nn.Module) -> Iterator[nn.Module]:
     """Yields the Linear and ReLU layers in order."""
     if not isinstance(f, nn.Sequential):
-        to_sequential = getattr(f, "to_sequential", None)
-        if to_sequential is None:
+        network: Any = f
+        if not hasattr(network, "to_sequential"):
             raise TypeError(f"`f` must be an nn.Sequential or have a method to_sequential(), got {type(f).__name__}")
         if getattr(f, "parameterization", None) == "peaks":
             # Weights computed from the peaks in float64 have all pieces; in float32 they lose some from depth 9 on.
             # Released weights are parameters and keep their dtype.
-            to_sequential = getattr(copy.deepcopy(f).double(), "to_sequential")  # noqa: B009
-        f = to_sequential()
+            network = copy.deepcopy(network).double()
+        f = network.to_sequential()
         if not isinstance(f, nn.Sequential):
             raise TypeError(f"to_sequential() must return an nn.Sequential, got {type(f).__name__}")
     for layer in f:

@@ -52,7 +52,7 @@ def draw(
     if isinstance(saved.module, FunctionRegressor):
         try:
             yield "breakpoints", _breakpoints_against_curvature(saved, seed)
-        except TriwaveError as error:
+        except (TriwaveError, TooManyPieces) as error:
             remarks.append(f"no breakpoints.png: {error}")
     elif parts:
         yield "activations", _activation_functions(saved, parts[0])
@@ -163,6 +163,7 @@ def _breakpoints_against_curvature(saved: Saved, seed: int) -> Figure:
 
     Raises:
         TriwaveError: the function has several variables, or its formula is unknown.
+        TooManyPieces: see `breakpoints`.
     """
     if len(saved.variables) != 1:
         raise TriwaveError(f"the target has {len(saved.variables)} variables")
@@ -173,10 +174,7 @@ def _breakpoints_against_curvature(saved: Saved, seed: int) -> Figure:
     x = low + (high - low) * (torch.arange(_CELLS, dtype=torch.float64) + 0.5) / _CELLS
     curvature = data.expression.second_derivative(x[:, None])
     plain = saved.module.plain(seed)
-    try:
-        kinks = breakpoints(plain, low, high, most=saved.module.most_pieces(plain))
-    except TooManyPieces as error:
-        raise TriwaveError(str(error)) from error
+    kinks = breakpoints(plain, low, high, most=saved.module.most_pieces(plain))
     if not len(kinks):
         raise TriwaveError(f"seed {seed} has no breakpoint in the domain, where it is linear")
     title = f"{_title_start(saved, seed)}: breakpoints against the curvature of the target"
@@ -192,12 +190,14 @@ def _activation_functions(saved: Saved, part: Group) -> Figure:
     numbers = chosen(len(part.labels), _SHOWN_ACTIVATIONS)
     for j in numbers:
         mean, deviation = float(head.norm.bias[j]), abs(float(head.norm.weight[j])) or 1.0
-        z = torch.linspace(mean - _REACH * deviation, mean + _REACH * deviation, _POINTS, dtype=torch.float64)
+        reach = torch.linspace(-_REACH, _REACH, _POINTS, dtype=torch.float64)
+        z = mean + deviation * reach
         u = squash(z)
         then = None
         if part.constructed is not None and part.bank.released is not None:
             then = replace(part, bank=part.constructed).outputs(j, u)
-        curves.append(figures.ActivationCurve(j, z, part.outputs(j, u), then, mean, deviation, part.counts.get(j)))
+        title = part.labels[j] + (f", {part.counts[j]} pieces" if j in part.counts else "")
+        curves.append(figures.ActivationCurve(title, z, (-reach.square() / 2).exp(), part.outputs(j, u), then))
     which = _share_of(len(numbers), len(part.labels)).removeprefix(" of ") or "subnetworks"
     title = f"{_title_start(saved, 0)}: activation functions of the head: {head.squash} squash, then {which}"
     return figures.activations_figure(curves, title + _state_shown(part))

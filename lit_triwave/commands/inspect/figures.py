@@ -214,21 +214,18 @@ class ActivationCurve:
     """A subnetwork as an activation function of the batch-normalised projection z.
 
     Attributes:
-        number: number of the subnetwork in the bank.
+        title: name of the subnetwork.
         z: inputs, shape (points,).
+        density: density of z in a batch, if it is normal, as a share of its largest value, shape (points,).
         now: outputs of squash and subnetwork, shape (points,).
         constructed: the same outputs at the release; None if they are unknown.
-        mean, deviation: mean and standard deviation of z, as the batch norm sets them.
-        regions: number of linear pieces on [0, 1]; None if they were not counted.
     """
 
-    number: int
+    title: str
     z: Tensor
+    density: Tensor
     now: Tensor
     constructed: Tensor | None
-    mean: float
-    deviation: float
-    regions: int | None
 
 
 def activations_figure(curves: Sequence[ActivationCurve], title: str) -> Figure:
@@ -238,8 +235,7 @@ def activations_figure(curves: Sequence[ActivationCurve], title: str) -> Figure:
     figure, axes = new_figure(rows, columns, (max(_NARROWEST, 0.6 + 2.3 * columns), 1.3 + 1.7 * rows))
     for ax, curve in zip(axes, curves, strict=False):
         shade = ax.twinx()
-        bell = torch.exp(-((curve.z - curve.mean) ** 2) / (2 * curve.deviation**2))
-        shade.fill_between(curve.z, bell, color=GREY, alpha=0.25, linewidth=0, label="z in a batch, if normal")
+        shade.fill_between(curve.z, curve.density, color=GREY, alpha=0.25, linewidth=0, label="z, if normal")
         shade.set_ylim(0, 2.2)  # the bell fills the lower part
         shade.set_yticks([])
         shade.spines[["top", "right"]].set_visible(False)
@@ -248,15 +244,13 @@ def activations_figure(curves: Sequence[ActivationCurve], title: str) -> Figure:
         if curve.constructed is not None:
             ax.plot(curve.z, curve.constructed, color=ORANGE, linewidth=1.0, label="at the release")
         ax.plot(curve.z, curve.now, color=BLUE, linewidth=1.3, label="now")
-        pieces = "" if curve.regions is None else f", {curve.regions} pieces"
-        ax.set_title(f"subnetwork {curve.number}{pieces}", fontsize=8, color=GREY)
+        ax.set_title(curve.title, fontsize=8, color=GREY)
         ax.tick_params(labelsize=7)
         ax.yaxis.set_major_locator(MaxNLocator(3))
     for ax in axes[len(curves) :]:
         ax.set_visible(False)
-    handles, labels = axes[0].get_legend_handles_labels()
-    handles.append(shade.collections[0])
-    figure.legend(handles, [*labels, "z, if normal"], loc="outside lower center", ncols=3, frameon=False, fontsize=8)
+    handles = [*axes[0].get_lines(), shade.collections[0]]
+    figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=8)
     for ax in axes[max(0, len(curves) - columns) : len(curves)]:
         ax.set_xlabel("z, the batch-normalised projection", fontsize=7)
     figure.supylabel("output, each on its own scale", fontsize=9)

@@ -81,10 +81,9 @@ def curves_figure(comparison: Comparison, curves: Curves, best: Mapping[Row, str
         line = ax.plot(curve.steps, curve.mean, color=color, linestyle=dash, marker=marker, markersize=3, zorder=3)
         line[0].set(linewidth=width, label=names[row])
         handles += line
-    if curves.logarithmic:
-        lows = np.concatenate([curve.low for curve in curves.by_row.values()])
-        _logarithmic(ax, lows, charts.curves_ceiling(curves))
-    ax.set(xlabel="training step", ylabel=_scaled(curves.metric, curves.logarithmic))
+    lows = np.concatenate([curve.low for curve in curves.by_row.values()])
+    _scale(ax, curves.metric, lows, curves.logarithmic, charts.curves_ceiling(curves))
+    ax.set_xlabel("training step")
     ax.set_title("Learning curves, mean and range over seeds", loc="left", fontsize=11)
     _legend(figure, handles[::-1], Line2D([], [], color=GREY, linewidth=1.2), len(others))
     return figure
@@ -112,21 +111,15 @@ def cost_figure(comparison: Comparison, cost: str, best: Mapping[Row, str]) -> F
         handles += ax.plot(x, y, "o", color=best[row], markersize=5.5, label=names[row], zorder=3)
     ax.margins(0.08)
     ax.ticklabel_format(useOffset=False)
-    logarithmic, top = charts.main_scale(comparison)
-    if logarithmic:
-        _logarithmic(ax, np.array([y - min(error, 0.9 * y) for _, y, error in found.values()]), top)
+    lows = np.array([y - min(error, 0.9 * y) for _, y, error in found.values()])
+    _scale(ax, comparison.main, lows, *charts.main_scale(comparison))
+    ax.set_xlabel(charts.COSTS[cost])
     if charts.is_wide([x for x, _, _ in found.values()]):
         ax.set_xscale("log")
     title = f"{comparison.main} against {metric_title(cost)}, mean ± standard error over seeds"
-    ax.set(xlabel=charts.COSTS[cost], ylabel=_scaled(comparison.main, logarithmic))
     ax.set_title(title, loc="left", fontsize=11)
     _legend(figure, handles, Line2D([], [], color=GREY, marker="o", linestyle="", markersize=4), len(grey))
     return figure
-
-
-def _scaled(metric: str, logarithmic: bool) -> str:
-    """Returns the title of a metric's axis."""
-    return f"{metric}, logarithmic" if logarithmic else metric
 
 
 def _names(comparison: Comparison) -> dict[Row, str]:
@@ -135,9 +128,11 @@ def _names(comparison: Comparison) -> dict[Row, str]:
     return {row: in_lines(name, _LEGEND_CHARACTERS) for row, name in names.items()}
 
 
-def _logarithmic(ax: Axes, lows: np.ndarray, top: float | None) -> None:
-    """Makes the vertical axis logarithmic; a note says that values above `top` are omitted."""
-    decades_grid(ax)
+def _scale(ax: Axes, metric: str, lows: np.ndarray, logarithmic: bool, top: float | None) -> None:
+    """Names the vertical axis, and makes it logarithmic; a note says that values above `top` are omitted."""
+    ax.set_ylabel(f"{metric}, logarithmic" if logarithmic else metric)
+    if logarithmic:
+        decades_grid(ax)
     if top is not None:
         shown = lows[(lows > 0) & (lows <= top)]
         ax.set_ylim(shown.min(initial=top) / 3, top * 10)
