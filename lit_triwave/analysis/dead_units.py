@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from lit_triwave.construction.triangle import BlockWeights
 from lit_triwave.nn.bank import TriangleBank
@@ -101,7 +100,7 @@ def active_units(bank: TriangleBank, u: Tensor) -> Tensor:
 
 
 class HeadWatch:
-    """Records which hidden neurons of a classifier's head are above zero while the classifier is evaluated.
+    """Records, until `stop`, which hidden neurons of a classifier's head are above zero while it is evaluated.
 
     The neurons are those of the constructed subnetworks, or the ReLUs of a `DenseHead`. Other heads have none.
 
@@ -110,43 +109,35 @@ class HeadWatch:
     """
 
     def __init__(self, network: nn.Module) -> None:
-        self.banks = [module for module in network.modules() if isinstance(module, TriangleBank)]
-        self.heads = [module for module in network.modules() if isinstance(module, DenseHead)]
-        self._handles: list[RemovableHandle] = []
-        self._active: dict[nn.Module, Tensor] = {}
+        neurons: dict[nn.Module, int] = {}
+        for module in network.modules():
+            if isinstance(module, TriangleBank):
+                neurons[module] = 4 * module.depth * module.shape.numel()
+            elif isinstance(module, DenseHead):
+                width: Any = module[0].out_features  # of all hidden layers
+                neurons |= dict.fromkeys((layer for layer in module if isinstance(layer, nn.ReLU)), width)
+        device = next(network.parameters()).device
+        self._active = {one: torch.zeros(count, dtype=torch.bool, device=device) for one, count in neurons.items()}
+        self._handles = [module.register_forward_hook(self._called) for module in neurons]
 
-    def start(self) -> None:
-        """Starts recording, and forgets earlier records."""
-        self.stop()
-        for bank in self.banks:
-            units = (bank.depth, 4 * bank.shape.numel())
-            self._active[bank] = torch.zeros(units, dtype=torch.bool, device=bank.sign.device)
-            self._handles.append(bank.register_forward_pre_hook(self._bank_called))
-        for head in self.heads:
-            hidden = [layer for layer in head if isinstance(layer, nn.Linear)][:-1]
-            for relu, linear in zip((layer for layer in head if isinstance(layer, nn.ReLU)), hidden, strict=True):
-                self._active[relu] = torch.zeros(linear.out_features, dtype=torch.bool, device=linear.weight.device)
-                self._handles.append(relu.register_forward_hook(self._relu_called))
-
-    def _bank_called(self, bank: Any, inputs: tuple[Tensor]) -> None:
-        self._active[bank] |= active_units(bank, inputs[0])
-
-    def _relu_called(self, relu: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
-        self._active[relu] |= (output > 0).any(0)
+    def _called(self, module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
+        if isinstance(module, TriangleBank):
+            self._active[module] |= active_units(module, inputs[0]).flatten()
+        else:
+            self._active[module] |= (output > 0).any(0)
 
     def stop(self) -> None:
-        """Stops recording and forgets what was recorded."""
+        """Stops recording."""
         for handle in self._handles:
             handle.remove()
-        self._handles, self._active = [], {}
 
     def share(self, over_ranks: Callable[[Tensor], Tensor]) -> float | None:
-        """Returns the share of the neurons that have always been zero since `start`, 0 to 1; None without any neuron.
+        """Returns the share of the neurons that have always been zero, 0 to 1; None without any neuron.
 
         Args:
             over_ranks: sums a tensor over all ranks; all ranks have to call this method.
         """
         if not self._active:
             return None
-        active = over_ranks(torch.cat([seen.flatten() for seen in self._active.values()]).float()) > 0
+        active = over_ranks(torch.cat(list(self._active.values())).float()) > 0
         return float((~active).double().mean())

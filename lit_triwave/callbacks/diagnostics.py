@@ -107,7 +107,6 @@ class ClassificationDiagnostics(Diagnostics):
     def _start(self, module: ImageClassifier) -> None:
         if not module.compiled:  # a compiled network does not call hooks
             self._watch = HeadWatch(module.network)
-            self._watch.start()
 
     def _share(self, trainer: Trainer) -> float | None:
         watch, self._watch = self._watch, None
