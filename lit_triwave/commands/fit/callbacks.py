@@ -27,8 +27,11 @@ def as_list(given: Any) -> list[Any]:
     return list(given) if isinstance(given, Iterable) else [given]
 
 
-def place_checkpoints(callbacks: Iterable[Callback], folder: Path) -> None:
+def prepare_callbacks(callbacks: Iterable[Callback], folder: Path) -> None:
     """Gives each `ModelCheckpoint` of the user its own folder, because it could replace files such as `last.ckpt`.
+
+    A `SpikeDetection` can load its state: Lightning 2.6 saves it from `running_mean` and loads it into `running`.
+    https://github.com/Lightning-AI/pytorch-lightning/blob/2.6.0/src/lightning/fabric/utilities/spike.py
 
     Args:
         callbacks: callbacks of the user.
@@ -39,6 +42,8 @@ def place_checkpoints(callbacks: Iterable[Callback], folder: Path) -> None:
     """
     own = folder / CHECKPOINTS
     for callback in callbacks:
+        if isinstance(callback, SpikeDetection) and not hasattr(callback, "running"):
+            callback.running = callback.running_mean  # type: ignore[attr-defined]
         if not isinstance(callback, ModelCheckpoint):
             continue
         if callback.dirpath is None:
@@ -47,16 +52,6 @@ def place_checkpoints(callbacks: Iterable[Callback], folder: Path) -> None:
             needed = "must be another folder than that of the run's own checkpoints"
             advice = f"leave it out for {own / MODEL_CHECKPOINTS}"
             raise TriwaveError(f"dirpath of {type(callback).__name__} {needed}, got {own}: {advice}")
-
-
-def let_spikes_resume(callbacks: Iterable[Callback]) -> None:
-    """Lets `SpikeDetection` load its state: Lightning 2.6 saves it from `running_mean` and loads it into `running`.
-
-    https://github.com/Lightning-AI/pytorch-lightning/blob/2.6.0/src/lightning/fabric/utilities/spike.py
-    """
-    for callback in callbacks:
-        if isinstance(callback, SpikeDetection) and not hasattr(callback, "running"):
-            callback.running = callback.running_mean  # type: ignore[attr-defined]
 
 
 def check_loggers(loggers: Iterable[Any], run: Run) -> None:

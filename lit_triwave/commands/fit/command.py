@@ -39,14 +39,7 @@ from lit_triwave.checkpoints.same_run import RunRecord, check_same_run, identity
 from lit_triwave.checkpoints.saved_state import SavedStateCheck
 from lit_triwave.commands.config_checks import LINKS, check_links, check_nulls, check_stages
 from lit_triwave.commands.config_files import check_configs
-from lit_triwave.commands.fit.callbacks import (
-    SaveFitConfig,
-    as_list,
-    check_loggers,
-    check_plugins,
-    let_spikes_resume,
-    place_checkpoints,
-)
+from lit_triwave.commands.fit.callbacks import SaveFitConfig, as_list, check_loggers, check_plugins, prepare_callbacks
 from lit_triwave.commands.fit.ending import cut_short, remarks
 from lit_triwave.commands.fit.fields_help import describe_options, fields_help
 from lit_triwave.commands.fit.session import FitSession
@@ -209,8 +202,7 @@ class TriwaveCLI(LightningCLI):
             if self.session is None:
                 kwargs["logger"] = False
             else:
-                place_checkpoints(self._own, run.folder)
-                let_spikes_resume(self._own)
+                prepare_callbacks(self._own, run.folder)
                 rows: list[Any] = []
                 if config.trainer.logger is not False:
                     ours = self.session.loggers((self.checkpoint or {}).get("run", {}).get("rows", []))
