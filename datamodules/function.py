@@ -169,9 +169,6 @@ def _check_bounded(function: Any, domain: _Domain, points: Points) -> None:
 
     It looks at boxes around the point with the largest value, each ten times smaller than the one before. Near a pole
     the largest value grows as fast as the boxes shrink. For a bounded function it soon stops growing.
-
-    Raises:
-        ValueError: there is a pole; the message says where.
     """
     lower, upper = torch.tensor(list(domain.values()), dtype=torch.float64).unbind(-1)
     at = points.x[points.y.abs().argmax()]

@@ -157,9 +157,6 @@ class ImageFolderDataModule(ImageDataModule):
             shares: shares of the training images for validation and for the test, if these have no folder.
             seed: seed of the draw.
             allow_empty: accept classes without images.
-
-        Raises:
-            ValueError: a folder is not as expected; the message says what was found.
         """
         root = self.root
         check_folder(root, _LAYOUT)

@@ -115,11 +115,7 @@ class ImageNetDataModule(ImageFolderDataModule):
 
 
 def _class_folders(root: Path, allow_empty: bool) -> list[ClassFolders]:
-    """Finds the images of train/ and of val/.
-
-    Raises:
-        ValueError: a folder is not as expected; the message says what was found.
-    """
+    """Finds the images of train/ and of val/."""
     check_folder(root, _LAYOUT)
     found, faults = [], []
     for split in ("train", "val"):
@@ -138,9 +134,6 @@ def _class_names(root: Path, folders: list[str]) -> list[str]:
     Args:
         root: folder that may have LOC_synset_mapping.txt, whose lines are a folder's name and the names of its class.
         folders: names of the class folders.
-
-    Raises:
-        ValueError: the file lacks one of the folders.
     """
     mapping = root / "LOC_synset_mapping.txt"
     if mapping.is_file():

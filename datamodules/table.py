@@ -302,11 +302,7 @@ def _unquoted(sign: str | None) -> str | None:
 
 
 def _na_words(given: list[str | int | float] | str | int | float | None, keep_default: bool) -> list[str] | None:
-    """Returns the words for a missing value in the form that pandas takes; without its own ones, an empty cell is one.
-
-    Raises:
-        ValueError: a list that YAML could not read became one word.
-    """
+    """Returns the words for a missing value in the form that pandas takes; without its own ones, an empty cell is one."""
     if isinstance(given, str) and given[:1] + given[-1:] == "[]":
         raise ValueError(
             f"na_values must be a word or a list of words, got {given}: put signs in quotes, as in [NA, '?']"
@@ -323,11 +319,7 @@ def _share(fraction: float, rows: int) -> int:
 
 
 def _drawn(count: int, val_fraction: float, test_fraction: float, seed: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Draws the rows for training, validation and test, each sorted, so that they keep the order of the file.
-
-    Raises:
-        ValueError: fewer than two rows are left for training.
-    """
+    """Draws the rows for training, validation and test, each sorted, so that they keep the order of the file."""
     order = torch.randperm(count, generator=seeded_generator(seed, "split"))
     n_val, n_test = _share(val_fraction, count), _share(test_fraction, count)
     n_train = count - n_val - n_test
@@ -343,11 +335,7 @@ def _drawn(count: int, val_fraction: float, test_fraction: float, seed: int) -> 
 def _assigned(
     file: TableFile, split: str, kept: Tensor, val_fraction: float, seed: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns the rows for training, validation and test, from a column of the file.
-
-    Raises:
-        ValueError: the column has other words, or too few rows are for training.
-    """
+    """Returns the rows for training, validation and test, from a column of the file."""
     column = file.column(split)
     words = column.astype(str).str.strip().str.lower()
     for row in kept.tolist():

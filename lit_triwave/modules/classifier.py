@@ -331,9 +331,6 @@ def _split(batch: Any) -> Batch:
 
     Args:
         batch: (images, labels); for a prediction also only images, with -1 as labels.
-
-    Raises:
-        TypeError: the batch is something else, such as a dictionary.
     """
     parts = batch if isinstance(batch, (tuple, list)) else [batch]
     if len(parts) not in (1, 2) or not all(isinstance(part, Tensor) for part in parts):

@@ -77,11 +77,7 @@ class Stage:
         return self.optimizer == SECOND_ORDER
 
     def _try_optimizer(self) -> None:
-        """Refuses an optimizer or its options before the run starts, not at the start of the stage.
-
-        Raises:
-            ValueError: the optimizer fails with parameters like a network's, when it is created or in its first step.
-        """
+        """Refuses an optimizer or its options before the run starts, not at the start of the stage."""
         device = "cuda" if self.options.get("capturable") and torch.cuda.is_available() else "cpu"
         # In float64, so that a learning rate too large for float32 does not fail here; the run says where it diverges.
         parameters = [nn.Parameter(torch.ones(size, dtype=torch.float64, device=device)) for size in ((1, 1, 1), (1,))]
@@ -222,11 +218,7 @@ class Polish:
 
 
 def _second_order(kind: type[Optimizer], parameters: Parameters, options: dict[str, Any], **more: Any) -> Optimizer:
-    """Returns a second-order optimizer with the options of a config.
-
-    Raises:
-        ValueError: the optimizer refuses its options.
-    """
+    """Returns a second-order optimizer with the options of a config."""
     try:
         return kind(parameters, **more, **options)
     except TypeError as error:

@@ -119,11 +119,7 @@ def find_chain(model: nn.Module) -> DenseChain:
 
 
 def _listed(owner: nn.Module, place: str) -> DenseChain | None:
-    """Returns the dense layers of an `nn.Sequential` and what is between them; None if it has fewer than two.
-
-    Raises:
-        ValueError: something else than activations, norms and dropouts is between them.
-    """
+    """Returns the dense layers of an `nn.Sequential` and what is between them; None if it has fewer than two."""
     if type(owner).forward is not nn.Sequential.forward:
         return None
     held = {key: layer for key, layer in owner._modules.items() if layer is not None}

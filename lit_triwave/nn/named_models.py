@@ -268,11 +268,7 @@ def _own(
 
 
 def _read_weights(path: str) -> dict[str, Tensor]:
-    """Reads a state dict from a file, without unpickling arbitrary objects.
-
-    Raises:
-        ValueError: the file does not exist, or does not contain a state dict.
-    """
+    """Reads a state dict from a file, without unpickling arbitrary objects."""
     file = Path(path).expanduser()
     must = f"weights must be a file with a state dict, as torch.save or safetensors writes it, got {path!r}"
     if not file.is_file():

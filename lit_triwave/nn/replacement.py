@@ -188,11 +188,7 @@ def _check_no_hooks(replaced: Mapping[str, nn.Module]) -> None:
 
 
 def _found_chain(model: nn.Module, classifier: str | None) -> DenseChain:
-    """Returns the dense layers at the end of a model, or of the named module in it.
-
-    Raises:
-        ValueError: there are none that can be replaced.
-    """
+    """Returns the dense layers at the end of a model, or of the named module in it."""
     place = classifier or ""
     try:
         return find_chain(model.get_submodule(place)).within(place)
