@@ -302,7 +302,7 @@ def _unquoted(sign: str | None) -> str | None:
 
 
 def _na_words(given: list[str | int | float] | str | int | float | None, keep_default: bool) -> list[str] | None:
-    """Returns the words for a missing value in the form that pandas takes; without its own ones, an empty cell is one."""
+    """Returns the words for a missing value as pandas takes them; without its own words, an empty cell is one."""
     if isinstance(given, str) and given[:1] + given[-1:] == "[]":
         raise ValueError(
             f"na_values must be a word or a list of words, got {given}: put signs in quotes, as in [NA, '?']"

@@ -247,7 +247,7 @@ def check_callbacks(given: Sequence[Callback], fit: Fit) -> None:
 
 
 def _check_monitors(given: Sequence[Callback], metrics: tuple[str, ...]) -> None:
-    """Refuses callbacks that watch a metric which is never logged. Lightning finds it at the first validation, if any."""
+    """Refuses callbacks that watch a metric which is never logged; Lightning finds it at the first validation."""
     if not metrics or any(not type(one).__module__.startswith(("lightning.", "lit_triwave.")) for one in given):
         return  # callbacks of the user may log further metrics
     for callback in given:
