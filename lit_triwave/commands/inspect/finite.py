@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from lit_triwave.checkpoints.rebuild import Saved
 from lit_triwave.errors import TriwaveError
-from lit_triwave.modules.regressor import FunctionRegressor
 
 _NETWORK = "network."
 _SHARED = "network.scaling."
@@ -43,9 +42,8 @@ def healthy_seed(saved: Saved, asked: int | None, lost: dict[int, str], target: 
     seed = saved.seed(asked, target)
     if seed not in lost:
         return seed
-    module = saved.module
-    if asked is None and len(lost) < saved.seeds and isinstance(module, FunctionRegressor):
-        errors = module.train_mse.nan_to_num(float("inf"))
+    if asked is None and len(lost) < saved.seeds:
+        errors = saved.module.train_mse.nan_to_num(float("inf"))
         each = saved.seeds // len(saved.targets)
         first = seed - seed % each  # first seed of the same target
         others = [other for other in range(first, first + each) if other not in lost]

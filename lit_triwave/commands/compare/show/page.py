@@ -13,13 +13,10 @@ import numpy as np
 
 from lit_triwave.commands.compare.show import charts
 from lit_triwave.commands.compare.show.curves import Curves
-from lit_triwave.commands.compare.table.columns import most_varied
 from lit_triwave.commands.compare.table.table import BEST, Comparison
 from lit_triwave.commands.compare.table.verdict import remarks, verdict
 from lit_triwave.errors import some
 
-_MOST_FIELDS = 6
-"""Number of fields before the metrics; the other fields come after them."""
 _LONGEST_LABEL = 90
 _MANY = 100
 """With more rows than this, curves have half as many points."""
@@ -144,12 +141,11 @@ def _table(comparison: Comparison) -> str:
 
     The fields that best distinguish the rows come before the metrics, the other fields after them.
     """
-    header, body = comparison.cells(comparison.columns)
-    titles = ["name", *comparison.columns, *header[1 + len(comparison.columns) :]]
-    first = comparison.columns if comparison.grouped else most_varied(comparison.rows, comparison.apart, _MOST_FIELDS)
-    near = [1 + comparison.columns.index(name) for name in first]
-    others = [column for column in range(1, 1 + len(comparison.columns)) if column not in near]
-    order = [0, *near, *range(1 + len(comparison.columns), len(header)), *others]
+    first, _ = comparison.few_columns()
+    columns = [*first, *(name for name in comparison.columns if name not in first)]
+    header, body = comparison.cells(columns)
+    titles = ["name", *columns, *header[1 + len(columns) :]]
+    order = [*range(1 + len(first)), *range(1 + len(columns), len(header)), *range(1 + len(first), 1 + len(columns))]
     kinds = ["" if any(cells[column].value is not None for cells in body) else ' class="text"' for column in order]
     parts = ["<table><thead><tr>"]
     for column, kind in zip(order, kinds, strict=True):

@@ -243,8 +243,8 @@ def compare(
     """
     columns = list(by) or differing(runs)
     rows = make_rows(runs, columns, [*columns, *([sort] if sort else [])])
-    comparison = Comparison(runs, fields, rows, columns, list(metrics) or _default_metrics(runs), bool(by))
-    comparison.asked = bool(metrics)
+    shown_metrics = list(metrics) or _default_metrics(runs)
+    comparison = Comparison(runs, fields, rows, columns, shown_metrics, grouped=bool(by), asked=bool(metrics))
     first = comparison.ranked()[:: -1 if descending else 1]
     if sort:
         there = [row for row in rows if comparison.value(row, sort) is not None]
