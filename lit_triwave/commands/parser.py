@@ -125,7 +125,6 @@ class OneLineParser(LightningArgumentParser):
         first, (before, dot, last) = key.partition(".")[0], key.rpartition(".")
         kinds = [Trainer] if before == "trainer" else [*self.classes, *self._lightnings()]
         known = {name for kind in kinds for name in inspect.signature(kind).parameters}
-        known = known or {option.lstrip("-") for option in self._option_string_actions}
         if dot and first not in {*_PARTS, *known}:
             return did_you_mean(first, _PARTS)
         return "" if last in known else did_you_mean(last, known).replace(" '", f" '{before}{dot}")
