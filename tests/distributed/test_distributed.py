@@ -74,15 +74,20 @@ def largest_difference(a: Path, b: Path, name: str = "last") -> float:
     return max(float((x - y).abs().max() / x.abs().max().clamp_min(1e-300)) for x, y in pairs)
 
 
-SECOND_ORDER = ["--data.batch_size", "null", "--model.pretrain.optimizer", "LevenbergMarquardt"]
+SECOND_ORDER = [
+    "--model.release",
+    "dense",
+    "--data.batch_size",
+    "null",
+    "--model.pretrain.optimizer",
+    "LevenbergMarquardt",
+]
 SECOND_ORDER += ["--model.pretrain.options", "{warmup: 3}"]
 SECOND_ORDER += ["--model.polish.epochs", "6", "--model.polish.options", "{warmup: 3}"]
 
 
 @pytest.mark.parametrize(
-    "options",
-    [["--model.release", "blocks"], ["--model.release", "dense"], SECOND_ORDER],
-    ids=["blocks", "dense", "second order"],
+    "options", [["--model.release", "blocks"], SECOND_ORDER], ids=["blocks, first order", "dense, second order"]
 )
 def test_two_ddp_processes_train_as_one_through_all_stages(tmp_path: Path, options: list[str]) -> None:
     one = fit(tmp_path, "one", *options)

@@ -192,10 +192,11 @@ def gradients(bank: TriangleBank, f, x: torch.Tensor, grad: torch.Tensor) -> lis
 
 @pytest.mark.parametrize("released", [False, True])
 @pytest.mark.parametrize("theorem31", [False, True])
+@pytest.mark.parametrize("depth", [1, 4])  # without and with hidden matrices
 def test_wide_and_compiled_banks_have_the_values_and_gradients_of_narrow_ones(
-    released: bool, theorem31: bool, monkeypatch: pytest.MonkeyPatch
+    depth: int, released: bool, theorem31: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bank = TriangleBank(37, 4, dtype=torch.float64, theorem31=theorem31, generator=torch.Generator().manual_seed(0))
+    bank = TriangleBank(37, depth, dtype=torch.float64, theorem31=theorem31, generator=torch.Generator().manual_seed(0))
     if released:
         bank.release()
         with torch.no_grad():
@@ -214,10 +215,9 @@ def test_wide_and_compiled_banks_have_the_values_and_gradients_of_narrow_ones(
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
-@pytest.mark.parametrize("depth", [1, 2])  # without and with hidden matrices; the compiler takes 10 s for each layer
-def test_blocks_compiled_for_real_have_the_values_and_gradients_of_others(depth: int) -> None:
-    bank = TriangleBank(6, depth, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    bank.release()
+def test_blocks_compiled_for_real_have_the_values_and_gradients_of_others() -> None:
+    bank = TriangleBank(6, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    bank.release()  # of two layers: the compiler takes 10 s for each
     x, grad = torch.rand(50, 6, dtype=torch.float64).requires_grad_(), torch.randn(50, 6, dtype=torch.float64)
     compiled = torch.compile(bank, fullgraph=True)
     torch.testing.assert_close(gradients(bank, compiled, x, grad), gradients(bank, bank, x, grad))
