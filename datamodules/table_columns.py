@@ -1,4 +1,4 @@
-"""Columns of a table as numbers: categories and missing values."""
+"""Which columns of a table are categories, and what stands for them and for missing values; cells: `table_files`."""
 
 from __future__ import annotations
 

@@ -26,8 +26,9 @@ def choose_checkpoint(asked: str | None, run: Namespace, fits: bool) -> tuple[Pa
     """Returns the checkpoint that the user means.
 
     Args:
-        asked: value of --ckpt_path: a file, `last` or `best`. The last two mean the run with the given id, or else the
-            run that saved this checkpoint last. None means `last`, but for `fit` no checkpoint.
+        asked: value of --ckpt_path: a file or folder (see `find_checkpoint`), `last` or `best`. The last two mean the
+            run with the given id, or else the run that saved this checkpoint last. None means `last`, but for `fit` no
+            checkpoint.
         run: settings of the user.
         fits: whether the command is `fit`.
 
@@ -60,9 +61,9 @@ def choose_checkpoint(asked: str | None, run: Namespace, fits: bool) -> tuple[Pa
     elif asked is None:
         return None, False
     else:
-        path = Path(asked)
-        if not path.is_file():
-            raise TriwaveError(f"--ckpt_path {path}: no such file")
+        path = find_checkpoint(asked)
+        if path != Path(asked):
+            say(f"checkpoint: {path}")
     if fits and requeued():
         own = checkpoint_file(place_run(Run(**run.as_dict()), path, branches=True).folder)
         path = own if own.is_file() else path

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 class StageSwitch(Callback):
     """Switches a `StagedModule` to its next stage at the start of the stage's first epoch.
 
-    The whole switch is here and in `TriangleBank._load_from_state_dict`:
+    What the module does at the switch is in `StagedModule.enter_stage`: it releases the banks. The rest is here and in
+    `TriangleBank._load_from_state_dict`:
 
     - (a) Released weights are new parameters. So Lightning's `setup_optimizers` creates the optimizer and its schedule
       again. It calls the module's `configure_optimizers`, which reads the stage.

@@ -1,4 +1,4 @@
-"""The table of metrics: the title of each, whether lower or higher is better, and the format of its values."""
+"""The table of metrics: the title of each, whether lower or higher is better, and its format in the tables of a fit."""
 
 from __future__ import annotations
 

@@ -183,10 +183,11 @@ def test_ckpt_path_last_resumes_the_newest_run(fit, tmp_path: Path) -> None:
     assert sorted(path.name for path in (tmp_path / "x3_minus_x").iterdir()) == ["newer", "older"]
 
 
-def test_a_finished_run_resumed_changes_nothing(fit, trained) -> None:
+def test_a_finished_run_resumed_by_its_folder_changes_nothing(fit, trained, capsys: pytest.CaptureFixture[str]) -> None:
     run = trained("r")
     before = state(run)
-    fit("", "--ckpt_path", str(run / "checkpoints" / "last.ckpt"))
+    fit("", "--ckpt_path", str(run))
+    assert f"checkpoint: {run / 'checkpoints' / 'last.ckpt'}" in capsys.readouterr().out
     assert_identical(before, state(run))
 
 
