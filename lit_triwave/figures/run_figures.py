@@ -90,19 +90,9 @@ def loss_figure(
     for name, epoch in switches.items():
         ax.axvline(epoch, color=ORANGE, linewidth=1.0, linestyle="--")
         # The name is beside its line, because several switches would look the same in a legend.
-        ax.annotate(
-            name,
-            (epoch, 0.98),
-            xycoords=("data", "axes fraction"),
-            xytext=(-4, 0),
-            textcoords="offset points",
-            rotation=90,
-            ha="right",
-            va="top",
-            color=ORANGE,
-            fontsize=9,
-            path_effects=[withStroke(linewidth=2.5, foreground="white")],  # curves may pass below
-        )
+        text = ax.text(epoch, 0.98, name, transform=ax.get_xaxis_transform(), rotation=90, ha="right", va="top")
+        text.set(color=ORANGE, fontsize=9)
+        text.set_path_effects([withStroke(linewidth=2.5, foreground="white")])  # curves may pass below
     if limit is not None:
         label = f"free-knot limit of {limit[0]} linear pieces"
         ax.axhline(limit[1], color="black", linewidth=0.9, linestyle=":", label=label)
