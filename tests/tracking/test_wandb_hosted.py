@@ -157,6 +157,7 @@ def test_a_resumed_online_run_has_each_step_once(fit, server: WandbServer) -> No
     assert not any(secret.encode() in sent for secret in (KEY, os.environ["HOME"]) for sent in server.received)
 
 
+@pytest.mark.xdist_group("agent")  # groups begin first: the longest test of the last file would end after all others
 def test_an_agent_makes_the_runs_of_a_sweep(server: WandbServer, tmp_path: Path) -> None:
     sweep = yaml.safe_load((REPOSITORY / "configs/sweeps/x3_constructed.yaml").read_text())
     small = ["--model.replicas=2", "--model.pretrain.epochs=3", "--model.train.epochs=3", f"--run.root={tmp_path}"]
