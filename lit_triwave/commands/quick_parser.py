@@ -26,7 +26,7 @@ class QuickParser(argparse.ArgumentParser):
             near = did_you_mean(choice[2], choices.split(", "))
             text = f"{choice[1]} must be one of {choices}, got {choice[2]}{near}"
         elif unknown:
-            text += did_you_mean(unknown[1], self._option_string_actions)
+            text += did_you_mean(unknown[1], [name for name in self._option_string_actions if name != "--help"])
         self.exit(2, f"error: {printable(text)}\n")
 
 
@@ -50,5 +50,7 @@ def true_or_false(text: str) -> bool:
     return text.lower() == "true"
 
 
-FLAG: dict[str, Any] = {"type": true_or_false, "nargs": "?", "const": True, "default": False}
-"""Options of `add_argument` for an argument that is given alone, or with true or false."""
+SWITCH: dict[str, Any] = {"type": true_or_false, "metavar": "{true,false}"}
+"""Options of `add_argument` for an argument that is given with true or false."""
+FLAG = SWITCH | {"nargs": "?", "const": True, "default": False}
+"""The same for an argument that can also be given alone, which means true; without it, it is false."""

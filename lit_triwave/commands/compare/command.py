@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -39,13 +39,14 @@ def _parser() -> argparse.ArgumentParser:
     """Returns the parser of the command's arguments."""
     parser = QuickParser(prog="python -m lit_triwave compare", description=_DESCRIPTION)
     add = parser.add_argument
+    several: dict[str, Any] = {"nargs": "+", "action": "extend", "default": []}
     where = 'only runs with FIELD OP VALUE, in quotes: "depth>=5"; OP is one of = != < <= > >= and ~, contains'
     add("runs", nargs="+", metavar="RUN", help=_RUNS)
-    add("--where", nargs="+", action="extend", default=[], metavar="CONDITION", help=where)
+    add("--where", **several, metavar="CONDITION", help=where)
     add("--sort", metavar="FIELD", help="field or metric by which rows are sorted; the main metric by default")
     add("--descending", action="store_true", help="reverse the order")
-    add("--group-by", nargs="+", default=[], metavar="FIELD", help="fields that make a row; all that differ by default")
-    add("--metrics", nargs="+", default=[], metavar="METRIC", help="metrics to show; the first one decides")
+    add("--group-by", **several, metavar="FIELD", help="fields that make a row; all that differ by default")
+    add("--metrics", **several, metavar="METRIC", help="metrics to show; the first one decides")
     add("--format", choices=_FORMATS, help="by default given by the ending of --out, else table")
     add("--out", type=Path, metavar="FILE", help="file to write instead of standard output")
     add("--figures", type=Path, metavar="FOLDER", help="folder for PNGs: curves, cost, time, parallel coordinates")
@@ -122,7 +123,7 @@ def _format_of(out: Path | None) -> str:
         return "table"
     if out.suffix.lower() not in _ENDINGS:
         near = did_you_mean(out.suffix, _ENDINGS)
-        raise TriwaveError(f"--out must end in {', '.join(_ENDINGS)}, got {out}{near}: or give --format")
+        raise TriwaveError(f"without --format, --out must end in {', '.join(_ENDINGS)}, got {out}{near}")
     return _ENDINGS[out.suffix.lower()]
 
 

@@ -27,9 +27,9 @@ def run(args: Sequence[str], started: float) -> int:
     add("--overwrite", action="store_true", help="delete runs of another config in the folder")
     asked = parser.parse_args(args)
     path = Path(asked.config)
-    if not path.is_file():
-        raise TriwaveError(f"--config must be a file, got {path}: there is no such file")
     check_config(path)
+    if not path.is_file():  # nor a text that the parser of `fit` would take
+        raise TriwaveError(f"--config must be a file, got {path}: there is no such file")
     cells = Cells(path, asked.own_splits)
     name = path.stem + ("_own_splits" if cells.own_splits else "")
     folder = Path(asked.out or Path("runs") / "compare_heads" / name)

@@ -48,10 +48,13 @@ def _parse(args: Sequence[str]) -> Any:
         "--format",
         choices=[*SUFFIXES],
         default="torch",
-        help="torch: weights and a Python file that builds the network; program: a torch.export program; onnx",
+        help="torch: weights and a Python file that builds the network; program: a torch.export program; onnx; "
+        "default %(default)s",
     )
     parser.add_argument("--out", help="file to write; by default exported/ in the run's folder")
-    parser.add_argument("--seed", type=at_least(0), help="seed of a function's network; by default the best one")
+    parser.add_argument(
+        "--seed", type=at_least(0), help="seed of a function's network, from 0; by default the best one"
+    )
     parser.add_argument("--float32", **FLAG, help="float32 inputs and outputs, also for a float64 model")
     parser.add_argument(
         "--arithmetic",

@@ -13,7 +13,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from lit_triwave.commands.quick_parser import FLAG, QuickParser, at_least, true_or_false
+from lit_triwave.commands.quick_parser import FLAG, SWITCH, QuickParser, at_least
 from lit_triwave.commands.quiet import quiet
 from lit_triwave.commands.reproduce import figures, report
 from lit_triwave.commands.reproduce.methods import METHODS, TABLE_METHODS
@@ -23,7 +23,7 @@ from lit_triwave.commands.reproduce.programs import Program, programs, train
 from lit_triwave.commands.reproduce.results import RESULTS_FILE, Results, machine, statistics
 from lit_triwave.commands.reproduce.workers import train_in_processes
 from lit_triwave.errors import TriwaveError, did_you_mean
-from lit_triwave.files import write_json, written_whole
+from lit_triwave.files import open_folder, write_json, written_whole
 from lit_triwave.tracking.run_json import cores
 
 DESCRIPTION = "Trains the networks of the paper's tables and shows our results beside the paper's."
@@ -38,6 +38,8 @@ def run(args: Sequence[str], started: float) -> int:
     functions = {table: names for table, names in functions.items() if table in methods}
     todo = programs(functions, methods, options.seeds, options.seed)
     settings = {"functions": functions, "methods": methods, "seeds": options.seeds, "seed": options.seed}
+    if options.page:
+        open_folder(Path(options.page).parent, "give another --page")
     results = Results(Path(options.out), settings, options.overwrite)
     done = f", {len(results.finished)} of them finished already" if results.finished else ""
     print(f"{len(todo)} parts{done}; results go to {options.out}", flush=True)
@@ -56,12 +58,14 @@ def run(args: Sequence[str], started: float) -> int:
 def _parse(args: Sequence[str]) -> Any:
     """Returns the command line as a namespace; exits with code 2 and one line if it is wrong."""
     parser = QuickParser(prog="python -m lit_triwave reproduce", description=DESCRIPTION)
-    parser.add_argument("--table", choices=[*TABLES, "all"], default="all", help="default %(default)s")
+    parser.add_argument(
+        "--table", choices=[*TABLES, "all"], default="all", help="table of the paper; default %(default)s"
+    )
     parser.add_argument("--seeds", type=at_least(1), default=30, help="networks in each cell; default %(default)s")
     parser.add_argument("--seed", type=at_least(0), default=0, help="of the initialisations; default %(default)s")
-    parser.add_argument("--methods", nargs="+", default=[], help=f"among {', '.join(METHODS)}")
-    parser.add_argument("--functions", nargs="+", default=[], help=f"among {', '.join(FUNCTIONS)}")
-    parser.add_argument("--polish", type=true_or_false, default=True, help="include our methods, polish and limit")
+    parser.add_argument("--methods", nargs="+", default=[], help=f"by default all, among {', '.join(METHODS)}")
+    parser.add_argument("--functions", nargs="+", default=[], help=f"by default all, among {', '.join(FUNCTIONS)}")
+    parser.add_argument("--polish", **SWITCH, default=True, help="include our methods, polish and limit; default true")
     parser.add_argument("--jobs", type=at_least(1), default=cores(), help="processes at once; default %(default)s")
     parser.add_argument("--out", default="runs/reproduction", help="folder of the results; default %(default)s")
     parser.add_argument("--overwrite", **FLAG, help="delete the results in --out")

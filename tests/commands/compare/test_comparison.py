@@ -188,6 +188,7 @@ def test_conditions_leave_the_runs_that_meet_them(
         (["--where", "dept=5"], "--where dept: no run has this field; did you mean 'depth'?"),
         (["--where", "model.dept=5"], "did you mean 'model.depth'"),
         (["--where", "points>many"], "--where points>many: value must be a number for >, got 'many'"),
+        (["--where", "points>nan"], "--where points>nan: value must be a number for >, got 'nan'"),
         (["--where", "seeds>9"], "--where seeds>9: no row is left of 4; seeds is 3"),
         (["--where", "lowest<many"], "--where lowest<many: value must be a number for <, got 'many'"),
         (
@@ -207,7 +208,7 @@ def test_conditions_leave_the_runs_that_meet_them(
         (["--format", "hmtl"], "--format must be one of table, md, csv, json, html, got hmtl; did you mean 'html'?"),
         (
             ["--out", "table.xls"],
-            "--out must end in .txt, .md, .csv, .json, .html, .htm, got table.xls",
+            "without --format, --out must end in .txt, .md, .csv, .json, .html, .htm, got table.xls",
         ),
         (["--fromat", "md"], "unrecognized arguments: --fromat md; did you mean '--format'?"),
     ],
@@ -216,6 +217,18 @@ def test_a_wrong_command_line_is_said_in_one_line(
     sweep: Path, capsys: pytest.CaptureFixture[str], args: list[str], says: str
 ) -> None:
     assert says in refused(capsys, sweep, *args)
+
+
+def test_an_unknown_option_is_no_misspelt_help(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert refused(capsys, sweep, "--model.depth", "5").endswith("unrecognized arguments: --model.depth 5")
+
+
+def test_options_with_several_values_may_be_given_several_times(
+    sweep: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert compared(capsys, sweep, "--group-by", "depth", "--group-by", "release") == compared(
+        capsys, sweep, "--group-by", "depth", "release"
+    )
 
 
 def test_an_ambiguous_field_names_both(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

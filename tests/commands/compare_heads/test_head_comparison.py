@@ -138,7 +138,8 @@ def test_seeds_have_one_split_unless_their_own_are_asked_for(config: Path) -> No
 @pytest.mark.parametrize(
     ("args", "says"),
     [
-        (["--config", "absent.yaml"], "--config must be a file, got absent.yaml"),
+        (["--config", "absent.yaml"], "--config must be a YAML config, got absent.yaml: there is no such file"),
+        (["--config", "."], "--config must be a YAML config, got ., a folder"),
         (["--config", "small.yaml", "--seeds", "0"], "--seeds must be at least 1, got 0"),
         (["--config", "small.yaml", "--sedes", "3"], "did you mean '--seeds'?"),
         (["--config", "small.yaml", "--out", "."], "must be a new folder or one of earlier results, got ."),

@@ -206,6 +206,7 @@ def test_a_folder_of_other_settings_or_other_files_is_refused(
             1,
             "--functions must be among x3, x11, sin, tanh3x for table dense, got r3",
         ),
+        (["--page", "/proc/page.md"], 1, "give another --page"),
         (["--methods", "polish", "--polish", "false"], 1, "must have one of the paper's methods"),
         (["--table", "depths", "--polish", "false"], 1, "must have one of the paper's methods"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -84,7 +85,8 @@ class Condition:
         if not any(is_number(value) for value in there):
             what = f"{self.field} is {shown(there[0])}" + ", …" * (len(there) > 1)
             raise TriwaveError(f"--where {self.text}: {what}, which has no order; use = != or ~")
-        if _number(self.value) is None:
+        number = _number(self.value)
+        if number is None or math.isnan(number):
             raise TriwaveError(f"--where {self.text}: value must be a number for {self.operator}, got '{self.value}'")
 
 
