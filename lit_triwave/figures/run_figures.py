@@ -12,6 +12,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
+from matplotlib.transforms import offset_copy
 from torch import Tensor
 
 from lit_triwave.figures.style import BLUE, GREY, ORANGE, decades_grid, new_figure
@@ -90,7 +91,8 @@ def loss_figure(
     for name, epoch in switches.items():
         ax.axvline(epoch, color=ORANGE, linewidth=1.0, linestyle="--")
         # The name is beside its line, because several switches would look the same in a legend.
-        text = ax.text(epoch, 0.98, name, transform=ax.get_xaxis_transform(), rotation=90, ha="right", va="top")
+        beside = offset_copy(ax.get_xaxis_transform(), figure, x=-4, units="points")
+        text = ax.text(epoch, 0.98, name, transform=beside, rotation=90, ha="right", va="top")
         text.set(color=ORANGE, fontsize=9)
         text.set_path_effects([withStroke(linewidth=2.5, foreground="white")])  # curves may pass below
     if limit is not None:
