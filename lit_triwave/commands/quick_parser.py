@@ -43,14 +43,14 @@ def at_least(least: int) -> Callable[[str], int]:
     return number
 
 
-def true_or_false(text: str) -> bool:
+def _true_or_false(text: str) -> bool:
     """The `type` of an argument that is true or false."""
     if text.lower() not in ("true", "false"):
         raise argparse.ArgumentTypeError(f"must be true or false, got {text}")
     return text.lower() == "true"
 
 
-SWITCH: dict[str, Any] = {"type": true_or_false, "metavar": "{true,false}"}
+SWITCH: dict[str, Any] = {"type": _true_or_false, "metavar": "{true,false}"}
 """Options of `add_argument` for an argument that is given with true or false."""
 FLAG = SWITCH | {"nargs": "?", "const": True, "default": False}
 """The same for an argument that can also be given alone, which means true; without it, it is false."""

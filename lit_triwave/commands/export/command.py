@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from lit_triwave.commands.export.verify import Difference, compare, sample_input
 from lit_triwave.commands.quick_parser import FLAG, QuickParser, at_least
 from lit_triwave.commands.quiet import quiet
 from lit_triwave.errors import TriwaveError, dtype_name
-from lit_triwave.files import file_size, open_folder, write_json, written_whole
+from lit_triwave.files import file_size, open_folder, read_json, write_json, written_whole
 from lit_triwave.nn.named_models import BUILT_IN, torchvision_options
 from lit_triwave.nn.scaling import interval
 
@@ -79,7 +78,7 @@ def _files(saved: Saved, options: Any) -> list[Path]:
     if saved.columns:
         paths.append(described)
     for place in paths:
-        if place == described and _holds(described, _description(saved)):
+        if place == described and read_json(described) == _description(saved):
             continue
         if place.is_dir():
             raise TriwaveError(f"--out must be a file, got the folder {place}")
@@ -159,13 +158,6 @@ def _target(saved: Saved) -> str | list[str]:
 def _description(saved: Saved) -> dict[str, Any]:
     """Returns how to compute the inputs of a table's network from its columns."""
     return {"inputs": saved.variables, "columns": saved.columns, "target": _target(saved)}
-
-
-def _holds(file: Path, content: dict[str, Any]) -> bool:
-    """Whether a JSON file already has this content."""
-    with suppress(OSError, ValueError):
-        return bool(json.loads(file.read_text()) == content)
-    return False
 
 
 def _seeds(saved: Saved, networks: Sequence[int]) -> int | list[int]:

@@ -155,7 +155,7 @@ def make_rows(runs: Sequence[ComparedRun], by: Sequence[str], columns: Sequence[
         groups.setdefault(alike, []).append(run)
     rows = []
     for group in groups.values():
-        # Of several copies of a run, the one with most results is included, the last of equal ones.
+        # The copy of a run with most results is included; if several have as many, the last of them.
         fullest = {_identity(run): run for run in sorted(group, key=lambda run: len(run.summary))}
         counted = [run for run in group if fullest[_identity(run)] is run]
         repeated = [run for run in group if fullest[_identity(run)] is not run]
