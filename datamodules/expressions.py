@@ -114,10 +114,15 @@ class Expression:
         """
         if len(self.variables) != 1:
             raise ValueError(f"second_derivative needs one variable, {self.text!r} has {len(self.variables)}")
-        with torch.inference_mode(False):
-            second = torch.func.vmap(torch.func.grad(torch.func.grad(lambda at: self(at[None]))))
-            values: Tensor = second(x.detach().clone().flatten())
-        return values.view(x.shape[:-1])
+        # Not by torch.func, whose derivatives import torch's compiler: that takes longer than a small fit.
+        with torch.inference_mode(False), torch.enable_grad():
+            at = x.detach().clone().requires_grad_()
+            values = self(at)
+            for _ in range(2):
+                # What does not depend on x has no derivative, but 0 · x has one.
+                (derivative,) = torch.autograd.grad((values + 0 * at.squeeze(-1)).sum(), at, create_graph=True)
+                values = derivative.squeeze(-1)
+        return values.detach()
 
 
 def parse_expression(text: str, variables: Sequence[str]) -> Expression:

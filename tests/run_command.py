@@ -30,7 +30,8 @@ in_processes = pytest.mark.xdist_group("processes")
 """Marks a test that uses this module: each worker that does starts a server, whose imports take 4 s."""
 _PROCESSES = multiprocessing.get_context("forkserver")
 # This module first, which every process imports: it imports Lightning quickly. Then also what a fit imports late.
-_IMPORTS = [__name__, "lit_triwave.commands.fit.command", "lit_triwave.callbacks.figures", "matplotlib.pyplot", "wandb"]
+_IMPORTS = [__name__, "lit_triwave.commands.fit.command", "lit_triwave.figures.run_figures", "matplotlib.pyplot"]
+_IMPORTS += ["wandb", "torchdata.stateful_dataloader", "torch._dynamo"]  # DDP imports torch's compiler in each rank
 _PROCESSES.set_forkserver_preload(_IMPORTS)
 
 

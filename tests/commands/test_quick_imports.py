@@ -24,6 +24,8 @@ with FlopCounterMode(display=False) as counter:
     network(torch.ones(1, 2))
 assert counter.get_total_flops() == 4
 import lit_triwave.modules  # whose stages try their optimizers
+from datamodules import FunctionDataModule
+assert FunctionDataModule("x**3", {"x": [-1, 1]}).free_knot_mse(63) > 0  # as the summary of a fit
 assert not [name for name in late if name in sys.modules]
 assert _unwrap_compiled(network)[0] is network
 compiled = torch.compile(network, backend="eager")

@@ -19,6 +19,9 @@ from lit_triwave.errors import TriwaveError
 _POLL_SECONDS = 0.2
 """Seconds between two looks at the progress of the processes."""
 
+_START_METHOD = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+"""A server imports PyTorch and Lightning once, where new interpreters would each need seconds for it."""
+
 _work_done: Any = None
 """In a process of the pool: the queue for the work that it has done."""
 
@@ -40,7 +43,9 @@ def train_in_processes(
     Raises:
         TriwaveError: a process ended before its program, for example for want of memory.
     """
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context(_START_METHOD)
+    if _START_METHOD == "forkserver":
+        context.set_forkserver_preload([__name__, "lit_triwave.commands.reproduce.command"])
     queue = context.SimpleQueue()
     threads = max(1, torch.get_num_threads() // jobs)
     pool = ProcessPoolExecutor(jobs, context, _begin, (queue, threads))
@@ -57,7 +62,7 @@ def train_in_processes(
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
         for process in multiprocessing.active_children():  # after Ctrl-C: their programs start again from the beginning
-            process.terminate()
+            process.kill()  # SIGTERM ends only the fit that Lightning is at, and the process goes on with the next one
 
 
 def _begin(queue: Any, threads: int) -> None:

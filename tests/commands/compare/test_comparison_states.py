@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable
@@ -66,7 +67,8 @@ def test_a_wandb_file_that_was_cut_is_cut_off_wherever_it_lies(
         content = compared(capsys, place)
         assert [row["state"] for row in content["rows"]] == ["cut off"]
         (note,) = content["runs"][0]["notes"]
-        assert note.startswith(f"{file.name} is damaged (ends in the middle of a record)")
+        # Sometimes a third of the file ends where a record does.
+        assert re.match(rf"{file.name} is damaged \((ends in the middle of a record|has no end, )", note)
         assert main(["compare", str(place), "--format", "csv"]) == 0
         assert note in capsys.readouterr().err
         assert main(["compare", str(place), "--out", str(tmp_path / "table.md")]) == 0

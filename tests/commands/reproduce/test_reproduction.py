@@ -6,8 +6,11 @@ import csv
 import dataclasses
 import json
 import math
+import multiprocessing
 import os
+import signal
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pandas as pd
@@ -24,6 +27,7 @@ from lit_triwave.commands.reproduce.paper import FUNCTIONS, TABLE_FUNCTIONS, TAB
 from lit_triwave.commands.reproduce.programs import CHUNK, Program, free_knot_mse, programs, train
 from lit_triwave.commands.reproduce.report import remarks, scientific
 from lit_triwave.commands.reproduce.results import statistics
+from lit_triwave.commands.reproduce.workers import train_in_processes
 
 pytestmark = [pytest.mark.filterwarnings(f"ignore:{message}") for message in QUIET]  # as `reproduce` does
 
@@ -147,6 +151,25 @@ def test_a_process_that_ends_is_one_line(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(command, "train", _ends)
     assert reproduce(tmp_path / "out", "--table", "sparse", "--jobs", "2") == 1
     assert capsys.readouterr().err == "error: a process of --jobs ended, perhaps for want of memory: try --jobs 1\n"
+
+
+def _does_not_end(program: Program, tell: Any) -> dict[str, Any]:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # in a fit, Lightning hears it, and only this fit ends
+    tell(1.0)
+    Event().wait()
+    raise AssertionError
+
+
+def test_ctrl_c_ends_processes_that_are_in_the_middle_of_a_program() -> None:
+    def interrupt(share: float) -> None:
+        raise KeyboardInterrupt
+
+    todo = programs({"dense": ["x3"]}, {"dense": ["kaiming", "polish"]}, seeds=2)
+    with pytest.raises(KeyboardInterrupt):
+        list(train_in_processes(todo, 2, _does_not_end, interrupt))
+    for process in multiprocessing.active_children():
+        process.join(60)
+    assert not multiprocessing.active_children()
 
 
 def test_results_are_overwritten_only_when_asked(
