@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -225,6 +226,11 @@ def test_contributing_answers_questions_with_files_and_names_that_exist() -> Non
                 files = (REPOSITORY / word).read_text()
             else:
                 assert re.search(rf"\b{word}\b", files), answer
+
+
+def test_the_list_of_all_files_is_that_of_the_code() -> None:
+    written = runpy.run_path(str(DOCS / "list_files.py"))
+    assert written["PAGE"].read_text() == written["page"](), "python docs/list_files.py writes it anew"
 
 
 def test_every_shipped_config_is_in_the_reference() -> None:

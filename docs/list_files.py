@@ -1,0 +1,49 @@
+"""Writes `reference/files.md`: every file of the code, with a sentence of its docstring and its public names."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+REPOSITORY = Path(__file__).parents[1]
+PAGE = REPOSITORY / "docs" / "reference" / "files.md"
+_FOLDERS = "lit_triwave", "datamodules", "benchmarks", "examples"
+_HEAD = """# All files
+
+`python docs/list_files.py` writes this page. The last column has the classes, functions and constants for other files.
+[Questions and their answers](../contributing.md#where-things-are) are in Contributing.
+"""
+
+
+def page() -> str:
+    """Returns the page."""
+    parts = [_HEAD]
+    for folder in _FOLDERS:
+        files = sorted((REPOSITORY / folder).rglob("*.py"), key=lambda file: (str(file.parent), file.name))
+        for place in dict.fromkeys(file.parent for file in files):
+            rows = [_row(file) for file in files if file.parent == place]
+            if rows := [row for row in rows if row]:
+                heading = f"## {place.relative_to(REPOSITORY)}/"
+                parts.append("\n".join([heading, "", "| file | what it does | names |", "|---|---|---|", *rows]) + "\n")
+    return "\n".join(parts)
+
+
+def _row(file: Path) -> str:
+    tree = ast.parse(file.read_text())
+    if file.name == "__init__.py":
+        return ""
+    names = [f"`{name}`" for one in tree.body for name in _names(one) if not name.startswith("_")]
+    sentence = " ".join((ast.get_docstring(tree) or "").split("\n\n")[0].split()).replace("|", "\\|")
+    return f"| `{file.name}` | {sentence} | {', '.join(names)} |"
+
+
+def _names(statement: ast.stmt) -> list[str]:
+    """Returns the class, the function or the constants that a statement of a file defines."""
+    if isinstance(statement, (ast.ClassDef, ast.FunctionDef)):
+        return [statement.name]
+    targets = statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)]
+    return [one.id for one in targets if isinstance(one, ast.Name) and one.id.isupper()]
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page())
