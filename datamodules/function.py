@@ -1,4 +1,4 @@
-"""Samples of a function given as an expression."""
+"""Training, validation and test points of a function given as an expression."""
 
 from __future__ import annotations
 

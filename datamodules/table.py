@@ -1,4 +1,4 @@
-"""Data from a table in a file."""
+"""A table in a file: its rows as inputs and targets, divided into training, validation and test."""
 
 from __future__ import annotations
 

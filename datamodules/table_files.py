@@ -1,4 +1,4 @@
-"""Reads tables from files of many kinds, with pandas."""
+"""Reads tables from text and Parquet files with pandas: finds the separator, and reads cells as numbers."""
 
 from __future__ import annotations
 

@@ -8,9 +8,10 @@ from pathlib import Path
 REPOSITORY = Path(__file__).parents[1]
 PAGE = REPOSITORY / "docs" / "reference" / "files.md"
 _FOLDERS = "lit_triwave", "datamodules", "benchmarks", "examples"
-_HEAD = """# All files
+_HEAD = """# All files of code
 
 `python docs/list_files.py` writes this page. The last column has the classes, functions and constants for other files.
+Scripts of jobs are in `slurm/`, tests in `tests/`, the script and style of `compare`'s page beside `page.py`.
 [Questions and their answers](../contributing.md#where-things-are) are in Contributing.
 """
 
@@ -32,7 +33,8 @@ def _row(file: Path) -> str:
     tree = ast.parse(file.read_text())
     if file.name == "__init__.py":
         return ""
-    names = [f"`{name}`" for one in tree.body for name in _names(one) if not name.startswith("_")]
+    found = dict.fromkeys(name for statement in tree.body for name in _names(statement))
+    names = [f"`{name}`" for name in found if not name.startswith("_")]
     sentence = " ".join((ast.get_docstring(tree) or "").split("\n\n")[0].split()).replace("|", "\\|")
     return f"| `{file.name}` | {sentence} | {', '.join(names)} |"
 

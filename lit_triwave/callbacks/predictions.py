@@ -1,4 +1,4 @@
-"""Writes `predictions.csv`."""
+"""Writes `predictions.csv`: values and the range of the seeds, or classes and how sure the model is."""
 
 from __future__ import annotations
 

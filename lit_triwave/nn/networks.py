@@ -1,4 +1,4 @@
-"""Wirings of the bank: how inputs reach the subnetworks and how their outputs become one function."""
+"""The wirings single, difference, sum and composition: how inputs reach subnetworks, and outputs one function."""
 
 from __future__ import annotations
 

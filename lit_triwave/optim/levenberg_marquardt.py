@@ -1,4 +1,4 @@
-"""`LevenbergMarquardt`: a second-order optimizer for many small networks at once."""
+"""`LevenbergMarquardt`: second order for many small networks at once, with random kicks and exchange of replicas."""
 
 from __future__ import annotations
 

@@ -108,7 +108,7 @@ _MEAN: dict[Table, dict[str, tuple[float, ...]]] = {
 """Mean MSE of 30 seeds, known for the first two functions."""
 
 
-def paper_figure(statistic: str, table: Table, method: str, column: str) -> float | None:
+def paper_value(statistic: str, table: Table, method: str, column: str) -> float | None:
     """Returns the paper's value for a cell; None if the paper has none.
 
     Args:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from pandas import DataFrame, concat
 
-from lit_triwave.commands.reproduce.paper import paper_figure
+from lit_triwave.commands.reproduce.paper import paper_value
 from lit_triwave.commands.reproduce.programs import Program, free_knot_limit
 from lit_triwave.errors import TriwaveError
 from lit_triwave.files import open_folder, write_json
@@ -99,7 +99,7 @@ def statistics(seeds: DataFrame) -> DataFrame:
     cells = seeds.groupby(["table", "method", "column"], sort=False)
     found: DataFrame = cells["mse"].agg(["min", "mean", "median"]).assign(dead=cells["dead"].mean())
     for statistic in ("min", "mean"):
-        found[f"paper_{statistic}"] = [paper_figure(statistic, *cell) or math.nan for cell in found.index]
+        found[f"paper_{statistic}"] = [paper_value(statistic, *cell) or math.nan for cell in found.index]
     found["free_knot_limit"] = [free_knot_limit(table, column) or math.nan for table, _, column in found.index]
     known: DataFrame = found.reset_index()
     return known

@@ -23,7 +23,7 @@ from lit_triwave.cli import main
 from lit_triwave.commands.quiet import QUIET
 from lit_triwave.commands.reproduce import command
 from lit_triwave.commands.reproduce.methods import METHODS, TABLE_METHODS
-from lit_triwave.commands.reproduce.paper import FUNCTIONS, TABLE_FUNCTIONS, TABLES, Table, paper_figure
+from lit_triwave.commands.reproduce.paper import FUNCTIONS, TABLE_FUNCTIONS, TABLES, Table, paper_value
 from lit_triwave.commands.reproduce.programs import CHUNK, Program, free_knot_mse, programs, train
 from lit_triwave.commands.reproduce.report import remarks, scientific
 from lit_triwave.commands.reproduce.results import statistics
@@ -302,12 +302,12 @@ def test_limits_are_those_of_method_section_6() -> None:
 
 
 def test_the_paper_gives_figures_for_the_cells_of_its_tables_only() -> None:
-    assert paper_figure("min", "dense", "kaiming", "tanh3x") == 5.75e-5
-    assert paper_figure("mean", "dense", "kaiming", "x11") == 2.82e-2
-    assert paper_figure("mean", "dense", "kaiming", "sin") is None
-    assert paper_figure("min", "sparse", "raai", "x3") is None
-    assert paper_figure("min", "nonconvex", "theorem31", "r3") == 3.5e-6
-    assert paper_figure("median", "dense", "kaiming", "x3") is None
+    assert paper_value("min", "dense", "kaiming", "tanh3x") == 5.75e-5
+    assert paper_value("mean", "dense", "kaiming", "x11") == 2.82e-2
+    assert paper_value("mean", "dense", "kaiming", "sin") is None
+    assert paper_value("min", "sparse", "raai", "x3") is None
+    assert paper_value("min", "nonconvex", "theorem31", "r3") == 3.5e-6
+    assert paper_value("median", "dense", "kaiming", "x3") is None
 
 
 def test_remarks_name_what_is_worse_than_the_paper_or_another_baseline() -> None:
