@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lit_triwave.errors import TriwaveError
+from lit_triwave.errors import TriwaveError, out_of_memory
 from lit_triwave.modules.limit import LimitStage
 from lit_triwave.modules.replicas import ReplicatedModule
+from lit_triwave.nn.sizes import available_memory, bounded_memory
 from lit_triwave.optim import LeastSquares
 from lit_triwave.optim.limit_problem import LimitProblem
 
@@ -26,7 +27,7 @@ def second_order_step(module: ReplicatedModule, x: Tensor, y: Tensor, batch_idx:
         The mean squared error of each replica, (R,).
 
     Raises:
-        TriwaveError: the points are in several batches.
+        TriwaveError: the points are in several batches, or the matrices of all weights do not fit into memory.
         TrainingDiverged: an error is not finite.
     """
     _check_one_batch(module)
@@ -37,7 +38,18 @@ def second_order_step(module: ReplicatedModule, x: Tensor, y: Tensor, batch_idx:
     group = module.trainer.optimizers[0].param_groups[0]
     if group["groups"] % module.num_targets:
         group["groups"] = module.num_targets  # seeds of different targets must not exchange weights
-    mse: Tensor = optimizer.step(problem)
+    try:
+        with bounded_memory(available_memory()):  # or the system would end the process, without a word
+            mse: Tensor = optimizer.step(problem)
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        weights, replicas = sum(p[0].numel() for p in module.network.parameters()), module.network.replicas
+        size = 2 * replicas * weights**2 * torch.finfo(dtype).bits / 8e9
+        raise TriwaveError(
+            f"out of memory: stage {module.stage} needs two matrices of {weights} × {weights} for each of {replicas} "
+            f"networks, {size:,.1f} GB: use fewer seeds or weights, or only the stage train"
+        ) from error
     if not mse.isfinite().all():
         module.diverged(mse, batch_idx)
     return mse

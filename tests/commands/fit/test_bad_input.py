@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 import socket
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -523,3 +525,16 @@ def test_a_value_that_contradicts_the_data_is_refused(tmp_path: Path, capsys) ->
     line = capsys.readouterr().err.strip().splitlines()[-1]
     assert line == "error: model.num_classes must be 10, which data.num_classes says, got 7: leave it out"
     assert not list(tmp_path.iterdir())
+
+
+def test_second_order_steps_that_need_too_much_memory_are_refused(
+    fit: Callable[..., Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lit_triwave.modules.second_order.available_memory", lambda: 50_000_000)
+    whole = ["--data.batch_size", "null", "--model.train.epochs", "0", "--model.polish.epochs", "1"]
+    run = fit("r", *whole, "--model.depth", "9", "--model.release", "dense", "--model.replicas", "6", code=1)
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    number = r"\d+"
+    matrices = rf"two matrices of {number} × {number} for each of 6 networks, {number}\.\d GB"
+    assert re.match(f"error: out of memory: stage polish needs {matrices}: use fewer seeds", line)
+    assert (run / "checkpoints" / "last.ckpt").is_file()
