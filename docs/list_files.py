@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from itertools import groupby
 from pathlib import Path
 
 REPOSITORY = Path(__file__).parents[1]
@@ -20,19 +21,16 @@ def page() -> str:
     """Returns the page."""
     parts = [_HEAD]
     for folder in _FOLDERS:
-        files = sorted((REPOSITORY / folder).rglob("*.py"), key=lambda file: (str(file.parent), file.name))
-        for place in dict.fromkeys(file.parent for file in files):
-            rows = [_row(file) for file in files if file.parent == place]
-            if rows := [row for row in rows if row]:
-                heading = f"## {place.relative_to(REPOSITORY)}/"
-                parts.append("\n".join([heading, "", "| file | what it does | names |", "|---|---|---|", *rows]) + "\n")
+        files = [file for file in (REPOSITORY / folder).rglob("*.py") if file.name != "__init__.py"]
+        files.sort(key=lambda file: (str(file.parent), file.name))
+        for place, inside in groupby(files, lambda file: file.parent):
+            head = [f"## {place.relative_to(REPOSITORY)}/", "", "| file | what it does | names |", "|---|---|---|"]
+            parts.append("\n".join([*head, *map(_row, inside)]) + "\n")
     return "\n".join(parts)
 
 
 def _row(file: Path) -> str:
     tree = ast.parse(file.read_text())
-    if file.name == "__init__.py":
-        return ""
     found = dict.fromkeys(name for statement in tree.body for name in _names(statement))
     names = [f"`{name}`" for name in found if not name.startswith("_")]
     sentence = " ".join((ast.get_docstring(tree) or "").split("\n\n")[0].split()).replace("|", "\\|")

@@ -45,7 +45,7 @@ def train_in_processes(
     """
     context = multiprocessing.get_context(_START_METHOD)
     if _START_METHOD == "forkserver":
-        context.set_forkserver_preload([__name__, "lit_triwave.commands.reproduce.command"])
+        context.set_forkserver_preload([__name__])
     queue = context.SimpleQueue()
     threads = max(1, torch.get_num_threads() // jobs)
     pool = ProcessPoolExecutor(jobs, context, _begin, (queue, threads))
